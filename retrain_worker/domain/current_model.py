@@ -1,0 +1,90 @@
+"""The model in service, as the hash `quantum:model:patchtst:current` says it to whoever missed the event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from retrain_worker.domain.artifact import is_our_version, version_of
+from retrain_worker.domain.events import EventType
+
+#: events that change the model in service
+CHANGES = (EventType.PROMOTED, EventType.ROLLED_BACK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentModel:
+    """What serves, since when, and by which event."""
+
+    version: str
+    model_path: str
+    sha256: str
+    size_bytes: int
+    #: the run that made it; empty if it was not one of ours
+    run_id: str
+    promoted_at: datetime
+    event_id: str
+    shadow_only: bool
+    confirmed: bool
+
+    def confirmed_by(self, payload: Mapping[str, Any]) -> CurrentModel:
+        """The same model, knowing what the end of its run says about its confirmation."""
+        if payload.get("sha256") != self.sha256:
+            return self
+        return replace(self, confirmed=bool(payload.get("confirmed")))
+
+
+def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> CurrentModel | None:
+    """The model that an event of CHANGES puts into service; None if it names none."""
+    version, path = payload.get("new_version"), payload.get("model_path")
+    at = payload.get("promoted_at" if event_type == EventType.PROMOTED else "rolled_back_at")
+    if not (version and path and at):
+        return None
+    return CurrentModel(
+        version=str(version), model_path=str(path), sha256=str(payload.get("sha256") or ""),
+        size_bytes=int(payload.get("size_bytes") or 0), run_id=_run_of(str(version)), promoted_at=_instant(str(at)),
+        event_id=event_id, shadow_only=bool(payload.get("shadow_only")), confirmed=bool(payload.get("confirmed")),
+    )
+
+
+def to_fields(model: CurrentModel) -> dict[str, str]:
+    """The fields of the hash."""
+    return {
+        "version": model.version,
+        "model_path": model.model_path,
+        "sha256": model.sha256,
+        "size_bytes": str(model.size_bytes),
+        "run_id": model.run_id,
+        "promoted_at": model.promoted_at.isoformat(),
+        "event_id": model.event_id,
+        "shadow_only": _word(model.shadow_only),
+        "confirmed": _word(model.confirmed),
+    }
+
+
+def from_fields(fields: Mapping[str, str]) -> CurrentModel:
+    """The model that the hash names. Raises ValueError when a field is missing or makes no sense."""
+    try:
+        return CurrentModel(
+            version=fields["version"], model_path=fields["model_path"], sha256=fields["sha256"],
+            size_bytes=int(fields["size_bytes"]), run_id=fields["run_id"], promoted_at=_instant(fields["promoted_at"]),
+            event_id=fields["event_id"], shadow_only=fields["shadow_only"] == "true",
+            confirmed=fields["confirmed"] == "true",
+        )
+    except KeyError as error:
+        raise ValueError(f"the field {error.args[0]} is missing") from None
+
+
+def _run_of(version: str) -> str:
+    return version.removeprefix(version_of("")) if is_our_version(version) else ""
+
+
+def _instant(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,121 @@
+"""The flat stream entry that an event travels as: written in one place, read in one place.
+
+The names are those of the stack's bus. The reader is generous: unknown fields and newer schema versions are kept, what
+older producers leave out is filled in from the entry itself. It refuses only what cannot mean anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from retrain_worker.domain.events import SCHEMA_VERSION, SOURCE, STREAM_PREFIX, Event
+
+_ENVELOPE = frozenset({
+    "event_type", "payload", "trace_id", "correlation_id", "timestamp", "source", "event_id", "schema_version",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedEvent:
+    """One entry of a stream, as a consumer sees it."""
+
+    event_id: str
+    event_type: str
+    payload: Mapping[str, Any]
+    correlation_id: str
+    trace_id: str
+    timestamp: datetime
+    source: str
+    schema_version: int
+    #: every field beside the envelope
+    flat: Mapping[str, str] = field(default_factory=dict)
+    stream: str
+    stream_id: str
+
+
+def envelope(
+    *, event_type: str, payload: str, correlation_id: str, event_id: str, timestamp: datetime, source: str = SOURCE
+) -> dict[str, str]:
+    """The fields that every entry has; `payload` is JSON. One run is one trace."""
+    return {
+        "event_type": event_type,
+        "payload": payload,
+        "trace_id": correlation_id,
+        "correlation_id": correlation_id,
+        "timestamp": timestamp.astimezone(UTC).isoformat(),
+        "source": source,
+        "event_id": event_id,
+        "schema_version": str(SCHEMA_VERSION),
+    }
+
+
+def fields_of(event: Event, payload: str) -> dict[str, str]:
+    """The entry of `event`; `payload` is its payload as JSON."""
+    return dict(event.flat) | envelope(
+        event_type=str(event.event_type), payload=payload, correlation_id=event.correlation_id,
+        event_id=event.event_id, timestamp=event.timestamp,
+    )
+
+
+def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> ReceivedEvent:
+    """The event in an entry. Raises ValueError with the reason when it is none."""
+    fields = {_text(name): _text(value) for name, value in raw.items()}
+    correlation_id = fields.get("correlation_id", "")
+    return ReceivedEvent(
+        event_id=fields.get("event_id") or f"{stream}/{stream_id}",
+        event_type=fields.get("event_type") or stream.removeprefix(STREAM_PREFIX),
+        payload=payload_in(fields),
+        correlation_id=correlation_id,
+        trace_id=fields.get("trace_id") or correlation_id,
+        timestamp=_timestamp(fields.get("timestamp", ""), stream_id),
+        source=fields.get("source", ""),
+        schema_version=_schema_version(fields.get("schema_version", "")),
+        flat={name: value for name, value in fields.items() if name not in _ENVELOPE},
+        stream=stream,
+        stream_id=stream_id,
+    )
+
+
+def payload_in(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The payload of an entry; empty if there is none. Raises ValueError when it is not a JSON object."""
+    text = fields.get("payload", "")
+    if not text:
+        return {}
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("its payload is not JSON") from None
+    if not isinstance(payload, dict):
+        raise ValueError(f"its payload is a JSON {type(payload).__name__}, not an object")  # noqa: TRY004
+    return payload
+
+
+def milliseconds_of(stream_id: str) -> int:
+    """The part of a stream id that is a time, in Unix milliseconds."""
+    return int(stream_id.partition("-")[0])
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
+
+
+def _timestamp(text: str, stream_id: str) -> datetime:
+    if not text:
+        return datetime.fromtimestamp(milliseconds_of(stream_id) / 1000, UTC)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"its timestamp {text[:40]!r} is not ISO 8601") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def _schema_version(text: str) -> int:
+    if not text:
+        return SCHEMA_VERSION
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"its schema_version {text[:40]!r} is not a number")
+    return int(text)

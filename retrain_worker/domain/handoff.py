@@ -1,0 +1,191 @@
+"""The request and the result that cross to a child, its progress lines, and its exit codes.
+
+One child per stage: `python -m retrain_worker.work REQUEST RESULT`. The request is a JSON file in the run folder, the
+result another, written atomically as the child's last act. Progress goes to the child's stdout, one JSON object per
+line; its log goes to stderr. The child ends when its stdin closes: the daemon holds the other end. A database URL may
+hold a password, so it never stands in a file: it travels in the child's environment as DATABASE_URL_VARIABLE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from retrain_worker.domain.audit import AuditVerdict, DataPolicy
+from retrain_worker.domain.artifact import Manifest
+from retrain_worker.domain.gates import Evidence, GatePolicy
+from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.errors import RetrainError
+
+DATABASE_URL_VARIABLE = "RETRAIN_CHILD_DATABASE_URL"
+
+
+class ChildExit(IntEnum):
+    """What the child's exit status means. Anything else is a crash."""
+
+    #: the result file holds a result
+    DONE = 0
+    #: the result file holds a RetrainError: its kind, what, where, remedy
+    ERROR = 3
+    #: stopped by SIGTERM or by a closed stdin; what can be resumed was checkpointed
+    INTERRUPTED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullRequest:
+    """Freeze the rows of the training window into `run_dir/snapshot`."""
+
+    run_id: str
+    run_dir: str
+    policy: DataPolicy
+    #: the fingerprints file of the last committed run, or None: every labelled row is new
+    watermark_path: str | None
+    #: ISO 8601 UTC; rows more than a day after it are quarantined
+    now: str
+    busy_timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullResult:
+    """What the snapshot holds."""
+
+    #: rows read from the table
+    loaded: int
+    #: rows in the snapshot with a usable label
+    labelled: int
+    win: int
+    loss: int
+    neutral: int
+    open: int
+    #: labelled rows that the watermark has not seen
+    new_labelled: int
+    #: reason -> rows left out
+    quarantined: Mapping[str, int]
+    #: rows whose class contradicts the sign of realized_pnl
+    contradictions: int
+    symbols: Mapping[str, int]
+    feature_names: tuple[str, ...]
+    #: ISO 8601 UTC, decision times of the first and last row
+    first_at: str | None
+    last_at: str | None
+    #: sha256 over the usable rows; equal rows give the equal hash
+    data_sha256: str
+    #: `fingerprints.npy` of this snapshot: the watermark once the run is committed
+    watermark_path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """Measure the snapshot against the policy."""
+
+    run_id: str
+    run_dir: str
+    policy: DataPolicy
+    #: ISO 8601 UTC; the audit's idea of now (staleness, rows from the future)
+    now: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult:
+    """The findings, judged."""
+
+    verdict: AuditVerdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """Train a candidate on the snapshot and write its bundle into `run_dir/candidate`."""
+
+    run_id: str
+    run_dir: str
+    version: str
+    data: DataPolicy
+    split: SplitPolicy
+    recipe: Recipe
+    #: where the state to resume is kept
+    checkpoint_dir: str
+    #: the model file that serves now, or None: its contract decides PRESET=auto
+    incumbent_path: str | None
+    #: resident memory limit in bytes; 0 = none
+    memory_limit_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The candidate, written and verified in a fresh load."""
+
+    model_path: str
+    manifest: Manifest
+    epochs: int
+    best_epoch: int
+    final_loss: float
+    validation_log_loss: float
+    #: rows of each part before and after balancing: {"train": {"win": .., "loss": ..}, "train_balanced": {..}, ...}
+    parts: Mapping[str, Mapping[str, int]]
+    #: samples that no part took, by reason (purged, embargo, ...)
+    left_out: Mapping[str, int]
+    #: (epoch, train loss, validation log loss, validation AUC)
+    history: tuple[tuple[int, float, float, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRequest:
+    """Measure candidate and incumbent on the holdout of the snapshot."""
+
+    run_id: str
+    run_dir: str
+    candidate_path: str
+    incumbent_path: str | None
+    data: DataPolicy
+    split: SplitPolicy
+    recipe: Recipe
+    policy: GatePolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateMeasured:
+    """The evidence; the domain decides on it."""
+
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildError:
+    """A RetrainError on its way back to the daemon."""
+
+    kind: str
+    what: str
+    where: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One line of the child's stdout. `sentence` is what STATUS= shows."""
+
+    sentence: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Working:
+    """The child is at work."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The child has left a result: the dataclass above that belongs to the stage."""
+
+    result: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """The child ended without a result, or with an error; `error` says which."""
+
+    error: RetrainError

@@ -1,0 +1,61 @@
+"""How a candidate is trained: the settings of one training run, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Preset(StrEnum):
+    """Which network is trained."""
+
+    #: the incumbent's contract when there is an incumbent, else `paper`
+    AUTO = "auto"
+    #: what the stack's engine builds by itself today
+    ENGINE = "engine"
+    #: PatchTST of "A Time Series is Worth 64 Words" (ICLR 2023)
+    PAPER = "paper"
+
+
+class InputTransform(StrEnum):
+    """How raw windows become network input."""
+
+    #: the one with the lower validation log loss
+    AUTO = "auto"
+    #: (x - mean) / std of the training part, carried inside the model file
+    STANDARDISE = "standardise"
+    #: the paper's: per window and channel
+    INSTANCE = "instance"
+    #: per window and feature, done by the engine before the network: (x - min) / (max - min + 1e-8)
+    MINMAX = "minmax"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights, besides the rows."""
+
+    preset: Preset = Preset.AUTO
+    input_transform: InputTransform = InputTransform.STANDARDISE
+    #: rows per window; the engine preset fixes 128
+    seq_len: int = 64
+    max_epochs: int = 12
+    #: epochs without a better validation log loss after which training stops
+    patience: int = 5
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_share: float = 0.1
+    max_grad_norm: float = 1.0
+    dropout: float = 0.2
+    label_smoothing: float = 0.0
+    #: undersample the training part to the rarer class
+    balance: bool = True
+    seed: int = 20260110
+    #: compute threads; 0 = what torch takes by itself
+    threads: int = 0
+    #: cpu | cuda | auto
+    device: str = "auto"
+    #: std of validation probabilities under which an epoch counts as collapsed
+    collapse_std: float = 0.005
+    #: consecutive collapsed epochs that end the attempt
+    collapse_epochs: int = 5

@@ -1,0 +1,29 @@
+"""The env example lists every setting with its default, and nothing else."""
+
+from pathlib import Path
+
+from retrain_worker import settings
+
+EXAMPLE = Path(__file__).parents[2] / "etc/quantum/retraining-worker.env"
+
+
+def example_lines() -> dict[str, str]:
+    lines = [line.removeprefix("#") for line in EXAMPLE.read_text().splitlines()]
+    return dict(line.split("=", 1) for line in lines if "=" in line and line.split("=")[0].isupper() and " " not in line.split("=")[0])
+
+
+def test_the_example_names_every_setting_and_no_other():
+    assert set(example_lines()) == set(settings.load({}).names)
+
+
+def test_the_example_shows_the_defaults():
+    defaults = settings.load({}).names
+    shown = example_lines()
+
+    assert {name: shown[name] for name in defaults} == dict(defaults)
+
+
+def test_every_setting_of_the_example_is_accepted():
+    given = {name: value for name, value in example_lines().items() if value}
+
+    assert settings.load(given) is not None

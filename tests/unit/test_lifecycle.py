@@ -1,0 +1,54 @@
+"""A run moves only as the table allows."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrain_worker.domain.lifecycle import ALWAYS_ALLOWED, FINAL, MOVES, Outcome, Run, Stage
+
+NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=1)
+
+
+def a_run(stage: Stage = Stage.PULL) -> Run:
+    return Run(run_id="20260110_033000", requested_by="once", request_reason="test", created_at=NOW, updated_at=NOW,
+               stage=stage, attempt=2)
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("target", Stage)
+def test_only_moves_of_the_table_are_made(stage, target):
+    if target in MOVES[stage]:
+        moved = a_run(stage).moved_to(target, at=LATER)
+        assert (moved.stage, moved.attempt, moved.updated_at) == (target, 0, LATER)
+    else:
+        with pytest.raises(AssertionError):
+            a_run(stage).moved_to(target, at=LATER)
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_outcomes_of_the_table_end_a_run(stage, outcome):
+    if outcome in MOVES[stage] | ALWAYS_ALLOWED:
+        ended = a_run(stage).ended(outcome, "because", at=LATER)
+        assert ended.reasons == ("because",)
+        assert ended.is_finished == (outcome in FINAL)
+        assert (ended.finished_at is not None) == (outcome in FINAL)
+    else:
+        with pytest.raises(AssertionError):
+            a_run(stage).ended(outcome, "because", at=LATER)
+
+
+def test_promoted_is_reached_from_promote_alone():
+    assert [stage for stage in Stage if Outcome.PROMOTED in MOVES[stage]] == [Stage.PROMOTE]
+
+
+def test_an_interrupted_run_goes_on_at_its_stage():
+    resumed = a_run(Stage.TRAIN).ended(Outcome.INTERRUPTED, "stop", at=NOW).resumed(at=LATER)
+
+    assert (resumed.stage, resumed.outcome, resumed.reasons) == (Stage.TRAIN, None, ())
+
+
+def test_a_finished_run_is_never_resumed():
+    with pytest.raises(AssertionError):
+        a_run().ended(Outcome.FAILED, "broke", at=NOW).resumed(at=LATER)

@@ -1,0 +1,63 @@
+"""Settings are read once, typed, and every problem is said in one message."""
+
+from pathlib import Path
+
+import pytest
+
+from retrain_worker import settings
+from retrain_worker.errors import SettingsError
+
+
+def test_every_problem_is_named_at_once():
+    wrong = {"RETRAIN_INTERVAL_H": "often", "MODEL_PATH": "relative", "LABEL": "up", "SEQ_LEN": "1", "REDIS_PORT": "0",
+             "ALLOW_LIVE_SWAP": "maybe", "DATABASE_URL": "mysql://x", "GATE_MAX_ACTION_SHARE": "nan"}
+
+    with pytest.raises(SettingsError) as caught:
+        settings.load(wrong)
+
+    named = {problem.split("=")[0].split(":")[0] for problem in caught.value.problems}
+    assert named == set(wrong)
+
+
+def test_no_secret_is_shown():
+    loaded = settings.load({"REDIS_URL": "redis://:hunter2@host/0", "DATABASE_URL": "postgresql://u:hunter2@host/db"})
+
+    assert "hunter2" not in repr(loaded)
+
+
+def test_a_wrong_url_is_not_quoted():
+    with pytest.raises(SettingsError) as caught:
+        settings.load({"REDIS_URL": "http://u:hunter2@host", "DATABASE_URL": "mysql://u:hunter2@host/db"})
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_home_holds_everything_that_is_written():
+    loaded = settings.load({"MODEL_PATH": "/elsewhere", "STATE_DIRECTORY": "/var/lib/x"}, home=Path("/h"))
+
+    written = (loaded.state_path, loaded.model_path, loaded.checkpoint_path, loaded.engine_models_dir,
+               loaded.engine_env_file, loaded.engine_trigger_file)
+    assert all(Path("/h") in path.parents for path in written)
+    assert loaded.redis_url == ""
+    assert loaded.bookkeeping is False
+
+
+def test_engine_env_file_may_lie_outside_the_home():
+    assert settings.load({"ENGINE_ENV_FILE": "/etc/e.env"}, home=Path("/h")).engine_env_file == Path("/etc/e.env")
+
+
+def test_a_named_redis_is_used_with_a_home():
+    assert settings.load({"REDIS_PORT": "7000"}, home=Path("/h")).redis_url == "redis://localhost:7000/0"
+
+
+def test_the_database_on_the_command_line_wins():
+    loaded = settings.load({"DATABASE_URL": "postgresql://h/d", "DB_PATH": "/a.db"}, db="/b.db")
+
+    assert (loaded.database_url, loaded.database_path) == ("sqlite:////b.db", Path("/b.db"))
+
+
+def test_a_misspelled_name_is_noticed_and_a_foreign_one_is_not():
+    given = {"RETRAIN_INTERVL_H": "4", "QUANTUM_MODE": "shadow"}
+
+    assert settings.likely_misspellings(given, settings.load(given)) == (
+        "RETRAIN_INTERVL_H is not a setting; was RETRAIN_INTERVAL_H meant?",)
