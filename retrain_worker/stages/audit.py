@@ -1,0 +1,34 @@
+"""Audit: is this data fit to train on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from retrain_worker.domain.audit import Severity
+from retrain_worker.domain.handoff import AuditRequest, AuditResult
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.stages.child import ask
+from retrain_worker.stages.ports import World
+from retrain_worker.stages.step import Step
+
+
+def audit(run: Run, world: World) -> Step:
+    """REFUSED with the reasons in order of weight, or training is due. Notes which incumbent the training is for."""
+    answer = ask(run, world, AuditRequest(
+        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), policy=world.policies.data,
+        now=run.created_at.isoformat(),
+    ))
+    if isinstance(answer, Step):
+        return answer
+    result: AuditResult = answer
+    known = run.with_fact(Stage.AUDIT, asdict(result.verdict))
+    if not result.verdict.is_fit:
+        reasons = result.verdict.reasons
+        return Step(run=known.ended(Outcome.REFUSED, *reasons, at=world.now()),
+                    sentence=f"run {run.run_id} refused: the data is not fit to train on: {'; '.join(reasons)}")
+    warnings = sum(found.severity is Severity.WARNING for found in result.verdict.findings)
+    incumbent = world.slot.current_path()
+    known = known.with_fact(Stage.AUDIT, {
+        **asdict(result.verdict), "incumbent_path": str(incumbent) if incumbent else None})
+    return Step(run=known.moved_to(Stage.TRAIN, at=world.now()),
+                sentence=f"run {run.run_id} audited: fit to train on, {warnings} warnings")

@@ -1,0 +1,41 @@
+"""Gate: candidate and incumbent are measured on the same holdout rows; the domain decides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from retrain_worker.domain.gates import Decision, decide
+from retrain_worker.domain.handoff import GateMeasured, GateRequest
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.stages.child import ask
+from retrain_worker.stages.ports import World
+from retrain_worker.stages.step import Step
+
+
+def gate(run: Run, world: World) -> Step:
+    """Promotion is due on PASS. REFUSE and UNDECIDED both end the run as REFUSED: fail closed."""
+    policies, trained = world.policies, run.fact(Stage.TRAIN)
+    answer = ask(run, world, GateRequest(
+        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), candidate_path=trained["candidate_path"],
+        incumbent_path=trained["incumbent_path"], data=policies.data, split=policies.split, recipe=policies.recipe,
+        policy=policies.gate,
+    ))
+    if isinstance(answer, Step):
+        return answer
+    measured: GateMeasured = answer
+    verdict = decide(measured.evidence, policies.gate)
+    incumbent = measured.evidence.incumbent
+    known = run.with_fact(Stage.GATE, {
+        "decision": verdict.decision,
+        "reasons": list(verdict.reasons),
+        "gates": [asdict(one) for one in verdict.gates],
+        "candidate": asdict(measured.evidence.candidate),
+        "incumbent": asdict(incumbent) if incumbent else None,
+        "incumbent_absence": measured.evidence.incumbent_absence,
+        "policy": asdict(verdict.policy),
+    })
+    if verdict.decision is Decision.PASS:
+        return Step(run=known.moved_to(Stage.PROMOTE, at=world.now()),
+                    sentence=f"run {run.run_id}: every gate that counts has passed")
+    return Step(run=known.ended(Outcome.REFUSED, *verdict.reasons, at=world.now()),
+                sentence=f"run {run.run_id} refused at the gate ({verdict.decision}): {'; '.join(verdict.reasons)}")

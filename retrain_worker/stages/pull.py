@@ -1,0 +1,45 @@
+"""Pull: the rows of the training window become an immutable snapshot, and the new ones are counted."""
+
+from __future__ import annotations
+
+from retrain_worker.domain.handoff import PullRequest, PullResult
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.stages.child import ask
+from retrain_worker.stages.ports import World
+from retrain_worker.stages.step import Step
+
+
+def pull(run: Run, world: World) -> Step:
+    """SKIPPED when too few rows are new since the last committed run; else the audit is due."""
+    watermark, policy = world.store.watermark_path(), world.policies.data
+    answer = ask(run, world, PullRequest(
+        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), policy=policy,
+        watermark_path=str(watermark) if watermark else None, now=run.created_at.isoformat(),
+    ))
+    if isinstance(answer, Step):
+        return answer
+    result: PullResult = answer
+    known = run.with_fact(Stage.PULL, _facts(result))
+    if watermark is not None and result.new_labelled < policy.min_new_samples:
+        reason = (f"{result.new_labelled} newly labelled rows since the last run, "
+                  f"MIN_NEW_SAMPLES asks for {policy.min_new_samples}")
+        return Step(run=known.ended(Outcome.SKIPPED, reason, at=world.now()), sentence=f"run {run.run_id} skipped: {reason}")
+    sentence = (f"run {run.run_id} pulled {result.loaded} rows, {result.labelled} labelled "
+                f"({result.win} WIN, {result.loss} LOSS), {result.new_labelled} of them new")
+    return Step(run=known.moved_to(Stage.AUDIT, at=world.now()), sentence=sentence)
+
+
+def _facts(result: PullResult) -> dict[str, object]:
+    return {
+        "rows": {
+            "loaded": result.loaded, "labelled": result.labelled, "win": result.win, "loss": result.loss,
+            "neutral": result.neutral, "open": result.open, "new_labelled": result.new_labelled,
+            "quarantined": dict(result.quarantined), "contradictions": result.contradictions,
+        },
+        "symbols": dict(result.symbols),
+        "feature_names": list(result.feature_names),
+        "first_at": result.first_at,
+        "last_at": result.last_at,
+        "data_sha256": result.data_sha256,
+        "watermark_path": result.watermark_path,
+    }

@@ -1,0 +1,21 @@
+"""What one tick of a stage leads to: the run as it is afterwards, what to store with it, and one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrain_worker.domain.events import Event
+from retrain_worker.domain.lifecycle import Deployment, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The answer of a stage. `run` is the same object when nothing changed: then nothing is stored."""
+
+    run: Run
+    #: the log line, the STATUS=, and what tests assert on
+    sentence: str
+    events: tuple[Event, ...] = ()
+    deployment: Deployment | None = None
+    watermark_path: Path | None = None

@@ -1,0 +1,294 @@
+"""One run, stage by stage, in a world of memory: what is stored, said and sent."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.domain.artifact import Manifest, ModelContract
+from retrain_worker.domain.audit import Finding, Severity, judge
+from retrain_worker.domain.events import EventType
+from retrain_worker.domain.handoff import AuditResult, GateMeasured, PullResult, TrainResult
+from retrain_worker.domain.labels import Thresholds
+from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
+from retrain_worker.errors import (
+    ChildFailedError,
+    ChildInterruptedError,
+    DatabaseBusyError,
+    DiskFullError,
+    SlotError,
+    SourceUnfitError,
+)
+from retrain_worker.stages.advance import advance, interrupt, resume
+from retrain_worker.stages.ports import Broken, Done, Working
+from tests.fakes import NOW, FakeChildren, FakeClock, FakeConfirmations, FakeSlot, FakeStore, fake_world
+from tests.unit.test_gates import GOOD, with_card
+
+PULLED = PullResult(
+    loaded=6060, labelled=5975, win=3500, loss=2475, neutral=0, open=60, new_labelled=5975, quarantined={},
+    contradictions=25, symbols={"BTCUSDT": 6060}, feature_names=("rsi",), first_at="2025-12-01T00:00:00+00:00",
+    last_at="2025-12-30T00:00:00+00:00", data_sha256="d" * 64, watermark_path="/runs/x/fingerprints.npy")
+FIT = AuditResult(verdict=judge((Finding(name="rows.labelled", severity=Severity.OK, sentence="enough"),)))
+
+
+def trained_in(root: Path) -> TrainResult:
+    model = root / "patchtst_v20260110_033000.pth"
+    model.write_bytes(b"weights")
+    manifest = Manifest(
+        format="patchtst/1", version="patchtst_v20260110_033000", created_at=NOW, file=model.name, sha256="a" * 64,
+        size_bytes=7, config={}, thresholds=Thresholds(),
+        contract=ModelContract(preset="paper", context_length=64, feature_names=("rsi",), input_transform="standardise"))
+    return TrainResult(model_path=str(model), manifest=manifest, epochs=9, best_epoch=6, final_loss=0.5,
+                       validation_log_loss=0.55, parts={"train": {"win": 5, "loss": 4}}, left_out={"purged": 3})
+
+
+@pytest.fixture
+def world(tmp_path):
+    answers = {Stage.PULL: Done(result=PULLED), Stage.AUDIT: Done(result=FIT),
+               Stage.TRAIN: Done(result=trained_in(tmp_path)), Stage.GATE: Done(result=GateMeasured(evidence=GOOD))}
+    return fake_world(tmp_path, children=FakeChildren(answers=answers), clock=FakeClock())
+
+
+def a_run() -> Run:
+    return Run(run_id="20260110_033000", requested_by="once", request_reason="test", created_at=NOW, updated_at=NOW)
+
+
+def to_the_end(world, run: Run | None = None, limit: int = 30) -> list:
+    steps = [advance(run or a_run(), world)]
+    while not steps[-1].run.is_finished and len(steps) < limit:
+        steps.append(advance(steps[-1].run, world))
+    return steps
+
+
+def types_of(store: FakeStore) -> list[EventType]:
+    return [event.event_type for event in store.events]
+
+
+def test_a_good_candidate_is_promoted_confirmed_and_announced(world):
+    last = to_the_end(world)[-1].run
+
+    assert last.outcome is Outcome.PROMOTED
+    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
+    assert world.slot.named == Path(world.store.deployments[last.run_id].model_path)
+    assert world.slot.triggered == [world.slot.named]
+    assert world.store.deployments[last.run_id].state is DeploymentState.CONFIRMED
+    assert world.store.watermark == Path(PULLED.watermark_path)
+
+
+def test_state_event_and_deployment_of_the_swap_are_stored_together(world):
+    to_the_end(world)
+
+    _, events, deployment, _ = next(record for record in world.store.records if record[2]
+                                    and record[2].state is DeploymentState.SWAPPED)
+    assert [event.event_type for event in events] == [EventType.PROMOTED]
+
+
+@pytest.mark.parametrize("lost_after", range(1, 9))
+def test_a_crash_between_any_two_ticks_changes_nothing_of_the_end(world, lost_after):
+    steps = to_the_end(world, limit=lost_after)
+    last = resume(world.store.unfinished_run(), world).run if not steps[-1].run.is_finished else steps[-1].run
+    if not last.is_finished:
+        last = to_the_end(world, last)[-1].run
+
+    assert last.outcome is Outcome.PROMOTED
+    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
+    assert len(set(world.slot.published)) == 1
+
+
+def test_waiting_for_a_child_stores_nothing_and_says_what_it_does(world):
+    world.children.answers[Stage.PULL] = Working(sentence="pulling: 3,000 rows")
+    step = advance(a_run(), world)
+
+    assert step.sentence == "pulling: 3,000 rows"
+    assert world.store.records == []
+
+
+def test_too_few_new_rows_skip_the_run_and_keep_the_watermark(world):
+    world.store.watermark = Path("/runs/old/fingerprints.npy")
+    world.children.answers[Stage.PULL] = Done(result=replace(PULLED, new_labelled=99))
+    last = to_the_end(world)[-1].run
+
+    assert last.outcome is Outcome.SKIPPED
+    assert "99 newly labelled rows" in last.reasons[0]
+    assert types_of(world.store) == [EventType.SKIPPED]
+    assert world.store.watermark == Path("/runs/old/fingerprints.npy")
+
+
+def test_unfit_data_is_refused_before_training_and_never_called_completed(world):
+    refusal = Finding(name="classes.balance", severity=Severity.REFUSAL, sentence="one class only")
+    world.children.answers[Stage.AUDIT] = Done(result=AuditResult(verdict=judge((refusal,))))
+    last = to_the_end(world)[-1].run
+
+    assert (last.outcome, last.reasons) == (Outcome.REFUSED, ("one class only",))
+    assert types_of(world.store) == [EventType.FAILED]
+    assert world.store.watermark is None
+
+
+def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(world):
+    before = world.slot.named
+    world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(auc_low=0.49)))
+    last = to_the_end(world)[-1].run
+
+    assert last.outcome is Outcome.REFUSED
+    assert last.reasons[0].startswith("skill")
+    assert (world.slot.named, world.slot.published) == (before, [])
+    assert types_of(world.store) == [EventType.COMPLETED]
+    assert world.store.events[0].payload["outcome"] == Outcome.REFUSED
+    assert world.store.watermark == Path(PULLED.watermark_path)
+
+
+def test_an_undecided_gate_is_not_a_pass(world):
+    world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(n=10)))
+
+    assert to_the_end(world)[-1].run.outcome is Outcome.REFUSED
+
+
+def test_a_source_that_is_no_database_is_refused(world):
+    world.children.answers[Stage.PULL] = Broken(error=SourceUnfitError("is empty (0 bytes)", where="/home/qt/quantum.db"))
+    last = to_the_end(world)[-1].run
+
+    assert last.outcome is Outcome.REFUSED
+    assert "/home/qt/quantum.db" in last.reasons[0]
+
+
+def test_a_busy_database_is_tried_again_with_growing_pauses_and_then_given_up(world):
+    world.children.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
+    run, pauses = a_run(), []
+    while not run.is_finished:
+        run = advance(run, world).run
+        if run.not_before:
+            pauses.append((run.not_before - world.now()).total_seconds())
+            asked = len(world.children.requests)
+            advance(run, world)
+            assert len(world.children.requests) == asked, "nothing is started before its time"
+            world.now.now = run.not_before
+
+    assert pauses == [30.0, 60.0, 120.0]
+    assert run.outcome is Outcome.FAILED
+    assert types_of(world.store) == [EventType.FAILED]
+
+
+def test_an_interrupted_child_leaves_a_run_that_can_go_on(world):
+    world.children.answers[Stage.TRAIN] = Broken(error=ChildInterruptedError("stopped"))
+    run = a_run()
+    while run.outcome is None:
+        run = advance(run, world).run
+
+    assert (run.outcome, run.stage, run.is_finished) == (Outcome.INTERRUPTED, Stage.TRAIN, False)
+    assert types_of(world.store) == []
+
+
+def test_a_stop_keeps_the_run_and_does_not_count_as_a_death(world):
+    run = interrupt(advance(a_run(), world).run, world).run
+    for _ in range(10):
+        run = interrupt(resume(run, world).run, world).run
+
+    assert (run.outcome, run.attempt) == (Outcome.INTERRUPTED, 0)
+
+
+def test_a_run_that_dies_again_and_again_is_abandoned(world):
+    run = advance(a_run(), world).run
+    deaths = 0
+    while not run.is_finished:
+        run = resume(run, world).run
+        deaths += 1
+
+    assert (run.outcome, deaths) == (Outcome.ABANDONED, 3)
+    assert types_of(world.store) == [EventType.FAILED]
+
+
+def test_the_engine_out_of_shadow_mode_is_left_alone(world):
+    world.slot.shadow_only = False
+    last = to_the_end(world)[-1].run
+
+    assert last.outcome is Outcome.FAILED
+    assert "ALLOW_LIVE_SWAP" in last.reasons[0]
+    assert world.slot.published == []
+
+
+def test_allow_live_swap_lets_it_pass(world):
+    world.slot.shadow_only = False
+    allowed = replace(world, policies=replace(world.policies, allow_live_swap=True))
+
+    assert to_the_end(allowed)[-1].run.outcome is Outcome.PROMOTED
+
+
+def test_a_hand_edit_during_the_run_sends_the_candidate_back_to_the_gate(world):
+    run = a_run()
+    while run.stage is not Stage.PROMOTE:
+        run = advance(run, world).run
+    world.slot.named = Path("/engine/by_hand.pth")
+    last = to_the_end(world, run)[-1].run
+
+    compared = [request.incumbent_path for stage, request in world.children.requests if stage is Stage.GATE]
+    assert compared[-1] == "/engine/by_hand.pth"
+    assert last.outcome is Outcome.PROMOTED
+    assert world.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
+
+
+def test_a_slot_that_breaks_leaves_no_open_intent(world):
+    run = a_run()
+    while not world.store.deployments:
+        run = advance(run, world).run
+    world.slot.fault = SlotError("is a mount point")
+    last = to_the_end(world, run)[-1].run
+
+    assert last.outcome is Outcome.FAILED
+    assert world.store.deployments[last.run_id].state is DeploymentState.UNDONE
+    assert EventType.PROMOTED not in types_of(world.store)
+
+
+def test_a_full_disk_is_waited_for(world):
+    run = a_run()
+    while run.stage is not Stage.PROMOTE:
+        run = advance(run, world).run
+    world.slot.fault = DiskFullError("no space")
+    run = advance(run, world).run
+    world.slot.fault = None
+    world.now.now = run.not_before
+
+    assert to_the_end(world, run)[-1].run.outcome is Outcome.PROMOTED
+
+
+def test_nobody_seen_serving_is_said_and_never_called_confirmed(world):
+    lonely = replace(world, confirmations=FakeConfirmations(seen=None))
+    run = a_run()
+    while not run.is_finished:
+        run = advance(run, lonely).run
+        lonely.now.forward(10)
+
+    assert run.outcome is Outcome.PROMOTED
+    assert run.reasons[0].startswith("not confirmed")
+    assert run.fact(Stage.PROMOTE)["confirmed"] is False
+    assert world.store.deployments[run.run_id].state is DeploymentState.NOT_CONFIRMED
+
+
+def test_a_crashed_child_is_not_called_a_refusal(world):
+    world.children.answers[Stage.TRAIN] = Broken(error=ChildFailedError("killed: out of memory"))
+    no_retries = replace(world, policies=replace(world.policies, max_retries=0))
+    last = to_the_end(no_retries)[-1].run
+
+    assert last.outcome is Outcome.FAILED
+    assert "memory" in last.reasons[0]
+
+
+def test_seconds_are_kept_by_stage(world):
+    run = a_run()
+    while not run.is_finished:
+        world.now.forward(2)
+        run = advance(run, world).run
+
+    assert run.seconds == {"pull": 2.0, "audit": 2.0, "train": 2.0, "gate": 2.0, "promote": 8.0}
+    assert run.finished_at - run.created_at == timedelta(seconds=16)
+
+
+def test_no_slot_means_no_training(world):
+    class Unusable(FakeSlot):
+        def current_path(self):
+            raise SlotError("is missing", where="/etc/quantum/ai-engine.env")
+
+    last = to_the_end(replace(world, slot=Unusable()))[-1].run
+
+    assert last.outcome is Outcome.FAILED
+    assert [stage for stage, _ in world.children.requests] == [Stage.PULL, Stage.AUDIT]
