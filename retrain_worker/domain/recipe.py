@@ -38,17 +38,17 @@ class Recipe:
     input_transform: InputTransform = InputTransform.STANDARDISE
     #: rows per window; the engine preset fixes 128
     seq_len: int = 64
-    max_epochs: int = 12
+    max_epochs: int = 8
     #: epochs without a better validation log loss after which training stops
     patience: int = 5
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warmup_share: float = 0.1
     max_grad_norm: float = 1.0
-    dropout: float = 0.2
+    dropout: float = 0.4
     label_smoothing: float = 0.0
-    #: undersample the training part to the rarer class
+    #: undersample the training part to the rarer class, anew for each epoch
     balance: bool = True
     seed: int = 20260110
     #: compute threads; 0 = what torch takes by itself

@@ -105,7 +105,7 @@ def _stored(before: Run, step: Step, world: World) -> Step:
         if after.outcome in _COMMITS_WATERMARK and after.fact(Stage.GATE) and pulled:
             watermark = Path(pulled)
     world.store.record(after, events=raised, deployment=step.deployment, watermark_path=watermark)
-    return replace(step, run=after, events=raised, watermark_path=watermark)
+    return replace(step, run=after, events=raised, watermark_path=watermark, is_move=True)
 
 
 def _name(run: Run) -> str:

@@ -19,3 +19,5 @@ class Step:
     events: tuple[Event, ...] = ()
     deployment: Deployment | None = None
     watermark_path: Path | None = None
+    #: whether it was stored: something has moved, nobody only waited
+    is_move: bool = False

@@ -1,0 +1,110 @@
+"""Where a run keeps its files: `MODEL_PATH/runs/<run id>/`, `CHECKPOINT_PATH/<run id>/`, and for how long."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from retrain_worker.adapters import durable_file
+from retrain_worker.domain.artifact import checksum_file
+from retrain_worker.errors import ArtifactError, StateError
+
+_RUN_ID = re.compile(r"\d{8}_\d{6}")
+_DOOMED_PREFIX = f"{durable_file.TEMPORARY_PREFIX}doomed."
+
+
+class ArtifactStore:
+    """The folders of runs. Implements stages.ports.RunFolders."""
+
+    def __init__(self, *, model_path: Path, checkpoint_path: Path) -> None:
+        self._runs_dir = model_path / "runs"
+        self._checkpoint_path = checkpoint_path
+
+    def run_dir(self, run_id: str) -> Path:
+        """The folder of a run; made if it is not there. Raises SlotError, DiskFullError."""
+        return _made(self._runs_dir / _checked(run_id))
+
+    def checkpoint_dir(self, run_id: str) -> Path:
+        """Where the child keeps what it needs to resume; made if it is not there."""
+        return _made(self._checkpoint_path / _checked(run_id))
+
+    def run_ids(self) -> tuple[str, ...]:
+        """The runs that have a folder, oldest first."""
+        return _run_ids_in(self._runs_dir)
+
+    def remove_checkpoints(self, run_id: str) -> None:
+        """Remove what only a resumed run would need."""
+        _remove(self._checkpoint_path / _checked(run_id))
+
+    def remove_old_runs(self, *, keep: int, protected: Collection[str | Path]) -> tuple[str, ...]:
+        """Remove all but the newest `keep` runs, with their checkpoints; the ids that are gone.
+
+        `protected` holds run ids, and paths of which none that lies in a run's folder is removed with it.
+        """
+        ids = self.run_ids()
+        spared = {*ids[len(ids) - keep if keep < len(ids) else 0:], *self._named_by(protected)}
+        gone = tuple(run_id for run_id in ids if run_id not in spared)
+        for run_id in gone:
+            _remove(self._runs_dir / run_id)
+        for run_id in _run_ids_in(self._checkpoint_path):
+            if run_id not in spared and run_id not in self.run_ids():
+                _remove(self._checkpoint_path / run_id)
+        return gone
+
+    def sweep(self) -> None:
+        """Finish the removals that a killed process has begun. To be called once, at start."""
+        for directory in (self._runs_dir, self._checkpoint_path):
+            for doomed in directory.glob(f"{_DOOMED_PREFIX}*"):
+                shutil.rmtree(doomed, ignore_errors=True)
+
+    def _named_by(self, protected: Collection[str | Path]) -> set[str]:
+        named = {each for each in protected if isinstance(each, str)}
+        runs_dir = self._runs_dir.resolve()
+        for path in (each.resolve() for each in protected if isinstance(each, Path)):
+            if path.is_relative_to(runs_dir) and path != runs_dir:
+                named.add(path.relative_to(runs_dir).parts[0])
+        return named
+
+
+def verified_sha256(model: Path) -> str:
+    """The sha256 of a model file, which is what its checksum file says. Raises ArtifactError when it is not."""
+    try:
+        said = checksum_file(model).read_text(errors="replace").split()
+        found = durable_file.sha256_of(model)
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror}", where=str(error.filename or model)) from error
+    if said != [found, model.name]:
+        raise ArtifactError(f"the checksum file does not say its sha256, {found}", where=str(model),
+                            remedy="the file is damaged, or its checksum file is another's")
+    return found
+
+
+def _checked(run_id: str) -> str:
+    if not _RUN_ID.fullmatch(run_id):
+        raise StateError(f"{run_id!r} is not the id of a run", remedy="an id is YYYYmmdd_HHMMSS")
+    return run_id
+
+
+def _run_ids_in(directory: Path) -> tuple[str, ...]:
+    if not directory.is_dir():
+        return ()
+    return tuple(sorted(path.name for path in directory.iterdir() if _RUN_ID.fullmatch(path.name) and path.is_dir()))
+
+
+def _made(directory: Path) -> Path:
+    with durable_file.named_errors(directory):
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            durable_file.sync_directory(directory.parent)
+    return directory
+
+
+def _remove(directory: Path) -> None:
+    """Gone at once under its name; a removal that is cut short leaves nothing that looks like a run."""
+    if not directory.is_dir():
+        return
+    with durable_file.named_errors(directory):
+        doomed = directory.rename(directory.with_name(_DOOMED_PREFIX + directory.name))
+        shutil.rmtree(doomed)

@@ -1,0 +1,213 @@
+"""Runs the heavy part of a stage in a process of its own, and tells how it stands and how it ended.
+
+The child is the leader of a session of its own and ends when its stdin closes, so it cannot outlive this process for
+long; whatever it has started is killed with it. It inherits a lock on the run's folder, so that a child of a daemon
+that has died is seen until it is gone, and two never work in one folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from retrain_worker.adapters import durable_file
+from retrain_worker.adapters.child_files import ChildFiles, files_of, log_tail, read_result
+from retrain_worker.adapters.running_child import RunningChild, start_child
+from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, Broken, ChildExit, Done, Working
+from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.errors import ChildFailedError, ChildInterruptedError, RetrainError
+
+#: -P: the working directory is no place to import from
+COMMAND = (sys.executable, "-P", "-m", "retrain_worker.work")
+#: what a child may know of our environment; passwords, the notify socket and credentials are not among it
+_PASSED_NAMES = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME",
+    "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH",
+})
+_PASSED_PREFIXES = (
+    "LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NUMEXPR_", "GOMP_", "ATEN_", "TORCH_", "PYTORCH_", "CUDA_", "CUBLAS_",
+    "NVIDIA_", "MALLOC_", "COVERAGE_",
+)
+_LOCK_NAME = ".child.lock"
+_POLL_SECONDS = 0.02
+_REAP_SECONDS = 5.0
+
+
+class ChildProcesses:
+    """At most one child at a time. Implements stages.ports.Children."""
+
+    def __init__(
+        self, *, deadline_seconds: Mapping[Stage, float], grace_seconds: float = 10.0, database_url: str = "",
+        command: tuple[str, ...] = COMMAND, result_limit_bytes: int = 64 << 20,
+    ) -> None:
+        """`deadline_seconds` by stage, from the start; `grace_seconds` from SIGTERM to SIGKILL.
+
+        `database_url` reaches the child of PULL only, through its environment.
+        """
+        self._deadline_seconds = dict(deadline_seconds)
+        self._grace_seconds = grace_seconds
+        self._database_url = database_url
+        self._command = command
+        self._result_limit_bytes = result_limit_bytes
+        self._lock = threading.RLock()
+        self._child: RunningChild | None = None
+        self._stopped = False
+        self._leftover_since: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child at work, or None."""
+        child = self._child
+        return child.pid if child is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a child is at work."""
+        return self._child is not None
+
+    def result_of(self, stage: str, run_dir: Path, request: object) -> Working | Done | Broken:
+        """Start the child for this request if it is not running, and say how it stands. Never blocks.
+
+        A valid result of the identical request is Done without starting anything. After Broken, asking again starts
+        again; after `stop`, nothing starts any more.
+        """
+        files = files_of(stage, run_dir, request)
+        with self._lock:
+            if self._child is not None and self._child.files != files:
+                return self._ending_other(self._child)
+            try:
+                return self._standing(self._child) if self._child is not None else self._begun(files)
+            except RetrainError as error:
+                return Broken(error=error)
+
+    def stop(self, grace_seconds: float | None = None, *, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """End the child for good: SIGTERM, the grace, SIGKILL to all it has started. `while_waiting` runs often."""
+        grace = self._grace_seconds if grace_seconds is None else grace_seconds
+        with self._lock:
+            self._stopped = True
+            child = self._child
+            if child is None:
+                return
+            child.terminate()
+            if not _ended_within(grace, child, while_waiting):
+                child.kill()
+                _ended_within(_REAP_SECONDS, child, while_waiting)
+            self._child = None
+
+    def _begun(self, files: ChildFiles) -> Working | Done:
+        with suppress(RetrainError):
+            return Done(result=read_result(files, limit_bytes=self._result_limit_bytes))
+        if self._stopped:
+            raise ChildInterruptedError("no child is started any more: this process stops", where=files.stage)
+        lock_fd = self._locked(files)
+        if lock_fd is None:
+            return Working(sentence=f"{_name(files)}: waiting for the child of an earlier process to end")
+        try:
+            with durable_file.named_errors(files.run_dir):
+                files.result_path.unlink(missing_ok=True)
+            durable_file.replace_file(files.request_path, files.content, mode=0o600)
+            self._child = start_child(self._command, files, environment=self._environment(files.stage), lock_fd=lock_fd)
+            os.pwrite(lock_fd, f"{self._child.pid:<16}\n".encode(), 0)
+        except OSError as error:
+            raise ChildFailedError(f"the child could not be started: {error.strerror}", where=_name(files),
+                                   remedy="look at memory, processes and open files of this service") from error
+        finally:
+            os.close(lock_fd)
+        return Working(sentence=f"{_name(files)}: started")
+
+    def _standing(self, child: RunningChild) -> Working | Done:
+        status = child.poll()
+        if status is None:
+            self._keep_deadline(child)
+            return Working(sentence=child.last_sentence() or f"{_name(child.files)}: started")
+        self._child = None
+        return Done(result=self._result_after(status, child))
+
+    def _keep_deadline(self, child: RunningChild) -> None:
+        over = child.age_seconds - self._deadline_seconds[Stage(child.files.stage)]
+        if over > self._grace_seconds:
+            child.kill()
+        elif over > 0:
+            child.terminate()
+
+    def _result_after(self, status: int, child: RunningChild) -> object:
+        """The result of a child that has ended. Raises what it ended with instead."""
+        where = _name(child.files)
+        if status in (ChildExit.DONE, ChildExit.ERROR):
+            result = read_result(child.files, limit_bytes=self._result_limit_bytes)
+            if status == ChildExit.DONE:
+                return result
+            raise ChildFailedError("the child left a result, and yet said that it had an error", where=where,
+                                   remedy=f"see {child.files.log_path}")
+        if child.was_told_to_stop:
+            limit = self._deadline_seconds[Stage(child.files.stage)]
+            raise ChildFailedError(f"the child worked longer than its deadline of {limit:.0f} s", where=where,
+                                   remedy="raise the deadline, or give it less to do")
+        if status == ChildExit.INTERRUPTED:
+            raise ChildInterruptedError("the child was stopped by a signal from outside", where=where)
+        said = log_tail(child.files, since_bytes=child.log_start_bytes)
+        log = f"see {child.files.log_path}" + (f", which ends: {said}" if said else "")
+        if status == -signal.SIGKILL:
+            sure = "the kernel killed it for memory" if child.was_killed_for_memory() else "most likely for memory"
+            raise ChildFailedError(f"the child was killed from outside (SIGKILL), {sure}", where=where,
+                                   remedy=f"give it more memory, or a smaller TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}")
+        how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
+        raise ChildFailedError(f"the child {how}", where=where, remedy=log)
+
+    def _ending_other(self, child: RunningChild) -> Working:
+        child.kill()
+        if child.poll() is not None:
+            self._child = None
+        return Working(sentence=f"{_name(child.files)}: ended, because another request has come")
+
+    def _locked(self, files: ChildFiles) -> int | None:
+        """The lock on the run's folder, to be inherited by the child; None while an earlier child has it."""
+        with durable_file.named_errors(files.run_dir):
+            fd = os.open(files.run_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._press_leftover(fd, files)
+            os.close(fd)
+            return None
+        self._leftover_since = None
+        return fd
+
+    def _press_leftover(self, fd: int, files: ChildFiles) -> None:
+        """A child of an earlier process should end by itself; when its grace is over, it is killed."""
+        now = time.monotonic()
+        self._leftover_since = self._leftover_since or now
+        if now - self._leftover_since < self._grace_seconds:
+            return
+        with suppress(OSError, ValueError):
+            pid = int(os.pread(fd, 32, 0))
+            if str(files.run_dir).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.killpg(pid, signal.SIGKILL)
+
+    def _environment(self, stage: str) -> dict[str, str]:
+        passed = {name: value for name, value in os.environ.items()
+                  if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)}
+        if stage == Stage.PULL and self._database_url:
+            passed[DATABASE_URL_VARIABLE] = self._database_url
+        return passed
+
+
+def _ended_within(seconds: float, child: RunningChild, while_waiting: Callable[[], None]) -> bool:
+    until = time.monotonic() + seconds
+    while child.poll() is None:
+        if time.monotonic() >= until:
+            return False
+        while_waiting()
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _name(files: ChildFiles) -> str:
+    return f"{files.stage.lower()} {files.run_dir.name}"

@@ -1,0 +1,63 @@
+"""Keeps the hash `quantum:model:patchtst:current` true: the newest model that an event of ours put into service.
+
+What it must say is remembered in the outbox, so it can be written again whenever Redis has forgotten it, and an older
+event that is published again cannot turn it back. It is written before the event's entry: whoever reads the hash after
+hearing the event finds at least that model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import redis
+
+from retrain_worker.adapters.outbox import Outbox
+from retrain_worker.domain.current_model import CHANGES, CurrentModel, from_fields, named_by, to_fields
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, Event, EventType
+from retrain_worker.redis_client import text_of
+
+_REMEMBERED = "relay/current_model"
+
+
+class CurrentModelHash:
+    """The hash and our memory of it."""
+
+    key = CURRENT_MODEL_KEY
+
+    def __init__(self, client: redis.Redis, outbox: Outbox) -> None:
+        self._client = client
+        self._outbox = outbox
+        remembered = outbox.recall(_REMEMBERED)
+        self._model = from_fields(msgspec.json.decode(remembered, type=dict[str, str])) if remembered else None
+
+    def learn(self, event: Event) -> None:
+        """Note and write what `event`, which is about to be sent, says of the model in service."""
+        model = self._after(event)
+        if model is None or model == self._model:
+            return
+        self._outbox.remember(_REMEMBERED, msgspec.json.encode(to_fields(model)).decode())
+        self._model = model
+        self._write(to_fields(model))
+
+    def restore(self) -> bool:
+        """Write it again if it is not as it must be; whether Redis seems to have forgotten it."""
+        if self._model is None:
+            return False
+        wanted = to_fields(self._model)
+        found = {text_of(name): text_of(value) for name, value in self._client.hgetall(self.key).items()}
+        if any(found.get(name) != value for name, value in wanted.items()):
+            self._write(wanted)
+        return found.get("event_id") != wanted["event_id"]
+
+    def _after(self, event: Event) -> CurrentModel | None:
+        if event.event_type in CHANGES:
+            named = named_by(event.event_type, event.event_id, event.payload)
+            is_newer = named is not None and (self._model is None or named.promoted_at > self._model.promoted_at)
+            return named if is_newer else self._model
+        if event.event_type is EventType.COMPLETED and self._model and event.timestamp >= self._model.promoted_at:
+            return self._model.confirmed_by(event.payload)
+        return self._model
+
+    def _write(self, fields: Mapping[str, str]) -> None:
+        self._client.hset(self.key, mapping=dict(fields.items()))

@@ -1,0 +1,263 @@
+"""The one way to write or replace a file: wholly there, durably, or not touched at all.
+
+Temporary in the same directory, all bytes, fsync, read back, rename, fsync of the directory. After any error, of fsync
+above all, the temporary is thrown away and never tried again: the kernel may have dropped the pages that it could not
+write (https://wiki.postgresql.org/wiki/Fsync_Errors). Names of temporaries are unique, start with TEMPORARY_PREFIX and
+end in .tmp, so that nothing globs them for a model and a later start can sweep them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from retrain_worker.errors import ArtifactError, DiskFullError, RetrainError, RetryLaterError, SlotError
+
+TEMPORARY_PREFIX = ".retrain-worker."
+_TEMPORARY_SUFFIX = ".tmp"
+_CHUNK_BYTES = 1 << 20
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+#: hashes of the content: right for the old bytes only, and the kernel's to write
+_XATTRS_OF_CONTENT = frozenset({"security.ima", "security.evm"})
+
+_REMEDIES = {
+    errno.EACCES: "give the daemon's user the right to read and to write in this directory",
+    errno.EPERM: "give this file to the daemon's user, or let its group write there",
+    errno.EROFS: "the file system is read-only here: grant the directory with ReadWritePaths=",
+    errno.EBUSY: "the file is a mount point of its own, so it cannot be replaced: "
+                 "grant its directory with ReadWritePaths=, not the file",
+    errno.ELOOP: "put a regular file there; symbolic links are not followed",
+    errno.ENOTDIR: "a part of this path is not a directory",
+    errno.ENOENT: "make the directory, or name another one",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a file carries beside its bytes."""
+
+    mode: int
+    uid: int
+    gid: int
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+
+
+def replace_file(
+    target: Path, content: bytes, *, mode: int = 0o644, look: Look | None = None,
+    before_rename: Callable[[], None] | None = None,
+) -> None:
+    """Make `target` hold `content`. With `look`, owner, mode and extended attributes are those; else only `mode`.
+
+    `before_rename` may raise to stop it at the last moment. Raises DiskFullError, SlotError (permission, read-only,
+    mount point), or RetryLaterError for an I/O error; then `target` is as it was.
+    """
+    with named_errors(target), _temporary(target) as (temporary, file):
+        _write_all(file.fileno(), content)
+        _dress(file.fileno(), look, mode=mode, target=target)
+        _sync_and_close(file)
+        if _read_back(temporary) != hashlib.sha256(content).hexdigest():
+            raise RetryLaterError("the bytes on the disk are not those that were written", where=str(target),
+                                  remedy="look at the disk")
+        if before_rename is not None:
+            before_rename()
+        temporary.rename(target)
+        sync_directory(target.parent)
+
+
+def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str) -> None:
+    """Make `target` a copy of `source`, whole or not at all.
+
+    The hash of what was read and of what was written must both be `expected_sha256`: ArtifactError if not.
+    """
+    with named_errors(target), _temporary(target) as (temporary, file):
+        read_sha256 = _copy(source, file.fileno())
+        if read_sha256 != expected_sha256:
+            raise ArtifactError(f"its sha256 is {read_sha256}, expected {expected_sha256}", where=str(source))
+        os.fchmod(file.fileno(), mode)
+        _sync_and_close(file)
+        written_sha256 = _read_back(temporary)
+        if written_sha256 != expected_sha256:
+            raise RetryLaterError("the copy does not read back as it was written", where=str(target),
+                                  remedy="look at the disk")
+        temporary.rename(target)
+        sync_directory(target.parent)
+
+
+def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write `target` without a rename: a path unit sees the closing of a written file, but misses a rename.
+
+    For files whose content may be torn without harm.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with named_errors(target):
+        fd = os.open(target, flags, mode)
+        try:
+            _write_all(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        sync_directory(target.parent)
+
+
+def open_unfollowed(path: Path) -> int:
+    """A descriptor to read a file that is not a symbolic link."""
+    return os.open(path, _READ)
+
+
+def look_of(fd: int) -> Look:
+    """Owner, mode and extended attributes of an open file."""
+    found = os.fstat(fd)
+    try:
+        xattrs = tuple((name, os.getxattr(fd, name)) for name in os.listxattr(fd) if name not in _XATTRS_OF_CONTENT)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        xattrs = ()
+    return Look(mode=found.st_mode & 0o7777, uid=found.st_uid, gid=found.st_gid, xattrs=xattrs)
+
+
+def read_all(fd: int, limit_bytes: int) -> bytes:
+    """The bytes of an open file from where it stands, at most `limit_bytes` and one more."""
+    parts, left = [], limit_bytes + 1
+    while left > 0 and (part := os.read(fd, min(left, _CHUNK_BYTES))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def free_bytes(directory: Path) -> int:
+    """What an ordinary user may still write on this file system."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` durable. A file system that cannot do that says EINVAL, and is left at that."""
+    with named_errors(directory):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        finally:
+            os.close(fd)
+
+
+def sweep_temporaries(directory: Path) -> tuple[Path, ...]:
+    """Remove what a killed process left in `directory`. Only the process that owns the state directory may call it."""
+    with named_errors(directory):
+        stale = tuple(sorted(directory.glob(f"{TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}")))
+        for path in stale:
+            path.unlink(missing_ok=True)
+    return stale
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[tuple[Path, FileIO]]:
+    """A new file beside `target`; closed, and gone, when the block raises."""
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
+    file = FileIO(os.open(temporary, _CREATE, 0o600), "wb")
+    try:
+        yield temporary, file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def _copy(source: Path, fd: int) -> str:
+    digest = hashlib.sha256()
+    for chunk in _chunks(source):
+        digest.update(chunk)
+        _write_all(fd, chunk)
+    return digest.hexdigest()
+
+
+def _chunks(source: Path) -> Iterator[bytes]:
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise RetryLaterError(f"cannot be read: {error.strerror}", where=str(source),
+                              remedy="look at the disk") from error
+
+
+def _dress(fd: int, look: Look | None, *, mode: int, target: Path) -> None:
+    """Give the temporary its owner, mode and attributes; SlotError when it cannot have those of the old file."""
+    if look is None:
+        os.fchmod(fd, mode)
+        return
+    try:
+        found = os.fstat(fd)
+        if (found.st_uid, found.st_gid) != (look.uid, look.gid):
+            os.fchown(fd, look.uid, look.gid)
+        os.fchmod(fd, look.mode)
+        worn = dict(look_of(fd).xattrs)
+        for name, value in look.xattrs:
+            if worn.get(name) != value:
+                os.setxattr(fd, name, value)
+    except PermissionError as error:
+        raise SlotError(
+            f"owner {look.uid}:{look.gid}, mode or attributes of this file could not be kept ({error.strerror})",
+            where=str(target),
+            remedy="make the daemon's user the owner of the file, and its directory setgid for the group",
+        ) from error
+
+
+def _sync_and_close(file: FileIO) -> None:
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _read_back(path: Path) -> str:
+    digest = hashlib.sha256()
+    fd = open_unfollowed(path)
+    try:
+        while chunk := os.read(fd, _CHUNK_BYTES):
+            digest.update(chunk)
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def named_errors(path: Path, *, doing: str = "write") -> Iterator[None]:
+    """Every OSError of the block becomes an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise named_error(error, path, doing=doing) from error
+
+
+def named_error(error: OSError, path: Path, *, doing: str = "write") -> RetrainError:
+    """The error of this program that says the same, and what to do."""
+    what = f"cannot {doing} here: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(what, where=str(path), remedy="make room on this file system")
+    if error.errno in _REMEDIES:
+        return SlotError(what, where=str(path), remedy=_REMEDIES[error.errno])
+    return RetryLaterError(what, where=str(path), remedy="look at the disk and at the system's log")

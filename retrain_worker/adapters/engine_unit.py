@@ -1,0 +1,37 @@
+"""Whether systemd says that the engine's unit was started after the swap: confirmation without a follower."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime
+
+
+class UnitConfirmations:
+    """Implements ports.Confirmations for ENGINE_CONFIRM=unit.
+
+    The engine reads PATCHTST_MODEL_PATH once, at its start: active, and started after the env line was replaced, means
+    that it was started with the new path. That it could load the file, only a follower can say.
+    """
+
+    def __init__(self, unit: str) -> None:
+        """`unit`: the engine's service unit."""
+        self._unit = unit
+
+    def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
+        """One sentence when the unit is active since after `since`; None otherwise, also when systemctl fails."""
+        shown = self._show()
+        started = shown.get("ExecMainStartTimestamp", "")
+        if shown.get("ActiveState") != "active" or not started.startswith("@"):
+            return None
+        started_at = datetime.fromtimestamp(float(started[1:]), UTC)
+        if started_at < since.replace(microsecond=0):
+            return None
+        return f"{self._unit} was started at {started_at:%H:%M:%S} UTC with PATCHTST_MODEL_PATH naming {version}"
+
+    def _show(self) -> dict[str, str]:
+        command = ["systemctl", "show", "--timestamp=unix", "-p", "ActiveState,ExecMainStartTimestamp", self._unit]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S607
+        except (OSError, subprocess.SubprocessError):
+            return {}
+        return dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)

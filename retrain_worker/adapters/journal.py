@@ -1,0 +1,161 @@
+"""The log: one line per record on stderr, as JSON for the journal or as text for a person.
+
+A record is an `event` (a name in snake_case, from a closed list), a `message` (one sentence for people) and fields.
+For the journal each line starts with `<N>`, which systemd takes for the priority (sd-daemon(3)). No record may hold a
+password, take more than one line, or make the daemon wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import orjson
+import structlog
+
+from retrain_worker.adapters.line_writer import LineWriter
+from retrain_worker.adapters.masking import masked
+from retrain_worker.errors import RetrainError
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+#: the journal cuts lines at 48 KiB
+_LINE_BYTES = 40_000
+_FIELD_CHARACTERS = 4_000
+_FLUSH_SECONDS = 2.0
+
+Record = MutableMapping[str, Any]
+
+
+class Journal:
+    """The configured log of this process."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    @property
+    def num_dropped(self) -> int:
+        """Records that were lost because nobody read stderr."""
+        return self._writer.num_dropped
+
+    def flush(self, timeout_seconds: float = _FLUSH_SECONDS) -> bool:
+        """Wait for the records to be written, not longer than that. To be called last of all."""
+        return self._writer.flush(timeout_seconds)
+
+
+def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None = None) -> Journal:
+    """Send every log record of this process, those of libraries too, to stderr.
+
+    `form`: json, text, or auto (json when stderr is the journal's, or is not a terminal).
+    """
+    stream = stream or sys.stderr
+    fd = stream.fileno()
+    as_json = form == "json" or (form == "auto" and (is_journal(fd) or not stream.isatty()))
+    writer = LineWriter(fd)
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _with_named_exception,
+            _without_secrets,
+            _as_json_line if as_json else _as_text_line,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=lambda *_: _LineLogger(writer),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_LibraryHandler()], level=max(threshold, logging.WARNING), force=True)
+    logging.captureWarnings(True)
+    return Journal(writer)
+
+
+def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose records carry `fields`: `log.info("stage_done", message="...", run_id=...)`."""
+    bound: structlog.typing.FilteringBoundLogger = structlog.get_logger(**fields)
+    return bound
+
+
+def is_journal(fd: int) -> bool:
+    """Whether the descriptor leads to the journal ($JOURNAL_STREAM holds its device and inode)."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class _LineLogger:
+    """The end of the chain: every level takes finished lines."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._put = writer.put
+
+    def msg(self, line: bytes) -> None:
+        self._put(line)
+
+    debug = info = warning = error = critical = msg
+
+
+class _LibraryHandler(logging.Handler):
+    """Records of libraries, in our form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            get_logger(library=record.name).log(
+                record.levelno, "library_message", message=record.getMessage(), exc_info=record.exc_info or None)
+        except Exception:
+            self.handleError(record)
+
+
+def _with_named_exception(_: Any, __: str, record: Record) -> Record:
+    """`exc_info` becomes one line: ours say what to do, others say where; at level debug the whole stack."""
+    found = record.pop("exc_info", None)
+    error = sys.exc_info()[1] if found is True else found[1] if isinstance(found, tuple) else found
+    if not isinstance(error, BaseException):
+        return record
+    record["error_type"] = type(error).__name__
+    record["error"] = str(error) if isinstance(error, RetrainError) else _with_place(error)
+    if record.get("level") == "debug":
+        record["stack"] = "".join(traceback.format_exception(error))
+    return record
+
+
+def _with_place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    said = str(error) or type(error).__name__
+    return f"{said} ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else said
+
+
+def _without_secrets(_: Any, __: str, record: Record) -> Record:
+    return {name: _safe(value) for name, value in record.items()}
+
+
+def _safe(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)[:_FIELD_CHARACTERS]
+    if isinstance(value, Mapping):
+        return {str(name): _safe(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_safe(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float) else _safe(str(value))
+
+
+def _as_json_line(_: Any, method: str, record: Record) -> bytes:
+    line = orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS)
+    if len(line) > _LINE_BYTES:
+        kept = {name: record[name] for name in ("event", "message", "level", "timestamp", "run_id") if name in record}
+        line = orjson.dumps({**kept, "left_out_bytes": len(line)})
+    return b"<%d>%s\n" % (_PRIORITIES.get(method, 6), line)
+
+
+def _as_text_line(_: Any, method: str, record: Record) -> bytes:
+    at, event, message = (record.pop(name, "") for name in ("timestamp", "event", "message"))
+    record.pop("level", None)
+    fields = " ".join(f"{name}={value}" for name, value in record.items())
+    text = f"{at:.19} {method:<8} {message or event} {fields}"
+    return " ".join(text.split()).encode(errors="replace")[:_LINE_BYTES] + b"\n"

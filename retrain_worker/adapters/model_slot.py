@@ -1,0 +1,247 @@
+"""The engine's slot: its directory of models and the one line of its env file that names the model to serve.
+
+Nothing here follows a symbolic link, invents a file that the operator has not made, or touches another line. Whatever
+is written appears under its name only when it is whole and durable (durable_file).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from retrain_worker.adapters import durable_file
+from retrain_worker.adapters.durable_file import Look
+from retrain_worker.adapters.slot_check import Problem, slot_problems
+from retrain_worker.domain import env_file
+from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
+from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
+
+PATH_KEY = "PATCHTST_MODEL_PATH"
+SHADOW_KEY = "PATCHTST_SHADOW_ONLY"
+#: how often a file that changes under our hands is tried again
+_ATTEMPTS = 5
+_KEPT_BACKUPS = 10
+#: left free on the file system of the models
+_RESERVE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """The env file at one instant."""
+
+    content: bytes
+    look: Look
+    identity: tuple[int, int, int, int]
+
+
+class _ChangedMeanwhileError(Exception):
+    """Somebody else has written the env file since it was read."""
+
+
+class ModelSlot:
+    """Reads and changes the slot. Implements stages.ports.Slot."""
+
+    def __init__(
+        self, *, engine_models_dir: Path, engine_env_file: Path, trigger_file: Path | None = None,
+        model_mode: int = 0o644, path_key: str = PATH_KEY, shadow_key: str = SHADOW_KEY,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._models_dir = engine_models_dir
+        self._env_file = engine_env_file
+        self._trigger_file = trigger_file
+        self._model_mode = model_mode
+        self._path_key = path_key
+        self._shadow_key = shadow_key
+        self._now = now
+
+    def current_path(self) -> Path | None:
+        """What the env line names now, or None. Raises SlotError when the env file cannot be used."""
+        value = self._value(self._path_key)
+        return Path(value) if value else None
+
+    def is_shadow_only(self) -> bool:
+        """Whether the env file says `true` for the shadow switch. Raises SlotError when it cannot be read."""
+        return (self._value(self._shadow_key) or "").strip().lower() == "true"
+
+    def publish(self, candidate: Path, *, expected_sha256: str) -> Path:
+        """Copy a model and its sidecars into the engine's directory, the model first; the path there. Idempotent.
+
+        Raises ArtifactError when a file is missing or not what its hash says, SlotError when another file has that
+        name or the directory cannot be used, DiskFullError.
+        """
+        if not (candidate.suffix == ".pth" and is_our_version(candidate.stem)):
+            raise ArtifactError("this is not a name that this program gives to a model", where=str(candidate))
+        if not stat.S_ISDIR(self._mode_of(self._models_dir)):
+            raise SlotError("the engine's directory of models is not there", where=str(self._models_dir),
+                            remedy="make it, or set ENGINE_MODELS_DIR")
+        with durable_file.named_errors(candidate, doing="read"):
+            self._check_sidecars(candidate, expected_sha256)
+            self._check_space(candidate.stat().st_size)
+        target = self._models_dir / candidate.name
+        found = self._sha256_at(target)
+        if found is None:
+            durable_file.copy_durably(candidate, target, mode=self._model_mode, expected_sha256=expected_sha256)
+        elif found != expected_sha256:
+            raise SlotError(f"another file has this name: its sha256 is {found}, expected {expected_sha256}",
+                            where=str(target), remedy="see who put it there, and move it away")
+        for sidecar_of in (checksum_file, manifest_file):
+            source = sidecar_of(candidate)
+            with durable_file.named_errors(source, doing="read"):
+                sha256 = durable_file.sha256_of(source)
+            durable_file.copy_durably(source, sidecar_of(target), mode=self._model_mode, expected_sha256=sha256)
+        return target
+
+    def point_to(self, model: Path, *, expected_sha256: str) -> None:
+        """Make the env line name `model`, atomically, with a backup beside it. Doing it twice changes nothing.
+
+        Raises ArtifactError when the model is not what its hash says, SlotError, DiskFullError; then the env file is
+        as it was.
+        """
+        if not model.is_absolute() or ".." in model.parts or not env_file.PLAIN_VALUE.fullmatch(str(model)):
+            raise SlotError("only an absolute path of letters, digits and . _ / + - is written into the env file",
+                            where=str(model))
+        found = self._sha256_at(model)
+        if found != expected_sha256:
+            raise ArtifactError(f"the model's sha256 is {found or 'that of no file'}, expected {expected_sha256}",
+                                where=str(model), remedy="point to another model")
+        for _ in range(_ATTEMPTS):
+            reading = self._read()
+            if self._value_in(reading, self._path_key) == str(model):
+                durable_file.sync_directory(self._env_file.parent)
+                return
+            with contextlib.suppress(_ChangedMeanwhileError):
+                self._replace(reading, model)
+        raise SlotError(f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
+                        where=str(self._env_file), remedy="see who writes it; the next tick tries again")
+
+    def trigger(self, model: Path) -> None:
+        """Write the trigger file, in place: a path unit sees a file that is written, and misses one that is renamed."""
+        if self._trigger_file is not None:
+            durable_file.write_in_place(self._trigger_file, f"{model}\n".encode())
+
+    def sweep(self) -> tuple[Path, ...]:
+        """Remove the temporaries that a killed process left behind. To be called once, at start."""
+        directories = {self._models_dir, self._env_file.parent}
+        return tuple(path for directory in sorted(directories) for path in durable_file.sweep_temporaries(directory))
+
+    def remove_old_models(self, *, keep: int, protected: Collection[Path]) -> tuple[Path, ...]:
+        """Remove all but the newest `keep` of our own models; never what the env line names or what is protected."""
+        spared = {self.current_path(), *protected}
+        ours = sorted(path for path in self._models_dir.glob("patchtst_v*.pth") if is_our_version(path.stem))
+        gone = tuple(path for path in (ours[:-keep] if keep else ours) if path not in spared)
+        for path in gone:
+            with durable_file.named_errors(path):
+                for file in (path, checksum_file(path), manifest_file(path)):
+                    file.unlink(missing_ok=True)
+        return gone
+
+    def problems(self, *, serving_user: str | None = None) -> list[Problem]:
+        """What would keep a swap from working, each with its remedy; nothing is changed."""
+        found = slot_problems(engine_models_dir=self._models_dir, engine_env_file=self._env_file,
+                              trigger_file=self._trigger_file, serving_user=serving_user, reserve_bytes=_RESERVE_BYTES)
+        try:
+            reading = self._read()
+            env_file.parse(reading.content)
+            model = self.current_path()
+            if not self.is_shadow_only():
+                found.append((f"{self._shadow_key}=true is not set in {self._env_file}",
+                              "set it, or set ALLOW_LIVE_SWAP=true here"))
+            if model is not None and not model.is_file():
+                found.append((f"{self._path_key} names {model}, which is not there", "correct the line"))
+        except SlotError as error:
+            found.append((str(error), error.remedy))
+        return found
+
+    def _value(self, key: str) -> str | None:
+        return self._value_in(self._read(), key)
+
+    def _value_in(self, reading: _Reading, key: str) -> str | None:
+        with self._naming_the_file():
+            return env_file.value_of(reading.content, key)
+
+    def _replace(self, reading: _Reading, model: Path) -> None:
+        with self._naming_the_file():
+            content = env_file.replaced(reading.content, self._path_key, str(model))
+
+        def check_unchanged() -> None:
+            if self._read() != reading:
+                raise _ChangedMeanwhileError
+
+        backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
+        durable_file.replace_file(backup, reading.content, look=reading.look)
+        durable_file.replace_file(self._env_file, content, look=reading.look, before_rename=check_unchanged)
+        self._remove_old_backups()
+
+    def _read(self) -> _Reading:
+        try:
+            fd = durable_file.open_unfollowed(self._env_file)
+        except FileNotFoundError as error:
+            raise SlotError("the engine's env file is not there; it is left alone, never invented",
+                            where=str(self._env_file), remedy="make it, or set ENGINE_ENV_FILE") from error
+        except OSError as error:
+            raise durable_file.named_error(error, self._env_file, doing="read") from error
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise SlotError("the engine's env file is not a regular file", where=str(self._env_file))
+            if found.st_size > env_file.MAX_BYTES:
+                raise SlotError(f"{found.st_size} bytes are too many for an env file", where=str(self._env_file))
+            content = durable_file.read_all(fd, env_file.MAX_BYTES)
+            return _Reading(content=content, look=durable_file.look_of(fd),
+                            identity=(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+        except OSError as error:
+            raise durable_file.named_error(error, self._env_file, doing="read") from error
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except SlotError as error:
+            raise SlotError(error.what, where=str(self._env_file), remedy=error.remedy) from error
+
+    def _remove_old_backups(self) -> None:
+        """The swap is done: what cannot be tidied now is tidied after the next one."""
+        name = re.compile(re.escape(self._env_file.name) + r"\.bak-\d{8}T\d{12}")
+        with contextlib.suppress(OSError):
+            ours = sorted(path for path in self._env_file.parent.iterdir() if name.fullmatch(path.name))
+            for path in ours[:-_KEPT_BACKUPS]:
+                path.unlink()
+
+    def _check_sidecars(self, candidate: Path, sha256: str) -> None:
+        for file in (candidate, checksum_file(candidate), manifest_file(candidate)):
+            if not file.is_file():
+                raise ArtifactError("the file is not there", where=str(file))
+        if checksum_file(candidate).read_bytes() != checksum_line(candidate, sha256).encode():
+            raise ArtifactError(f"it does not say {sha256}", where=str(checksum_file(candidate)))
+
+    def _check_space(self, size_bytes: int) -> None:
+        free = durable_file.free_bytes(self._models_dir)
+        if free < size_bytes + _RESERVE_BYTES:
+            raise DiskFullError(f"{free} bytes are free, {size_bytes + _RESERVE_BYTES} are needed",
+                                where=str(self._models_dir), remedy="make room on this file system")
+
+    def _sha256_at(self, path: Path) -> str | None:
+        """The hash of a file, or None when nothing has that name. SlotError when it is not a regular file."""
+        mode = self._mode_of(path)
+        if mode and not stat.S_ISREG(mode):
+            raise SlotError("not a regular file", where=str(path), remedy="see who put it there, and move it away")
+        with durable_file.named_errors(path, doing="read"):
+            return durable_file.sha256_of(path) if mode else None
+
+    @staticmethod
+    def _mode_of(path: Path) -> int:
+        """The mode of a path, links not followed; 0 when nothing is there."""
+        try:
+            return path.lstat().st_mode
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise durable_file.named_error(error, path, doing="read") from error

@@ -1,0 +1,56 @@
+"""What the relay asks of whoever keeps the events until they are sent (adapters.state_db does)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from retrain_worker.domain.events import Event
+
+
+class StoredEvent(Protocol):
+    """An event in the outbox."""
+
+    @property
+    def event(self) -> Event:
+        """What happened."""
+
+    @property
+    def stream_id(self) -> str | None:
+        """The id chosen for its entry, once it is chosen."""
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """When its entry was seen in the stream."""
+
+
+class Outbox(Protocol):
+    """The events that were committed, and how far each has come. Every method is one transaction."""
+
+    def pending_events(self, limit: int) -> Sequence[StoredEvent]:
+        """The events that are not sent, in the order in which they were enqueued."""
+
+    def assign_stream_id(self, event_id: str, stream_id: str) -> None:
+        """Store the id that this event's entry will have."""
+
+    def mark_sent(self, event_id: str, *, at: datetime) -> None:
+        """Its entry is in the stream."""
+
+    def sent_events(self, stream: str, *, since: datetime) -> Sequence[StoredEvent]:
+        """The events of `stream` that were marked sent at `since` or later, in order."""
+
+    def requeue(self, event_id: str) -> None:
+        """Make it pending again, in its old place, without a stream id."""
+
+    def num_pending(self) -> int:
+        """How many events are not sent."""
+
+    def oldest_pending_at(self) -> datetime | None:
+        """The timestamp of the first event that is not sent."""
+
+    def remember(self, key: str, value: str) -> None:
+        """Store a word of ours."""
+
+    def recall(self, key: str) -> str | None:
+        """The word stored under `key`."""

@@ -1,0 +1,100 @@
+"""The stack's own bookkeeping: rows in ai_model_versions and model_training_runs, when those tables exist.
+
+The tables belong to the stack and live in the trading database: one short transaction for each finished run, upserted
+by version, so that a repeat changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from retrain_worker.domain.artifact import MODEL_TYPE, version_of
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.errors import DatabaseBusyError
+
+_VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
+
+
+class StackTables:
+    """Writes what a finished run means for the stack's own tables."""
+
+    def __init__(self, database_url: str, *, busy_timeout_seconds: float = 5.0) -> None:
+        """Nothing is opened yet. An SQLite file is opened read-write, and never created."""
+        url = sa.make_url(database_url)
+        arguments: dict[str, Any] = {}
+        if url.get_backend_name() == "sqlite":
+            url = url.set(database=f"file:{url.database}", query={"mode": "rw", "uri": "true"})
+            arguments["timeout"] = busy_timeout_seconds
+        self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
+
+    def record(self, run: Run) -> tuple[str, ...]:
+        """Write `run` into the tables that exist; their names. Raises DatabaseBusyError when it cannot be written."""
+        try:
+            with self._engine.begin() as connection:
+                present = set(sa.inspect(connection).get_table_names()) & {_VERSIONS, _RUNS}
+                metadata = sa.MetaData()
+                metadata.reflect(connection, only=sorted(present))
+                if _RUNS in present:
+                    _upsert(connection, metadata.tables[_RUNS], "version", _run_row(run))
+                if _VERSIONS in present and run.outcome is Outcome.PROMOTED:
+                    table, row = metadata.tables[_VERSIONS], _version_row(run)
+                    _upsert(connection, table, "version_id", row)
+                    _deactivate_others(connection, table, row)
+                return tuple(sorted(present))
+        except sa.exc.SQLAlchemyError as error:
+            where = self._engine.url.render_as_string(hide_password=True)
+            raise DatabaseBusyError(f"bookkeeping was not written ({type(error).__name__})", where=where,
+                                    remedy="it is tried again; BOOKKEEPING=false turns it off") from None
+
+
+def _upsert(connection: sa.Connection, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:
+    known = {name: value for name, value in row.items() if name in table.c}
+    changed = connection.execute(sa.update(table).where(table.c[key] == row[key]).values(**known)).rowcount
+    if not changed:
+        connection.execute(sa.insert(table).values(**known))
+
+
+def _deactivate_others(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
+    others = (table.c.model_type == MODEL_TYPE) & (table.c.version_id != row["version_id"]) & table.c.is_active
+    connection.execute(sa.update(table).where(others).values(is_active=False, replaced_at=row["trained_at"]))
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    pulled, trained, promoted = run.fact(Stage.PULL), run.fact(Stage.TRAIN), run.fact(Stage.PROMOTE)
+    return {
+        "version": version_of(run.run_id),
+        "status": str(run.outcome).lower(),
+        "started_at": _naive(run.created_at),
+        "completed_at": _naive(run.finished_at),
+        "symbol_count": len(pulled.get("symbols", {})),
+        "sample_count": pulled.get("rows", {}).get("labelled"),
+        "feature_count": len(pulled.get("feature_names", ())),
+        "model_path": promoted.get("model_path") or trained.get("candidate_path"),
+        "metrics": json.dumps(run.fact(Stage.GATE).get("candidate"), default=str),
+        "notes": "; ".join(run.reasons),
+    }
+
+
+def _version_row(run: Run) -> dict[str, Any]:
+    card, trained = run.fact(Stage.GATE)["candidate"], run.fact(Stage.TRAIN)
+    return {
+        "version_id": trained["version"],
+        "model_type": MODEL_TYPE,
+        "file_path": run.fact(Stage.PROMOTE)["model_path"],
+        "trained_at": _naive(run.finished_at),
+        "training_samples": sum(trained["parts"].get("train_balanced", {}).values()),
+        "training_duration_seconds": run.seconds.get("train"),
+        "validation_accuracy": card.get("accuracy"),
+        "is_active": True,
+        "notes": f"run {run.run_id}, holdout AUC {card.get('auc')}",
+    }
+
+
+def _naive(instant: datetime | None) -> datetime | None:
+    """Naive UTC: only at the table's edge."""
+    return instant.replace(tzinfo=None) if instant else None

@@ -1,0 +1,290 @@
+"""Our own memory: runs, deployments, the outbox, the watermark, and a few remembered words.
+
+Each move is stored with the events that it causes in one transaction. Implements stages.ports.RunStore.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from retrain_worker.adapters import state_schema
+from retrain_worker.domain.events import Event
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run
+from retrain_worker.errors import StateError
+
+_WATERMARK = "watermark_path"
+#: states in which the env line has named the model
+_REACHED = tuple(state for state in DeploymentState if state not in (DeploymentState.INTENDED, DeploymentState.UNDONE))
+Value = TypeVar("Value")
+_JSON_COLUMNS = frozenset({"reasons", "facts", "seconds", "payload", "flat"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboxRow:
+    """An event on its way to its stream."""
+
+    event: Event
+    #: the id chosen before the first attempt, None while there was none
+    stream_id: str | None
+    sent_at: datetime | None
+
+
+class StateDb:
+    """The state database. Every method may be called from any thread; each thread has a connection of its own."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the file, or make it. Raises StateError when it is damaged, newer than this program, or not writable.
+
+        `read_only`, for `status` and `history`: nothing is changed and no file made; works beside a running daemon.
+        """
+        self._path = path
+        self._connect = state_schema.connect_to_read if read_only else state_schema.connect
+        self._of_thread = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            connection = self._connection
+            if not read_only:
+                state_schema.check_sound(connection, path)
+                state_schema.migrate(connection, path)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+            self._of_thread = threading.local()
+
+    # --- runs -----------------------------------------------------------------------------------------------------
+
+    def open_run(
+        self, *, requested_by: str, reason: str, at: datetime,
+        announce: Callable[[Run], Sequence[Event]] = lambda _: (),
+    ) -> tuple[Run, bool]:
+        """A new run, stored with the events that `announce` makes of it, and True; or the unfinished one, and False."""
+        with self._transaction() as connection:
+            if unfinished := self.unfinished_run():
+                return unfinished, False
+            run = Run(run_id=_free_run_id(connection, at), requested_by=requested_by, request_reason=reason,
+                      created_at=at, updated_at=at)
+            _store(connection, "runs", "run_id", run)
+            _enqueue(connection, announce(run))
+        return run, True
+
+    def unfinished_run(self) -> Run | None:
+        """The run that is not finished, an interrupted one too. There is at most one."""
+        return self._one(Run, "SELECT * FROM runs WHERE finished_at IS NULL")
+
+    def record(
+        self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None,
+        watermark_path: Path | None = None,
+    ) -> None:
+        """Store a move, the events it causes, a deployment and a new watermark: all or nothing.
+
+        An event that the outbox knows already is not enqueued again.
+        """
+        with self._transaction() as connection:
+            _store(connection, "runs", "run_id", run)
+            if deployment is not None:
+                _store(connection, "deployments", "deployment_id", deployment)
+            _enqueue(connection, events)
+            if watermark_path is not None:
+                _remember(connection, _WATERMARK, str(watermark_path))
+
+    def run(self, run_id: str) -> Run | None:
+        """One run."""
+        return self._one(Run, "SELECT * FROM runs WHERE run_id = ?", run_id)
+
+    def history(self, limit: int) -> list[Run]:
+        """The newest runs, newest first."""
+        return self._all(Run, "SELECT * FROM runs ORDER BY run_id DESC LIMIT ?", limit)
+
+    def last_attempt_at(self) -> datetime | None:
+        """When the newest run was begun; the schedule counts from it."""
+        newest = self.history(1)
+        return newest[0].created_at if newest else None
+
+    # --- deployments ----------------------------------------------------------------------------------------------
+
+    def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
+        """Store a deployment that no run makes (a roll-back, a hand-edit), with the events it causes."""
+        with self._transaction() as connection:
+            _store(connection, "deployments", "deployment_id", deployment)
+            _enqueue(connection, events)
+
+    def deployment(self, deployment_id: str) -> Deployment | None:
+        """One deployment."""
+        return self._one(Deployment, "SELECT * FROM deployments WHERE deployment_id = ?", deployment_id)
+
+    def last_deployment(self) -> Deployment | None:
+        """The newest deployment that reached the env file."""
+        states = ", ".join("?" * len(_REACHED))
+        return self._one(
+            Deployment, f"SELECT * FROM deployments WHERE state IN ({states}) ORDER BY sequence DESC LIMIT 1",  # noqa: S608
+            *_REACHED)
+
+    def deployments(self, limit: int) -> list[Deployment]:
+        """The newest deployments, newest first."""
+        return self._all(Deployment, "SELECT * FROM deployments ORDER BY sequence DESC LIMIT ?", limit)
+
+    # --- outbox ---------------------------------------------------------------------------------------------------
+
+    def pending_events(self, limit: int) -> list[OutboxRow]:
+        """The oldest events that are not sent, in the order in which they happened."""
+        return [_outbox_row(row) for row in self._rows(
+            "SELECT * FROM outbox WHERE sent_at IS NULL ORDER BY sequence LIMIT ?", limit)]
+
+    def num_pending(self) -> int:
+        """How many events are not sent."""
+        return int(self._rows("SELECT count(*) FROM outbox WHERE sent_at IS NULL")[0][0])
+
+    def oldest_pending_at(self) -> datetime | None:
+        """When the oldest event that is not sent happened."""
+        pending = self.pending_events(1)
+        return pending[0].event.timestamp if pending else None
+
+    def assign_stream_id(self, event_id: str, stream_id: str) -> None:
+        """Note the id under which an event will be sent, before the first attempt."""
+        self._change("UPDATE outbox SET stream_id = ? WHERE event_id = ?", stream_id, event_id)
+
+    def mark_sent(self, event_id: str, *, at: datetime) -> None:
+        """Note that the event stands in its stream."""
+        self._change("UPDATE outbox SET sent_at = ? WHERE event_id = ?", _text(at), event_id)
+
+    def requeue(self, event_id: str) -> None:
+        """The stream has lost the event: pending again, without an id."""
+        self._change("UPDATE outbox SET sent_at = NULL, stream_id = NULL WHERE event_id = ?", event_id)
+
+    def sent_events(self, stream: str, *, since: datetime) -> list[OutboxRow]:
+        """The events sent to `stream` since then, in the order in which they happened."""
+        return [_outbox_row(row) for row in self._rows(
+            "SELECT * FROM outbox WHERE stream = ? AND sent_at >= ? ORDER BY sequence", stream, _text(since))]
+
+    # --- words ----------------------------------------------------------------------------------------------------
+
+    def watermark_path(self) -> Path | None:
+        """The fingerprints of the rows that the last committed run has covered."""
+        value = self.recall(_WATERMARK)
+        return Path(value) if value else None
+
+    def remember(self, key: str, value: str) -> None:
+        """Keep a word beyond this process."""
+        with self._transaction() as connection:
+            _remember(connection, key, value)
+
+    def recall(self, key: str) -> str | None:
+        """The word kept under `key`."""
+        rows = self._rows("SELECT value FROM memory WHERE key = ?", key)
+        return str(rows[0][0]) if rows else None
+
+    # --- connection -----------------------------------------------------------------------------------------------
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
+        if found is None:
+            found = self._connect(self._path)
+            with self._lock:
+                self._connections.append(found)
+                self._of_thread.connection = found
+        return found
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with state_schema.transaction(self._connection, self._path) as connection:
+            yield connection
+
+    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with state_schema.named_errors(self._path):
+            return self._connection.execute(query, values).fetchall()
+
+    def _change(self, statement: str, *values: object) -> None:
+        with self._transaction() as connection:
+            changed = connection.execute(statement, values).rowcount
+            if changed != 1:
+                raise StateError(f"{changed} events have the id {values[-1]}, expected one", where=str(self._path))
+
+    def _all(self, kind: type[Value], query: str, *values: object) -> list[Value]:
+        return [_value_of(row, kind) for row in self._rows(query, *values)]
+
+    def _one(self, kind: type[Value], query: str, *values: object) -> Value | None:
+        found = self._all(kind, query, *values)
+        return found[0] if found else None
+
+
+def _free_run_id(connection: sqlite3.Connection, at: datetime) -> str:
+    """`YYYYmmdd_HHMMSS`, the next second that no run has."""
+    while True:
+        run_id = f"{at.astimezone(UTC):%Y%m%d_%H%M%S}"
+        if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
+            return run_id
+        at += timedelta(seconds=1)
+
+
+def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | Deployment) -> None:
+    """Insert or update one row; its columns are the fields of the dataclass."""
+    row = _columns(value)
+    names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+    updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != key)
+    connection.execute(
+        f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {updates}", row)  # noqa: S608
+
+
+def _enqueue(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    connection.executemany(
+        "INSERT INTO outbox (event_id, event_type, stream, payload, correlation_id, timestamp, flat)"
+        " VALUES (:event_id, :event_type, :stream, :payload, :correlation_id, :timestamp, :flat)"
+        " ON CONFLICT (event_id) DO NOTHING",
+        [{"stream": event.stream, **_columns(event)} for event in events],
+    )
+
+
+def _remember(connection: sqlite3.Connection, key: str, value: str) -> None:
+    connection.execute("INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                       (key, value))
+
+
+def _columns(value: Run | Deployment | Event) -> dict[str, Any]:
+    return {each.name: _column(each.name, getattr(value, each.name)) for each in fields(value)}
+
+
+def _column(name: str, value: Any) -> Any:
+    if name in _JSON_COLUMNS:
+        return msgspec.json.encode(value).decode()
+    return _text(value) if isinstance(value, datetime) else value
+
+
+def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
+    names = row.keys()
+    found = {name: msgspec.json.decode(row[name]) if name in _JSON_COLUMNS else row[name] for name in names}
+    return msgspec.convert(found, kind)
+
+
+def _outbox_row(row: sqlite3.Row) -> OutboxRow:
+    sent_at = row["sent_at"]
+    return OutboxRow(event=_value_of(row, Event), stream_id=row["stream_id"],
+                     sent_at=datetime.fromisoformat(sent_at) if sent_at else None)
+
+
+def _text(at: datetime) -> str:
+    """ISO 8601 UTC with a fixed width, so that text order is time order."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")

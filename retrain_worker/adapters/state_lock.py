@@ -1,0 +1,72 @@
+"""One process per state directory: a lock that the kernel takes back when the process ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Self
+
+from retrain_worker.adapters import durable_file
+from retrain_worker.errors import AlreadyRunningError
+
+_TRIES = 5
+_PAUSE_SECONDS = 0.05
+
+
+class StateLock:
+    """The lock `<state_dir>/lock`, held until `release` or the end of the process. Children do not inherit it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Take the lock. Raises AlreadyRunningError when another process has it, SlotError when it cannot be made."""
+        path = state_dir / "lock"
+        with durable_file.named_errors(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        if not _locked(self._fd):
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise AlreadyRunningError(
+                f"another retrain-worker (pid {holder}) uses this state directory", where=str(state_dir),
+                remedy="stop that one first, or use another --home") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back. Doing it twice changes nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _locked(fd: int) -> bool:
+    """Whether the lock is ours now. Tried more than once: `is_held` of another process holds it for an instant."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return True
+    return False
+
+
+def is_held(state_dir: Path) -> bool:
+    """Whether a process uses this state directory now. Makes no file."""
+    try:
+        fd = os.open(state_dir / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,185 @@
+"""The file of our own state database: opened, checked, and brought to this version's tables.
+
+SQLite in WAL mode with synchronous=FULL: a committed transaction survives a power loss. PRAGMA user_version counts the
+migrations that the file has seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from retrain_worker.errors import DiskFullError, RetrainError, RetryLaterError, StateError
+
+_BUSY_TIMEOUT_SECONDS = 30.0
+
+#: one tuple of statements per version; a released one is never changed
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE runs (
+            run_id TEXT PRIMARY KEY,
+            requested_by TEXT NOT NULL,
+            request_reason TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL,
+            stage TEXT NOT NULL,
+            outcome TEXT,
+            reasons TEXT NOT NULL,
+            finished_at TEXT,
+            attempt INTEGER NOT NULL,
+            not_before TEXT,
+            facts TEXT NOT NULL,
+            seconds TEXT NOT NULL
+        ) STRICT""",
+        "CREATE UNIQUE INDEX one_unfinished_run ON runs (finished_at IS NULL) WHERE finished_at IS NULL",
+        """CREATE TABLE deployments (
+            sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+            deployment_id TEXT NOT NULL UNIQUE,
+            run_id TEXT REFERENCES runs (run_id),
+            kind TEXT NOT NULL,
+            version TEXT NOT NULL,
+            model_path TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            previous_version TEXT,
+            previous_model_path TEXT,
+            state TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL,
+            requested_by TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            confirmation TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE outbox (
+            sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+            event_id TEXT NOT NULL UNIQUE,
+            event_type TEXT NOT NULL,
+            stream TEXT NOT NULL,
+            payload TEXT NOT NULL,
+            correlation_id TEXT NOT NULL,
+            timestamp TEXT NOT NULL,
+            flat TEXT NOT NULL,
+            stream_id TEXT,
+            sent_at TEXT
+        ) STRICT""",
+        "CREATE INDEX pending_events ON outbox (sequence) WHERE sent_at IS NULL",
+        "CREATE INDEX sent_events ON outbox (stream, sent_at)",
+        "CREATE TABLE memory (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    ),
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that writes. Transactions are begun by hand. Raises StateError, DiskFullError."""
+    with named_errors(path):
+        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing and creates no file, whether or not a daemon has the file open."""
+    if not path.is_file():
+        raise StateError("there is no state database here", where=str(path),
+                         remedy="start the daemon once, or name the right --home")
+    # Without a -wal file nobody writes, and only `immutable` keeps SQLite from making one.
+    mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
+    with named_errors(path):
+        connection = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=_BUSY_TIMEOUT_SECONDS,
+                                     isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        try:
+            check_version(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def check_sound(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StateError when SQLite finds the file damaged."""
+    with named_errors(path):
+        found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    if found != ["ok"]:
+        raise _damaged("; ".join(found), path)
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
+    """How many migrations the file has seen. Raises StateError when they are more than this program knows."""
+    with named_errors(path):
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise StateError(f"written by a newer version of this program (schema {version}, known {len(MIGRATIONS)})",
+                         where=str(path), remedy="install the newer version again")
+    return version
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the tables to this version, each migration in one transaction."""
+    for version in range(check_version(connection, path), len(MIGRATIONS)):
+        with transaction(connection, path):
+            if check_version(connection, path) > version:
+                continue
+            for statement in MIGRATIONS[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
+    """All of the block or nothing of it; the write lock is taken at once."""
+    with named_errors(path):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Every sqlite3.Error of the block becomes an error that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _named_error(error, path) from error
+
+
+def _named_error(error: sqlite3.Error, path: Path) -> RetrainError:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return DiskFullError("no space for the state database", where=str(path),
+                                 remedy="make room on this file system")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return RetryLaterError(f"another process has held the state database for {_BUSY_TIMEOUT_SECONDS:.0f} s",
+                                   where=str(path), remedy="see who has it open")
+        case sqlite3.SQLITE_IOERR:
+            return RetryLaterError(f"the state database cannot be read or written ({error})", where=str(path),
+                                   remedy="look at the disk and at the system's log")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return StateError(f"the state database cannot be opened for writing ({error})", where=str(path),
+                              remedy="give the daemon's user its directory")
+        case sqlite3.SQLITE_CONSTRAINT:
+            return StateError(f"the state database refuses this ({error})", where=str(path),
+                              remedy="two things happened that exclude each other: report it with the log")
+        case _:
+            return _damaged(str(error), path)
+
+
+def _damaged(finding: str, path: Path) -> StateError:
+    return StateError(f"the state database is damaged: {finding}", where=str(path),
+                      remedy="stop the daemon, keep the file for inspection, and move it away with its -wal and -shm, "
+                             "or restore a copy; a new one is made at the next start")

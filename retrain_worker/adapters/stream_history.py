@@ -1,0 +1,175 @@
+"""What Redis still has of what we sent: finds losses after a restart from an old snapshot, a flush, an eviction.
+
+A stream's last id and its count of entries ever added never go down by themselves, not even when entries are trimmed or
+deleted; when they do, the server has forgotten. Then, and only then, our sent events are compared with the stream
+entry by entry, and the missing ones become pending again: with new ids, because a consumer that has already read past
+an old id would never see an entry that appears there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import redis
+from redis.exceptions import RedisError
+
+from retrain_worker.adapters.outbox import Outbox, StoredEvent
+from retrain_worker.domain.envelope import milliseconds_of
+from retrain_worker.domain.events import STREAM_RETENTION_DAYS, EventType, stream_of
+from retrain_worker.redis_client import entries_in, is_no_such_key
+
+STREAMS = tuple(stream_of(kind) for kind in EventType)
+RETENTION = timedelta(days=STREAM_RETENTION_DAYS)
+_PAGE = 500
+#: where the outbox remembers the highest id of a stream that was lost: a consumer may have read up to it
+_LOST_TOP = "relay/lost_top/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamState:
+    """What XINFO STREAM says of one stream."""
+
+    #: time part of last-generated-id
+    top: int
+    #: None before Redis 7.0
+    entries_added: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """All our streams at one moment; None: the stream does not exist."""
+
+    states: Mapping[str, StreamState | None]
+    problems: Mapping[str, RedisError] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+class StreamHistory:
+    """Compares what the streams say of themselves with what we know that we sent."""
+
+    def __init__(self, client: redis.Redis, outbox: Outbox, now: Callable[[], datetime]) -> None:
+        self._client = client
+        self._outbox = outbox
+        self._now = now
+        self._run_id = ""
+        self._states: dict[str, StreamState | None] = {}
+        #: stream -> time part of the highest id that we saw in it; 0: nothing sent
+        self._sent_top: dict[str, int] = {}
+        self._entries_added: dict[str, int] = {}
+
+    def look(self) -> Look:
+        """One round trip. Raises RedisError when Redis as a whole does not answer."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.info("server")
+        for stream in STREAMS:
+            pipeline.xinfo_stream(stream)
+        server, *replies = pipeline.execute(raise_on_error=False)
+        states: dict[str, StreamState | None] = {}
+        problems: dict[str, RedisError] = {}
+        for stream, reply in zip(STREAMS, replies, strict=True):
+            if not isinstance(reply, RedisError):
+                states[stream] = _state_of(reply)
+            elif is_no_such_key(reply):
+                states[stream] = None
+            else:
+                problems[stream] = reply
+        self._states = states
+        run_id = "" if isinstance(server, RedisError) else str(server.get("run_id", ""))
+        return Look(states=states, problems=problems, notices=self._restart_notice(run_id))
+
+    def refresh(self, stream: str) -> None:
+        """Look at one stream again: somebody has written to it."""
+        self._states[stream] = _state_of(self._client.xinfo_stream(stream))
+
+    def top_of(self, stream: str) -> int:
+        """Time part of the highest id that the stream has had, as far as we know, also before it was lost."""
+        state = self._states.get(stream)
+        lost = int(self._outbox.recall(_LOST_TOP + stream) or 0)
+        return max(state.top if state else 0, self._sent_top_of(stream), lost)
+
+    def note_sent(self, stream: str, stream_id: str) -> None:
+        """One of our entries is in the stream."""
+        self._sent_top[stream] = max(self._sent_top_of(stream), milliseconds_of(stream_id))
+
+    def requeue_lost(self, look: Look, *, all_streams: bool) -> dict[str, int]:
+        """Make lost events pending again; how many of each stream. `all_streams`: something else looked like a loss."""
+        lost = {}
+        for stream, state in look.states.items():
+            if all_streams or self._went_back(stream, state):
+                count = self._requeue_missing(stream)
+                if count:
+                    lost[stream] = count
+            if state is not None and state.entries_added is not None:
+                self._entries_added[stream] = state.entries_added
+        return lost
+
+    def _went_back(self, stream: str, state: StreamState | None) -> bool:
+        sent_top = self._sent_top_of(stream)
+        if state is None:
+            return sent_top > 0
+        fewer = state.entries_added is not None and state.entries_added < self._entries_added.get(stream, 0)
+        return fewer or state.top < sent_top
+
+    def _sent_top_of(self, stream: str) -> int:
+        if stream not in self._sent_top:
+            self._sent_top[stream] = _highest(self._outbox.sent_events(stream, since=self._now() - RETENTION))
+        return self._sent_top[stream]
+
+    def _requeue_missing(self, stream: str) -> int:
+        present = self._event_ids_in(stream)
+        missing = [stored for stored in self._outbox.sent_events(stream, since=self._now() - RETENTION)
+                   if stored.event.event_id not in present]
+        if missing:
+            self._outbox.remember(_LOST_TOP + stream, str(self.top_of(stream)))
+        for stored in missing:
+            self._outbox.requeue(stored.event.event_id)
+        state = self._states.get(stream)
+        self._sent_top[stream] = state.top if state else 0
+        self._entries_added.pop(stream, None)
+        return len(missing)
+
+    def _event_ids_in(self, stream: str) -> set[str]:
+        found: set[str] = set()
+        start = "-"
+        while page := entries_in(self._client.xrange(stream, start, "+", count=_PAGE)):
+            found.update(fields.get(b"event_id", b"").decode(errors="replace") for _, fields in page)
+            start = f"({page[-1][0]}"
+        return found
+
+    def _restart_notice(self, run_id: str) -> tuple[str, ...]:
+        before, self._run_id = self._run_id, run_id or self._run_id
+        return ("Redis was restarted, or is another one now",) if before and before != self._run_id else ()
+
+
+def trim(client: redis.Redis, stream: str, *, before: datetime) -> int:
+    """Remove entries older than `before`, but none that a group has pending, and none after it; how many."""
+    try:
+        groups = client.xinfo_groups(stream)
+    except RedisError as error:
+        if is_no_such_key(error):
+            return 0
+        raise
+    limit = (int(before.timestamp() * 1000), 0)
+    for group in groups:
+        if group["pending"]:
+            smallest = client.xpending(stream, group["name"])["min"]
+            limit = min(limit, _parts(smallest)) if smallest else limit
+    return client.xtrim(stream, minid=f"{limit[0]}-{limit[1]}", approximate=False)
+
+
+def _state_of(reply: Mapping[str, Any]) -> StreamState:
+    added = reply.get("entries-added")
+    return StreamState(top=milliseconds_of(reply["last-generated-id"].decode()),
+                       entries_added=None if added is None else int(added))
+
+
+def _highest(sent: Sequence[StoredEvent]) -> int:
+    return max((milliseconds_of(stored.stream_id) for stored in sent if stored.stream_id), default=0)
+
+
+def _parts(stream_id: bytes) -> tuple[int, int]:
+    milliseconds, _, sequence = stream_id.decode().partition("-")
+    return int(milliseconds), int(sequence)

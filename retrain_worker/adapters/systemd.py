@@ -1,0 +1,115 @@
+"""Talks to the service manager over $NOTIFY_SOCKET; without one it says nothing.
+
+The socket is sdnotify's. Its `notify` encodes Latin-1, which drops most of Unicode, and its socket blocks when the
+manager does not read (sdnotify 0.3.2): here the text is brought into a form that survives the former, and the socket is
+made non-blocking. What cannot be sent is counted, never raised.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sdnotify import SystemdNotifier
+
+from retrain_worker.adapters.masking import masked
+
+#: the manager reads 4096 bytes of a message at most
+_STATUS_BYTES = 1024
+_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+class Notifier:
+    """Tells the service manager how the daemon stands."""
+
+    def __init__(self) -> None:
+        """Take the variables out of the environment, so that no child can speak for us."""
+        socket_name, watchdog_usec, watchdog_pid = (os.environ.get(name) for name in _VARIABLES)
+        self._notifier: SystemdNotifier | None = None
+        self._last_status = ""
+        self._num_failures = 0
+        self._watchdog_seconds = _watchdog_seconds(watchdog_usec, watchdog_pid)
+        try:
+            if socket_name:
+                self._notifier = SystemdNotifier(debug=True)
+                self._notifier.socket.setblocking(False)
+        except OSError:
+            self._num_failures += 1
+        finally:
+            for name in _VARIABLES:
+                os.environ.pop(name, None)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a service manager listens."""
+        return self._notifier is not None
+
+    @property
+    def num_failures(self) -> int:
+        """How many messages could not be sent."""
+        return self._num_failures
+
+    @property
+    def watchdog_interval_seconds(self) -> float | None:
+        """How often `watchdog` is to be called: half of the manager's limit; None when it keeps none for us."""
+        return None if self._watchdog_seconds is None else self._watchdog_seconds / 2
+
+    def ready(self, status: str) -> bool:
+        """The start, or a reload, is finished. Whether the message was sent."""
+        self._last_status = _one_line(status)
+        return self._send(f"READY=1\nSTATUS={self._last_status}")
+
+    def status(self, text: str) -> bool:
+        """Say what goes on, if it is not what was said last. Whether a message was sent."""
+        line = _one_line(text)
+        if line == self._last_status or not self._send(f"STATUS={line}"):
+            return False
+        self._last_status = line
+        return True
+
+    def reloading(self) -> bool:
+        """A reload has begun; `ready` must follow. The instant is required from systemd 253 on."""
+        return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self, status: str = "stopping") -> bool:
+        """The stop has begun."""
+        self._last_status = _one_line(status)
+        return self._send(f"STOPPING=1\nSTATUS={self._last_status}")
+
+    def watchdog(self) -> bool:
+        """All that must move has moved."""
+        return self._send("WATCHDOG=1")
+
+    def extend_timeout(self, seconds: float) -> bool:
+        """Ask for that many more seconds to start or stop, counted from now."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+
+    def close(self) -> None:
+        """Close the socket; nothing is said any more."""
+        if self._notifier is not None:
+            self._notifier.socket.close()
+            self._notifier = None
+
+    def _send(self, message: str) -> bool:
+        if self._notifier is None:
+            return False
+        try:
+            # Latin-1 maps each of these characters to the one byte of UTF-8 that it stands for.
+            self._notifier.notify(message.encode().decode("latin-1"))
+        except OSError:
+            self._num_failures += 1
+            return False
+        return True
+
+
+def _watchdog_seconds(usec: str | None, pid: str | None) -> float | None:
+    """The manager's limit, if it is meant for this process."""
+    if not usec or not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 1_000_000
+
+
+def _one_line(text: str) -> str:
+    """`text` without passwords, line ends or other control characters, and not too long."""
+    line = " ".join(masked("".join(each if each.isprintable() else " " for each in text)).split())
+    return line.encode("utf-8", "replace")[:_STATUS_BYTES].decode("utf-8", "ignore")

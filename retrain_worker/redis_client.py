@@ -1,0 +1,239 @@
+"""Connects to Redis as a careful writer must, and puts what Redis refuses into words.
+
+redis-py repeats a write by itself after a lost reply (10 times by default since 8.0), and so doubles it; here nothing
+is repeated that we did not decide to repeat. Replies stay bytes: what others write into a stream need not be UTF-8.
+No text that leaves this module holds a password. Shared by adapters (who write) and serving (who read).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+from redis.typing import EncodableT, FieldT
+
+from retrain_worker.errors import RedisUnavailableError, SettingsError
+
+CONNECT_TIMEOUT_SECONDS = 2.0
+SOCKET_TIMEOUT_SECONDS = 5.0
+HEALTH_CHECK_SECONDS = 30
+FIRST_BACK_OFF = timedelta(seconds=1)
+LONGEST_BACK_OFF = timedelta(seconds=30)
+#: entries that a group could not handle go to a stream of this name, with the reason, where a person can look at them
+SET_ASIDE_PREFIX = "quantum:set_aside:"
+SET_ASIDE_LENGTH = 1000
+#: XAUTOCLAIM and XTRIM MINID came with it
+OLDEST_VERSION = (6, 2)
+
+class ProblemKind(StrEnum):
+    """What to do about a problem."""
+
+    #: wait and try again; it will most likely pass
+    PASSING = "passing"
+    #: try again, rarely; a person has to change something
+    ALARM = "alarm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why Redis did not do what we asked, as a sentence without secrets."""
+
+    kind: ProblemKind
+    sentence: str
+    #: the one key that is meant, or empty: all of Redis
+    key: str = ""
+
+
+#: class of the error -> our code, most of them the server's own
+_CODES = {
+    "AuthenticationError": "NOAUTH", "AuthorizationError": "NOAUTH", "BusyLoadingError": "LOADING",
+    "TimeoutError": "TIMEOUT", "ConnectionError": "UNREACHABLE", "OSError": "UNREACHABLE",
+    "ReadOnlyError": "READONLY", "OutOfMemoryError": "OOM", "NoPermissionError": "NOPERM",
+    "MasterDownError": "MASTERDOWN", "ClusterDownError": "CLUSTERDOWN", "TryAgainError": "TRYAGAIN",
+}  # fmt: skip
+_SENTENCES = {
+    "UNREACHABLE": (ProblemKind.PASSING, "Redis at {where} cannot be reached ({text})"),
+    "TIMEOUT": (ProblemKind.PASSING, "Redis at {where} does not answer in time"),
+    "LOADING": (ProblemKind.PASSING, "Redis at {where} is still loading its data"),
+    "READONLY": (ProblemKind.PASSING, "Redis at {where} is a read-only replica"),
+    "OOM": (ProblemKind.PASSING, "Redis at {where} is out of memory"),
+    "MISCONF": (ProblemKind.PASSING, "Redis at {where} cannot save to its disk and takes no writes"),
+    "NOREPLICAS": (ProblemKind.PASSING, "Redis at {where} has too few replicas and takes no writes"),
+    "MASTERDOWN": (ProblemKind.PASSING, "Redis at {where} is a replica that has lost its master"),
+    "CLUSTERDOWN": (ProblemKind.PASSING, "the Redis cluster of {where} is down"),
+    "TRYAGAIN": (ProblemKind.PASSING, "Redis at {where} asks to try again"),
+    "NOAUTH": (ProblemKind.ALARM, "Redis at {where} refuses our user or password; correct REDIS_URL"),
+    "NOPERM": (ProblemKind.ALARM, "Redis at {where} does not permit this ({text}); extend the ACL of our user"),
+    "WRONGTYPE": (ProblemKind.ALARM, "the key {key} at {where} is of another type; move it away, we do not delete it"),
+}
+
+
+def connect(
+    url: str, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS, client_name: str = "retrain-worker",
+) -> redis.Redis:
+    """A client of `redis://`, `rediss://` or `unix://`; nothing is sent yet. Raises SettingsError on a wrong URL."""
+    try:
+        return redis.Redis.from_url(
+            url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0), client_name=client_name,
+            socket_connect_timeout=connect_timeout_seconds, socket_timeout=socket_timeout_seconds,
+            health_check_interval=HEALTH_CHECK_SECONDS,
+        )
+    except ValueError:
+        # the library repeats parts of the URL in its message, and a URL may hold a password
+        raise SettingsError(
+            ("the Redis URL cannot be read",), where=where_of(url),
+            remedy="use redis://host:port/db, rediss://... or unix:///path/to/socket",
+        ) from None
+
+
+def where_of(url: str) -> str:
+    """The URL without user, password and options, for messages."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "REDIS_URL"
+    return unquote(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
+
+
+def where_is(client: redis.Redis) -> str:
+    """The server that `client` talks to, for messages."""
+    options = client.connection_pool.connection_kwargs
+    if "path" in options:
+        return f"unix://{options['path']}"
+    return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"
+
+
+def problem_of(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> Problem:
+    """What went wrong while we worked on `key`, and whether waiting will help."""
+    code, text = _code_of(error), _without_secrets(" ".join(str(error).split()), client)
+    kind, sentence = _SENTENCES.get(code, (ProblemKind.ALARM, "Redis at {where} answered: {text}"))
+    about_key = key if kind is ProblemKind.ALARM and code != "NOAUTH" else ""
+    return Problem(kind=kind, sentence=sentence.format(where=where_is(client), key=key, text=text), key=about_key)
+
+
+def unavailable(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> RedisUnavailableError:
+    """The same as an error to raise, for commands that a person waits for."""
+    return RedisUnavailableError(problem_of(error, client, key=key).sentence, remedy="try again when it is back")
+
+
+def is_no_group(error: RedisError) -> bool:
+    """Whether the consumer group, or the stream that it belongs to, does not exist (UNBLOCKED: any more)."""
+    return isinstance(error, ResponseError) and _code_of(error) in ("NOGROUP", "UNBLOCKED")
+
+
+def is_no_such_key(error: RedisError) -> bool:
+    """Whether the key does not exist."""
+    return isinstance(error, ResponseError) and "no such key" in str(error).lower()
+
+
+def _code_of(error: Exception) -> str:
+    """The first word of the server's reply; redis-py cuts it off where it has a class for it."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in _CODES:
+            return _CODES[kind.__name__]
+    return (str(error).split(maxsplit=1) or [""])[0]
+
+
+def _without_secrets(text: str, client: redis.Redis) -> str:
+    password = client.connection_pool.connection_kwargs.get("password")
+    return text.replace(str(password), "***") if password else text
+
+
+def add_entry(
+    client: redis.Redis, stream: str, fields: Mapping[str, str] | Mapping[bytes, bytes], *, entry_id: str = "*",
+    longest: int | None = None,
+) -> str:
+    """XADD; the id of the entry. `longest` trims the stream to about that many entries."""
+    encodable: dict[FieldT, EncodableT] = dict(fields.items())
+    added = cast(bytes, client.xadd(stream, encodable, id=entry_id, maxlen=longest))
+    return added.decode()
+
+
+def set_aside(
+    client: redis.Redis, *, group: str, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str
+) -> None:
+    """Copy an entry that nobody can handle to `quantum:set_aside:<group>`, with the reason, and acknowledge it."""
+    said = {b"set_aside_from": f"{stream} {entry_id}".encode(), b"set_aside_reason": reason.encode()}
+    add_entry(client, SET_ASIDE_PREFIX + group, {**fields, **said}, longest=SET_ASIDE_LENGTH)
+    client.xack(stream, group, entry_id)
+
+
+def text_of(raw: bytes | str) -> str:
+    """A reply as text. What others wrote need not be UTF-8."""
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else raw
+
+
+def entries_in(reply: object) -> list[tuple[str, dict[bytes, bytes]]]:
+    """The (id, fields) of a reply that lists stream entries; an entry that was deleted has no fields."""
+    found = cast(list[tuple[bytes | None, dict[bytes, bytes] | None]], reply or [])
+    return [(text_of(entry_id), fields or {}) for entry_id, fields in found if entry_id is not None]
+
+
+def streams_in(reply: object) -> list[tuple[str, str, dict[bytes, bytes]]]:
+    """The (stream, id, fields) of a reply of XREAD or XREADGROUP."""
+    found = cast(list[tuple[bytes, object]], reply or [])
+    return [(text_of(name), entry_id, fields) for name, entries in found for entry_id, fields in entries_in(entries)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What a Redis is, and what about it may cost us events."""
+
+    version: str
+    run_id: str
+    warnings: tuple[str, ...]
+
+
+def examine(client: redis.Redis) -> Examination:
+    """Look at version, eviction and persistence. Raises RedisUnavailableError when Redis does not say."""
+    try:
+        info: dict[str, Any] = client.info("server")
+        memory: dict[str, Any] = client.info("memory")
+        persistence: dict[str, Any] = client.info("persistence")
+    except (RedisError, OSError) as error:
+        raise unavailable(error, client) from error
+    version = str(info.get("redis_version", ""))
+    warnings = []
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_VERSION:
+        warnings.append(f"Redis {version} is older than 6.2: requests and trimming do not work")
+    if memory.get("maxmemory") and "allkeys" in str(memory.get("maxmemory_policy")):
+        warnings.append(f"maxmemory-policy {memory['maxmemory_policy']} may evict a whole stream; use noeviction")
+    if not persistence.get("aof_enabled"):
+        warnings.append("appendonly is off: Redis can forget the latest minutes; lost events will be published again")
+    return Examination(version=version, run_id=str(info.get("run_id", "")), warnings=tuple(warnings))
+
+
+class BackOff:
+    """Longer and longer pauses while a problem lasts. A clock that jumps cannot make one endless."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._pause = timedelta()
+        self._not_before: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is time to try (again)."""
+        if self._not_before is None:
+            return True
+        left = self._not_before - self._now()
+        return not timedelta() < left <= LONGEST_BACK_OFF
+
+    def after(self, problem: Problem | None) -> None:
+        """Note how the last try went."""
+        if problem is None:
+            self._pause, self._not_before = timedelta(), None
+            return
+        longer = max(FIRST_BACK_OFF, min(self._pause * 2, LONGEST_BACK_OFF))
+        self._pause = LONGEST_BACK_OFF if problem.kind is ProblemKind.ALARM else longer
+        self._not_before = self._now() + self._pause

@@ -1,0 +1,36 @@
+"""Fixtures that tests of more than one folder share."""
+
+import pytest
+
+from retrain_worker.adapters.state_db import StateDb
+from tests.redis_world import Clock, LossyWire, RedisServer
+
+
+@pytest.fixture
+def redis_server():
+    server = RedisServer().start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def wire(redis_server):
+    wire = LossyWire(redis_server)
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def client(redis_server):
+    return redis_server.client()
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    with StateDb(tmp_path / "state.db") as state:
+        yield state
+
+
+@pytest.fixture
+def clock():
+    return Clock()

@@ -1,0 +1,53 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrain_worker.adapters.event_confirmations import EventConfirmations
+from retrain_worker.domain.events import SERVED_STREAM
+from tests.redis_world import RedisServer
+
+SERVED = {"version": "patchtst_v1", "sha256": "aa", "model_path": "/m", "consumer": "engine-1",
+          "canary_max_error": 2e-7}
+
+
+def acknowledge(client, **changes):
+    client.xadd(SERVED_STREAM, {"event_type": "model.served", "payload": json.dumps(SERVED | changes)})
+
+
+def asked(client, since, **changes):
+    question = {"version": "patchtst_v1", "sha256": "aa", "model_path": "/other/view/of/m"} | changes
+    return EventConfirmations(client).seen_serving(since=since, **question)
+
+
+@pytest.fixture
+def since():
+    return datetime.now(UTC) - timedelta(seconds=5)
+
+
+def test_an_acknowledgement_of_these_bytes_since_then_confirms(client, since):
+    assert asked(client, since) is None
+    acknowledge(client, sha256="other")
+    acknowledge(client, version="other")
+    assert asked(client, since) is None
+
+    acknowledge(client)
+
+    assert asked(client, since) == "follower engine-1 answers with patchtst_v1, canary within 2e-07"
+    assert asked(client, since + timedelta(hours=1)) is None
+
+
+def test_entries_that_say_nothing_are_passed_over(client, since):
+    acknowledge(client, canary_max_error=None, consumer=None)
+    client.xadd(SERVED_STREAM, {"payload": "{"})
+    client.xadd(SERVED_STREAM, {"event_type": "other", "payload": json.dumps(SERVED)})
+
+    assert asked(client, since) == "follower a follower answers with patchtst_v1"
+
+
+def test_while_redis_is_down_nobody_is_seen(since):
+    server = RedisServer()
+    try:
+        assert asked(server.client(), since) is None
+    finally:
+        server.remove()

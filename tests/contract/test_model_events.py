@@ -1,0 +1,266 @@
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from retrain_worker.adapters.relay import Relay
+from retrain_worker.domain.events import EventType, stream_of
+from retrain_worker.serving import events as events_module
+from retrain_worker.serving.events import ModelEvents
+from tests.redis_world import RedisServer, a_promotion, an_event, enqueue
+
+SKIPPED = stream_of(EventType.SKIPPED)
+GROUP = "readers"
+PASSWORD = "s3cret-word"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(events_module, "BLOCK_SECONDS", 0.05)
+
+
+@pytest.fixture
+def relay(client, outbox, clock):
+    return Relay(client, outbox, clock)
+
+
+@pytest.fixture
+def publish(relay, outbox):
+    def publish(*events):
+        enqueue(outbox, *events)
+        assert relay.relay_once(at_once=True).problem is None
+    return publish
+
+
+@pytest.fixture
+def open_events(redis_server):
+    opened = []
+
+    def open_events(consumer="one", **options):
+        events = ModelEvents(redis_server.url, group=GROUP, consumer=consumer, **options)
+        opened.append(events)
+        return events
+    yield open_events
+    for events in opened:
+        events.__exit__(None, None, None)
+
+
+def take(events, count, *, acknowledge=True):
+    """The correlation ids of the next `count` events."""
+    taken = []
+    for event in events:
+        taken.append(event.correlation_id)
+        if acknowledge:
+            events.acknowledge(event)
+        if len(taken) == count:
+            return taken
+    return taken
+
+
+def runs(*numbers):
+    return [f"run_{number}" for number in numbers]
+
+
+def test_events_of_all_types_come_typed_and_are_acknowledged(publish, open_events, client, clock):
+    publish(an_event(1, reasons=["few"]), a_promotion(2, at=clock()))
+    events = open_events()
+
+    seen = {}
+    for event in events:
+        seen[event.event_type] = event
+        events.acknowledge(event)
+        if len(seen) == 2:
+            break
+
+    assert seen["learning.retraining.skipped"].payload["reasons"] == ["few"]
+    assert seen["model.promoted"].payload["size_bytes"] == 2
+    assert seen["model.promoted"].source == "retraining-worker"
+    assert client.xpending(SKIPPED, GROUP)["pending"] == 0
+
+
+def test_a_new_group_begins_with_everything_or_with_the_present(publish, open_events, redis_server):
+    publish(an_event(1))
+
+    assert take(open_events(), 1) == runs(1)
+    late = ModelEvents(redis_server.url, group="late", consumer="x", only_new=True)
+    with late:
+        late._prepare()
+        publish(an_event(2))
+        assert take(late, 1) == runs(2)
+
+
+def test_what_was_not_acknowledged_comes_again_after_a_restart_and_before_what_is_new(publish, open_events):
+    publish(an_event(1), an_event(2))
+    take(open_events(), 2, acknowledge=False)
+    publish(an_event(3))
+
+    assert take(open_events(), 3) == runs(1, 2, 3)
+
+
+def test_what_was_not_acknowledged_comes_again_without_a_restart_when_it_has_lain_for_a_while(publish, open_events):
+    publish(an_event(1))
+
+    assert take(open_events(reclaim_after_seconds=0.2), 3, acknowledge=False) == runs(1, 1, 1)
+
+
+def test_a_colleague_takes_over_what_a_dead_consumer_left(publish, open_events):
+    publish(an_event(1))
+    take(open_events("dead"), 1, acknowledge=False)
+
+    assert take(open_events("alive", reclaim_after_seconds=0.2), 1) == runs(1)
+
+
+def test_an_event_that_nobody_survives_is_set_aside_and_the_others_come(publish, open_events, client):
+    publish(an_event(1), an_event(2))
+    for _ in range(3):
+        assert take(open_events(max_tries=3), 1, acknowledge=False) == runs(1)
+
+    assert take(open_events(max_tries=3), 1) == runs(2)
+
+    [(_, kept)] = client.xrange("quantum:set_aside:readers")
+    assert b"tried 3 times" in kept[b"set_aside_reason"]
+    assert kept[b"correlation_id"] == b"run_1"
+
+
+def test_an_entry_that_makes_no_sense_is_set_aside_and_the_others_come(publish, open_events, client):
+    client.xadd(SKIPPED, {"payload": "{"})
+    publish(an_event(1))
+
+    assert take(open_events(), 1) == runs(1)
+    assert client.xlen("quantum:set_aside:readers") == 1
+
+
+def test_unknown_fields_and_newer_versions_are_tolerated(open_events, client):
+    client.xadd(SKIPPED, {"schema_version": "99", "correlation_id": "run_1", "payload": '{"new": 1}', "novel": "field"})
+
+    [event] = [next(iter(open_events()))]
+
+    assert (event.schema_version, event.payload, event.flat) == (99, {"new": 1}, {"novel": "field"})
+    assert event.event_type == "learning.retraining.skipped"
+
+
+def test_the_same_event_under_another_id_comes_once(publish, open_events, client):
+    publish(an_event(1))
+    [(_, fields)] = client.xrange(SKIPPED)
+    client.xadd(SKIPPED, fields)
+    publish(an_event(2))
+
+    assert take(open_events(), 2) == runs(1, 2)
+
+
+def test_a_restarted_reader_still_knows_what_was_handled(publish, open_events, client):
+    publish(an_event(1))
+    take(open_events(), 1)
+    [(_, fields)] = client.xrange(SKIPPED)
+    client.xadd(SKIPPED, fields)
+    publish(an_event(2))
+
+    assert take(open_events(), 1) == runs(2)
+
+
+def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(publish, open_events, client, relay):
+    publish(an_event(1), an_event(2))
+    events = open_events()
+    assert take(events, 2) == runs(1, 2)
+    client.flushall()
+    publish(an_event(3))
+
+    assert take(events, 1) == runs(3)
+    assert client.xlen(SKIPPED) == 3, "all are in the stream again, under their event ids"
+
+
+def test_a_destroyed_group_is_made_again_and_nothing_is_missed(publish, open_events, client):
+    publish(an_event(1))
+    events = open_events()
+    take(events, 1)
+    client.xgroup_destroy(SKIPPED, GROUP)
+    publish(an_event(2))
+
+    assert take(events, 1) == runs(2)
+
+
+def test_a_group_destroyed_while_we_wait_is_made_again(publish, open_events, client):
+    publish(an_event(1))
+    events = open_events()
+    take(events, 1)
+    threading.Timer(0.3, lambda: (client.delete(SKIPPED), publish(an_event(2)))).start()
+
+    assert take(events, 1) == runs(2)
+
+
+def test_pending_entries_that_were_trimmed_away_are_let_go(publish, open_events, client):
+    publish(an_event(1), an_event(2))
+    take(open_events(), 2, acknowledge=False)
+    client.xtrim(SKIPPED, maxlen=0, approximate=False)
+    publish(an_event(3))
+
+    assert take(open_events(), 1) == runs(3)
+    assert client.xpending(SKIPPED, GROUP)["pending"] == 0
+
+
+def test_an_unheard_acknowledgement_does_not_bring_the_event_back(publish, redis_server, wire, client):
+    publish(an_event(1))
+    with ModelEvents(wire.url, group=GROUP, consumer="one", reclaim_after_seconds=0.2) as events:
+        event = next(iter(events))
+        wire.lose_requests(b"XACK", 1)
+        events.acknowledge(event)
+        publish(an_event(2))
+        assert take(events, 1) == runs(2)
+
+        def publish_when_nothing_is_pending():
+            while client.xpending(SKIPPED, GROUP)["pending"]:
+                time.sleep(0.01)
+            publish(an_event(3))
+        helper = threading.Thread(target=publish_when_nothing_is_pending, daemon=True)
+        helper.start()
+        assert take(events, 1) == runs(3)
+        helper.join()
+
+
+def test_a_lost_reply_to_a_read_loses_no_event(publish, redis_server, wire):
+    publish(an_event(1))
+    wire.lose_replies(b"XREADGROUP", 1)
+
+    with ModelEvents(wire.url, group=GROUP, consumer="one") as events:
+        assert take(events, 1) == runs(1)
+
+
+def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
+    server = RedisServer()
+    url = f"unix://:{PASSWORD}@{server.socket}"
+    caplog.set_level(logging.INFO, logger="retrain_worker.serving.events")
+    enqueue(outbox, an_event(1))
+    relay = Relay(server.client(url), outbox, clock)
+
+    def come_up():
+        while not caplog.records:
+            time.sleep(0.01)
+        server.start("--requirepass", PASSWORD)
+        relay.relay_once(at_once=True)
+    helper = threading.Thread(target=come_up)
+    helper.start()
+    try:
+        with ModelEvents(url, group=GROUP, consumer="one") as events:
+            assert take(events, 1) == runs(1)
+    finally:
+        helper.join()
+        server.remove()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert PASSWORD not in caplog.text
+
+
+def test_stop_ends_the_iteration_from_another_thread(open_events):
+    events = open_events()
+    threading.Timer(0.1, events.stop).start()
+
+    assert take(events, 1) == []
+
+
+def test_the_reader_needs_no_torch():
+    code = ("import sys, retrain_worker.serving.events;"
+            "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

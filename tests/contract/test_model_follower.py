@@ -1,0 +1,268 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+import torch
+
+from retrain_worker.adapters.event_confirmations import EventConfirmations
+from retrain_worker.adapters.relay import Relay
+from retrain_worker.domain import artifact
+from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, EventType
+from retrain_worker.domain.recipe import InputTransform, Preset
+from retrain_worker.errors import RetryLaterError
+from retrain_worker.model import bundle, presets
+from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.serving import follower as follower_module
+from retrain_worker.serving.follower import ModelFollower
+from tests.redis_world import RedisServer, an_event, enqueue
+
+CONTRACT = ModelContract(preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"),
+                         input_transform=InputTransform.INSTANCE)
+WINDOWS = np.random.default_rng(3).normal(size=(7, 32, 2)).astype(np.float32)
+
+
+@dataclass
+class Model:
+    path: object
+    sha256: str
+    answers: object
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Three models that answer differently."""
+    folder = tmp_path_factory.mktemp("models")
+    made = []
+    for number in range(3):
+        torch.manual_seed(number)
+        path = artifact.model_file(folder, f"patchtst_v20260101_00000{number}")
+        manifest = bundle.write(path, model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)), contract=CONTRACT,
+                                canary_windows=WINDOWS, origin=bundle.Origin())
+        made.append(Model(path, manifest.sha256, bundle.read(path).probabilities(WINDOWS)))
+    assert not np.allclose(made[0].answers, made[1].answers)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(follower_module, "BLOCK_SECONDS", 0.05)
+
+
+@pytest.fixture
+def relay(client, outbox, clock):
+    return Relay(client, outbox, clock)
+
+
+@pytest.fixture
+def promote(relay, outbox, clock):
+    """Say that a model is in service, as the daemon does."""
+    def promote(model, event_type=EventType.PROMOTED, *, relay=relay, **changes):
+        clock.advance(0.001)
+        said = {"new_version": model.path.stem, "model_path": str(model.path), "sha256": model.sha256, "size_bytes": 1,
+                "promoted_at": clock().isoformat(), "rolled_back_at": clock().isoformat(), **changes}
+        enqueue(outbox, an_event(clock().timestamp(), event_type, at=clock(), **said))
+        relay.relay_once(at_once=True)
+    return promote
+
+
+@pytest.fixture
+def follow(redis_server):
+    started = []
+
+    def follow(url=redis_server.url, **options):
+        follower = ModelFollower(url, consumer="test-1", **options)
+        started.append(follower)
+        follower.start()
+        return follower
+    yield follow
+    for follower in started:
+        follower.stop()
+
+
+def wait_until(question, what="it"):
+    deadline = time.monotonic() + 20
+    while not question():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.005)
+
+
+def answers_like(follower, model):
+    return follower.served is not None and np.array_equal(follower.predict(WINDOWS), model.answers)
+
+
+def test_it_starts_from_the_hash_without_having_seen_an_event(promote, follow, models, client):
+    promote(models[0])
+    client.delete("quantum:stream:model.promoted")
+
+    follower = follow()
+
+    assert answers_like(follower, models[0])
+    assert follower.problem is None
+
+
+def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(promote, follow, models, client):
+    promote(models[0])
+    follower = follow()
+    confirmations = EventConfirmations(client)
+    for model, event_type in ((models[1], EventType.PROMOTED), (models[0], EventType.ROLLED_BACK)):
+        since = datetime.now(UTC)
+        promote(model, event_type)
+        wait_until(lambda model=model, since=since: confirmations.seen_serving(
+            version=model.path.stem, sha256=model.sha256, model_path=str(model.path), since=since))
+        assert answers_like(follower, model)
+
+
+def test_an_event_wakes_it_when_the_hash_is_not_there(follow, models, client):
+    follower = follow()
+    assert not follower.wait_for_model(0)
+    with pytest.raises(RetryLaterError, match="no model yet"):
+        follower.predict(WINDOWS)
+    event = an_event(1, EventType.PROMOTED, new_version="v", model_path=str(models[0].path), sha256=models[0].sha256,
+                     promoted_at=datetime.now(UTC).isoformat())
+    client.xadd("quantum:stream:model.promoted", {"event_type": event.event_type, "payload": json.dumps(event.payload)})
+
+    assert follower.wait_for_model(20)
+    assert answers_like(follower, models[0])
+
+
+def test_the_same_file_promoted_again_is_acknowledged_again_without_a_load(promote, follow, models, client):
+    promote(models[0])
+    follower = follow()
+    loaded = follower.served.bundle
+    promote(models[0])
+
+    wait_until(lambda: client.xlen(SERVED_STREAM) == 2)
+
+    assert follower.served.bundle is loaded
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "missing", "not a model", "a directory"])
+def test_a_bad_file_keeps_the_old_model_and_says_so(promote, follow, models, tmp_path, damage):
+    promote(models[0])
+    follower = follow()
+    bad = Model(tmp_path / "patchtst_v20260101_000009.pth", models[1].sha256, None)
+    if damage == "other bytes":
+        bad.path.write_bytes(models[2].path.read_bytes())
+    elif damage == "not a model":
+        bad.path.write_bytes(b"nonsense")
+    elif damage == "a directory":
+        bad.path.mkdir()
+
+    promote(bad)
+    wait_until(lambda: follower.problem)
+
+    assert "patchtst_v20260101_000009 is refused" in follower.problem
+    assert "goes on answering" in follower.problem
+    assert answers_like(follower, models[0])
+    promote(models[1])
+    wait_until(lambda: answers_like(follower, models[1]))
+    assert follower.problem is None
+
+
+def test_a_file_that_arrives_late_is_looked_at_again(promote, follow, models, tmp_path, monkeypatch):
+    monkeypatch.setattr(follower_module, "RETRY_SECONDS", 0.05)
+    late = Model(tmp_path / "patchtst_v20260101_000008.pth", models[2].sha256, models[2].answers)
+    follower = follow()
+    promote(late)
+    wait_until(lambda: follower.problem)
+
+    late.path.write_bytes(models[2].path.read_bytes())
+
+    wait_until(lambda: answers_like(follower, late))
+
+
+def test_no_answer_ever_mixes_two_models_and_none_is_missing(promote, follow, models):
+    promote(models[0])
+    follower = follow()
+    stopped, answers, versions = threading.Event(), [], set()
+
+    def ask():
+        while not stopped.is_set():
+            answers.append(follower.predict(WINDOWS))
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for turn in range(1, 9):
+        promote(models[turn % 3])
+        wait_until(lambda turn=turn: follower.served.sha256 == models[turn % 3].sha256)
+    stopped.set()
+    asker.join()
+
+    for answer in answers:
+        versions.add(next(number for number, model in enumerate(models) if np.array_equal(answer, model.answers)))
+    assert versions == {0, 1, 2}
+
+
+def test_redis_away_at_the_start_the_env_file_says_it_later_the_hash(models, promote, follow, tmp_path, outbox, clock):
+    env_file = tmp_path / "ai-engine.env"
+    env_file.write_text(f'# by hand\nOTHER=1\nPATCHTST_MODEL_PATH="{models[0].path}"\n')
+    os.utime(env_file, (0, 0))
+    server = RedisServer()
+    try:
+        follower = follow(server.url, env_file=env_file)
+        assert answers_like(follower, models[0])
+        assert "cannot be reached" in follower.problem
+
+        server.start()
+        relay = Relay(server.client(), outbox, clock)
+        wait_until(lambda: server.client().xlen(SERVED_STREAM) == 1, "the acknowledgement")
+        promote(models[1], relay=relay)
+        wait_until(lambda: answers_like(follower, models[1]))
+        assert follower.problem is None
+    finally:
+        follower.stop()
+        server.remove()
+
+
+def test_redis_goes_away_and_a_swap_is_seen_in_the_env_file(models, promote, follow, tmp_path, redis_server):
+    env_file = tmp_path / "ai-engine.env"
+    env_file.write_text(f"PATCHTST_MODEL_PATH={models[0].path}\n")
+    promote(models[0])
+    follower = follow(env_file=env_file)
+    redis_server.kill()
+    wait_until(lambda: follower.problem)
+    assert answers_like(follower, models[0])
+
+    env_file.write_text(f"PATCHTST_MODEL_PATH={models[1].path}\n")
+    later = (datetime.now(UTC) + timedelta(seconds=5)).timestamp()
+    os.utime(env_file, (later, later))
+
+    wait_until(lambda: answers_like(follower, models[1]))
+
+
+def test_a_redis_that_came_back_with_older_news_does_not_turn_it_back(promote, follow, models, client, relay):
+    promote(models[0])
+    older = client.hgetall(CURRENT_MODEL_KEY)
+    promote(models[1])
+    follower = follow()
+
+    client.flushall()
+    client.hset(CURRENT_MODEL_KEY, mapping=older)
+    follower._look()
+    assert answers_like(follower, models[1])
+    promote(models[2])
+    wait_until(lambda: answers_like(follower, models[2]))
+
+
+@pytest.mark.parametrize("hash_value", [{"version": "v"}, {"promoted_at": "yesterday"}, {b"\xff": b"\xfe"}])
+def test_a_hash_that_makes_no_sense_is_passed_over(follow, models, client, tmp_path, hash_value):
+    client.hset(CURRENT_MODEL_KEY, mapping=hash_value)
+    env_file = tmp_path / "ai-engine.env"
+    env_file.write_text(f"PATCHTST_MODEL_PATH={models[0].path}\n")
+
+    assert answers_like(follow(env_file=env_file), models[0])
+
+
+def test_it_needs_no_torch_until_a_model_is_loaded():
+    code = ("import sys; from retrain_worker.serving.follower import ModelFollower;"
+            "ModelFollower('redis://localhost:1', consumer='x').start();"
+            "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

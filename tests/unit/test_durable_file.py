@@ -1,0 +1,187 @@
+"""Durable replace: whole or not at all, nothing left behind, every error with its remedy."""
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.adapters import durable_file
+from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def failing(name, code, monkeypatch, *, when=lambda *_: True):
+    real = getattr(os, name)
+
+    def broken(*arguments, **named):
+        if when(*arguments):
+            raise OSError(code, os.strerror(code))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(durable_file.os, name, broken)
+
+
+def test_replacing_keeps_the_look_of_the_old_file(tmp_path):
+    target = tmp_path / "a.env"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    os.setxattr(target, "user.note", b"mine")
+    fd = durable_file.open_unfollowed(target)
+    look = durable_file.look_of(fd)
+    os.close(fd)
+    durable_file.replace_file(target, b"new", look=look)
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert os.getxattr(target, "user.note") == b"mine"
+    assert names(tmp_path) == ["a.env"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_replacing_keeps_owner_and_group(tmp_path):
+    target = tmp_path / "a.env"
+    durable_file.replace_file(target, b"x", look=durable_file.Look(mode=0o640, uid=1234, gid=4321))
+    assert (target.stat().st_uid, target.stat().st_gid) == (1234, 4321)
+
+
+def test_an_owner_that_cannot_be_kept_leaves_the_file_alone(tmp_path, monkeypatch):
+    target = tmp_path / "a.env"
+    target.write_bytes(b"old")
+    failing("fchown", errno.EPERM, monkeypatch)
+    with pytest.raises(SlotError, match="owner"):
+        durable_file.replace_file(target, b"new", look=durable_file.Look(mode=0o640, uid=1234, gid=4321))
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.env"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "fchmod"])
+@pytest.mark.parametrize(("code", "kind"), [
+    (errno.ENOSPC, DiskFullError), (errno.EDQUOT, DiskFullError), (errno.EIO, RetryLaterError),
+    (errno.EROFS, SlotError), (errno.EACCES, SlotError),
+])
+def test_an_error_before_the_rename_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch, call, code, kind):
+    target = tmp_path / "a.env"
+    target.write_bytes(b"old")
+    failing(call, code, monkeypatch)
+    with pytest.raises(kind) as caught:
+        durable_file.replace_file(target, b"new")
+    assert caught.value.remedy
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.env"]
+
+
+def test_a_failed_fsync_is_never_tried_again_on_the_same_file(tmp_path, monkeypatch):
+    calls = []
+
+    def fsync(fd):
+        calls.append(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(durable_file.os, "fsync", fsync)
+    with pytest.raises(RetryLaterError):
+        durable_file.replace_file(tmp_path / "a.env", b"new")
+    assert len(calls) == 1
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(durable_file.os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
+    durable_file.replace_file(tmp_path / "a.env", b"0123456789")
+    assert (tmp_path / "a.env").read_bytes() == b"0123456789"
+
+
+def test_bytes_that_read_back_differently_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.env").write_bytes(b"old")
+    monkeypatch.setattr(durable_file.os, "write", lambda _, data: len(data))
+    with pytest.raises(RetryLaterError, match="not those that were written"):
+        durable_file.replace_file(tmp_path / "a.env", b"new")
+    assert (tmp_path / "a.env").read_bytes() == b"old"
+
+
+def test_a_mount_point_is_named_as_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "a.env").write_bytes(b"old")
+
+    def rename(self, target):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(SlotError, match="ReadWritePaths"):
+        durable_file.replace_file(tmp_path / "a.env", b"new")
+    assert names(tmp_path) == ["a.env"]
+
+
+def test_the_last_objection_stops_the_rename(tmp_path):
+    (tmp_path / "a.env").write_bytes(b"old")
+
+    def object_to_it():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        durable_file.replace_file(tmp_path / "a.env", b"new", before_rename=object_to_it)
+    assert (tmp_path / "a.env").read_bytes() == b"old"
+    assert names(tmp_path) == ["a.env"]
+
+
+def test_a_copy_is_the_bytes_that_were_expected(tmp_path):
+    source = tmp_path / "m.pth"
+    source.write_bytes(os.urandom(3_000_000))
+    sha256 = durable_file.sha256_of(source)
+    durable_file.copy_durably(source, tmp_path / "copy.pth", mode=0o640, expected_sha256=sha256)
+    assert hashlib.sha256((tmp_path / "copy.pth").read_bytes()).hexdigest() == sha256
+    assert stat.S_IMODE((tmp_path / "copy.pth").stat().st_mode) == 0o640
+
+
+def test_a_copy_of_other_bytes_never_appears(tmp_path):
+    (tmp_path / "m.pth").write_bytes(b"x")
+    with pytest.raises(ArtifactError):
+        durable_file.copy_durably(tmp_path / "m.pth", tmp_path / "copy.pth", mode=0o644, expected_sha256="0" * 64)
+    assert names(tmp_path) == ["m.pth"]
+
+
+def test_writing_in_place_keeps_the_inode(tmp_path):
+    target = tmp_path / "trigger"
+    durable_file.write_in_place(target, b"a long first line\n")
+    inode = target.stat().st_ino
+    durable_file.write_in_place(target, b"short\n")
+    assert (target.read_bytes(), target.stat().st_ino) == (b"short\n", inode)
+
+
+def test_writing_in_place_follows_no_link(tmp_path):
+    (tmp_path / "victim").write_bytes(b"keep")
+    (tmp_path / "trigger").symlink_to(tmp_path / "victim")
+    with pytest.raises(SlotError):
+        durable_file.write_in_place(tmp_path / "trigger", b"x")
+    assert (tmp_path / "victim").read_bytes() == b"keep"
+
+
+def test_the_sweep_takes_our_temporaries_only(tmp_path):
+    ours = tmp_path / ".retrain-worker.a.env.0123456789abcdef.tmp"
+    for path in (ours, tmp_path / "other.tmp", tmp_path / ".a.env.swp"):
+        path.write_bytes(b"")
+    assert durable_file.sweep_temporaries(tmp_path) == (ours,)
+    assert names(tmp_path) == [".a.env.swp", "other.tmp"]
+
+
+def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(tmp_path, monkeypatch):
+    said = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(fd):
+        said.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else f"{os.fstat(fd).st_size} bytes")
+        fsync(fd)
+
+    def noted_rename(self, target):
+        said.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(durable_file.os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    durable_file.replace_file(tmp_path / "a.env", b"12345")
+    source = tmp_path / "a.env"
+    durable_file.copy_durably(source, tmp_path / "b", mode=0o644, expected_sha256=durable_file.sha256_of(source))
+    assert said == ["5 bytes", "rename", "directory"] * 2

@@ -1,0 +1,139 @@
+"""The environment file: read as systemd reads it, one key changed, every other byte kept."""
+
+import ctypes
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from retrain_worker.domain import env_file
+from retrain_worker.errors import SlotError
+
+KEY = "PATCHTST_MODEL_PATH"
+NEW = "/opt/quantum/ai_engine/models/patchtst_v20260110_120000.pth"
+SYSTEMD = next(iter(sorted(Path("/usr/lib").glob("*/systemd/libsystemd-shared-25[0-3].so"))), None)
+
+#: pieces that matter to the grammar, and enough of them to meet
+PIECES = st.sampled_from([
+    b"A", b"B", b"KEY", b"=", b"=", b'"', b"'", b"\\", b"\n", b"\n", b"\r\n", b"\r", b" ", b"\t", b"#", b";", b"x",
+    b"$", b"`", "é".encode(), b"\xff", "\ufdd0".encode(), b"1", b"export ", b"\xef\xbb\xbf", b"\x01", b"\x0b",
+    KEY.encode(), b"\n" + KEY.encode() + b"=", b"\nB=", b"# c \\\n", b"\0",
+])
+FILES = st.lists(PIECES, max_size=40).map(b"".join)
+
+
+@pytest.fixture(scope="module")
+def systemd_reads(tmp_path_factory):
+    """What systemd's own parser (250 to 253) makes of a file, or None where it refuses it."""
+    if SYSTEMD is None:
+        pytest.skip("no systemd library of versions 250 to 253 here")
+    library = ctypes.CDLL(str(SYSTEMD))
+    library.env_assignment_is_valid.restype = ctypes.c_bool
+    library.log_set_max_level(0)
+    path = tmp_path_factory.mktemp("systemd") / "corpus.env"
+
+    def read(content: bytes) -> dict[str, str] | None:
+        path.write_bytes(content)
+        found = ctypes.POINTER(ctypes.c_char_p)()
+        if library.load_env_file(None, os.fsencode(path), ctypes.byref(found)) < 0:
+            return None
+        lines = []
+        while found and found[len(lines)] is not None:
+            lines.append(found[len(lines)])
+        return dict(line.decode().split("=", 1) for line in lines if library.env_assignment_is_valid(line))
+
+    return read
+
+
+def read_or_none(content: bytes, **how: bool) -> dict[str, str] | None:
+    try:
+        return env_file.parse(content, **how)
+    except SlotError:
+        return None
+
+
+@settings(max_examples=1500, deadline=None)
+@given(content=FILES)
+@example(b'A="x\\\ry\\\nz\\q\\$"\r\nB=x\\\r\ny\n')
+@example(b"A=x \\ \t\nB='a' \"b\" c'd \nC=a\\\n  b\n")
+def test_what_is_read_equals_what_systemd_reads(systemd_reads, content):
+    assert read_or_none(content, comments_continue=True) == systemd_reads(content)
+
+
+@settings(max_examples=800, deadline=None)
+@given(content=FILES)
+def test_systemd_sees_one_key_changed_and_nothing_else(systemd_reads, content):
+    try:
+        after = env_file.replaced(content, KEY, NEW)
+    except SlotError:
+        return
+    assert systemd_reads(after) == {**systemd_reads(content), KEY: NEW}
+
+
+@settings(max_examples=800, deadline=None)
+@given(content=FILES)
+@example(b"A=1\nB=2")
+@example(f"{KEY}=/old\r\nB=2\r\n".encode())
+def test_replacing_twice_changes_nothing_more_and_the_file_is_never_left_in_doubt(content):
+    try:
+        after = env_file.replaced(content, KEY, NEW)
+    except SlotError:
+        return
+    for how in (True, False):
+        assert env_file.parse(after, comments_continue=how) == {
+            **env_file.parse(content, comments_continue=how), KEY: NEW}
+    assert env_file.replaced(after, KEY, NEW) == after
+
+
+@settings(max_examples=300, deadline=None)
+@given(before=FILES, after=FILES)
+def test_bytes_outside_the_assignment_are_kept(before, after):
+    content = before + f"\n{KEY}=/old/model.pth\n".encode() + after
+    try:
+        changed = env_file.replaced(content, KEY, NEW)
+    except SlotError:
+        return
+    if KEY.encode() not in before + after and env_file.parse(content).get(KEY) == "/old/model.pth":
+        assert changed == before + f"\n{KEY}={NEW}\n".encode() + after
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    (b"", f"{KEY}={NEW}\n"),
+    (b"A=1", f"A=1\n{KEY}={NEW}\n"),
+    (b"A=1\r\n", f"A=1\r\n{KEY}={NEW}\r\n"),
+    (b"# note \\", f"# note \\\n\n{KEY}={NEW}\n"),
+    (b"A=1\\", f"A=1\\\n\n{KEY}={NEW}\n"),
+    (f"{KEY}=/old".encode(), f"{KEY}={NEW}"),
+    (f"  {KEY} = '/old'  \nB=2\n".encode(), f"  {KEY} ={NEW}\nB=2\n"),
+    (f"{KEY}=/one\nA=1\n {KEY}=\"/t\\\nwo\"\n# {KEY}=/no\n".encode(), f"A=1\n {KEY}={NEW}\n# {KEY}=/no\n"),
+    (f"export {KEY}=/old\n".encode(), f"export {KEY}=/old\n{KEY}={NEW}\n"),
+    (f"\ufeff{KEY}=/old\n".encode(), f"\ufeff{KEY}=/old\n{KEY}={NEW}\n"),
+])
+def test_the_last_active_assignment_is_the_one_that_stays(content, expected):
+    assert env_file.replaced(content, KEY, NEW) == expected.encode()
+
+
+@pytest.mark.parametrize("content", [
+    b'A="open\n', b"A='open\n", b"A=1\0\n", b"A=\xff\n", f"# note \\\n{KEY}=/old\n".encode(),
+    b"A=1\n" * 300_000,
+])
+def test_a_file_that_cannot_be_changed_safely_is_refused(content):
+    with pytest.raises(SlotError):
+        env_file.replaced(content, KEY, NEW)
+
+
+@pytest.mark.parametrize("value", ["", "/a b", "/a\nB=1", "/a$b", '"/a"', "/a;b", "/ä", "/a\\b"])
+def test_a_value_that_would_need_quoting_is_refused(value):
+    with pytest.raises(SlotError):
+        env_file.replaced(b"A=1\n", KEY, value)
+
+
+def test_a_comment_may_hold_any_byte():
+    assert env_file.replaced(b"# \xff\xfe\nA=1\n", "A", "2") == b"# \xff\xfe\nA=2\n"
+
+
+def test_a_megabyte_is_read():
+    content = b"# filler\n" * 100_000 + b"A=1\n"
+    assert env_file.replaced(content, "A", "2") == content[:-2] + b"2\n"

@@ -1,0 +1,159 @@
+"""The log: one line per record, no password, and never a reason to wait."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import structlog
+
+from retrain_worker.adapters import journal
+from retrain_worker.adapters.line_writer import LineWriter
+from retrain_worker.adapters.masking import masked
+from retrain_worker.errors import SlotError
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Configures the log into a file; call it to read the lines."""
+    before = logging.root.handlers[:], logging.root.level
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        made = {}
+
+        def configure(**settings):
+            made["journal"] = journal.configure(stream=stream, **{"form": "json", **settings})
+
+        def read():
+            assert made["journal"].flush(30)
+            return path.read_text().splitlines()
+
+        configure()
+        read.configure = configure
+        yield read
+        made["journal"].flush(30)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    logging.root.handlers[:], logging.root.level = before
+
+
+def parsed(line):
+    assert line[0] == "<"
+    assert line[2] == ">"
+    return int(line[1]), json.loads(line[3:])
+
+
+def test_a_record_is_one_line_with_its_priority(records):
+    log = journal.get_logger(run_id="20260110_033000")
+    log.info("stage_done", message="the pull is done\nand well", rows=7)
+    log.warning("gate_failed")
+    log.error("run_failed")
+    log.debug("too_much")
+    lines = [parsed(line) for line in records()]
+    assert [priority for priority, _ in lines] == [6, 4, 3]
+    first = lines[0][1]
+    assert (first["event"], first["message"], first["rows"], first["run_id"]) == (
+        "stage_done", "the pull is done\nand well", 7, "20260110_033000")
+    assert first["timestamp"].endswith("Z")
+
+
+def test_the_level_is_a_setting(records):
+    records.configure(level="debug")
+    journal.get_logger().debug("detail")
+    assert parsed(records()[0])[0] == 7
+
+
+def test_passwords_are_masked_wherever_they_stand(records):
+    journal.get_logger().info("connected", message="redis://u:hunter2@h/0", fields={"dsn": ["password=hunter2"]},
+                              error=RuntimeError("postgresql://u:hunter2@h/d"))
+    assert "hunter2" not in records()[0]
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("redis://:pa:ss@h/0", "redis://:***@h/0"),
+    ("a postgresql+psycopg://u:p%40@h:5/d b", "a postgresql+psycopg://u:***@h:5/d b"),
+    ("redis://h:6379/0", "redis://h:6379/0"),
+    ("http://user@h/", "http://user@h/"),
+    ("PGPASSWORD=x y", "PGPASSWORD=*** y"),
+    ("password: 'secret'", "password: '***'"),
+])
+def test_masking_takes_the_password_and_nothing_else(text, expected):
+    assert masked(text) == expected
+
+
+def test_an_error_is_one_field_and_one_line(records):
+    def fail(error):
+        raise error
+
+    try:
+        fail(SlotError("it is gone", where="/etc/x", remedy="make it"))
+    except SlotError:
+        journal.get_logger().error("swap_failed", exc_info=True)
+    try:
+        fail(ValueError("what\nis this"))
+    except ValueError as error:
+        journal.get_logger().error("swap_failed", exc_info=error)
+    ours, other = (parsed(line)[1] for line in records())
+    assert (ours["error_type"], ours["error"]) == ("SlotError", "/etc/x: it is gone; make it")
+    assert "test_journal.py" in other["error"]
+    assert "stack" not in other
+
+
+def test_libraries_and_warnings_speak_in_our_form(records):
+    logging.getLogger("apscheduler").warning("job %s missed", "x")
+    logging.getLogger("apscheduler").info("not heard")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old ways", DeprecationWarning, stacklevel=1)
+    first, second = (parsed(line)[1] for line in records())
+    assert (first["event"], first["library"], first["message"]) == ("library_message", "apscheduler", "job x missed")
+    assert "old ways" in second["message"]
+
+
+def test_a_record_that_the_journal_would_cut_is_shortened(records):
+    journal.get_logger().info("big", message="m", numbers=list(range(50_000)))
+    line, = records()
+    assert len(line) < 48 * 1024
+    assert parsed(line)[1]["left_out_bytes"] > 48 * 1024
+
+
+def test_text_for_a_person_is_one_line_too(records):
+    records.configure(form="text")
+    journal.get_logger().info("stage_done", message="pull\ndone", rows=7)
+    line, = records()
+    assert line.endswith("pull done rows=7")
+
+
+def test_the_journal_is_known_by_its_stream(monkeypatch, tmp_path):
+    with (tmp_path / "log").open("w") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        assert journal.is_journal(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+        assert not journal.is_journal(stream.fileno())
+
+
+def test_a_reader_who_has_stopped_does_not_stop_us():
+    read_end, write_end = os.pipe()
+    writer = LineWriter(write_end, max_lines=10)
+    while writer.flush(0.2):  # until the pipe is full
+        for _ in range(10):
+            writer.put(b"x" * 999 + b"\n")
+    for _ in range(20):
+        writer.put(b"x\n")
+    assert writer.num_dropped > 0
+    os.close(read_end)
+    assert writer.flush(30)
+    os.close(write_end)
+
+
+def test_a_closed_stderr_does_not_hurt():
+    script = ("import os; from retrain_worker.adapters import journal\n"
+              "j = journal.configure(form='json'); os.close(2)\n"
+              "for _ in range(10): journal.get_logger().info('said')\n"
+              "print(j.flush(30), j.num_dropped)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "10"]

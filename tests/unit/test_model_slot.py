@@ -1,0 +1,299 @@
+"""The slot: a model published, an env line changed, nothing else touched."""
+
+import os
+import stat
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrain_worker.adapters import durable_file, model_slot
+from retrain_worker.adapters.model_slot import ModelSlot
+from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
+from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
+
+VERSION = "patchtst_v20260110_120000"
+ENV = b"# engine\r\nA=1\nPATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH=/old/patchtst.pth\nB=2"
+
+
+class Engine:
+    """An engine's directories, and a candidate beside them."""
+
+    def __init__(self, root):
+        self.models_dir, self.etc, self.run_dir = root / "models", root / "etc", root / "run"
+        for directory in (self.models_dir, self.etc, self.run_dir):
+            directory.mkdir()
+        self.env_file = self.etc / "ai-engine.env"
+        self.env_file.write_bytes(ENV)
+        self.trigger_file = self.etc / "trigger"
+        self.ticks = 0
+        self.slot = ModelSlot(engine_models_dir=self.models_dir, engine_env_file=self.env_file,
+                              trigger_file=self.trigger_file, now=self.now)
+
+    def now(self):
+        self.ticks += 1
+        return datetime(2026, 1, 10, 12, tzinfo=UTC) + timedelta(seconds=self.ticks)
+
+    def candidate(self, version=VERSION, content=b"weights"):
+        model = self.run_dir / f"{version}.pth"
+        model.write_bytes(content)
+        sha256 = durable_file.sha256_of(model)
+        checksum_file(model).write_text(checksum_line(model, sha256))
+        manifest_file(model).write_text("{}")
+        return model, sha256
+
+    def publish(self, version=VERSION, content=b"weights"):
+        model, sha256 = self.candidate(version, content)
+        return self.slot.publish(model, expected_sha256=sha256), sha256
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return Engine(tmp_path)
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_what_the_env_file_says_is_read(engine):
+    assert str(engine.slot.current_path()) == "/old/patchtst.pth"
+    assert engine.slot.is_shadow_only()
+    engine.env_file.write_bytes(b"PATCHTST_SHADOW_ONLY=false\nPATCHTST_MODEL_PATH=\n")
+    assert engine.slot.current_path() is None
+    assert not engine.slot.is_shadow_only()
+
+
+def test_a_swap_changes_one_value_and_no_other_byte(engine):
+    published, sha256 = engine.publish()
+    engine.env_file.chmod(0o640)
+    engine.slot.point_to(published, expected_sha256=sha256)
+    assert engine.env_file.read_bytes() == ENV.replace(b"/old/patchtst.pth", str(published).encode())
+    assert stat.S_IMODE(engine.env_file.stat().st_mode) == 0o640
+    assert engine.slot.current_path() == published
+    engine.slot.trigger(published)
+    assert engine.trigger_file.read_text() == f"{published}\n"
+
+
+def test_a_backup_with_the_same_rights_stands_beside_it(engine):
+    published, sha256 = engine.publish()
+    engine.env_file.chmod(0o600)
+    engine.slot.point_to(published, expected_sha256=sha256)
+    backup, = (path for path in engine.etc.iterdir() if ".bak-" in path.name)
+    assert backup.name == "ai-engine.env.bak-20260110T120001000000"
+    assert backup.read_bytes() == ENV
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+
+
+def test_the_ten_newest_of_our_backups_are_kept(engine):
+    for foreign in ("ai-engine.env.bak-mine", "ai-engine.env.bak"):
+        (engine.etc / foreign).write_bytes(b"")
+    for second in range(14):
+        published, sha256 = engine.publish(f"patchtst_v20260110_1200{second:02}")
+        engine.slot.point_to(published, expected_sha256=sha256)
+    assert names(engine.etc) == ["ai-engine.env", "ai-engine.env.bak",
+                                 *(f"ai-engine.env.bak-20260110T1200{n:02}000000" for n in range(5, 15)),
+                                 "ai-engine.env.bak-mine"]
+
+
+def test_pointing_twice_changes_nothing(engine):
+    published, sha256 = engine.publish()
+    engine.slot.point_to(published, expected_sha256=sha256)
+    before = (engine.env_file.stat().st_ino, names(engine.etc))
+    engine.slot.point_to(published, expected_sha256=sha256)
+    assert (engine.env_file.stat().st_ino, names(engine.etc)) == before
+
+
+def test_publishing_twice_changes_nothing(engine):
+    published, sha256 = engine.publish()
+    inode = published.stat().st_ino
+    assert engine.publish() == (published, sha256)
+    assert published.stat().st_ino == inode
+    assert names(engine.models_dir) == [f"{VERSION}.pth", f"{VERSION}.pth.json", f"{VERSION}.pth.sha256"]
+
+
+def test_what_is_published_can_be_read_by_all_and_written_by_us_only(engine):
+    old = os.umask(0o077)
+    try:
+        published, _ = engine.publish()
+    finally:
+        os.umask(old)
+    for path in engine.models_dir.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert published.parent == engine.models_dir
+
+
+def test_another_file_of_that_name_is_never_overwritten(engine):
+    (engine.models_dir / f"{VERSION}.pth").write_bytes(b"somebody else's")
+    with pytest.raises(SlotError, match="another file has this name"):
+        engine.publish()
+    assert (engine.models_dir / f"{VERSION}.pth").read_bytes() == b"somebody else's"
+
+
+def test_a_damaged_candidate_is_not_published(engine):
+    model, sha256 = engine.candidate()
+    model.write_bytes(b"weightz")
+    with pytest.raises(ArtifactError):
+        engine.slot.publish(model, expected_sha256=sha256)
+    assert names(engine.models_dir) == []
+
+
+@pytest.mark.parametrize("missing", [checksum_file, manifest_file])
+def test_a_candidate_without_its_sidecars_is_not_published(engine, missing):
+    model, sha256 = engine.candidate()
+    missing(model).unlink()
+    with pytest.raises(ArtifactError):
+        engine.slot.publish(model, expected_sha256=sha256)
+    assert names(engine.models_dir) == []
+
+
+@pytest.mark.parametrize("name", ["model.pth", "patchtst_v1.pth", f"{VERSION}.bin", f"x{VERSION}.pth"])
+def test_only_names_of_ours_are_published(engine, name):
+    model = engine.run_dir / name
+    model.write_bytes(b"x")
+    with pytest.raises(ArtifactError):
+        engine.slot.publish(model, expected_sha256=durable_file.sha256_of(model))
+
+
+def test_space_is_looked_at_before_anything_is_written(engine, monkeypatch):
+    monkeypatch.setattr(durable_file, "free_bytes", lambda _: 1000)
+    with pytest.raises(DiskFullError):
+        engine.publish()
+    assert names(engine.models_dir) == []
+
+
+def test_a_damaged_model_is_not_pointed_to(engine):
+    published, sha256 = engine.publish()
+    published.write_bytes(b"weightz")
+    with pytest.raises(ArtifactError):
+        engine.slot.point_to(published, expected_sha256=sha256)
+    published.unlink()
+    with pytest.raises(ArtifactError):
+        engine.slot.point_to(published, expected_sha256=sha256)
+    assert engine.env_file.read_bytes() == ENV
+
+
+@pytest.mark.parametrize("name", ["a b.pth", "ä.pth", "a\nB=1.pth", "../models/a.pth", "a$HOME.pth"])
+def test_a_path_that_an_env_file_could_misread_is_refused(engine, name):
+    with pytest.raises(SlotError):
+        engine.slot.point_to(engine.models_dir / name, expected_sha256="0" * 64)
+    assert engine.env_file.read_bytes() == ENV
+
+
+def put_missing(path):
+    path.unlink()
+
+
+def put_link(path):
+    path.rename(path.with_name("real.env"))
+    path.symlink_to("real.env")
+
+
+def put_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def put_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+def put_too_much(path):
+    path.write_bytes(b"# x\n" * 300_000)
+
+
+def put_nul(path):
+    path.write_bytes(b"A=1\0\n")
+
+
+@pytest.mark.parametrize("put", [put_missing, put_link, put_pipe, put_directory, put_too_much, put_nul])
+def test_an_env_file_that_is_not_as_it_should_be_is_left_alone(engine, put):
+    published, sha256 = engine.publish()
+    put(engine.env_file)
+    before = names(engine.etc)
+    for call in (engine.slot.current_path, engine.slot.is_shadow_only,
+                 lambda: engine.slot.point_to(published, expected_sha256=sha256)):
+        with pytest.raises(SlotError) as caught:
+            call()
+        assert str(engine.env_file) in str(caught.value)
+    assert names(engine.etc) == before
+    assert engine.slot.problems()
+
+
+def edit_in_place(path, content):
+    with path.open("ab") as file:
+        file.write(content)
+
+
+def edit_by_rename(path, content):
+    path.with_name("editor").write_bytes(path.read_bytes() + content)
+    path.with_name("editor").rename(path)
+
+
+@pytest.mark.parametrize("edit", [edit_in_place, edit_by_rename])
+def test_an_edit_between_reading_and_renaming_is_not_lost(engine, monkeypatch, edit):
+    published, sha256 = engine.publish()
+    real, edits = durable_file.replace_file, [b"\nC=3"]
+
+    def replace_file(target, content, **named):
+        if target == engine.env_file and edits:
+            edit(target, edits.pop())
+        real(target, content, **named)
+
+    monkeypatch.setattr(model_slot.durable_file, "replace_file", replace_file)
+    engine.slot.point_to(published, expected_sha256=sha256)
+    assert engine.env_file.read_bytes() == ENV.replace(b"/old/patchtst.pth", str(published).encode()) + b"\nC=3"
+    assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
+
+
+def test_a_file_that_changes_all_the_time_is_given_up(engine, monkeypatch):
+    published, sha256 = engine.publish()
+    real = durable_file.replace_file
+
+    def replace_file(target, content, **named):
+        if target == engine.env_file:
+            edit_in_place(target, b"\nC=3")
+        real(target, content, **named)
+
+    monkeypatch.setattr(model_slot.durable_file, "replace_file", replace_file)
+    with pytest.raises(SlotError, match="changed by somebody else"):
+        engine.slot.point_to(published, expected_sha256=sha256)
+    assert str(engine.slot.current_path()) == "/old/patchtst.pth"
+
+
+def test_the_sweep_removes_what_a_killed_swap_left(engine):
+    for directory in (engine.etc, engine.models_dir):
+        (directory / ".retrain-worker.x.0123.tmp").write_bytes(b"")
+    assert len(engine.slot.sweep()) == 2
+    assert names(engine.etc) == ["ai-engine.env"]
+
+
+def test_old_models_go_but_never_one_that_is_named(engine):
+    published = [engine.publish(f"patchtst_v20260110_1200{second:02}") for second in range(5)]
+    engine.slot.point_to(published[0][0], expected_sha256=published[0][1])
+    (engine.models_dir / "patchtst_v_mine.pth").write_bytes(b"")
+    gone = engine.slot.remove_old_models(keep=1, protected={published[2][0]})
+    assert gone == (published[1][0], published[3][0])
+    assert [name for name in names(engine.models_dir) if name.endswith(".pth")] == [
+        f"patchtst_v20260110_1200{n}.pth" for n in ("00", "02", "04")] + ["patchtst_v_mine.pth"]
+
+
+def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine):
+    published, sha256 = engine.publish()
+    engine.slot.point_to(published, expected_sha256=sha256)
+    assert engine.slot.problems() == []
+    engine.env_file.write_bytes(b"PATCHTST_MODEL_PATH=/gone.pth\n")
+    engine.models_dir.chmod(0o777)
+    found = engine.slot.problems(serving_user="nobody-has-this-name")
+    assert len(found) == 4
+    assert all(finding and remedy for finding, remedy in found)
+
+
+def test_a_directory_that_the_serving_user_cannot_enter_is_found(engine):
+    published, sha256 = engine.publish()
+    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.models_dir.chmod(0o700)
+    published.chmod(0o600)
+    findings = [finding for finding, _ in engine.slot.problems(serving_user="nobody")]
+    assert f"nobody cannot enter {engine.models_dir}" in findings
+    assert f"nobody cannot read {published}" in findings

@@ -1,0 +1,61 @@
+"""The next run counts from the persisted last attempt."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrain_worker.daemon.schedule import Job, Schedule, next_run_at
+
+NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
+INTERVAL = timedelta(hours=4)
+
+
+def test_the_first_run_is_due_at_once():
+    assert next_run_at(last_attempt_at=None, interval=INTERVAL, now=NOW) == NOW
+
+
+def test_a_run_missed_while_down_is_due_once_and_then_an_interval_later():
+    missed = NOW - timedelta(days=3)
+
+    assert next_run_at(last_attempt_at=missed, interval=INTERVAL, now=NOW) <= NOW
+    assert next_run_at(last_attempt_at=NOW, interval=INTERVAL, now=NOW) == NOW + INTERVAL
+
+
+@given(st.timedeltas(min_value=timedelta(days=-4000), max_value=timedelta(days=4000)))
+def test_never_more_than_one_interval_ahead_whatever_the_clock_did(jump):
+    assert next_run_at(last_attempt_at=NOW, interval=INTERVAL, now=NOW + jump) <= NOW + jump + INTERVAL
+
+
+def test_a_daemon_restarted_every_ten_minutes_still_runs_every_interval():
+    last, runs, clock = NOW, [], NOW
+    for _ in range(6 * 24):
+        clock += timedelta(minutes=10)  # every pass is a restart: nothing but `last` survives
+        if next_run_at(last_attempt_at=last, interval=INTERVAL, now=clock) <= clock:
+            runs.append(clock)
+            last = clock
+
+    assert len(runs) == 6
+    assert all(later - earlier == INTERVAL for earlier, later in zip(runs, runs[1:], strict=False))
+
+
+def test_a_job_that_does_not_come_back_is_named():
+    clock = [0.0]
+    release, entered = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        release.wait(30)
+
+    schedule = Schedule((Job(name="relay", action=hang, every_seconds=1.0, patience_seconds=10.0),),
+                        clock=lambda: clock[0])
+    schedule.start()
+    try:
+        assert entered.wait(30)
+        assert schedule.stuck() == ()
+        clock[0] = 12.0
+        assert schedule.stuck() == ("relay",)
+    finally:
+        release.set()
+        schedule.stop()

@@ -1,0 +1,125 @@
+"""What the service manager hears, datagram by datagram."""
+
+import os
+import socket
+
+import pytest
+
+from retrain_worker.adapters.systemd import Notifier
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "notify"))
+        server.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield server
+
+
+@pytest.fixture
+def notifier(manager):
+    made = Notifier()
+    yield made
+    made.close()
+
+
+def heard(server):
+    found = []
+    while True:
+        try:
+            found.append(server.recv(8192))
+        except BlockingIOError:
+            return found
+
+
+def test_the_life_of_a_daemon_is_told_in_order(manager, notifier):
+    notifier.ready("waiting")
+    notifier.status("training, epoch 3")
+    notifier.status("training, epoch 3")
+    notifier.watchdog()
+    notifier.extend_timeout(1.5)
+    notifier.stopping("stopping")
+    assert heard(manager) == [b"READY=1\nSTATUS=waiting", b"STATUS=training, epoch 3", b"WATCHDOG=1",
+                              b"EXTEND_TIMEOUT_USEC=1500000", b"STOPPING=1\nSTATUS=stopping"]
+
+
+def test_a_reload_says_when_it_began(manager, notifier):
+    notifier.reloading()
+    notifier.ready("reloaded")
+    first, second = heard(manager)
+    name, _, usec = first.removeprefix(b"RELOADING=1\n").partition(b"=")
+    assert (name, second) == (b"MONOTONIC_USEC", b"READY=1\nSTATUS=reloaded")
+    assert int(usec) > 0
+
+
+@pytest.mark.parametrize("text", ["Δ\nREADY=1", "a\r\nSTOPPING=1", "x\0y", "\x1b[31mred", "a\u2028b", "Größe — ü"])
+def test_a_status_is_one_line_of_utf8_and_one_field(manager, notifier, text):
+    notifier.status(text)
+    datagram, = heard(manager)
+    line = datagram.decode()
+    assert line.startswith("STATUS=")
+    assert line.isprintable()
+    assert len(datagram.split(b"\n")) == 1
+
+
+def test_every_letter_arrives(manager, notifier):
+    notifier.status("Δ loss 0.1 — größer")
+    assert heard(manager) == ["STATUS=Δ loss 0.1 — größer".encode()]
+
+
+def test_a_long_status_is_cut_between_letters(manager, notifier):
+    notifier.status("Δ" * 5000)
+    datagram, = heard(manager)
+    assert datagram.decode() == "STATUS=" + "Δ" * 512
+
+
+def test_no_password_is_told(manager, notifier):
+    notifier.status("waiting for redis://user:hunter2@host/0")
+    assert heard(manager) == [b"STATUS=waiting for redis://user:***@host/0"]
+
+
+def test_a_manager_that_does_not_read_never_blocks_us(manager, notifier):
+    sent = [notifier.status(f"epoch {n}") for n in range(2000)]
+    assert not sent[-1]
+    assert notifier.num_failures > 0
+    heard(manager)
+    assert notifier.status("epoch 2000")
+
+
+def test_a_manager_that_is_gone_is_counted(manager, notifier):
+    manager.close()
+    assert not notifier.watchdog()
+    assert notifier.num_failures == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sdnotify forgets to close it
+def test_a_socket_that_is_not_there_is_counted(monkeypatch, tmp_path):
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
+    notifier = Notifier()
+    assert not notifier.is_connected
+    assert not notifier.ready("x")
+    assert notifier.num_failures == 1
+
+
+def test_without_a_manager_nothing_is_said_and_nothing_fails(monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notifier = Notifier()
+    assert not notifier.ready("x")
+    assert notifier.num_failures == 0
+    assert notifier.watchdog_interval_seconds is None
+
+
+def test_children_cannot_speak_for_us(notifier, monkeypatch):
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
+
+
+@pytest.mark.parametrize(("usec", "pid", "interval"), [
+    ("60000000", None, 30.0), ("60000000", "self", 30.0), ("60000000", "1", None), ("0", None, None),
+    ("soon", None, None), ("", None, None),
+])
+def test_the_watchdog_is_kept_only_for_this_process(monkeypatch, usec, pid, interval):
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    if pid:
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "self" else pid)
+    assert Notifier().watchdog_interval_seconds == interval
