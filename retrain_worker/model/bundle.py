@@ -1,0 +1,382 @@
+"""The model file: written once and durably, read with suspicion.
+
+A bundle is one file that torch.load(weights_only=True) accepts, with everything a consumer needs (DESIGN 4.2), its
+checksum beside it in the form of `sha256sum -c`, and a readable manifest. `read` believes nothing: hash, format, names,
+shapes, finite weights, and the canary, recorded windows whose probabilities the file must reproduce. Nothing in a model
+file is ever executed: weights_only=True, always (CVE-2025-32434 and CVE-2026-24747 are why torch is at least 2.10).
+
+Files of the stack's older scripts hold the engine's weights as a dict with `model_state_dict` or as a bare state dict.
+They are understood, so that an incumbent of theirs can be measured; they have no canary and often no feature names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retrain_worker.domain.artifact import (
+    FORMAT,
+    Manifest,
+    ModelContract,
+    checksum_file,
+    checksum_line,
+    manifest_file,
+)  # fmt: skip
+from retrain_worker.domain.labels import Label, Thresholds
+from retrain_worker.domain.recipe import InputTransform, Preset
+from retrain_worker.errors import ArtifactError, ContractError
+from retrain_worker.model import patchtst, presets
+from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
+
+#: `format` in the manifest of a file that the stack's older scripts wrote
+OLDER_FORMAT = "engine state dict"
+#: windows kept in the canary
+CANARY_WINDOWS = 16
+#: largest difference to the recorded canary that a sound file on another machine may show
+CANARY_TOLERANCE = 1e-5
+#: no model of ours comes near; a larger file is not read into memory
+MAX_BYTES = 512 * 2**20
+
+_State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """Raw windows (W, T, F) float32 and the probabilities (W,) float64 that they must give."""
+
+    windows: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A model file that was read and verified."""
+
+    path: Path
+    manifest: Manifest
+    model: PatchTST
+    #: None: a file of the stack's older scripts
+    canary: Canary | None
+
+    @property
+    def contract(self) -> ModelContract:
+        """What an engine must agree with to run it."""
+        return self.manifest.contract
+
+    def probabilities(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """P(label = 1) (B,) of raw windows (B, T, F), the one code path of gate, canary and follower."""
+        return patchtst.probabilities(self.model, windows)
+
+    def canary_error(self) -> float | None:
+        """Largest difference between the recorded and the replayed canary; None without a canary; may be infinite."""
+        if self.canary is None:
+            return None
+        differences = np.abs(self.probabilities(self.canary.windows) - self.canary.probabilities)
+        return float(np.max(np.where(np.isfinite(differences), differences, np.inf)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What is recorded about the making of a model. Plain values only."""
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scorecard: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(
+    path: Path, *, model: PatchTST, contract: ModelContract, canary_windows: NDArray[np.float32], origin: Origin
+) -> Manifest:
+    """Write the bundle of `model` and its sidecars durably; the manifest holds the hash of the bytes as read back.
+
+    `canary_windows` (W, T, F) are raw windows. Raises ArtifactError when the model cannot be written soundly, OSError
+    when the disk fails.
+    """
+    windows = np.ascontiguousarray(canary_windows[:CANARY_WINDOWS], dtype=np.float32)
+    answers = patchtst.probabilities(model, windows)
+    if not len(windows) or not np.isfinite(answers).all():
+        raise ArtifactError("the canary is empty or its probabilities are not finite", where=str(path))
+    created_at = datetime.now(UTC)
+    content = {
+        "format": FORMAT,
+        "version": path.stem,
+        "created_at": created_at.isoformat(),
+        "model_state_dict": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
+        "config": asdict(model.config) | {"input_transform": str(model.config.input_transform)},
+        "preset": str(contract.preset),
+        "input_transform": str(contract.input_transform),
+        "feature_names": list(contract.feature_names),
+        "label": str(contract.label),
+        "thresholds": asdict(origin.thresholds),
+        "training": msgspec.to_builtins(dict(origin.training)),
+        "scorecard": msgspec.to_builtins(dict(origin.scorecard)),
+        "canary": {"windows": torch.from_numpy(windows), "probabilities": torch.from_numpy(answers)},
+    }
+    # through a file object: given a name, torch writes that name into the bytes
+    with _replacing(path) as file:
+        torch.save(content, file)
+    written = path.read_bytes()
+    manifest = _manifest(content, path=path, data=written, contract=contract)
+    with _replacing(checksum_file(path)) as file:
+        file.write(checksum_line(path, manifest.sha256).encode())
+    with _replacing(manifest_file(path)) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    return manifest
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file that appears under `path` whole and durable, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def weights_sha256(model: PatchTST) -> str:
+    """Hash of the weights alone: equal for equal training, whatever the version and the time of writing."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple[str, ...] = ()) -> Bundle:
+    """The model in `path`, verified. Raises ArtifactError with the reason when anything is not as it should be.
+
+    The hash is compared with `expected_sha256`, else with the checksum file beside it if there is one. `feature_names`
+    are used only for a file of the older scripts that does not say its own.
+    """
+    data = _bytes_of(path)
+    _check_hash(path, data, expected_sha256)
+    found = _load(path, data)
+    bundle = _our_bundle(path, data, found) if _is_ours(found) else _older_bundle(path, data, found, feature_names)
+    error = bundle.canary_error()
+    if error is not None and not error <= CANARY_TOLERANCE:
+        raise _unfit(path, f"its canary differs by {error:.3g}, more than {CANARY_TOLERANCE:g}")
+    return bundle
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What a model file is, as plain values for a person; `problem` says what is wrong, empty if it can be trusted."""
+    summary: dict[str, Any] = {"path": str(path), "kind": "unknown", "problem": ""}
+    try:
+        data = _bytes_of(path)
+        summary |= {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        summary["checksum_file"] = checksum_file(path).is_file()
+        found = _load(path, data)
+        summary |= {"kind": _kind_of(found), "tensors": {n: list(t.shape) for n, t in _state_in(found).items()}}
+        # names that stand for unknown ones: this is about the file, not about the rows
+        unknown = tuple(f"feature_{i}" for i in range(presets.ENGINE_INPUTS))
+        bundle = read(path, feature_names=unknown)
+        summary["parameters"] = sum(tensor.numel() for tensor in bundle.model.parameters())
+        summary["manifest"] = msgspec.to_builtins(bundle.manifest)
+        summary["canary_error"] = bundle.canary_error()
+    except ArtifactError as error:
+        summary["problem"] = error.what
+    return summary
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise _unfit(path, f"it has {size} bytes, more than the {MAX_BYTES} that any model of this kind needs")
+        return path.read_bytes()
+    except OSError as error:
+        raise _unfit(path, f"it cannot be read: {error.strerror or error}") from error
+
+
+def _check_hash(path: Path, data: bytes, expected_sha256: str | None) -> None:
+    beside = checksum_file(path)
+    if expected_sha256 is None and beside.is_file():
+        words = beside.read_text(encoding="utf-8", errors="replace").split()
+        expected_sha256 = words[0].lower() if words else ""
+    actual = hashlib.sha256(data).hexdigest()
+    if expected_sha256 is not None and actual != expected_sha256:
+        raise _unfit(path, f"its sha256 is {actual}, not {expected_sha256 or 'what its empty checksum file says'}")
+
+
+def _load(path: Path, data: bytes) -> Mapping[str, Any]:
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it holds {named[1]}" if named else "it holds objects or damage"
+        raise _unfit(path, f"{what} that a safe load refuses; nothing in it was executed") from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise _unfit(path, f"it is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from error
+    if not isinstance(found, Mapping):
+        raise _unfit(path, f"it holds a {type(found).__name__}, not a dict")
+    return found
+
+
+def _is_ours(found: Mapping[str, Any]) -> bool:
+    return isinstance(found.get("format"), str) and str(found["format"]).startswith("patchtst/")
+
+
+def _state_in(found: Mapping[str, Any]) -> _State:
+    """The tensors of any dict of weights, by name."""
+    state = found.get("model_state_dict", found)
+    return {str(n): t for n, t in state.items() if isinstance(t, torch.Tensor)} if isinstance(state, Mapping) else {}
+
+
+def _kind_of(found: Mapping[str, Any]) -> str:
+    if _is_ours(found):
+        return str(found["format"])
+    if "model_state_dict" in found:
+        return "dict with model_state_dict"
+    return "bare state dict" if _state_in(found) else "dict without weights"
+
+
+def _our_bundle(path: Path, data: bytes, found: Mapping[str, Any]) -> Bundle:
+    if found["format"] != FORMAT:
+        raise _unfit(path, f"its format is {found['format']!r}; this program reads {FORMAT!r}")
+    try:
+        config = PatchTSTConfig(**found["config"])
+        contract = ModelContract(
+            preset=Preset(found["preset"]),
+            context_length=config.context_length,
+            feature_names=tuple(str(name) for name in found["feature_names"]),
+            input_transform=InputTransform(found["input_transform"]),
+            label=Label(found["label"]),
+        )
+        canary = Canary(
+            windows=found["canary"]["windows"].numpy(), probabilities=found["canary"]["probabilities"].double().numpy()
+        )
+        manifest = _manifest(found, path=path, data=data, contract=contract)
+    except (KeyError, TypeError, ValueError, AttributeError, ContractError) as error:
+        raise _unfit(path, f"its description is not complete ({type(error).__name__}: {error})") from error
+    if len(contract.feature_names) != config.num_features or contract.input_transform != config.input_transform:
+        raise _unfit(path, "its feature names or its input transform contradict its config")
+    expected = (config.context_length, config.num_features)
+    if canary.windows.ndim != 3 or not len(canary.windows) or canary.windows.shape[1:] != expected:
+        raise _unfit(path, f"its canary has shape {canary.windows.shape}, not (n, {expected[0]}, {expected[1]})")
+    if canary.probabilities.shape != canary.windows.shape[:1]:
+        raise _unfit(path, "its canary has not one probability for each window")
+    model = _model(path, config, _state_in(found))
+    return Bundle(path=path, manifest=manifest, model=model, canary=canary)
+
+
+def _older_bundle(path: Path, data: bytes, found: Mapping[str, Any], feature_names: tuple[str, ...]) -> Bundle:
+    state = _state_in(found)
+    if not state:
+        raise _unfit(path, f"it holds no weights: a {_kind_of(found)} with the keys {_some(found)}")
+    names = _older_feature_names(path, found) or feature_names
+    if not names:
+        raise _unfit(path, "it does not say which features it was trained on")
+    try:
+        # the engine's weights are the same for 4 features (twice) and for 8
+        config = presets.engine(num_features=len(names))
+    except ContractError as error:
+        raise _unfit(path, f"{error.what}: {_some(names)}") from error
+    contract = ModelContract(
+        preset=Preset.ENGINE,
+        context_length=config.context_length,
+        feature_names=names,
+        input_transform=InputTransform.MINMAX,
+    )
+    manifest = Manifest(
+        format=OLDER_FORMAT,
+        version=path.stem,
+        created_at=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        file=path.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        contract=contract,
+        config=asdict(config),
+        thresholds=Thresholds(),
+    )
+    return Bundle(path=path, manifest=manifest, model=_model(path, config, state), canary=None)
+
+
+def _older_feature_names(path: Path, found: Mapping[str, Any]) -> tuple[str, ...]:
+    for place in (found, found.get("metadata"), found.get("config")):
+        names = place.get("feature_names") if isinstance(place, Mapping) else None
+        if names:
+            if not all(isinstance(name, str) for name in names):
+                raise _unfit(path, "its feature_names are not all text")
+            return tuple(names)
+    return ()
+
+
+def _model(path: Path, config: PatchTSTConfig, state: _State) -> PatchTST:
+    """The network with these weights, in evaluation mode. Its tensors are checked before anything is allocated."""
+    expected = patchtst.shapes(config)
+    actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if missing := expected.keys() - actual.keys():
+        raise _unfit(path, f"weights are missing: {_some(missing)}; it has {_some(actual)}")
+    if surplus := actual.keys() - expected.keys():
+        raise _unfit(path, f"it has weights that the network does not: {_some(surplus)}")
+    for name, shape in expected.items():
+        if actual[name] != shape:
+            raise _unfit(path, f"{name} has shape {actual[name]}, not {shape}: it was made for another input")
+        if not torch.isfinite(state[name]).all():
+            raise _unfit(path, f"{name} holds numbers that are not finite")
+        if name.endswith("num_batches_tracked") != (not state[name].is_floating_point()):
+            raise _unfit(path, f"{name} is {state[name].dtype}")
+    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away; nobody's seed may move
+        model = PatchTST(config)
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def _manifest(content: Mapping[str, Any], *, path: Path, data: bytes, contract: ModelContract) -> Manifest:
+    thresholds = Thresholds(**content["thresholds"])
+    if not all(math.isfinite(limit) for limit in (thresholds.buy, thresholds.sell)):
+        raise ValueError("the thresholds are not finite")
+    return Manifest(
+        format=content["format"],
+        version=content["version"],
+        created_at=datetime.fromisoformat(content["created_at"]),
+        file=path.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        contract=contract,
+        config=dict(content["config"]),
+        thresholds=thresholds,
+        training=dict(content["training"]),
+        scorecard=dict(content["scorecard"]),
+    )
+
+
+def _some(names: Iterable[object]) -> str:
+    ordered = sorted(str(name) for name in names)
+    return ", ".join(ordered[:4]) + (f" and {len(ordered) - 4} more" if len(ordered) > 4 else "")
+
+
+def _unfit(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(f"this model file cannot be used: {what}", where=str(path))

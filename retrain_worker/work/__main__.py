@@ -1,0 +1,177 @@
+"""The child process of one stage: `python -m retrain_worker.work REQUEST RESULT` (see domain/handoff.py).
+
+What is covered: the child offers itself to the kernel's out-of-memory killer first, ends when it is told to or when the
+daemon is gone, keeps to a memory limit with a clean error, says its progress in JSON lines on stdout and everything
+else on stderr, and leaves a result file only when it is whole.
+What is not: deadlines, and what a native crash leaves behind; both are the daemon's.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+
+from retrain_worker.domain.handoff import (
+    DATABASE_URL_VARIABLE,
+    AuditRequest,
+    AuditResult,
+    ChildError,
+    ChildExit,
+    GateMeasured,
+    GateRequest,
+    Progress,
+    PullRequest,
+    PullResult,
+    TrainRequest,
+    TrainResult,
+)
+from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.errors import DiskFullError, RetrainError, UsageError
+from retrain_worker.work.data.durable import durable_file
+from retrain_worker.work.stopping import StoppedError, StopFlag
+
+Request = PullRequest | AuditRequest | TrainRequest | GateRequest
+Result = PullResult | AuditResult | TrainResult | GateMeasured
+Report = Callable[[Progress], None]
+
+#: as high as an unprivileged process may go without being the very first choice
+OOM_SCORE = 800
+#: training may finish its batch and end by itself; the other stages leave nothing to resume
+GRACE_SECONDS = {Stage.TRAIN: 5.0}
+USAGE = 2
+
+_REQUESTS: dict[Stage, type[Request]] = {
+    Stage.PULL: PullRequest,
+    Stage.AUDIT: AuditRequest,
+    Stage.TRAIN: TrainRequest,
+    Stage.GATE: GateRequest,
+}
+_log = logging.getLogger("retrain_worker.work")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage of the request file, write the result file, return a ChildExit. Unknown exceptions go through."""
+    _offer_to_oom_killer()
+    stdout = _claim_stdout()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m retrain_worker.work REQUEST RESULT\n")
+        return USAGE
+    request_path, result_path = (Path(argument) for argument in arguments)
+    try:
+        stage, request = _read_request(request_path)
+        stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
+        stopping.watch()
+        if isinstance(request, TrainRequest):
+            _limit_memory(request.memory_limit_bytes)
+        result = _run(request, _reporter(stdout), stopping)
+        _write(result_path, {"kind": "result", "stage": stage, "result": result})
+    except StoppedError as stopped:
+        _log.info("%s", stopped)
+        return ChildExit.INTERRUPTED
+    except Exception as error:
+        known = _child_error(error)
+        if known is None:
+            raise
+        _write(result_path, {"kind": "error", "error": known})
+        return ChildExit.ERROR
+    return ChildExit.DONE
+
+
+def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Result:
+    """Only training and scoring pay for torch."""
+    match request:
+        case PullRequest():
+            from retrain_worker.work.data.pull import pull
+
+            return pull(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
+        case AuditRequest():
+            from retrain_worker.work.data.audit import audit
+
+            return audit(request, report)
+        case TrainRequest():
+            from retrain_worker.work.training.train import train
+
+            return train(request, report, stopping)
+        case GateRequest():
+            from retrain_worker.work.scoring import measure
+
+            return measure(request, report)
+
+
+def _read_request(path: Path) -> tuple[Stage, Request]:
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+        stage = Stage(found["stage"])
+        return stage, msgspec.convert(found["request"], _REQUESTS[stage])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"not a request ({type(error).__name__}: {error})", where=str(path)) from error
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with durable_file(path) as file:
+        file.write(msgspec.json.encode(content))
+
+
+def _child_error(error: Exception) -> ChildError | None:
+    """What the daemon should know it as; None: nobody foresaw it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = DiskFullError(f"no space left to write ({error.strerror})", where=str(error.filename or ""))
+    if isinstance(error, RetrainError):
+        return ChildError(kind=type(error).__name__, what=error.what, where=error.where, remedy=error.remedy)
+    # torch's allocators say it in the sentence of a RuntimeError
+    sentences = ("can't allocate memory", "out of memory")
+    if isinstance(error, MemoryError) or any(sentence in str(error) for sentence in sentences):
+        return ChildError(
+            kind=MemoryError.__name__,
+            what=f"not enough memory ({(str(error).splitlines() or ['MemoryError'])[0][:200]})",
+            where="the child process",
+            remedy="raise its memory limit, or make TRAIN_WINDOW_DAYS or BATCH_SIZE smaller",
+        )
+    return None
+
+
+# ---------------------------------------------------------------- the process
+
+
+def _offer_to_oom_killer() -> None:
+    # best effort: not every /proc is writable
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def _claim_stdout() -> TextIO:
+    """The real stdout, for progress lines only; whatever else prints goes to stderr."""
+    stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return stdout
+
+
+def _reporter(stdout: TextIO) -> Report:
+    def report(progress: Progress) -> None:
+        with suppress(BrokenPipeError):  # nobody listens; stdin's end will say so, too
+            stdout.write(msgspec.json.encode(progress).decode() + "\n")
+            stdout.flush()
+
+    return report
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Limit private writable memory: what the process can really use up, unlike its address space."""
+    if limit_bytes > 0:
+        _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

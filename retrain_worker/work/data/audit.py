@@ -1,0 +1,34 @@
+"""AUDIT: measure the snapshot, put every measurement beside its limit, and let the domain judge.
+
+Each finding is a sentence that a person can act on at night: what was measured, the limit, what to do. The order in
+which the findings are made is their weight within one severity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from retrain_worker.domain.audit import DataPolicy, Finding, judge
+from retrain_worker.domain.handoff import AuditRequest, AuditResult, Progress
+from retrain_worker.work.data import snapshot as snapshots
+from retrain_worker.work.data.audit_features import feature_findings
+from retrain_worker.work.data.audit_labels import label_findings
+from retrain_worker.work.data.audit_rows import row_findings
+from retrain_worker.work.data.instants import to_microseconds
+from retrain_worker.work.data.snapshot import Snapshot
+
+
+def audit(request: AuditRequest, report: Callable[[Progress], None]) -> AuditResult:
+    """The verdict on `run_dir/snapshot`. Raises DataUnfitError when that is missing or damaged."""
+    snapshot = snapshots.load(Path(request.run_dir))
+    report(Progress(sentence=f"auditing {len(snapshot):,} rows", fields={"rows": len(snapshot)}))
+    now = to_microseconds(datetime.fromisoformat(request.now))
+    return AuditResult(verdict=judge(findings(snapshot, request.policy, now=now)))
+
+
+def findings(snapshot: Snapshot, policy: DataPolicy, *, now: int) -> tuple[Finding, ...]:
+    """Every finding, weightiest first within its severity. `now`: microseconds since the epoch."""
+    labels = label_findings(snapshot, policy)
+    return (*labels, *row_findings(snapshot, policy, now=now), *feature_findings(snapshot, policy))

@@ -1,0 +1,120 @@
+"""One `features` cell with its `feature_names` cell: the named numbers in it, or the reason why there are none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+#: the names of a vector in its own order, or the width of an array without names
+Layout = tuple[str, ...] | int
+
+
+class Reason(IntEnum):
+    """Why a row's features cannot be used. The words are stable: they are names in events and reports."""
+
+    FINE = 0
+    #: no features at all: NULL, or JSON null
+    FEATURES_NULL = 1
+    #: not a JSON array or object
+    FEATURES_NOT_JSON = 2
+    #: an array or object stands where a number should
+    FEATURES_NESTED = 3
+    #: as many values as names, or as the other rows without names, it has not
+    FEATURES_WRONG_LENGTH = 4
+    #: one of the names that are trained on is not there
+    FEATURES_MISSING_NAME = 5
+    #: NaN, an infinity, or more than a float32 holds
+    FEATURES_NOT_FINITE = 6
+    #: null, true, false, or text that is no number
+    FEATURES_NOT_NUMERIC = 7
+    #: feature_names is not a JSON array of distinct texts
+    FEATURES_NAMES_UNREADABLE = 8
+    #: an array without names, beside rows that do not agree on one order of names
+    FEATURES_UNNAMED = 9
+
+    @property
+    def word(self) -> str:
+        """`features_null` and so on."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector:
+    """One row's decoded cell. What is no number is NaN; `reason` tells what the first of them was."""
+
+    layout: Layout
+    values: list[float]
+    reason: Reason
+    is_converted: bool
+
+
+def decode_cell(cell: Any, names_cell: Any) -> Vector | Reason:  # noqa: ANN401 (a cell may hold anything)
+    """One row's features, or why there are none."""
+    if cell is None:
+        return Reason.FEATURES_NULL
+    try:
+        found = _loads(cell.decode() if isinstance(cell, bytes) else cell)
+    except (ValueError, TypeError, RecursionError):
+        return Reason.FEATURES_NOT_JSON
+    if not isinstance(found, list | dict):
+        return Reason.FEATURES_NULL if found is None else Reason.FEATURES_NOT_JSON
+    raw = list(found.values()) if isinstance(found, dict) else found
+    try:
+        layout: Layout = tuple(found) if isinstance(found, dict) else declared_names(names_cell) or len(raw)
+    except ValueError:
+        return Reason.FEATURES_NAMES_UNREADABLE
+    if not raw or (isinstance(layout, tuple) and len(layout) != len(raw)):
+        is_nested = any(isinstance(value, list | dict) for value in raw)
+        return Reason.FEATURES_NESTED if is_nested else Reason.FEATURES_WRONG_LENGTH
+    numbers = [_number_of(value) for value in raw]
+    return Vector(
+        layout=layout,
+        values=[number if isinstance(number, float) else float("nan") for number in numbers],
+        reason=next((number for number in numbers if isinstance(number, Reason)), Reason.FEATURES_NOT_FINITE),
+        is_converted=any(
+            isinstance(value, str) and isinstance(number, float) for value, number in zip(raw, numbers, strict=True)
+        ),
+    )
+
+
+@lru_cache(maxsize=4096)
+def declared_names(names_cell: Any) -> tuple[str, ...] | None:  # noqa: ANN401
+    """The names that a feature_names cell declares, or None when it declares none. Raises ValueError otherwise."""
+    if names_cell is None or names_cell in ("", b""):
+        return None
+    try:
+        names = orjson.loads(names_cell)
+    except TypeError as error:
+        raise ValueError("not text") from error
+    if names is None or names == []:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ValueError("not an array of distinct texts")
+    return tuple(names)
+
+
+def _loads(text: str) -> Any:  # noqa: ANN401
+    """JSON, with NaN, Infinity and numbers beyond float64 read as what they are, so that the reason can be told."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text, parse_int=float)
+
+
+def _number_of(value: Any) -> float | Reason:  # noqa: ANN401
+    if isinstance(value, list | dict):
+        return Reason.FEATURES_NESTED
+    if isinstance(value, bool) or value is None:
+        return Reason.FEATURES_NOT_NUMERIC
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return Reason.FEATURES_NOT_NUMERIC
+    # float() also takes "1_000" and digits of other scripts: nobody writes a measurement so
+    is_plain = not isinstance(value, str) or (value.isascii() and "_" not in value)
+    return number if is_plain else Reason.FEATURES_NOT_NUMERIC

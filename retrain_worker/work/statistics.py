@@ -1,0 +1,192 @@
+"""Numbers with honest error bars: samples close in time share their outcome, so errors are summed in blocks of time.
+
+Every estimate is a mean of influence values (for a mean, the deviations; for the AUC, DeLong's placements). Their sums
+over blocks of time, all symbols together, give a cluster-robust variance: sum of squares times G / (G - 1), read with
+Student's t at G - 1 degrees of freedom. DeLong et al., Biometrics 44 (1988) 837; Obuchowski, Biometrics 53 (1997) 567
+(clustered AUC); Cameron and Miller, J. Human Resources 50 (2015) 317 (few clusters).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: blocks under which no bound is given
+MIN_BLOCKS = 10
+#: blocks aimed at: enough for Student's t, long enough for neighbours to be nearly independent
+AIMED_BLOCKS = (20, 60)
+#: lengths of a label's horizon that a block holds where the span allows
+HORIZONS_PER_BLOCK = 4
+#: rows of each class under which an AUC is not estimated
+MIN_CLASS_ROWS = 5
+#: probabilities are kept this far from 0 and 1 in a log loss
+EDGE = 1e-7
+#: bins of equal width for ECE and for the hit rate by confidence
+NUM_BINS = 10
+#: rows that a bin needs before its hit rate is compared
+MIN_BIN_ROWS = 30
+ECE_DRAWS = 1000
+_DRAWN_AT_ONCE = 20_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number and the sums of its influence values by block."""
+
+    value: float
+    standard_error: float
+    num_blocks: int
+
+    def low(self, alpha: float) -> float | None:
+        """Lower bound with one-sided error probability `alpha`; None with too few blocks."""
+        return self._bound(-1.0, alpha)
+
+    def high(self, alpha: float) -> float | None:
+        """Upper bound with one-sided error probability `alpha`; None with too few blocks."""
+        return self._bound(1.0, alpha)
+
+    def _bound(self, sign: float, alpha: float) -> float | None:
+        if self.num_blocks < MIN_BLOCKS:
+            return None
+        return self.value + sign * float(stats.t.isf(alpha, self.num_blocks - 1)) * self.standard_error
+
+
+def blocks_in_time(decided_at: Ints, known_at: Ints) -> Ints:
+    """The block number (N,) of every row, from 0 without holes.
+
+    A block lasts at least the 95th percentile of known_at - decided_at, and several times that where the span still
+    gives AIMED_BLOCKS.
+    """
+    if not len(decided_at):
+        return np.empty(0, dtype=np.int64)
+    span = float(decided_at.max() - decided_at.min()) + 1.0
+    horizon = max(1.0, float(np.quantile(known_at - decided_at, 0.95)))
+    wanted = float(np.clip(span / (HORIZONS_PER_BLOCK * horizon), *AIMED_BLOCKS))
+    length = max(horizon, span / wanted)
+    numbers = ((decided_at - decided_at.min()) / length).astype(np.int64)
+    dense: Ints = np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+    return dense
+
+
+def mean(values: Floats, blocks: Ints) -> Estimate:
+    """Mean of `values` (N,), at least one."""
+    average = float(values.mean())
+    return _estimate(average, (values - average) / len(values), blocks)
+
+
+def auc(labels: Ints, scores: Floats, blocks: Ints) -> Estimate | None:
+    """Area under the ROC curve of `scores` (N,) for `labels` (N,) 0/1; None with too few rows of a class."""
+    is_win = labels == 1
+    num_win, num_loss = int(is_win.sum()), int((~is_win).sum())
+    if min(num_win, num_loss) < MIN_CLASS_ROWS:
+        return None
+    ranks = stats.rankdata(scores)
+    # placement: the share of the other class that a row is ranked above (a loss: below), ties half
+    placements = np.empty(len(labels))
+    placements[is_win] = (ranks[is_win] - stats.rankdata(scores[is_win])) / num_loss
+    placements[~is_win] = 1.0 - (ranks[~is_win] - stats.rankdata(scores[~is_win])) / num_win
+    area = float(placements[is_win].mean())
+    influence = (placements - area) / np.where(is_win, num_win, num_loss)
+    return _estimate(area, influence, blocks)
+
+
+def _estimate(value: float, influence: Floats, blocks: Ints) -> Estimate:
+    sums = np.bincount(blocks, weights=influence)
+    num_blocks = len(sums)
+    variance = float(np.sum(sums**2)) * num_blocks / max(1, num_blocks - 1)
+    return Estimate(value=value, standard_error=math.sqrt(variance), num_blocks=num_blocks)
+
+
+def log_losses(labels: Ints, probabilities: Floats) -> Floats:
+    """Nats (N,) that each row costs."""
+    kept = np.clip(probabilities, EDGE, 1.0 - EDGE)
+    costs: Floats = -np.where(labels == 1, np.log(kept), np.log1p(-kept))
+    return costs
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def bins_of(probabilities: Floats) -> Ints:
+    """The bin (N,) 0 .. NUM_BINS - 1 of each probability; bins are [low, high), the last one closed."""
+    return np.clip((probabilities * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
+
+
+def ece(labels: Ints, probabilities: Floats) -> float:
+    """Expected calibration error: mean |hit rate - mean probability| over the bins, weighted by rows."""
+    gaps = np.bincount(bins_of(probabilities), weights=labels - probabilities, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def design_effect(labels: Ints, probabilities: Floats, blocks: Ints) -> float:
+    """How many times the variance of hit rates exceeds that of independent outcomes; 1 with too few blocks.
+
+    Neighbouring rows share luck even under a perfect model: what the window does not show is the same for all of them.
+    The deviation of each bin itself is taken out first, so that a model that is wrong everywhere earns no excuse.
+    """
+    num_blocks = int(blocks.max()) + 1
+    if num_blocks < MIN_BLOCKS:
+        return 1.0
+    bins, residuals = bins_of(probabilities), labels - probabilities
+    rows = np.bincount(bins, minlength=NUM_BINS)
+    centred = residuals - (np.bincount(bins, weights=residuals, minlength=NUM_BINS) / np.maximum(rows, 1))[bins]
+    sums = np.bincount(bins * num_blocks + blocks, weights=centred, minlength=NUM_BINS * num_blocks)
+    expected = float(np.sum(probabilities * (1.0 - probabilities)))
+    found = float(np.sum(sums**2)) * num_blocks / (num_blocks - 1)
+    return max(1.0, found / expected) if expected > 0 else 1.0
+
+
+def ece_limit(probabilities: Floats, *, alpha: float, seed: int, effect: float = 1.0) -> float:
+    """The ECE that a model whose every probability is true exceeds with probability `alpha`, by simulation.
+
+    `effect` is the design effect of the rows.
+    """
+    order = np.argsort(bins_of(probabilities), kind="stable")
+    sorted_p = probabilities[order].astype(np.float32)
+    starts = np.flatnonzero(np.diff(bins_of(probabilities)[order], prepend=-1))
+    expected = np.add.reduceat(sorted_p.astype(np.float64), starts)
+    random = np.random.default_rng(seed)
+    at_once = max(1, min(ECE_DRAWS, _DRAWN_AT_ONCE // len(sorted_p)))
+    drawn: list[Floats] = []
+    for start in range(0, ECE_DRAWS, at_once):
+        size = (min(at_once, ECE_DRAWS - start), len(sorted_p))
+        wins = np.add.reduceat(random.random(size, dtype=np.float32) < sorted_p, starts, axis=1, dtype=np.int64)
+        drawn.append(np.abs(wins - expected).sum(axis=1) / len(sorted_p))
+    return float(np.quantile(np.concatenate(drawn), 1.0 - alpha)) * math.sqrt(effect)
+
+
+def worst_fall_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) -> float | None:
+    """Z of the worst fall of the hit rate from one bin to the next higher one; None with fewer than two usable bins.
+
+    Neighbouring bins are merged until each has MIN_BIN_ROWS rows. Negative: the hit rate rises everywhere. `effect` is
+    the design effect of the rows.
+    """
+    counts = np.bincount(bins_of(probabilities), minlength=NUM_BINS)
+    wins = np.bincount(bins_of(probabilities), weights=labels, minlength=NUM_BINS)
+    merged: list[tuple[float, float]] = []
+    rows, hits = 0.0, 0.0
+    for count, won in zip(counts, wins, strict=True):
+        rows, hits = rows + float(count), hits + float(won)
+        if rows >= MIN_BIN_ROWS:
+            merged.append((rows, hits))
+            rows, hits = 0.0, 0.0
+    if merged and rows:
+        merged[-1] = (merged[-1][0] + rows, merged[-1][1] + hits)
+    falls = [_fall_z(lower, higher) for lower, higher in itertools.pairwise(merged)]
+    return max(falls) / math.sqrt(effect) if falls else None
+
+
+def _fall_z(lower: tuple[float, float], higher: tuple[float, float]) -> float:
+    """(rows, hits) twice: the two-sample z of a fall."""
+    (rows, hits), (more_rows, more_hits) = lower, higher
+    pooled = (hits + more_hits) / (rows + more_rows)
+    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / rows + 1.0 / more_rows))
+    return (hits / rows - more_hits / more_rows) / error if error else 0.0

@@ -1,0 +1,72 @@
+"""Make probabilities true: a temperature and a bias fitted on the validation part, folded into the last layer.
+
+Temperature alone (Guo et al., ICML 2017, arXiv 1706.04599) keeps the sign of every logit. The training part is balanced
+by undersampling, which takes the logarithm of the prior's odds away from every logit, so P(WIN) would stay biased. The
+bias puts it back: by the odds of the training part before balancing, corrected by what the validation part shows. That
+part is the smaller one and its neighbouring outcomes share their luck, so its word counts as much as its rows are
+worth: the bias has a normal prior of BIAS_DRIFT around the training part's odds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from retrain_worker.model.patchtst import PatchTST
+
+#: bounds of 1 / temperature. Never negative: a model whose sign is wrong must stay visibly wrong, not be turned round
+SHARPNESS = (0.05, 20.0)
+#: bounds of the bias in logits
+BIAS = (-10.0, 10.0)
+#: std, in logits, of the drift of the odds from the training part to what comes after it
+BIAS_DRIFT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """logit -> logit / temperature + bias."""
+
+    temperature: float
+    bias: float
+
+    def apply(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated logits."""
+        return logits / self.temperature + self.bias
+
+
+def fit(
+    logits: NDArray[np.float64], labels: NDArray[np.int8], *, expected_bias: float = 0.0, effect: float = 1.0
+) -> Calibration:
+    """The likeliest calibration of `labels` (N,) 0/1 given `logits` (N,): a convex problem of two numbers.
+
+    `expected_bias` is the logit that balancing took away; `effect` is the design effect of the rows, by which the
+    weight of their evidence is divided.
+    """
+    is_win = labels == 1
+    stiffness = effect / (len(labels) * BIAS_DRIFT**2)
+
+    def loss_and_gradient(scale_and_bias: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z = scale_and_bias[0] * logits + scale_and_bias[1]
+        residual = special.expit(z) - is_win
+        drift = scale_and_bias[1] - expected_bias
+        loss = np.mean(np.logaddexp(0.0, z) - is_win * z) + 0.5 * stiffness * drift**2
+        return float(loss), np.array([np.mean(residual * logits), np.mean(residual) + stiffness * drift])
+
+    found = optimize.minimize(
+        loss_and_gradient, np.array([1.0, expected_bias]), jac=True, method="L-BFGS-B", bounds=[SHARPNESS, BIAS],
+        options={"ftol": 1e-14, "gtol": 1e-9},
+    )  # fmt: skip
+    return Calibration(temperature=float(1.0 / found.x[0]), bias=float(found.x[1]))
+
+
+@torch.no_grad()
+def fold(model: PatchTST, calibration: Calibration) -> None:
+    """Change the last layer of `model` so that it answers calibrated logits by itself."""
+    last = model.output_proj
+    weight, bias = last.weight.double(), last.bias.double()
+    last.weight.copy_(weight / calibration.temperature)
+    last.bias.copy_(bias / calibration.temperature + calibration.bias)

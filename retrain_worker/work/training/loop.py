@@ -1,0 +1,279 @@
+"""One attempt at training: batches, one schedule, the best epoch kept, a state to resume after every epoch.
+
+The same data, recipe, seed, thread count and machine give the same bits, also across an interruption: the choice and
+order of the samples are a function of (seed, epoch), the rate is one of the step, and all else is in the state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from retrain_worker.domain.recipe import Recipe
+from retrain_worker.errors import TrainingCollapsedError
+from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig, sigmoid
+from retrain_worker.work import statistics
+from retrain_worker.work.data.samples import Samples, balanced, windows
+from retrain_worker.work.inference import logits_at
+from retrain_worker.work.stopping import StoppedError
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What there is to learn from."""
+
+    #: (N, F) of the whole snapshot
+    features: NDArray[np.float32]
+    #: rows that the standardising transform takes its mean and std from
+    fitting_rows: NDArray[np.float32]
+    train: Samples
+    validation: Samples
+
+    @property
+    def prior_offset(self) -> float:
+        """The logit that balancing takes away."""
+        prior = float(self.train.labels.mean())
+        return math.log(prior / (1.0 - prior))
+
+    @property
+    def num_balanced(self) -> int:
+        """Samples of a balanced epoch: all of the rarer class, as many of the other."""
+        return 2 * min(self.train.counts().values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What distinguishes one attempt from another."""
+
+    config: PatchTSTConfig
+    seed: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One line of the history."""
+
+    number: int
+    train_loss: float
+    #: on the validation part, with the prior put back
+    log_loss: float
+    auc: float
+    #: std of the validation probabilities
+    spread: float
+
+    @property
+    def sentence(self) -> str:
+        """What is said of it while training."""
+        return f"validation log loss {self.log_loss:.3f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The best epoch of an attempt."""
+
+    weights: dict[str, Tensor]
+    best: Epoch
+    history: tuple[Epoch, ...]
+
+
+def fit(
+    attempt: Attempt,
+    lesson: Lesson,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    saved: State | None,
+    after_epoch: Callable[[Epoch, State], None],
+    stopping: Callable[[], bool],
+) -> Fitted:
+    """Train until `recipe.patience` epochs brought nothing better, or `recipe.max_epochs` are done.
+
+    `saved` is a state that `after_epoch` was given before. Raises TrainingCollapsedError on a non-finite loss and on
+    `recipe.collapse_epochs` epochs of one and the same probability; StoppedError when `stopping()` says so.
+    """
+    # ---- set out
+    torch.manual_seed(attempt.seed)
+    model = PatchTST(attempt.config)
+    if "input_mean" in model.state_dict():
+        model.standardise_on(lesson.fitting_rows)
+    model.to(device)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=attempt.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    schedule = _Schedule(attempt, recipe, num_samples=lesson.num_balanced if recipe.balance else len(lesson.train))
+    history: list[Epoch] = []
+    best_weights: dict[str, Tensor] = {}
+    if saved is not None:
+        history, best_weights = _restore(saved, model, optimiser)
+
+    # ---- learn
+    while not _is_over(history, recipe):
+        number = len(history) + 1
+        train_loss = _one_epoch(
+            number, model, optimiser, schedule=schedule, seed=attempt.seed, lesson=lesson, recipe=recipe,
+            stopping=stopping,
+        )  # fmt: skip
+        epoch = _validate(number, train_loss, model, lesson, offset=lesson.prior_offset if recipe.balance else 0.0)
+        history.append(epoch)
+        _refuse_collapse(history, recipe)
+        if _best(history) is epoch:
+            best_weights = _copied(model.state_dict())
+        after_epoch(epoch, _state(model, optimiser, history, best_weights))
+    return Fitted(weights=best_weights, best=_best(history), history=tuple(history))
+
+
+def _one_epoch(
+    number: int, model: PatchTST, optimiser: torch.optim.Optimizer, *, schedule: _Schedule, seed: int,
+    lesson: Lesson, recipe: Recipe, stopping: Callable[[], bool],
+) -> float:  # fmt: skip
+    """Every sample once, in an order of its own; the mean loss.
+
+    Balancing draws anew for each epoch, so that in the end every sample of the commoner class was seen, too.
+    """
+    model.train()
+    train = balanced(lesson.train, seed=_seed(seed, number)) if recipe.balance else lesson.train
+    device = model.pos_encoding.device
+    length = model.config.context_length
+    order = np.random.default_rng(_seed(seed, number)).permutation(len(train))
+    total = torch.zeros((), device=device)
+    for index in range(schedule.steps_per_epoch):
+        if stopping():
+            raise StoppedError(f"training was stopped in epoch {number}; it goes on after epoch {number - 1}")
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate((number - 1) * schedule.steps_per_epoch + index)
+        batch = order[index * schedule.batch_size : (index + 1) * schedule.batch_size]
+        raw = torch.from_numpy(windows(lesson.features, train.positions[batch], length)).to(device)
+        labels = torch.from_numpy(train.labels[batch]).to(device, torch.float32)
+        aims = labels * (1.0 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
+
+        optimiser.zero_grad(set_to_none=True)
+        loss = functional.binary_cross_entropy_with_logits(model(raw), aims)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        optimiser.step()
+        total += loss.detach()  # no .item(): the GPU need not wait
+    return float(total) / schedule.steps_per_epoch
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """The rate of every step: a linear warm-up, then half a cosine down to zero at `max_epochs`."""
+
+    attempt: Attempt
+    recipe: Recipe
+    num_samples: int
+
+    @property
+    def batch_size(self) -> int:
+        return min(self.recipe.batch_size, self.num_samples)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches: a last batch of a few samples would only add noise."""
+        return max(1, self.num_samples // self.batch_size)
+
+    def rate(self, step: int) -> float:
+        total = self.steps_per_epoch * self.recipe.max_epochs
+        warmup = max(1, round(total * self.recipe.warmup_share))
+        if step < warmup:
+            return self.attempt.learning_rate * (step + 1) / warmup
+        return self.attempt.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _validate(number: int, train_loss: float, model: PatchTST, lesson: Lesson, *, offset: float) -> Epoch:
+    """Judge the weights on the validation part, `offset` added to the logits."""
+    samples = lesson.validation
+    logits = logits_at(model, lesson.features, samples.positions)
+    answers = sigmoid(logits + offset)
+    labels = samples.labels.astype(np.int64)
+    area = statistics.auc(labels, answers, np.zeros(len(labels), dtype=np.int64))
+    return Epoch(
+        number=number,
+        train_loss=train_loss,
+        log_loss=float(statistics.log_losses(labels, answers).mean()),
+        auc=area.value if area else 0.5,
+        spread=float(answers.std()),
+    )
+
+
+def _is_over(history: list[Epoch], recipe: Recipe) -> bool:
+    if not history:
+        return False
+    return len(history) >= recipe.max_epochs or len(history) - _best(history).number >= recipe.patience
+
+
+def _best(history: list[Epoch]) -> Epoch:
+    """The first epoch of the lowest validation log loss."""
+    return min(history, key=lambda epoch: epoch.log_loss)
+
+
+def _refuse_collapse(history: list[Epoch], recipe: Recipe) -> None:
+    newest = history[-1]
+    if not (math.isfinite(newest.train_loss) and math.isfinite(newest.log_loss)):
+        raise TrainingCollapsedError(f"the loss of epoch {newest.number} is not finite")
+    recent = history[-recipe.collapse_epochs :]
+    if len(recent) == recipe.collapse_epochs and all(epoch.spread < recipe.collapse_std for epoch in recent):
+        raise TrainingCollapsedError(
+            f"the std of the validation probabilities was under {recipe.collapse_std:g} for {len(recent)} epochs "
+            f"(last {newest.spread:.2g})"
+        )
+
+
+# ---------------------------------------------------------------- the state to resume
+
+
+def _state(
+    model: PatchTST, optimiser: torch.optim.Optimizer, history: list[Epoch], best_weights: dict[str, Tensor]
+) -> State:
+    state: State = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "rng": torch.get_rng_state(),
+        "history": [packed(epoch) for epoch in history],
+        "best_weights": best_weights,
+    }
+    if torch.cuda.is_available():
+        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _restore(
+    saved: State, model: PatchTST, optimiser: torch.optim.Optimizer
+) -> tuple[list[Epoch], dict[str, Tensor]]:
+    model.load_state_dict(saved["model"], strict=True)
+    optimiser.load_state_dict(saved["optimiser"])
+    torch.set_rng_state(saved["rng"])
+    if "cuda_rng" in saved and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(saved["cuda_rng"])
+    return [unpacked(values) for values in saved["history"]], saved["best_weights"]
+
+
+def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy that further steps cannot change: state_dict() and .copy() share the tensors."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+
+
+def packed(epoch: Epoch) -> list[float]:
+    """Plain numbers for the state."""
+    return [epoch.number, epoch.train_loss, epoch.log_loss, epoch.auc, epoch.spread]
+
+
+def unpacked(values: list[float]) -> Epoch:
+    """The inverse of `packed`."""
+    number, train_loss, log_loss, auc, spread = values
+    return Epoch(number=int(number), train_loss=train_loss, log_loss=log_loss, auc=auc, spread=spread)

@@ -1,0 +1,283 @@
+"""A model file is written whole, and believed only after everything in it was checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pickle
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from retrain_worker.domain import artifact
+from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.recipe import InputTransform, Preset
+from retrain_worker.errors import ArtifactError
+from retrain_worker.model import bundle, patchtst, presets
+from retrain_worker.model.patchtst import PatchTST
+
+NAMES = ("rsi", "ma_cross", "volatility", "returns_1h")
+CONTRACTS = {
+    "standardise": ModelContract(
+        preset=Preset.PAPER, context_length=32, feature_names=NAMES, input_transform=InputTransform.STANDARDISE
+    ),
+    "instance": ModelContract(
+        preset=Preset.PAPER, context_length=32, feature_names=NAMES, input_transform=InputTransform.INSTANCE
+    ),
+    "engine": ModelContract(
+        preset=Preset.ENGINE, context_length=128, feature_names=NAMES, input_transform=InputTransform.MINMAX
+    ),
+}
+
+
+def rows(count: int = 400) -> Any:
+    return np.random.default_rng(5).normal([50, 0, 0.1, 0], [20, 0.01, 0.03, 0.005], (count, 4)).astype(np.float32)
+
+
+def windows(length: int, count: int = 20) -> Any:
+    return np.lib.stride_tricks.sliding_window_view(rows(), length, axis=0)[:count].transpose(0, 2, 1).copy()
+
+
+def written(folder: Path, kind: str = "standardise") -> Path:
+    contract = CONTRACTS[kind]
+    torch.manual_seed(1)
+    model = PatchTST(presets.config_for(contract, dropout=0.1))
+    if kind == "standardise":
+        model.standardise_on(rows())
+    path = artifact.model_file(folder, "patchtst_v20261123_031400")
+    origin = bundle.Origin(training={"run_id": "20261123_031400", "seed": 1}, scorecard={"auc": 0.7})
+    bundle.write(
+        path, model=model, contract=contract, canary_windows=windows(contract.context_length), origin=origin
+    )
+    return path
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_what_is_written_is_what_is_read(tmp_path: Path, kind: str) -> None:
+    path = written(tmp_path, kind)
+    found = bundle.read(path)
+    assert found.contract == CONTRACTS[kind]
+    assert found.manifest.training["run_id"] == "20261123_031400"
+    assert found.canary is not None
+    assert len(found.canary.windows) == 16
+    assert found.canary_error() == 0.0
+    torch.manual_seed(1)
+    again = PatchTST(presets.config_for(CONTRACTS[kind], dropout=0.1))
+    if kind == "standardise":
+        again.standardise_on(rows())
+    assert bundle.weights_sha256(found.model) == bundle.weights_sha256(again)
+    raw = windows(found.contract.context_length)
+    np.testing.assert_array_equal(found.probabilities(raw), patchtst.probabilities(again, raw))
+
+
+def test_sidecars_say_what_the_file_is(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    subprocess.run(["sha256sum", "--check", "--strict", f"{path.name}.sha256"], cwd=tmp_path, check=True)
+    manifest = json.loads(artifact.manifest_file(path).read_bytes())
+    assert manifest["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest["size_bytes"] == path.stat().st_size
+    assert manifest["contract"]["feature_names"] == list(NAMES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [path.name, f"{path.name}.sha256", f"{path.name}.json"]
+    )
+
+
+def test_engine_file_fits_the_engines_own_module_strictly(tmp_path: Path) -> None:
+    path = written(tmp_path, "engine")
+    content = torch.load(path, weights_only=True)
+    plain = torch.nn.TransformerEncoder(
+        torch.nn.TransformerEncoderLayer(128, 4, 512, 0.1, batch_first=True), 3, enable_nested_tensor=False
+    )
+    inside = {
+        name.removeprefix("transformer."): tensor
+        for name, tensor in content["model_state_dict"].items()
+        if name.startswith("transformer.")
+    }
+    plain.load_state_dict(inside, strict=True)
+    assert set(content["model_state_dict"]) - {f"transformer.{n}" for n in inside} == {
+        "patch_embedding.weight", "patch_embedding.bias", "pos_encoding", "output_proj.weight", "output_proj.bias",
+    }  # fmt: skip
+
+
+def test_reading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    bundle.read(path)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------- damage
+
+
+def test_no_single_flipped_byte_is_believed(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    sound = path.read_bytes()
+    for position in range(0, len(sound), len(sound) // 50):
+        path.write_bytes(sound[:position] + bytes([sound[position] ^ 0x10]) + sound[position + 1 :])
+        with pytest.raises(ArtifactError, match="sha256"):
+            bundle.read(path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 5000])
+def test_a_truncated_file_is_refused_even_without_a_checksum(tmp_path: Path, kept: int) -> None:
+    path = written(tmp_path)
+    artifact.checksum_file(path).unlink()
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ArtifactError, match=path.name):
+        bundle.read(path)
+
+
+def test_another_file_than_the_expected_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="sha256"):
+        bundle.read(written(tmp_path), expected_sha256="0" * 64)
+
+
+def test_a_missing_file_is_an_artifact_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="No such file"):
+        bundle.read(tmp_path / "nothing.pth")
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """The same file with its content changed and no checksum beside it: a forger's best try."""
+    content = torch.load(path, weights_only=True)
+    content = change(content) or content
+    torch.save(content, path)
+    artifact.checksum_file(path).unlink()
+    return path
+
+
+def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content.__setitem__(key, value)
+
+
+def _weights(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        tensor = content["model_state_dict"][name]
+        content["model_state_dict"][name] = tensor + value
+
+    return change
+
+
+FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "newer format": (_set("format", "patchtst/2"), "patchtst/2"),
+    "a weight moved": (_weights("output_proj.bias", 0.01), "canary"),
+    "a weight not finite": (_weights("output_proj.bias", float("nan")), "finite"),
+    "weights missing": (lambda c: c["model_state_dict"].__delitem__("pos_encoding"), "missing: pos_encoding"),
+    "weights too many": (lambda c: c["model_state_dict"].update(extra=torch.ones(1)), "extra"),
+    "other shape": (lambda c: c["model_state_dict"].update(pos_encoding=torch.ones(1, 9, 64)), "shape"),
+    "giant config": (lambda c: c["config"].update(d_model=10**9), "d_model"),
+    "unknown config": (lambda c: c["config"].update(colour="red"), "colour"),
+    "no canary": (lambda c: c.__delitem__("canary"), "canary"),
+    "empty canary": (lambda c: c["canary"].update(windows=torch.ones(0, 32, 4)), "canary"),
+    "canary of nan": (lambda c: c["canary"].update(probabilities=torch.full((16,), float("nan"))), "canary"),
+    "feature dropped": (lambda c: c["feature_names"].__delitem__(0), "feature names"),
+    "other transform": (_set("input_transform", "instance"), "transform"),
+    "label unknown": (_set("label", "luck"), "luck"),
+    "a list": (lambda c: [c], "list"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_content_is_refused_with_its_reason(tmp_path: Path, forgery: str) -> None:
+    change, reason = FORGERIES[forgery]
+    path = rewritten(written(tmp_path), change)
+    with pytest.raises(ArtifactError, match=reason):
+        bundle.read(path)
+
+
+class Bomb:
+    """Unpickling this creates a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("as_torch_file", [True, False])
+def test_nothing_in_a_model_file_is_executed(tmp_path: Path, as_torch_file: bool) -> None:
+    path, trace = tmp_path / "patchtst_bomb.pth", tmp_path / "executed"
+    if as_torch_file:
+        torch.save({"model_state_dict": {}, "metadata": Bomb(trace)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Bomb(trace)))
+    with pytest.raises(ArtifactError):
+        bundle.read(path)
+    assert not trace.exists()
+    assert bundle.inspect(path)["problem"]
+
+
+# ---------------------------------------------------------------- files of the stack's older scripts
+
+
+def engine_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    return PatchTST(presets.engine(num_features=4)).state_dict()
+
+
+@pytest.mark.parametrize("form", ["wrapped", "bare"])
+def test_engine_weights_of_older_scripts_are_understood(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "patchtst_v20251210_031617.pth"
+    state = engine_state()
+    torch.save({"model_state_dict": state, "val_loss": 0.69} if form == "wrapped" else state, path)
+
+    found = bundle.read(path, feature_names=NAMES)
+
+    assert found.contract == dataclasses.replace(CONTRACTS["engine"])
+    assert found.canary_error() is None
+    assert found.manifest.version == "patchtst_v20251210_031617"
+    assert np.isfinite(found.probabilities(windows(128))).all()
+
+
+def test_older_files_name_their_own_features_first(tmp_path: Path) -> None:
+    path = tmp_path / "patchtst_old.pth"
+    own = ("a", "b", "c", "d")
+    torch.save({"model_state_dict": engine_state(), "metadata": {"feature_names": list(own)}}, path)
+    assert bundle.read(path, feature_names=NAMES).contract.feature_names == own
+
+
+def test_older_files_that_do_not_fit_say_what_was_found(tmp_path: Path) -> None:
+    path = tmp_path / "patchtst_old.pth"
+    wide = engine_state() | {"patch_embedding.weight": torch.zeros(128, 16 * 23)}
+    torch.save({"model_state_dict": wide}, path)
+    with pytest.raises(ArtifactError, match=r"patch_embedding.weight has shape \(128, 368\)"):
+        bundle.read(path, feature_names=NAMES)
+    torch.save({"model_state_dict": wide, "feature_names": [f"f{i}" for i in range(23)]}, path)
+    with pytest.raises(ArtifactError, match="23"):
+        bundle.read(path)
+    torch.save({"encoder.weight": torch.zeros(3, 3)}, path)
+    with pytest.raises(ArtifactError, match=r"missing.*it has encoder\.weight"):
+        bundle.read(path, feature_names=NAMES)
+    torch.save({"epoch": 3, "val_loss": 0.69}, path)
+    with pytest.raises(ArtifactError, match="no weights"):
+        bundle.read(path, feature_names=NAMES)
+    torch.save({"model_state_dict": engine_state()}, path)
+    with pytest.raises(ArtifactError, match="which features"):
+        bundle.read(path)
+    torch.save({"model_state_dict": engine_state(), "scaler": np.float64(3.0)}, path)
+    with pytest.raises(ArtifactError, match="safe load"):
+        bundle.read(path, feature_names=NAMES)
+
+
+def test_inspect_tells_what_any_file_is(tmp_path: Path) -> None:
+    ours = bundle.inspect(written(tmp_path))
+    assert (ours["kind"], ours["problem"], ours["canary_error"]) == ("patchtst/1", "", 0.0)
+    assert ours["manifest"]["contract"]["preset"] == "paper"
+    json.dumps(ours)
+
+    older = tmp_path / "older.pth"
+    torch.save(engine_state(), older)
+    summary = bundle.inspect(older)
+    assert (summary["kind"], summary["problem"], summary["parameters"]) == ("bare state dict", "", 612_481)
+
+    (tmp_path / "text.pth").write_text("not a model")
+    assert bundle.inspect(tmp_path / "text.pth")["problem"]

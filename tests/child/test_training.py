@@ -1,0 +1,309 @@
+"""Training learns what there is, gives the same bits each time, and says so when there is nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.child.synthetic_market import NAMES, market, saved
+
+from retrain_worker.domain import artifact
+from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.handoff import Progress, TrainRequest, TrainResult
+from retrain_worker.domain.labels import Label
+from retrain_worker.domain.recipe import InputTransform, Preset, Recipe
+from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.errors import ContractError, DataUnfitError, TrainingCollapsedError
+from retrain_worker.model import bundle, presets
+from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.work.stopping import StoppedError
+from retrain_worker.work.training import loop
+from retrain_worker.work.training.checkpoint import Checkpoint
+from retrain_worker.work.training.train import contracts_to_try, train
+
+RECIPE = Recipe(
+    preset=Preset.PAPER, seq_len=32, max_epochs=4, patience=4, batch_size=64, learning_rate=2e-3, threads=1, device="cpu"
+)
+
+
+def request(folder: Path, **changes: Any) -> TrainRequest:
+    values: dict[str, Any] = {
+        "run_id": "20261123_031400", "run_dir": str(folder), "version": "patchtst_v20261123_031400",
+        "data": DataPolicy(), "split": SplitPolicy(), "recipe": RECIPE, "checkpoint_dir": str(folder / "checkpoints"),
+        "incumbent_path": None,
+    }  # fmt: skip
+    return TrainRequest(**(values | changes))
+
+
+def never() -> bool:
+    return False
+
+
+def weights_of(result: TrainResult) -> str:
+    """sha256 over the tensors of the file, not over what the file says about them."""
+    state = torch.load(result.model_path, weights_only=True)["model_state_dict"]
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Journal(list[Progress]):
+    """Collects progress; `stops_after` epochs it wants to stop."""
+
+    def __init__(self, stops_after: int | None = None) -> None:
+        super().__init__()
+        self.stops_after = stops_after
+
+    def __call__(self, progress: Progress) -> None:
+        self.append(progress)
+
+    def stopping(self) -> bool:
+        return self.stops_after is not None and len(self) >= self.stops_after
+
+
+# ---------------------------------------------------------------- learning
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, Journal]:
+    folder = tmp_path_factory.mktemp("trained")
+    saved(folder)
+    journal = Journal()
+    return train(request(folder), journal, never), journal
+
+
+def test_training_learns_what_there_is_to_learn(trained: tuple[TrainResult, Journal]) -> None:
+    result, _ = trained
+    assert result.history[result.best_epoch - 1][3] > 0.75
+    assert result.validation_log_loss < 0.60
+
+
+def test_the_kept_epoch_is_the_best_one_and_its_weights_are_its_own(trained: tuple[TrainResult, Journal]) -> None:
+    result, _ = trained
+    losses = [epoch[2] for epoch in result.history]
+    assert losses[result.best_epoch - 1] == min(losses)
+    assert result.epochs == len(losses)
+
+
+def test_the_file_gives_the_recorded_validation_log_loss(trained: tuple[TrainResult, Journal]) -> None:
+    result, _ = trained
+    found = bundle.read(Path(result.model_path))
+    assert found.manifest == dataclasses.replace(result.manifest)
+    assert found.manifest.scorecard["log_loss"] == pytest.approx(result.validation_log_loss)
+    assert found.manifest.training["weights_sha256"] == bundle.weights_sha256(found.model)
+    assert found.manifest.training["parts"] == result.parts
+    assert result.parts["train_balanced"]["win"] == result.parts["train_balanced"]["loss"]
+    assert result.parts["train_balanced"]["loss"] == min(result.parts["train"].values())
+
+
+def test_progress_is_a_sentence_an_operator_can_read(trained: tuple[TrainResult, Journal]) -> None:
+    _, journal = trained
+    assert len(journal) == RECIPE.max_epochs
+    assert journal[1].sentence.startswith("training 20261123_031400: epoch 2 of 4, validation log loss 0.")
+    assert journal[1].sentence.endswith(" s left")
+
+
+def test_no_checkpoint_is_left_behind(trained: tuple[TrainResult, Journal]) -> None:
+    result, _ = trained
+    folder = Path(result.model_path).parent
+    assert sorted(p.name for p in folder.iterdir()) == [
+        f"{result.manifest.version}.pth", f"{result.manifest.version}.pth.json", f"{result.manifest.version}.pth.sha256",
+    ]  # fmt: skip
+    assert list((folder.parent / "checkpoints").iterdir()) == []
+
+
+def test_standardising_knows_only_rows_up_to_the_last_training_sample(tmp_path: Path) -> None:
+    later = market()
+    features = later.features.copy()
+    # as wild as can be, but only where the holdout is
+    is_late = later.decided_at >= np.quantile(later.decided_at, 0.9)
+    features[is_late] *= 1000
+    first, second = tmp_path / "first", tmp_path / "second"
+    saved(first)
+    saved(second, features=features)
+    recipe = dataclasses.replace(RECIPE, max_epochs=1)
+    results = [train(request(folder, recipe=recipe), Journal(), never) for folder in (first, second)]
+    assert weights_of(results[0]) == weights_of(results[1])
+
+
+@pytest.mark.parametrize("label", list(Label))
+def test_both_meanings_of_the_label_are_learned_and_recorded(tmp_path: Path, label: Label) -> None:
+    snapshot = market(strength=3.0)
+    if label is Label.DIRECTION:  # the market knows where the price goes; WIN then depends on the side taken
+        rose = snapshot.outcome
+        outcome = np.where(snapshot.side == 1, rose, 1 - rose).astype(np.int8)
+        saved(tmp_path, strength=3.0, outcome=outcome)
+    else:
+        saved(tmp_path, strength=3.0)
+    result = train(request(tmp_path, data=DataPolicy(label=label)), Journal(), never)
+    assert max(epoch[3] for epoch in result.history) > 0.75
+    assert result.manifest.contract.label is label
+
+
+def test_the_input_transform_can_be_chosen_on_validation(tmp_path: Path) -> None:
+    saved(tmp_path, strength=2.0)
+    recipe = dataclasses.replace(RECIPE, input_transform=InputTransform.AUTO, max_epochs=2)
+    result = train(request(tmp_path, recipe=recipe), Journal(), never)
+    attempts = result.manifest.training["attempts"]
+    assert [attempt["input_transform"] for attempt in attempts] == ["standardise", "instance"]
+    best = min(attempts, key=lambda attempt: attempt["validation_log_loss"])
+    assert result.manifest.contract.input_transform == best["input_transform"]
+
+
+def test_engine_preset_trains_end_to_end(tmp_path: Path) -> None:
+    saved(tmp_path, per_symbol=600)
+    recipe = dataclasses.replace(RECIPE, preset=Preset.ENGINE, max_epochs=1)
+    result = train(request(tmp_path, recipe=recipe), Journal(), never)
+    assert result.manifest.contract.preset == Preset.ENGINE
+    assert bundle.read(Path(result.model_path)).model.config.context_length == 128
+
+
+# ---------------------------------------------------------------- the same bits, whatever happens
+
+
+@pytest.mark.parametrize("transform", [InputTransform.STANDARDISE, InputTransform.AUTO])
+def test_an_interrupted_and_resumed_training_ends_in_the_same_bits(tmp_path: Path, transform: InputTransform) -> None:
+    recipe = dataclasses.replace(RECIPE, input_transform=transform, max_epochs=3, dropout=0.2)
+    for name in ("whole", "again", "broken"):
+        saved(tmp_path / name)
+    whole = train(request(tmp_path / "whole", recipe=recipe), Journal(), never)
+    again = train(request(tmp_path / "again", recipe=recipe), Journal(), never)
+
+    epochs, interruptions = 0, 0
+    while True:
+        journal = Journal(stops_after=1)
+        try:
+            resumed = train(request(tmp_path / "broken", recipe=recipe), journal, journal.stopping)
+        except StoppedError:
+            interruptions += 1
+            epochs += len(journal)
+            torch.manual_seed(interruptions)  # another process has another past
+            continue
+        epochs += len(journal)
+        break
+
+    assert interruptions >= 2
+    assert epochs == recipe.max_epochs * (2 if transform is InputTransform.AUTO else 1)
+    assert weights_of(whole) == weights_of(again) == weights_of(resumed)
+    assert whole.history == resumed.history
+
+
+def test_a_foreign_or_damaged_checkpoint_is_ignored(tmp_path: Path) -> None:
+    saved(tmp_path)
+    recipe = dataclasses.replace(RECIPE, max_epochs=2)
+    undisturbed = train(request(tmp_path, recipe=recipe), Journal(), never)
+
+    journal = Journal(stops_after=1)
+    with pytest.raises(StoppedError):
+        train(request(tmp_path, recipe=dataclasses.replace(recipe, seed=5)), journal, journal.stopping)
+    after_foreign = train(request(tmp_path, recipe=recipe), Journal(), never)
+    (tmp_path / "checkpoints" / "20261123_031400.checkpoint").write_bytes(b"half a file")
+    after_damage = train(request(tmp_path, recipe=recipe), Journal(), never)
+
+    assert weights_of(undisturbed) == weights_of(after_foreign) == weights_of(after_damage)
+
+
+def test_a_checkpoint_never_loads_anything_but_values(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, "run", {"data": 1})
+    checkpoint.save({"epoch": 3})
+    assert checkpoint.load() == {"epoch": 3}
+    torch.save({"digest": checkpoint.digest, "state": Path("/")}, checkpoint.path)
+    assert checkpoint.load() is None
+
+
+def test_other_seeds_give_other_weights(tmp_path: Path) -> None:
+    saved(tmp_path)
+    recipes = [dataclasses.replace(RECIPE, max_epochs=1, seed=seed) for seed in (1, 2)]
+    assert len({weights_of(train(request(tmp_path, recipe=recipe), Journal(), never)) for recipe in recipes}) == 2
+
+
+# ---------------------------------------------------------------- nothing to learn
+
+
+def test_a_collapse_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    # every epoch counts as collapsed under so high a floor
+    recipe = dataclasses.replace(RECIPE, collapse_std=0.9, collapse_epochs=2)
+    journal = Journal()
+    with pytest.raises(TrainingCollapsedError, match=r"under 0.9 for 2 epochs.*; then .*under 0.9"):
+        train(request(tmp_path, recipe=recipe), journal, never)
+
+
+def test_a_loss_that_is_not_finite_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    rates = []
+    schedule_rate = loop._Schedule.rate
+
+    def explosive(self: Any, step: int) -> float:
+        rates.append(self.attempt.learning_rate)
+        return float("inf") if self.attempt.seed == RECIPE.seed else schedule_rate(self, step)
+
+    monkeypatch.setattr(loop._Schedule, "rate", explosive)
+    result = train(request(tmp_path, recipe=dataclasses.replace(RECIPE, max_epochs=1)), Journal(), never)
+    assert "not finite" in result.manifest.training["attempts"][0]["collapses"][0]
+    assert sorted(set(rates)) == [RECIPE.learning_rate / 2, RECIPE.learning_rate]
+
+
+def test_too_few_samples_are_refused_with_their_counts(tmp_path: Path) -> None:
+    saved(tmp_path, per_symbol=140)
+    with pytest.raises(DataUnfitError, match=r"samples, \d+ with label 1 and \d+ with label 0"):
+        train(request(tmp_path), Journal(), never)
+
+
+# ---------------------------------------------------------------- what to train
+
+
+INCUMBENT = ModelContract(
+    preset=Preset.PAPER, context_length=48, feature_names=("rsi", "volatility"), input_transform=InputTransform.INSTANCE
+)
+
+
+def choose(recipe: Recipe, incumbent: ModelContract | None = None) -> tuple[ModelContract, ...]:
+    return contracts_to_try(recipe, incumbent, feature_names=NAMES, label=Label.OUTCOME)
+
+
+def test_auto_takes_the_incumbents_contract_and_paper_without_one() -> None:
+    assert choose(Recipe(), INCUMBENT) == (INCUMBENT,)
+    (paper,) = choose(Recipe())
+    assert (paper.preset, paper.input_transform) == (Preset.PAPER, InputTransform.STANDARDISE)
+    assert paper.context_length == Recipe().seq_len
+
+
+def test_a_named_preset_does_not_look_at_the_incumbent() -> None:
+    (engine,) = choose(Recipe(preset=Preset.ENGINE), INCUMBENT)
+    assert (engine.context_length, engine.input_transform) == (128, InputTransform.MINMAX)
+    both = choose(Recipe(preset=Preset.PAPER, input_transform=InputTransform.AUTO), INCUMBENT)
+    assert [contract.input_transform for contract in both] == [InputTransform.STANDARDISE, InputTransform.INSTANCE]
+
+
+def test_the_incumbents_contract_is_read_from_its_file(tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = artifact.model_file(tmp_path, "patchtst_v20251201_000000")
+    model = PatchTST(presets.config_for(INCUMBENT, dropout=0.1))
+    windows = np.random.default_rng(1).normal(size=(4, 48, 2)).astype(np.float32)
+    bundle.write(path, model=model, contract=INCUMBENT, canary_windows=windows, origin=bundle.Origin())
+    recipe = dataclasses.replace(RECIPE, preset=Preset.AUTO, max_epochs=1)
+
+    result = train(request(tmp_path, recipe=recipe, incumbent_path=str(path)), Journal(), never)
+    assert result.manifest.contract == INCUMBENT
+
+    path.write_bytes(b"damaged")
+    result = train(request(tmp_path, recipe=recipe, incumbent_path=str(path)), Journal(), never)
+    assert result.manifest.contract.context_length == RECIPE.seq_len
+
+
+def test_features_that_the_incumbent_needs_and_the_rows_lack_are_named(tmp_path: Path) -> None:
+    saved(tmp_path, feature_names=("rsi", "ma_cross", "spread", "returns_1h"))
+    path = artifact.model_file(tmp_path, "patchtst_v20251201_000000")
+    model = PatchTST(presets.config_for(INCUMBENT, dropout=0.1))
+    windows = np.random.default_rng(1).normal(size=(4, 48, 2)).astype(np.float32)
+    bundle.write(path, model=model, contract=INCUMBENT, canary_windows=windows, origin=bundle.Origin())
+    with pytest.raises(ContractError, match=r"no feature volatility.*FEATURE_NAMES"):
+        train(request(tmp_path, recipe=Recipe(device="cpu"), incumbent_path=str(path)), Journal(), never)

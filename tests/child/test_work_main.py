@@ -1,0 +1,171 @@
+"""The child process: exit codes, result files, and an end whenever the daemon wants one or is gone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.gates import GatePolicy
+from retrain_worker.domain.handoff import ChildExit, GateMeasured, GateRequest, Progress, TrainRequest, TrainResult
+from retrain_worker.domain.recipe import Preset, Recipe
+from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.model import bundle
+from tests.child.synthetic_market import saved
+
+RECIPE = Recipe(preset=Preset.PAPER, seq_len=32, max_epochs=4, patience=4, batch_size=64, threads=1, device="cpu")
+
+
+def train_request(folder: Path, **changes: Any) -> TrainRequest:
+    values: dict[str, Any] = {
+        "run_id": "20261123_031400", "run_dir": str(folder), "version": "patchtst_v20261123_031400",
+        "data": DataPolicy(), "split": SplitPolicy(), "recipe": RECIPE, "checkpoint_dir": str(folder / "checkpoints"),
+        "incumbent_path": None,
+    }  # fmt: skip
+    return TrainRequest(**(values | changes))
+
+
+class Child:
+    """One child, its stdin held open as the daemon holds it."""
+
+    def __init__(self, folder: Path, stage: str, request: Any) -> None:
+        self.result_path = folder / "result.json"
+        self.result_path.unlink(missing_ok=True)
+        request_path = folder / "request.json"
+        request_path.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "retrain_worker.work", str(request_path), str(self.result_path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def lines(self) -> Iterator[str]:
+        assert self.process.stdout is not None
+        return iter(self.process.stdout)
+
+    def ended(self, *, closes_stdin: bool = False) -> int:
+        """Its exit code; communicate() would close stdin, which means something here."""
+        if closes_stdin:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.process.stdin = None
+        code = self.process.wait(timeout=120)
+        self.log = self.process.stderr.read() if self.process.stderr else ""
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+        return code
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.result_path.read_bytes())
+        return found
+
+
+def test_train_and_gate_hand_over_typed_results(tmp_path: Path) -> None:
+    saved(tmp_path)
+    child = Child(tmp_path, "TRAIN", train_request(tmp_path))
+    progress = [msgspec.json.decode(line, type=Progress) for line in child.lines()]
+    assert child.ended() == ChildExit.DONE, child.log
+    assert len(progress) == RECIPE.max_epochs
+    assert (child.result()["kind"], child.result()["stage"]) == ("result", "TRAIN")
+    trained = msgspec.convert(child.result()["result"], TrainResult)
+    bundle.read(Path(trained.model_path), expected_sha256=trained.manifest.sha256)
+
+    gate = GateRequest(
+        run_id="20261123_031400", run_dir=str(tmp_path), candidate_path=trained.model_path, incumbent_path=None,
+        data=DataPolicy(), split=SplitPolicy(), recipe=RECIPE, policy=GatePolicy(),
+    )  # fmt: skip
+    child = Child(tmp_path, "GATE", gate)
+    assert child.ended() == ChildExit.DONE, child.log
+    measured = msgspec.convert(child.result()["result"], GateMeasured)
+    assert measured.evidence.candidate.auc is not None
+    assert measured.evidence.candidate.auc > 0.6
+
+
+def test_an_error_of_ours_comes_back_by_name(tmp_path: Path) -> None:
+    child = Child(tmp_path, "TRAIN", train_request(tmp_path / "nowhere"))
+    assert child.ended() == ChildExit.ERROR
+    assert child.result()["kind"] == "error"
+    assert child.result()["error"]["kind"] == "DataUnfitError"
+    assert "snapshot" in child.result()["error"]["what"]
+
+
+def test_a_request_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
+    child = Child(tmp_path, "DANCE", {})
+    assert child.ended() == ChildExit.ERROR
+    assert child.result()["error"]["kind"] == "UsageError"
+
+
+def test_an_unknown_exception_leaves_a_traceback_and_no_result(tmp_path: Path) -> None:
+    saved(tmp_path)
+    child = Child(tmp_path, "TRAIN", train_request(tmp_path, recipe=replace(RECIPE, batch_size=0)))
+    assert child.ended() == 1
+    assert "ZeroDivisionError" in child.log
+    assert not child.result_path.exists()
+
+
+def test_a_memory_limit_ends_in_an_error_that_names_memory(tmp_path: Path) -> None:
+    saved(tmp_path, per_symbol=3000)
+    greedy = replace(RECIPE, batch_size=100_000, seq_len=512)
+    child = Child(tmp_path, "TRAIN", train_request(tmp_path, recipe=greedy, memory_limit_bytes=700 * 2**20))
+    assert child.ended() == ChildExit.ERROR, child.log
+    error = child.result()["error"]
+    assert error["kind"] == "MemoryError"
+    assert "memory" in error["what"]
+
+
+LONG = replace(RECIPE, max_epochs=10, patience=10, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    saved(folder)
+    child = Child(folder, "TRAIN", train_request(folder, recipe=LONG))
+    assert child.ended() == ChildExit.DONE, child.log
+    return msgspec.convert(child.result()["result"], TrainResult)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "stdin closed", "SIGKILL"])
+def test_a_stopped_training_goes_on_and_ends_in_the_same_bits(
+    tmp_path: Path, how: str, undisturbed: TrainResult
+) -> None:
+    saved(tmp_path)
+    broken = Child(tmp_path, "TRAIN", train_request(tmp_path, recipe=LONG))
+    next(broken.lines())  # one epoch is done and saved
+    if how == "stdin closed":
+        assert broken.ended(closes_stdin=True) == ChildExit.INTERRUPTED
+    else:
+        broken.process.send_signal(signal.Signals[how])
+        assert broken.ended() == (ChildExit.INTERRUPTED if how == "SIGTERM" else -signal.SIGKILL)
+    assert not broken.result_path.exists()
+    assert not (tmp_path / "candidate").exists()
+    resumed = Child(tmp_path, "TRAIN", train_request(tmp_path, recipe=LONG))
+    epochs = [json.loads(line)["fields"]["number"] for line in resumed.lines()]
+    assert resumed.ended() == ChildExit.DONE, resumed.log
+
+    assert epochs[0] > 1
+    assert epochs[-1] == LONG.max_epochs
+    found = msgspec.convert(resumed.result()["result"], TrainResult)
+    assert found.manifest.training["weights_sha256"] == undisturbed.manifest.training["weights_sha256"]
+
+
+def test_the_child_offers_itself_to_the_out_of_memory_killer(tmp_path: Path) -> None:
+    saved(tmp_path)
+    child = Child(tmp_path, "TRAIN", train_request(tmp_path, recipe=replace(RECIPE, max_epochs=50, patience=50)))
+    next(child.lines())
+    assert int(Path(f"/proc/{child.process.pid}/oom_score_adj").read_text()) == 800
+    assert child.ended(closes_stdin=True) == ChildExit.INTERRUPTED
+
+
+def test_pull_and_audit_start_without_torch() -> None:
+    program = "import sys; import retrain_worker.work.__main__; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
