@@ -1,0 +1,32 @@
+"""The verbs of the command, one module each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from retrain_worker import __version__
+from retrain_worker.cli import audit, check, demo, gates, history, once, run, status, trigger
+
+_VERBS = (once, run, check, audit, status, history, gates, trigger, demo)
+
+_EPILOG = """\
+examples:
+  retrain-worker demo                              watch the whole idea work on a simulated market
+  retrain-worker check                             what is missing before the first start, and what mends it
+  retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try
+  retrain-worker status                            what serves, what ran, what runs next, what waits
+exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The chosen verb and its options; `execute` does it. Exits with 2 on wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="retrain-worker", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Continuous retraining of PatchTST: audited data, honest gates, a swap that is never half-done.")
+    parser.add_argument("--version", action="version", version=f"retrain-worker {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb in _VERBS:
+        verb.add_to(verbs)
+    return parser.parse_args(arguments)

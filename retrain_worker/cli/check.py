@@ -1,0 +1,160 @@
+"""`check`: what is missing before the first start, with the command that mends it. Looks only; creates nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+from retrain_worker.errors import RetrainError
+from retrain_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_MIN_FREE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    is_ok: bool
+    finding: str
+    remedy: str = ""
+    #: False: a daemon can start and work without it for a while
+    blocks: bool = True
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("check", help="what is missing before the first start, and what mends it",
+                              epilog="exit: 0 nothing that blocks, 1 something blocks, 78 wrong settings")
+    options.add_places(parser)
+    options.add_database(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print every check; 1 when one that blocks failed. Raises SettingsError before anything is looked at."""
+    from retrain_worker.cli.once import as_json
+
+    settings = options.read_settings(arguments)
+    checks = []
+    for check in all_checks(settings):
+        checks.append(check)
+        if not arguments.json:
+            print(_as_text(check), flush=True)
+    blocking = [check for check in checks if check.blocks and not check.is_ok]
+    if arguments.json:
+        print(as_json({"is_ready": not blocking, "checks": checks}))
+    else:
+        problems = sum(not check.is_ok for check in checks)
+        ending = "ready to start" if not blocking else f"not ready: {len(blocking)} of them must be mended first"
+        print(f"\n{len(checks)} checks, {problems} problems; {ending}")
+    return 1 if blocking else 0
+
+
+def all_checks(settings: Settings) -> Iterator[Check]:
+    """Every check, in the order in which a start would trip over it."""
+    yield Check(name="settings", is_ok=True, finding=f"{len(settings.names)} settings are sound")
+    yield from (_folder(name, path) for name, path in (
+        ("STATE_PATH", settings.state_path), ("MODEL_PATH", settings.model_path),
+        ("CHECKPOINT_PATH", settings.checkpoint_path)))
+    yield _free_space(settings)
+    yield from _database(settings)
+    yield from _engine(settings)
+    yield from _redis(settings)
+
+
+def _folder(name: str, path: Path) -> Check:
+    user = shlex.quote(_user())
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        return Check(name=name, is_ok=False, finding=f"{existing} is not a directory", remedy=f"name another {name}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Check(name=name, is_ok=False, finding=f"{existing} cannot be written by {_user()}",
+                     remedy=f"sudo install -d -o {user} -m 750 {shlex.quote(str(path))}")
+    state = "can be written" if existing == path else f"will be made in {existing}"
+    return Check(name=name, is_ok=True, finding=f"{path} {state}")
+
+
+def _free_space(settings: Settings) -> Check:
+    path = next(folder for folder in (settings.model_path, *settings.model_path.parents) if folder.exists())
+    free = shutil.disk_usage(path).free
+    finding = f"{free / 2**30:.1f} GiB free for {settings.model_path}"
+    return Check(name="disk", is_ok=free >= _MIN_FREE_BYTES, finding=finding,
+                 remedy="" if free >= _MIN_FREE_BYTES else "free at least 2 GiB there, or name another MODEL_PATH")
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    from retrain_worker.daemon.source_audit import audit_source
+
+    try:
+        pulled, audited = audit_source(settings, say=_hush)
+    except RetrainError as error:
+        yield Check(name="database", is_ok=False, finding=f"{error.where}: {error.what}", remedy=error.remedy)
+        return
+    yield Check(name="database", is_ok=True, finding=f"{pulled.loaded} rows, {pulled.labelled} labelled "
+                f"({pulled.win} WIN, {pulled.loss} LOSS), features {', '.join(pulled.feature_names) or 'none'}")
+    if audited.verdict.is_fit:
+        yield Check(name="data", is_ok=True, finding="fit to train on")
+    for reason in audited.verdict.reasons:
+        yield Check(name="data", is_ok=False, finding=reason, blocks=False)
+
+
+def _engine(settings: Settings) -> Iterator[Check]:
+    from retrain_worker.adapters.model_slot import ModelSlot
+
+    if settings.home and settings.home in settings.engine_env_file.parents and not settings.engine_env_file.exists():
+        yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} will be made at the first run")
+        return
+    slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
+                     trigger_file=settings.engine_trigger_file)
+    problems = slot.problems(serving_user=settings.engine_user or None)
+    for finding, remedy in problems:
+        yield Check(name="engine", is_ok=False, finding=finding, remedy=remedy)
+    if not problems:
+        yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} and {settings.engine_models_dir} "
+                                                       "can take a swap")
+
+
+def _redis(settings: Settings) -> Iterator[Check]:
+    if not settings.redis_url:
+        yield Check(name="redis", is_ok=True, finding="none is named: an embedded one is used under the home")
+        return
+    from retrain_worker.redis_client import connect, examine, where_of
+
+    try:
+        found = examine(connect(str(settings.redis_url)))
+    except RetrainError as error:
+        yield Check(name="redis", is_ok=False, blocks=False, finding=str(error.what),
+                    remedy="start it, or mend REDIS_HOST or REDIS_URL; events wait in the outbox until then")
+        return
+    yield Check(name="redis", is_ok=True, finding=f"{where_of(str(settings.redis_url))} answers, {found.version}")
+    for warning in found.warnings:
+        yield Check(name="redis", is_ok=False, blocks=False, finding=warning)
+
+
+def _as_text(check: Check) -> str:
+    mark = "ok     " if check.is_ok else "PROBLEM" if check.blocks else "warning"
+    text = f"{mark} {check.name:<16} {check.finding}"
+    return f"{text}\n{'':<24} -> {check.remedy}" if check.remedy else text
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def _hush(_sentence: str) -> None:
+    """The checks are printed as they come; the child's progress is not."""

@@ -1,0 +1,118 @@
+"""`demo`: the whole idea on a simulated market, with a stand-in for the engine, on embedded defaults."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrain_worker.cli import options
+from retrain_worker.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from retrain_worker.demo.stage import Listener
+
+#: only a folder that holds this file is ever emptied
+_MARK = ".retrain-worker-demo"
+_EVENT_SECONDS = 20.0
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("demo", help="watch the whole idea work on a simulated market")
+    parser.add_argument("--home", type=Path, default=Path("demo-home"), metavar="DIR",
+                        help="where everything is written (default ./demo-home; made anew each time)")
+    parser.add_argument("--seed", type=int, default=7, metavar="N", help="another market for another number")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Market, incumbent, engine, one run, summary. The exit code of `once`."""
+    from retrain_worker import settings
+    from retrain_worker.adapters import journal
+    from retrain_worker.cli.once import as_json, exit_code, run_in
+    from retrain_worker.daemon.app import App
+    from retrain_worker.daemon.service import Signals
+    from retrain_worker.demo import stage
+    from retrain_worker.report.summary import summary
+
+    signals, say = Signals(), _Teller()
+    home = _fresh(arguments.home.expanduser().absolute())
+    now = datetime.now(UTC)
+    loaded = settings.load(os.environ, home=home, db=str(home / "quantum_trader.db"))
+    journal.configure(level="ERROR", form=loaded.log_format)
+    options.prepare_home(loaded)
+
+    say("a market of 30 days is made, and an older one in which other things moved it")
+    today, old = stage.write_markets(home, seed=arguments.seed, now=now)
+    say("yesterday's model is trained on the older market and put into the engine's slot")
+    stage.write_stale_incumbent(old, work_dir=home / "older_run", models_dir=loaded.engine_models_dir,
+                                env_file=loaded.engine_env_file)
+    with ExitStack() as doors:
+        app = doors.enter_context(App(loaded))
+        say("the engine's stand-in starts and answers with it")
+        engine = doors.enter_context(stage.engine(
+            env_file=loaded.engine_env_file, redis_url=app.redis_url, database=today.path, log=home / "engine.jsonl"))
+        result = run_in(app, stopping=lambda: signals.stopping, say=say)
+        event = _event_of(engine, result)
+    result["engine"] = _answers(engine)
+    result["bayes_auc"] = _bayes_auc(today, result)
+    if arguments.json:
+        print(as_json(result))
+    else:
+        print("\n" + summary(result, bayes_auc=result["bayes_auc"], event=event, colour=sys.stdout.isatty()))
+        print(f"\neverything lies under {home}; again with another market: retrain-worker demo --seed {arguments.seed + 1}")
+    return exit_code(result)
+
+
+def _fresh(home: Path) -> Path:
+    """An empty folder with our mark; a folder of somebody else's is left alone."""
+    if home.exists() and any(home.iterdir()):
+        if not (home / _MARK).exists():
+            raise UsageError("is not empty and was not made by the demo", where=str(home), remedy="name another --home")
+        shutil.rmtree(home)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / _MARK).touch()
+    return home
+
+
+def _event_of(engine: Listener, result: dict[str, Any]) -> dict[str, Any] | None:
+    """The promotion as the engine's consumer saw it."""
+    if not result["event_id"]:
+        return None
+    line = engine.wait_for("event", seconds=_EVENT_SECONDS, event_id=result["event_id"])
+    if line is None:
+        return None
+    payload = line["payload"]
+    return {"type": line["event_type"], "id": line["event_id"], "old": payload["old_version"],
+            "new": payload["new_version"], "auc": f"{payload['auc']:.3f}", "shadow_only": payload["shadow_only"]}
+
+
+def _answers(engine: Listener) -> dict[str, Any]:
+    """What the stand-in answered meanwhile, by model version."""
+    last = engine.lines("stopped")
+    return dict(last[-1]["answers"]) if last else {}
+
+
+def _bayes_auc(market: Any, result: dict[str, Any]) -> float | None:
+    """The best AUC that any model could expect on the holdout: its newest rows, judged by the generator."""
+    return market.bayes_auc(market.newest(result["candidate"]["n"])) if result["candidate"] else None
+
+
+class _Teller:
+    """Says each new sentence with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started_at = time.monotonic()
+
+    def __call__(self, sentence: str) -> None:
+        print(f"{time.monotonic() - self._started_at:5.1f} s  {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,39 @@
+"""`history`: the runs, newest first."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("history", help="the runs, newest first, and how they ended")
+    options.add_places(parser)
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="the newest N (default 20)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all that is known")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the runs; nothing when there are none."""
+    from retrain_worker.cli.once import as_json
+    from retrain_worker.report.result import result_of
+
+    store = options.open_state(options.read_settings(arguments))
+    if store is None:
+        print("no run yet")
+        return 0
+    with store:
+        for run in store.history(limit=arguments.limit):
+            if arguments.json:
+                print(as_json(result_of(run)))
+            else:
+                reasons = "; ".join(run.reasons)
+                print(f"{run.run_id}  {run.outcome or 'at ' + run.stage:<12} {run.requested_by:<9} {reasons}".rstrip())
+    return 0

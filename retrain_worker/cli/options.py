@@ -1,0 +1,75 @@
+"""Options that several verbs share, and how they become settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain_worker import settings
+from retrain_worker.domain import env_file
+from retrain_worker.errors import SettingsError
+from retrain_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from retrain_worker.adapters.state_db import StateDb
+
+_FRESH_ENGINE_ENV = """\
+# Stands in for the engine's /etc/quantum/ai-engine.env: made by `retrain-worker --home`, because none was named.
+PATCHTST_SHADOW_ONLY=true
+"""
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """--home and --env-file."""
+    parser.add_argument("--home", type=Path, metavar="DIR", help="keep everything this program writes under DIR")
+    parser.add_argument("--env-file", type=Path, metavar="FILE",
+                        help=f"read settings from FILE (default without --home: {settings.ENV_FILE}, if it is there)")
+
+
+def add_database(parser: argparse.ArgumentParser) -> None:
+    """--db."""
+    parser.add_argument("--db", metavar="FILE|URL", help="the trading database (default: DB_PATH or DATABASE_URL)")
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Settings from the environment and the env file, which wins, as in a unit. Raises SettingsError."""
+    given = _env_file_of(arguments)
+    home = arguments.home.expanduser().absolute() if arguments.home else None
+    loaded = settings.load({**os.environ, **given}, home=home, db=getattr(arguments, "db", None))
+    misspelled = settings.likely_misspellings(given, loaded)
+    if misspelled:
+        raise SettingsError(misspelled, where=str(arguments.env_file or settings.ENV_FILE))
+    return loaded
+
+
+def open_state(loaded: Settings) -> StateDb | None:
+    """Our state database, to look at; None when there is none yet."""
+    from retrain_worker.adapters.state_db import StateDb
+
+    path = loaded.state_path / "state.db"
+    return StateDb(path, read_only=True) if path.exists() else None
+
+
+def prepare_home(loaded: Settings) -> None:
+    """Make the folders of a fresh home. The engine's env file is made only where it is our own stand-in."""
+    if loaded.home is None:
+        return
+    for folder in (loaded.state_path, loaded.model_path, loaded.checkpoint_path, loaded.engine_models_dir):
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if loaded.home in loaded.engine_env_file.parents and not loaded.engine_env_file.exists():
+        loaded.engine_env_file.parent.mkdir(parents=True, exist_ok=True)
+        loaded.engine_env_file.write_text(_FRESH_ENGINE_ENV)
+
+
+def _env_file_of(arguments: argparse.Namespace) -> dict[str, str]:
+    path: Path | None = arguments.env_file
+    if path is None and arguments.home is None and settings.ENV_FILE.exists():
+        path = settings.ENV_FILE
+    if path is None:
+        return {}
+    try:
+        return env_file.parse(path.read_bytes())
+    except OSError as error:
+        raise SettingsError((f"{path}: {error.strerror}",), where=str(path)) from None

@@ -1,0 +1,35 @@
+"""`run`: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("run", help="the daemon: a run every RETRAIN_INTERVAL_H hours, for ever")
+    options.add_places(parser)
+    options.add_database(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM. Raises what makes a start impossible."""
+    from retrain_worker.adapters import journal
+    from retrain_worker.adapters.systemd import Notifier
+    from retrain_worker.daemon.app import App
+    from retrain_worker.daemon.service import Signals, serve
+
+    signals, notifier = Signals(), Notifier()
+    settings = options.read_settings(arguments)
+    journal.configure(level=settings.log_level, form=settings.log_format)
+    options.prepare_home(settings)
+    with App(settings) as app:
+        serve(app, signals=signals, notifier=notifier, reread=lambda: options.read_settings(arguments))
+    return 0

@@ -1,0 +1,36 @@
+"""`trigger`: ask the daemon for a run now, by the same stream that other services use."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("trigger", help="ask the daemon for a run now")
+    options.add_places(parser)
+    parser.add_argument("--reason", default="asked for by a person", help="why, one line")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Put a request on quantum:stream:model.retrain. Raises RedisUnavailableError."""
+    from retrain_worker.adapters.embedded_redis import EmbeddedRedis
+    from retrain_worker.adapters.run_requests import trigger
+    from retrain_worker.redis_client import connect
+
+    settings = options.read_settings(arguments)
+    url = str(settings.redis_url)
+    if not url:
+        assert settings.home is not None, "without a home, a Redis is always named"
+        url = EmbeddedRedis(settings.home).url
+    entry_id = trigger(connect(url), reason=arguments.reason, requested_by=getpass.getuser())
+    print(f"asked for a run (entry {entry_id}); `retrain-worker status` shows it")
+    return 0

@@ -1,0 +1,1 @@
+"""The process: composition root, schedule, service. No torch, no numpy."""

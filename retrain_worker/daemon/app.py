@@ -1,0 +1,267 @@
+"""The composition root: the only place where ports meet adapters, and what one pass of each job does."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+
+import structlog
+
+from retrain_worker.adapters import durable_file
+from retrain_worker.adapters.artifact_store import ArtifactStore
+from retrain_worker.adapters.child_process import ChildProcesses
+from retrain_worker.adapters.embedded_redis import EmbeddedRedis
+from retrain_worker.adapters.engine_unit import UnitConfirmations
+from retrain_worker.adapters.event_confirmations import EventConfirmations
+from retrain_worker.adapters.model_slot import ModelSlot
+from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.run_requests import Requests
+from retrain_worker.adapters.stack_tables import StackTables
+from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.adapters.state_lock import StateLock
+from retrain_worker.daemon.schedule import next_run_at
+from retrain_worker.domain import events
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.errors import RetrainError
+from retrain_worker.redis_client import connect
+from retrain_worker.settings import Confirm, Settings
+from retrain_worker.stages.advance import advance, interrupt, resume
+from retrain_worker.stages.ports import Confirmations, Policies, World
+from retrain_worker.stages.step import Step
+
+log = structlog.get_logger()
+
+#: seconds that a child has to write its checkpoint when we stop
+_CHILD_GRACE_SECONDS = 5.0
+_BOOKED_UNTIL = "booked_until"
+
+
+class App:
+    """One process's hold on a state directory. Use as a context manager; every public method is one pass of a job."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is opened yet."""
+        self._settings = settings
+        self._moving = threading.RLock()
+        self._closing = False
+        self._doors = contextlib.ExitStack()
+        self._sentence = ""
+        self._redis_problem: str | None = None
+
+    def __enter__(self) -> App:
+        """Take the lock, open what is needed. Raises AlreadyRunningError, StateError, SettingsError."""
+        settings = self._settings
+        with contextlib.ExitStack() as doors:
+            with durable_file.named_errors(settings.state_path):
+                settings.state_path.mkdir(parents=True, exist_ok=True)
+            doors.enter_context(StateLock(settings.state_path))
+            self.store = doors.enter_context(StateDb(settings.state_path / "state.db"))
+            self.redis_url = str(settings.redis_url)
+            if not self.redis_url:
+                assert settings.home is not None, "without a home, a Redis is always named"
+                self.redis_url = doors.enter_context(EmbeddedRedis(settings.home)).url
+            client = doors.enter_context(contextlib.closing(connect(self.redis_url)))
+            self._relay = Relay(client, self.store, now)
+            self._requests = Requests(client, now)
+            self._children = ChildProcesses(
+                database_url=str(settings.database_url),
+                deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
+            doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
+            self._confirmations: Confirmations = EventConfirmations(client)
+            if settings.engine_confirm is Confirm.UNIT:
+                self._confirmations = UnitConfirmations(settings.engine_unit)
+            self.world = self._world(settings)
+            self._artifacts.sweep()
+            self._doors = doors.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Stop the child, close everything, in the reverse order of opening."""
+        self._doors.close()
+
+    def recover(self) -> None:
+        """Take up the run that an earlier process left behind, if there is one."""
+        with self._moving:
+            run = self.store.unfinished_run()
+            if run is not None:
+                self._say(resume(run, self.world))
+
+    def begin(self, requested_by: str, reason: str) -> Run:
+        """Open a run, or give the one that is under way."""
+        at = self.world.now()
+        with self._moving:
+            run, is_new = self.store.open_run(
+                requested_by=requested_by, reason=reason, at=at, announce=lambda new: (events.started(new, at=at),))
+            if is_new:
+                log.info("run_started", message=f"run {run.run_id} started: {reason}", run_id=run.run_id)
+        return run
+
+    def tick(self) -> None:
+        """Start the run that is due, or advance the one under way by one tick."""
+        with self._moving:
+            if self._closing:
+                return
+            run = self.store.unfinished_run()
+            at = self.world.now()
+            if run is None and at >= self.next_run_at(at):
+                run = self.begin("schedule", f"every {self._settings.retrain_interval_hours:g} h")
+            if run is not None:
+                self._say(advance(run, self.world))
+            else:
+                self._sentence = ""
+
+    def relay(self, *, at_once: bool = False) -> None:
+        """Deliver what waits in the outbox; a problem is said once, not every second."""
+        report = self._relay.relay_once(at_once=at_once)
+        for notice in report.notices:
+            log.warning("redis_notice", message=notice)
+        if report.problem != self._redis_problem:
+            self._redis_problem = report.problem
+            if report.problem:
+                log.warning("redis_problem", message=f"{report.problem}; {report.pending} events wait")
+            else:
+                log.info("redis_recovered", message=f"Redis takes events again; {report.pending} wait")
+
+    def take_requests(self) -> None:
+        """A request on the stream starts a run or joins the one under way; acknowledged once it is recorded."""
+        found = self._requests.poll()
+        for malformed in found.set_aside:
+            log.warning("request_set_aside", message=f"request {malformed.stream_id} set aside: {malformed.reason}")
+        if found.requests and not self._closing:
+            self.begin("trigger", f"{found.requests[0].requested_by}: {found.requests[0].reason}")
+            self._requests.acknowledge(request.stream_id for request in found.requests)
+
+    def keep_books(self) -> None:
+        """Write finished runs into the stack's own tables. A failure is logged and tried again."""
+        if not self._settings.bookkeeping:
+            return
+        booked = self.store.recall(_BOOKED_UNTIL) or ""
+        waiting = sorted((run for run in self.store.history(limit=50) if run.is_finished and run.run_id > booked),
+                         key=lambda run: run.run_id)
+        tables = StackTables(str(self._settings.database_url))
+        for run in waiting:
+            try:
+                tables.record(run)
+            except RetrainError as error:
+                log.warning("bookkeeping_failed", message=str(error), run_id=run.run_id)
+                return
+            self.store.remember(_BOOKED_UNTIL, run.run_id)
+
+    def sweep(self) -> None:
+        """Delete the oldest run folders; never one that the watermark or the run under way needs."""
+        under_way, watermark = self.store.unfinished_run(), self.store.watermark_path()
+        protected: list[str | Path] = [under_way.run_id] if under_way else []
+        protected += [watermark] if watermark else []
+        gone = self._artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
+        if gone:
+            log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")
+
+    def interrupt(self) -> None:
+        """Stop the child and note that the run under way goes on at the next start."""
+        self._closing = True
+        self._children.stop(_CHILD_GRACE_SECONDS)
+        with self._moving:
+            run = self.store.unfinished_run()
+            if run is not None and run.outcome is not Outcome.INTERRUPTED:
+                self._say(interrupt(run, self.world))
+        self.relay(at_once=True)
+
+    def apply(self, settings: Settings) -> None:
+        """Take new settings. What is open (state, Redis, database) stays as it was until a restart."""
+        with self._moving:
+            self._settings = replace(
+                settings, state_path=self._settings.state_path, redis_url=self._settings.redis_url,
+                database_url=self._settings.database_url, database_path=self._settings.database_path)
+            self.world = self._world(self._settings)
+
+    def next_run_at(self, at: datetime) -> datetime:
+        """When the next run is due, seen from `at`."""
+        return next_run_at(last_attempt_at=self.store.last_attempt_at(), now=at,
+                           interval=timedelta(hours=self._settings.retrain_interval_hours))
+
+    def status_line(self) -> str:
+        """One sentence for STATUS=: what it does, or when it will; what is wrong."""
+        parts = [self._sentence or self._idle_sentence()]
+        if self._redis_problem:
+            parts.append(f"{self._redis_problem}, {self.store.num_pending()} events waiting")
+        return "; ".join(parts)
+
+    def _idle_sentence(self) -> str:
+        at = self.world.now()
+        wait = self.next_run_at(at) - at
+        serving = self.store.last_deployment()
+        return (f"idle; next run in {in_words(wait)}; "
+                f"serving {serving.version if serving else 'nothing that this program has promoted'}")
+
+    def _say(self, step: Step) -> None:
+        """Log a sentence when it is new: info for a move, debug for waiting; one canonical line at the end of a run."""
+        run, sentence = step.run, step.sentence
+        if sentence == self._sentence:
+            return
+        self._sentence = sentence
+        if run.is_finished:
+            end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
+            end("run_finished", message=sentence, run_id=run.run_id, outcome=run.outcome, stage=run.stage,
+                reasons=list(run.reasons), seconds=dict(run.seconds),
+                model_path=run.fact(Stage.PROMOTE).get("model_path"))
+        else:
+            tell = log.info if step.is_move else log.debug
+            tell("run_progress", message=sentence, run_id=run.run_id, stage=run.stage)
+
+    def _world(self, settings: Settings) -> World:
+        self._artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+        return World(
+            store=self.store, children=self._children, folders=self._artifacts, confirmations=self._confirmations,
+            slot=ModelSlot(
+                engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
+                trigger_file=settings.engine_trigger_file),
+            policies=policies_of(settings), now=now,
+        )
+
+
+def now() -> datetime:
+    """The wall clock, aware UTC."""
+    return datetime.now(UTC)
+
+
+def policies_of(settings: Settings) -> Policies:
+    """The policies of a run under these settings."""
+    return Policies(
+        data=settings.data, split=settings.split, recipe=settings.recipe, gate=settings.gate,
+        allow_live_swap=settings.allow_live_swap, engine_confirm=settings.engine_confirm,
+        engine_confirm_seconds=settings.engine_confirm_seconds, max_retries=settings.max_retries,
+        child_memory_bytes=settings.child_memory_mb * 2**20,
+    )
+
+
+def in_words(wait: timedelta) -> str:
+    """`3 h 12 min`, `12 min`, `40 s`, or `now`."""
+    seconds = int(wait.total_seconds())
+    if seconds <= 0:
+        return "now"
+    if seconds < 60:
+        return f"{seconds} s"
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def ticks(app: App, run: Run, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> Iterator[Step]:
+    """Advance one run until it ends or is interrupted, relaying between the ticks: the whole daemon, without a schedule."""
+    while not run.is_finished:
+        if stopping():
+            app.interrupt()
+            return
+        step = advance(run, app.world)
+        yield step
+        run = step.run
+        if run.outcome is Outcome.INTERRUPTED:
+            return
+        app.relay()
+        pause(0.1)
+    app.relay(at_once=True)

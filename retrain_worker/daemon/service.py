@@ -1,0 +1,118 @@
+"""The daemon: start, ready, wait, stop, on one screen. Signals only set flags.
+
+Order of stopping: no new work is started; the child is told to stop and has its grace to write a checkpoint; the run is
+noted as INTERRUPTED, so that the next start resumes it; the relay has one last chance to deliver; then the doors close.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from retrain_worker.adapters.systemd import Notifier
+from retrain_worker.daemon.app import App
+from retrain_worker.daemon.schedule import Job, Schedule
+from retrain_worker.errors import RetrainError
+from retrain_worker.settings import Settings
+
+log = structlog.get_logger()
+
+#: seconds between two looks at the flags when no watchdog asks for less
+_HEARTBEAT_SECONDS = 5.0
+#: drift between wall clock and boot clock that counts as a jump
+_CLOCK_JUMP_SECONDS = 60.0
+
+
+class Signals:
+    """SIGTERM and SIGINT stop, a second one kills; SIGHUP reloads."""
+
+    def __init__(self) -> None:
+        """Install the handlers: as early as possible, because an unhandled SIGHUP ends the process."""
+        self.stopping = False
+        self.reloading = False
+        self._woken = threading.Event()
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a signal arrives or the time is over."""
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self.stopping:
+            os._exit(1)
+        self.stopping = True
+        self._woken.set()
+
+    def _reload(self, _number: int, _frame: FrameType | None) -> None:
+        self.reloading = True
+        self._woken.set()
+
+
+def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[], Settings]) -> None:
+    """Live until a signal says stop. `app` is open and checked; `reread` reads the settings again."""
+    schedule = Schedule(jobs_of(app), clock=boot_clock)
+    drift = time.time() - boot_clock()
+    app.recover()
+    schedule.start()
+    notifier.ready(app.status_line())
+    log.info("ready", message=app.status_line())
+    try:
+        while not signals.stopping:
+            if signals.reloading:
+                signals.reloading = False
+                _reload(app, notifier, reread)
+            if abs(time.time() - boot_clock() - drift) > _CLOCK_JUMP_SECONDS:
+                drift = time.time() - boot_clock()
+                log.warning("clock_jumped", message="the wall clock jumped; every job is planned anew")
+                schedule.restart()
+            _heartbeat(app, schedule, notifier)
+            signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
+    finally:
+        notifier.stopping(app.status_line())
+        schedule.stop()
+        app.interrupt()
+        log.info("stopped", message="stopped")
+
+
+def jobs_of(app: App) -> tuple[Job, ...]:
+    """The table of jobs. Patience is what a pass may take when everything is slow but alive."""
+    return (
+        Job(name="advance", action=app.tick, every_seconds=1.0, patience_seconds=120.0),
+        Job(name="relay", action=app.relay, every_seconds=1.0, patience_seconds=120.0),
+        Job(name="requests", action=app.take_requests, every_seconds=2.0, patience_seconds=120.0),
+        Job(name="bookkeeping", action=app.keep_books, every_seconds=60.0, patience_seconds=300.0),
+        Job(name="retention", action=app.sweep, every_seconds=3600.0, patience_seconds=900.0),
+    )
+
+
+def boot_clock() -> float:
+    """Seconds since boot, suspend included; never goes back."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _heartbeat(app: App, schedule: Schedule, notifier: Notifier) -> None:
+    notifier.status(app.status_line())
+    stuck = schedule.stuck()
+    if stuck:
+        log.error("job_stuck", message=f"no ping to the watchdog: {', '.join(stuck)} does not come back")
+    else:
+        notifier.watchdog()
+
+
+def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings]) -> None:
+    notifier.reloading()
+    try:
+        app.apply(reread())
+        log.info("reloaded", message="settings reloaded; a run under way keeps the old ones")
+    except RetrainError as error:
+        log.error("reload_refused", message=f"old settings kept: {error}")
+    notifier.ready(app.status_line())
