@@ -1,0 +1,195 @@
+"""A stand-in for the AI engine: answers predictions all the time, follows the promoted model, writes down what it saw.
+
+    python -m retrain_worker.demo.engine --env-file FILE --redis-url URL --db FILE --log FILE.jsonl
+
+It starts with the model that PATCHTST_MODEL_PATH of the env file names, as the stack's engine does. The real one is
+restarted by systemd when the trigger file is written; this one reloads hot. It ends on SIGTERM, or when the process
+that started it is gone. Each line of the log is one JSON object with `at` and `kind`:
+
+* `started`: it looks for its model. `swap`: a model has given its first answer (`old_version` is null for the first).
+* `event`: an event of the bus, whole. `failure`: an answer that failed, said once for each reason in a row.
+* `stopped`: the last line; answered, failed and slowest by model version, as in each `swap`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain_worker.demo.schema import TRAINING_SAMPLES
+from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.errors import RetrainError
+from retrain_worker.serving.engine_env import model_in_env_file
+from retrain_worker.serving.events import ModelEvents
+from retrain_worker.serving.follower import ModelFollower, Served
+
+CONSUMER = "demo-engine"
+_PAUSE_SECONDS = 0.15
+
+
+@dataclass(kw_only=True)
+class Answers:
+    """How one model version did."""
+
+    answered: int = 0
+    failed: int = 0
+    slowest_seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Diary:
+    """The log file. Lines come from two threads."""
+
+    file: TextIO
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """One line, at once in the file."""
+        line = msgspec.json.encode({"at": datetime.now(UTC).isoformat(), "kind": kind, **facts}).decode()
+        with self._lock:
+            self.file.write(line + "\n")
+            self.file.flush()
+
+
+class Engine:
+    """Answers for the newest window of every symbol of `database`, by whatever model serves."""
+
+    def __init__(self, follower: ModelFollower, database: Path, diary: Diary) -> None:
+        self.answers: dict[str, Answers] = {}
+        self._follower = follower
+        self._database = database
+        self._diary = diary
+        self._version: str | None = None
+        self._failure = ""
+
+    def answer(self) -> None:
+        """One round: read, predict, count. Never raises for what a model, a database or the bus may do."""
+        served = self._follower.served
+        if served is None:
+            return
+        counts = self.answers.setdefault(served.version, Answers())
+        started = time.perf_counter()
+        try:
+            probabilities = _finite(served.bundle.probabilities(newest_windows(self._database, served.bundle.contract)))
+        except (RetrainError, sqlite3.Error, ValueError, KeyError) as error:
+            counts.failed += 1
+            self._note_failure(served, f"{type(error).__name__}: {error}")
+            return
+        counts.answered += len(probabilities)
+        counts.slowest_seconds = max(counts.slowest_seconds, time.perf_counter() - started)
+        self._failure = ""
+        if served.version != self._version:
+            self._note_swap(served, probabilities)
+
+    def tally(self) -> dict[str, Any]:
+        """Answered, failed and slowest by model version, as plain values."""
+        return {version: asdict(counts) for version, counts in self.answers.items()}
+
+    def _note_swap(self, served: Served, probabilities: NDArray[np.float64]) -> None:
+        self._diary.write("swap", {
+            "old_version": self._version, "version": served.version, "model_path": str(served.model_path),
+            "sha256": served.sha256, "event_id": served.named.event_id, "canary_max_error": served.canary_max_error,
+            "first_answers": [round(float(p), 4) for p in probabilities], "answers": self.tally(),
+        })  # fmt: skip
+        self._version = served.version
+
+    def _note_failure(self, served: Served, reason: str) -> None:
+        if reason != self._failure:
+            self._failure = reason
+            self._diary.write("failure", {"version": served.version, "reason": reason})
+
+
+def _finite(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not np.isfinite(probabilities).all():
+        raise ValueError("a probability is not finite")
+    return probabilities
+
+
+def newest_windows(database: Path, contract: ModelContract) -> NDArray[np.float32]:
+    """The newest window (S, T, F) of each symbol that has one, in the contract's order of features.
+
+    Raises ValueError when no symbol has a full window, KeyError when a row lacks a feature, sqlite3.Error.
+    """
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
+        symbols = [symbol for (symbol,) in connection.execute(f"SELECT DISTINCT symbol FROM {TRAINING_SAMPLES}")]  # noqa: S608
+        windows = [list(_newest_rows(connection, symbol, contract)) for symbol in sorted(symbols)]
+    full = [window[::-1] for window in windows if len(window) == contract.context_length]
+    if not full:
+        raise ValueError(f"no symbol has {contract.context_length} rows yet")
+    return np.array(full, dtype=np.float32)
+
+
+def _newest_rows(connection: sqlite3.Connection, symbol: str, contract: ModelContract) -> Iterator[list[float]]:
+    query = (f"SELECT features, feature_names FROM {TRAINING_SAMPLES} WHERE symbol = ? "  # noqa: S608 (our own name)
+             "ORDER BY timestamp DESC, id DESC LIMIT ?")
+    for features, names in connection.execute(query, (symbol, contract.context_length)):
+        found = json.loads(features)
+        values = found if isinstance(found, dict) else dict(zip(json.loads(names), found, strict=True))
+        yield [float(values[name]) for name in contract.feature_names]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="retrain_worker.demo.engine", description=__doc__.splitlines()[0])
+    for name in ("--env-file", "--db", "--log"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--redis-url", required=True)
+    options = parser.parse_args(arguments)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    _leave_the_processor_to_others()
+    with options.log.open("a", encoding="utf-8") as file:
+        _run(options, Diary(file=file), stopping)
+    return 0
+
+
+def _run(options: argparse.Namespace, diary: Diary, stopping: threading.Event) -> None:
+    parent = os.getppid()
+    named = model_in_env_file(options.env_file)
+    diary.write("started", {"pid": os.getpid(), "env_file": str(options.env_file),
+                            "model_path": named.model_path if named else None})
+    events = ModelEvents(options.redis_url, group="demo_engine", consumer=CONSUMER)
+    with events, ModelFollower(options.redis_url, consumer=CONSUMER, env_file=options.env_file) as follower:
+        reader = threading.Thread(target=_write_down, args=(events, diary), name="events")
+        reader.start()
+        engine = Engine(follower, options.db, diary)
+        while not stopping.wait(_PAUSE_SECONDS) and os.getppid() == parent:
+            engine.answer()
+        events.stop()
+        reader.join()
+        diary.write("stopped", {"answers": engine.tally(), "problem": follower.problem})
+
+
+def _write_down(events: ModelEvents, diary: Diary) -> None:
+    for event in events:
+        diary.write("event", asdict(event))
+        events.acknowledge(event)
+
+
+def _leave_the_processor_to_others() -> None:
+    """One thread is plenty for a few windows; a training may be running beside us."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

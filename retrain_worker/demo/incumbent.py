@@ -1,0 +1,91 @@
+"""A stale incumbent: a model of an older market, trained by the program itself, in the engine's place and env file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from retrain_worker.domain.artifact import checksum_file, manifest_file, model_file, version_of
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, ChildExit, PullRequest, TrainRequest
+from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.recipe import Preset, Recipe
+from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.errors import ChildFailedError
+
+#: enough to learn the older relation, few enough to wait for
+_RECIPE = Recipe(preset=Preset.PAPER, max_epochs=4, patience=4, device="cpu")
+_ENV_FILE = """\
+# Environment of the AI engine (stand-in of the demo; a real one looks like this).
+PYTHONUNBUFFERED=1
+AI_ENGINE_PORT=8001
+LOG_LEVEL=INFO
+
+# Models. The retraining worker writes PATCHTST_MODEL_PATH and nothing else in this file.
+XGB_MODEL_PATH={models}/xgb_v20251230_010203.pkl
+PATCHTST_MODEL_PATH={model}
+PATCHTST_SHADOW_ONLY=true
+
+# Ensemble
+ENSEMBLE_WEIGHTS="xgb=0.25,lgbm=0.25,nhits=0.3,patchtst=0.2"
+MIN_CONFIDENCE=0.55
+"""
+
+
+def write_incumbent(
+    database: Path, *, work_dir: Path, engine_models_dir: Path, engine_env_file: Path, trained_at: datetime,
+    recipe: Recipe = _RECIPE,
+) -> Path:  # fmt: skip
+    """Train on `database` as of `trained_at`, put the model into the engine's directory, and write its env file.
+
+    The run's own files stay in `work_dir`. Raises ChildFailedError when a stage does not end with a result.
+    """
+    run_id = trained_at.strftime("%Y%m%d_%H%M%S")
+    version, data, run_dir = version_of(run_id), DataPolicy(), work_dir / run_id
+    run_dir.mkdir(parents=True, exist_ok=True)
+    pull = PullRequest(
+        run_id=run_id, run_dir=str(run_dir), policy=data, watermark_path=None, now=trained_at.isoformat())
+    _run(Stage.PULL, pull, run_dir, database)
+    train = TrainRequest(
+        run_id=run_id, run_dir=str(run_dir), version=version, data=data, split=SplitPolicy(),
+        recipe=replace(recipe, threads=recipe.threads or _threads()), checkpoint_dir=str(work_dir / "checkpoints"),
+        incumbent_path=None)
+    result = _run(Stage.TRAIN, train, run_dir, database)
+    candidate, incumbent = Path(result["model_path"]), model_file(engine_models_dir, version)
+    engine_models_dir.mkdir(parents=True, exist_ok=True)
+    for place in (lambda path: path, checksum_file, manifest_file):
+        shutil.copyfile(place(candidate), place(incumbent))
+    engine_env_file.parent.mkdir(parents=True, exist_ok=True)
+    engine_env_file.write_text(_ENV_FILE.format(models=engine_models_dir, model=incumbent), encoding="utf-8")
+    return incumbent
+
+
+def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, database: Path) -> dict[str, Any]:
+    """Run one stage in a child, as the daemon does, and give the fields of its result."""
+    asked, answered = run_dir / f"{stage.lower()}.request.json", run_dir / f"{stage.lower()}.result.json"
+    asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
+    command = [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)]
+    environment = dict(os.environ) | {DATABASE_URL_VARIABLE: f"sqlite:///{database.absolute()}"}
+    # an open stdin says that somebody waits for the result
+    child = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with child:
+        assert child.stdout is not None, "it was asked for"
+        said = child.stdout.read()
+    if child.returncode != ChildExit.DONE:
+        what = answered.read_text() if child.returncode == ChildExit.ERROR else (said.splitlines() or ["nothing"])[-1]
+        raise ChildFailedError(f"the incumbent could not be made: {what[:300]}", where=f"{stage} of the older market")
+    result: dict[str, Any] = msgspec.json.decode(answered.read_bytes())["result"]
+    return result
+
+
+def _threads() -> int:
+    return min(os.cpu_count() or 1, 4)

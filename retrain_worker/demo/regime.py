@@ -1,0 +1,148 @@
+"""The hidden regime that decides who wins, how faintly the features show it, and the best that anyone can make of it.
+
+Each symbol has a two-state Markov chain, one step a row: good times and bad times. A trade's chance to win depends on
+the regime `lag` rows before it. One row's features are unit normal noise; the regime shifts them along one direction by
+`strength` standard deviations to either side, or, in a nonlinear market, only turns the sign of the correlation inside
+pairs of features. So the evidence of many rows must be added up: the exact posterior over a window (the forward
+algorithm; Rabiner, A tutorial on hidden Markov models, Proceedings of the IEEE 77(2), 1989) is Bayes-optimal, and no
+model that sees the same window can expect a higher AUC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """The law of a market. The defaults give a Bayes AUC of about 0.82 with 64 rows and 0.58 with one."""
+
+    #: chance a row that bad times turn good, and that good times turn bad
+    turns_good: float = 0.045
+    turns_bad: float = 0.03
+    #: P(WIN) in good and in bad times
+    win_good: float = 0.88
+    win_bad: float = 0.15
+    #: rows between the regime and the trade that it decides
+    lag: int = 8
+    #: standard deviations by which the regime shifts a row's features
+    strength: float = 0.4
+    #: share of the difference between good and bad times that is left; 0 = nothing to learn
+    edge: float = 1.0
+    #: the regime turns the sign of correlations; every average stays as it is
+    nonlinear: bool = False
+    #: correlation inside pairs of features, in a nonlinear market
+    correlation: float = 0.5
+    #: degrees by which the direction of the shift is turned: another relation, equally learnable
+    turn_degrees: float = 0.0
+
+    @property
+    def good_share(self) -> float:
+        """Share of the rows in good times, in the long run."""
+        return self.turns_good / (self.turns_good + self.turns_bad)
+
+    @property
+    def win_share(self) -> float:
+        """P(WIN) of a row about which nothing is known."""
+        return self.good_share * self.win_good + (1 - self.good_share) * self.win_bad
+
+    def win_probability(self, good: Floats) -> Floats:
+        """P(WIN) where the probability of good times `lag` rows ago is `good`."""
+        seen = good * self.win_good + (1 - good) * self.win_bad
+        return self.win_share + self.edge * (seen - self.win_share)
+
+    def states(self, random: np.random.Generator, count: int, *, after: bool | None = None) -> Bools:
+        """`count` consecutive states (True = good), following the state `after` if there is one."""
+        if after is None:
+            starts_good = random.random() < self.good_share
+        else:
+            starts_good = random.random() < (1 - self.turns_bad if after else self.turns_good)
+        # whole spells instead of rows; twice as many as can be expected to fill the rows
+        num_spells = int(count * 2 * (self.turns_good + self.turns_bad)) + 64
+        is_good = (np.arange(num_spells) + (not starts_good)) % 2 == 0
+        lengths = random.geometric(np.where(is_good, self.turns_bad, self.turns_good))
+        return np.repeat(is_good, lengths)[:count]
+
+    def signals(self, random: np.random.Generator, states: Bools, num_features: int) -> Floats:
+        """Standardised features (N, F) of rows in these states."""
+        noise = random.standard_normal((len(states), num_features))
+        sign = np.where(states, 1.0, -1.0)[:, None]
+        if self.nonlinear:
+            first, second = noise[:, 0::2], noise[:, 1::2]
+            noise[:, 1::2] = sign * self.correlation * first + np.sqrt(1 - self.correlation**2) * second
+            hidden = noise
+        else:
+            hidden = noise + self.strength * sign * _direction(num_features)
+        return np.asarray(hidden @ _rotation(num_features, self.turn_degrees).T)
+
+    def evidence(self, signals: Floats) -> Floats:
+        """Log likelihood ratio (N,) of good against bad times that each row gives by itself."""
+        num_features = signals.shape[1]
+        hidden = signals @ _rotation(num_features, self.turn_degrees)
+        if self.nonlinear:
+            products = (hidden[:, 0::2] * hidden[:, 1::2]).sum(axis=1)
+            return np.asarray(2 * self.correlation / (1 - self.correlation**2) * products)
+        return np.asarray(2 * self.strength * (hidden @ _direction(num_features)))
+
+    def posterior(self, evidence: Floats, *, window: int) -> Floats:
+        """P(WIN) (N,) of each row of one symbol, in time order, given the features of its last `window` rows, exactly.
+
+        Rows before the first are unknown, not empty: the stationary law stands in for them.
+        """
+        likelihood = np.exp(evidence)
+        count = len(likelihood)
+        good = np.full(count, self.good_share)
+        for age in range(window - 1, self.lag - 1, -1):  # forward, up to the row that decides
+            if age < window - 1:
+                good = good * (1 - self.turns_bad) + (1 - good) * self.turns_good
+            ratio = _earlier(likelihood, age)
+            good = good * ratio / (good * ratio + 1 - good)
+        # backward: what the rows since then say about it
+        after_good, after_bad = np.ones(count), np.ones(count)
+        for age in range(self.lag):
+            if age < window:
+                after_good = after_good * _earlier(likelihood, age)
+            after_good, after_bad = (
+                (1 - self.turns_bad) * after_good + self.turns_bad * after_bad,
+                self.turns_good * after_good + (1 - self.turns_good) * after_bad,
+            )
+        weight = good * after_good
+        return self.win_probability(weight / (weight + (1 - good) * after_bad))
+
+
+def area_under_curve(probabilities: Floats, is_win: Bools) -> float:
+    """AUC by mid-ranks; NaN when only one class is there."""
+    _values, places, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    wins = int(is_win.sum())
+    pairs = wins * (len(is_win) - wins)
+    return float((ranks[is_win].sum() - wins * (wins + 1) / 2) / pairs) if pairs else float("nan")
+
+
+def _earlier(values: Floats, age: int) -> Floats:
+    """The value `age` rows before each row; 1 (no evidence) before the first row."""
+    return values if age == 0 else np.concatenate([np.ones(min(age, len(values))), values[:-age]])
+
+
+def _direction(num_features: int) -> Floats:
+    """Unit vector along which the regime shifts the features: some up, some down, none alone decisive."""
+    pattern = np.resize([1.0, 0.8, -0.7, 0.9], num_features)
+    return np.asarray(pattern / np.linalg.norm(pattern))
+
+
+def _rotation(num_features: int, degrees: float) -> Floats:
+    """Rotation (F, F) by `degrees` in the plane of the direction and a second one at a right angle to it."""
+    first = _direction(num_features)
+    second = np.resize([0.9, -0.7, -0.8, -1.0], num_features)
+    second = second - (second @ first) * first
+    second = second / np.linalg.norm(second)
+    plane = np.stack([first, second], axis=1)
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.asarray(np.eye(num_features) + plane @ (turn - np.eye(2)) @ plane.T)
