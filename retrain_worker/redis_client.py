@@ -27,6 +27,7 @@ SOCKET_TIMEOUT_SECONDS = 5.0
 HEALTH_CHECK_SECONDS = 30
 FIRST_BACK_OFF = timedelta(seconds=1)
 LONGEST_BACK_OFF = timedelta(seconds=30)
+_SCHEMES = ("redis://", "rediss://", "unix://")
 #: entries that a group could not handle go to a stream of this name, with the reason, where a person can look at them
 SET_ASIDE_PREFIX = "quantum:set_aside:"
 SET_ASIDE_LENGTH = 1000
@@ -102,6 +103,8 @@ def where_of(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "REDIS_URL"
+    if not url.startswith(_SCHEMES) or "@" in parts.path:
+        return "REDIS_URL"  # whatever this is, there may be a password in it
     return unquote(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
 
 

@@ -8,6 +8,7 @@ that started it is gone. Each line of the log is one JSON object with `at` and `
 
 * `started`: it looks for its model. `swap`: a model has given its first answer (`old_version` is null for the first).
 * `event`: an event of the bus, whole. `failure`: an answer that failed, said once for each reason in a row.
+* `problem`: why what answers may not be what should (a file that was refused, no Redis); null when that is over.
 * `stopped`: the last line; answered, failed and slowest by model version, as in each `swap`.
 """
 
@@ -77,9 +78,11 @@ class Engine:
         self._diary = diary
         self._version: str | None = None
         self._failure = ""
+        self._problem: str | None = None
 
     def answer(self) -> None:
         """One round: read, predict, count. Never raises for what a model, a database or the bus may do."""
+        self._note_problem(self._follower.problem)
         served = self._follower.served
         if served is None:
             return
@@ -113,6 +116,11 @@ class Engine:
         if reason != self._failure:
             self._failure = reason
             self._diary.write("failure", {"version": served.version, "reason": reason})
+
+    def _note_problem(self, problem: str | None) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            self._diary.write("problem", {"problem": problem})
 
 
 def _finite(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

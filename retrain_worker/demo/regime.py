@@ -67,7 +67,7 @@ class Regime:
         num_spells = int(count * 2 * (self.turns_good + self.turns_bad)) + 64
         is_good = (np.arange(num_spells) + (not starts_good)) % 2 == 0
         lengths = random.geometric(np.where(is_good, self.turns_bad, self.turns_good))
-        return np.repeat(is_good, lengths)[:count]
+        return np.repeat(is_good, np.minimum(lengths, count))[:count]
 
     def signals(self, random: np.random.Generator, states: Bools, num_features: int) -> Floats:
         """Standardised features (N, F) of rows in these states."""

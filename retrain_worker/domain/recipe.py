@@ -42,6 +42,7 @@ class Recipe:
     #: epochs without a better validation log loss after which training stops
     patience: int = 5
     batch_size: int = 128
+    #: of the paper preset; the engine preset takes half of it
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warmup_share: float = 0.1
@@ -51,7 +52,7 @@ class Recipe:
     #: undersample the training part to the rarer class, anew for each epoch
     balance: bool = True
     seed: int = 20260110
-    #: compute threads; 0 = what torch takes by itself
+    #: compute threads; 0 = two where there are two: the networks are too small for more
     threads: int = 0
     #: cpu | cuda | auto
     device: str = "auto"

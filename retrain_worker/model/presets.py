@@ -13,6 +13,9 @@ ENGINE_CONTEXT_LENGTH = 128
 ENGINE_INPUTS = 8
 ENGINE_PATCH_LENGTH = 16
 
+#: share of the recipe's learning rate that each network takes: the engine's is four times as wide, and normalises late
+RATE_SHARE = {Preset.ENGINE: 0.5, Preset.PAPER: 1.0}
+
 PAPER_PATCH_LENGTH = 16
 PAPER_PATCH_STRIDE = 8
 

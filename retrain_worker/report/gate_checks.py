@@ -26,6 +26,8 @@ class Check:
     low: float | None = None
     high: float | None = None
     scale: tuple[float, float] = (0.0, 1.0)
+    #: the limit itself does not do
+    is_strict: bool = False
     show: Show = number
 
     @property
@@ -35,19 +37,20 @@ class Check:
 
     @property
     def asked(self) -> str:
-        """Like `≥ 0.050`, `≤ 70 %`, `55 % to 85 %`."""
+        """Like `≥ 0.050`, `< 25 %`, `55 % to 85 %`."""
         if self.low is not None and self.high is not None:
             return f"{self.show(self.low)} to {self.show(self.high)}"
         if self.low is not None:
-            return f"≥ {self.show(self.low)}"
-        return f"≤ {self.show(self.high)}" if self.high is not None else NOTHING
+            return f"{'>' if self.is_strict else '≥'} {self.show(self.low)}"
+        return f"{'<' if self.is_strict else '≤'} {self.show(self.high)}"
 
     @property
     def is_within(self) -> bool:
-        """Whether the number, as drawn, lies inside its limits."""
-        if self.value is None:
+        """Whether the number lies inside its limits."""
+        value, low, high = self.value, self.low, self.high
+        if value is None or (self.is_strict and value in (low, high)):
             return False
-        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+        return (low is None or value >= low) and (high is None or value <= high)
 
 
 def checks_of(gate: Mapping[str, Any]) -> tuple[Check, ...]:
@@ -85,7 +88,7 @@ def _confidence_spread(measured: Mapping[str, Any], asked: Mapping[str, Any]) ->
 def _agreement(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
     return (
         Check(name="same action", value=measured["share"], low=asked["min"], high=asked["max"], show=share),
-        Check(name="opposed", value=measured["opposed"], high=asked["max_opposition"], show=share),
+        Check(name="opposed", value=measured["opposed"], high=asked["max_opposition"], is_strict=True, show=share),
     )
 
 
@@ -99,9 +102,10 @@ def _calibration(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple
 
 def _skill(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
     return (
-        Check(name="AUC surely over", value=measured["auc_low"], low=asked["auc_low"], scale=(0.3, 1.0)),
+        Check(name="AUC surely over", value=measured["auc_low"], low=asked["auc_low"], scale=(0.3, 1.0),
+              is_strict=True),
         Check(name="log loss gain surely over", value=measured["log_loss_gain_low"], low=asked["log_loss_gain_low"],
-              scale=(-0.15, 0.15), show=signed),
+              scale=(-0.15, 0.15), is_strict=True, show=signed),
     )
 
 
@@ -116,7 +120,7 @@ def _stability(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[C
     shares = [max(part["actions"].values()) for part in judged if part["actions"]]
     return (
         Check(name="weakest slice's AUC surely under", value=min(bounds, default=None), low=asked["auc_high"]),
-        Check(name="one action", value=max(shares, default=None), high=0.999, show=share),
+        Check(name="one action in a slice", value=max(shares, default=None), high=1.0, is_strict=True, show=share),
     )
 
 

@@ -6,7 +6,7 @@ cleaned of what a terminal would obey, but not escaped for HTML; the page does t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
@@ -90,6 +90,7 @@ class Overview:
     scores: tuple[ScoreLine, ...]
     #: rows that candidate and incumbent were measured on
     holdout_rows: str
+    has_incumbent: bool
     incumbent_absence: str
     gates: tuple[GateLine, ...]
     #: PATCHTST_MODEL_PATH before and now
@@ -122,6 +123,7 @@ def overview(
                       if name in result.get("parts", {})),
         scores=_scores(result.get("candidate"), result.get("incumbent"), bayes_auc),
         holdout_rows=count((result.get("candidate") or {}).get("n")),
+        has_incumbent=bool(result.get("incumbent")),
         incumbent_absence=plain(result.get("incumbent_absence") or ""),
         gates=gate_lines(result),
         slot=_slot(outcome, result),
@@ -175,12 +177,15 @@ def _reasons(outcome: Outcome | None, result: Mapping[str, Any]) -> tuple[str, .
     """Why, the weightiest first. A promotion needs no excuse; its sentence says all."""
     if outcome is Outcome.PROMOTED:
         return ()
-    return tuple(_in_plain_words(plain(reason)) for reason in result.get("reasons", ()))
+    undecided = {gate.get("name") for gate in result.get("gates", ()) if gate.get("result") == "UNDECIDED"}
+    return tuple(_in_plain_words(plain(reason), undecided) for reason in result.get("reasons", ()))
 
 
-def _in_plain_words(reason: str) -> str:
+def _in_plain_words(reason: str, undecided: Collection[str | None]) -> str:
     name, _, sentence = reason.partition(": ")
-    return f"{name}: {_FAULTS[name]} ({sentence})" if name in _FAULTS else reason
+    if name not in _FAULTS:
+        return reason
+    return f"{name}: {'that cannot be told' if name in undecided else _FAULTS[name]} ({sentence})"
 
 
 def _next_step(outcome: Outcome | None, result: Mapping[str, Any]) -> str:

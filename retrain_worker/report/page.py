@@ -1,175 +1,208 @@
-"""A finished run as one self-contained HTML page: no request leaves the browser, every text is escaped."""
+"""A run as one self-contained HTML page: nothing is fetched, nothing is executed, every text is escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from retrain_worker.report import charts
+from retrain_worker.report.overview import BAD, GOOD, MARKS, OPEN, QUIET, GateLine, Overview, Pairs, overview
+from retrain_worker.report.words import NOTHING, count, number, plain, share
+
+#: the browser would refuse anything else, whatever should slip through
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1b1f24, #e6e6e6); --paper: light-dark(#fff, #16181c);
-  --faint: light-dark(#eef0f3, #24272d); --line: light-dark(#c9ced6, #3a3f47); --good: light-dark(#14753c, #4cc38a);
-  --bad: light-dark(#b42318, #ff7a6b); --unsure: light-dark(#8a5a00, #e0b050); --mark: light-dark(#1f5fbf, #7ab0ff) }
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #5c6570; --faint: #f1f3f6; --line: #d5dae1;
+  --good: #14753c; --bad: #b42318; --open: #8a5a00; --quiet: #1f5f8b; --mark: #1f5fbf; --shade: #cfe8d8 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #16181c; --soft: #9aa3ae; --faint: #20242a;
+  --line: #3a3f47; --good: #4cc38a; --bad: #ff7a6b; --open: #e0b050; --quiet: #7ab0d8; --mark: #7ab0ff;
+  --shade: #1f4a33 } }
+* { box-sizing: border-box }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
-  margin: 0 auto; padding: 1.5rem 1rem 4rem }
-h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem }
-table { border-collapse: collapse; width: 100% } th, td { text-align: left; vertical-align: top; padding: .35rem .7rem
-  .35rem 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere } th { font-weight: 600; width: 11rem }
-.PASS, .PROMOTED { color: var(--good) } .FAIL, .REFUSAL, .FAILED { color: var(--bad) }
-.UNDECIDED, .WARNING, .REFUSED, .SKIPPED { color: var(--unsure) } .advisory { opacity: .65 }
-code { font-size: .85em; overflow-wrap: anywhere } figure { margin: 0; overflow-x: auto } figcaption { font-size: .9rem }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1.5rem }
-svg { width: 100%; height: auto } svg text { fill: var(--ink); font: 11px system-ui }
-"""
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 360, 240, 40, 30
-_MARKS = {"PASS": "✔", "FAIL": "✘", "UNDECIDED": "?"}
+  margin: 0 auto; padding: 1.25rem 1rem 4rem }
+header { border-left: .4rem solid var(--tone); background: var(--faint); padding: .9rem 1.1rem; border-radius: .3rem }
+h1 { font-size: 1.45rem; margin: 0; color: var(--tone) } h1 small { color: var(--soft); font-weight: 400 }
+h2 { font-size: 1.05rem; margin: 2.2rem 0 .5rem } p { margin: .4rem 0 } ul { margin: .4rem 0; padding-left: 1.2rem }
+.good { --tone: var(--good) } .bad { --tone: var(--bad) } .open { --tone: var(--open) } .quiet { --tone: var(--quiet) }
+td.good, td.bad, td.open, td.quiet, b { color: var(--tone) } .next, .note, .advisory { color: var(--soft) }
+div.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { text-align: left; vertical-align: top; padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--line) }
+th { font-weight: 600 } thead th { color: var(--soft); font-weight: 400; font-size: .88rem }
+td.number, th.number { text-align: right; white-space: nowrap } tr.first td, tr.first th { font-weight: 600 }
+table.pairs th { width: 9.5rem; color: var(--soft); font-weight: 400 } table.pairs td { overflow-wrap: anywhere }
+.gates { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: .8rem }
+.gate { border: 1px solid var(--line); border-radius: .3rem; padding: .6rem .8rem; overflow-wrap: anywhere }
+.gate h3 { font-size: 1rem; margin: 0 } .gate h3 span { color: var(--tone) } .gate p { font-size: .88rem }
+.check { display: grid; grid-template-columns: 1fr auto; column-gap: 1rem; font-size: .88rem; margin-top: .4rem }
+.check .bar { grid-column: 1 / 3 } .check .asked { color: var(--soft) }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem }
+figure { margin: 0 } figcaption { font-size: .88rem; color: var(--soft) } svg { width: 100%; height: auto }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif } .frame { fill: none; stroke: var(--line) }
+polyline { fill: none; stroke-width: 2 } .candidate { stroke: var(--mark) } circle.candidate { fill: var(--mark) }
+.incumbent { stroke: var(--soft); stroke-dasharray: 5 4 } circle.incumbent { fill: var(--paper); stroke-dasharray: none }
+.ideal { stroke: var(--line) } .count { fill: var(--mark); opacity: .45 } .best { fill: none; stroke: var(--good);
+  stroke-width: 3 } .scale { fill: var(--line) } .allowed { fill: var(--shade) } .limit { stroke: var(--ink) }
+.inside { fill: var(--good) } .outside { fill: var(--bad) }
+@media (max-width: 40rem) { th, td { padding-right: .5rem } td.number { white-space: normal } table.pairs th { width: 6rem } }
+"""  # noqa: E501 (a style sheet)
+_SEVERITY_TONES = {"OK": GOOD, "WARNING": OPEN, "REFUSAL": BAD}
 
 
-def write_page(result: Mapping[str, Any], path: Path) -> None:
-    """Write the page of `result` (report.result)."""
-    path.write_text(page(result), encoding="utf-8")
+def write_page(
+    result: Mapping[str, Any], path: Path, *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None
+) -> None:
+    """Write the page of `result` (report.result); `path` holds a whole page or what it held before."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(page(result, bayes_auc=bayes_auc, event=event), encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
-def page(result: Mapping[str, Any]) -> str:
-    """The page as text."""
-    outcome = escape(str(result["outcome"]))
-    sections = [
-        _section("Models", _table(_models(result))), _section("Gates", _gates(result["gates"])),
-        _section("Pictures", _pictures(result)), _section("Slices", _slices(result["candidate"])),
-        _section("Rows", _table(_rows(result))), _section("Audit", _findings(result["findings"])),
-        _section("Run", _table(_run(result))),
-    ]
-    reasons = "".join(f"<li>{escape(str(reason))}</li>" for reason in result["reasons"])
+def page(
+    result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None
+) -> str:  # fmt: skip
+    """The page as text. `bayes_auc` and `event` as in report.summary."""
+    seen = overview(result, bayes_auc=bayes_auc, event=event)
+    sections = (
+        ("PATCHTST_MODEL_PATH", _pairs(seen.slot)),
+        ("On the holdout, which the candidate has never seen", _scores(seen)),
+        ("Gates", _gates(seen.gates)),
+        ("Pictures", _pictures(result)),
+        ("Classes before and after balancing", _classes(seen)),
+        ("Slices of the holdout", _slices(result.get("candidate") or {})),
+        ("Rows", _pairs(seen.rows)),
+        ("What the audit found", _findings(result.get("findings", ()))),
+        ("The event as a consumer saw it", _pairs(seen.event)),
+        ("The engine meanwhile", _answers(seen)),
+        ("Files", _pairs(seen.files)),
+        ("Run", _pairs(_run(result, seen))),
+    )
+    body = "".join(f"<h2>{escape(title)}</h2>{content}" for title, content in sections if content)
+    title = escape(f"{seen.outcome} {plain(result.get('run_id', ''))}")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{outcome} {escape(result['run_id'])}</title><style>{_STYLE}</style>"
-        f'<h1><span class="{outcome}">{outcome}</span> run {escape(result["run_id"])}</h1>'
-        f"<ul>{reasons}</ul>{''.join(sections)}</html>\n"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>{_header(seen, result)}{body}</body></html>\n"
     )
 
 
-def _section(title: str, body: str) -> str:
-    return f"<h2>{escape(title)}</h2>{body}" if body else ""
+def _header(seen: Overview, result: Mapping[str, Any]) -> str:
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in seen.reasons)
+    return (
+        f'<header class="{seen.tone}"><h1>{MARKS[seen.tone]} {escape(seen.outcome)} '
+        f"<small>run {escape(plain(result.get('run_id', '')))}</small></h1><p>{escape(seen.sentence)}</p>"
+        + (f"<ul>{reasons}</ul>" if reasons else "")
+        + (f'<p class="next">Next: {escape(seen.next_step)}</p>' if seen.next_step else "")
+        + "</header>"
+    )
 
 
-def _table(rows: Sequence[tuple[str, Any]]) -> str:
-    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(_shown(value))}</td></tr>" for name, value in rows)
-    return f"<table>{cells}</table>" if cells else ""
+# ---------------------------------------------------------------- sections
 
 
-def _models(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    candidate, incumbent = result["candidate"], result["incumbent"]
-    found = [("new PATCHTST_MODEL_PATH", result["model_path"] or "unchanged"), ("old", result["previous_model_path"]),
-             ("sha256", result["sha256"]), ("confirmation", result["confirmation"])]
-    for name in ("auc", "log_loss", "brier", "ece", "accuracy", "p_std", "n") if candidate else ():
-        beside = f"; incumbent {_shown(incumbent[name])}" if incumbent else ""
-        found.append((name.replace("_", " "), f"{_shown(candidate[name])}{beside}"))
-    return [(name, value) for name, value in found if value is not None]
+def _scores(seen: Overview) -> str:
+    if not seen.scores:
+        return ""
+    heads = ["candidate", "incumbent", *(["best possible"] if seen.scores[0].best else [])]
+    rows = [(line.name, line.candidate, line.incumbent, line.best)[: len(heads) + 1] for line in seen.scores]
+    absent = "" if seen.has_incumbent else f'<p class="note">No incumbent: {escape(seen.incumbent_absence)}.</p>'
+    return f'<p class="note">{escape(seen.holdout_rows)} rows.</p>{_table("", heads, rows, first_is_bold=True)}{absent}'
 
 
-def _gates(gates: Sequence[Mapping[str, Any]]) -> str:
-    rows = ""
-    for gate in gates:
-        said = escape(gate["result"])
-        advisory, note = ("", "") if gate["counts"] else (' class="advisory"', " (advisory)")
-        rows += (f'<tr{advisory}><th><span class="{said}">{_MARKS[gate["result"]]}</span> {escape(gate["name"])}{note}'
-                 f"</th><td>{escape(gate['sentence'])}</td></tr>")
-    return f"<table>{rows}</table>" if rows else ""
+def _gates(lines: Sequence[GateLine]) -> str:
+    return f'<div class="gates">{"".join(_gate(line) for line in lines)}</div>' if lines else ""
+
+
+def _gate(line: GateLine) -> str:
+    note = "" if line.counts else ' <small class="advisory">shown, does not count</small>'
+    checks = "".join(
+        f'<div class="check"><span>{escape(check.measured)}</span><span class="asked">asked '
+        f"{escape(check.asked)}</span>{charts.bar(check)}</div>" for check in line.checks)
+    return (f'<div class="gate {line.tone}"><h3><span>{MARKS[line.tone]}</span> {escape(line.name)}{note}</h3>{checks}'
+            f"<p>{escape(line.sentence)}</p></div>")
 
 
 def _pictures(result: Mapping[str, Any]) -> str:
     figures = []
-    if result["candidate"] and result["candidate"]["buckets"]:
-        figures.append(_figure(_reliability(result["candidate"]["buckets"]),
-                               "Hit rate by probability on the holdout; the area is the number of rows"))
-    if result["history"]:
-        figures.append(_figure(_training(result["history"]), "Validation log loss by epoch; the mark is the one kept"))
-    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+    buckets = (result.get("candidate") or {}).get("buckets")
+    if buckets:
+        others = (result.get("incumbent") or {}).get("buckets", ())
+        figures.append((charts.reliability(buckets, others),
+                        "Hit rate by probability: candidate (blue), incumbent (dashed), a perfectly calibrated model "
+                        "(thin). Below: rows of the candidate by probability."))
+    if result.get("history"):
+        figures.append((charts.history(result["history"], best_epoch=result.get("best_epoch")),
+                        "Validation log loss (blue) and training loss (dashed) by epoch; the ring is the epoch that "
+                        "was kept."))
+    drawn = "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in figures)
+    return f'<div class="charts">{drawn}</div>' if drawn else ""
 
 
-def _slices(candidate: Mapping[str, Any] | None) -> str:
-    return _table([
-        (part["name"], f"{part['n']} rows, AUC {_shown(part['auc'])}, "
-                       + ", ".join(f"{name} {share:.0%}" for name, share in part["actions"].items()))
-        for part in (candidate or {}).get("slices", ())
-    ])
+def _classes(seen: Overview) -> str:
+    return _table("part", ["WIN", "LOSS", "share of WIN"],
+                  [(line.name, line.win, line.loss, line.win_share) for line in seen.classes])
 
 
-def _rows(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in result["rows"].items():
-        found.append((name.replace("_", " "), value))
-    found += [(name.replace("_", " "), f"{part.get('win', 0)} WIN, {part.get('loss', 0)} LOSS")
-              for name, part in result["parts"].items()]
-    return [*found, ("left out", result["left_out"]), ("symbols", result["symbols"]),
-            ("features", ", ".join(result["feature_names"])), ("from", result["first_at"]), ("to", result["last_at"]),
-            ("data sha256", result["data_sha256"])]
+def _slices(candidate: Mapping[str, Any]) -> str:
+    rows = []
+    for part in candidate.get("slices", ()):
+        actions = part.get("actions") or {}
+        rows.append((plain(part["name"]), count(part["n"]), number(part["auc"]), number(part["p_std"]),
+                     *(share(actions.get(name)) for name in ("BUY", "HOLD", "SELL"))))
+    return _table("slice", ["rows", "AUC", "spread", "BUY", "HOLD", "SELL"], rows)
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
-    rows = "".join(
-        f'<tr><th><span class="{escape(str(found["severity"]))}">{escape(found["name"])}</span></th>'
-        f"<td>{escape(found['sentence'])}</td></tr>" for found in findings)
-    return f"<table>{rows}</table>" if rows else ""
+    rows = []
+    for found in findings:
+        tone = _SEVERITY_TONES.get(str(found.get("severity")), QUIET)
+        examples = "; ".join(plain(example) for example in found.get("examples", ()))
+        shown = f'<br><small class="note">{escape(examples)}</small>' if examples else ""
+        rows.append(f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(found.get("sentence", "")))}{shown}'
+                    "</td></tr>")
+    return f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
 
 
-def _run(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [("started", result["started_at"]), ("finished", result["finished_at"]),
-            ("asked for by", result["requested_by"]), ("seconds by stage", result["seconds"]),
-            ("event id", result["event_id"]), ("contract", result["contract"]), ("policy", result["policy"])]
+def _answers(seen: Overview) -> str:
+    return _table("model", ["answered", "failed", "slowest"], seen.answers)
 
 
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+def _run(result: Mapping[str, Any], seen: Overview) -> Pairs:
+    found = (("asked for by", result.get("requested_by")), ("started", result.get("started_at")),
+             ("finished", result.get("finished_at")), ("time", seen.seconds), ("event id", result.get("event_id")),
+             ("data sha256", result.get("data_sha256")), ("contract", _flat(result.get("contract"))),
+             ("policy", _flat(result.get("policy"))))
+    return tuple((name, plain(value)) for name, value in found if value)
 
 
-def _reliability(buckets: Sequence[Mapping[str, Any]]) -> str:
-    known = [bucket for bucket in buckets if bucket["hit_rate"] is not None]
-    most = max((bucket["n"] for bucket in known), default=1)
-    dots = "".join(
-        f'<circle cx="{_x(bucket["mean_probability"]):.1f}" cy="{_y(bucket["hit_rate"]):.1f}" '
-        f'r="{3 + 9 * (bucket["n"] / most) ** 0.5:.1f}" fill="var(--mark)" fill-opacity=".75"><title>'
-        f'{bucket["n"]} rows, said {bucket["mean_probability"]:.2f}, hit {bucket["hit_rate"]:.2f}</title></circle>'
-        for bucket in known)
-    diagonal = f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" stroke="var(--line)" stroke-dasharray="4"/>'
-    return _chart(diagonal + dots, ("0", "0.5", "1"), ("0", "0.5", "1"), "reliability diagram")
+# ---------------------------------------------------------------- pieces
 
 
-def _training(history: Sequence[Sequence[float]]) -> str:
-    losses = [epoch[2] for epoch in history]
-    low, high = min(losses), max(losses)
-    height = (high - low) or 1.0
-    points = [(_x(index / max(1, len(losses) - 1)), _y((loss - low) / height)) for index, loss in enumerate(losses)]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    best_x, best_y = points[losses.index(low)]
-    drawn = (f'<polyline points="{line}" fill="none" stroke="var(--mark)" stroke-width="2"/>'
-             f'<circle cx="{best_x:.1f}" cy="{best_y:.1f}" r="5" fill="var(--good)"/>')
-    return _chart(drawn, (str(int(history[0][0])), "", str(int(history[-1][0]))),
-                  (f"{low:.3f}", "", f"{high:.3f}"), "training history")
+def _pairs(pairs: Pairs) -> str:
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in pairs)
+    return f'<table class="pairs">{rows}</table>' if rows else ""
 
 
-def _chart(drawn: str, across: Sequence[str], upwards: Sequence[str], name: str) -> str:
-    frame = (f'<rect x="{_LEFT}" y="8" width="{_WIDTH - _LEFT - 8}" height="{_HEIGHT - _BOTTOM - 8}" fill="none" '
-             'stroke="var(--line)"/>')
-    labels = "".join(f'<text x="{_x(index / 2):.0f}" y="{_HEIGHT - 10}" text-anchor="middle">{text}</text>'
-                     for index, text in enumerate(across))
-    labels += "".join(f'<text x="{_LEFT - 5}" y="{_y(index / 2) + 4:.0f}" text-anchor="end">{text}</text>'
-                      for index, text in enumerate(upwards))
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(name)}">{frame}{labels}{drawn}</svg>'
+def _table(
+    first: str, others: Sequence[str], rows: Iterable[Sequence[str]], *, first_is_bold: bool = False
+) -> str:  # fmt: skip
+    """The first column to the left, numbers to the right."""
+    head = f"<th>{escape(first)}</th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in others)
+    body = []
+    for place, (name, *cells) in enumerate(rows):
+        kind = ' class="first"' if first_is_bold and place == 0 else ""
+        body.append(f"<tr{kind}><td>{escape(name)}</td>"
+                    + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells) + "</tr>")
+    if not body:
+        return ""
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _x(share: float) -> float:
-    return _LEFT + share * (_WIDTH - _LEFT - 8)
-
-
-def _y(share: float) -> float:
-    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - 8)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items()) or "none"
-    return "unknown" if value is None else str(value)
+def _flat(values: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {NOTHING if value is None else value}" for name, value in (values or {}).items())

@@ -69,7 +69,8 @@ def _body(seen: Overview) -> list[RenderableType]:
     if seen.classes:
         parts += [_title("Classes before and after balancing"), _classes(seen)]
     if seen.scores:
-        parts += [_title(f"On {seen.holdout_rows} holdout rows that no model was trained on"), _scores(seen)]
+        title = f"On the {seen.holdout_rows} rows of the holdout, which the candidate has never seen"
+        parts += [_title(title), _scores(seen)]
     if seen.gates:
         parts += [_title("Gates"), _gates(seen.gates)]
     parts += [_title("PATCHTST_MODEL_PATH"), _pairs(seen.slot)]
@@ -113,20 +114,21 @@ def _classes(seen: Overview) -> Table:
 
 def _scores(seen: Overview) -> RenderableType:
     has_best = any(line.best for line in seen.scores)
-    table = _table("", "candidate", "incumbent", *(["best possible"] if has_best else []))
+    extra = (["incumbent"] if seen.has_incumbent else []) + (["best possible"] if has_best else [])
+    table = _table("", "candidate", *extra)
     for line in seen.scores:
-        style = "bold" if line.name == "AUC" else ""
-        cells = [line.name, line.candidate, line.incumbent, *([line.best] if has_best else [])]
-        table.add_row(*(Text(cell) for cell in cells), style=style)
-    if not seen.incumbent_absence:
+        cells = [line.name, line.candidate, *([line.incumbent] if seen.has_incumbent else []),
+                 *([line.best] if has_best else [])]  # fmt: skip
+        table.add_row(*(Text(cell) for cell in cells), style="bold" if line.name == "AUC" else "")
+    if seen.has_incumbent:
         return table
-    return Group(table, Text(f"  no incumbent: {seen.incumbent_absence}", style="dim"))
+    return Group(table, _pairs((("no incumbent", seen.incumbent_absence),)))
 
 
 def _gates(lines: Sequence[GateLine]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, width=_WIDTH, pad_edge=False, padding=(0, 1), show_edge=False)
     table.add_column("  gate", no_wrap=True, width=22)
-    table.add_column("measured", ratio=3)
+    table.add_column("measured", ratio=3, overflow="fold")
     table.add_column("asked", ratio=2)
     for line in lines:
         if not line.checks:

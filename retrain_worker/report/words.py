@@ -6,7 +6,7 @@ import math
 
 #: stands for what was not measured, or is not a number
 NOTHING = "—"
-_LONGEST = 400
+_LONGEST = 4096
 
 
 def plain(text: object) -> str:

@@ -4,9 +4,9 @@
         probabilities = model.predict(windows)      # (B, T, F) raw rows -> P(label = 1) (B,)
 
 The hash `quantum:model:patchtst:current` says what serves; an event only wakes us to read it. So nothing depends on
-having seen an event, no consumer group is left behind, and while Redis is away the engine's env file says it. A model is
-loaded beside the one that answers, and takes over by one assignment when its hash and its canary are right; one that is
-not is refused, with the reason in `problem` and in the log. A take-over is acknowledged on the stream `model.served`.
+having seen an event, no consumer group is left behind, and while Redis is away the engine's env file says it. A model
+is loaded beside the one that answers, and takes over by one assignment when its hash and its canary are right; one that
+is not is refused, with the reason in `problem` and in the log. A take-over is acknowledged on `model.served`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from retrain_worker.domain.handoff import (
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.errors import DiskFullError, RetrainError, UsageError
 from retrain_worker.work.data.durable import durable_file
-from retrain_worker.work.stopping import StoppedError, StopFlag
+from retrain_worker.work.stopping import StopFlag, StoppedError
 
 Request = PullRequest | AuditRequest | TrainRequest | GateRequest
 Result = PullResult | AuditResult | TrainResult | GateMeasured

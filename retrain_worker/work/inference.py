@@ -21,7 +21,7 @@ CONSTANT_STD = 1e-6
 
 
 def features_of(snapshot: Snapshot, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """The snapshot's features (N, F) called `names`, in that order, in memory. Raises ContractError for a missing one."""
+    """The features (N, F) called `names`, in that order, in memory. Raises ContractError when the rows lack one."""
     missing = [name for name in names if name not in snapshot.feature_names]
     if missing:
         raise ContractError(

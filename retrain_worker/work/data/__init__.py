@@ -1,0 +1,1 @@
+"""The trading database as this program sees it: rows, features, labels, snapshot, samples, audit."""

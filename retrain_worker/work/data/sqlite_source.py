@@ -33,7 +33,7 @@ from retrain_worker.work.data.rows import (
 )
 
 #: how long one page may hold a read lock, about
-PAGE_SECONDS = 0.015
+PAGE_SECONDS = 0.005
 _FIRST_PAGE_ROWS = 1_000
 _MAX_PAGE_ROWS = 20_000
 _TURNED_ROWS = 250

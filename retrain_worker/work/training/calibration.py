@@ -2,9 +2,9 @@
 
 Temperature alone (Guo et al., ICML 2017, arXiv 1706.04599) keeps the sign of every logit. The training part is balanced
 by undersampling, which takes the logarithm of the prior's odds away from every logit, so P(WIN) would stay biased. The
-bias puts it back: by the odds of the training part before balancing, corrected by what the validation part shows. That
-part is the smaller one and its neighbouring outcomes share their luck, so its word counts as much as its rows are
-worth: the bias has a normal prior of BIAS_DRIFT around the training part's odds.
+bias puts it back: first as much as the training part asks for as it was before balancing, then corrected by what the
+validation part shows. That part is the smaller one and its neighbouring outcomes share their luck, so its word counts
+as much as its rows are worth: the bias has a normal prior of std BIAS_DRIFT around what the training part asks for.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def fit(
 ) -> Calibration:
     """The likeliest calibration of `labels` (N,) 0/1 given `logits` (N,): a convex problem of two numbers.
 
-    `expected_bias` is the logit that balancing took away; `effect` is the design effect of the rows, by which the
-    weight of their evidence is divided.
+    `expected_bias` is where the bias is expected beforehand (see `fit_bias`); `effect` is the design effect of the
+    rows, by which the weight of their evidence is divided.
     """
     is_win = labels == 1
     stiffness = effect / (len(labels) * BIAS_DRIFT**2)
@@ -61,6 +61,13 @@ def fit(
         options={"ftol": 1e-14, "gtol": 1e-9},
     )  # fmt: skip
     return Calibration(temperature=float(1.0 / found.x[0]), bias=float(found.x[1]))
+
+
+def fit_bias(logits: NDArray[np.float64], labels: NDArray[np.int8]) -> float:
+    """The bias that makes the mean probability of `logits` (N,) the hit rate of `labels` (N,); both classes occur."""
+    hit_rate = float(np.mean(labels == 1))
+    found: float = optimize.brentq(lambda bias: float(np.mean(special.expit(logits + bias))) - hit_rate, -50.0, 50.0)
+    return found
 
 
 @torch.no_grad()

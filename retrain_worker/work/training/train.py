@@ -40,6 +40,9 @@ MIN_PART_CLASS_ROWS = 10
 RETRY_SEED_STEP = 1
 RETRY_RATE_SHARE = 0.5
 
+#: training samples, newest first, that say where the bias of the calibration is expected
+NEWEST_FOR_BIAS = 20_000
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +69,9 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
     model = PatchTST(presets.config_for(contract, dropout=recipe.dropout))
     model.load_state_dict(fitted.weights, strict=True)
     logits = logits_at(model, lesson.features, parts.validation.positions)
-    fix = _calibration(logits, parts.validation, offset=lesson.prior_offset if recipe.balance else 0.0)
+    newest = parts.train.where(np.arange(max(0, len(parts.train) - NEWEST_FOR_BIAS), len(parts.train)))
+    bias = calibration.fit_bias(logits_at(model, lesson.features, newest.positions), newest.labels)
+    fix = _calibration(logits, parts.validation, expected_bias=bias)
     calibration.fold(model, fix)
     validation = scoring.scorecard(
         sigmoid(fix.apply(logits)), scoring.rows_of(snapshot, parts.validation), prior=float(parts.train.labels.mean()),
@@ -149,8 +154,8 @@ def _refuse_unfit(parts: Parts) -> None:
         counts = part.counts()
         if len(part) < MIN_PART_ROWS or min(counts.values()) < MIN_PART_CLASS_ROWS:
             raise DataUnfitError(
-                f"the {name} part has {len(part)} samples, {counts['win']} with label 1 and {counts['loss']} with label 0; "
-                f"it needs {MIN_PART_ROWS}, {MIN_PART_CLASS_ROWS} of each",
+                f"the {name} part has {len(part)} samples, {counts['win']} with label 1 and {counts['loss']} with "
+                f"label 0; it needs {MIN_PART_ROWS}, {MIN_PART_CLASS_ROWS} of each",
                 where="split",
                 remedy="wait for more labelled rows, make TRAIN_WINDOW_DAYS larger or SEQ_LEN smaller",
             )
@@ -158,7 +163,7 @@ def _refuse_unfit(parts: Parts) -> None:
 
 def _lesson(snapshot: Snapshot, parts: Parts, contract: ModelContract) -> Lesson:
     features = features_of(snapshot, contract.feature_names)
-    is_seen = snapshot.decided_at <= parts.train.decided_at.max()
+    is_seen = snapshot.decided_at >= 0
     return Lesson(
         features=features,
         fitting_rows=features[is_seen],
@@ -167,11 +172,11 @@ def _lesson(snapshot: Snapshot, parts: Parts, contract: ModelContract) -> Lesson
     )
 
 
-def _calibration(logits: NDArray[np.float64], validation: Samples, *, offset: float) -> calibration.Calibration:
+def _calibration(logits: NDArray[np.float64], validation: Samples, *, expected_bias: float) -> calibration.Calibration:
     labels = validation.labels.astype(np.int64)
     blocks = statistics.blocks_in_time(validation.decided_at, validation.known_at)
-    effect = statistics.design_effect(labels, sigmoid(logits + offset), blocks)
-    return calibration.fit(logits, validation.labels, expected_bias=offset, effect=effect)
+    effect = statistics.design_effect(labels, sigmoid(logits + expected_bias), blocks)
+    return calibration.fit(logits, validation.labels, expected_bias=expected_bias, effect=effect)
 
 
 # ---------------------------------------------------------------- attempts
@@ -197,6 +202,8 @@ class _Course:
         #: collapses of the contract that is being tried, and the state inside its attempt
         self._collapses: list[str] = saved.get("collapses", [])
         self._state: dict[str, Any] | None = saved.get("state")
+        if self._state is not None:
+            _log.info("resumed after epoch %d", len(self._state["history"]))
 
     def run(self, report: Report, stopping: Callable[[], bool]) -> tuple[ModelContract, Fitted]:
         """The contract of the lowest validation log loss, with its best epoch."""
@@ -237,7 +244,9 @@ class _Course:
             attempt = Attempt(
                 config=presets.config_for(contract, dropout=recipe.dropout),
                 seed=recipe.seed + (RETRY_SEED_STEP if is_retry else 0),
-                learning_rate=recipe.learning_rate * (RETRY_RATE_SHARE if is_retry else 1.0),
+                learning_rate=recipe.learning_rate
+                * presets.RATE_SHARE[Preset(contract.preset)]
+                * (RETRY_RATE_SHARE if is_retry else 1.0),
             )
             try:
                 fitted = loop.fit(

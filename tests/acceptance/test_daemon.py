@@ -1,0 +1,211 @@
+"""`retrain-worker run`: the daemon as a process, with a fake $NOTIFY_SOCKET where it is about systemd."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.domain.env_file import parse
+from tests.acceptance.conftest import COMMAND, clean_environment, retrain_worker, wait_for
+
+QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 32}
+
+
+def training_child_of(daemon) -> int | None:
+    """The pid of the child that trains, once an epoch is checkpointed."""
+    checkpoints = list((daemon.home / "checkpoints").rglob("*"))
+    if not any(path.is_file() for path in checkpoints):
+        return None
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                command = (folder / "cmdline").read_bytes()
+                parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            except OSError:
+                continue
+            if b"retrain_worker.work" in command and b"train." in command and int(parent) == daemon.process.pid:
+                return int(folder.name)
+    return None
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+
+
+def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_throughout(
+        daemon_of, hopeless, tmp_path):
+    home = tmp_path / "home"
+    env = home / "engine/ai-engine.env"
+    first = daemon_of(home, hopeless, **QUICK)
+    child = wait_for(lambda: training_child_of(first), what="the first checkpoint")
+    first.stop(signal.SIGKILL)
+    assert parse(env.read_bytes()) == {"PATCHTST_SHADOW_ONLY": "true"}
+    wait_for(lambda: not is_alive(child), what="the end of the orphaned child")
+
+    second = daemon_of(home, hopeless, **QUICK)
+    resumed = second.wait_for_event("run_progress")
+    ended = second.wait_for_event("run_finished")
+
+    assert "goes on where it stopped" in resumed["message"]
+    assert ended["outcome"] == "REFUSED"
+    assert parse(env.read_bytes()) == {"PATCHTST_SHADOW_ONLY": "true"}
+    log = next((home / "models/runs").glob("*/train.log")).read_text()
+    assert "resumed after epoch" in log, log
+
+
+def test_sigterm_in_training_checkpoints_and_the_next_start_goes_on(daemon_of, hopeless, tmp_path):
+    first = daemon_of(tmp_path / "home", hopeless, **QUICK)
+    child = wait_for(lambda: training_child_of(first), what="the first checkpoint")
+    code = first.stop()
+
+    assert code == 0
+    assert not is_alive(child)
+    assert retrain_worker("history", "--home", tmp_path / "home").stdout.count("INTERRUPTED") == 1
+    second = daemon_of(tmp_path / "home", hopeless, **QUICK)
+    assert second.wait_for_event("run_finished")["outcome"] == "REFUSED"
+
+
+def test_an_idle_daemon_holds_no_torch_and_does_not_repeat_a_run_after_a_restart(daemon_of, hopeless, tmp_path):
+    first = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
+    first.wait_for_event("run_finished")
+    maps = Path(f"/proc/{first.process.pid}/maps").read_text()
+    assert first.stop() == 0
+
+    second = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
+    second.wait_for_event("ready")
+    time.sleep(3)
+
+    assert "torch" not in maps
+    assert "numpy" not in maps
+    assert "run_started" not in second.events()
+    assert len(retrain_worker("history", "--home", tmp_path / "home").stdout.splitlines()) == 1
+
+
+def test_a_request_starts_a_run_that_finds_nothing_new(daemon_of, hopeless, tmp_path):
+    daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
+    daemon.wait_for_event("run_finished")
+    asked = retrain_worker("trigger", "--home", tmp_path / "home", "--reason", "new regime")
+
+    assert asked.returncode == 0, asked.stderr
+    assert daemon.wait_for_event("run_finished", outcome="SKIPPED")
+    assert any("new regime" in line["message"] for line in daemon.lines() if line["event"] == "run_started")
+
+
+def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(daemon_of, hopeless, tmp_path):
+    first = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
+    first.wait_for_event("ready")
+    second = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
+
+    assert second.process.wait(60) == 1
+    assert f"pid {first.process.pid}" in Path(second.log.name).read_text()
+    assert first.wait_for_event("run_finished")
+
+
+def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(daemon_of, hopeless, tmp_path):
+    env = tmp_path / "worker.env"
+    env.write_text("MAX_EPOCHS=1\nRETRAIN_INTERVAL_H=24\n")
+    daemon = daemon_of(tmp_path / "home", hopeless, "--env-file", env)
+    daemon.wait_for_event("run_finished")
+    env.write_text("MAX_EPOCHS=many\n")
+    daemon.send(signal.SIGHUP)
+    refused = daemon.wait_for_event("reload_refused")
+    env.write_text("MAX_EPOCHS=1\nRETRAIN_INTERVAL_H=0.001\n")
+    daemon.send(signal.SIGHUP)
+    daemon.wait_for_event("reloaded")
+
+    assert "MAX_EPOCHS=many" in refused["message"]
+    assert daemon.wait_for_event("run_finished", outcome="SKIPPED")
+
+
+def test_sighup_in_the_first_instants_does_no_harm(daemon_of, hopeless, tmp_path):
+    daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
+    wait_for(lambda: hangup_is_harmless(daemon.process.pid), what="our first line")
+    while "ready" not in daemon.events():
+        daemon.send(signal.SIGHUP)
+        time.sleep(0.01)
+        assert daemon.process.poll() is None
+
+    assert daemon.stop() == 0
+
+
+def hangup_is_harmless(pid: int) -> bool:
+    """Whether SIGHUP is ignored or caught: python itself needs some milliseconds before our first line runs."""
+    masks = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "Sig" in line)
+    return bool((int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)) & 1)
+
+
+@pytest.fixture
+def notify_socket(tmp_path):
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(address))
+        receiver.settimeout(120)
+        yield receiver, address
+
+
+def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_speaks(
+        notify_socket, daemon_of, hopeless, tmp_path):
+    receiver, address = notify_socket
+    daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address, WATCHDOG_USEC=2_000_000, **QUICK)
+    heard = [receiver.recv(65536).decode()]
+    child = wait_for(lambda: training_child_of(daemon), what="a child in training")
+    child_environment = Path(f"/proc/{child}/environ").read_bytes()
+    while not (heard[-1].startswith("STATUS=") and "epoch" in heard[-1]):
+        heard.append(receiver.recv(65536).decode())
+    daemon.stop()
+    receiver.setblocking(False)
+    while True:
+        try:
+            heard.append(receiver.recv(65536).decode())
+        except BlockingIOError:
+            break
+
+    assert heard[0].startswith("READY=1\nSTATUS=")
+    assert sum(message.startswith("READY=1") for message in heard) == 1
+    assert "WATCHDOG=1" in heard
+    assert [message for message in heard if message.startswith("STOPPING=1")] == [heard[-1]]
+    assert b"NOTIFY_SOCKET" not in child_environment
+    assert b"WATCHDOG" not in child_environment
+
+
+def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, tmp_path):
+    daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1, REDIS_URL=f"unix://{tmp_path}/nobody.sock")
+    daemon.wait_for_event("ready")
+    problem = daemon.wait_for_event("redis_problem")
+    ended = daemon.wait_for_event("run_finished")
+
+    assert "nobody.sock" in problem["message"]
+    assert ended["outcome"] == "REFUSED"
+    assert "2 events" in retrain_worker("status", "--home", tmp_path / "home").stdout
+    assert daemon.events().count("redis_problem") == 1
+
+
+def test_wrong_settings_stop_the_start_with_78(tmp_path):
+    done = subprocess.run([*COMMAND, "run", "--home", str(tmp_path / "home")], env=clean_environment(LABEL="up"),
+                          capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == os.EX_CONFIG
+    assert "LABEL=up" in done.stderr
+
+
+def test_a_second_sigterm_ends_at_once(daemon_of, hopeless, tmp_path):
+    daemon = daemon_of(tmp_path / "home", hopeless, **QUICK)
+    child = wait_for(lambda: training_child_of(daemon), what="a child in training")
+    os.kill(child, signal.SIGSTOP)  # a child that cannot stop within its grace
+    try:
+        daemon.send(signal.SIGTERM)
+        wait_for(lambda: "stop" in " ".join(daemon.events()) or daemon.process.poll() is None, what="the first SIGTERM")
+        daemon.send(signal.SIGTERM)
+        assert daemon.process.wait(30) in (0, 1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+

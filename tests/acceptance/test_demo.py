@@ -1,0 +1,67 @@
+"""`retrain-worker demo`: the main job on embedded defaults, seen from outside."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import retrain_worker
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    home = tmp_path_factory.mktemp("demo") / "home"
+    return home, retrain_worker("demo", "--home", home)
+
+
+def test_it_ends_with_a_promoted_model_that_the_engine_serves(shown):
+    home, done = shown
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.lstrip().startswith("PROMOTED")
+    lines = [json.loads(line) for line in (home / "engine.jsonl").read_text().splitlines()]
+    swaps = [line for line in lines if line["kind"] == "swap"]
+    assert len(swaps) == 2
+    assert swaps[1]["version"] in (home / "engine/ai-engine.env").read_text()
+
+
+def test_the_engine_answered_all_the_time_and_never_failed(shown):
+    last = json.loads((shown[0] / "engine.jsonl").read_text().splitlines()[-1])
+
+    assert last["kind"] == "stopped"
+    assert len(last["answers"]) == 2
+    assert all(answers["answered"] > 0 and answers["failed"] == 0 for answers in last["answers"].values())
+
+
+def test_the_summary_holds_what_a_person_asks_for(shown):
+    text = shown[1].stdout
+
+    for asked in ("best possible", "incumbent", "train balanced", "old model", "new model", "model.promoted",
+                  "✔ skill", "confirmed", "report"):
+        assert asked in text, asked
+
+
+def test_only_the_model_line_of_the_env_file_changed(shown):
+    home = shown[0]
+    backup = next((home / "engine").glob("ai-engine.env.bak-*")).read_text().splitlines()
+    now = (home / "engine/ai-engine.env").read_text().splitlines()
+
+    changed = [(old, new) for old, new in zip(backup, now, strict=True) if old != new]
+    assert len(changed) == 1
+    assert changed[0][1].startswith("PATCHTST_MODEL_PATH=")
+
+
+def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    done = retrain_worker("demo", "--home", tmp_path)
+
+    assert done.returncode == 2
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_the_report_page_stands_alone(shown):
+    page = next((shown[0] / "models/runs").glob("*/report.html"))
+    text = Path(page).read_text()
+
+    assert "http" not in text
+    assert "<script" not in text

@@ -1,0 +1,125 @@
+"""`retrain-worker once`: from rows in a database to an outcome, as its user sees it."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.domain.env_file import parse
+from tests.acceptance.conftest import once, retrain_worker
+
+RESULT_KEYS = {"outcome", "reasons", "run_id", "rows", "candidate", "incumbent", "gates", "model_path", "sha256",
+               "previous_model_path", "event_id", "report", "seconds"}
+CARD_KEYS = {"auc", "log_loss", "brier", "ece", "accuracy", "actions", "p_std", "p10_p90", "n"}
+
+
+@pytest.fixture(scope="module")
+def promoted(learnable, tmp_path_factory):
+    home = tmp_path_factory.mktemp("promoted") / "home"
+    code, result, said = once(learnable, home)
+    return code, result, said, home
+
+
+def test_a_learnable_market_is_promoted(promoted):
+    code, result, said, _ = promoted
+
+    assert (code, result.get("outcome")) == (0, "PROMOTED"), said
+    assert result["candidate"]["auc"] > 0.7
+
+
+def test_the_result_has_the_names_of_the_contract(promoted):
+    result = promoted[1]
+
+    assert set(result) >= RESULT_KEYS
+    assert set(result["rows"]) >= {"loaded", "labelled", "win", "loss", "quarantined", "contradictions"}
+    assert set(result["candidate"]) >= CARD_KEYS
+    assert all(set(gate) >= {"name", "result", "measurements", "thresholds"} for gate in result["gates"])
+    assert set(result["seconds"]) == {"pull", "audit", "train", "gate", "promote"}
+
+
+def test_the_env_file_names_the_verified_model(promoted):
+    _, result, _, home = promoted
+    env = parse((home / "engine/ai-engine.env").read_bytes())
+    model = Path(result["model_path"])
+
+    assert env == {"PATCHTST_MODEL_PATH": str(model), "PATCHTST_SHADOW_ONLY": "true"}
+    assert hashlib.sha256(model.read_bytes()).hexdigest() == result["sha256"]
+    subprocess.run(["sha256sum", "--check", "--strict", f"{model.name}.sha256"], cwd=model.parent, check=True)
+    assert json.loads(model.with_name(model.name + ".json").read_text())["version"] == model.stem
+
+
+def test_without_an_engine_it_is_called_not_confirmed(promoted):
+    result = promoted[1]
+
+    assert result["confirmed"] is False
+    assert result["reasons"][0].startswith("not confirmed")
+
+
+def test_the_part_that_trained_was_balanced_and_the_others_were_not(promoted):
+    parts = promoted[1]["parts"]
+
+    assert parts["train_balanced"]["win"] == parts["train_balanced"]["loss"] == min(parts["train"].values())
+    assert parts["holdout"]["win"] != parts["holdout"]["loss"]
+
+
+def test_everything_it_wrote_lies_under_the_home(promoted, learnable):
+    _, result, _, home = promoted
+
+    assert all(str(home) in result[name] for name in ("model_path", "candidate_path", "report"))
+    assert [path.name for path in learnable.parent.iterdir()] == [learnable.name]
+
+
+def test_status_history_and_gates_tell_of_it(promoted):
+    _, result, _, home = promoted
+    told = {verb: retrain_worker(verb, "--home", home) for verb in ("status", "history", "gates")}
+
+    assert all(done.returncode == 0 for done in told.values())
+    assert result["model_path"] in told["status"].stdout
+    assert "next run" in told["status"].stdout
+    assert result["run_id"] in told["history"].stdout
+    assert "✔ skill" in told["gates"].stdout
+
+
+def test_a_second_run_on_the_same_rows_is_skipped(promoted, learnable):
+    home = promoted[3]
+    before = (home / "engine/ai-engine.env").read_bytes()
+    code, result, _ = once(learnable, home)
+
+    assert (code, result["outcome"]) == (10, "SKIPPED")
+    assert result["reasons"][0].startswith("0 newly labelled rows")
+    assert (home / "engine/ai-engine.env").read_bytes() == before
+
+
+def test_nothing_to_learn_is_refused_and_says_which_gates_refused(hopeless, tmp_path):
+    code, result, _ = once(hopeless, tmp_path / "home", MAX_EPOCHS=3)
+
+    assert (code, result["outcome"]) == (11, "REFUSED")
+    assert any(reason.startswith("skill") for reason in result["reasons"])
+    assert result["model_path"] is None
+    assert list((tmp_path / "home/engine/models").iterdir()) == []
+    assert (tmp_path / "home/engine/ai-engine.env").read_text().count("PATCHTST_MODEL_PATH=") == 0
+
+
+def test_wrong_settings_exit_78_and_name_every_problem(tmp_path):
+    done = retrain_worker("once", "--home", tmp_path / "home", "--db", tmp_path / "x.db", LABEL="up", SEQ_LEN="one")
+
+    assert done.returncode == 78
+    assert "LABEL" in done.stderr
+    assert "SEQ_LEN" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_misspelled_setting_in_an_env_file_is_not_ignored(tmp_path):
+    env = tmp_path / "worker.env"
+    env.write_text("RETRAIN_INTERVL_H=4\n")
+    done = retrain_worker("status", "--env-file", env)
+
+    assert done.returncode == 78
+    assert "was RETRAIN_INTERVAL_H meant" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("once", "--no-such-option")])
+def test_wrong_usage_exits_2(arguments):
+    assert retrain_worker(*arguments).returncode == 2
