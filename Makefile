@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## the whole idea on a simulated market: rows to a pro
 	@$(BIN)/retrain-worker demo --home $(HOME_DIR)
 
 test: $(VENV)/.installed lint  ## every test, with coverage
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term -q
+	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term -q
 
 test-fast: $(VENV)/.installed  ## the tests that need no child process and no server
 	$(BIN)/python -m pytest -q tests/unit tests/architecture

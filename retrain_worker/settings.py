@@ -277,10 +277,10 @@ class _Reader:
         return value
 
     def number(self, name: str, default: float, *, low: float = 0.0, high: float = float("inf")) -> float:
-        return self._ranged(name, default, float, low, high, f"{default:g}")
+        return self._ranged(name, float, low=low, high=high, shown=f"{default:g}")
 
     def count(self, name: str, default: int, *, low: int = 0, high: int = 2**62) -> int:
-        return self._ranged(name, default, int, low, high, str(default))
+        return self._ranged(name, int, low=low, high=high, shown=str(default))
 
     def share(self, name: str, default: float) -> float:
         return self.number(name, default, low=0.0, high=1.0)
@@ -307,8 +307,7 @@ class _Reader:
         if self.problems:
             raise SettingsError(tuple(self.problems), where="settings", remedy="mend them and start again")
 
-    def _ranged(self, name: str, default: float, kind: Callable[[str], Number], low: float, high: float,
-                shown: str) -> Number:
+    def _ranged(self, name: str, kind: Callable[[str], Number], *, low: float, high: float, shown: str) -> Number:
         given = self.text(name, shown)
         try:
             value = kind(given)

@@ -70,7 +70,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print(as_json(result))
     else:
         print("\n" + summary(result, bayes_auc=result["bayes_auc"], event=event, colour=sys.stdout.isatty()))
-        print(f"\neverything lies under {home}; again with another market: retrain-worker demo --seed {arguments.seed + 1}")
+        print(f"\neverything lies under {home}; another market: retrain-worker demo --seed {arguments.seed + 1}")
     return exit_code(result)
 
 

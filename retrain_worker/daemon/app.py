@@ -62,9 +62,11 @@ class App:
             doors.enter_context(StateLock(settings.state_path))
             self.store = doors.enter_context(StateDb(settings.state_path / "state.db"))
             self.redis_url = str(settings.redis_url)
+            self._embedded: EmbeddedRedis | None = None
             if not self.redis_url:
                 assert settings.home is not None, "without a home, a Redis is always named"
-                self.redis_url = doors.enter_context(EmbeddedRedis(settings.home)).url
+                self._embedded = doors.enter_context(EmbeddedRedis(settings.home))
+                self.redis_url = self._embedded.url
             client = doors.enter_context(contextlib.closing(connect(self.redis_url)))
             self._relay = Relay(client, self.store, now)
             self._requests = Requests(client, now)
@@ -119,6 +121,8 @@ class App:
     def relay(self, *, at_once: bool = False) -> None:
         """Deliver what waits in the outbox; a problem is said once, not every second."""
         report = self._relay.relay_once(at_once=at_once)
+        if report.problem and self._embedded is not None:
+            self._embedded.ensure()
         for notice in report.notices:
             log.warning("redis_notice", message=notice)
         if report.problem != self._redis_problem:
@@ -252,7 +256,7 @@ def in_words(wait: timedelta) -> str:
 
 
 def ticks(app: App, run: Run, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> Iterator[Step]:
-    """Advance one run until it ends or is interrupted, relaying between the ticks: the whole daemon, without a schedule."""
+    """Advance one run until it ends or is interrupted, relaying between the ticks: the daemon without a schedule."""
     while not run.is_finished:
         if stopping():
             app.interrupt()

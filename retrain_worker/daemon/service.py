@@ -114,5 +114,5 @@ def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings]) -> Non
         app.apply(reread())
         log.info("reloaded", message="settings reloaded; a run under way keeps the old ones")
     except RetrainError as error:
-        log.error("reload_refused", message=f"old settings kept: {error}")
+        log.error("reload_refused", message=f"old settings kept: {error}")  # noqa: TRY400 - the sentence is enough
     notifier.ready(app.status_line())

@@ -1,4 +1,4 @@
-"""Sets the demo's stage: the market, the stale incumbent, and the engine's stand-in as a process that is listened to."""
+"""Sets the demo's stage: the market, the stale incumbent, and the engine's stand-in as a process of its own."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def write_stale_incumbent(old: Market, *, work_dir: Path, models_dir: Path, env_
 @contextmanager
 def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iterator[Listener]:
     """The stand-in at work; stopped with SIGTERM at the end. Raises ChildFailedError when it does not answer."""
-    command = [sys.executable, "-m", "retrain_worker.demo.engine", "--env-file", str(env_file), "--redis-url", redis_url,
-               "--db", str(database), "--log", str(log)]
+    command = [sys.executable, "-m", "retrain_worker.demo.engine", "--env-file", str(env_file),
+               "--redis-url", redis_url, "--db", str(database), "--log", str(log)]
     with (log.with_suffix(".stderr")).open("wb") as errors:
         process = subprocess.Popen(command, stderr=errors)
     listener = Listener(log=log, process=process)

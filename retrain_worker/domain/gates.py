@@ -1,7 +1,7 @@
 """The gate: scorecards and policy in, verdict and reasons out. Pure functions; no measurement is made here.
 
-A gate passes, fails, or is UNDECIDED (not measured, or too few rows), which is not a pass. The verdict is PASS only when
-every gate that counts passed; REFUSE when one failed; UNDECIDED otherwise.
+A gate passes, fails, or is UNDECIDED (not measured, or too few rows), which is not a pass. The verdict is PASS only
+when every gate that counts passed; REFUSE when one failed; UNDECIDED otherwise.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Evidence:
 class GateResult(StrEnum):
     """How one gate ended."""
 
-    PASS = "PASS"
+    PASS = "PASS"  # noqa: S105 - not a password
     FAIL = "FAIL"
     UNDECIDED = "UNDECIDED"
 
@@ -172,7 +172,7 @@ class GateResult(StrEnum):
 class Decision(StrEnum):
     """What the verdict says."""
 
-    PASS = "PASS"
+    PASS = "PASS"  # noqa: S105 - not a password
     REFUSE = "REFUSE"
     UNDECIDED = "UNDECIDED"
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from retrain_worker.domain.audit import AuditVerdict, DataPolicy
 from retrain_worker.domain.artifact import Manifest
+from retrain_worker.domain.audit import AuditVerdict, DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.windows import SplitPolicy

@@ -38,7 +38,8 @@ def given_up(run: Run, world: World) -> Deployment | None:
     deployment = world.store.deployment(run.run_id)
     if deployment is None or deployment.state is not DeploymentState.INTENDED:
         return None
-    return replace(deployment, state=DeploymentState.UNDONE, updated_at=world.now(), confirmation="; ".join(run.reasons))
+    return replace(deployment, state=DeploymentState.UNDONE, updated_at=world.now(),
+                   confirmation="; ".join(run.reasons))
 
 
 def _intend(run: Run, world: World) -> Step:
@@ -87,7 +88,7 @@ def _announce(run: Run, deployment: Deployment, world: World) -> Step:
 def _confirm(run: Run, deployment: Deployment, world: World) -> Step:
     now, policies = world.now(), world.policies
     if policies.engine_confirm == "none":
-        return _promoted(run, deployment, confirmed=None, how="confirmation is turned off (ENGINE_CONFIRM=none)", world=world)
+        return _promoted(run, deployment, confirmed=None, how="ENGINE_CONFIRM=none: nobody was asked", world=world)
     seen = world.confirmations.seen_serving(
         version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path,
         since=deployment.created_at)

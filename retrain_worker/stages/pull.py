@@ -23,7 +23,8 @@ def pull(run: Run, world: World) -> Step:
     if watermark is not None and result.new_labelled < policy.min_new_samples:
         reason = (f"{result.new_labelled} newly labelled rows since the last run, "
                   f"MIN_NEW_SAMPLES asks for {policy.min_new_samples}")
-        return Step(run=known.ended(Outcome.SKIPPED, reason, at=world.now()), sentence=f"run {run.run_id} skipped: {reason}")
+        return Step(run=known.ended(Outcome.SKIPPED, reason, at=world.now()),
+                    sentence=f"run {run.run_id} skipped: {reason}")
     sentence = (f"run {run.run_id} pulled {result.loaded} rows, {result.labelled} labelled "
                 f"({result.win} WIN, {result.loss} LOSS), {result.new_labelled} of them new")
     return Step(run=known.moved_to(Stage.AUDIT, at=world.now()), sentence=sentence)

@@ -1,4 +1,4 @@
-"""Bad input: one clear error, naming path, finding and remedy; the engine's files untouched; no file made by looking."""
+"""Bad input: one clear error naming path, finding and remedy; the engine's files untouched; looking makes no file."""
 
 import os
 import sqlite3

@@ -1,5 +1,6 @@
 """The env example lists every setting with its default, and nothing else."""
 
+import re
 from pathlib import Path
 
 from retrain_worker import settings
@@ -8,8 +9,7 @@ EXAMPLE = Path(__file__).parents[2] / "etc/quantum/retraining-worker.env"
 
 
 def example_lines() -> dict[str, str]:
-    lines = [line.removeprefix("#") for line in EXAMPLE.read_text().splitlines()]
-    return dict(line.split("=", 1) for line in lines if "=" in line and line.split("=")[0].isupper() and " " not in line.split("=")[0])
+    return dict(re.findall(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
 
 
 def test_the_example_names_every_setting_and_no_other():

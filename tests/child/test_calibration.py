@@ -32,6 +32,11 @@ def test_fit_finds_the_temperature_and_bias_that_a_model_is_wrong_by(temperature
     assert found.bias == pytest.approx(bias, abs=0.02)
 
 
+def test_the_bias_alone_makes_the_mean_probability_the_hit_rate() -> None:
+    logits, labels = world(3000, temperature=1.0, bias=-1.0)
+    assert sigmoid(logits + calibration.fit_bias(logits, labels)).mean() == pytest.approx(labels.mean(), abs=1e-9)
+
+
 def test_fit_puts_back_the_prior_that_balancing_took_away() -> None:
     logits, labels = world(3000, temperature=2.0, bias=-1.0)
     found = calibration.fit(logits, labels, expected_bias=-1.0)

@@ -75,6 +75,15 @@ def test_a_page_says_of_each_cell_what_the_cell_alone_says(cells):
     assert together.reasons.tolist() == [int(each.reasons[0]) for each in alone]
 
 
+@pytest.mark.parametrize("double", ["[1,2,3,4],[5,6,7,8]", "[1,2,3,4],\n[5,6,7,8]", "[1,2,3,4]\n,[5,6,7,8]"])
+def test_cells_that_are_halves_and_doubles_do_not_make_up_for_each_other(double):
+    # joined by commas, these three cells are three good vectors
+    cells = [("[1", json.dumps(NAMES)), ("2,3,4]", json.dumps(NAMES)), (double, json.dumps(NAMES))]
+    assert table_of(cells).reasons.tolist() == [Reason.FEATURES_NOT_JSON] * 3
+    halves = [('{"a":1', None), ('"b":2}', None), ('{"a":1,"b":2},{"a":1,"b":2}', None)]
+    assert table_of(halves).reasons.tolist() == [Reason.FEATURES_NOT_JSON] * 3
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [

@@ -26,7 +26,7 @@ STEPS = st.lists(
         st.sampled_from(
             ["open", "fill", "correct profit", "correct class", "withdraw", "touch", "late", "pull", "commit"]
         ),
-        st.integers(1, 30),
+        st.integers(1, 4),
     ),
     min_size=5, max_size=40,
 )  # fmt: skip
@@ -76,12 +76,31 @@ class Table:
             self.watermark, self.seen = run_dir / "fingerprints.npy", known
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_every_outcome_and_correction_is_new_exactly_once(tmp_path_factory, steps):
     table = Table(tmp_path_factory.mktemp("table"))
     for step, number in [*steps, ("commit", 0), ("pull", 0)]:
         table.do(step, number)
+
+
+@pytest.mark.parametrize(
+    ("change", "new"),
+    [
+        ({"realized_pnl": 77.0}, 1), ({"target_class": "LOSS", "realized_pnl": None}, 1), ({"symbol": "SOLUSDT"}, 1),
+        ({"timestamp": "2025-12-01 07:00:00"}, 1), ({"timestamp": "2025-12-01T02:05:00+02:00"}, 0),
+        ({"outcome_known": 0}, 0), ({"updated_at": "2026-01-01 00:00:00"}, 0), ({"features": "[1, 2, 3, 4]"}, 0),
+        ({"model_version": "v9"}, 0),
+    ],
+)  # fmt: skip
+def test_a_correction_of_what_was_learned_from_is_new_and_other_changes_are_not(tmp_path, change, new):
+    rows = [make_row(1, target_class="WIN", realized_pnl=None), *make_rows(30)[1:]]
+    pulled(tmp_path, rows)
+    watermark = tmp_path / "run" / "fingerprints.npy"
+    with closing(sqlite3.connect(tmp_path / "trading.db")) as connection, connection:
+        insert(connection, [rows[0] | change])
+    result = pull(request_for(tmp_path / "b", watermark=watermark), url_of(tmp_path / "trading.db"), lambda _: None)
+    assert result.new_labelled == new
 
 
 def test_nothing_is_new_after_a_commit_even_with_other_features(tmp_path):

@@ -119,8 +119,8 @@ def interplay(config: PatchTSTConfig) -> float:
     torch.manual_seed(1)
     model = PatchTST(config).eval()
     low, high = raw_windows(config, count=1), -raw_windows(config, count=1)
-    mixed = [torch.where(torch.tensor(mask, dtype=torch.bool), high, low) for mask in ([0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0])]
-    none, first, second, both = (model.network(windows).item() for windows in mixed)
+    masks = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=torch.bool)
+    none, first, second, both = model.network(torch.where(masks[:, None, :], high, low)).tolist()
     return abs(both - first - second + none)
 
 

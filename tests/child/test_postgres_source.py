@@ -13,7 +13,7 @@ import pytest
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.work.data.instants import parse_instants
-from retrain_worker.work.data.pull import Intake
+from retrain_worker.work.data.intake import Intake
 from retrain_worker.work.data.rows import read_pages
 from tests.child.trading_database import COLUMNS, NOW, make_rows, open_row, taken
 

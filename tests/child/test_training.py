@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.child.synthetic_market import NAMES, market, saved
 
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
@@ -26,9 +25,11 @@ from retrain_worker.work.stopping import StoppedError
 from retrain_worker.work.training import loop
 from retrain_worker.work.training.checkpoint import Checkpoint
 from retrain_worker.work.training.train import contracts_to_try, train
+from tests.child.synthetic_market import NAMES, market, saved
 
 RECIPE = Recipe(
-    preset=Preset.PAPER, seq_len=32, max_epochs=4, patience=4, batch_size=64, learning_rate=2e-3, threads=1, device="cpu"
+    preset=Preset.PAPER, seq_len=32, max_epochs=4, patience=4, batch_size=32, learning_rate=2e-3, dropout=0.1,
+    threads=1, device="cpu",
 )
 
 
@@ -114,8 +115,8 @@ def test_no_checkpoint_is_left_behind(trained: tuple[TrainResult, Journal]) -> N
     result, _ = trained
     folder = Path(result.model_path).parent
     assert sorted(p.name for p in folder.iterdir()) == [
-        f"{result.manifest.version}.pth", f"{result.manifest.version}.pth.json", f"{result.manifest.version}.pth.sha256",
-    ]  # fmt: skip
+        result.manifest.version + suffix for suffix in (".pth", ".pth.json", ".pth.sha256")
+    ]
     assert list((folder.parent / "checkpoints").iterdir()) == []
 
 

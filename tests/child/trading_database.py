@@ -16,7 +16,8 @@ from sqlalchemy import URL
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.handoff import PullRequest, PullResult
 from retrain_worker.work.data.instants import to_microseconds
-from retrain_worker.work.data.pull import Intake, pull
+from retrain_worker.work.data.intake import Intake
+from retrain_worker.work.data.pull import pull
 from retrain_worker.work.data.rows import read_pages
 from retrain_worker.work.data.snapshot import Snapshot, load
 

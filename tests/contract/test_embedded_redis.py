@@ -107,9 +107,10 @@ def test_a_user_becomes_the_owner_when_the_owner_has_stopped_it(home):
 def test_a_server_that_was_killed_is_started_again(home):
     with EmbeddedRedis(home) as redis:
         ask(redis, "SET", "word", "kept")
-        os.kill(process_of(redis).pid, signal.SIGKILL)
-        redis.ensure()
-        assert ask(redis, "GET", "word") == b"kept"
+        for _ in range(5):
+            os.kill(process_of(redis).pid, signal.SIGKILL)
+            redis.ensure()
+            assert ask(redis, "GET", "word") == b"kept"
 
 
 def test_a_server_that_somebody_else_started_is_used_and_not_stopped(home):
@@ -120,6 +121,7 @@ def test_a_server_that_somebody_else_started_is_used_and_not_stopped(home):
         try:
             while not redis._answers():
                 time.sleep(0.01)
+            (redis.directory / "redis.pid").write_text(str(os.getpid()))  # left behind, and taken by another process
             with redis:
                 assert process_of(redis).pid == stranger.pid
             assert ask(redis, "PING")

@@ -182,6 +182,26 @@ def test_a_destroyed_group_is_made_again_and_nothing_is_missed(publish, open_eve
     assert take(events, 1) == runs(2)
 
 
+def test_a_reader_of_new_events_misses_nothing_when_its_group_is_destroyed(publish, open_events, client):
+    events = open_events(only_new=True)
+    events._prepare()
+    publish(an_event(1))
+    assert take(events, 1) == runs(1)
+    client.xgroup_destroy(SKIPPED, GROUP)
+    publish(an_event(2))
+
+    assert take(events, 1) == runs(2)
+
+
+def test_what_is_in_hand_does_not_come_again_because_a_connection_broke(publish, redis_server, wire):
+    publish(an_event(1))
+    with ModelEvents(wire.url, group=GROUP, consumer="one") as events:
+        take(events, 1, acknowledge=False)
+        wire.lose_replies(b"XREADGROUP", 1)
+        publish(an_event(2))
+        assert take(events, 1) == runs(2)
+
+
 def test_a_group_destroyed_while_we_wait_is_made_again(publish, open_events, client):
     publish(an_event(1))
     events = open_events()

@@ -106,6 +106,9 @@ def test_it_starts_from_the_hash_without_having_seen_an_event(promote, follow, m
 
     assert answers_like(follower, models[0])
     assert follower.problem is None
+    for _ in range(3):
+        follower._look()
+    assert client.xlen(SERVED_STREAM) == 1
 
 
 def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(promote, follow, models, client):
@@ -223,12 +226,14 @@ def test_redis_away_at_the_start_the_env_file_says_it_later_the_hash(models, pro
 
 def test_redis_goes_away_and_a_swap_is_seen_in_the_env_file(models, promote, follow, tmp_path, redis_server):
     env_file = tmp_path / "ai-engine.env"
-    env_file.write_text(f"PATCHTST_MODEL_PATH={models[0].path}\n")
+    env_file.write_text(f"PATCHTST_MODEL_PATH={models[2].path}\n")
+    os.utime(env_file, (0, 0))
     promote(models[0])
     follower = follow(env_file=env_file)
     redis_server.kill()
     wait_until(lambda: follower.problem)
-    assert answers_like(follower, models[0])
+    follower._look()
+    assert answers_like(follower, models[0]), "an env file that was left behind does not turn it back"
 
     env_file.write_text(f"PATCHTST_MODEL_PATH={models[1].path}\n")
     later = (datetime.now(UTC) + timedelta(seconds=5)).timestamp()

@@ -146,6 +146,15 @@ def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock):
         server.remove()
 
 
+def test_a_lost_reply_does_not_make_a_trigger_ask_twice(redis_server, wire, client):
+    wire.lose_replies(b"XADD", 1)
+
+    with pytest.raises(RedisUnavailableError):
+        trigger(redis_server.client(wire.url), reason="x", requested_by="x")
+
+    assert client.xlen(REQUEST_STREAM) == 1
+
+
 def test_a_key_of_another_type_is_left_alone(requests, client):
     client.set(REQUEST_STREAM, "theirs")
 

@@ -116,10 +116,14 @@ def test_a_server_that_accepts_and_never_answers_holds_nobody_up(redis_server, w
     assert drained(relay, clock).problem is None
 
 
-def test_an_old_snapshot_comes_back_and_what_it_lacks_is_published_again(snapshot_server, outbox, clock):
+@pytest.mark.parametrize("same_process", [True, False])
+@pytest.mark.parametrize("promotions", [0, 1])
+def test_an_old_snapshot_comes_back_and_what_it_lacks_is_published_again(
+    snapshot_server, outbox, clock, promotions, same_process,
+):
     client = snapshot_server.client()
     relay = Relay(client, outbox, clock)
-    events = [an_event(number) for number in range(6)] + [a_promotion(1, at=clock())]
+    events = [an_event(number) for number in range(6)] + [a_promotion(1, at=clock())] * promotions
     enqueue(outbox, *events[:2])
     relay.relay_once()
     client.save()
@@ -130,15 +134,15 @@ def test_an_old_snapshot_comes_back_and_what_it_lacks_is_published_again(snapsho
     snapshot_server.start()
     assert client.xlen(SKIPPED) == 2
 
-    report = drained(relay, clock)
+    report = drained(relay if same_process else Relay(client, outbox, clock), clock)
 
     assert any("has lost 4 events" in notice for notice in report.notices), report
-    assert any("restarted" in notice for notice in report.notices)
+    assert any("restarted" in notice for notice in report.notices) is same_process
     assert_each_once(client, events[:6])
     assert_each_once(client, events[6:], stream_of(EventType.PROMOTED))
     again = [stream_id for stream_id, _ in client.xrange(SKIPPED)][2:]
     assert all(stream_id > max(before) for stream_id in again), "a consumer that read on would not see a lower id"
-    assert client.hget(CURRENT_MODEL_KEY, "event_id") == events[6].event_id.encode()
+    assert client.hget(CURRENT_MODEL_KEY, "event_id") == (events[6].event_id.encode() if promotions else None)
 
 
 @pytest.mark.parametrize("same_process", [True, False])
@@ -197,9 +201,48 @@ def test_events_older_than_the_retention_are_not_published_again(relay, client, 
     drained(relay, clock)
     client.flushall()
 
-    drained(Relay(client, outbox, clock), clock)
+    drained(relay, clock)
 
     assert_each_once(client, [an_event(2)])
+
+
+def test_a_loss_of_nothing_that_matters_is_looked_into_once(relay, client, outbox, clock):
+    enqueue(outbox, an_event(1))
+    drained(relay, clock)
+    clock.advance(timedelta(days=31).total_seconds())
+    client.flushall()
+    relay.relay_once()
+    looks = client.info("commandstats")["cmdstat_xrange"]
+
+    relay.relay_once()
+
+    assert client.info("commandstats")["cmdstat_xrange"] == looks
+
+
+def test_an_older_promotion_that_is_published_again_does_not_turn_the_hash_back(relay, client, outbox, clock):
+    older, newer = a_promotion(1, at=clock()), a_promotion(2, at=clock() + timedelta(seconds=1))
+    enqueue(outbox, older, newer)
+    drained(relay, clock)
+    client.xdel(newer.stream, client.xrange(newer.stream)[0][0])
+    client.delete(CURRENT_MODEL_KEY)
+
+    drained(relay, clock)
+
+    assert event_ids(client, newer.stream) == [newer.event_id, older.event_id]
+    assert client.hget(CURRENT_MODEL_KEY, "event_id") == newer.event_id.encode()
+
+
+def test_an_older_confirmation_that_is_published_again_does_not_confirm_a_roll_back(relay, client, outbox, clock):
+    enqueue(outbox, a_promotion(1, at=clock()))
+    enqueue(outbox, an_event(1, EventType.COMPLETED, at=clock(), sha256=f"{1:064x}", confirmed=True))
+    enqueue(outbox, a_promotion(1, at=clock() + timedelta(seconds=9), event_type=EventType.ROLLED_BACK))
+    drained(relay, clock)
+    assert client.hget(CURRENT_MODEL_KEY, "confirmed") == b"false"
+    client.flushall()
+
+    drained(relay, clock)
+
+    assert client.hget(CURRENT_MODEL_KEY, "confirmed") == b"false"
 
 
 def out_of_memory(client):
@@ -335,9 +378,10 @@ def test_a_missing_permission_is_an_alarm_and_the_least_permissions_are_enough(r
 
 def test_after_a_problem_redis_is_left_alone_for_a_while(relay, redis_server, client, outbox, clock):
     out_of_memory(redis_server.client())
-    enqueue(outbox, an_event(1))
+    enqueue(outbox, an_event(1), an_event(2), an_event(3, EventType.STARTED))
     relay.relay_once()
     calls = client.info("commandstats")["cmdstat_xadd"]
+    assert calls.get("rejected_calls", 0) + calls["calls"] == 1
 
     for _ in range(100):
         relay.relay_once()

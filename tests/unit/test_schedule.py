@@ -2,6 +2,7 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ def test_a_daemon_restarted_every_ten_minutes_still_runs_every_interval():
             last = clock
 
     assert len(runs) == 6
-    assert all(later - earlier == INTERVAL for earlier, later in zip(runs, runs[1:], strict=False))
+    assert all(later - earlier == INTERVAL for earlier, later in pairwise(runs))
 
 
 def test_a_job_that_does_not_come_back_is_named():

@@ -38,7 +38,8 @@ def trained_in(root: Path) -> TrainResult:
     manifest = Manifest(
         format="patchtst/1", version="patchtst_v20260110_033000", created_at=NOW, file=model.name, sha256="a" * 64,
         size_bytes=7, config={}, thresholds=Thresholds(),
-        contract=ModelContract(preset="paper", context_length=64, feature_names=("rsi",), input_transform="standardise"))
+        contract=ModelContract(
+            preset="paper", context_length=64, feature_names=("rsi",), input_transform="standardise"))
     return TrainResult(model_path=str(model), manifest=manifest, epochs=9, best_epoch=6, final_loss=0.5,
                        validation_log_loss=0.55, parts={"train": {"win": 5, "loss": 4}}, left_out={"purged": 3})
 
@@ -79,7 +80,7 @@ def test_a_good_candidate_is_promoted_confirmed_and_announced(world):
 def test_state_event_and_deployment_of_the_swap_are_stored_together(world):
     to_the_end(world)
 
-    _, events, deployment, _ = next(record for record in world.store.records if record[2]
+    _, events, _, _ = next(record for record in world.store.records if record[2]
                                     and record[2].state is DeploymentState.SWAPPED)
     assert [event.event_type for event in events] == [EventType.PROMOTED]
 
@@ -145,7 +146,8 @@ def test_an_undecided_gate_is_not_a_pass(world):
 
 
 def test_a_source_that_is_no_database_is_refused(world):
-    world.children.answers[Stage.PULL] = Broken(error=SourceUnfitError("is empty (0 bytes)", where="/home/qt/quantum.db"))
+    world.children.answers[Stage.PULL] = Broken(
+        error=SourceUnfitError("is empty (0 bytes)", where="/home/qt/quantum.db"))
     last = to_the_end(world)[-1].run
 
     assert last.outcome is Outcome.REFUSED

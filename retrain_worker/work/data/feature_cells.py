@@ -53,7 +53,7 @@ class Vector:
     is_converted: bool
 
 
-def decode_cell(cell: Any, names_cell: Any) -> Vector | Reason:  # noqa: ANN401 (a cell may hold anything)
+def decode_cell(cell: Any, names_cell: Any) -> Vector | Reason:
     """One row's features, or why there are none."""
     if cell is None:
         return Reason.FEATURES_NULL
@@ -83,7 +83,7 @@ def decode_cell(cell: Any, names_cell: Any) -> Vector | Reason:  # noqa: ANN401 
 
 
 @lru_cache(maxsize=4096)
-def declared_names(names_cell: Any) -> tuple[str, ...] | None:  # noqa: ANN401
+def declared_names(names_cell: Any) -> tuple[str, ...] | None:
     """The names that a feature_names cell declares, or None when it declares none. Raises ValueError otherwise."""
     if names_cell is None or names_cell in ("", b""):
         return None
@@ -98,7 +98,7 @@ def declared_names(names_cell: Any) -> tuple[str, ...] | None:  # noqa: ANN401
     return tuple(names)
 
 
-def _loads(text: str) -> Any:  # noqa: ANN401
+def _loads(text: str) -> Any:
     """JSON, with NaN, Infinity and numbers beyond float64 read as what they are, so that the reason can be told."""
     try:
         return orjson.loads(text)
@@ -106,7 +106,7 @@ def _loads(text: str) -> Any:  # noqa: ANN401
         return json.loads(text, parse_int=float)
 
 
-def _number_of(value: Any) -> float | Reason:  # noqa: ANN401
+def _number_of(value: Any) -> float | Reason:
     if isinstance(value, list | dict):
         return Reason.FEATURES_NESTED
     if isinstance(value, bool) or value is None:

@@ -123,7 +123,7 @@ class FeatureReader:
             converted=self._converted, left_out=left_out,
         )
 
-    def _add_at_once(self, names_cell: Any, cells: Sequence[Any], rows: Int64s) -> bool:  # noqa: ANN401
+    def _add_at_once(self, names_cell: Any, cells: Sequence[Any], rows: Int64s) -> bool:
         """Parse cells of one form by one call; False, with nothing added, when any of them is unusual."""
         try:
             joined = _SEAM.join(cells)

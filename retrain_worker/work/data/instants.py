@@ -124,7 +124,7 @@ def _parse_seconds(numbers: npt.NDArray[np.float64]) -> Int64s:
     return parsed
 
 
-def _parse_one(value: Any) -> int:  # noqa: ANN401 (a cell may hold anything)
+def _parse_one(value: Any) -> int:
     """Microseconds since the epoch, or UNREADABLE."""
     if isinstance(value, datetime):
         return to_microseconds(value)

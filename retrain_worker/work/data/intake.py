@@ -120,7 +120,7 @@ class Intake:
         """int32[n] into self._symbols; -1 for what is no name."""
         return np.fromiter(map(self._codes.__getitem__, symbols), dtype=np.int32, count=len(symbols))
 
-    def _new_code(self, symbol: Any) -> int:  # noqa: ANN401 (a cell may hold anything)
+    def _new_code(self, symbol: Any) -> int:
         if not isinstance(symbol, str) or symbol.strip() == "":
             return -1
         self._symbols.append(symbol)

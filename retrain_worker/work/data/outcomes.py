@@ -84,7 +84,7 @@ def numbers(values: Sequence[Any]) -> Float64s:
         return np.array([_number(value) for value in values], dtype=np.float64)
 
 
-def _number(value: Any) -> float:  # noqa: ANN401 (a cell may hold anything)
+def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -98,7 +98,7 @@ class CodeBook(dict[Any, int]):
         super().__init__()
         self._code = code
 
-    def __missing__(self, value: Any) -> int:  # noqa: ANN401 (a cell may hold anything)
+    def __missing__(self, value: Any) -> int:
         self[value] = code = self._code(value)
         return code
 
@@ -108,9 +108,9 @@ def _coded(values: Sequence[Any], code: Callable[[Any], int]) -> Int8s:
     return np.fromiter(map(CodeBook(code).__getitem__, values), dtype=np.int8, count=len(values))
 
 
-def _action_of(value: Any) -> int:  # noqa: ANN401
+def _action_of(value: Any) -> int:
     return _ACTIONS.get(value.strip().upper(), UNKNOWN_ACTION) if isinstance(value, str) else UNKNOWN_ACTION
 
 
-def _is_yes(value: Any) -> int:  # noqa: ANN401
+def _is_yes(value: Any) -> int:
     return int(value.strip().lower() in _YES if isinstance(value, str) else value == 1)

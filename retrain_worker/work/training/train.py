@@ -163,7 +163,7 @@ def _refuse_unfit(parts: Parts) -> None:
 
 def _lesson(snapshot: Snapshot, parts: Parts, contract: ModelContract) -> Lesson:
     features = features_of(snapshot, contract.feature_names)
-    is_seen = snapshot.decided_at >= 0
+    is_seen = snapshot.decided_at <= parts.train.decided_at.max()
     return Lesson(
         features=features,
         fitting_rows=features[is_seen],

@@ -1,0 +1,342 @@
+"""The summary and the page: all of a run at a glance, whatever its outcome, and inert whatever a row says."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from retrain_worker.domain import gates
+from retrain_worker.domain.gates import (
+    Agreement,
+    Bucket,
+    Comparison,
+    ContractCheck,
+    Evidence,
+    GatePolicy,
+    GateResult,
+    Scorecard,
+    Slice,
+)
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.report.gate_checks import checks_of
+from retrain_worker.report.page import page, write_page
+from retrain_worker.report.result import result_of
+from retrain_worker.report.summary import gates_table, summary
+from retrain_worker.report.words import count, duration, number, plain, share
+
+AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
+OLD = "/opt/quantum/ai_engine/models/patchtst_v20251201_000000.pth"
+NEW = "/opt/quantum/ai_engine/models/patchtst_v20260110_033000.pth"
+HOSTILE = "<script>alert('x')</script>\x1b[31m\n[red]&\u202e\"><img src=//evil>"
+
+
+def card(**changes):
+    buckets = tuple(Bucket(low=i / 10, high=(i + 1) / 10, n=11 * i, mean_probability=i / 10 + 0.05 if i else None,
+                           hit_rate=i / 10 if i else None) for i in range(10))
+    actions = {"BUY": 0.53, "SELL": 0.34, "HOLD": 0.13}
+    return replace(Scorecard(
+        n=842, num_win=471, num_blocks=20, auc=0.8203, auc_low=0.7627, log_loss=0.5176, prior_log_loss=0.6922,
+        log_loss_gain=0.1745, log_loss_gain_low=0.0846, brier=0.1672, ece=0.0506, ece_limit=0.0673, accuracy=0.7755,
+        precision=0.79, recall=0.82, f1_score=0.80, actions=actions, p_mean=0.58, p_std=0.302, p10_p90=0.780,
+        buckets=buckets, worst_fall_z=1.6,
+        agreement=Agreement(n=842, share=0.61, share_low=0.57, share_high=0.65, opposed=0.2, kappa=0.05, fallbacks=3),
+        slices=(Slice(name="ADAUSDT", n=174, auc=0.833, auc_high=0.939, actions=actions, p_std=0.2),),
+    ), **changes)  # fmt: skip
+
+
+def evidence(**changes):
+    return replace(Evidence(
+        candidate=card(), contract=ContractCheck(mismatches=(), canary_max_error=1e-7, constant_input_share=0.0),
+        incumbent=card(auc=0.6971), comparison=Comparison(
+            n=842, auc_difference=0.12, log_loss_gain=0.09, log_loss_gain_low=0.04),
+    ), **changes)  # fmt: skip
+
+
+WEAK = {
+    "contract": evidence(contract=ContractCheck(mismatches=(), canary_max_error=1e-3, constant_input_share=0.0)),
+    "action diversity": evidence(candidate=card(actions={"BUY": 0.95, "SELL": 0.05, "HOLD": 0.0})),
+    "confidence spread": evidence(candidate=card(p_std=0.01, p10_p90=0.02)),
+    "agreement": evidence(candidate=card(agreement=replace(card().agreement, share=0.2, opposed=0.6))),
+    "calibration": evidence(candidate=card(ece=0.2)),
+    "skill": evidence(candidate=card(auc_low=0.48)),
+    "incumbent": evidence(comparison=replace(evidence().comparison, log_loss_gain_low=-0.3)),
+    "stability": evidence(candidate=card(slices=(replace(card().slices[0], auc_high=0.4),))),
+}
+
+
+def run_with(found=None, *, symbols=None):
+    """A run that has come up to its verdict."""
+    plain_values = msgspec.to_builtins
+    found = found or evidence()
+    verdict = gates.decide(found, GatePolicy())
+    run = Run(run_id="20260110_033000", requested_by="once", request_reason="asked for", created_at=AT, updated_at=AT)
+    run = run.with_fact(Stage.PULL, {
+        "rows": {"loaded": 6060, "labelled": 5988, "win": 3637, "loss": 2351, "neutral": 0, "open": 72,
+                 "new_labelled": 5988, "quarantined": {"features": 7}, "contradictions": 12},
+        "symbols": symbols or {"ADAUSDT": 1164, "BTCUSDT": 1232}, "feature_names": ["rsi", "ma_cross"],
+        "first_at": "2025-12-11T03:30:00+00:00", "last_at": "2026-01-10T03:30:00+00:00", "data_sha256": "ab" * 32,
+    })  # fmt: skip
+    run = run.with_fact(Stage.AUDIT, {"findings": [
+        {"name": "rows", "severity": "OK", "sentence": "rows enough", "measured": 1.0, "limit": 0.5, "examples": ()},
+        {"name": "labels", "severity": "WARNING", "sentence": "12 contradict", "measured": 12.0, "limit": 99.0,
+         "examples": ("id 1",)},
+    ]})  # fmt: skip
+    run = run.with_fact(Stage.TRAIN, {
+        "parts": {"train": {"win": 2500, "loss": 1575}, "train_balanced": {"win": 1575, "loss": 1575},
+                  "validation": {"win": 428, "loss": 276}, "holdout": {"win": 471, "loss": 371}},
+        "left_out": {"purged": 39}, "epochs": 3, "best_epoch": 2, "version": "patchtst_v20260110_033000",
+        "history": [(1, 0.7, 0.65, 0.7), (2, 0.6, 0.52, 0.8), (3, 0.55, 0.53, 0.8)], "incumbent_path": OLD,
+        "candidate_path": "/data/quantum/models/runs/20260110_033000/candidate/patchtst_v20260110_033000.pth",
+    })  # fmt: skip
+    run = run.with_fact(Stage.GATE, {
+        "candidate": plain_values(found.candidate), "incumbent": plain_values(found.incumbent),
+        "decision": verdict.decision, "gates": plain_values(verdict.gates), "policy": plain_values(verdict.policy),
+    })  # fmt: skip
+    return replace(run, seconds={"pull": 1.053, "train": 131.2}), verdict
+
+
+def promoted(**changes):
+    run, _verdict = run_with(**changes)
+    run = run.with_fact(Stage.PROMOTE, {
+        "model_path": NEW, "sha256": "cd" * 32, "previous_model_path": OLD, "event_id": "1b470b43", "confirmed": True,
+        "confirmation": "demo-engine answered with it",
+    })  # fmt: skip
+    return result_of(replace(run, stage=Stage.PROMOTE).ended(Outcome.PROMOTED, at=AT + timedelta(minutes=2)))
+
+
+def refused(found):
+    run, verdict = run_with(found)
+    return result_of(replace(run, stage=Stage.GATE).ended(Outcome.REFUSED, *verdict.reasons, at=AT))
+
+
+def bare(outcome, *reasons):
+    """A run that ended before it knew anything."""
+    run = Run(run_id="20260110_033000", requested_by="schedule", request_reason="due", created_at=AT, updated_at=AT)
+    return result_of(replace(run, outcome=outcome, reasons=reasons))
+
+
+EVERY_OUTCOME = [promoted(), *(refused(found) for found in WEAK.values()),
+                 *(bare(outcome, "because of this") for outcome in [*Outcome, None])]
+
+
+# ---------------------------------------------------------------- the summary
+
+
+def test_the_outcome_stands_first_with_one_sentence():
+    lines = summary(promoted()).splitlines()
+
+    assert "PROMOTED" in lines[1]
+    assert "patchtst_v20260110_033000 stands in the engine's slot; seen serving: demo-engine" in lines[2]
+
+
+def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files():
+    result = promoted() | {"engine": {"patchtst_v20251201_000000": {
+        "answered": 1240, "failed": 0, "slowest_seconds": 0.0214}}, "report": "/r/report.html"}
+    text = summary(result, bayes_auc=0.828, event={"type": "model.promoted", "id": "1b470b43"})
+
+    assert "6,060 read · 5,988 labelled · 3,637 WIN · 2,351 LOSS" in text
+    assert "7 features" in text
+    assert re.search(r"training +2,500 +1,575 +61 %", text)
+    assert re.search(r"training, balanced +1,575 +1,575 +50 %", text)
+    assert re.search(r"AUC +0\.820 +0\.697 +0\.828", text)
+    assert re.search(rf"before +{OLD}\n.*now +{NEW}\n", text)
+    assert re.search(r"type +model\.promoted", text)
+    assert re.search(r"patchtst_v20251201_000000 +1,240 +0 +21 ms", text)
+    assert re.search(r"report +/r/report\.html", text)
+    assert "together 2 min 12 s" in text
+
+
+def test_every_gate_shows_its_measurement_beside_its_threshold():
+    text = summary(promoted())
+
+    for name, measured, asked in [
+        ("contract", "canary error 1e-07", "≤ 1e-05"), ("action diversity", "commonest action 53 %", "≤ 70 %"),
+        ("confidence spread", "std 0.302", "≥ 0.050"), ("agreement (shown)", "same action 61 %", "55 % to 85 %"),
+        ("calibration", "ECE 0.051", "≤ 0.067"), ("skill", "AUC surely over 0.763", "> 0.500"),
+        ("incumbent", "log loss gain surely over +0.040", "≥ -0.010"),
+        ("stability", "weakest slice's AUC surely under 0.939", "≥ 0.500"),
+    ]:  # fmt: skip
+        assert re.search(rf"✔ {re.escape(name)} +{re.escape(measured)} +{re.escape(asked)}", text), name
+
+
+@pytest.mark.parametrize("name", [name for name in WEAK if name != "agreement"])
+def test_a_refusal_gives_its_reason_first_in_plain_words_and_what_happens_next(name):
+    text = summary(refused(WEAK[name]))
+
+    assert "✘ REFUSED" in text
+    assert text.index(f"because {name}: ") < text.index("next ") < text.index("Rows")
+    assert "patchtst_v20251201_000000 goes on serving" in text
+    assert re.search(rf"unchanged +{OLD}", text)
+    assert re.search(rf"✘ {name}", text)
+
+
+def test_what_cannot_be_told_is_not_called_a_fault():
+    text = summary(refused(evidence(candidate=card(n=50)))).replace("│", "")
+
+    assert "skill: that cannot be told (50 rows could be judged" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result["outcome"]))
+def test_every_outcome_has_a_summary_of_100_columns_and_no_colour(result):
+    text = summary(result)
+
+    assert str(result["outcome"] or "UNDER WAY") in text.splitlines()[1]
+    assert "\x1b" not in text
+    assert all(len(line) <= 100 for line in text.splitlines() if "/" not in line)
+
+
+def test_colour_comes_when_it_is_asked_for(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    assert "\x1b[" in summary(promoted(), colour=True)
+
+
+def test_a_path_is_never_broken():
+    long = "/very" * 40 + "/patchtst_v20260110_033000.pth"
+
+    assert any(line.endswith(long) for line in summary(promoted() | {"model_path": long}).splitlines())
+
+
+def test_foreign_text_cannot_command_the_terminal():
+    text = summary(promoted(symbols={HOSTILE: 3}) | {"reasons": [HOSTILE]}, event={HOSTILE: HOSTILE})
+
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[red]" in text.replace("\n", "")
+
+
+def test_the_gates_alone_say_their_sentences_too():
+    text = gates_table(refused(WEAK["skill"]))
+
+    assert "no skill beyond luck" in text
+    assert gates_table(bare(Outcome.FAILED)) == "no gate was asked"
+
+
+# ---------------------------------------------------------------- gates as numbers
+
+
+ON_THE_LINE = {
+    "skill at its limit": evidence(candidate=card(auc_low=0.5)),
+    "one bucket": evidence(candidate=card(worst_fall_z=None)),
+    "a slice with one action": evidence(candidate=card(slices=(replace(card().slices[0], actions={"BUY": 1.0}),))),
+    "commonest action at its limit": evidence(candidate=card(actions={"BUY": 0.7, "SELL": 0.3, "HOLD": 0.0})),
+}
+
+
+@pytest.mark.parametrize("found", [evidence(), *WEAK.values(), *ON_THE_LINE.values()],
+                         ids=["sound", *WEAK, *ON_THE_LINE])
+def test_the_numbers_of_a_gate_agree_with_its_result(found):
+    for gate in gates.decide(found, GatePolicy()).gates:
+        checks = checks_of(msgspec.to_builtins(gate))
+
+        assert checks, gate.name
+        assert all(check.is_within for check in checks) == (gate.result is GateResult.PASS), gate.name
+
+
+def test_a_gate_without_measurements_is_shown_by_its_sentence():
+    alone = evidence(incumbent=None, comparison=None, incumbent_absence="no model is in service")
+
+    assert "no incumbent to compare with (no model is in service)" in " ".join(summary(refused(alone)).split())
+
+
+# ---------------------------------------------------------------- the page
+
+
+class Seen(HTMLParser):
+    """The tags of a page, balanced or not, and its text."""
+
+    void = frozenset({"meta", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.attributes, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result["outcome"]))
+def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result):
+    text = page(result)
+    seen = Seen(text)
+
+    assert seen.open == []
+    assert not {"script", "link", "img", "iframe", "object", "base"} & set(seen.tags)
+    assert not [name for name, _value in seen.attributes if name in {"src", "href", "style"} or name.startswith("on")]
+    assert "url(" not in text
+    assert "@import" not in text
+    assert ("http-equiv", "Content-Security-Policy") in seen.attributes
+
+
+def test_the_page_shows_what_the_summary_shows_and_the_pictures():
+    seen = Seen(page(promoted(), bayes_auc=0.828, event={"type": "model.promoted"}))
+
+    for said in ("PROMOTED", OLD, NEW, "0.820", "0.697", "0.828", "canary error 1e-07", "asked ≤ 1e-05", "2,500",
+                 "model.promoted", "12 contradict", "ADAUSDT"):
+        assert said in seen.text, said
+    labels = [value for name, value in seen.attributes if name == "aria-label"]
+    assert any(label.startswith("reliability diagram") for label in labels)
+    assert any(label.startswith("training loss") for label in labels)
+    assert sum("asked" in label for label in labels) == 15
+    assert "epoch 2 is kept" in seen.text
+    assert all(str(11 * i) in seen.text for i in range(1, 10))
+
+
+def test_foreign_text_stays_text_on_the_page():
+    result = promoted(symbols={HOSTILE: 3}) | {"run_id": HOSTILE, "reasons": [HOSTILE], "requested_by": HOSTILE}
+    result["candidate"]["slices"][0]["name"] = HOSTILE
+    result["gates"][0] |= {"name": HOSTILE, "sentence": HOSTILE}
+    result["findings"][0] |= {"sentence": HOSTILE, "examples": [HOSTILE]}
+    result["outcome"] = "REFUSED"
+    text = page(result, event={HOSTILE: HOSTILE})
+    seen = Seen(text)
+
+    assert not {"script", "img"} & set(seen.tags)
+    assert seen.text.count(plain(HOSTILE)) >= 9
+    assert "\x1b" not in text
+
+
+def test_a_page_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "report.html"
+    write_page(promoted(), path)
+    whole = path.read_text(encoding="utf-8")
+    assert whole == page(promoted())
+
+    with pytest.raises(ValueError, match="NOT AN OUTCOME"):
+        write_page(promoted() | {"outcome": "NOT AN OUTCOME"}, path)
+    assert path.read_text(encoding="utf-8") == whole
+    assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_numbers_are_written_as_a_person_reads_them():
+    assert [number(0.82034), count(6060), share(0.534)] == ["0.820", "6,060", "53 %"]
+    assert [number(None), count(None), share(float("nan")), duration(None), number(True)] == ["—"] * 5
+    assert [duration(seconds) for seconds in (0.0214, 0.9999, 9.94, 12.3, 119.7)] == [
+        "21 ms", "1.0 s", "9.9 s", "12 s", "2 min 0 s"]
+
+
+def test_one_line_is_one_line_and_not_longer_than_a_person_reads():
+    assert plain("a\nb\tc\x1b[0m") == "a·b·c·[0m"
+    assert len(plain("x" * 10_000)) == 4_096
