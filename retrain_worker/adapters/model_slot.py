@@ -151,11 +151,11 @@ class ModelSlot:
             model = self.current_path()
             if not self.is_shadow_only():
                 found.append((f"{self._shadow_key}=true is not set in {self._env_file}",
-                              "set it, or set ALLOW_LIVE_SWAP=true here"))
+                              f"correct that line of {self._env_file}, or set ALLOW_LIVE_SWAP=true here"))
             if model is not None and not model.is_file():
                 found.append((f"{self._path_key} names {model}, which is not there", "correct the line"))
         except SlotError as error:
-            found.append((str(error), error.remedy))
+            found.append((f"{error.where}: {error.what}", error.remedy))
         return found
 
     def _value(self, key: str) -> str | None:
@@ -183,7 +183,7 @@ class ModelSlot:
             fd = durable_file.open_unfollowed(self._env_file)
         except FileNotFoundError as error:
             raise SlotError("the engine's env file is not there; it is left alone, never invented",
-                            where=str(self._env_file), remedy="make it, or set ENGINE_ENV_FILE") from error
+                            where=str(self._env_file), remedy="the engine's installation makes it; or ENGINE_ENV_FILE names another") from error
         except OSError as error:
             raise durable_file.named_error(error, self._env_file, doing="read") from error
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
+import shlex
 import stat
 from pathlib import Path
 
@@ -34,13 +36,33 @@ def slot_problems(
 
 def _directory_problems(directory: Path, name: str) -> list[Problem]:
     if not directory.is_dir():
-        return [(f"{directory} ({name}) is not a directory", "make it, or name another one")]
+        return [(f"{directory} ({name}) is not a directory",
+                 f"sudo install -d -o {_user()} -m 2755 {_quoted(directory)}")]
     if not os.access(directory, os.W_OK | os.X_OK):
-        return [(f"{directory} ({name}) cannot be written by this user",
-                 "give the daemon's user or group the right to write there; a rename needs the directory")]
+        return [(f"{directory} ({name}) cannot be written by {_user()}; a rename needs the directory",
+                 f"sudo chgrp {_group()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}")]
     if directory.stat().st_mode & stat.S_IWOTH and not directory.stat().st_mode & stat.S_ISVTX:
         return [(f"{directory} ({name}) can be written by everybody", f"chmod o-w {directory}")]
     return []
+
+
+def _user() -> str:
+    """This process's user, by name where it has one."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _group() -> str:
+    try:
+        return grp.getgrgid(os.getegid()).gr_name
+    except KeyError:
+        return str(os.getegid())
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _serving_problems(engine_models_dir: Path, user: str) -> list[Problem]:

@@ -136,8 +136,8 @@ def _redis(settings: Settings) -> Iterator[Check]:
     try:
         found = examine(connect(str(settings.redis_url)))
     except RetrainError as error:
-        yield Check(name="redis", is_ok=False, blocks=False, finding=str(error.what),
-                    remedy="start it, or mend REDIS_HOST or REDIS_URL; events wait in the outbox until then")
+        yield Check(name="redis", is_ok=False, blocks=False, finding=error.what,
+                    remedy="sudo systemctl start redis-server, or correct REDIS_URL; events wait until then")
         return
     yield Check(name="redis", is_ok=True, finding=f"{where_of(str(settings.redis_url))} answers, {found.version}")
     for warning in found.warnings:

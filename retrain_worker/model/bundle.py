@@ -184,7 +184,7 @@ def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple
     found = _load(path, data)
     bundle = _our_bundle(path, data, found) if _is_ours(found) else _older_bundle(path, data, found, feature_names)
     error = bundle.canary_error()
-    if error is not None and not error <= CANARY_TOLERANCE:
+    if error is not None and error > CANARY_TOLERANCE:
         raise _unfit(path, f"its canary differs by {error:.3g}, more than {CANARY_TOLERANCE:g}")
     return bundle
 

@@ -160,7 +160,7 @@ def ece_limit(probabilities: Floats, *, alpha: float, seed: int, effect: float =
         size = (min(at_once, ECE_DRAWS - start), len(sorted_p))
         wins = np.add.reduceat(random.random(size, dtype=np.float32) < sorted_p, starts, axis=1, dtype=np.int64)
         drawn.append(np.abs(wins - expected).sum(axis=1) / len(sorted_p))
-    return float(np.quantile(np.concatenate(drawn), 1.0 - alpha)) 
+    return float(np.quantile(np.concatenate(drawn), 1.0 - alpha)) * math.sqrt(effect)
 
 
 def worst_fall_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) -> float | None:

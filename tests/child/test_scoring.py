@@ -180,6 +180,37 @@ def test_a_perfect_model_exceeds_its_ece_limit_as_rarely_as_promised() -> None:
     assert 0.02 < beyond / 300 < 0.09
 
 
+def test_luck_that_neighbours_share_is_no_miscalibration() -> None:
+    beyond, naive_beyond = 0, 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        answers = sigmoid(random.normal(0.3, 1.5, 1200))
+        # half of the rows go by one coin for twenty neighbours: each probability is true, but they share their luck
+        luck = np.where(random.random(1200) < 0.5, np.repeat(random.random(60), 20), random.random(1200))
+        labels = (luck < answers).astype(np.int64)
+        blocks = np.repeat(np.arange(60), 20)
+        effect = statistics.design_effect(labels, answers, blocks)
+        found = statistics.ece(labels, answers)
+        beyond += found > statistics.ece_limit(answers, alpha=0.05, seed=7, effect=effect)
+        naive_beyond += found > statistics.ece_limit(answers, alpha=0.05, seed=7)
+    assert beyond / 200 < 0.13
+    assert naive_beyond / 200 > 0.2  # what it would be for rows taken one by one
+
+
+def test_being_wrong_everywhere_earns_no_excuse() -> None:
+    answers, labels = world(3000, skill=1.0, seed=1)
+    overconfident = sigmoid(np.log(answers / (1 - answers)) * 3.0)
+    blocks = np.arange(3000) // 100
+    assert statistics.design_effect(labels, overconfident, blocks) < 2.0
+
+
+def test_the_standard_error_of_a_mean_over_equal_blocks_is_that_of_the_block_means() -> None:
+    values = np.random.default_rng(1).normal(size=120)
+    found = statistics.mean(values, np.repeat(np.arange(12), 10))
+    means = values.reshape(12, 10).mean(axis=1)
+    assert found.standard_error == pytest.approx(means.std(ddof=1) / np.sqrt(12))
+
+
 def test_an_overconfident_model_exceeds_its_ece_limit() -> None:
     answers, labels = world(2000, skill=1.0, seed=1)
     overconfident = sigmoid(np.log(answers / (1 - answers)) * 2.0)

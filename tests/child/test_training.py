@@ -21,9 +21,13 @@ from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import ContractError, DataUnfitError, TrainingCollapsedError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.work import statistics
+from retrain_worker.work.data.samples import select_samples, split_samples
+from retrain_worker.work.inference import probabilities_at
 from retrain_worker.work.stopping import StoppedError
 from retrain_worker.work.training import loop
 from retrain_worker.work.training.checkpoint import Checkpoint
+from retrain_worker.work.training.loop import Lesson
 from retrain_worker.work.training.train import contracts_to_try, train
 from tests.child.synthetic_market import NAMES, market, saved
 
@@ -86,7 +90,29 @@ def test_training_learns_what_there_is_to_learn(trained: tuple[TrainResult, Jour
     assert result.validation_log_loss < 0.60
 
 
-def test_the_kept_epoch_is_the_best_one_and_its_weights_are_its_own(trained: tuple[TrainResult, Journal]) -> None:
+def test_the_kept_weights_are_those_of_the_best_epoch_and_not_of_the_last(tmp_path: Path) -> None:
+    # hardly anything to learn, at a high rate: every epoch after the first makes it worse
+    snapshot = saved(tmp_path, strength=0.2, per_symbol=400)
+    samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
+    parts = split_samples(samples, SplitPolicy())
+    lesson = Lesson(
+        features=snapshot.features, fitting_rows=snapshot.features, train=parts.train, validation=parts.validation
+    )
+    config = presets.paper(num_features=4, context_length=32, input_transform=InputTransform.STANDARDISE, dropout=0.0)
+    recipe = dataclasses.replace(RECIPE, max_epochs=6, patience=6, learning_rate=5e-3, balance=False)
+    fitted = loop.fit(
+        loop.Attempt(config=config, seed=1, learning_rate=5e-3), lesson, recipe, device=torch.device("cpu"),
+        saved=None, after_epoch=lambda _epoch, _state: None, stopping=never,
+    )  # fmt: skip
+    assert fitted.best.number < len(fitted.history)
+    model = PatchTST(config)
+    model.load_state_dict(fitted.weights)
+    answers = probabilities_at(model, snapshot.features, parts.validation.positions)
+    losses = statistics.log_losses(parts.validation.labels.astype(np.int64), answers)
+    assert losses.mean() == pytest.approx(fitted.best.log_loss, abs=1e-12)
+
+
+def test_the_kept_epoch_is_the_best_one(trained: tuple[TrainResult, Journal]) -> None:
     result, _ = trained
     losses = [epoch[2] for epoch in result.history]
     assert losses[result.best_epoch - 1] == min(losses)
@@ -199,16 +225,16 @@ def test_an_interrupted_and_resumed_training_ends_in_the_same_bits(tmp_path: Pat
 def test_a_foreign_or_damaged_checkpoint_is_ignored(tmp_path: Path) -> None:
     saved(tmp_path)
     recipe = dataclasses.replace(RECIPE, max_epochs=2)
-    undisturbed = train(request(tmp_path, recipe=recipe), Journal(), never)
+    undisturbed = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
 
     journal = Journal(stops_after=1)
     with pytest.raises(StoppedError):
         train(request(tmp_path, recipe=dataclasses.replace(recipe, seed=5)), journal, journal.stopping)
-    after_foreign = train(request(tmp_path, recipe=recipe), Journal(), never)
+    after_foreign = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
     (tmp_path / "checkpoints" / "20261123_031400.checkpoint").write_bytes(b"half a file")
-    after_damage = train(request(tmp_path, recipe=recipe), Journal(), never)
+    after_damage = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
 
-    assert weights_of(undisturbed) == weights_of(after_foreign) == weights_of(after_damage)
+    assert undisturbed == after_foreign == after_damage
 
 
 def test_a_checkpoint_never_loads_anything_but_values(tmp_path: Path) -> None:
