@@ -18,9 +18,9 @@ import msgspec
 
 from retrain_worker import errors
 from retrain_worker.adapters import durable_file
-from retrain_worker.adapters.masking import masked
 from retrain_worker.domain.handoff import AuditResult, ChildError, GateMeasured, PullResult, TrainResult
 from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.masking import masked
 from retrain_worker.errors import ChildFailedError, RetrainError
 
 _RESULT_TYPES: dict[str, type[Any]] = {

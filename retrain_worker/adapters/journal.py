@@ -18,7 +18,7 @@ import orjson
 import structlog
 
 from retrain_worker.adapters.line_writer import LineWriter
-from retrain_worker.adapters.masking import masked
+from retrain_worker.domain.masking import masked
 from retrain_worker.errors import RetrainError
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}

@@ -183,7 +183,8 @@ class ModelSlot:
             fd = durable_file.open_unfollowed(self._env_file)
         except FileNotFoundError as error:
             raise SlotError("the engine's env file is not there; it is left alone, never invented",
-                            where=str(self._env_file), remedy="the engine's installation makes it; or ENGINE_ENV_FILE names another") from error
+                            where=str(self._env_file),
+                            remedy="the engine's installation makes it; or ENGINE_ENV_FILE names another") from error
         except OSError as error:
             raise durable_file.named_error(error, self._env_file, doing="read") from error
         try:

@@ -14,8 +14,8 @@ from typing import IO
 import msgspec
 
 from retrain_worker.adapters.child_files import ChildFiles
-from retrain_worker.adapters.masking import masked
 from retrain_worker.domain.handoff import Progress
+from retrain_worker.domain.masking import masked
 
 _LINE_LIMIT_BYTES = 1 << 16
 _JOIN_SECONDS = 1.0

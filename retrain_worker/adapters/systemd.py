@@ -12,7 +12,7 @@ import time
 
 from sdnotify import SystemdNotifier
 
-from retrain_worker.adapters.masking import masked
+from retrain_worker.domain.masking import masked
 
 #: the manager reads 4096 bytes of a message at most
 _STATUS_BYTES = 1024

@@ -36,6 +36,8 @@ class GatePolicy:
     skill_alpha: float = 0.001
     #: one-sided error probability of the calibration limits
     calibration_alpha: float = 0.01
+    #: ECE beyond sampling error that is still called calibrated: the calibration itself was fitted on a finite part
+    ece_tolerance: float = 0.015
     #: log loss (nats per row) by which the candidate may trail the incumbent
     incumbent_margin: float = 0.01
     #: one-sided error probability of "worse than the incumbent"
@@ -294,9 +296,10 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """The hit rate does not fall as confidence rises, and the ECE is what sampling alone allows."""
     card = evidence.candidate
     fall_limit = _normal_quantile(1 - policy.calibration_alpha)
+    limit = None if card.ece_limit is None else card.ece_limit + policy.ece_tolerance
     gate = _gate("calibration", {"ece": card.ece, "worst_fall_z": card.worst_fall_z, "n": card.n},
-                 {"ece_limit": card.ece_limit, "worst_fall_z": fall_limit})
-    if card.n < policy.min_rows or card.ece is None or card.ece_limit is None:
+                 {"ece_limit": limit, "worst_fall_z": fall_limit})
+    if card.n < policy.min_rows or card.ece is None or limit is None:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
     if card.worst_fall_z is None:
         return gate(GateResult.UNDECIDED, "all probabilities fall into one bucket, so nothing says that more "
@@ -304,10 +307,10 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     if card.worst_fall_z > fall_limit:
         return gate(GateResult.FAIL, f"the hit rate falls as confidence rises (z {card.worst_fall_z:.1f}, "
                                      f"at most {fall_limit:.1f})")
-    if card.ece > card.ece_limit:
-        return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over the {card.ece_limit:.3f} that {card.n} rows allow a "
-                                     "perfectly calibrated model")
-    return gate(GateResult.PASS, f"ECE {card.ece:.3f} (at most {card.ece_limit:.3f}), hit rate rises with confidence")
+    if card.ece > limit:
+        return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over {limit:.3f}: what {card.n} rows allow a perfectly "
+                                     f"calibrated model, and {policy.ece_tolerance:g}")
+    return gate(GateResult.PASS, f"ECE {card.ece:.3f} (at most {limit:.3f}), hit rate does not fall with confidence")
 
 
 def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:

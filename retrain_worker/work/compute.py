@@ -9,20 +9,16 @@ import torch
 
 from retrain_worker.errors import SettingsError
 
-#: networks this small lose more by waiting for a third thread than they gain
-ENOUGH_THREADS = 2
-
-
 def prepare(*, device: str, threads: int) -> torch.device:
     """Set torch up for training or scoring; the device that `device` (cpu | cuda | auto) means here.
 
-    `threads` 0 means ENOUGH_THREADS, where the process may use as many cores. Raises SettingsError when cuda is asked
-    for and is not there.
+    `threads` 0 leaves their number to torch. Raises SettingsError when cuda is asked for and is not there.
     """
     has_cuda = torch.cuda.is_available()
     if device not in ("cpu", "cuda", "auto") or (device == "cuda" and not has_cuda):
         raise SettingsError((f"DEVICE={device} is not available here",), remedy="set DEVICE to auto or cpu")
-    torch.set_num_threads(threads or min(ENOUGH_THREADS, len(os.sched_getaffinity(0))))
+    if threads > 0:
+        torch.set_num_threads(threads)
     # weights that decay through the denormal range make every product slow
     torch.set_flush_denormal(True)
     if not _may_write_and_execute():

@@ -62,7 +62,7 @@ def test_a_good_candidate_passes_every_gate():
     ("confidence spread", with_card(p_std=0.049)),
     ("confidence spread", with_card(p10_p90=0.119)),
     ("calibration", with_card(worst_fall_z=3.0)),
-    ("calibration", with_card(ece=0.06)),
+    ("calibration", with_card(ece=0.066)),
     ("skill", with_card(auc_low=0.5)),
     ("skill", with_card(log_loss_gain_low=0.0)),
     ("incumbent", replace(GOOD, comparison=replace(GOOD.comparison, log_loss_gain_low=-0.011))),

@@ -12,7 +12,7 @@ import structlog
 
 from retrain_worker.adapters import journal
 from retrain_worker.adapters.line_writer import LineWriter
-from retrain_worker.adapters.masking import masked
+from retrain_worker.domain.masking import masked
 from retrain_worker.errors import SlotError
 
 

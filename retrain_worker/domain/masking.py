@@ -1,0 +1,25 @@
+"""Takes passwords out of text before anybody reads it, and knows which names hold one."""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+_IN_URL = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+(?:@[^\s/@]+)*(?=@)")
+_ASSIGNED = re.compile(
+    r"(?P<before>(?i:password|passwd|pwd|(?:secret|token|api)(?:[-_]?key)?)(?<!api)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]+")
+#: `--api-secret VALUE`
+_OPTION = re.compile(r"(?P<before>--?[\w-]*(?i:password|passwd|secret|token|api-?key)[\w-]*\s+)(?!-)[^\s]+")
+_SECRET_NAME = re.compile(r"(?i)key|secret|pass|pwd|token|credential|auth|private|salt")
+
+
+def masked(text: str) -> str:
+    """`text` with the password of every URL, and whatever is assigned to a password-like name, replaced by ***."""
+    for pattern in (_IN_URL, _ASSIGNED, _OPTION):
+        text = pattern.sub(rf"\g<before>{MASK}", text)
+    return text
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what is stored under `name` must not be shown."""
+    return _SECRET_NAME.search(name) is not None
