@@ -52,8 +52,8 @@ class Recipe:
     #: undersample the training part to the rarer class, anew for each epoch
     balance: bool = True
     seed: int = 20260110
-    #: compute threads; 0 = what torch takes by itself. A second one gains 1.4 times on an idle machine and loses 6 times on
-    #: a busy one, because each waits for the other at every step
+    #: compute threads; 0 = what torch takes by itself. A second one gains 1.4 times on an idle machine, and loses 6
+    #: times on a busy one, because each waits for the other at every step
     threads: int = 1
     #: cpu | cuda | auto
     device: str = "auto"

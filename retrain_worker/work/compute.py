@@ -9,6 +9,7 @@ import torch
 
 from retrain_worker.errors import SettingsError
 
+
 def prepare(*, device: str, threads: int) -> torch.device:
     """Set torch up for training or scoring; the device that `device` (cpu | cuda | auto) means here.
 

@@ -236,18 +236,20 @@ def test_the_engine_ends_with_the_process_that_started_it(engine):
         parent.kill()
         parent.wait()
 
-    engine.wait_for("stopped")
-    child = engine.lines("started")[0]["pid"]
-    deadline = time.monotonic() + 30
-    with contextlib.suppress(ProcessLookupError):
-        while not _is_zombie(child):
-            os.kill(child, 0)
+    orphan = engine.lines("started")[0]["pid"]
+    try:
+        engine.wait_for("stopped")
+        deadline = time.monotonic() + 30
+        while not _is_gone(orphan):
             assert time.monotonic() < deadline, "it still lives"
             time.sleep(0.05)
+    finally:
+        if not _is_gone(orphan):
+            os.kill(orphan, signal.SIGKILL)
 
 
-def _is_zombie(pid):
-    """Nobody may be there to reap it."""
+def _is_gone(pid):
+    """Ended; a zombie counts, because nobody may be there to reap it."""
     with contextlib.suppress(FileNotFoundError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
