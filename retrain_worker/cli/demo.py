@@ -43,6 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.daemon.app import App
     from retrain_worker.daemon.service import Signals
     from retrain_worker.demo import stage
+    from retrain_worker.report.page import write_page
     from retrain_worker.report.summary import summary
 
     signals, say = Signals(), _Teller()
@@ -66,6 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
         event = _event_of(engine, result)
     result["engine"] = _answers(engine)
     result["bayes_auc"] = _bayes_auc(today, result)
+    write_page(result, Path(result["report"]), bayes_auc=result["bayes_auc"], event=event)
     if arguments.json:
         print(as_json(result))
     else:

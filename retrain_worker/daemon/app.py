@@ -52,6 +52,8 @@ class App:
         self._doors = contextlib.ExitStack()
         self._sentence = ""
         self._redis_problem: str | None = None
+        #: settings that wait for the run under way to end
+        self._reread: Settings | None = None
 
     def __enter__(self) -> App:
         """Take the lock, open what is needed. Raises AlreadyRunningError, StateError, SettingsError."""
@@ -79,6 +81,7 @@ class App:
                 self._confirmations = UnitConfirmations(settings.engine_unit)
             self.world = self._world(settings)
             self._artifacts.sweep()
+            self._slot.sweep()
             self._doors = doors.pop_all()
         return self
 
@@ -110,6 +113,8 @@ class App:
             if self._closing:
                 return
             run = self.store.unfinished_run()
+            if run is None and self._reread is not None:
+                self._adopt(self._reread)
             at = self.world.now()
             if run is None and at >= self.next_run_at(at):
                 run = self.begin("schedule", f"every {self._settings.retrain_interval_hours:g} h")
@@ -158,13 +163,23 @@ class App:
             self.store.remember(_BOOKED_UNTIL, run.run_id)
 
     def sweep(self) -> None:
-        """Delete the oldest run folders; never one that the watermark or the run under way needs."""
+        """Delete the oldest run folders and models; never one that serves, served before, or is needed."""
         under_way, watermark = self.store.unfinished_run(), self.store.watermark_path()
         protected: list[str | Path] = [under_way.run_id] if under_way else []
         protected += [watermark] if watermark else []
         gone = self._artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
         if gone:
             log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")
+        deployed = self.store.last_deployment()
+        named = (deployed.model_path, deployed.previous_model_path) if deployed else ()
+        needed = [Path(path) for path in named if path]
+        try:
+            old = self._slot.remove_old_models(keep=self._settings.keep_models, protected=needed)
+        except RetrainError as error:
+            log.warning("models_not_swept", message=str(error))
+        else:
+            if old:
+                log.info("models_swept", message=f"removed {', '.join(path.name for path in old)}")
 
     def interrupt(self) -> None:
         """Stop the child and note that the run under way goes on at the next start."""
@@ -177,12 +192,11 @@ class App:
         self.relay(at_once=True)
 
     def apply(self, settings: Settings) -> None:
-        """Take new settings. What is open (state, Redis, database) stays as it was until a restart."""
+        """Take new settings, once no run is under way. What is open (state, Redis, database) stays until a restart."""
         with self._moving:
-            self._settings = replace(
-                settings, state_path=self._settings.state_path, redis_url=self._settings.redis_url,
-                database_url=self._settings.database_url, database_path=self._settings.database_path)
-            self.world = self._world(self._settings)
+            self._reread = settings
+            if self.store.unfinished_run() is None:
+                self._adopt(settings)
 
     def next_run_at(self, at: datetime) -> datetime:
         """When the next run is due, seen from `at`."""
@@ -195,6 +209,13 @@ class App:
         if self._redis_problem:
             parts.append(f"{self._redis_problem}, {self.store.num_pending()} events waiting")
         return "; ".join(parts)
+
+    def _adopt(self, settings: Settings) -> None:
+        self._reread = None
+        self._settings = replace(
+            settings, state_path=self._settings.state_path, redis_url=self._settings.redis_url,
+            database_url=self._settings.database_url, database_path=self._settings.database_path)
+        self.world = self._world(self._settings)
 
     def _idle_sentence(self) -> str:
         at = self.world.now()
@@ -220,12 +241,12 @@ class App:
 
     def _world(self, settings: Settings) -> World:
         self._artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+        self._slot = ModelSlot(
+            engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
+            trigger_file=settings.engine_trigger_file)
         return World(
             store=self.store, children=self._children, folders=self._artifacts, confirmations=self._confirmations,
-            slot=ModelSlot(
-                engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-                trigger_file=settings.engine_trigger_file),
-            policies=policies_of(settings), now=now,
+            slot=self._slot, policies=policies_of(settings), now=now,
         )
 
 

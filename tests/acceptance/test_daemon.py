@@ -1,6 +1,7 @@
 """`retrain-worker run`: the daemon as a process, with a fake $NOTIFY_SOCKET where it is about systemd."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -123,6 +124,23 @@ def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(
 
     assert "MAX_EPOCHS=many" in refused["message"]
     assert daemon.wait_for_event("run_finished", outcome="SKIPPED")
+
+
+def test_a_reload_in_training_waits_for_the_end_of_the_run(daemon_of, hopeless, tmp_path):
+    env = tmp_path / "worker.env"
+    env.write_text("MAX_EPOCHS=3\nBATCH_SIZE=32\n")
+    daemon = daemon_of(tmp_path / "home", hopeless, "--env-file", env)
+    child = wait_for(lambda: training_child_of(daemon), what="a child in training")
+    env.write_text("MAX_EPOCHS=1\nRETRAIN_INTERVAL_H=0.001\n")
+    daemon.send(signal.SIGHUP)
+    daemon.wait_for_event("reloaded")
+
+    assert is_alive(child)
+    first = daemon.wait_for_event("run_finished")
+    listed = retrain_worker("history", "--home", tmp_path / "home", "--json").stdout
+    trained = [json.loads(line) for line in listed.splitlines()]
+    assert next(run["epochs"] for run in trained if run["run_id"] == first["run_id"]) == 3
+    assert daemon.wait_for_event("run_finished", outcome="SKIPPED"), "the new interval is in force"
 
 
 def test_sighup_in_the_first_instants_does_no_harm(daemon_of, hopeless, tmp_path):

@@ -1,6 +1,7 @@
 """`retrain-worker demo`: the main job on embedded defaults, seen from outside."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_it_ends_with_a_promoted_model_that_the_engine_serves(shown):
     home, done = shown
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.lstrip().startswith("PROMOTED")
+    assert "✔ PROMOTED" in done.stdout
     lines = [json.loads(line) for line in (home / "engine.jsonl").read_text().splitlines()]
     swaps = [line for line in lines if line["kind"] == "swap"]
     assert len(swaps) == 2
@@ -36,8 +37,8 @@ def test_the_engine_answered_all_the_time_and_never_failed(shown):
 def test_the_summary_holds_what_a_person_asks_for(shown):
     text = shown[1].stdout
 
-    for asked in ("best possible", "incumbent", "train balanced", "old model", "new model", "model.promoted",
-                  "✔ skill", "confirmed", "report"):
+    for asked in ("best possible", "incumbent", "training, balanced", "PATCHTST_MODEL_PATH", "before", "model.promoted",
+                  "✔ skill", "seen serving", "answered", "report"):
         assert asked in text, asked
 
 
@@ -63,5 +64,5 @@ def test_the_report_page_stands_alone(shown):
     page = next((shown[0] / "models/runs").glob("*/report.html"))
     text = Path(page).read_text()
 
-    assert "http" not in text
+    assert re.findall(r"(?:src|href|url)\s*[=(]", text) == []
     assert "<script" not in text
