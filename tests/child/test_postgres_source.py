@@ -17,7 +17,8 @@ from retrain_worker.work.data.intake import Intake
 from retrain_worker.work.data.rows import read_pages
 from tests.child.trading_database import COLUMNS, NOW, make_rows, open_row, taken
 
-INITDB = shutil.which("initdb")
+#: Debian keeps the server's programs off the PATH
+INITDB = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
 pytestmark = pytest.mark.skipif(INITDB is None, reason="no PostgreSQL server on this host (initdb, postgres)")
 
 KINDS = {"DATETIME": "timestamptz", "FLOAT": "double precision", "INTEGER PRIMARY KEY": "bigint PRIMARY KEY"}
