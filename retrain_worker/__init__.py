@@ -10,6 +10,7 @@ The rooms, outermost first; imports point inwards only (checked by `make lint`):
     work                the child process: reads rows, trains, measures
     serving             for those who react: event consumer, verified hot reload
     report              what a person looks at
+    discovery           which files on this host hold training data, and why not the others
     model               the network and its file, shared by the child that makes it and the consumer that serves it
     settings            the environment, read once
     domain              what is true: standard library only, no clock, no I/O

@@ -21,23 +21,29 @@ from retrain_worker.errors import RetrainError, SettingsError, UsageError  # noq
 def main() -> int:
     """Run the command line of this process."""
     arguments = parse(sys.argv[1:])
+    # A verb that only looks still has something to tidy up; those that run install handlers of their own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        code: int = arguments.execute(arguments)
-    except SettingsError as error:
-        for problem in error.problems:
-            print(f"retrain-worker: {problem}", file=sys.stderr)  # noqa: T201
-        return os.EX_CONFIG
-    except UsageError as error:
-        print(f"retrain-worker: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        return int(arguments.execute(arguments))
     except RetrainError as error:
-        print(f"retrain-worker: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _fail(error)
     except BrokenPipeError:
         # The reader of our output went away (`retrain-worker history | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return code
+    except OSError as error:
+        return _fail(RetrainError(error.strerror or str(error), where=str(error.filename or "")))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(error: RetrainError) -> int:
+    """Say what is wrong, one line for each problem; the exit code."""
+    for sentence in error.problems if isinstance(error, SettingsError) else (str(error),):
+        print(f"retrain-worker: {sentence}", file=sys.stderr)  # noqa: T201
+    if isinstance(error, SettingsError):
+        return os.EX_CONFIG
+    return 2 if isinstance(error, UsageError) else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
@@ -219,9 +220,9 @@ def _database(read: _Reader, db: str | None) -> tuple[Secret, Path | None]:
     elif db is not None:
         url = db
     if not url:
-        return Secret(f"sqlite:///{path}"), path
+        return Secret(f"sqlite:///{quote(str(path))}"), path
     if url.startswith("sqlite:///"):
-        return Secret(url), Path(url.removeprefix("sqlite:///"))
+        return Secret(url), Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
     if not url.startswith("postgresql"):
         read.problems.append("DATABASE_URL: only sqlite:///PATH and postgresql://... are understood")
     return Secret(url), None
@@ -232,11 +233,22 @@ def _redis_url(read: _Reader, home: Path | None) -> Secret:
     url = read.text("REDIS_URL", "")
     host, port = read.text("REDIS_HOST", "localhost"), read.count("REDIS_PORT", 6379, low=1, high=65535)
     number, password = read.count("REDIS_DB", 0), read.text("REDIS_PASSWORD", "")
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        read.problems.append("REDIS_URL: must begin with redis://, rediss:// or unix://")
+    if url and not _is_redis_url(url):
+        read.problems.append("REDIS_URL: must be redis://host:port/number, rediss://... or unix:///path")
     if url or (home is not None and not named):
         return Secret(url)
-    return Secret(f"redis://{f':{password}@' if password else ''}{host}:{port}/{number}")
+    user = f":{quote(password, safe='')}@" if password else ""
+    return Secret(f"redis://{user}{host}:{port}/{number}")
+
+
+def _is_redis_url(url: str) -> bool:
+    """Whether it can be one; the password in it is never repeated."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError:
+        return False
+    return parts.scheme in {"redis", "rediss", "unix"} and port > 0
 
 
 def _under(home: Path | None, name: str, otherwise: Path) -> Path:
@@ -315,7 +327,7 @@ class _Reader:
         except ValueError:
             self.problems.append(f"{name}={given}: must be a {'whole ' if kind is int else ''}number")
             return kind(shown)
-        if not low <= value <= high:
+        if not low <= value <= high or value == float("inf"):
             bounds = f"at least {low:g}" if high in (float("inf"), 2**62) else f"between {low:g} and {high:g}"
             self.problems.append(f"{name}={given}: must be {bounds}")
             return kind(shown)

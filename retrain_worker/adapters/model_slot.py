@@ -17,7 +17,7 @@ from pathlib import Path
 
 from retrain_worker.adapters import durable_file
 from retrain_worker.adapters.durable_file import Look
-from retrain_worker.adapters.slot_check import Problem, slot_problems
+from retrain_worker.adapters.slot_check import Problem, serving_problems, slot_problems
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
@@ -49,12 +49,14 @@ class ModelSlot:
 
     def __init__(
         self, *, engine_models_dir: Path, engine_env_file: Path, trigger_file: Path | None = None,
-        model_mode: int = 0o644, path_key: str = PATH_KEY, shadow_key: str = SHADOW_KEY,
+        serving_user: str | None = None, model_mode: int = 0o644,
+        path_key: str = PATH_KEY, shadow_key: str = SHADOW_KEY,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._models_dir = engine_models_dir
         self._env_file = engine_env_file
         self._trigger_file = trigger_file
+        self._serving_user = serving_user
         self._model_mode = model_mode
         self._path_key = path_key
         self._shadow_key = shadow_key
@@ -73,7 +75,7 @@ class ModelSlot:
         """Copy a model and its sidecars into the engine's directory, the model first; the path there. Idempotent.
 
         Raises ArtifactError when a file is missing or not what its hash says, SlotError when another file has that
-        name or the directory cannot be used, DiskFullError.
+        name, the directory cannot be used or the serving user cannot read what is in it, DiskFullError.
         """
         if not (candidate.suffix == ".pth" and is_our_version(candidate.stem)):
             raise ArtifactError("this is not a name that this program gives to a model", where=str(candidate))
@@ -95,6 +97,8 @@ class ModelSlot:
             with durable_file.named_errors(source, doing="read"):
                 sha256 = durable_file.sha256_of(source)
             durable_file.copy_durably(source, sidecar_of(target), mode=self._model_mode, expected_sha256=sha256)
+        for finding, remedy in serving_problems(self._models_dir, self._serving_user) if self._serving_user else ():
+            raise SlotError(finding, where="ENGINE_USER", remedy=remedy)
         return target
 
     def point_to(self, model: Path, *, expected_sha256: str) -> None:
@@ -141,10 +145,11 @@ class ModelSlot:
                     file.unlink(missing_ok=True)
         return gone
 
-    def problems(self, *, serving_user: str | None = None) -> list[Problem]:
+    def problems(self) -> list[Problem]:
         """What would keep a swap from working, each with its remedy; nothing is changed."""
-        found = slot_problems(engine_models_dir=self._models_dir, engine_env_file=self._env_file,
-                              trigger_file=self._trigger_file, serving_user=serving_user, reserve_bytes=_RESERVE_BYTES)
+        found = slot_problems(
+            engine_models_dir=self._models_dir, engine_env_file=self._env_file, trigger_file=self._trigger_file,
+            serving_user=self._serving_user, reserve_bytes=_RESERVE_BYTES)
         try:
             reading = self._read()
             env_file.parse(reading.content)

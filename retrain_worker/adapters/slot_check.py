@@ -30,7 +30,7 @@ def slot_problems(
     if engine_models_dir.is_dir() and (free := durable_file.free_bytes(engine_models_dir)) < reserve_bytes:
         found.append((f"{engine_models_dir} has {free} bytes free", f"keep at least {reserve_bytes} bytes free"))
     if serving_user is not None:
-        found += _serving_problems(engine_models_dir, serving_user)
+        found += serving_problems(engine_models_dir, serving_user)
     return found
 
 
@@ -65,7 +65,7 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _serving_problems(engine_models_dir: Path, user: str) -> list[Problem]:
+def serving_problems(engine_models_dir: Path, user: str) -> list[Problem]:
     """Whether `user` can reach and read what is published. Access control lists are not looked at."""
     try:
         entry = pwd.getpwnam(user)

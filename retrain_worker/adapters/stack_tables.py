@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -28,7 +29,7 @@ class StackTables:
         url = sa.make_url(database_url)
         arguments: dict[str, Any] = {}
         if url.get_backend_name() == "sqlite":
-            url = url.set(database=f"file:{url.database}", query={"mode": "rw", "uri": "true"})
+            url = url.set(database=f"file:{quote(url.database or '')}", query={"mode": "rw", "uri": "true"})
             arguments["timeout"] = busy_timeout_seconds
         self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
 

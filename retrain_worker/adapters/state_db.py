@@ -115,8 +115,8 @@ class StateDb:
         return self._one(Run, "SELECT * FROM runs WHERE run_id = ?", run_id)
 
     def history(self, limit: int) -> list[Run]:
-        """The newest runs, newest first."""
-        return self._all(Run, "SELECT * FROM runs ORDER BY run_id DESC LIMIT ?", limit)
+        """The newest runs, newest first, in the order in which they were begun, whatever the clock said."""
+        return self._all(Run, "SELECT * FROM runs ORDER BY rowid DESC LIMIT ?", limit)
 
     def last_attempt_at(self) -> datetime | None:
         """When the newest run was begun; the schedule counts from it."""
@@ -276,7 +276,11 @@ def _column(name: str, value: Any) -> Any:
 def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
     names = row.keys()
     found = {name: msgspec.json.decode(row[name]) if name in _JSON_COLUMNS else row[name] for name in names}
-    return msgspec.convert(found, kind)
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise StateError(f"a stored {kind.__name__} is not one that this version knows ({error})", where="state.db",
+                         remedy="run the version that wrote it, or move the file aside to start anew") from None
 
 
 def _outbox_row(row: sqlite3.Row) -> OutboxRow:

@@ -29,7 +29,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             outcome TEXT,
             reasons TEXT NOT NULL,
             finished_at TEXT,
-            attempt INTEGER NOT NULL,
+            num_deaths INTEGER NOT NULL,
+            num_retries INTEGER NOT NULL,
             not_before TEXT,
             facts TEXT NOT NULL,
             seconds TEXT NOT NULL

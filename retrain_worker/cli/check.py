@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.errors import RetrainError
+from retrain_worker.errors import RedisUnavailableError, RetrainError
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
 
 def _folder(name: str, path: Path) -> Check:
     user = shlex.quote(_user())
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    existing = _nearest(path)
     if not existing.is_dir():
         return Check(name=name, is_ok=False, finding=f"{existing} is not a directory", remedy=f"name another {name}")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -87,9 +87,13 @@ def _folder(name: str, path: Path) -> Check:
     return Check(name=name, is_ok=True, finding=f"{path} {state}")
 
 
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest parent that is there and can be looked at."""
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110 - never raises
+
+
 def _free_space(settings: Settings) -> Check:
-    path = next(folder for folder in (settings.model_path, *settings.model_path.parents) if folder.exists())
-    free = shutil.disk_usage(path).free
+    free = shutil.disk_usage(_nearest(settings.model_path)).free
     finding = f"{free / 2**30:.1f} GiB free for {settings.model_path}"
     return Check(name="disk", is_ok=free >= _MIN_FREE_BYTES, finding=finding,
                  remedy="" if free >= _MIN_FREE_BYTES else "free at least 2 GiB there, or name another MODEL_PATH")
@@ -118,13 +122,19 @@ def _engine(settings: Settings) -> Iterator[Check]:
         yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} will be made at the first run")
         return
     slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-                     trigger_file=settings.engine_trigger_file)
-    problems = slot.problems(serving_user=settings.engine_user or None)
+                     trigger_file=_trigger_file(settings), serving_user=settings.engine_user or None)
+    problems = slot.problems()
     for finding, remedy in problems:
         yield Check(name="engine", is_ok=False, finding=finding, remedy=remedy)
     if not problems:
         yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} and {settings.engine_models_dir} "
                                                        "can take a swap")
+
+
+def _trigger_file(settings: Settings) -> Path | None:
+    """The trigger file, unless its folder is one that the unit's RuntimeDirectory= makes at the start."""
+    path = settings.engine_trigger_file
+    return None if path.is_relative_to("/run") and not path.parent.exists() else path
 
 
 def _redis(settings: Settings) -> Iterator[Check]:
@@ -135,7 +145,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
 
     try:
         found = examine(connect(str(settings.redis_url)))
-    except RetrainError as error:
+    except RedisUnavailableError as error:
         yield Check(name="redis", is_ok=False, blocks=False, finding=error.what,
                     remedy="sudo systemctl start redis-server, or correct REDIS_URL; events wait until then")
         return

@@ -83,7 +83,7 @@ def exit_code(result: dict[str, Any]) -> int:
     return EXIT_CODES.get(Outcome(result["outcome"]), _EXIT_FAILED)
 
 
-def as_json(result: dict[str, Any]) -> str:
+def as_json(result: object) -> str:
     """One line; a number that is not finite becomes null."""
     import msgspec
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from retrain_worker import settings
 from retrain_worker.domain import env_file
-from retrain_worker.errors import SettingsError
+from retrain_worker.errors import RetrainError, SettingsError
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_database(parser: argparse.ArgumentParser) -> None:
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Settings from the environment and the env file, which wins, as in a unit. Raises SettingsError."""
-    given = _env_file_of(arguments)
+    given = _given_in(env_file_of(arguments))
     home = arguments.home.expanduser().absolute() if arguments.home else None
     loaded = settings.load({**os.environ, **given}, home=home, db=getattr(arguments, "db", None))
     misspelled = settings.likely_misspellings(given, loaded)
@@ -63,13 +63,20 @@ def prepare_home(loaded: Settings) -> None:
         loaded.engine_env_file.write_text(_FRESH_ENGINE_ENV)
 
 
-def _env_file_of(arguments: argparse.Namespace) -> dict[str, str]:
+def env_file_of(arguments: argparse.Namespace) -> Path | None:
+    """The env file that is read: the one that was named, else the program's own where it is used and there."""
     path: Path | None = arguments.env_file
     if path is None and arguments.home is None and settings.ENV_FILE.exists():
         path = settings.ENV_FILE
+    return path
+
+
+def _given_in(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
         return env_file.parse(path.read_bytes())
     except OSError as error:
         raise SettingsError((f"{path}: {error.strerror}",), where=str(path)) from None
+    except RetrainError as error:
+        raise SettingsError((f"{path}: {error.what}",), where=str(path)) from None

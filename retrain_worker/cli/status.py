@@ -44,7 +44,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     except SlotError as error:
         current, slot_problem = None, str(error)
     found: dict[str, Any] = {
-        "daemon": "running" if is_held(settings.state_path) else "not running",
+        "daemon": "at work" if is_held(settings.state_path) else "not running",
         "engine_env_file": str(settings.engine_env_file),
         "serving": str(current) if current else None,
         "slot_problem": slot_problem,
@@ -63,7 +63,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
                           interval=timedelta(hours=settings.retrain_interval_hours))
         found |= {
             "run_under_way": under_way and {"run_id": under_way.run_id, "stage": under_way.stage,
-                                            "since": under_way.updated_at.isoformat()},
+                                            "outcome": under_way.outcome, "since": under_way.updated_at.isoformat()},
             "last_run": last and {"run_id": last.run_id, "outcome": last.outcome, "reasons": list(last.reasons),
                                   "finished_at": last.finished_at and last.finished_at.isoformat()},
             "last_deployment": deployment and {
@@ -89,7 +89,9 @@ def _as_text(found: dict[str, Any]) -> str:
             lines.append(("", "PATCHTST_MODEL_PATH was changed since, by somebody else"))
     running, last = found["run_under_way"], found["last_run"]
     if running:
-        lines.append(("under way", f"run {running['run_id']} at {running['stage']} since {running['since'][:19]} UTC"))
+        standing = "is" if found["daemon"] == "at work" else "goes on at the next start:"
+        lines.append(("under way", f"run {running['run_id']} {standing} at {running['stage']} since "
+                                   f"{running['since'][:19]} UTC"))
     if last:
         lines.append(("last run", f"{last['run_id']} {last['outcome']} at {last['finished_at'][:19]} UTC"))
         lines.extend(("", reason) for reason in last["reasons"][:5])

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.domain import events
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.errors import RetrainError
+from retrain_worker.errors import RetrainError, StateError
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
 from retrain_worker.stages.advance import advance, interrupt, resume
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 #: seconds that a child has to write its checkpoint when we stop
 _CHILD_GRACE_SECONDS = 5.0
 _BOOKED_UNTIL = "booked_until"
+_CLOCK_WENT_BACK = "clock_went_back"
 
 
 class App:
@@ -52,6 +54,10 @@ class App:
         self._doors = contextlib.ExitStack()
         self._sentence = ""
         self._redis_problem: str | None = None
+        self._books_problem: str | None = None
+        #: our own memory failed: the process must end
+        self.broken: StateError | None = None
+        self._relaying = threading.Lock()
         #: settings that wait for the run under way to end
         self._reread: Settings | None = None
 
@@ -76,12 +82,11 @@ class App:
                 database_url=str(settings.database_url),
                 deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
-            self._confirmations: Confirmations = EventConfirmations(client)
-            if settings.engine_confirm is Confirm.UNIT:
-                self._confirmations = UnitConfirmations(settings.engine_unit)
+            self._client = client
             self.world = self._world(settings)
             self._artifacts.sweep()
-            self._slot.sweep()
+            if settings.home is None or settings.home in settings.engine_env_file.parents:
+                self._slot.sweep()
             self._doors = doors.pop_all()
         return self
 
@@ -118,16 +123,24 @@ class App:
             at = self.world.now()
             if run is None and at >= self.next_run_at(at):
                 run = self.begin("schedule", f"every {self._settings.retrain_interval_hours:g} h")
-            if run is not None:
-                self._say(advance(run, self.world))
-            else:
+            if run is None:
                 self._sentence = ""
+                return
+            try:
+                self._say(advance(run, self.world))
+            except StateError as error:
+                self.broken = error
+            except Exception:
+                # Unforeseen: the same tick would fail for ever, so it counts as a death of the process would.
+                log.exception("tick_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
+                self._say(resume(run, self.world))
 
     def relay(self, *, at_once: bool = False) -> None:
         """Deliver what waits in the outbox; a problem is said once, not every second."""
-        report = self._relay.relay_once(at_once=at_once)
-        if report.problem and self._embedded is not None:
-            self._embedded.ensure()
+        with self._relaying:
+            report = self._relay.relay_once(at_once=at_once)
+            if report.problem and self._embedded is not None:
+                self._embedded.ensure()
         for notice in report.notices:
             log.warning("redis_notice", message=notice)
         if report.problem != self._redis_problem:
@@ -142,24 +155,33 @@ class App:
         found = self._requests.poll()
         for malformed in found.set_aside:
             log.warning("request_set_aside", message=f"request {malformed.stream_id} set aside: {malformed.reason}")
-        if found.requests and not self._closing:
-            self.begin("trigger", f"{found.requests[0].requested_by}: {found.requests[0].reason}")
-            self._requests.acknowledge(request.stream_id for request in found.requests)
+        if not found.requests:
+            return
+        first = found.requests[0]
+        with self._moving:
+            if self._closing:
+                return
+            run = self.begin("trigger", f"{first.requested_by}: {first.reason}")
+        if run.requested_by != "trigger":
+            log.info("request_joined", message=f"a request joined run {run.run_id}: {first.reason}", run_id=run.run_id)
+        self._requests.acknowledge(request.stream_id for request in found.requests)
 
     def keep_books(self) -> None:
         """Write finished runs into the stack's own tables. A failure is logged and tried again."""
         if not self._settings.bookkeeping:
             return
         booked = self.store.recall(_BOOKED_UNTIL) or ""
-        waiting = sorted((run for run in self.store.history(limit=50) if run.is_finished and run.run_id > booked),
-                         key=lambda run: run.run_id)
+        newest = takewhile(lambda run: run.run_id != booked, self.store.history(limit=50))
         tables = StackTables(str(self._settings.database_url))
-        for run in waiting:
+        for run in reversed([run for run in newest if run.is_finished]):
             try:
                 tables.record(run)
             except RetrainError as error:
-                log.warning("bookkeeping_failed", message=str(error), run_id=run.run_id)
+                if str(error) != self._books_problem:
+                    self._books_problem = str(error)
+                    log.warning("bookkeeping_failed", message=str(error), run_id=run.run_id)
                 return
+            self._books_problem = None
             self.store.remember(_BOOKED_UNTIL, run.run_id)
 
     def sweep(self) -> None:
@@ -192,7 +214,7 @@ class App:
         self.relay(at_once=True)
 
     def apply(self, settings: Settings) -> None:
-        """Take new settings, once no run is under way. What is open (state, Redis, database) stays until a restart."""
+        """Take new settings once no run is under way. State, Redis, database, log, deadlines stay until a restart."""
         with self._moving:
             self._reread = settings
             if self.store.unfinished_run() is None:
@@ -200,8 +222,19 @@ class App:
 
     def next_run_at(self, at: datetime) -> datetime:
         """When the next run is due, seen from `at`."""
-        return next_run_at(last_attempt_at=self.store.last_attempt_at(), now=at,
+        return next_run_at(last_attempt_at=self._last_attempt_at(at), now=at,
                            interval=timedelta(hours=self._settings.retrain_interval_hours))
+
+    def _last_attempt_at(self, at: datetime) -> datetime | None:
+        """The last attempt; one dated in the future counts from when this was noticed, because the clock went back."""
+        last = self.store.last_attempt_at()
+        if last is None or last <= at:
+            return last
+        attempt, _, noticed = (self.store.recall(_CLOCK_WENT_BACK) or "").partition(" ")
+        if attempt == last.isoformat() and datetime.fromisoformat(noticed) <= at:
+            return datetime.fromisoformat(noticed)
+        self.store.remember(_CLOCK_WENT_BACK, f"{last.isoformat()} {at.isoformat()}")
+        return at
 
     def status_line(self) -> str:
         """One sentence for STATUS=: what it does, or when it will; what is wrong."""
@@ -243,9 +276,12 @@ class App:
         self._artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
         self._slot = ModelSlot(
             engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-            trigger_file=settings.engine_trigger_file)
+            trigger_file=settings.engine_trigger_file, serving_user=settings.engine_user or None)
+        confirmations: Confirmations = EventConfirmations(self._client)
+        if settings.engine_confirm is Confirm.UNIT:
+            confirmations = UnitConfirmations(settings.engine_unit)
         return World(
-            store=self.store, children=self._children, folders=self._artifacts, confirmations=self._confirmations,
+            store=self.store, children=self._children, folders=self._artifacts, confirmations=confirmations,
             slot=self._slot, policies=policies_of(settings), now=now,
         )
 

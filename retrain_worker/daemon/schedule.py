@@ -6,6 +6,7 @@ due run nor repeats one, and a run missed while the host was down happens once (
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,8 @@ class Schedule:
         self._clock = clock
         self._finished_at = {job.name: clock() for job in jobs}
         self._scheduler: BackgroundScheduler | None = None
+        self._idle = threading.Condition()
+        self._num_passes = 0
 
     def start(self) -> None:
         """Every job once at once, then at its interval."""
@@ -67,11 +70,13 @@ class Schedule:
         self.stop()
         self.start()
 
-    def stop(self) -> None:
-        """No job starts any more; those under way are not waited for: their threads watch the stop flag."""
+    def stop(self, *, wait_seconds: float = 0.0) -> None:
+        """No job starts any more; a pass under way has `wait_seconds` to end."""
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
             self._scheduler = None
+        with self._idle:
+            self._idle.wait_for(lambda: self._num_passes == 0, timeout=wait_seconds)
 
     def stuck(self) -> tuple[str, ...]:
         """The jobs that have not finished a pass for longer than their patience."""
@@ -81,8 +86,13 @@ class Schedule:
 
     def _watched(self, job: Job) -> Callable[[], None]:
         def one_pass() -> None:
+            with self._idle:
+                self._num_passes += 1
             try:
                 job.action()
             finally:
                 self._finished_at[job.name] = self._clock()
+                with self._idle:
+                    self._num_passes -= 1
+                    self._idle.notify_all()
         return one_pass

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 _HEARTBEAT_SECONDS = 5.0
 #: drift between wall clock and boot clock that counts as a jump
 _CLOCK_JUMP_SECONDS = 60.0
+#: how long a pass under way may hold up the stop
+_PASS_SECONDS = 8.0
 
 
 class Signals:
@@ -66,7 +68,7 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
     notifier.ready(app.status_line())
     log.info("ready", message=app.status_line())
     try:
-        while not signals.stopping:
+        while not signals.stopping and app.broken is None:
             if signals.reloading:
                 signals.reloading = False
                 _reload(app, notifier, reread)
@@ -78,9 +80,11 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
         notifier.stopping(app.status_line())
-        schedule.stop()
+        schedule.stop(wait_seconds=_PASS_SECONDS)
         app.interrupt()
         log.info("stopped", message="stopped")
+    if app.broken is not None:
+        raise app.broken
 
 
 def jobs_of(app: App) -> tuple[Job, ...]:

@@ -65,7 +65,8 @@ def kind_of(path: Path, head: bytes, *, more: Callable[[int], bytes]) -> Kind | 
 
 def is_candle_header(columns: list[str]) -> bool:
     """Whether these are the columns of open, high, low and close."""
-    return _CANDLE_COLUMNS <= {re.split(r"[\s_.(]", name.strip().lower().removesuffix("_price"))[0] for name in columns}
+    words = {re.split(r"[\s_.(]", name.strip().lower().removesuffix("_price"))[0] for name in columns}
+    return words >= _CANDLE_COLUMNS
 
 
 def is_kline(cells: list[str]) -> bool:

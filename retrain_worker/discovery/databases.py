@@ -7,12 +7,13 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from retrain_worker.discovery.content import Kind
 from retrain_worker.discovery.pack import Database, FileFacts, Role, Table, TrainingTable, shown
 from retrain_worker.discovery.scan import Found
-from retrain_worker.discovery.sqlite_file import limit_time, opened
+from retrain_worker.discovery.sqlite_file import limit_time, looked_into
 
 TABLE = "ai_training_samples"
 #: without these a table of this name is no training table
@@ -48,17 +49,18 @@ def survey(found: Found) -> Survey:
     """Look into one file. Never raises for what is wrong with the file."""
     if found.kind is Kind.NO_DATABASE:
         return Survey(found=found, problem="" if found.size == 0 else "this is not a SQLite database")
-    tables: tuple[Table, ...] = ()
     try:
-        with opened(found.path) as connection:
-            tables = tuple(_tables(connection))
-            names = {table.name for table in tables}
-            if TABLE not in names or not set(_NEEDED) <= set(columns_of(connection)):
-                return Survey(found=found, tables=tables)
-            training, days = _training(connection)
-            return Survey(found=found, tables=tables, training=training, labelled_by_day=days)
+        return looked_into(partial(_survey, found), found.path)
     except (sqlite3.Error, OSError) as error:
-        return Survey(found=found, tables=tables, problem=_in_words(error))
+        return Survey(found=found, problem=_in_words(error))
+
+
+def _survey(found: Found, connection: sqlite3.Connection) -> Survey:
+    tables = tuple(_tables(connection))
+    if TABLE not in {table.name for table in tables} or not set(_NEEDED) <= set(columns_of(connection)):
+        return Survey(found=found, tables=tables)
+    training, days = _training(connection)
+    return Survey(found=found, tables=tables, training=training, labelled_by_day=days)
 
 
 def columns_of(connection: sqlite3.Connection) -> tuple[str, ...]:
@@ -143,9 +145,10 @@ def _role(each: Survey, source: Survey | None) -> tuple[Role, str]:
         return Role.EMPTY, "0 bytes: no table, no rows"
     if each is source:
         assert each.training is not None, "the source is chosen by its training table"
-        return Role.SOURCE, f"{each.training.labelled:,} labelled rows, the newest of {each.training.newest_labelled_at}"
+        newest = each.training.newest_labelled_at or "no known time"
+        return Role.SOURCE, f"{each.training.labelled:,} labelled rows, the newest of {newest}"
     if not any(table.rows is None or table.rows for table in each.tables):
-        return Role.EMPTY, f"{len(each.tables)} tables, no rows" if each.tables else "no table"
+        return Role.EMPTY, "no table holds a row" if each.tables else "no table"
     if each.training is None or not each.training.rows or source is None:
         return Role.UNRELATED, _why_unrelated(each)
     return _compared(each, source)
@@ -162,8 +165,7 @@ def _why_unrelated(each: Survey) -> str:
 def _compared(each: Survey, source: Survey) -> tuple[Role, str]:
     """Whether the rows of one are those of the source, an earlier state of them, or others."""
     try:
-        with opened(each.found.path) as ours, opened(source.found.path) as theirs:
-            total, lasting, whole, in_source = _shared(ours, theirs)
+        total, lasting, whole, in_source = looked_into(_shared, each.found.path, source.found.path)
     except (sqlite3.Error, OSError) as error:
         return Role.OTHER_TRAINING, f"could not be compared with the source: {_in_words(error)}"
     if whole == total == in_source:

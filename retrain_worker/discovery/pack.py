@@ -22,6 +22,8 @@ def _is_printable(character: str) -> bool:
 
 
 def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 
@@ -32,7 +34,7 @@ class Role(StrEnum):
     #: the rows of the source, or an earlier state of them
     BACKUP = "BACKUP"
     #: has the table, with rows that are not those of the source
-    OTHER_TRAINING = "OTHER TRAINING DATA"
+    OTHER_TRAINING = "OTHER ROWS"
     #: no table holds a row, or the file holds no byte
     EMPTY = "EMPTY"
     UNRELATED = "UNRELATED"

@@ -24,9 +24,10 @@ _MAX_LINKS = 50_000
 _SECONDS_BETWEEN_SENTENCES = 2.0
 _MOUNTS = Path("/proc/self/mounts")
 #: file systems that hold no files of anybody
-PSEUDO_FILE_SYSTEMS = frozenset(
-    "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue nsfs proc "
-    "pstore rpc_pipefs securityfs selinuxfs sysfs tracefs".split())
+PSEUDO_FILE_SYSTEMS = frozenset({
+    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
+    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs",
+    "tracefs"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class _Walker:
 
     def walk(self, root: Path) -> None:
         if str(root) in self._pseudo:
-            self._leave_out(root, self._pseudo[str(root)])
+            self._leave_out(root, f"{self._pseudo[str(root)]} holds no files")
             return
         device = root.stat().st_dev
         waiting = [str(root)]
@@ -133,7 +134,6 @@ class _Walker:
             if not stat.S_ISDIR(about.st_mode):
                 return False
             if entry.path in self._pseudo:
-                self._leave_out(Path(entry.path), self._pseudo[entry.path])
                 return False
             if about.st_dev != device and not self.cross_file_systems:
                 self._leave_out(Path(entry.path), "another file system")
@@ -183,7 +183,7 @@ class _Walker:
 
     def found(self) -> list[Found]:
         return [Found(path=each.path, kind=each.kind, size=each.size, modified=each.modified, identity=each.identity,
-                      links=tuple(self.links.get(str(each.path), ()))
+                      links=tuple(self.links.get(str(each.path), ())))
                 for each in sorted(self.files, key=lambda one: one.path)]
 
     def walked(self) -> Walk:
@@ -196,5 +196,5 @@ class _Walker:
 
 
 def _unescaped(text: str) -> str:
-    """/proc/self/mounts writes a blank as \\040."""
+    """As /proc/self/mounts writes it, with octal escapes for blanks."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -46,6 +46,8 @@ class PullRequest:
     #: ISO 8601 UTC; rows more than a day after it are quarantined
     now: str
     busy_timeout_seconds: float = 30.0
+    #: memory limit in bytes; 0 = none
+    memory_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ class AuditRequest:
     policy: DataPolicy
     #: ISO 8601 UTC; the audit's idea of now (staleness, rows from the future)
     now: str
+    memory_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,7 @@ class GateRequest:
     split: SplitPolicy
     recipe: Recipe
     policy: GatePolicy
+    memory_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,8 @@ MOVES: Mapping[Stage, frozenset[Stage | Outcome]] = {
     Stage.PULL: frozenset({Stage.AUDIT, Outcome.SKIPPED, Outcome.REFUSED}),
     Stage.AUDIT: frozenset({Stage.TRAIN, Outcome.REFUSED}),
     Stage.TRAIN: frozenset({Stage.GATE, Outcome.REFUSED}),
-    Stage.GATE: frozenset({Stage.PROMOTE, Outcome.REFUSED}),
+    # back to TRAIN when the settings changed since: the holdout must be rows that the candidate has never seen
+    Stage.GATE: frozenset({Stage.TRAIN, Stage.PROMOTE, Outcome.REFUSED}),
     # back to GATE when a person pointed the engine elsewhere meanwhile: the comparison was with another incumbent
     Stage.PROMOTE: frozenset({Stage.GATE, Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK}),
 }
@@ -78,8 +79,10 @@ class Run:
     #: why it ended as it did, weightiest first
     reasons: tuple[str, ...] = ()
     finished_at: datetime | None = None
-    #: how often this stage was started; a stage that never ends is given up
-    attempt: int = 0
+    #: how often a process died in this stage; a stage that kills again and again is given up
+    num_deaths: int = 0
+    #: how often this stage was tried again after a RetryLaterError
+    num_retries: int = 0
     #: not before this instant (back-off after a RetryLaterError)
     not_before: datetime | None = None
     #: what each stage found: stage value in lower case -> JSON object
@@ -104,7 +107,7 @@ class Run:
     def moved_to(self, stage: Stage, *, at: datetime) -> Run:
         """The run with `stage` due next. Raises AssertionError on a move that MOVES does not allow."""
         assert stage in MOVES[self.stage], f"{self.stage} may not be followed by {stage}"
-        return replace(self, stage=stage, outcome=None, attempt=0, not_before=None, updated_at=at)
+        return replace(self, stage=stage, outcome=None, num_deaths=0, num_retries=0, not_before=None, updated_at=at)
 
     def ended(self, outcome: Outcome, *reasons: str, at: datetime) -> Run:
         """The run with an outcome. Raises AssertionError on an outcome that is not allowed here."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from retrain_worker.domain import events
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.errors import CallPersonError, ChildInterruptedError, RefuseError, RetrainError, RetryLaterError
+from retrain_worker.errors import CallPersonError, ChildInterruptedError, RefuseError, RetryLaterError
 from retrain_worker.stages import promote
 from retrain_worker.stages.audit import audit
 from retrain_worker.stages.gate import gate
@@ -44,22 +44,21 @@ def advance(run: Run, world: World) -> Step:
     except ChildInterruptedError as error:
         step = Step(run=run.ended(Outcome.INTERRUPTED, str(error), at=now), sentence=f"{_name(run)} interrupted")
     except RefuseError as error:
-        step = _ended(run, Outcome.REFUSED, error, world)
+        step = _end(run, Outcome.REFUSED, str(error), world)
     except RetryLaterError as error:
         step = _later(run, error, world)
     except CallPersonError as error:
-        step = _ended(run, Outcome.FAILED, error, world)
+        step = _end(run, Outcome.FAILED, str(error), world)
     return _stored(run, step, world)
 
 
 def resume(run: Run, world: World) -> Step:
     """Take up a run that an earlier process left behind. Given up when it dies at the same stage again and again."""
-    attempt = run.attempt if run.outcome is Outcome.INTERRUPTED else run.attempt + 1
-    if attempt >= world.policies.max_stage_attempts:
-        reason = f"{_name(run)} died {attempt} times in the same stage"
-        return _stored(run, _with_slot_settled(run.ended(Outcome.ABANDONED, reason, at=world.now()), reason, world),
-                       world)
-    resumed = replace(run.resumed(at=world.now()), attempt=attempt)
+    num_deaths = run.num_deaths if run.outcome is Outcome.INTERRUPTED else run.num_deaths + 1
+    if num_deaths >= world.policies.max_stage_deaths:
+        reason = f"{_name(run)} died {num_deaths} times in the same stage"
+        return _stored(run, _end(run.resumed(at=world.now()), Outcome.ABANDONED, reason, world), world)
+    resumed = replace(run.resumed(at=world.now()), num_deaths=num_deaths)
     return _stored(run, Step(run=resumed, sentence=f"{_name(run)} goes on where it stopped"), world)
 
 
@@ -71,23 +70,20 @@ def interrupt(run: Run, world: World) -> Step:
 
 
 def _later(run: Run, error: RetryLaterError, world: World) -> Step:
-    if run.attempt >= world.policies.max_retries:
-        return _ended(run, Outcome.FAILED, error, world)
-    wait = timedelta(seconds=world.policies.retry_seconds * 2**run.attempt)
-    waiting = replace(run, attempt=run.attempt + 1, not_before=world.now() + wait)
+    if run.num_retries >= world.policies.max_retries:
+        return _end(run, Outcome.FAILED, str(error), world)
+    wait = timedelta(seconds=world.policies.retry_seconds * 2**run.num_retries)
+    waiting = replace(run, num_retries=run.num_retries + 1, not_before=world.now() + wait)
     return Step(run=waiting, sentence=f"{_name(run)} tries again in {wait.total_seconds():.0f} s: {error}")
 
 
-def _ended(run: Run, outcome: Outcome, error: RetrainError, world: World) -> Step:
-    return _with_slot_settled(run.ended(outcome, str(error), at=world.now()), str(error), world)
-
-
-def _with_slot_settled(ended: Run, reason: str, world: World) -> Step:
-    """A run that ends in the middle of its promotion leaves no open intent behind."""
-    outcome = ended.outcome
-    assert outcome is not None
-    return Step(run=ended, sentence=f"{_name(ended)} {outcome}: {reason}",
-                deployment=promote.given_up(ended, world) if ended.stage is Stage.PROMOTE else None)
+def _end(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
+    """The run ends early. In the middle of a promotion, what the env file says, counts."""
+    left = promote.cut_short(run, reason, world) if run.stage is Stage.PROMOTE else None
+    if isinstance(left, Step):
+        return left
+    return Step(run=run.ended(outcome, reason, at=world.now()), sentence=f"{_name(run)} {outcome}: {reason}",
+                deployment=left)
 
 
 def _stored(before: Run, step: Step, world: World) -> Step:

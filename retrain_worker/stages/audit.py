@@ -16,7 +16,7 @@ def audit(run: Run, world: World) -> Step:
     """REFUSED with the reasons in order of weight, or training is due. Notes which incumbent the training is for."""
     answer = ask(run, world, AuditRequest(
         run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), policy=world.policies.data,
-        now=run.created_at.isoformat(),
+        now=run.created_at.isoformat(), memory_limit_bytes=world.policies.child_memory_bytes,
     ))
     if isinstance(answer, Step):
         return answer

@@ -10,15 +10,23 @@ from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.stages.child import ask
 from retrain_worker.stages.ports import World
 from retrain_worker.stages.step import Step
+from retrain_worker.stages.train import trained_under
 
 
 def gate(run: Run, world: World) -> Step:
-    """Promotion is due on PASS. REFUSE and UNDECIDED both end the run as REFUSED: fail closed."""
+    """Promotion is due on PASS. REFUSE and UNDECIDED both end the run as REFUSED: fail closed.
+
+    Training is due again when its settings are no longer in force: another split would put rows that the candidate was
+    trained on into the holdout.
+    """
     policies, trained = world.policies, run.fact(Stage.TRAIN)
+    if trained["trained_under"] != trained_under(policies):
+        return Step(run=run.moved_to(Stage.TRAIN, at=world.now()),
+                    sentence=f"run {run.run_id}: the settings changed since the training; trained again")
     answer = ask(run, world, GateRequest(
         run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), candidate_path=trained["candidate_path"],
         incumbent_path=trained["incumbent_path"], data=policies.data, split=policies.split, recipe=policies.recipe,
-        policy=policies.gate,
+        policy=policies.gate, memory_limit_bytes=policies.child_memory_bytes,
     ))
     if isinstance(answer, Step):
         return answer

@@ -99,7 +99,7 @@ class Policies:
     engine_confirm: str = "event"
     engine_confirm_seconds: float = 120.0
     #: deaths in the same stage after which the run is abandoned
-    max_stage_attempts: int = 3
+    max_stage_deaths: int = 3
     #: retries of a stage after a RetryLaterError
     max_retries: int = 3
     #: seconds until the first retry after a RetryLaterError; doubles with each attempt

@@ -22,7 +22,7 @@ from retrain_worker.stages.step import Step
 def promote(run: Run, world: World) -> Step:
     """One step of the promotion; which one, the stored deployment says."""
     deployment = world.store.deployment(run.run_id)
-    if deployment is None:
+    if deployment is None or deployment.state is DeploymentState.UNDONE:
         return _intend(run, world)
     match deployment.state:
         case DeploymentState.INTENDED:
@@ -33,25 +33,53 @@ def promote(run: Run, world: World) -> Step:
             return _confirm(run, deployment, world)
 
 
-def given_up(run: Run, world: World) -> Deployment | None:
-    """The deployment of a run that ends in the middle of its promotion: what the env file says, counts."""
+def cut_short(run: Run, reason: str, world: World) -> Step | Deployment | None:
+    """What becomes of a promotion that cannot go on. What the env file says, counts.
+
+    A Step that ends the run as PROMOTED, not confirmed, when the env line names the candidate: the engine takes it at
+    its next start, whatever else failed. Otherwise the deployment that was given up, or None where none was begun.
+    """
     deployment = world.store.deployment(run.run_id)
-    if deployment is None or deployment.state is not DeploymentState.INTENDED:
+    if deployment is None or deployment.state is DeploymentState.UNDONE:
         return None
-    return replace(deployment, state=DeploymentState.UNDONE, updated_at=world.now(),
-                   confirmation="; ".join(run.reasons))
+    if deployment.state is not DeploymentState.INTENDED:
+        return _promoted(run, deployment, confirmed=False, how=reason, world=world)
+    if _named(world) == deployment.model_path:
+        swapped = _swapped(run, deployment, world)
+        assert swapped.deployment is not None
+        ended = _promoted(swapped.run, swapped.deployment, confirmed=False, how=reason, world=world)
+        return replace(ended, events=swapped.events)
+    return replace(deployment, state=DeploymentState.UNDONE, updated_at=world.now(), confirmation=reason)
+
+
+def _named(world: World) -> str | None:
+    """What the env line names; None also when it cannot be read."""
+    try:
+        current = world.slot.current_path()
+    except SlotError:
+        return None
+    return str(current) if current else None
+
+
+def _check_shadow(world: World) -> None:
+    if not world.policies.allow_live_swap and not world.slot.is_shadow_only():
+        raise SlotError("the engine is not in shadow mode, so its model is not replaced", where="PATCHTST_SHADOW_ONLY",
+                        remedy="set PATCHTST_SHADOW_ONLY=true in the engine's env file, or ALLOW_LIVE_SWAP=true here")
+
+
+def _gate_again(run: Run, current: str | None, world: World) -> Step:
+    """Somebody pointed the engine elsewhere since the gate: the comparison was with another incumbent."""
+    known = run.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": current})
+    return Step(run=known.moved_to(Stage.GATE, at=world.now()),
+                sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current}; compared with that one again")
 
 
 def _intend(run: Run, world: World) -> Step:
     trained = run.fact(Stage.TRAIN)
     current = world.slot.current_path()
     if (str(current) if current else None) != trained["incumbent_path"]:
-        known = run.with_fact(Stage.TRAIN, {**trained, "incumbent_path": str(current) if current else None})
-        return Step(run=known.moved_to(Stage.GATE, at=world.now()),
-                    sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current}; compared with that one again")
-    if not world.policies.allow_live_swap and not world.slot.is_shadow_only():
-        raise SlotError("the engine is not in shadow mode, so its model is not replaced", where="PATCHTST_SHADOW_ONLY",
-                        remedy="set PATCHTST_SHADOW_ONLY=true in the engine's env file, or ALLOW_LIVE_SWAP=true here")
+        return _gate_again(run, str(current) if current else None, world)
+    _check_shadow(world)
     published = world.slot.publish(Path(trained["candidate_path"]), expected_sha256=trained["sha256"])
     now = world.now()
     deployment = Deployment(
@@ -66,7 +94,21 @@ def _intend(run: Run, world: World) -> Step:
 
 
 def _swap(run: Run, deployment: Deployment, world: World) -> Step:
-    world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256)
+    """The env line is replaced, unless the world has changed since the intent: it may be hours old."""
+    current = world.slot.current_path()
+    named = str(current) if current else None
+    if named != deployment.model_path:
+        if named != deployment.previous_model_path:
+            undone = replace(deployment, state=DeploymentState.UNDONE, updated_at=world.now(),
+                             confirmation="somebody else changed PATCHTST_MODEL_PATH")
+            return replace(_gate_again(run, named, world), deployment=undone)
+        _check_shadow(world)
+        world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256)
+    return _swapped(run, deployment, world)
+
+
+def _swapped(run: Run, deployment: Deployment, world: World) -> Step:
+    """The env line names the candidate: say so."""
     now = world.now()
     swapped = replace(deployment, state=DeploymentState.SWAPPED, updated_at=now)
     known = run.with_fact(Stage.PROMOTE, {

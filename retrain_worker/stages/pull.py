@@ -15,6 +15,7 @@ def pull(run: Run, world: World) -> Step:
     answer = ask(run, world, PullRequest(
         run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), policy=policy,
         watermark_path=str(watermark) if watermark else None, now=run.created_at.isoformat(),
+        memory_limit_bytes=world.policies.child_memory_bytes,
     ))
     if isinstance(answer, Step):
         return answer

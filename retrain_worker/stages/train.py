@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 from retrain_worker.domain.artifact import version_of
 from retrain_worker.domain.handoff import TrainRequest, TrainResult
 from retrain_worker.domain.lifecycle import Run, Stage
 from retrain_worker.stages.child import ask
-from retrain_worker.stages.ports import World
+from retrain_worker.stages.ports import Policies, World
 from retrain_worker.stages.step import Step
+
+
+def trained_under(policies: Policies) -> str:
+    """What decided which rows the candidate has seen, and how, as one text that can be compared."""
+    return json.dumps([asdict(policies.data), asdict(policies.split), asdict(policies.recipe)], sort_keys=True)
 
 
 def train(run: Run, world: World) -> Step:
@@ -38,6 +44,7 @@ def train(run: Run, world: World) -> Step:
         "left_out": dict(result.left_out),
         "history": [list(epoch) for epoch in result.history],
         "incumbent_path": str(incumbent) if incumbent else None,
+        "trained_under": trained_under(policies),
     })
     return Step(run=known.moved_to(Stage.GATE, at=world.now()),
                 sentence=f"run {run.run_id} trained {result.manifest.version}: best of {result.epochs} epochs is "

@@ -37,7 +37,7 @@ def test_a_new_store_remembers_nothing(store):
 
 
 def test_what_is_recorded_comes_back_as_it_was(store):
-    run = replace(RUN, stage=Stage.TRAIN, attempt=2, not_before=AT + timedelta(minutes=1),
+    run = replace(RUN, stage=Stage.TRAIN, num_deaths=2, num_retries=1, not_before=AT + timedelta(minutes=1),
                   facts={"pull": {"rows": {"win": 3}, "names": ["a", "b"], "share": 0.5, "none": None}},
                   seconds={"pull": 1.25})
     store.record(run)

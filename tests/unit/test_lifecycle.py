@@ -12,7 +12,7 @@ LATER = NOW + timedelta(minutes=1)
 
 def a_run(stage: Stage = Stage.PULL) -> Run:
     return Run(run_id="20260110_033000", requested_by="once", request_reason="test", created_at=NOW, updated_at=NOW,
-               stage=stage, attempt=2)
+               stage=stage, num_deaths=2, num_retries=1)
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -20,7 +20,7 @@ def a_run(stage: Stage = Stage.PULL) -> Run:
 def test_only_moves_of_the_table_are_made(stage, target):
     if target in MOVES[stage]:
         moved = a_run(stage).moved_to(target, at=LATER)
-        assert (moved.stage, moved.attempt, moved.updated_at) == (target, 0, LATER)
+        assert (moved.stage, moved.num_deaths, moved.num_retries, moved.updated_at) == (target, 0, 0, LATER)
     else:
         with pytest.raises(AssertionError):
             a_run(stage).moved_to(target, at=LATER)

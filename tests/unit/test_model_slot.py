@@ -26,8 +26,11 @@ class Engine:
         self.env_file.write_bytes(ENV)
         self.trigger_file = self.etc / "trigger"
         self.ticks = 0
-        self.slot = ModelSlot(engine_models_dir=self.models_dir, engine_env_file=self.env_file,
-                              trigger_file=self.trigger_file, now=self.now)
+        self.slot = self.slot_for(None)
+
+    def slot_for(self, serving_user):
+        return ModelSlot(engine_models_dir=self.models_dir, engine_env_file=self.env_file,
+                         trigger_file=self.trigger_file, serving_user=serving_user, now=self.now)
 
     def now(self):
         self.ticks += 1
@@ -284,7 +287,7 @@ def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine):
     assert engine.slot.problems() == []
     engine.env_file.write_bytes(b"PATCHTST_MODEL_PATH=/gone.pth\n")
     engine.models_dir.chmod(0o777)
-    found = engine.slot.problems(serving_user="nobody-has-this-name")
+    found = engine.slot_for("nobody-has-this-name").problems()
     assert len(found) == 4
     assert all(finding and remedy for finding, remedy in found)
 
@@ -294,6 +297,14 @@ def test_a_directory_that_the_serving_user_cannot_enter_is_found(engine):
     engine.slot.point_to(published, expected_sha256=sha256)
     engine.models_dir.chmod(0o700)
     published.chmod(0o600)
-    findings = [finding for finding, _ in engine.slot.problems(serving_user="nobody")]
+    findings = [finding for finding, _ in engine.slot_for("nobody").problems()]
     assert f"nobody cannot enter {engine.models_dir}" in findings
     assert f"nobody cannot read {published}" in findings
+
+
+def test_a_model_that_the_serving_user_cannot_reach_is_not_published(engine):
+    engine.models_dir.chmod(0o700)
+    engine.slot = engine.slot_for("nobody")
+
+    with pytest.raises(SlotError, match="nobody cannot enter"):
+        engine.publish()

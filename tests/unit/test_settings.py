@@ -1,8 +1,10 @@
 """Settings are read once, typed, and every problem is said in one message."""
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from sqlalchemy import make_url
 
 from retrain_worker import settings
 from retrain_worker.errors import SettingsError
@@ -61,3 +63,23 @@ def test_a_misspelled_name_is_noticed_and_a_foreign_one_is_not():
 
     assert settings.likely_misspellings(given, settings.load(given)) == (
         "RETRAIN_INTERVL_H is not a setting; was RETRAIN_INTERVAL_H meant?",)
+
+
+@pytest.mark.parametrize("name", ["q?x.db", "p%41x.db", "a#b.db", "with space.db", "ünï.db"])
+def test_an_odd_path_stays_the_path_it_is(name):
+    loaded = settings.load({}, db=f"/data/{name}")
+
+    assert make_url(loaded.database_url).database == f"/data/{name}"
+    assert loaded.database_path == Path(f"/data/{name}")
+
+
+def test_an_odd_redis_password_does_not_change_the_host():
+    parts = urlsplit(settings.load({"REDIS_HOST": "bus", "REDIS_PASSWORD": "p@ss/w#rd"}).redis_url)
+
+    assert (parts.hostname, unquote(parts.password)) == ("bus", "p@ss/w#rd")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_a_number_that_is_none_is_refused(value):
+    with pytest.raises(SettingsError):
+        settings.load({"EMBARGO_H": value})

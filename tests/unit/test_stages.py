@@ -186,7 +186,7 @@ def test_a_stop_keeps_the_run_and_does_not_count_as_a_death(world):
     for _ in range(10):
         run = interrupt(resume(run, world).run, world).run
 
-    assert (run.outcome, run.attempt) == (Outcome.INTERRUPTED, 0)
+    assert (run.outcome, run.num_deaths) == (Outcome.INTERRUPTED, 0)
 
 
 def test_a_run_that_dies_again_and_again_is_abandoned(world):
@@ -294,3 +294,95 @@ def test_no_slot_means_no_training(world):
 
     assert last.outcome is Outcome.FAILED
     assert [stage for stage, _ in world.children.requests] == [Stage.PULL, Stage.AUDIT]
+
+
+def intended(world) -> Run:
+    """A run whose candidate stands in the engine's directory, and no more."""
+    run = a_run()
+    while not world.store.deployments:
+        run = advance(run, world).run
+    return run
+
+
+def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(world):
+    run = intended(world)
+    before, world.slot.shadow_only = world.slot.named, False
+    last = to_the_end(world, run)[-1].run
+
+    assert last.outcome is Outcome.FAILED
+    assert world.slot.named == before
+    assert world.store.deployments[last.run_id].state is DeploymentState.UNDONE
+    assert EventType.PROMOTED not in types_of(world.store)
+
+
+def test_an_intent_of_yesterday_does_not_override_a_persons_choice(world):
+    run = intended(world)
+    world.slot.named = Path("/engine/by_hand.pth")
+    step = advance(run, world)
+
+    assert step.run.stage is Stage.GATE
+    assert world.slot.named == Path("/engine/by_hand.pth")
+    last = to_the_end(world, step.run)[-1].run
+    assert last.outcome is Outcome.PROMOTED
+    assert world.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
+
+
+def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_confirmed(world):
+    class BreaksAfterwards(FakeSlot):
+        def point_to(self, model, *, expected_sha256):
+            self.named = model
+            raise SlotError("the directory could not be synchronised")
+
+    broken = replace(world, slot=BreaksAfterwards())
+    last = to_the_end(broken)[-1].run
+
+    assert last.outcome is Outcome.PROMOTED
+    assert last.reasons[0].startswith("not confirmed")
+    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
+    assert world.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
+
+
+def test_deaths_after_the_env_line_was_replaced_end_as_what_the_env_file_says(world):
+    run = intended(world)
+    world.slot.named = Path(world.store.deployments[run.run_id].model_path)
+    while not run.is_finished:
+        run = resume(run, world).run
+
+    assert run.outcome is Outcome.PROMOTED
+    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
+
+
+def test_a_trigger_that_cannot_be_written_never_denies_the_swap(world):
+    class Untriggered(FakeSlot):
+        def trigger(self, model):
+            raise SlotError("the trigger file is a directory")
+
+    last = to_the_end(replace(world, slot=Untriggered()))[-1].run
+
+    assert last.outcome is Outcome.PROMOTED
+    assert "trigger file" in last.reasons[0]
+    assert world.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
+
+
+def test_settings_changed_after_the_training_train_again_before_the_gate(world):
+    run = a_run()
+    while run.stage is not Stage.GATE:
+        run = advance(run, world).run
+    split = replace(world.policies.split, holdout_share=0.5)
+    changed = replace(world, policies=replace(world.policies, split=split))
+    step = advance(run, changed)
+
+    assert step.run.stage is Stage.TRAIN
+    assert to_the_end(changed, step.run)[-1].run.outcome is Outcome.PROMOTED
+    assert [request.split for stage, request in world.children.requests if stage is Stage.GATE] == [split]
+
+
+def test_retries_are_no_deaths(world):
+    world.children.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
+    run = a_run()
+    for _ in range(3):
+        run = advance(run, world).run
+        world.now.now = run.not_before
+    run = resume(interrupt(run, world).run, world).run
+
+    assert (run.outcome, run.num_retries, run.num_deaths) == (None, 3, 0)

@@ -1,0 +1,174 @@
+"""The walk tells files by their content, follows no link out, and survives whatever a name holds."""
+
+import os
+import pickle
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.discovery.content import Kind
+from retrain_worker.discovery.files import csv_file, model_file, observations
+from retrain_worker.discovery.pack import FileFacts, shown
+from retrain_worker.discovery.scan import mounts, scan
+from retrain_worker.errors import UsageError
+from tests.seed_tree import HOSTILE, candles, make, torch_zip
+
+FACTS = FileFacts(path="", size_bytes=0, modified_at=None)
+
+
+def kinds(root: Path) -> dict[str, Kind]:
+    found, _ = scan([root], cross_file_systems=False, say=lambda _: None)
+    return {each.path.name: each.kind for each in found}
+
+
+def sqlite_bytes(folder: Path) -> bytes:
+    with closing(sqlite3.connect(folder / "made")) as database, database:
+        database.execute("CREATE TABLE t (x)")
+    content = (folder / "made").read_bytes()
+    (folder / "made").unlink()
+    return content
+
+
+@pytest.mark.parametrize(("content", "kind"), [
+    (b"REDIS0011\xfa", Kind.REDIS),
+    (b"*2\r\n$6\r\nSELECT\r\n", Kind.REDIS),
+    (b"file appendonly.aof.1.base.rdb seq 1 type b\n", Kind.REDIS),
+    (pickle.dumps({"a": 1}, protocol=4), Kind.MODEL),
+    (b"PAR1" + b"\0" * 9, Kind.MODEL),
+    (b'{"a": 1}\n{"a": 2}\n', Kind.JSON_LINES),
+    (b"time,open,high,low,close\n1,2,3,4,5\n2,3,4,5,6\n", Kind.CSV),
+    (b"# ours\nDB_PATH=/x.db\n", Kind.ENV),
+    (b"; a unit\n\n[Unit]\nDescription=x\n", Kind.UNIT),
+    (b'{"name": "package", "version": 1}\n', None),
+    (b"NAME=Debian\nVERSION=12\n", None),
+    (b"a, b, c\nd, e, f\ng, h, i\n", None),
+    (b"dear diary\n", None),
+    (b"\x80\x04 no pickle", None),
+    (b"", None),
+])
+def test_content_decides_whatever_the_name(tmp_path, content, kind):
+    make(tmp_path / "a_name.bin", content)
+    assert kinds(tmp_path).get("a_name.bin") is kind
+
+
+def test_a_database_is_found_under_any_name_and_a_false_name_is_said(tmp_path):
+    make(tmp_path / "holiday.jpg", sqlite_bytes(tmp_path))
+    make(tmp_path / "quantum.db")
+    make(tmp_path / "notes.sqlite", "dear diary")
+    assert kinds(tmp_path) == {"holiday.jpg": Kind.SQLITE, "quantum.db": Kind.NO_DATABASE,
+                               "notes.sqlite": Kind.NO_DATABASE}
+
+
+def test_a_script_counts_when_it_names_a_database(tmp_path):
+    make(tmp_path / "one.py", "import os\n" + "# filler\n" * 1000 + 'db_path = "/home/qt/quantum.db"\n')
+    make(tmp_path / "two.py", "print('hello')\n")
+    assert kinds(tmp_path) == {"one.py": Kind.SCRIPT}
+
+
+def test_links_pipes_and_loops_neither_lead_out_nor_hang(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    candles(root / "a.csv")
+    candles(outside / "b.csv")
+    (root / "out").symlink_to(outside)
+    (root / "file_out.csv").symlink_to(outside / "b.csv")
+    (root / "loop").symlink_to(root)
+    (root / "again.csv").symlink_to("a.csv")
+    os.mkfifo(root / "pipe.db")
+    found, walk = scan([root], cross_file_systems=True, say=lambda _: None)
+    assert [each.path for each in found] == [root / "a.csv"]
+    assert found[0].links == (root / "again.csv",)
+    assert walk.num_links_out == 2
+    assert f"{root / 'out'} -> {outside}" in walk.links_out
+
+
+def test_a_root_within_a_root_is_looked_at_once(tmp_path):
+    candles(tmp_path / "in/a.csv")
+    found, walk = scan([tmp_path / "in", tmp_path, tmp_path], cross_file_systems=False, say=lambda _: None)
+    assert (len(found), walk.num_files, walk.roots) == (1, 1, (str(tmp_path),))
+
+
+def test_a_root_that_is_no_directory_is_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="not a directory"):
+        scan([tmp_path / "gone"], cross_file_systems=False, say=lambda _: None)
+
+
+def test_pseudo_file_systems_are_not_entered():
+    if not any(mount.point == "/proc" for mount in mounts()):
+        pytest.skip("no /proc here")
+    found, walk = scan([Path("/proc")], cross_file_systems=True, say=lambda _: None)
+    assert (found, walk.num_files) == ([], 0)
+    assert walk.not_entered
+
+
+def test_mount_points_with_blanks_are_read(tmp_path):
+    table = make(tmp_path / "mounts", "/dev/sda1 /mnt/my\\040disk ext4 rw 0 0\n")
+    assert [mount.point for mount in mounts(table)] == ["/mnt/my disk"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_cannot_be_read_is_listed(tmp_path):
+    make(tmp_path / "closed/a.csv").parent.chmod(0)
+    make(tmp_path / "b.db").chmod(0)
+    _, walk = scan([tmp_path], cross_file_systems=False, say=lambda _: None)
+    (tmp_path / "closed").chmod(0o755)
+    assert walk.num_unreadable == 2
+    assert all("Permission denied" in line for line in walk.unreadable)
+
+
+def test_hostile_names_are_found_and_shown_on_one_line(tmp_path):
+    names = {HOSTILE, os.fsdecode(b"\xff\xfe.csv"), "-rf ; $(touch x).csv"}
+    for name in names:
+        candles(tmp_path / name)
+    assert set(kinds(tmp_path)) == names
+    for name in names:
+        assert shown(name).isprintable()
+        shown(name).encode()
+    assert shown(os.fsdecode(b"\xff.csv")) == "\\xff.csv"
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_candles_are_known_by_their_columns(tmp_path, header):
+    found = csv_file(candles(tmp_path / "x", rows=50, header=header), FACTS)
+    assert (found.is_candles, found.rows) == (True, 50)
+    assert (f"{found.first_at:%F %H:%M}", f"{found.last_at:%F %H:%M}") == ("2025-12-04 00:00", "2025-12-04 00:49")
+
+
+def test_a_table_of_something_else_is_no_candles(tmp_path):
+    found = csv_file(make(tmp_path / "x.csv", "date;a\n2025-12-01;1\n2025-12-02;2"), FACTS)
+    assert (found.is_candles, found.rows, found.columns) == (False, 2, ("date", "a"))
+    assert f"{found.last_at:%F}" == "2025-12-02"
+
+
+def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path):
+    path = make(tmp_path / "x", '{"ts": 1763769600, "reward": 1}\n{"ts": 1763769660, "reward": 2}')
+    found = observations(path, FACTS)
+    assert (found.lines, found.keys, f"{found.last_at:%F %H:%M}") == (2, ("ts", "reward"), "2025-11-22 00:01")
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_is_named_by_its_classes_and_never_executed(tmp_path, protocol):
+    path = make(tmp_path / "model.pkl", pickle.dumps(Bomb(tmp_path / "exploded"), protocol=protocol))
+    assert "posix.system" in model_file(path, FACTS).what
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_torch_file_is_told_by_its_listing(tmp_path):
+    path = torch_zip(tmp_path / "ppo_model.pt", "policy.0.weight", "policy.0.bias")
+    assert model_file(path, FACTS).what == "PyTorch file, 2 tensors: policy.0.weight, policy.0.bias"
+
+
+@pytest.mark.parametrize("cut", [5, 40, 200])
+def test_a_cut_torch_file_is_said_to_be_damaged(tmp_path, cut):
+    path = torch_zip(tmp_path / "m.pt", "a.weight")
+    os.truncate(path, cut)
+    assert "damaged" in model_file(path, FACTS).what
