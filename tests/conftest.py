@@ -1,5 +1,7 @@
 """Fixtures that tests of more than one folder share."""
 
+import sys
+
 import pytest
 
 from retrain_worker.adapters.state_db import StateDb
@@ -34,3 +36,11 @@ def outbox(tmp_path):
 @pytest.fixture
 def clock():
     return Clock()
+
+
+@pytest.fixture(autouse=True)
+def subnormal_floats_are_as_everywhere():
+    """A training in this process flushes them to zero, which is not what the next test counts on."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
