@@ -141,7 +141,7 @@ def _services(root: Path, source: Path) -> None:
          f"ExecStart=/opt/quantum/venvs/ai-engine/bin/python \\\n    -m engine --api-secret {SECRETS[4]}\n")
     make(units / "cron.service", "[Unit]\nDescription=cron\n[Service]\nExecStart=/usr/sbin/cron -f\n")
     make(root / "home/qt/quantum_trader/scripts/retrain_patchtst_p06.py",
-         f'import sqlite3\n# db_path = "/old/one.db"\ndb_path = "{root}/home/qt/quantum.db"\n')
+         f'import sqlite3\n# db_path = "{root}/home/qt/no_rows.db"\ndb_path = "{root}/home/qt/quantum.db"\n')
 
 
 def _oddities(root: Path, source: Path) -> None:

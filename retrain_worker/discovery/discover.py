@@ -87,9 +87,16 @@ def _facts(found: Sequence[Found], say: Say) -> dict[Path, FileFacts]:
         if 0 < size <= _MAX_HASHED_BYTES and len(group) > 1:
             same |= dict(_same_bytes(group, say))
     return {each.path: FileFacts(
-        path=shown(each.path), size_bytes=each.size, modified_at=datetime.fromtimestamp(each.modified, UTC),
+        path=shown(each.path), size_bytes=each.size, modified_at=_instant(each.modified),
         same_as=shown(same[each.path]) if each.path in same else "", links=tuple(shown(link) for link in each.links),
     ) for each in found}
+
+
+def _instant(seconds: float) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # some file systems keep any 64 bits
+        return None
 
 
 def _same_bytes(group: Sequence[Found], say: Say) -> Iterator[tuple[Path, Path]]:
@@ -121,7 +128,7 @@ def _services(
         named.extend(services.paths_in(unit.file.path, unit.environment))
     for each in found:
         if each.kind is Kind.SCRIPT:  # programs name files that never were: examples, tests, other hosts
-            named.extend(one for one in _or_nothing(services.paths_in_script, each.path) if one[-1].exists())
+            named.extend(one for one in _or_nothing(services.paths_in_script, each.path) if services.is_there(one[-1]))
     return tuple(env_files), tuple(replace(unit, state=unit_state(Path(unit.file.path))) for unit in units), named
 
 

@@ -47,9 +47,9 @@ def instant_of(value: object) -> datetime | None:
     except ValueError:
         try:
             found = datetime.fromisoformat(text)
-        except ValueError:
+            return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        except (ValueError, OverflowError):  # the latter: the first hours of the year 1
             return None
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     for low, high, unit in _UNITS:
         if low <= number < high:
             return datetime.fromtimestamp(number / unit, UTC)

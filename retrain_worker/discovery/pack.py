@@ -48,7 +48,7 @@ class FileFacts:
 
     path: str
     size_bytes: int
-    modified_at: datetime
+    modified_at: datetime | None
     #: the first file found with the same bytes
     same_as: str = ""
     #: symbolic links within the roots that lead here

@@ -76,7 +76,7 @@ def _distinct(roots: Sequence[Path]) -> tuple[Path, ...]:
     """The roots without links, and without those that lie within another."""
     real = []
     for root in roots:
-        path = root.expanduser().resolve()
+        path = Path(os.path.realpath(root.expanduser()))
         if not path.is_dir():
             raise UsageError("this is not a directory", where=shown(root), remedy="name directories to look through")
         real.append(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +105,7 @@ def examined(
     source = next((each for each in databases if each.role is Role.SOURCE), None)
     found = {}
     for where, name, path in named:
-        database = by_path.get(shown(path)) or by_path.get(shown(path.resolve()))
+        database = by_path.get(shown(path)) or by_path.get(shown(os.path.realpath(path)))
         finding, is_wrong = _finding(path, database, source, roots)
         if database is not None and database.role is Role.UNRELATED:
             is_wrong = where in ours
@@ -117,7 +118,7 @@ def _finding(
     path: Path, database: Database | None, source: Database | None, roots: Sequence[str]
 ) -> tuple[str, bool]:
     if database is None:
-        return _finding_outside(path, roots), source is not None and not path.exists()
+        return _finding_outside(path, roots), source is not None and is_there(path) is False
     if database.role is Role.SOURCE:
         return "this is the training source", False
     what = {Role.BACKUP: "a backup of the training source", Role.EMPTY: "an empty database",
@@ -127,10 +128,22 @@ def _finding(
 
 
 def _finding_outside(path: Path, roots: Sequence[str]) -> str:
-    if not path.exists():
-        return "there is no such file"
+    there = is_there(path)
+    if not there:
+        return "there is no such file" if there is False else "it cannot be looked at"
     within = any(Path(root) == path or Path(root) in path.parents for root in roots)
     return "there is no database" if within else "it lies outside of what was looked through"
+
+
+def is_there(path: Path) -> bool | None:
+    """Whether there is such a file; None when we may not know."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the latter: a NUL within
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _words(line: str) -> list[str]:

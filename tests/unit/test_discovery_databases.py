@@ -65,6 +65,15 @@ def test_rows_decide_who_is_source_backup_and_other(tmp_path, market):
         "trades.db": Role.UNRELATED, "quantum.db": Role.EMPTY}
 
 
+def test_a_corrected_label_makes_a_copy_an_earlier_state(tmp_path, market):
+    for name in ("a.db", "b.db"):
+        shutil.copyfile(market, tmp_path / name)
+    change(tmp_path / "b.db", "UPDATE ai_training_samples SET target_class = "
+           "CASE target_class WHEN 'WIN' THEN 'LOSS' ELSE 'WIN' END WHERE id = 7")
+    copy, = (each for each in found_in(tmp_path, tmp_path / "a.db").pack.databases if each.role is Role.BACKUP)
+    assert "310 of its 310 training rows stand there, 309 of them with the same label" in copy.why
+
+
 def test_a_database_with_more_newest_labels_is_the_source_even_if_another_is_configured(tmp_path):
     ours = write_market(tmp_path / "old.db", seed=3, end=END, rows=300, open_rows=10)
     shutil.copyfile(tmp_path / "old.db", tmp_path / "stale.db")
@@ -142,6 +151,16 @@ def test_a_wal_that_nobody_has_open_is_read_without_making_files(tmp_path):
         with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as database:
             assert database.execute("SELECT count(*) FROM t").fetchone() == (7,)
     assert not copy.exists()
+
+
+def test_the_shared_memory_of_a_dead_writer_is_not_touched(tmp_path):
+    (tmp_path / "left").mkdir()
+    with closing(wal_database(tmp_path / "live.db", rows=7)):
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copyfile(tmp_path / f"live.db{suffix}", tmp_path / f"left/x.db{suffix}")
+    before = (tmp_path / "left/x.db-shm").read_bytes()
+    assert rows_in(tmp_path / "left") == 7
+    assert (tmp_path / "left/x.db-shm").read_bytes() == before
 
 
 def test_a_closed_wal_database_is_read_without_making_files(tmp_path):

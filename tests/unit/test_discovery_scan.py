@@ -4,14 +4,22 @@ import os
 import pickle
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from retrain_worker.discovery.content import Kind
+from retrain_worker.discovery.discover import discover
+from retrain_worker.discovery.ends import instant_of
 from retrain_worker.discovery.files import csv_file, model_file, observations
+from retrain_worker.discovery.host import live_redis
+from retrain_worker.discovery.markdown import markdown
 from retrain_worker.discovery.pack import FileFacts, shown
-from retrain_worker.discovery.scan import mounts, scan
+from retrain_worker.discovery.scan import Mount, mounts, scan
 from retrain_worker.errors import UsageError
 from tests.seed_tree import HOSTILE, candles, make, torch_zip
 
@@ -102,6 +110,15 @@ def test_pseudo_file_systems_are_not_entered():
     assert walk.not_entered
 
 
+def test_a_pseudo_file_system_within_a_root_is_passed_by_even_when_crossing(tmp_path, monkeypatch):
+    candles(tmp_path / "host/proc/kcore.csv")
+    candles(tmp_path / "host/a.csv")
+    monkeypatch.setattr("retrain_worker.discovery.scan.mounts", lambda: (
+        Mount(device="proc", point=str(tmp_path / "host/proc"), kind="proc"),))
+    found, _ = scan([tmp_path / "host"], cross_file_systems=True, say=lambda _: None)
+    assert [each.path.name for each in found] == ["a.csv"]
+
+
 def test_mount_points_with_blanks_are_read(tmp_path):
     table = make(tmp_path / "mounts", "/dev/sda1 /mnt/my\\040disk ext4 rw 0 0\n")
     assert [mount.point for mount in mounts(table)] == ["/mnt/my disk"]
@@ -145,6 +162,36 @@ def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path):
     path = make(tmp_path / "x", '{"ts": 1763769600, "reward": 1}\n{"ts": 1763769660, "reward": 2}')
     found = observations(path, FACTS)
     assert (found.lines, found.keys, f"{found.last_at:%F %H:%M}") == (2, ("ts", "reward"), "2025-11-22 00:01")
+
+
+@given(start=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x04\x95", b"\x08\x07\x12\x07pytorch", b'{"', b"REDIS0011",
+                              b"SQLite format 3\0", b"a,b,c\n", b"DB_PATH=", b"[Service]\n", b"\x09\0\0\0\0\0\0\0{\""]),
+       rest=st.binary(max_size=300), name=st.sampled_from(["a", "a.db", "a.pt", "a.csv", "a.jsonl", "a.py", "a.npz"]))
+@settings(max_examples=300, deadline=None)
+def test_no_content_whatever_stops_the_pack(tmp_path_factory, start, rest, name):
+    folder = tmp_path_factory.mktemp("any")
+    make(folder / name, start + rest)
+    make(folder / f"other-{name}", start + rest)
+    found = discover([folder], cross_file_systems=False, configured=(), redis_url="", now=datetime.now(UTC),
+                     say=lambda _: None)
+    markdown(found.pack)
+    msgspec.json.encode(found.pack)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("2025-12-01 00:00:00", 1764547200), ("2025-12-01T01:00:00+01:00", 1764547200), ("1764547200", 1764547200),
+    ("1764547200000", 1764547200), ("1764547200000000", 1764547200), ("0001-01-01T00:00:00+05:00", None),
+    ("nan", None), ("7", None), ("soon", None),
+])
+def test_instants_are_read_in_every_notation(text, seconds):
+    found = instant_of(text)
+    assert (found and found.timestamp()) == seconds
+
+
+def test_a_live_redis_says_what_it_keeps(redis_server):
+    found = live_redis(redis_server.url)
+    assert found.problem == ""
+    assert {"save", "appendonly", "rdb_last_bgsave_status"} <= set(found.settings)
 
 
 class Bomb:
