@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,15 @@ def test_an_unwritable_home_is_one_clear_error(learnable, tmp_path):
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_looking_at_a_wal_database_at_rest_leaves_nothing_beside_it(hopeless, tmp_path):
+    source = copy_of(hopeless, tmp_path)
+    with closing(sqlite3.connect(source)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE more (x)")
+        database.commit()
+    done = retrain_worker("audit", "--db", source, "--home", tmp_path / "home")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == [source]

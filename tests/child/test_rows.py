@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
-from retrain_worker.work.data.rows import read_pages
+from retrain_worker.work.data.rows import ChangedWhileReadError, read_pages
 from tests.child.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
 
@@ -139,6 +139,7 @@ def test_rows_that_are_only_in_the_wal_are_read(tmp_path):
 def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path, journal):
     path = make_database(tmp_path / "live.db", make_rows(3000), journal=journal)
     with closing(sqlite3.connect(path, timeout=0)) as writer:
+        writer.execute("SELECT count(*) FROM ai_training_samples").fetchone()  # it has the database open
         pages = read_pages(url_of(path), busy_timeout_seconds=1)
         seen = list(next(pages).id)
         for page in pages:
@@ -147,6 +148,18 @@ def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path, journal):
             seen.extend(page.id)
     assert set(range(1, 3001)) <= set(seen)
     assert len(set(seen)) == len(seen)
+
+
+def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path):
+    path = make_database(tmp_path / "rest.db", make_rows(3000), journal="wal")
+    pages = read_pages(url_of(path), busy_timeout_seconds=1)
+    next(pages)
+    with closing(sqlite3.connect(path)) as writer, writer:
+        insert(writer, [make_row(10_000)])
+
+    with pytest.raises(ChangedWhileReadError):
+        list(pages)
+    assert 10_000 in ids_in(path)
 
 
 def test_an_uncommitted_write_is_not_seen_and_a_long_lock_is_retried_later(database):

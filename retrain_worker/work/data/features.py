@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrain_worker.work.data.feature_cells import Layout, Reason, declared_names, decode_cell
+from retrain_worker.work.data.joined_texts import JoinedTexts
 
 Float32s = npt.NDArray[np.float32]
 Int8s = npt.NDArray[np.int8]
@@ -126,7 +127,7 @@ class FeatureReader:
     def _add_at_once(self, names_cell: Any, cells: Sequence[Any], rows: Int64s) -> bool:
         """Parse cells of one form by one call; False, with nothing added, when any of them is unusual."""
         try:
-            joined = _SEAM.join(cells)
+            joined = cells.text if isinstance(cells, JoinedTexts) and cells.seam == _SEAM else _SEAM.join(cells)
             brackets = joined[:1] + joined[-1:]
             # every seam lies between a closing and an opening bracket, and no cell brings a seam of its own
             seams = joined.count(brackets[1:] + _SEAM + brackets[:1])

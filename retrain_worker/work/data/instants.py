@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from retrain_worker.work.data.joined_texts import JoinedTexts
 
 Int64s = npt.NDArray[np.int64]
 
@@ -23,8 +26,12 @@ NEVER = np.iinfo(np.int64).max
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-#: text length -> whether it carries a fraction of six digits: `YYYY-MM-DD HH:MM:SS` and `...SS.ffffff`
-_FAST_LENGTHS = {19: False, 26: True}
+_PATTERN = b"0000-00-00 00:00:00.000000"
+#: the first of every two digits that belong together
+_TENS = (0, 2, 5, 8, 11, 14, 17, 20, 22, 24)
+_WIDTH_WITH_FRACTION = len(_PATTERN)
+#: `YYYY-MM-DD HH:MM:SS` and `...SS.ffffff`
+_FAST_WIDTHS = frozenset({19, _WIDTH_WITH_FRACTION})
 _FAST_MINIMUM = 16  # fewer values than this are not worth a matrix
 #: first magnitude that cannot be seconds (year 5138), milliseconds, microseconds; and the divisor to seconds
 _UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (1e20, 1_000_000_000))
@@ -48,13 +55,16 @@ def in_words(microseconds: int) -> str:
 
 def parse_instants(values: Sequence[Any]) -> Int64s:
     """int64[n] microseconds since the epoch; UNREADABLE where a value is missing or is no instant."""
+    if isinstance(values, JoinedTexts):
+        width = values.width
+        return _parse_lines(values.text, values, width) if width in _FAST_WIDTHS else _parse_mixed(values)
     try:
-        lengths = set(map(len, values))
+        widths = set(map(len, values))
     except TypeError:  # a number, a datetime, or nothing among them
-        lengths = set()
-    if len(lengths) == 1 and lengths <= _FAST_LENGTHS.keys() and len(values) >= _FAST_MINIMUM:
+        widths = set()
+    if len(widths) == 1 and widths <= _FAST_WIDTHS and len(values) >= _FAST_MINIMUM:
         try:
-            return _parse_texts(values, has_fraction=_FAST_LENGTHS[lengths.pop()])
+            return _parse_lines("\n".join(values), values, widths.pop())
         except TypeError:  # bytes among them
             return _parse_mixed(values)
     if set(map(type, values)) == {float}:
@@ -65,53 +75,51 @@ def parse_instants(values: Sequence[Any]) -> Int64s:
 def _parse_mixed(values: Sequence[Any]) -> Int64s:
     """Groups of the fast notations as matrices, the rest one by one."""
     parsed = np.full(len(values), UNREADABLE, dtype=np.int64)
-    fast: dict[int, list[int]] = {length: [] for length in _FAST_LENGTHS}
+    fast: dict[int, list[int]] = {width: [] for width in _FAST_WIDTHS}
     for row, value in enumerate(values):
         if type(value) is str and len(value) in fast:
             fast[len(value)].append(row)
         elif value is not None:
             parsed[row] = _parse_one(value)
-    for length, rows in fast.items():
+    for width, rows in fast.items():
         if rows:
-            parsed[rows] = _parse_texts([values[row] for row in rows], has_fraction=_FAST_LENGTHS[length])
+            texts = [values[row] for row in rows]
+            parsed[rows] = _parse_lines("\n".join(texts), texts, width)
     return parsed
 
 
-def _parse_texts(texts: Sequence[str], *, has_fraction: bool) -> Int64s:
-    """Texts of one of the two fast lengths, as a matrix of digits; what does not fit is parsed one by one."""
-    width = 26 if has_fraction else 19
+def _parse_lines(lines: str, texts: Sequence[str], width: int) -> Int64s:
+    """`texts` of one of the fast widths, joined by newlines, as a matrix of digits; what does not fit one by one."""
     try:
-        characters = np.frombuffer("".join(texts).encode("ascii"), dtype=np.uint8).reshape(len(texts), width)
+        characters = np.frombuffer(f"{lines}\n".encode("ascii"), dtype=np.uint8).reshape(len(texts), width + 1)
     except UnicodeEncodeError:
         return np.array([_parse_one(each) for each in texts], dtype=np.int64)
-    digits = np.ascontiguousarray(characters.T) - np.uint8(ord("0"))  # one row per place
-    marks = {4: "-", 7: "-", 10: " ", 13: ":", 16: ":"} | ({19: "."} if has_fraction else {})
-    fits = np.ones(len(texts), dtype=bool)
-    for place in range(width):
-        if place in marks:
-            fits &= digits[place] == (ord(marks[place]) - ord("0")) % 256
-        else:
-            fits &= digits[place] < 10
-
-    def number(start: int, stop: int) -> Int64s:
-        total: Int64s = digits[start].astype(np.int64)
-        for place in range(start + 1, stop):
-            total *= 10
-            total += digits[place]
-        return total
-
-    year, month, day = number(0, 4), number(5, 7), number(8, 10)
-    hour, minute, second = number(11, 13), number(14, 16), number(17, 19)
-    fits &= (year >= 1) & (month >= 1) & (month <= 12) & (hour < 24) & (minute < 60) & (second < 60)
-    months = ((np.where(fits, year, 1970) - 1970) * 12 + np.where(fits, month, 1) - 1).astype("datetime64[M]")
-    first = months.astype("datetime64[D]").astype(np.int64)
-    next_first = (months + 1).astype("datetime64[D]").astype(np.int64)
-    fits &= (day >= 1) & (day <= next_first - first)
-    seconds = (((first + day - 1) * 24 + hour) * 60 + minute) * 60 + second
-    parsed = seconds * MICROSECONDS + (number(20, 26) if has_fraction else 0)
+    pattern = np.frombuffer(_PATTERN[:width], dtype=np.uint8)[:, None]
+    # one row per place; what is below its mark or `0` wraps round to a big number
+    digits = np.ascontiguousarray(characters.T[:width]) - pattern
+    highest = np.where(pattern == ord("0"), np.uint8(9), np.uint8(0))
+    fits: npt.NDArray[np.bool_] = np.asarray((digits <= highest).all(axis=0), dtype=np.bool_)
+    tens = list(_TENS if width == _WIDTH_WITH_FRACTION else _TENS[:7])
+    pairs = (digits[tens] * np.uint8(10) + digits[[place + 1 for place in tens]]).astype(np.int64)
+    century, year_of_century, month, day, hour, minute, second = pairs[:7]
+    months = (century * 100 + year_of_century) * 12 + month - 1
+    fits &= (months >= 12) & (month >= 1) & (month <= 12) & (hour < 24) & (minute < 60) & (second < 60)
+    months[~fits] = 12
+    first_days = _first_days_of_months()
+    first = first_days[months]
+    fits &= (day >= 1) & (day <= first_days[months + 1] - first)
+    parsed: Int64s = ((((first + day - 1) * 24 + hour) * 60 + minute) * 60 + second) * MICROSECONDS
+    if width == _WIDTH_WITH_FRACTION:
+        parsed += (pairs[7] * 100 + pairs[8]) * 100 + pairs[9]
     for row in np.flatnonzero(~fits).tolist():
         parsed[row] = _parse_one(texts[row])
     return parsed
+
+
+@cache
+def _first_days_of_months() -> Int64s:
+    """int64[120,001]: days from the epoch to the first of month `year * 12 + month - 1`, from the year 0 to 10000."""
+    return np.arange("0000-01", "10000-02", dtype="datetime64[M]").astype("datetime64[D]").astype(np.int64)
 
 
 def _parse_seconds(numbers: npt.NDArray[np.float64]) -> Int64s:

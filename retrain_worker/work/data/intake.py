@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.work.data.coded_cells import CodeBook, codes_of
 from retrain_worker.work.data.copies import find_copies
 from retrain_worker.work.data.feature_cells import Reason
 from retrain_worker.work.data.features import FeatureReader, FeatureTable
@@ -20,7 +21,6 @@ from retrain_worker.work.data.instants import MICROSECONDS, NEVER, UNREADABLE, p
 from retrain_worker.work.data.outcomes import (
     OPEN,
     UNKNOWN_CLASS,
-    CodeBook,
     actions_and_sides,
     numbers,
     recorded_outcomes,
@@ -69,7 +69,8 @@ class Intake:
         decided_at = parse_instants(page.timestamp)
         codes = self._symbol_codes(page.symbol)
         outcome = recorded_outcomes(page.target_class, page.outcome_known)
-        usable = self._with_keys(page, codes, decided_at)
+        ids, is_no_id = _integers(page.id)
+        usable = self._with_keys(page, is_no_id, codes, decided_at)
         labelled = decided_at[usable & (outcome >= 0)]
         if len(labelled):
             newest = int(labelled.max())
@@ -79,9 +80,9 @@ class Intake:
         self._before_window += int((usable & ~inside).sum())
         if not inside.all():
             page = RawRows(*(list(compress(column, inside)) for column in page))
-            codes, decided_at, outcome = codes[inside], decided_at[inside], outcome[inside]
+            ids, codes, decided_at, outcome = ids[inside], codes[inside], decided_at[inside], outcome[inside]
         if len(page.id):
-            self._decode(page, codes, decided_at, outcome)
+            self._decode(page, ids, codes, decided_at, outcome)
 
     def snapshot(self) -> Snapshot:
         """The training window of everything added. The intake is empty afterwards."""
@@ -118,7 +119,7 @@ class Intake:
 
     def _symbol_codes(self, symbols: Sequence[Any]) -> Int32s:
         """int32[n] into self._symbols; -1 for what is no name."""
-        return np.fromiter(map(self._codes.__getitem__, symbols), dtype=np.int32, count=len(symbols))
+        return codes_of(symbols, self._codes.__getitem__)
 
     def _new_code(self, symbol: Any) -> int:
         if not isinstance(symbol, str) or symbol.strip() == "":
@@ -126,11 +127,11 @@ class Intake:
         self._symbols.append(symbol)
         return len(self._symbols) - 1
 
-    def _with_keys(self, page: RawRows, codes: Int32s, decided_at: Int64s) -> Bools:
+    def _with_keys(self, page: RawRows, is_no_id: Bools, codes: Int32s, decided_at: Int64s) -> Bools:
         """bool[n]: rows that have an id, a symbol, and a possible instant. The others are counted by reason."""
         usable = np.ones(len(codes), dtype=bool)
         faults = (
-            ("id_missing", _integers(page.id)[1]),
+            ("id_missing", is_no_id),
             ("symbol_missing", codes < 0),
             ("timestamp_unreadable", decided_at == UNREADABLE),
             ("timestamp_absurd", decided_at < _FIRST_POSSIBLE),
@@ -153,9 +154,7 @@ class Intake:
             found.append((int(ids[row]), reason))
         self._examples = nsmallest(_EXAMPLES, [*self._examples, *found])
 
-    def _decode(
-        self, page: RawRows, codes: Int32s, decided_at: Int64s, outcome: Int8s
-    ) -> None:
+    def _decode(self, page: RawRows, ids: Int64s, codes: Int32s, decided_at: Int64s, outcome: Int8s) -> None:
         """Turn the rest of the columns into arrays."""
         for row in np.flatnonzero(outcome == UNKNOWN_CLASS).tolist():
             word = ascii(page.target_class[row])[:_MAX_CLASS_CHARACTERS]
@@ -170,7 +169,7 @@ class Intake:
             }
             arrays: dict[str, npt.NDArray[Any]] = {name: each.astype(np.float32) for name, each in narrow.items()}
         arrays |= {
-            "ids": _integers(page.id)[0], "symbol_codes": codes, "decided_at": decided_at,
+            "ids": ids, "symbol_codes": codes, "decided_at": decided_at,
             "known_at": _known_at(page, decided_at, outcome), "recorded_outcome": outcome, "side": side,
             "action": action, "pnl": numbers(page.realized_pnl),
         }
@@ -179,8 +178,8 @@ class Intake:
         self._features.add(page.features, page.feature_names)
 
 
-def _nothing() -> tuple[Int32s, Int64s, Int8s]:
-    return np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int8)
+def _nothing() -> tuple[Int64s, Int32s, Int64s, Int8s]:
+    return np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int8)
 
 
 def _integers(values: Sequence[Any]) -> tuple[Int64s, Bools]:
@@ -219,11 +218,24 @@ def _in_canonical_order(
     rank = np.full(len(symbols), -1, dtype=np.int32)
     rank[ordered] = np.arange(len(ordered), dtype=np.int32)
     arrays["symbol_codes"] = rank[arrays["symbol_codes"]]
-    keys = (arrays["ids"][rows], arrays["decided_at"][rows], arrays["symbol_codes"][rows])
-    rows = rows[np.lexsort(keys)]
+    rows = rows[_sorting(arrays["symbol_codes"][rows], arrays["decided_at"][rows], arrays["ids"][rows])]
     for name in arrays:
         arrays[name] = arrays[name][rows]
     return tuple(symbols[code] for code in ordered)
+
+
+def _sorting(codes: Int32s, decided_at: Int64s, ids: Int64s) -> npt.NDArray[np.intp]:
+    """The order by (code, decided_at, id). Where code and instant fit one integer without ties, that is sorted."""
+    if not len(ids):
+        return np.empty(0, dtype=np.intp)
+    since_first = decided_at - decided_at.min()
+    bits = int(since_first.max()).bit_length()
+    if bits + int(codes.max()).bit_length() < 64:
+        keys = (codes.astype(np.int64) << bits) | since_first
+        order = np.argsort(keys)
+        if (np.diff(keys[order]) > 0).all():
+            return order
+    return np.lexsort((ids, decided_at, codes))
 
 
 def _drop_copies(arrays: dict[str, npt.NDArray[Any]], quarantined: Counter[str]) -> Bools:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrain_worker.domain.labels import LabelConflict
+from retrain_worker.work.data.coded_cells import codes_of
 
 Int8s = npt.NDArray[np.int8]
 Float64s = npt.NDArray[np.float64]
@@ -91,21 +92,9 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-class CodeBook(dict[Any, int]):
-    """Value -> its code, asked of `code` when the value is first seen."""
-
-    def __init__(self, code: Callable[[Any], int]) -> None:
-        super().__init__()
-        self._code = code
-
-    def __missing__(self, value: Any) -> int:
-        self[value] = code = self._code(value)
-        return code
-
-
 def _coded(values: Sequence[Any], code: Callable[[Any], int]) -> Int8s:
-    """int8[n]: `code` of each value, asked once for each distinct one."""
-    return np.fromiter(map(CodeBook(code).__getitem__, values), dtype=np.int8, count=len(values))
+    """int8[n]: `code` of each value."""
+    return codes_of(values, code).astype(np.int8)
 
 
 def _action_of(value: Any) -> int:

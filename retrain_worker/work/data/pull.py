@@ -15,7 +15,7 @@ from retrain_worker.work.data import snapshot as snapshots
 from retrain_worker.work.data.instants import to_datetime, to_microseconds
 from retrain_worker.work.data.intake import Intake
 from retrain_worker.work.data.outcomes import LOSS, NEUTRAL, OPEN, WIN, contradictions
-from retrain_worker.work.data.rows import read_pages
+from retrain_worker.work.data.rows import ChangedWhileReadError, read_pages
 from retrain_worker.work.data.snapshot import Snapshot
 
 Report = Callable[[Progress], None]
@@ -39,6 +39,14 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
 
 
 def _read(request: PullRequest, database_url: str, report: Report) -> Snapshot:
+    try:
+        return _read_through(request, database_url, report)
+    except ChangedWhileReadError:
+        # the writer that came has made the -wal file by now, so the second reading goes through it
+        return _read_through(request, database_url, report)
+
+
+def _read_through(request: PullRequest, database_url: str, report: Report) -> Snapshot:
     intake = Intake(request.policy, now=to_microseconds(datetime.fromisoformat(request.now)))
     told = 0
     # rows and JSON make no reference cycles, and looking for some costs a twentieth of the time

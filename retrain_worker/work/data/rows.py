@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from retrain_worker.errors import SourceUnfitError
+from retrain_worker.errors import DatabaseBusyError, SourceUnfitError
 
 TABLE = "ai_training_samples"
+
+
+class ChangedWhileReadError(DatabaseBusyError):
+    """The database was at rest when the reading began, and a writer has opened it since: read it again."""
 
 
 class RawRows(NamedTuple):
@@ -49,7 +53,8 @@ def read_pages(database_url: str, *, busy_timeout_seconds: float) -> Iterator[Ra
     """Every row of the table, in pages of unspecified size and order, each row once and as one transaction left it.
 
     A page may be trusted only when the iteration has ended without an error: damage is sometimes found last. Raises
-    DatabaseUnreachableError, DatabaseBusyError, SourceUnfitError; no text of theirs holds the URL's password.
+    DatabaseUnreachableError, DatabaseBusyError, ChangedWhileReadError, SourceUnfitError; no text of theirs holds the
+    URL's password.
     """
     url = parse_url(database_url)
     backend = url.get_backend_name()

@@ -1,43 +1,20 @@
-"""The table in a SQLite file: opened read-only, checked, and read in short pages that no writer can feel.
-
-In rollback-journal mode a reader's SHARED lock keeps a writer from committing, so a read transaction lasts one page
-(about PAGE_SECONDS) and ends before the page is decoded. Pages follow the rowid downwards, so each row is read at most
-once and as one commit left it. What changes between two pages is not torn, only early or late: a row inserted above the
-cursor, or an outcome filled in after its page, is found by the next run, because the watermark is made of the rows
-that were read (fingerprints.py), not of a position. Rows are independent samples; nothing here needs two rows from
-the same instant. In WAL mode readers block nobody, and short transactions let checkpoints finish.
-"""
+"""The table in a SQLite file: opened read-only, checked for damage while it is read, its errors explained."""
 
 from __future__ import annotations
 
 import sqlite3
 import stat
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 from sqlalchemy import URL
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, RetrainError, SourceUnfitError
-from retrain_worker.work.data.rows import (
-    OUTCOME_TIME,
-    OUTCOME_TIME_COLUMNS,
-    TABLE,
-    RawRows,
-    check_columns,
-    table_missing,
-)
-
-#: how long one page may hold a read lock, about
-PAGE_SECONDS = 0.005
-_FIRST_PAGE_ROWS = 1_000
-_MAX_PAGE_ROWS = 20_000
-_TURNED_ROWS = 250
-_MAX_ROWID = 2**63 - 1
+from retrain_worker.work.data.rows import TABLE, ChangedWhileReadError, RawRows, check_columns, table_missing
+from retrain_worker.work.data.sqlite_pages import read_pages
 
 _HEADER = b"SQLite format 3\x00"
 _WAL_READ_VERSION = 2  # byte 19 of the header, https://www.sqlite.org/fileformat.html section 1.3
@@ -56,9 +33,16 @@ def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quick_check") as pool:
         checked = pool.submit(_check_pages, path, is_wal, busy_timeout_seconds)
         try:
-            with closing(_connect(path, busy_timeout_seconds)) as connection:
+            # A WAL database that nobody has open is complete by itself. Opened plainly, SQLite would make a -wal and a
+            # -shm file beside it, and leave them there.
+            is_at_rest = is_wal and not _wal_of(path).exists()
+            before, options = _look(path), "mode=ro&immutable=1" if is_at_rest else "mode=ro"
+            with closing(_connect(path, busy_timeout_seconds, options=options)) as connection:
                 _check_schema(connection, path)
-                yield from _pages(connection)
+                yield from read_pages(connection)
+            if is_at_rest and (_wal_of(path).exists() or _look(path) != before):
+                raise ChangedWhileReadError("a writer opened the database while it was read", where=str(path),
+                                            remedy="nothing was trained on it; try again")
         except sqlite3.Error as error:
             raise _explained(error, path) from error
         if damage := checked.result():
@@ -72,6 +56,16 @@ def _path_of(url: URL) -> Path:
     if not database or database == ":memory:":
         raise SourceUnfitError("an in-memory database holds no rows", where="DATABASE_URL", remedy=_RIGHT_FILE)
     return Path(database)
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _look(path: Path) -> tuple[int, int, int]:
+    """What changes when somebody writes to the file."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _check_file(path: Path) -> bool:
@@ -108,11 +102,12 @@ def _connect(path: Path, busy_timeout_seconds: float, *, options: str = "mode=ro
 def _check_pages(path: Path, is_wal: bool, busy_timeout_seconds: float) -> str | None:
     """What quick_check finds wrong, or None.
 
-    In rollback-journal mode it reads past the locks (immutable), since a check of a big file would hold a writer up
-    for seconds. A writer at work can make such a reading look damaged, never make damage look sound: so only a bad
-    verdict is taken again, with the lock.
+    A file that is complete by itself is read past the locks (immutable), since a check of a big file would hold a
+    writer up for seconds. A writer at work can make such a reading look damaged, never make damage look sound: so
+    only a bad verdict is taken again, with the lock.
     """
-    if not is_wal and _quick_check(path, "mode=ro&immutable=1", busy_timeout_seconds) is None:
+    is_complete = not is_wal or not _wal_of(path).exists()
+    if is_complete and _quick_check(path, "mode=ro&immutable=1", busy_timeout_seconds) is None:
         return None
     return _quick_check(path, "mode=ro", busy_timeout_seconds)
 
@@ -137,67 +132,6 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     if not present:
         raise table_missing(str(path))
     check_columns(present, where=str(path))
-
-
-def _pages(connection: sqlite3.Connection) -> Iterator[RawRows]:
-    outcome_time = f"COALESCE({', '.join(OUTCOME_TIME_COLUMNS)})"
-    columns = ", ".join(outcome_time if name == OUTCOME_TIME else name for name in RawRows._fields)
-    if not _has_rowid(connection):
-        yield from _read_at_once(connection, f"SELECT {columns} FROM {TABLE}")  # noqa: S608 (constants)
-        return
-    statement = f"SELECT {columns}, rowid FROM {TABLE} WHERE rowid <= ? ORDER BY rowid DESC LIMIT ?"  # noqa: S608
-    below, size = _MAX_ROWID, _FIRST_PAGE_ROWS
-    while True:
-        started = time.perf_counter()
-        *values, rowids = _fetch(connection, statement, (below, size))
-        seconds = max(time.perf_counter() - started, 1e-6)
-        if rowids:
-            yield RawRows(*values)
-            below = rowids[-1] - 1
-        if len(rowids) < size:
-            return
-        size = int(min(_MAX_PAGE_ROWS, 2 * size, max(_FIRST_PAGE_ROWS // 4, size * PAGE_SECONDS / seconds)))
-
-
-def _has_rowid(connection: sqlite3.Connection) -> bool:
-    """False for a view and for a WITHOUT ROWID table."""
-    kinds = connection.execute("SELECT type, wr FROM pragma_table_list WHERE name = ? AND schema = 'main'", (TABLE,))
-    return bool(kinds.fetchone() == ("table", 0))
-
-
-def _read_at_once(connection: sqlite3.Connection, statement: str) -> Iterator[RawRows]:
-    connection.text_factory = _lenient_text
-    cursor = connection.execute(statement)
-    while rows := cursor.fetchmany(_MAX_PAGE_ROWS):
-        yield RawRows(*zip(*rows, strict=True))
-
-
-def _fetch(connection: sqlite3.Connection, statement: str, parameters: tuple[int, int]) -> list[list[Any]]:
-    """All rows of one statement, as columns: when this returns, the read lock is gone."""
-    try:
-        return _columns(connection.execute(statement, parameters))
-    except sqlite3.OperationalError as error:
-        if "decode to UTF-8" not in str(error):
-            raise
-    connection.text_factory = _lenient_text
-    try:
-        return _columns(connection.execute(statement, parameters))
-    finally:
-        connection.text_factory = str
-
-
-def _columns(cursor: sqlite3.Cursor) -> list[list[Any]]:
-    """Turned in small pieces, while they are in the processor's cache: that makes it almost free."""
-    columns: list[list[Any]] = [[] for _ in cursor.description]
-    while rows := cursor.fetchmany(_TURNED_ROWS):
-        for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-            column.extend(values)
-    return columns
-
-
-def _lenient_text(raw: bytes) -> str:
-    """Text that is not UTF-8, distinct for distinct bytes."""
-    return raw.decode("utf-8", errors="backslashreplace")
 
 
 def _primary_code(error: sqlite3.Error) -> int:
