@@ -37,6 +37,15 @@ class Confirm(StrEnum):
     UNIT = "unit"
 
 
+class Unconfirmed(StrEnum):
+    """What becomes of a promotion that nobody was seen serving."""
+
+    #: it stays; the outcome says that it is not confirmed
+    KEEP = "keep"
+    #: the model before it returns to the slot
+    ROLLBACK = "rollback"
+
+
 class Secret(str):
     """A text that may hold a password: its repr does not show it."""
 
@@ -66,6 +75,7 @@ class Settings:
     engine_user: str
     engine_confirm: Confirm
     engine_confirm_seconds: float
+    unconfirmed: Unconfirmed
     allow_live_swap: bool
     #: fill ai_model_versions and model_training_runs of the stack when they exist
     bookkeeping: bool
@@ -112,6 +122,7 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         engine_user=read.text("ENGINE_USER", ""),
         engine_confirm=read.word("ENGINE_CONFIRM", Confirm.EVENT),
         engine_confirm_seconds=read.number("ENGINE_CONFIRM_TIMEOUT_S", 15.0 if home else 120.0, low=0.0, high=86400.0),
+        unconfirmed=read.word("UNCONFIRMED", Unconfirmed.KEEP),
         allow_live_swap=read.flag("ALLOW_LIVE_SWAP", default=False),
         bookkeeping=home is None and read.flag("BOOKKEEPING", default=True),
         keep_runs=read.count("KEEP_RUNS", 10, low=1),

@@ -1,5 +1,6 @@
 """In-memory ports: the same questions, answered from memory, so that stages can be tested without a world."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -8,9 +9,10 @@ from typing import Any
 
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
+from retrain_worker.domain.handoff import Done, VerifyResult
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.windows import SplitPolicy
-from retrain_worker.errors import SlotError
+from retrain_worker.errors import ArtifactError, SlotError
 from retrain_worker.stages.ports import Policies, World
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -25,26 +27,51 @@ class FakeStore:
     events: list = field(default_factory=list)
     records: list = field(default_factory=list)
     watermark: Path | None = None
+    orders: dict = field(default_factory=dict)
+    #: ids of deployments, in the order in which they reached the env line
+    reached: list = field(default_factory=list)
 
     def unfinished_run(self):
         return next((run for run in self.runs.values() if not run.is_finished), None)
 
-    def record(self, run, *, events=(), deployment=None, watermark_path=None):
+    def record(self, run, *, events=(), deployment=None, order=None, watermark_path=None):
         self.records.append((run, tuple(events), deployment, watermark_path))
         self.runs[run.run_id] = run
+        if watermark_path is not None:
+            self.watermark = watermark_path
+        if order is not None:
+            self.orders[order.order_id] = order
+        self.record_deployment(deployment, events=events)
+
+    def record_deployment(self, deployment, *, events=()):
         known = {event.event_id for event in self.events}
         self.events.extend(event for event in events if event.event_id not in known)
         if deployment is not None:
             self.deployments[deployment.deployment_id] = deployment
-        if watermark_path is not None:
-            self.watermark = watermark_path
+            if deployment.state not in ("INTENDED", "UNDONE") and deployment.deployment_id not in self.reached:
+                self.reached.append(deployment.deployment_id)
+
+    def record_order(self, order, *, deployment=None, events=()):
+        self.orders[order.order_id] = order
+        self.record_deployment(deployment, events=events)
+
+    def order(self, order_id):
+        return self.orders.get(order_id)
+
+    def waiting_order(self):
+        return next((order for order in self.orders.values() if not order.is_answered), None)
 
     def deployment(self, deployment_id):
         return self.deployments.get(deployment_id)
 
     def last_deployment(self):
-        reached = [one for one in self.deployments.values() if one.state not in ("INTENDED", "UNDONE")]
-        return max(reached, key=lambda one: one.updated_at, default=None)
+        return self.deployments[self.reached[-1]] if self.reached else None
+
+    def reached_deployments(self):
+        return [self.deployments[deployment_id] for deployment_id in self.reached]
+
+    def intended_deployments(self):
+        return [one for one in self.deployments.values() if one.state == "INTENDED"]
 
     def watermark_path(self):
         return self.watermark
@@ -72,7 +99,8 @@ class FakeSlot:
     published: list = field(default_factory=list)
     triggered: list = field(default_factory=list)
     fault: SlotError | None = None
-    size: int = 1
+    #: path -> its hash, where it matters; None: the file is not there
+    hashes: dict = field(default_factory=dict)
 
     def current_path(self):
         return self.named
@@ -86,7 +114,15 @@ class FakeSlot:
         self.published.append(candidate)
         return candidate
 
-    def point_to(self, model, *, expected_sha256):
+    def sha256_of(self, model):
+        return self.hashes.get(str(model), "a" * 64)
+
+    def check_ready(self, model, *, expected_sha256):
+        if self.sha256_of(model) is None or expected_sha256 not in (None, self.sha256_of(model)):
+            raise ArtifactError("not what its hash says", where=str(model))
+        return 1
+
+    def point_to(self, model, *, expected_sha256, replacing):
         if self.fault:
             raise self.fault
         self.named = model
@@ -110,6 +146,14 @@ class FakeFolders:
         path = self.root / "checkpoints" / run_id
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def order_dir(self, order_id):
+        path = self.root / "orders" / order_id
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def remove_order_dir(self, order_id):
+        shutil.rmtree(self.root / "orders" / order_id, ignore_errors=True)
 
 
 @dataclass
@@ -135,9 +179,14 @@ class FakeClock:
         self.now += timedelta(seconds=seconds)
 
 
+def _sound(request):
+    return Done(result=VerifyResult(sha256=request.expected_sha256 or "a" * 64, canary_error=0.0))
+
+
 def fake_world(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> World:
     parts: dict[str, Any] = {
-        "store": FakeStore(), "children": FakeChildren(), "slot": FakeSlot(), "folders": FakeFolders(root),
+        "store": FakeStore(), "children": FakeChildren(), "verifier": FakeChildren(answers={"VERIFY": _sound}),
+        "slot": FakeSlot(), "folders": FakeFolders(root),
         "confirmations": FakeConfirmations(), "now": clock or FakeClock(),
         "policies": Policies(data=DataPolicy(), split=SplitPolicy(), recipe=Recipe(), gate=GatePolicy()),
     }

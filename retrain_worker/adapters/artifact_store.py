@@ -20,6 +20,7 @@ class ArtifactStore:
 
     def __init__(self, *, model_path: Path, checkpoint_path: Path) -> None:
         self._runs_dir = model_path / "runs"
+        self._orders_dir = model_path / "orders"
         self._checkpoint_path = checkpoint_path
 
     def run_dir(self, run_id: str) -> Path:
@@ -29,6 +30,14 @@ class ArtifactStore:
     def checkpoint_dir(self, run_id: str) -> Path:
         """Where the child keeps what it needs to resume; made if it is not there."""
         return _made(self._checkpoint_path / _checked(run_id))
+
+    def order_dir(self, order_id: str) -> Path:
+        """Where the verification for an order leaves its answer; made if it is not there."""
+        return _made(self._orders_dir / order_id)
+
+    def remove_order_dir(self, order_id: str) -> None:
+        """Remove it, if it is there: what cannot be removed now is swept at the next start."""
+        shutil.rmtree(self._orders_dir / order_id, ignore_errors=True)
 
     def run_ids(self) -> tuple[str, ...]:
         """The runs that have a folder, oldest first."""
@@ -54,10 +63,14 @@ class ArtifactStore:
         return gone
 
     def sweep(self) -> None:
-        """Finish the removals that a killed process has begun. To be called once, at start."""
+        """Finish the removals that a killed process has begun; a verification under way then is begun anew.
+
+        To be called once, at start.
+        """
         for directory in (self._runs_dir, self._checkpoint_path):
             for doomed in directory.glob(f"{_DOOMED_PREFIX}*"):
                 shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(self._orders_dir, ignore_errors=True)
 
     def _named_by(self, protected: Collection[str | Path]) -> set[str]:
         named = {each for each in protected if isinstance(each, str)}

@@ -44,7 +44,7 @@ class ChildProcesses:
     """At most one child at a time. Implements stages.ports.Children."""
 
     def __init__(
-        self, *, deadline_seconds: Mapping[Stage, float], grace_seconds: float = 10.0, database_url: str = "",
+        self, *, deadline_seconds: Mapping[str, float], grace_seconds: float = 10.0, database_url: str = "",
         command: tuple[str, ...] = COMMAND, result_limit_bytes: int = 64 << 20,
     ) -> None:
         """`deadline_seconds` by stage, from the start; `grace_seconds` from SIGTERM to SIGKILL.
@@ -131,7 +131,7 @@ class ChildProcesses:
         return Done(result=self._result_after(status, child))
 
     def _keep_deadline(self, child: RunningChild) -> None:
-        over = child.age_seconds - self._deadline_seconds[Stage(child.files.stage)]
+        over = child.age_seconds - self._deadline_seconds[child.files.stage]
         if over > self._grace_seconds:
             child.kill()
         elif over > 0:
@@ -147,7 +147,7 @@ class ChildProcesses:
             raise ChildFailedError("the child left a result, and yet said that it had an error", where=where,
                                    remedy=f"see {child.files.log_path}")
         if child.was_told_to_stop:
-            limit = self._deadline_seconds[Stage(child.files.stage)]
+            limit = self._deadline_seconds[child.files.stage]
             raise ChildFailedError(f"the child worked longer than its deadline of {limit:.0f} s", where=where,
                                    remedy="raise the deadline, or give it less to do")
         if status == ChildExit.INTERRUPTED:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from retrain_worker.adapters import durable_file
 from retrain_worker.adapters.durable_file import Look
-from retrain_worker.adapters.slot_check import Problem, serving_problems, slot_problems
+from retrain_worker.adapters.slot_check import Problem, reading_problems, serving_problems, slot_problems
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
-from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
+from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
 
 PATH_KEY = "PATCHTST_MODEL_PATH"
 SHADOW_KEY = "PATCHTST_SHADOW_ONLY"
@@ -86,7 +86,7 @@ class ModelSlot:
             self._check_sidecars(candidate, expected_sha256)
             self._check_space(candidate.stat().st_size)
         target = self._models_dir / candidate.name
-        found = self._sha256_at(target)
+        found = self.sha256_of(target)
         if found is None:
             durable_file.copy_durably(candidate, target, mode=self._model_mode, expected_sha256=expected_sha256)
         elif found != expected_sha256:
@@ -101,24 +101,51 @@ class ModelSlot:
             raise SlotError(finding, where="ENGINE_USER", remedy=remedy)
         return target
 
-    def point_to(self, model: Path, *, expected_sha256: str) -> None:
-        """Make the env line name `model`, atomically, with a backup beside it. Doing it twice changes nothing.
+    def sha256_of(self, model: Path) -> str | None:
+        """The hash of a file, or None when nothing has that name. SlotError when it is not a regular file."""
+        mode = self._mode_of(model)
+        if mode and not stat.S_ISREG(mode):
+            raise SlotError("not a regular file", where=str(model), remedy="see who put it there, and move it away")
+        with durable_file.named_errors(model, doing="read"):
+            return durable_file.sha256_of(model) if mode else None
 
-        Raises ArtifactError when the model is not what its hash says, SlotError, DiskFullError; then the env file is
-        as it was.
+    def check_ready(self, model: Path, *, expected_sha256: str | None) -> int:
+        """The size in bytes of a model that the env line could name now.
+
+        Raises ArtifactError when it is not there or not what its hash says, SlotError when its path cannot be written
+        into the env file or the serving user cannot read it.
         """
         if not model.is_absolute() or ".." in model.parts or not env_file.PLAIN_VALUE.fullmatch(str(model)):
             raise SlotError("only an absolute path of letters, digits and . _ / + - is written into the env file",
                             where=str(model))
-        found = self._sha256_at(model)
-        if found != expected_sha256:
-            raise ArtifactError(f"the model's sha256 is {found or 'that of no file'}, expected {expected_sha256}",
-                                where=str(model), remedy="point to another model")
+        found = self.sha256_of(model)
+        if found is None:
+            raise ArtifactError("the model's file is not there any more", where=str(model),
+                                remedy="choose another version")
+        if expected_sha256 not in (None, found):
+            raise ArtifactError(f"the model's sha256 is {found}, expected {expected_sha256}: the file was changed",
+                                where=str(model), remedy="choose another version")
+        for finding, remedy in reading_problems(model, self._serving_user) if self._serving_user else ():
+            raise SlotError(finding, where="ENGINE_USER", remedy=remedy)
+        with durable_file.named_errors(model, doing="read"):
+            return model.stat().st_size
+
+    def point_to(self, model: Path, *, expected_sha256: str, replacing: Path | None) -> None:
+        """Make the env line name `model`, atomically, with a backup beside it. Doing it twice changes nothing.
+
+        `replacing`: what the line named when this was decided; RetryLaterError when it names a third file by now.
+        Raises ArtifactError, SlotError as `check_ready` does, DiskFullError; then the env file is as it was.
+        """
+        self.check_ready(model, expected_sha256=expected_sha256)
         for _ in range(_ATTEMPTS):
             reading = self._read()
-            if self._value_in(reading, self._path_key) == str(model):
+            named = self._value_in(reading, self._path_key)
+            if named == str(model):
                 durable_file.sync_directory(self._env_file.parent)
                 return
+            if (named or None) != (str(replacing) if replacing else None):
+                raise RetryLaterError(f"{self._path_key} was just set to {named or 'nothing'} by somebody else",
+                                      where=str(self._env_file), remedy="it is left as it is")
             with contextlib.suppress(_ChangedMeanwhileError):
                 self._replace(reading, model)
         raise SlotError(f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
@@ -233,14 +260,6 @@ class ModelSlot:
         if free < size_bytes + _RESERVE_BYTES:
             raise DiskFullError(f"{free} bytes are free, {size_bytes + _RESERVE_BYTES} are needed",
                                 where=str(self._models_dir), remedy="make room on this file system")
-
-    def _sha256_at(self, path: Path) -> str | None:
-        """The hash of a file, or None when nothing has that name. SlotError when it is not a regular file."""
-        mode = self._mode_of(path)
-        if mode and not stat.S_ISREG(mode):
-            raise SlotError("not a regular file", where=str(path), remedy="see who put it there, and move it away")
-        with durable_file.named_errors(path, doing="read"):
-            return durable_file.sha256_of(path) if mode else None
 
     @staticmethod
     def _mode_of(path: Path) -> int:

@@ -7,6 +7,7 @@ import os
 import pwd
 import shlex
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from retrain_worker.adapters import durable_file
@@ -73,10 +74,24 @@ def serving_problems(engine_models_dir: Path, user: str) -> list[Problem]:
         return [(f"the serving user {user} does not exist", "name the user that the engine runs as")]
     if entry.pw_uid == 0 or not engine_models_dir.is_dir():
         return []
-    groups = os.getgrouplist(user, entry.pw_gid)
-    absolute = engine_models_dir.resolve()
-    closed = [path for path in (absolute, *absolute.parents) if not _may(path, entry.pw_uid, groups, stat.S_IXOTH)]
-    unreadable = [path for path in absolute.glob("*.pth") if not _may(path, entry.pw_uid, groups, stat.S_IROTH)]
+    return _unreadable(engine_models_dir.resolve(), engine_models_dir.resolve().glob("*.pth"), entry)
+
+
+def reading_problems(model: Path, user: str) -> list[Problem]:
+    """Whether `user` can reach and read this one model file, which is there."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return [(f"the serving user {user} does not exist", "name the user that the engine runs as")]
+    if entry.pw_uid == 0:
+        return []
+    return _unreadable(model.parent.resolve(), (model,), entry)
+
+
+def _unreadable(directory: Path, models: Iterable[Path], entry: pwd.struct_passwd) -> list[Problem]:
+    user, groups = entry.pw_name, os.getgrouplist(entry.pw_name, entry.pw_gid)
+    closed = [path for path in (directory, *directory.parents) if not _may(path, entry.pw_uid, groups, stat.S_IXOTH)]
+    unreadable = [path for path in models if not _may(path, entry.pw_uid, groups, stat.S_IROTH)]
     return [
         *((f"{user} cannot enter {path}", f"chmod o+x {path}, or share a group") for path in closed),
         *((f"{user} cannot read {path}", f"chmod o+r {path}, or share a group") for path in unreadable),

@@ -1,4 +1,4 @@
-"""Our own memory: runs, deployments, the outbox, the watermark, and a few remembered words.
+"""Our own memory: runs, deployments, orders, the outbox, the watermark, and a few remembered words.
 
 Each move is stored with the events that it causes in one transaction. Implements stages.ports.RunStore.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -19,13 +19,12 @@ import msgspec
 from retrain_worker.adapters import state_schema
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run
+from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"
-#: states in which the env line has named the model
-_REACHED = tuple(state for state in DeploymentState if state not in (DeploymentState.INTENDED, DeploymentState.UNDONE))
 Value = TypeVar("Value")
-_JSON_COLUMNS = frozenset({"reasons", "facts", "seconds", "payload", "flat"})
+_JSON_COLUMNS = frozenset({"reasons", "facts", "seconds", "payload", "flat", "arguments"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +40,11 @@ class OutboxRow:
 class StateDb:
     """The state database. Every method may be called from any thread; each thread has a connection of its own."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, is_owner: bool = True) -> None:
         """Open the file, or make it. Raises StateError when it is damaged, newer than this program, or not writable.
 
         `read_only`, for `status` and `history`: nothing is changed and no file made; works beside a running daemon.
+        Not `is_owner`, for orders: the daemon has the lock, so its tables stay as it knows them.
         """
         self._path = path
         self._connect = state_schema.connect_to_read if read_only else state_schema.connect
@@ -53,7 +53,9 @@ class StateDb:
         self._connections: list[sqlite3.Connection] = []
         try:
             connection = self._connection
-            if not read_only:
+            if not read_only and not is_owner:
+                state_schema.check_same_version(connection, path)
+            elif not read_only:
                 state_schema.check_sound(connection, path)
                 state_schema.migrate(connection, path)
         except BaseException:
@@ -84,8 +86,8 @@ class StateDb:
         with self._transaction() as connection:
             if unfinished := self.unfinished_run():
                 return unfinished, False
-            run = Run(run_id=_free_run_id(connection, at), requested_by=requested_by, request_reason=reason,
-                      created_at=at, updated_at=at)
+            run = Run(run_id=_free_id(connection, "runs", "run_id", at), requested_by=requested_by,
+                      request_reason=reason, created_at=at, updated_at=at)
             _store(connection, "runs", "run_id", run)
             _enqueue(connection, announce(run))
         return run, True
@@ -96,16 +98,18 @@ class StateDb:
 
     def record(
         self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None,
-        watermark_path: Path | None = None,
+        order: Order | None = None, watermark_path: Path | None = None,
     ) -> None:
-        """Store a move, the events it causes, a deployment and a new watermark: all or nothing.
+        """Store a move, the events it causes, a deployment, an order and a new watermark: all or nothing.
 
         An event that the outbox knows already is not enqueued again.
         """
         with self._transaction() as connection:
             _store(connection, "runs", "run_id", run)
             if deployment is not None:
-                _store(connection, "deployments", "deployment_id", deployment)
+                _store_deployment(connection, deployment)
+            if order is not None:
+                _store(connection, "orders", "order_id", order)
             _enqueue(connection, events)
             if watermark_path is not None:
                 _remember(connection, _WATERMARK, str(watermark_path))
@@ -126,9 +130,9 @@ class StateDb:
     # --- deployments ----------------------------------------------------------------------------------------------
 
     def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
-        """Store a deployment that no run makes (a roll-back, a hand-edit), with the events it causes."""
+        """Store a deployment that nobody ordered (a hand-edit), with the events it causes."""
         with self._transaction() as connection:
-            _store(connection, "deployments", "deployment_id", deployment)
+            _store_deployment(connection, deployment)
             _enqueue(connection, events)
 
     def deployment(self, deployment_id: str) -> Deployment | None:
@@ -137,14 +141,52 @@ class StateDb:
 
     def last_deployment(self) -> Deployment | None:
         """The newest deployment that reached the env file."""
-        states = ", ".join("?" * len(_REACHED))
         return self._one(
-            Deployment, f"SELECT * FROM deployments WHERE state IN ({states}) ORDER BY sequence DESC LIMIT 1",  # noqa: S608
-            *_REACHED)
+            Deployment, "SELECT * FROM deployments WHERE reached IS NOT NULL ORDER BY reached DESC LIMIT 1")
+
+    def reached_deployments(self) -> list[Deployment]:
+        """Every deployment that reached the env file, in the order in which they did."""
+        return self._all(Deployment, "SELECT * FROM deployments WHERE reached IS NOT NULL ORDER BY reached")
+
+    def intended_deployments(self) -> list[Deployment]:
+        """The deployments of which it is not stored whether they reached the env file."""
+        return self._all(Deployment, "SELECT * FROM deployments WHERE state = ?", DeploymentState.INTENDED)
 
     def deployments(self, limit: int) -> list[Deployment]:
         """The newest deployments, newest first."""
         return self._all(Deployment, "SELECT * FROM deployments ORDER BY sequence DESC LIMIT ?", limit)
+
+    # --- orders ---------------------------------------------------------------------------------------------------
+
+    def open_order(
+        self, kind: OrderKind, *, arguments: Mapping[str, str], requested_by: str, reason: str, at: datetime,
+    ) -> Order:
+        """A new order, written down; the process that holds the lock carries it out."""
+        with self._transaction() as connection:
+            order = Order(
+                order_id=f"{kind}_{_free_id(connection, 'orders', 'order_id', at, prefix=f'{kind}_')}", kind=kind,
+                arguments=arguments, requested_by=requested_by, reason=reason, created_at=at, updated_at=at,
+                answer="waiting for its turn")
+            _store(connection, "orders", "order_id", order)
+        return order
+
+    def record_order(
+        self, order: Order, *, deployment: Deployment | None = None, events: Sequence[Event] = (),
+    ) -> None:
+        """Store an order, its deployment and the events it causes: all or nothing."""
+        with self._transaction() as connection:
+            _store(connection, "orders", "order_id", order)
+            if deployment is not None:
+                _store_deployment(connection, deployment)
+            _enqueue(connection, events)
+
+    def order(self, order_id: str) -> Order | None:
+        """One order."""
+        return self._one(Order, "SELECT * FROM orders WHERE order_id = ?", order_id)
+
+    def waiting_order(self) -> Order | None:
+        """The oldest order that is not answered."""
+        return self._one(Order, "SELECT * FROM orders WHERE state = ? ORDER BY sequence LIMIT 1", OrderState.WAITING)
 
     # --- outbox ---------------------------------------------------------------------------------------------------
 
@@ -231,16 +273,25 @@ class StateDb:
         return found[0] if found else None
 
 
-def _free_run_id(connection: sqlite3.Connection, at: datetime) -> str:
-    """`YYYYmmdd_HHMMSS`, the next second that no run has."""
+def _free_id(connection: sqlite3.Connection, table: str, key: str, at: datetime, *, prefix: str = "") -> str:
+    """`YYYYmmdd_HHMMSS`, the next second that no row has, after `prefix`."""
     while True:
-        run_id = f"{at.astimezone(UTC):%Y%m%d_%H%M%S}"
-        if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is None:
-            return run_id
+        found = f"{at.astimezone(UTC):%Y%m%d_%H%M%S}"
+        if connection.execute(f"SELECT 1 FROM {table} WHERE {key} = ?", (prefix + found,)).fetchone() is None:  # noqa: S608
+            return found
         at += timedelta(seconds=1)
 
 
-def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | Deployment) -> None:
+def _store_deployment(connection: sqlite3.Connection, deployment: Deployment) -> None:
+    """The row, and its place in the order in which deployments reached the env line, once it has one."""
+    _store(connection, "deployments", "deployment_id", deployment)
+    if deployment.state not in (DeploymentState.INTENDED, DeploymentState.UNDONE):
+        connection.execute(
+            "UPDATE deployments SET reached = (SELECT coalesce(max(reached), 0) + 1 FROM deployments)"
+            " WHERE deployment_id = ? AND reached IS NULL", (deployment.deployment_id,))
+
+
+def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | Deployment | Order) -> None:
     """Insert or update one row; its columns are the fields of the dataclass."""
     row = _columns(value)
     names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
@@ -263,7 +314,7 @@ def _remember(connection: sqlite3.Connection, key: str, value: str) -> None:
                        (key, value))
 
 
-def _columns(value: Run | Deployment | Event) -> dict[str, Any]:
+def _columns(value: Run | Deployment | Order | Event) -> dict[str, Any]:
     return {each.name: _column(each.name, getattr(value, each.name)) for each in fields(value)}
 
 

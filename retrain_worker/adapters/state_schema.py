@@ -70,6 +70,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX sent_events ON outbox (stream, sent_at)",
         "CREATE TABLE memory (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
     ),
+    (
+        "ALTER TABLE deployments ADD COLUMN previous_sha256 TEXT",
+        # the order in which deployments reached the env line: one that was intended early may get there late
+        "ALTER TABLE deployments ADD COLUMN reached INTEGER",
+        "UPDATE deployments SET reached = sequence WHERE state NOT IN ('INTENDED', 'UNDONE')",
+        """CREATE TABLE orders (
+            sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+            order_id TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            arguments TEXT NOT NULL,
+            requested_by TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL,
+            state TEXT NOT NULL,
+            answer TEXT NOT NULL,
+            num_retries INTEGER NOT NULL,
+            not_before TEXT
+        ) STRICT""",
+        "CREATE INDEX waiting_orders ON orders (sequence) WHERE state = 'WAITING'",
+    ),
 )
 
 
@@ -123,6 +144,14 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
         raise StateError(f"written by a newer version of this program (schema {version}, known {len(MIGRATIONS)})",
                          where=str(path), remedy="install the newer version again")
     return version
+
+
+def check_same_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StateError when a daemon of another version owns the file."""
+    version = check_version(connection, path)
+    if version < len(MIGRATIONS):
+        raise StateError(f"a running daemon of an older version uses it (schema {version}, here {len(MIGRATIONS)})",
+                         where=str(path), remedy="restart the daemon, then try again")
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

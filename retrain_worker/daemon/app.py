@@ -27,18 +27,24 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.domain import events
+from retrain_worker.domain.handoff import VERIFY
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.errors import RetrainError, StateError
+from retrain_worker.domain.orders import Order, OrderState
+from retrain_worker.errors import RetrainError, RetryLaterError, StateError
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
+from retrain_worker.stages import orders
 from retrain_worker.stages.advance import advance, interrupt, resume
 from retrain_worker.stages.ports import Confirmations, Policies, World
 from retrain_worker.stages.step import Step
+from retrain_worker.stages.swap import is_confirmed
 
 log = structlog.get_logger()
 
 #: seconds that a child has to write its checkpoint when we stop
 _CHILD_GRACE_SECONDS = 5.0
+#: for the child that verifies the model of an order
+_VERIFY_DEADLINE_SECONDS = 300.0
 _BOOKED_UNTIL = "booked_until"
 _CLOCK_WENT_BACK = "clock_went_back"
 
@@ -82,6 +88,8 @@ class App:
                 database_url=str(settings.database_url),
                 deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
+            self._verifier = ChildProcesses(deadline_seconds={VERIFY: _VERIFY_DEADLINE_SECONDS})
+            doors.callback(self._verifier.stop, 0.0)
             self._client = client
             self.world = self._world(settings)
             self._artifacts.sweep()
@@ -117,6 +125,7 @@ class App:
         with self._moving:
             if self._closing:
                 return
+            self.carry_out_orders()
             run = self.store.unfinished_run()
             if run is None and self._reread is not None:
                 self._adopt(self._reread)
@@ -134,6 +143,31 @@ class App:
                 # Unforeseen: the same tick would fail for ever, so it counts as a death of the process would.
                 log.exception("tick_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
                 self._say(resume(run, self.world))
+
+    def carry_out_orders(self) -> Order | None:
+        """Carry out what was ordered, as far as it goes without waiting; the order that is waited for, if there is one.
+
+        The oldest first. A step is stored before the next one begins, so a crash between them is healed by the next
+        pass.
+        """
+        with self._moving:
+            while not self._closing and (order := self.store.waiting_order()) is not None:
+                try:
+                    step = orders.carry_out(order, self.world)
+                except StateError as error:
+                    self.broken = error
+                    return order
+                except RetryLaterError as error:
+                    log.warning("order_waits", message=str(error), order_id=order.order_id)
+                    return order
+                except Exception:
+                    # Unforeseen: the same step would fail for ever.
+                    log.exception("order_failed", message=f"{order.order_id} failed unexpectedly")
+                    step = orders.abandon(order, "an unforeseen error; see the log", self.world)
+                self._tell(step)
+                if not step.is_move or step.order.not_before is not None:
+                    return step.order
+            return None
 
     def relay(self, *, at_once: bool = False) -> None:
         """Deliver what waits in the outbox; a problem is said once, not every second."""
@@ -272,6 +306,14 @@ class App:
             tell = log.info if step.is_move else log.debug
             tell("run_progress", message=sentence, run_id=run.run_id, stage=run.stage)
 
+    def _tell(self, step: orders.OrderStep) -> None:
+        """Log a step of an order: waiting at debug, a move at info, an end that is not as ordered as a warning."""
+        order = step.order
+        is_alarm = order.is_answered and order.state is not OrderState.DONE
+        is_alarm = is_alarm or (step.deployment is not None and is_confirmed(step.deployment) is False)
+        tell = log.warning if is_alarm else log.info if step.is_move else log.debug
+        tell("order_progress", message=step.sentence, order_id=order.order_id, state=order.state)
+
     def _world(self, settings: Settings) -> World:
         self._artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
         self._slot = ModelSlot(
@@ -281,8 +323,8 @@ class App:
         if settings.engine_confirm is Confirm.UNIT:
             confirmations = UnitConfirmations(settings.engine_unit)
         return World(
-            store=self.store, children=self._children, folders=self._artifacts, confirmations=confirmations,
-            slot=self._slot, policies=policies_of(settings), now=now,
+            store=self.store, children=self._children, verifier=self._verifier, folders=self._artifacts,
+            confirmations=confirmations, slot=self._slot, policies=policies_of(settings), now=now,
         )
 
 
@@ -296,8 +338,8 @@ def policies_of(settings: Settings) -> Policies:
     return Policies(
         data=settings.data, split=settings.split, recipe=settings.recipe, gate=settings.gate,
         allow_live_swap=settings.allow_live_swap, engine_confirm=settings.engine_confirm,
-        engine_confirm_seconds=settings.engine_confirm_seconds, max_retries=settings.max_retries,
-        child_memory_bytes=settings.child_memory_mb * 2**20,
+        engine_confirm_seconds=settings.engine_confirm_seconds, unconfirmed=settings.unconfirmed,
+        max_retries=settings.max_retries, child_memory_bytes=settings.child_memory_mb * 2**20,
     )
 
 
@@ -318,6 +360,7 @@ def ticks(app: App, run: Run, *, stopping: Callable[[], bool], pause: Callable[[
         if stopping():
             app.interrupt()
             return
+        app.carry_out_orders()
         step = advance(run, app.world)
         yield step
         run = step.run

@@ -21,6 +21,8 @@ from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import RetrainError
 
 DATABASE_URL_VARIABLE = "RETRAIN_CHILD_DATABASE_URL"
+#: what a child does that belongs to no stage of a run: verify a model file for an order
+VERIFY = "VERIFY"
 
 
 class ChildExit(IntEnum):
@@ -154,6 +156,26 @@ class GateMeasured:
     """The evidence; the domain decides on it."""
 
     evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest:
+    """Load a model file as an engine would, and replay its canary."""
+
+    #: so that every order asks anew
+    order_id: str
+    model_path: str
+    #: None: its checksum file decides, if there is one
+    expected_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """The model file is sound."""
+
+    sha256: str
+    #: largest difference between the recorded and the replayed canary; None for a file that has none
+    canary_error: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

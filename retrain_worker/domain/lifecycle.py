@@ -162,3 +162,5 @@ class Deployment:
     reason: str
     #: who confirmed it and how, or why nobody did
     confirmation: str = ""
+    #: what stood in the slot before, hashed when this deployment was intended; None when it could not be read
+    previous_sha256: str | None = None

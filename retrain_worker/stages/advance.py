@@ -88,7 +88,7 @@ def _end(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
 
 def _stored(before: Run, step: Step, world: World) -> Step:
     """Store what changed; add the seconds of a finished stage, the closing event, and the watermark."""
-    if step.run is before and step.deployment is None:
+    if step.run is before and step.deployment is None and step.order is None:
         return step
     after, now = step.run, world.now()
     if after.stage is not before.stage or after.is_finished:
@@ -100,7 +100,7 @@ def _stored(before: Run, step: Step, world: World) -> Step:
         pulled = after.fact(Stage.PULL).get("watermark_path")
         if after.outcome in _COMMITS_WATERMARK and after.fact(Stage.GATE) and pulled:
             watermark = Path(pulled)
-    world.store.record(after, events=raised, deployment=step.deployment, watermark_path=watermark)
+    world.store.record(after, events=raised, deployment=step.deployment, order=step.order, watermark_path=watermark)
     return replace(step, run=after, events=raised, watermark_path=watermark, is_move=True)
 
 

@@ -13,27 +13,45 @@ from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.handoff import Broken, Done, Working
 from retrain_worker.domain.lifecycle import Deployment, Run
+from retrain_worker.domain.orders import Order
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.windows import SplitPolicy
 
 
 class RunStore(Protocol):
-    """Our own memory: runs, deployments, the outbox, the watermark. One transaction per `record`."""
+    """Our own memory: runs, deployments, orders, the outbox, the watermark. One transaction per `record`."""
 
     def unfinished_run(self) -> Run | None:
         """The run that is not finished, if there is one. There is at most one."""
 
     def record(
         self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None,
-        watermark_path: Path | None = None,
+        order: Order | None = None, watermark_path: Path | None = None,
     ) -> None:
-        """Store a move, the events it causes, a deployment and a new watermark: all or nothing."""
+        """Store a move, the events it causes, a deployment, an order and a new watermark: all or nothing."""
+
+    def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
+        """Store a deployment that no run makes, with the events it causes."""
+
+    def record_order(
+        self, order: Order, *, deployment: Deployment | None = None, events: Sequence[Event] = (),
+    ) -> None:
+        """Store an order, its deployment and the events it causes: all or nothing."""
+
+    def order(self, order_id: str) -> Order | None:
+        """One order."""
 
     def deployment(self, deployment_id: str) -> Deployment | None:
         """One deployment."""
 
     def last_deployment(self) -> Deployment | None:
         """The newest deployment that reached the env file."""
+
+    def reached_deployments(self) -> list[Deployment]:
+        """Every deployment that reached the env file, in the order in which they did."""
+
+    def intended_deployments(self) -> list[Deployment]:
+        """The deployments of which it is not stored whether they reached the env file."""
 
     def watermark_path(self) -> Path | None:
         """The fingerprints of the rows that the last committed run has covered."""
@@ -61,8 +79,21 @@ class Slot(Protocol):
     def publish(self, candidate: Path, *, expected_sha256: str) -> Path:
         """Copy a verified model and its sidecars into the engine's directory, durably; the path there. Idempotent."""
 
-    def point_to(self, model: Path, *, expected_sha256: str) -> None:
-        """Make the env line name `model`, atomically, with a backup. Doing it twice changes nothing."""
+    def sha256_of(self, model: Path) -> str | None:
+        """The hash of a model file; None when nothing has that name."""
+
+    def check_ready(self, model: Path, *, expected_sha256: str | None) -> int:
+        """The size in bytes of a model that the engine could be pointed to now.
+
+        Raises ArtifactError when it is not there or not what its hash says, SlotError when the engine cannot read it.
+        """
+
+    def point_to(self, model: Path, *, expected_sha256: str, replacing: Path | None) -> None:
+        """Make the env line name `model`, atomically, with a backup. Doing it twice changes nothing.
+
+        `replacing`: what the line named when this was decided. Raises RetryLaterError when it names a third file by
+        now; then the line is as somebody else wrote it.
+        """
 
     def trigger(self, model: Path) -> None:
         """Tell whoever restarts the engine that the slot has changed."""
@@ -76,6 +107,12 @@ class RunFolders(Protocol):
 
     def checkpoint_dir(self, run_id: str) -> Path:
         """Where the child keeps what it needs to resume; made if it is not there."""
+
+    def order_dir(self, order_id: str) -> Path:
+        """Where the verification for an order leaves its answer; made if it is not there."""
+
+    def remove_order_dir(self, order_id: str) -> None:
+        """Remove it, if it is there."""
 
 
 class Confirmations(Protocol):
@@ -98,6 +135,8 @@ class Policies:
     #: none | event | unit: how the engine is seen serving the new file
     engine_confirm: str = "event"
     engine_confirm_seconds: float = 120.0
+    #: keep | rollback: what becomes of a promotion that nobody was seen serving
+    unconfirmed: str = "keep"
     #: deaths in the same stage after which the run is abandoned
     max_stage_deaths: int = 3
     #: retries of a stage after a RetryLaterError
@@ -113,6 +152,8 @@ class World:
 
     store: RunStore
     children: Children
+    #: verifies a model for an order, beside whatever a run's child is doing
+    verifier: Children
     slot: Slot
     folders: RunFolders
     confirmations: Confirmations

@@ -1,10 +1,7 @@
-"""Promote: the candidate goes into the engine's slot, and the engine is seen serving it.
+"""Promote: the candidate goes into the engine's slot (stages/swap.py), and the engine is seen serving it.
 
 Each tick takes one step, and each step is written down before the next one begins; a crash between two of them is
-healed by running the stage again:
-
-    files durable and verified → INTENDED → env line replaced → SWAPPED, with the event → trigger file → ANNOUNCED
-    → seen serving, or not within the time allowed → CONFIRMED | NOT_CONFIRMED
+healed by running the stage again.
 """
 
 from __future__ import annotations
@@ -12,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from retrain_worker.domain import events
+from retrain_worker.domain import deployments, events
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
-from retrain_worker.errors import SlotError
+from retrain_worker.domain.orders import Order, OrderState
+from retrain_worker.stages import orders, swap
 from retrain_worker.stages.ports import World
 from retrain_worker.stages.step import Step
 
@@ -24,47 +22,44 @@ def promote(run: Run, world: World) -> Step:
     deployment = world.store.deployment(run.run_id)
     if deployment is None or deployment.state is DeploymentState.UNDONE:
         return _intend(run, world)
-    match deployment.state:
-        case DeploymentState.INTENDED:
-            return _swap(run, deployment, world)
-        case DeploymentState.SWAPPED:
-            return _announce(run, deployment, world)
-        case _:
-            return _confirm(run, deployment, world)
+    if deployment.state in swap.ENDED:
+        return _taken_back(run, deployment, world)
+    step = swap.take_step(deployment, world)
+    moved = step.deployment
+    if moved is deployment:
+        return Step(run=run, sentence=f"run {run.run_id}: {step.sentence}")
+    return _after(run, moved, step.sentence, world)
 
 
 def cut_short(run: Run, reason: str, world: World) -> Step | Deployment | None:
     """What becomes of a promotion that cannot go on. What the env file says, counts.
 
-    A Step that ends the run as PROMOTED, not confirmed, when the env line names the candidate: the engine takes it at
-    its next start, whatever else failed. Otherwise the deployment that was given up, or None where none was begun.
+    A Step that ends the run as PROMOTED, not confirmed, when the env line names the candidate; else the deployment
+    that was given up, or None where none was begun.
     """
     deployment = world.store.deployment(run.run_id)
     if deployment is None or deployment.state is DeploymentState.UNDONE:
         return None
-    if deployment.state is not DeploymentState.INTENDED:
-        return _promoted(run, deployment, confirmed=False, how=reason, world=world)
-    if _named(world) == deployment.model_path:
-        swapped = _swapped(run, deployment, world)
-        assert swapped.deployment is not None
-        ended = _promoted(swapped.run, swapped.deployment, confirmed=False, how=reason, world=world)
-        return replace(ended, events=swapped.events)
-    return replace(deployment, state=DeploymentState.UNDONE, updated_at=world.now(), confirmation=reason)
+    left = swap.cut_short(deployment, reason, world)
+    if left.state is DeploymentState.UNDONE:
+        return left
+    if deployment.state is DeploymentState.INTENDED:
+        swapped = _swapped(run, left, world)
+        return replace(_promoted(swapped.run, left, world), events=swapped.events)
+    return _promoted(run, left, world)
 
 
-def _named(world: World) -> str | None:
-    """What the env line names; None also when it cannot be read."""
-    try:
-        current = world.slot.current_path()
-    except SlotError:
-        return None
-    return str(current) if current else None
-
-
-def _check_shadow(world: World) -> None:
-    if not world.policies.allow_live_swap and not world.slot.is_shadow_only():
-        raise SlotError("the engine is not in shadow mode, so its model is not replaced", where="PATCHTST_SHADOW_ONLY",
-                        remedy="set PATCHTST_SHADOW_ONLY=true in the engine's env file, or ALLOW_LIVE_SWAP=true here")
+def _after(run: Run, moved: Deployment, sentence: str, world: World) -> Step:
+    """What a step of the swap means for the run."""
+    match moved.state:
+        case DeploymentState.UNDONE:
+            return replace(_gate_again(run, swap.named(world), world), deployment=moved)
+        case DeploymentState.SWAPPED:
+            return _swapped(run, moved, world)
+        case DeploymentState.ANNOUNCED:
+            return Step(run=run, deployment=moved, sentence=f"run {run.run_id}: {sentence}")
+        case _:
+            return _ended(run, moved, world)
 
 
 def _gate_again(run: Run, current: str | None, world: World) -> Step:
@@ -79,38 +74,19 @@ def _intend(run: Run, world: World) -> Step:
     current = world.slot.current_path()
     if (str(current) if current else None) != trained["incumbent_path"]:
         return _gate_again(run, str(current) if current else None, world)
-    _check_shadow(world)
+    swap.check_shadow(world)
     published = world.slot.publish(Path(trained["candidate_path"]), expected_sha256=trained["sha256"])
-    now = world.now()
-    deployment = Deployment(
-        deployment_id=run.run_id, run_id=run.run_id, kind="promote", version=trained["version"],
-        model_path=str(published), sha256=trained["sha256"], size_bytes=published.stat().st_size,
-        previous_version=current.stem if current else None, previous_model_path=str(current) if current else None,
-        state=DeploymentState.INTENDED, created_at=now, updated_at=now, requested_by=run.requested_by,
-        reason="every gate that counts has passed",
-    )
+    deployment = swap.intended(
+        deployment_id=run.run_id, run_id=run.run_id, kind=deployments.PROMOTE, version=trained["version"],
+        model=published, sha256=trained["sha256"], requested_by=run.requested_by,
+        reason="every gate that counts has passed", world=world)
     return Step(run=run, deployment=deployment,
                 sentence=f"run {run.run_id}: {published.name} stands in the engine's directory, verified")
 
 
-def _swap(run: Run, deployment: Deployment, world: World) -> Step:
-    """The env line is replaced, unless the world has changed since the intent: it may be hours old."""
-    current = world.slot.current_path()
-    named = str(current) if current else None
-    if named != deployment.model_path:
-        if named != deployment.previous_model_path:
-            undone = replace(deployment, state=DeploymentState.UNDONE, updated_at=world.now(),
-                             confirmation="somebody else changed PATCHTST_MODEL_PATH")
-            return replace(_gate_again(run, named, world), deployment=undone)
-        _check_shadow(world)
-        world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256)
-    return _swapped(run, deployment, world)
-
-
-def _swapped(run: Run, deployment: Deployment, world: World) -> Step:
+def _swapped(run: Run, swapped: Deployment, world: World) -> Step:
     """The env line names the candidate: say so."""
     now = world.now()
-    swapped = replace(deployment, state=DeploymentState.SWAPPED, updated_at=now)
     known = run.with_fact(Stage.PROMOTE, {
         "model_path": swapped.model_path, "sha256": swapped.sha256, "version": swapped.version,
         "previous_model_path": swapped.previous_model_path, "previous_version": swapped.previous_version,
@@ -121,34 +97,61 @@ def _swapped(run: Run, deployment: Deployment, world: World) -> Step:
                 sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH names {swapped.version}")
 
 
-def _announce(run: Run, deployment: Deployment, world: World) -> Step:
-    world.slot.trigger(Path(deployment.model_path))
-    return Step(run=run, deployment=replace(deployment, state=DeploymentState.ANNOUNCED, updated_at=world.now()),
-                sentence=f"run {run.run_id}: the engine was told to take {deployment.version}")
+def _ended(run: Run, deployment: Deployment, world: World) -> Step:
+    """The swap is over. Not confirmed is not the end where UNCONFIRMED=rollback: then it is taken back."""
+    if swap.is_confirmed(deployment) is not False:
+        return _promoted(run, deployment, world)
+    if swap.named(world) not in (deployment.model_path, None):
+        return _overtaken(run, deployment, world)
+    if world.policies.unconfirmed != "rollback":
+        return _promoted(run, deployment, world)
+    order = orders.order_of_roll_back(run, requested_by="UNCONFIRMED=rollback", reason=deployment.confirmation,
+                                      at=world.now(), only_from=deployment.model_path)
+    return Step(run=run, deployment=deployment, order=order,
+                sentence=f"run {run.run_id}: {deployment.confirmation}; it is taken back")
 
 
-def _confirm(run: Run, deployment: Deployment, world: World) -> Step:
-    now, policies = world.now(), world.policies
-    if policies.engine_confirm == "none":
-        return _promoted(run, deployment, confirmed=None, how="ENGINE_CONFIRM=none: nobody was asked", world=world)
-    seen = world.confirmations.seen_serving(
-        version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path,
-        since=deployment.created_at)
-    if seen:
-        return _promoted(run, deployment, confirmed=True, how=seen, world=world)
-    waited = (now - deployment.updated_at).total_seconds()
-    if waited < policies.engine_confirm_seconds:
-        return Step(run=run, sentence=f"run {run.run_id}: waiting to see the engine serve {deployment.version}, "
-                                      f"{policies.engine_confirm_seconds - waited:.0f} s left")
-    how = f"nobody was seen serving {deployment.version} within {policies.engine_confirm_seconds:.0f} s"
-    return _promoted(run, deployment, confirmed=False, how=how, world=world)
+def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
+    """The roll-back that UNCONFIRMED=rollback has ordered is waited for."""
+    order = world.store.order(orders.roll_back_id_of(run))
+    if order is None:
+        return _ended(run, deployment, world)
+    if not order.is_answered:
+        return Step(run=run, sentence=f"run {run.run_id}: its model is taken back; {order.answer}")
+    return _after_order(run, deployment, order, world)
 
 
-def _promoted(run: Run, deployment: Deployment, *, confirmed: bool | None, how: str, world: World) -> Step:
-    now = world.now()
-    state = DeploymentState.CONFIRMED if confirmed else DeploymentState.NOT_CONFIRMED
-    known = run.with_fact(Stage.PROMOTE, {**run.fact(Stage.PROMOTE), "confirmed": confirmed, "confirmation": how})
-    said = how if confirmed else f"not confirmed: {how}"
-    return Step(run=known.ended(Outcome.PROMOTED, said, at=now),
-                deployment=replace(deployment, state=state, confirmation=how, updated_at=now),
-                sentence=f"run {run.run_id} promoted {deployment.version}: {said}")
+def _after_order(run: Run, deployment: Deployment, order: Order, world: World) -> Step:
+    if order.state is OrderState.DONE:
+        return _rolled_back(run, deployment, order.answer, world)
+    ended = _promoted(run, deployment, world)
+    told = f"could not be taken back: {order.answer}"
+    return replace(ended, run=replace(ended.run, reasons=(*ended.run.reasons, told)),
+                   sentence=f"{ended.sentence}; {told}")
+
+
+def _overtaken(run: Run, deployment: Deployment, world: World) -> Step:
+    """While the confirmation was awaited, the line came to name another model: by a roll-back, or by a person."""
+    last = world.store.last_deployment()
+    if last is not None and last.kind == deployments.ROLLBACK and last.deployment_id != deployment.deployment_id:
+        return _rolled_back(run, deployment, f"{last.requested_by}: {last.reason}", world)
+    return _promoted(run, deployment, world)
+
+
+def _rolled_back(run: Run, deployment: Deployment, how: str, world: World) -> Step:
+    known = _with_confirmation(run, deployment)
+    said = (f"not confirmed: {deployment.confirmation}", f"taken back: {how}")
+    return Step(run=known.ended(Outcome.ROLLED_BACK, *said, at=world.now()), deployment=deployment,
+                sentence=f"run {run.run_id} rolled back: {'; '.join(said)}")
+
+
+def _promoted(run: Run, deployment: Deployment, world: World) -> Step:
+    how = deployment.confirmation
+    said = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
+    return Step(run=_with_confirmation(run, deployment).ended(Outcome.PROMOTED, said, at=world.now()),
+                deployment=deployment, sentence=f"run {run.run_id} promoted {deployment.version}: {said}")
+
+
+def _with_confirmation(run: Run, deployment: Deployment) -> Run:
+    return run.with_fact(Stage.PROMOTE, {**run.fact(Stage.PROMOTE), "confirmed": swap.is_confirmed(deployment),
+                                         "confirmation": deployment.confirmation})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.lifecycle import Deployment, Run
+from retrain_worker.domain.orders import Order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,8 @@ class Step:
     sentence: str
     events: tuple[Event, ...] = ()
     deployment: Deployment | None = None
+    #: what this run wants done to the slot
+    order: Order | None = None
     watermark_path: Path | None = None
     #: whether it was stored: something has moved, nobody only waited
     is_move: bool = False

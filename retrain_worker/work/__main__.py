@@ -22,6 +22,7 @@ import msgspec
 
 from retrain_worker.domain.handoff import (
     DATABASE_URL_VARIABLE,
+    VERIFY,
     AuditRequest,
     AuditResult,
     ChildError,
@@ -33,27 +34,30 @@ from retrain_worker.domain.handoff import (
     PullResult,
     TrainRequest,
     TrainResult,
+    VerifyRequest,
+    VerifyResult,
 )
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.errors import DiskFullError, RetrainError, UsageError
 from retrain_worker.work.data.durable import durable_file
 from retrain_worker.work.stopping import StopFlag, StoppedError
 
-Request = PullRequest | AuditRequest | TrainRequest | GateRequest
-Result = PullResult | AuditResult | TrainResult | GateMeasured
+Request = PullRequest | AuditRequest | TrainRequest | GateRequest | VerifyRequest
+Result = PullResult | AuditResult | TrainResult | GateMeasured | VerifyResult
 Report = Callable[[Progress], None]
 
 #: as high as an unprivileged process may go without being the very first choice
 OOM_SCORE = 800
 #: training may finish its batch and end by itself; the other stages leave nothing to resume
-GRACE_SECONDS = {Stage.TRAIN: 5.0}
+GRACE_SECONDS: dict[str, float] = {Stage.TRAIN: 5.0}
 USAGE = 2
 
-_REQUESTS: dict[Stage, type[Request]] = {
+_REQUESTS: dict[str, type[Request]] = {
     Stage.PULL: PullRequest,
     Stage.AUDIT: AuditRequest,
     Stage.TRAIN: TrainRequest,
     Stage.GATE: GateRequest,
+    VERIFY: VerifyRequest,
 }
 _log = logging.getLogger("retrain_worker.work")
 
@@ -106,12 +110,16 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
             from retrain_worker.work.scoring import measure
 
             return measure(request, report)
+        case VerifyRequest():
+            from retrain_worker.work.verification import verify
+
+            return verify(request)
 
 
-def _read_request(path: Path) -> tuple[Stage, Request]:
+def _read_request(path: Path) -> tuple[str, Request]:
     try:
         found = msgspec.json.decode(path.read_bytes())
-        stage = Stage(found["stage"])
+        stage = str(found["stage"])
         return stage, msgspec.convert(found["request"], _REQUESTS[stage])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"not a request ({type(error).__name__}: {error})", where=str(path)) from error

@@ -21,7 +21,7 @@ def main(root: Path, sha256: str) -> None:
     slot = slot_in(root)
     slot.sweep()
     published = slot.publish(root / "run" / f"{VERSION}.pth", expected_sha256=sha256)
-    slot.point_to(published, expected_sha256=sha256)
+    slot.point_to(published, expected_sha256=sha256, replacing=slot.current_path())
     slot.trigger(published)
 
 

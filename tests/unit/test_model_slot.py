@@ -69,7 +69,7 @@ def test_what_the_env_file_says_is_read(engine):
 def test_a_swap_changes_one_value_and_no_other_byte(engine):
     published, sha256 = engine.publish()
     engine.env_file.chmod(0o640)
-    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert engine.env_file.read_bytes() == ENV.replace(b"/old/patchtst.pth", str(published).encode())
     assert stat.S_IMODE(engine.env_file.stat().st_mode) == 0o640
     assert engine.slot.current_path() == published
@@ -80,7 +80,7 @@ def test_a_swap_changes_one_value_and_no_other_byte(engine):
 def test_a_backup_with_the_same_rights_stands_beside_it(engine):
     published, sha256 = engine.publish()
     engine.env_file.chmod(0o600)
-    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     backup, = (path for path in engine.etc.iterdir() if ".bak-" in path.name)
     assert backup.name == "ai-engine.env.bak-20260110T120001000000"
     assert backup.read_bytes() == ENV
@@ -92,7 +92,7 @@ def test_the_ten_newest_of_our_backups_are_kept(engine):
         (engine.etc / foreign).write_bytes(b"")
     for second in range(14):
         published, sha256 = engine.publish(f"patchtst_v20260110_1200{second:02}")
-        engine.slot.point_to(published, expected_sha256=sha256)
+        engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert names(engine.etc) == ["ai-engine.env", "ai-engine.env.bak",
                                  *(f"ai-engine.env.bak-20260110T1200{n:02}000000" for n in range(5, 15)),
                                  "ai-engine.env.bak-mine"]
@@ -100,9 +100,9 @@ def test_the_ten_newest_of_our_backups_are_kept(engine):
 
 def test_pointing_twice_changes_nothing(engine):
     published, sha256 = engine.publish()
-    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     before = (engine.env_file.stat().st_ino, names(engine.etc))
-    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert (engine.env_file.stat().st_ino, names(engine.etc)) == before
 
 
@@ -168,17 +168,17 @@ def test_a_damaged_model_is_not_pointed_to(engine):
     published, sha256 = engine.publish()
     published.write_bytes(b"weightz")
     with pytest.raises(ArtifactError):
-        engine.slot.point_to(published, expected_sha256=sha256)
+        engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     published.unlink()
     with pytest.raises(ArtifactError):
-        engine.slot.point_to(published, expected_sha256=sha256)
+        engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert engine.env_file.read_bytes() == ENV
 
 
 @pytest.mark.parametrize("name", ["a b.pth", "ä.pth", "a\nB=1.pth", "../models/a.pth", "a$HOME.pth"])
 def test_a_path_that_an_env_file_could_misread_is_refused(engine, name):
     with pytest.raises(SlotError):
-        engine.slot.point_to(engine.models_dir / name, expected_sha256="0" * 64)
+        engine.slot.point_to(engine.models_dir / name, expected_sha256="0" * 64, replacing=engine.slot.current_path())
     assert engine.env_file.read_bytes() == ENV
 
 
@@ -215,7 +215,7 @@ def test_an_env_file_that_is_not_as_it_should_be_is_left_alone(engine, put):
     put(engine.env_file)
     before = names(engine.etc)
     for call in (engine.slot.current_path, engine.slot.is_shadow_only,
-                 lambda: engine.slot.point_to(published, expected_sha256=sha256)):
+                 lambda: engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())):
         with pytest.raises(SlotError) as caught:
             call()
         assert str(engine.env_file) in str(caught.value)
@@ -244,7 +244,7 @@ def test_an_edit_between_reading_and_renaming_is_not_lost(engine, monkeypatch, e
         real(target, content, **named)
 
     monkeypatch.setattr(model_slot.durable_file, "replace_file", replace_file)
-    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert engine.env_file.read_bytes() == ENV.replace(b"/old/patchtst.pth", str(published).encode()) + b"\nC=3"
     assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
 
@@ -260,7 +260,7 @@ def test_a_file_that_changes_all_the_time_is_given_up(engine, monkeypatch):
 
     monkeypatch.setattr(model_slot.durable_file, "replace_file", replace_file)
     with pytest.raises(SlotError, match="changed by somebody else"):
-        engine.slot.point_to(published, expected_sha256=sha256)
+        engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert str(engine.slot.current_path()) == "/old/patchtst.pth"
 
 
@@ -273,7 +273,7 @@ def test_the_sweep_removes_what_a_killed_swap_left(engine):
 
 def test_old_models_go_but_never_one_that_is_named(engine):
     published = [engine.publish(f"patchtst_v20260110_1200{second:02}") for second in range(5)]
-    engine.slot.point_to(published[0][0], expected_sha256=published[0][1])
+    engine.slot.point_to(published[0][0], expected_sha256=published[0][1], replacing=engine.slot.current_path())
     (engine.models_dir / "patchtst_v_mine.pth").write_bytes(b"")
     gone = engine.slot.remove_old_models(keep=1, protected={published[2][0]})
     assert gone == (published[1][0], published[3][0])
@@ -283,7 +283,7 @@ def test_old_models_go_but_never_one_that_is_named(engine):
 
 def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine):
     published, sha256 = engine.publish()
-    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert engine.slot.problems() == []
     engine.env_file.write_bytes(b"PATCHTST_MODEL_PATH=/gone.pth\n")
     engine.models_dir.chmod(0o777)
@@ -294,7 +294,7 @@ def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine):
 
 def test_a_directory_that_the_serving_user_cannot_enter_is_found(engine):
     published, sha256 = engine.publish()
-    engine.slot.point_to(published, expected_sha256=sha256)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     engine.models_dir.chmod(0o700)
     published.chmod(0o600)
     findings = [finding for finding, _ in engine.slot_for("nobody").problems()]

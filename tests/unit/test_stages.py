@@ -329,7 +329,7 @@ def test_an_intent_of_yesterday_does_not_override_a_persons_choice(world):
 
 def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_confirmed(world):
     class BreaksAfterwards(FakeSlot):
-        def point_to(self, model, *, expected_sha256):
+        def point_to(self, model, *, expected_sha256, replacing):
             self.named = model
             raise SlotError("the directory could not be synchronised")
 

@@ -1,0 +1,68 @@
+"""An order: what a person, or a trial that went badly, wants done to the slot; kept in the state database.
+
+Whoever gives it only writes it down. The process that holds the lock carries it out, one step per tick, and writes the
+answer; so it survives every crash, and needs no Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+
+class OrderKind(StrEnum):
+    """What is wanted."""
+
+    #: an earlier model returns to the slot; arguments: see ROLLBACK_ARGUMENTS
+    ROLLBACK = "rollback"
+
+
+class OrderState(StrEnum):
+    """How far an order has come."""
+
+    #: written down; its deployment, if there is one yet, says how far the swap has come
+    WAITING = "WAITING"
+    #: the slot is as it was ordered
+    DONE = "DONE"
+    #: it cannot be done, and nothing was changed
+    REFUSED = "REFUSED"
+    #: something broke; the answer says what, and the deployment how far it came
+    FAILED = "FAILED"
+
+
+#: `version`: the model that is wanted, else the previous good one. `only_from`: the model path that the env line must
+#: still name, else nothing is done. `run_id`: the run whose promotion is taken back.
+ROLLBACK_ARGUMENTS = frozenset({"version", "only_from", "run_id"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One order. Immutable: every change makes a new value."""
+
+    #: also the id of the deployment that it leads to: `rollback_<YYYYmmdd_HHMMSS>`, `rollback_of_<run id>`
+    order_id: str
+    kind: OrderKind
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    requested_by: str
+    #: why, one line
+    reason: str
+    created_at: datetime
+    updated_at: datetime
+    state: OrderState = OrderState.WAITING
+    #: one sentence for whoever waits: how it stands, and in the end how it ended
+    answer: str = ""
+    #: how often it was tried again after a RetryLaterError
+    num_retries: int = 0
+    #: not before this instant
+    not_before: datetime | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state is not OrderState.WAITING
+
+    def answered(self, state: OrderState, answer: str, *, at: datetime) -> Order:
+        """The order with its end."""
+        return replace(self, state=state, answer=answer, updated_at=at, not_before=None)

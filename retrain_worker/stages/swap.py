@@ -1,0 +1,157 @@
+"""The swap, step by step: the one way in which a deployment changes the slot, whoever wants it.
+
+A promotion, a roll-back that a person orders and one that a bad trial causes differ in what they say, not in what they
+do. Each step is idempotent and is written down before the next one begins:
+
+    INTENDED → env line replaced → SWAPPED → trigger file → ANNOUNCED → seen serving, or not in time →
+    CONFIRMED | NOT_CONFIRMED; and UNDONE where it was given up before the env line changed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retrain_worker.domain.deployments import NOT_ASKED
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState
+from retrain_worker.errors import RetrainError, SlotError
+from retrain_worker.stages.ports import World
+
+#: states in which nothing more happens to a deployment
+ENDED = frozenset({DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED, DeploymentState.UNDONE})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapStep:
+    """One step: the deployment after it (the same object where nothing changed), and what happened, one sentence."""
+
+    deployment: Deployment
+    sentence: str
+
+
+def intended(
+    *, deployment_id: str, run_id: str | None, kind: str, version: str, model: Path, sha256: str,
+    requested_by: str, reason: str, world: World,
+) -> Deployment:
+    """A swap that may begin: `model` stands where the engine can read it, and the engine is in shadow mode.
+
+    Raises SlotError when it is not, ArtifactError when the model is not what `sha256` says.
+    """
+    check_shadow(world)
+    size_bytes = world.slot.check_ready(model, expected_sha256=sha256)
+    current, now = world.slot.current_path(), world.now()
+    return Deployment(
+        deployment_id=deployment_id, run_id=run_id, kind=kind, version=version, model_path=str(model), sha256=sha256,
+        size_bytes=size_bytes, previous_version=current.stem if current else None,
+        previous_model_path=str(current) if current else None, previous_sha256=_sha256_of(current, world),
+        state=DeploymentState.INTENDED, created_at=now, updated_at=now, requested_by=requested_by, reason=reason)
+
+
+def take_step(deployment: Deployment, world: World) -> SwapStep:
+    """The step that is due. After it SWAPPED is new where the env line names the model: the caller says so.
+
+    UNDONE where somebody else has changed the line since the intent, which may be hours old.
+    """
+    match deployment.state:
+        case DeploymentState.INTENDED:
+            return _point(deployment, world)
+        case DeploymentState.SWAPPED:
+            world.slot.trigger(Path(deployment.model_path))
+            return SwapStep(deployment=_moved(deployment, DeploymentState.ANNOUNCED, world),
+                            sentence=f"the engine was told to take {deployment.version}")
+        case DeploymentState.ANNOUNCED:
+            return _confirm(deployment, world)
+        case _:
+            return SwapStep(deployment=deployment, sentence=deployment.confirmation)
+
+
+def cut_short(deployment: Deployment, reason: str, world: World) -> Deployment:
+    """What becomes of a swap that cannot go on. What the env file says, counts.
+
+    NOT_CONFIRMED when the env line names the model: the engine takes it at its next start, whatever else failed. If
+    the deployment was INTENDED until now, its event is still to be sent. Else UNDONE.
+    """
+    if deployment.state in ENDED:
+        return deployment
+    if deployment.state is DeploymentState.INTENDED and named(world) != deployment.model_path:
+        return _moved(deployment, DeploymentState.UNDONE, world, confirmation=reason)
+    return _moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=reason)
+
+
+def is_confirmed(deployment: Deployment) -> bool | None:
+    """Whether the engine was seen serving it; None while that is not known, and when nobody was asked."""
+    if deployment.state is DeploymentState.CONFIRMED:
+        return True
+    is_known = deployment.state is DeploymentState.NOT_CONFIRMED and deployment.confirmation != NOT_ASKED
+    return False if is_known else None
+
+
+def named(world: World) -> str | None:
+    """What the env line names; None also when it cannot be read."""
+    try:
+        current = world.slot.current_path()
+    except SlotError:
+        return None
+    return str(current) if current else None
+
+
+def check_shadow(world: World) -> None:
+    """Raise SlotError unless the engine is in shadow mode, or ALLOW_LIVE_SWAP says that this does not matter."""
+    if not world.policies.allow_live_swap and not world.slot.is_shadow_only():
+        raise SlotError("the engine is not in shadow mode, so its model is not replaced", where="PATCHTST_SHADOW_ONLY",
+                        remedy="set PATCHTST_SHADOW_ONLY=true in the engine's env file, or ALLOW_LIVE_SWAP=true here")
+
+
+def _point(deployment: Deployment, world: World) -> SwapStep:
+    current = world.slot.current_path()
+    found = str(current) if current else None
+    if found not in (deployment.model_path, deployment.previous_model_path):
+        how = f"somebody else changed PATCHTST_MODEL_PATH; it names {found or 'nothing'} now"
+        undone = _moved(deployment, DeploymentState.UNDONE, world, confirmation=how)
+        return SwapStep(deployment=undone, sentence=how)
+    if found != deployment.model_path:
+        check_shadow(world)
+    # also when the line is right already: the rename may not be durable yet
+    world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
+    return SwapStep(deployment=_moved(deployment, DeploymentState.SWAPPED, world),
+                    sentence=f"PATCHTST_MODEL_PATH names {deployment.version}")
+
+
+def _confirm(deployment: Deployment, world: World) -> SwapStep:
+    policies = world.policies
+    found = named(world)
+    if found not in (deployment.model_path, None):
+        return _ended(deployment, f"PATCHTST_MODEL_PATH names {found} by now", world)
+    if policies.engine_confirm == "none":
+        return _ended(deployment, NOT_ASKED, world)
+    seen = world.confirmations.seen_serving(
+        version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path,
+        since=deployment.created_at)
+    if seen:
+        confirmed = _moved(deployment, DeploymentState.CONFIRMED, world, confirmation=seen)
+        return SwapStep(deployment=confirmed, sentence=seen)
+    waited = (world.now() - deployment.updated_at).total_seconds()
+    if waited < policies.engine_confirm_seconds:
+        return SwapStep(deployment=deployment, sentence=f"waiting to see the engine serve {deployment.version}, "
+                                                        f"{policies.engine_confirm_seconds - waited:.0f} s left")
+    how = f"nobody was seen serving {deployment.version} within {policies.engine_confirm_seconds:.0f} s"
+    return _ended(deployment, how, world)
+
+
+def _ended(deployment: Deployment, how: str, world: World) -> SwapStep:
+    return SwapStep(deployment=_moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=how),
+                    sentence=f"not confirmed: {how}")
+
+
+def _moved(deployment: Deployment, state: DeploymentState, world: World, *, confirmation: str = "") -> Deployment:
+    return replace(deployment, state=state, updated_at=world.now(), confirmation=confirmation)
+
+
+def _sha256_of(model: Path | None, world: World) -> str | None:
+    """The hash of what stands in the slot; None when it cannot be read: that must not keep it from being replaced."""
+    if model is None:
+        return None
+    try:
+        return world.slot.sha256_of(model)
+    except RetrainError:
+        return None
