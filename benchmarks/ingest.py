@@ -21,11 +21,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-NOW = datetime(2026, 1, 10, tzinfo=UTC)
+from big_table import END, big_table
+
 SEED_ROWS = 60_000
 FETCH_ROWS = 10_000
 #: rows that one process ingests at least; a small table is read several times, after a warm-up
@@ -65,23 +65,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ingest") as folder, contextlib.ExitStack() as stack:
         home = stack.enter_context(postgres_server()) if asked.postgres else None
         for rows in asked.rows:
-            path = market_of(rows, Path(folder), as_objects=asked.objects)
+            path = Path(folder) / f"market_{rows}.db"
+            big_table(path, rows=rows, as_objects=asked.objects)
             compare("SQLite", f"sqlite:///{path}", ["floor", "ours", "seed"], rows=rows, repeats=asked.repeats)
             if home:
                 url = f"postgresql://trader@/postgres?host={home}"
                 fill_postgres(url, path)
                 compare("PostgreSQL", url, ["floor", "ours"], rows=rows, repeats=asked.repeats)
             path.unlink()
-
-
-def market_of(rows: int, folder: Path, *, as_objects: bool) -> Path:
-    """A simulated market of this many rows in the stack's schema; one in a hundred positions is open."""
-    from retrain_worker.demo.market import write_market
-
-    path = folder / f"market_{rows}.db"
-    is_open = rows // 100
-    write_market(path, seed=1, end=NOW, rows=rows - is_open, open_rows=is_open, days=150.0, as_objects=as_objects)
-    return path
 
 
 def compare(source: str, url: str, ways: list[str], *, rows: int, repeats: int) -> None:
@@ -177,7 +168,7 @@ def ours(url: str) -> int:
     from retrain_worker.work.data.rows import read_pages
 
     gc.disable()
-    intake = Intake(DataPolicy(), now=to_microseconds(NOW))
+    intake = Intake(DataPolicy(), now=to_microseconds(END))
     for page in read_pages(url, busy_timeout_seconds=5.0):
         intake.add(page)
     return len(intake.snapshot())
