@@ -35,6 +35,9 @@ class RunStore(Protocol):
     def last_deployment(self) -> Deployment | None:
         """The newest deployment that reached the env file."""
 
+    def last_promotion(self) -> Deployment | None:
+        """The newest deployment that a run made and that reached the env file, whether it serves still or not."""
+
     def watermark_path(self) -> Path | None:
         """The fingerprints of the rows that the last committed run has covered."""
 
@@ -70,6 +73,9 @@ class Slot(Protocol):
 
 class RunFolders(Protocol):
     """Where a run keeps its files."""
+
+    def path_of(self, run_id: str) -> Path:
+        """The folder of a run, whether it is there or not."""
 
     def run_dir(self, run_id: str) -> Path:
         """The folder of a run; made if it is not there."""
