@@ -168,6 +168,8 @@ def _data_policy(read: _Reader) -> DataPolicy:
         max_single_feature_auc=read.number("MAX_SINGLE_FEATURE_AUC", default.max_single_feature_auc, low=0.5, high=1.0),
         max_gap_hours=read.number("MAX_GAP_H", default.max_gap_hours, low=0.0),
         warn_staleness_hours=read.number("WARN_STALENESS_H", default.warn_staleness_hours, low=0.0),
+        drift_alpha=read.number("DRIFT_ALPHA", default.drift_alpha, low=1e-9, high=0.5),
+        min_drift=read.share("MIN_DRIFT", default.min_drift),
         feature_names=tuple(name.strip() for name in read.text("FEATURE_NAMES", "").split(",") if name.strip()),
     )
 

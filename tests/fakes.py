@@ -73,6 +73,11 @@ class FakeStore:
     def intended_deployments(self):
         return [one for one in self.deployments.values() if one.state == "INTENDED"]
 
+    def last_promotion(self):
+        promotions = [one for one in self.deployments.values() if one.kind == "promote" and one.run_id
+                      and one.state not in ("INTENDED", "UNDONE")]
+        return max(promotions, key=lambda one: one.updated_at, default=None)
+
     def watermark_path(self):
         return self.watermark
 
@@ -137,8 +142,11 @@ class FakeFolders:
 
     root: Path
 
+    def path_of(self, run_id):
+        return self.root / "runs" / run_id
+
     def run_dir(self, run_id):
-        path = self.root / "runs" / run_id
+        path = self.path_of(run_id)
         path.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -23,9 +23,13 @@ class ArtifactStore:
         self._orders_dir = model_path / "orders"
         self._checkpoint_path = checkpoint_path
 
+    def path_of(self, run_id: str) -> Path:
+        """The folder of a run, whether it is there or not."""
+        return self._runs_dir / _checked(run_id)
+
     def run_dir(self, run_id: str) -> Path:
         """The folder of a run; made if it is not there. Raises SlotError, DiskFullError."""
-        return _made(self._runs_dir / _checked(run_id))
+        return _made(self.path_of(run_id))
 
     def checkpoint_dir(self, run_id: str) -> Path:
         """Where the child keeps what it needs to resume; made if it is not there."""

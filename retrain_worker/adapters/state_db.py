@@ -152,6 +152,13 @@ class StateDb:
         """The deployments of which it is not stored whether they reached the env file."""
         return self._all(Deployment, "SELECT * FROM deployments WHERE state = ?", DeploymentState.INTENDED)
 
+    def last_promotion(self) -> Deployment | None:
+        """The newest deployment that a run made and that reached the env file, whether it serves still or not."""
+        states = ", ".join("?" * len(_REACHED))
+        return self._one(
+            Deployment, f"SELECT * FROM deployments WHERE state IN ({states}) AND kind = 'promote' "  # noqa: S608
+            "AND run_id IS NOT NULL ORDER BY sequence DESC LIMIT 1", *_REACHED)
+
     def deployments(self, limit: int) -> list[Deployment]:
         """The newest deployments, newest first."""
         return self._all(Deployment, "SELECT * FROM deployments ORDER BY sequence DESC LIMIT ?", limit)

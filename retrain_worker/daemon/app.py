@@ -223,6 +223,9 @@ class App:
         under_way, watermark = self.store.unfinished_run(), self.store.watermark_path()
         protected: list[str | Path] = [under_way.run_id] if under_way else []
         protected += [watermark] if watermark else []
+        # the next audit measures drift against its snapshot
+        promoted = self.store.last_promotion()
+        protected += [promoted.run_id] if promoted and promoted.run_id else []
         gone = self._artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
         if gone:
             log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")

@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.child_process import ChildProcesses
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.handoff import AuditRequest, AuditResult, Broken, PullRequest, PullResult, Working
 from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.errors import StateError
 from retrain_worker.settings import Settings
 
 
@@ -25,10 +28,26 @@ def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[Pul
             pulled: PullResult = _awaited(children, Stage.PULL, Path(folder), PullRequest(
                 run_id="audit", run_dir=folder, policy=settings.data, watermark_path=None, now=now), say)
             audited: AuditResult = _awaited(children, Stage.AUDIT, Path(folder), AuditRequest(
-                run_id="audit", run_dir=folder, policy=settings.data, now=now), say)
+                run_id="audit", run_dir=folder, policy=settings.data, now=now,
+                reference_dir=_reference_dir(settings, say)), say)
         finally:
             children.stop(1.0)
     return pulled, audited
+
+
+def _reference_dir(settings: Settings, say: Callable[[str], None]) -> str | None:
+    """The folder of the last promoted run; None when there is none, or nobody may tell us."""
+    state = settings.state_path / "state.db"
+    try:
+        if not state.exists():
+            return None
+        with StateDb(state, read_only=True) as store:
+            promoted = store.last_promotion()
+    except (OSError, StateError) as error:
+        say(f"drift is not measured, since the last promoted run is not known: {error}")
+        return None
+    folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+    return str(folders.path_of(promoted.run_id)) if promoted and promoted.run_id else None
 
 
 def _awaited(children: ChildProcesses, stage: Stage, folder: Path, request: Any, say: Callable[[str], None]) -> Any:

@@ -37,6 +37,10 @@ class DataPolicy:
     max_gap_hours: float = 48.0
     #: age of the newest labelled row in hours over which a warning is given; 0 = never
     warn_staleness_hours: float = 72.0
+    #: chance of any false alarm about drift in one audit
+    drift_alpha: float = 0.01
+    #: distance (Kolmogorov-Smirnov; for the label, between two shares of WIN) under which nothing is called drift
+    min_drift: float = 0.1
     #: comma separated names; empty = the names that every usable row has
     feature_names: tuple[str, ...] = ()
 

@@ -90,6 +90,8 @@ class AuditRequest:
     policy: DataPolicy
     #: ISO 8601 UTC; the audit's idea of now (staleness, rows from the future)
     now: str
+    #: the folder of the last promoted run, which drift is measured against; None = no run was promoted
+    reference_dir: str | None = None
     memory_limit_bytes: int = 0
 
 

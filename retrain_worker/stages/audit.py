@@ -16,7 +16,8 @@ def audit(run: Run, world: World) -> Step:
     """REFUSED with the reasons in order of weight, or training is due. Notes which incumbent the training is for."""
     answer = ask(run, world, AuditRequest(
         run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), policy=world.policies.data,
-        now=run.created_at.isoformat(), memory_limit_bytes=world.policies.child_memory_bytes,
+        now=run.created_at.isoformat(), reference_dir=_reference_dir(world),
+        memory_limit_bytes=world.policies.child_memory_bytes,
     ))
     if isinstance(answer, Step):
         return answer
@@ -32,3 +33,9 @@ def audit(run: Run, world: World) -> Step:
         **asdict(result.verdict), "incumbent_path": str(incumbent) if incumbent else None})
     return Step(run=known.moved_to(Stage.TRAIN, at=world.now()),
                 sentence=f"run {run.run_id} audited: fit to train on, {warnings} warnings")
+
+
+def _reference_dir(world: World) -> str | None:
+    """The folder of the last promoted run; drift is measured against its snapshot."""
+    promoted = world.store.last_promotion()
+    return str(world.folders.path_of(promoted.run_id)) if promoted and promoted.run_id else None

@@ -53,6 +53,9 @@ class RunStore(Protocol):
     def intended_deployments(self) -> list[Deployment]:
         """The deployments of which it is not stored whether they reached the env file."""
 
+    def last_promotion(self) -> Deployment | None:
+        """The newest deployment that a run made and that reached the env file, whether it serves still or not."""
+
     def watermark_path(self) -> Path | None:
         """The fingerprints of the rows that the last committed run has covered."""
 
@@ -101,6 +104,9 @@ class Slot(Protocol):
 
 class RunFolders(Protocol):
     """Where a run keeps its files."""
+
+    def path_of(self, run_id: str) -> Path:
+        """The folder of a run, whether it is there or not."""
 
     def run_dir(self, run_id: str) -> Path:
         """The folder of a run; made if it is not there."""

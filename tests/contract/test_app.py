@@ -9,7 +9,7 @@ from retrain_worker import settings
 from retrain_worker.cli.options import prepare_home
 from retrain_worker.daemon import app as app_module
 from retrain_worker.daemon.app import App
-from retrain_worker.domain.lifecycle import Outcome, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
 from retrain_worker.errors import StateError
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -66,3 +66,23 @@ def test_nothing_begins_once_the_app_is_closing(app):
     app.tick()
 
     assert app.store.history(10) == []
+
+
+def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_measures_drift_against_it(app):
+    app._settings = replace(app._settings, keep_runs=1)
+    ids = []
+    for day in range(1, 5):
+        at = NOW + timedelta(days=day)
+        an_ended_run(app, at)
+        ids.append(app.store.history(1)[0].run_id)
+        app.world.folders.run_dir(ids[-1])
+    promoted = Deployment(
+        deployment_id=ids[1], run_id=ids[1], kind="promote", version=f"patchtst_v{ids[1]}", model_path="/m.pth",
+        sha256="0" * 64, size_bytes=1, previous_version=None, previous_model_path=None,
+        state=DeploymentState.NOT_CONFIRMED, created_at=NOW, updated_at=NOW, requested_by="schedule", reason="test")
+    app.store.record_deployment(promoted)
+    app.store.record_deployment(replace(
+        promoted, deployment_id="rollback_20260115_000000", run_id=None, kind="rollback", version="patchtst_v0"))
+    app.sweep()
+
+    assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[1], ids[3]]

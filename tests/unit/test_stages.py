@@ -386,3 +386,25 @@ def test_retries_are_no_deaths(world):
     run = resume(interrupt(run, world).run, world).run
 
     assert (run.outcome, run.num_retries, run.num_deaths) == (None, 3, 0)
+
+
+def test_the_audit_is_told_the_last_promoted_run_and_asks_the_same_at_every_tick(world):
+    first = to_the_end(world)[-1].run
+    world.children.requests.clear()
+    audited = world.children.answers[Stage.AUDIT]
+    world.children.answers[Stage.AUDIT] = Working(sentence="auditing")
+    step = advance(replace(a_run(), run_id="20260111_033000"), world)
+    for _ in range(3):
+        step = advance(step.run, world)
+    requests = [request for stage, request in world.children.requests if stage == Stage.AUDIT]
+    world.children.answers[Stage.AUDIT] = audited
+
+    assert {request.reference_dir for request in requests} == {str(world.folders.path_of(first.run_id))}
+    assert len(requests) == 3
+    assert len(set(map(repr, requests))) == 1
+
+
+def test_without_a_promoted_run_the_audit_has_no_reference(world):
+    to_the_end(world, limit=2)
+
+    assert [request.reference_dir for stage, request in world.children.requests if stage == Stage.AUDIT][:1] == [None]

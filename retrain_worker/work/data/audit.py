@@ -13,6 +13,7 @@ from pathlib import Path
 from retrain_worker.domain.audit import DataPolicy, Finding, judge
 from retrain_worker.domain.handoff import AuditRequest, AuditResult, Progress
 from retrain_worker.work.data import snapshot as snapshots
+from retrain_worker.work.data.audit_drift import drift_findings
 from retrain_worker.work.data.audit_features import feature_findings
 from retrain_worker.work.data.audit_labels import label_findings
 from retrain_worker.work.data.audit_rows import row_findings
@@ -25,10 +26,12 @@ def audit(request: AuditRequest, report: Callable[[Progress], None]) -> AuditRes
     snapshot = snapshots.load(Path(request.run_dir))
     report(Progress(sentence=f"auditing {len(snapshot):,} rows", fields={"rows": len(snapshot)}))
     now = to_microseconds(datetime.fromisoformat(request.now))
-    return AuditResult(verdict=judge(findings(snapshot, request.policy, now=now)))
+    reference_dir = Path(request.reference_dir) if request.reference_dir else None
+    drift = drift_findings(snapshot, reference_dir, request.policy) if len(snapshot) else []
+    return AuditResult(verdict=judge((*findings(snapshot, request.policy, now=now), *drift)))
 
 
 def findings(snapshot: Snapshot, policy: DataPolicy, *, now: int) -> tuple[Finding, ...]:
-    """Every finding, weightiest first within its severity. `now`: microseconds since the epoch."""
+    """Every finding but drift, weightiest first within its severity. `now`: microseconds since the epoch."""
     labels = label_findings(snapshot, policy)
     return (*labels, *row_findings(snapshot, policy, now=now), *feature_findings(snapshot, policy))
