@@ -18,13 +18,23 @@ import msgspec
 
 from retrain_worker import errors
 from retrain_worker.adapters import durable_file
-from retrain_worker.domain.handoff import AuditResult, ChildError, GateMeasured, PullResult, TrainResult
+from retrain_worker.domain.handoff import (
+    AuditResult,
+    ChildError,
+    Errand,
+    ExportResult,
+    GateMeasured,
+    InspectResult,
+    PullResult,
+    TrainResult,
+)
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.masking import masked
 from retrain_worker.errors import ChildFailedError, RetrainError
 
 _RESULT_TYPES: dict[str, type[Any]] = {
     Stage.PULL: PullResult, Stage.AUDIT: AuditResult, Stage.TRAIN: TrainResult, Stage.GATE: GateMeasured,
+    Errand.INSPECT: InspectResult, Errand.EXPORT: ExportResult,
 }
 _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_CHARACTERS = 300
