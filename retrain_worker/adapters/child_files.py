@@ -19,10 +19,12 @@ import msgspec
 from retrain_worker import errors
 from retrain_worker.adapters import durable_file
 from retrain_worker.domain.handoff import (
-    VERIFY,
     AuditResult,
     ChildError,
+    Errand,
+    ExportResult,
     GateMeasured,
+    InspectResult,
     PullResult,
     TrainResult,
     VerifyResult,
@@ -33,7 +35,7 @@ from retrain_worker.errors import ChildFailedError, RetrainError
 
 _RESULT_TYPES: dict[str, type[Any]] = {
     Stage.PULL: PullResult, Stage.AUDIT: AuditResult, Stage.TRAIN: TrainResult, Stage.GATE: GateMeasured,
-    VERIFY: VerifyResult,
+    Errand.INSPECT: InspectResult, Errand.EXPORT: ExportResult, Errand.VERIFY: VerifyResult,
 }
 _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_CHARACTERS = 300

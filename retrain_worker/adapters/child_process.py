@@ -20,7 +20,7 @@ from pathlib import Path
 from retrain_worker.adapters import durable_file
 from retrain_worker.adapters.child_files import ChildFiles, files_of, log_tail, read_result
 from retrain_worker.adapters.running_child import RunningChild, start_child
-from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, Broken, ChildExit, Done, Working
+from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, Broken, ChildExit, Done, Errand, Working
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.errors import ChildFailedError, ChildInterruptedError, RetrainError
 
@@ -44,14 +44,14 @@ class ChildProcesses:
     """At most one child at a time. Implements stages.ports.Children."""
 
     def __init__(
-        self, *, deadline_seconds: Mapping[str, float], grace_seconds: float = 10.0, database_url: str = "",
+        self, *, deadline_seconds: Mapping[Stage | Errand, float], grace_seconds: float = 10.0, database_url: str = "",
         command: tuple[str, ...] = COMMAND, result_limit_bytes: int = 64 << 20,
     ) -> None:
-        """`deadline_seconds` by stage, from the start; `grace_seconds` from SIGTERM to SIGKILL.
+        """`deadline_seconds` by stage or errand, from the start; `grace_seconds` from SIGTERM to SIGKILL.
 
         `database_url` reaches the child of PULL only, through its environment.
         """
-        self._deadline_seconds = dict(deadline_seconds)
+        self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
         self._grace_seconds = grace_seconds
         self._database_url = database_url
         self._command = command

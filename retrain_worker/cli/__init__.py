@@ -6,9 +6,22 @@ import argparse
 from collections.abc import Sequence
 
 from retrain_worker import __version__
-from retrain_worker.cli import audit, check, demo, discover, gates, history, once, run, status, trigger
+from retrain_worker.cli import (
+    audit,
+    check,
+    demo,
+    discover,
+    export,
+    gates,
+    history,
+    inspect,
+    once,
+    run,
+    status,
+    trigger,
+)
 
-_VERBS = (once, run, check, discover, audit, status, history, gates, trigger, demo)
+_VERBS = (once, run, check, discover, audit, status, history, gates, trigger, inspect, export, demo)
 
 _EPILOG = """\
 examples:
@@ -16,6 +29,7 @@ examples:
   retrain-worker check                             what is missing before the first start, and what mends it
   retrain-worker discover /opt /home /etc          where the training data lies, and what points elsewhere
   retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try
+  retrain-worker inspect model.pth                 what a model file is, and whether it can be trusted
   retrain-worker status                            what serves, what ran, what runs next, what waits
 exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings
 """

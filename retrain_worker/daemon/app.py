@@ -27,7 +27,7 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.domain import events
-from retrain_worker.domain.handoff import VERIFY
+from retrain_worker.domain.handoff import Errand
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
 from retrain_worker.errors import RetrainError, RetryLaterError, StateError
@@ -88,7 +88,7 @@ class App:
                 database_url=str(settings.database_url),
                 deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
-            self._verifier = ChildProcesses(deadline_seconds={VERIFY: _VERIFY_DEADLINE_SECONDS})
+            self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
             doors.callback(self._verifier.stop, 0.0)
             self._client = client
             self.world = self._world(settings)

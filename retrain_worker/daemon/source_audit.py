@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.child_process import ChildProcesses
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.domain.handoff import AuditRequest, AuditResult, Broken, PullRequest, PullResult, Working
+from retrain_worker.daemon.errand import awaited
+from retrain_worker.domain.handoff import AuditRequest, AuditResult, PullRequest, PullResult
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.errors import StateError
 from retrain_worker.settings import Settings
@@ -25,9 +24,9 @@ def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[Pul
         children = ChildProcesses(database_url=str(settings.database_url),
                                   deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
         try:
-            pulled: PullResult = _awaited(children, Stage.PULL, Path(folder), PullRequest(
+            pulled: PullResult = awaited(children, Stage.PULL, Path(folder), PullRequest(
                 run_id="audit", run_dir=folder, policy=settings.data, watermark_path=None, now=now), say)
-            audited: AuditResult = _awaited(children, Stage.AUDIT, Path(folder), AuditRequest(
+            audited: AuditResult = awaited(children, Stage.AUDIT, Path(folder), AuditRequest(
                 run_id="audit", run_dir=folder, policy=settings.data, now=now,
                 reference_dir=_reference_dir(settings, say)), say)
         finally:
@@ -48,15 +47,3 @@ def _reference_dir(settings: Settings, say: Callable[[str], None]) -> str | None
         return None
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
     return str(folders.path_of(promoted.run_id)) if promoted and promoted.run_id else None
-
-
-def _awaited(children: ChildProcesses, stage: Stage, folder: Path, request: Any, say: Callable[[str], None]) -> Any:
-    said = ""
-    while isinstance(answer := children.result_of(stage, folder, request), Working):
-        if answer.sentence != said:
-            said = answer.sentence
-            say(said)
-        time.sleep(0.05)
-    if isinstance(answer, Broken):
-        raise answer.error
-    return answer.result

@@ -1,16 +1,17 @@
 """The request and the result that cross to a child, its progress lines, and its exit codes.
 
-One child per stage: `python -m retrain_worker.work REQUEST RESULT`. The request is a JSON file in the run folder, the
-result another, written atomically as the child's last act. Progress goes to the child's stdout, one JSON object per
-line; its log goes to stderr. The child ends when its stdin closes: the daemon holds the other end. A database URL may
-hold a password, so it never stands in a file: it travels in the child's environment as DATABASE_URL_VARIABLE.
+One child per stage or errand: `python -m retrain_worker.work REQUEST RESULT`. The request is a JSON file in the run
+folder, the result another, written atomically as the child's last act. Progress goes to the child's stdout, one JSON
+object per line; its log goes to stderr. The child ends when its stdin closes: the daemon holds the other end. A
+database URL may hold a password, so it never stands in a file: it travels in the child's environment as
+DATABASE_URL_VARIABLE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from retrain_worker.domain.artifact import Manifest
@@ -21,8 +22,6 @@ from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import RetrainError
 
 DATABASE_URL_VARIABLE = "RETRAIN_CHILD_DATABASE_URL"
-#: what a child does that belongs to no stage of a run: verify a model file for an order
-VERIFY = "VERIFY"
 
 
 class ChildExit(IntEnum):
@@ -34,6 +33,25 @@ class ChildExit(IntEnum):
     ERROR = 3
     #: stopped by SIGTERM or by a closed stdin; what can be resumed was checkpointed
     INTERRUPTED = 4
+
+
+class Errand(StrEnum):
+    """What a child is asked for outside any run."""
+
+    #: tell what a model file is
+    INSPECT = "INSPECT"
+    #: write a model file in the format of another runtime
+    EXPORT = "EXPORT"
+    #: load a model file as an engine would, for an operator's order
+    VERIFY = "VERIFY"
+
+
+class ExportFormat(StrEnum):
+    """What other runtimes read."""
+
+    ONNX = "onnx"
+    TORCH_EXPORT = "torch-export"
+    SAFETENSORS = "safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +196,65 @@ class VerifyResult:
     sha256: str
     #: largest difference between the recorded and the replayed canary; None for a file that has none
     canary_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectRequest:
+    """Tell what these files are. Nothing in them is executed."""
+
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileReport:
+    """What one file is."""
+
+    path: str
+    #: a few words: "bundle patchtst/1", "bare state dict", "SQLite database", ...
+    kind: str
+    #: why it must not be trusted as a model; empty = it can be
+    problem: str
+    size_bytes: int | None = None
+    sha256: str = ""
+    #: what the checksum file beside it says: agrees | differs | none
+    checksum: str = "none"
+    parameters: int | None = None
+    #: largest difference between the recorded and the replayed canary; None without a canary
+    canary_error: float | None = None
+    #: None: not a model that this program can run
+    manifest: Manifest | None = None
+    #: name -> shape of the tensors found
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    #: global names in its pickle that a safe load refuses
+    refused_globals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectResult:
+    """One report for each path, in the order asked."""
+
+    reports: tuple[FileReport, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """Write the model in `model_path` as `format` to `output_path`, which must not exist."""
+
+    model_path: str
+    format: ExportFormat
+    output_path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """A file that gave the recorded answers when it was read back."""
+
+    output_path: str
+    size_bytes: int
+    sha256: str
+    #: largest difference to the recorded canary, over this many windows
+    canary_error: float
+    canary_windows: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ import math
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -179,9 +180,9 @@ def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple
     The hash is compared with `expected_sha256`, else with the checksum file beside it if there is one. `feature_names`
     are used only for a file of the older scripts that does not say its own.
     """
-    data = _bytes_of(path)
+    data = bytes_of(path)
     _check_hash(path, data, expected_sha256)
-    found = _load(path, data)
+    found = loaded(path, data)
     bundle = _our_bundle(path, data, found) if _is_ours(found) else _older_bundle(path, data, found, feature_names)
     error = bundle.canary_error()
     if error is not None and error > CANARY_TOLERANCE:
@@ -189,27 +190,8 @@ def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple
     return bundle
 
 
-def inspect(path: Path) -> dict[str, Any]:
-    """What a model file is, as plain values for a person; `problem` says what is wrong, empty if it can be trusted."""
-    summary: dict[str, Any] = {"path": str(path), "kind": "unknown", "problem": ""}
-    try:
-        data = _bytes_of(path)
-        summary |= {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        summary["checksum_file"] = checksum_file(path).is_file()
-        found = _load(path, data)
-        summary |= {"kind": _kind_of(found), "tensors": {n: list(t.shape) for n, t in _state_in(found).items()}}
-        # names that stand for unknown ones: this is about the file, not about the rows
-        unknown = tuple(f"feature_{i}" for i in range(presets.ENGINE_INPUTS))
-        bundle = read(path, feature_names=unknown)
-        summary["parameters"] = sum(tensor.numel() for tensor in bundle.model.parameters())
-        summary["manifest"] = msgspec.to_builtins(bundle.manifest)
-        summary["canary_error"] = bundle.canary_error()
-    except ArtifactError as error:
-        summary["problem"] = error.what
-    return summary
-
-
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """The whole file. Raises ArtifactError when it cannot be read or is larger than any model."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -229,9 +211,12 @@ def _check_hash(path: Path, data: bytes, expected_sha256: str | None) -> None:
         raise _unfit(path, f"its sha256 is {actual}, not {expected_sha256 or 'what its empty checksum file says'}")
 
 
-def _load(path: Path, data: bytes) -> Mapping[str, Any]:
+def loaded(path: Path, data: bytes) -> Mapping[str, Any]:
+    """The dict in the file, by a load that executes nothing. Raises ArtifactError."""
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of foreign pickles; the error says what is wrong with them
+            warnings.simplefilter("ignore")
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it holds {named[1]}" if named else "it holds objects or damage"
@@ -248,18 +233,19 @@ def _is_ours(found: Mapping[str, Any]) -> bool:
     return isinstance(found.get("format"), str) and str(found["format"]).startswith("patchtst/")
 
 
-def _state_in(found: Mapping[str, Any]) -> _State:
+def state_in(found: Mapping[str, Any]) -> _State:
     """The tensors of any dict of weights, by name."""
     state = found.get("model_state_dict", found)
     return {str(n): t for n, t in state.items() if isinstance(t, torch.Tensor)} if isinstance(state, Mapping) else {}
 
 
-def _kind_of(found: Mapping[str, Any]) -> str:
+def kind_of(found: Mapping[str, Any]) -> str:
+    """Whose file this is, a few words."""
     if _is_ours(found):
-        return str(found["format"])
+        return f"bundle {found['format']}"
     if "model_state_dict" in found:
         return "dict with model_state_dict"
-    return "bare state dict" if _state_in(found) else "dict without weights"
+    return "bare state dict" if state_in(found) else "dict without weights"
 
 
 def _our_bundle(path: Path, data: bytes, found: Mapping[str, Any]) -> Bundle:
@@ -287,14 +273,14 @@ def _our_bundle(path: Path, data: bytes, found: Mapping[str, Any]) -> Bundle:
         raise _unfit(path, f"its canary has shape {canary.windows.shape}, not (n, {expected[0]}, {expected[1]})")
     if canary.probabilities.shape != canary.windows.shape[:1]:
         raise _unfit(path, "its canary has not one probability for each window")
-    model = _model(path, config, _state_in(found))
+    model = _model(path, config, state_in(found))
     return Bundle(path=path, manifest=manifest, model=model, canary=canary)
 
 
 def _older_bundle(path: Path, data: bytes, found: Mapping[str, Any], feature_names: tuple[str, ...]) -> Bundle:
-    state = _state_in(found)
+    state = state_in(found)
     if not state:
-        raise _unfit(path, f"it holds no weights: a {_kind_of(found)} with the keys {_some(found)}")
+        raise _unfit(path, f"it holds no weights: a {kind_of(found)} with the keys {_some(found)}")
     names = _older_feature_names(path, found) or feature_names
     if not names:
         raise _unfit(path, "it does not say which features it was trained on")
@@ -343,7 +329,8 @@ def _model(path: Path, config: PatchTSTConfig, state: _State) -> PatchTST:
         raise _unfit(path, f"it has weights that the network does not: {_some(surplus)}")
     for name, shape in expected.items():
         if actual[name] != shape:
-            raise _unfit(path, f"{name} has shape {actual[name]}, not {shape}: it was made for another input")
+            why = _other_layout(config, name, actual[name])
+            raise _unfit(path, f"{name} has shape {actual[name]}, not {shape}: it was made for {why}")
         if not torch.isfinite(state[name]).all():
             raise _unfit(path, f"{name} holds numbers that are not finite")
         if name.endswith("num_batches_tracked") != (not state[name].is_floating_point()):
@@ -352,6 +339,15 @@ def _model(path: Path, config: PatchTSTConfig, state: _State) -> PatchTST:
         model = PatchTST(config)
     model.load_state_dict(state, strict=True)
     return model.eval()
+
+
+def _other_layout(config: PatchTSTConfig, name: str, shape: tuple[int, ...]) -> str:
+    """What a patch embedding of another width says about the rows that the file was made for."""
+    if name != "patch_embedding.weight" or len(shape) != 2 or not config.mixes_channels:
+        return "another network"
+    inputs, surplus = divmod(shape[1], config.patch_length)
+    inputs_of = f"{inputs} inputs a row" if not surplus else f"patches of {shape[1]} numbers"
+    return f"{inputs_of}, and the engine's network takes {config.num_channels}"
 
 
 def _manifest(content: Mapping[str, Any], *, path: Path, data: bytes, contract: ModelContract) -> Manifest:

@@ -15,7 +15,7 @@ from pathlib import Path
 from retrain_worker.domain import deployments, events
 from retrain_worker.domain.deployments import Target
 from retrain_worker.domain.events import Event
-from retrain_worker.domain.handoff import VERIFY, Broken, VerifyRequest, VerifyResult, Working
+from retrain_worker.domain.handoff import Broken, Errand, VerifyRequest, VerifyResult, Working
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.errors import ArtifactError, RetrainError, RetryLaterError, SlotError
@@ -148,7 +148,7 @@ def _verified(order: Order, target: Target, world: World) -> OrderStep | VerifyR
     """The child's finding on the target's file; a step that waits for it. Raises the child's error."""
     world.slot.check_ready(Path(target.model_path), expected_sha256=target.sha256)
     answer = world.verifier.result_of(
-        VERIFY, world.folders.order_dir(order.order_id),
+        Errand.VERIFY, world.folders.order_dir(order.order_id),
         VerifyRequest(order_id=order.order_id, model_path=target.model_path, expected_sha256=target.sha256))
     if isinstance(answer, Working):
         return OrderStep(order=order, sentence=f"{order.order_id}: {target.version} is being verified")

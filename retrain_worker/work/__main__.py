@@ -1,4 +1,4 @@
-"""The child process of one stage: `python -m retrain_worker.work REQUEST RESULT` (see domain/handoff.py).
+"""The child process of one stage or errand: `python -m retrain_worker.work REQUEST RESULT` (see domain/handoff.py).
 
 What is covered: the child offers itself to the kernel's out-of-memory killer first, ends when it is told to or when the
 daemon is gone, keeps to a memory limit with a clean error, says its progress in JSON lines on stdout and everything
@@ -22,13 +22,17 @@ import msgspec
 
 from retrain_worker.domain.handoff import (
     DATABASE_URL_VARIABLE,
-    VERIFY,
     AuditRequest,
     AuditResult,
     ChildError,
     ChildExit,
+    Errand,
+    ExportRequest,
+    ExportResult,
     GateMeasured,
     GateRequest,
+    InspectRequest,
+    InspectResult,
     Progress,
     PullRequest,
     PullResult,
@@ -42,22 +46,26 @@ from retrain_worker.errors import DiskFullError, RetrainError, UsageError
 from retrain_worker.work.data.durable import durable_file
 from retrain_worker.work.stopping import StopFlag, StoppedError
 
-Request = PullRequest | AuditRequest | TrainRequest | GateRequest | VerifyRequest
-Result = PullResult | AuditResult | TrainResult | GateMeasured | VerifyResult
+Request = (
+    PullRequest | AuditRequest | TrainRequest | GateRequest | VerifyRequest | InspectRequest | ExportRequest
+)
+Result = PullResult | AuditResult | TrainResult | GateMeasured | VerifyResult | InspectResult | ExportResult
 Report = Callable[[Progress], None]
 
 #: as high as an unprivileged process may go without being the very first choice
 OOM_SCORE = 800
 #: training may finish its batch and end by itself; the other stages leave nothing to resume
-GRACE_SECONDS: dict[str, float] = {Stage.TRAIN: 5.0}
+GRACE_SECONDS: dict[Stage | Errand, float] = {Stage.TRAIN: 5.0}
 USAGE = 2
 
-_REQUESTS: dict[str, type[Request]] = {
+_REQUESTS: dict[Stage | Errand, type[Request]] = {
     Stage.PULL: PullRequest,
     Stage.AUDIT: AuditRequest,
     Stage.TRAIN: TrainRequest,
     Stage.GATE: GateRequest,
-    VERIFY: VerifyRequest,
+    Errand.INSPECT: InspectRequest,
+    Errand.EXPORT: ExportRequest,
+    Errand.VERIFY: VerifyRequest,
 }
 _log = logging.getLogger("retrain_worker.work")
 
@@ -110,17 +118,25 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
             from retrain_worker.work.scoring import measure
 
             return measure(request, report)
+        case InspectRequest():
+            from retrain_worker.model.inspection import inspect
+
+            return InspectResult(reports=tuple(inspect(Path(path)) for path in request.paths))
+        case ExportRequest():
+            from retrain_worker.model.export import export
+
+            return export(request)
         case VerifyRequest():
             from retrain_worker.work.verification import verify
 
             return verify(request)
 
 
-def _read_request(path: Path) -> tuple[str, Request]:
+def _read_request(path: Path) -> tuple[Stage | Errand, Request]:
     try:
         found = msgspec.json.decode(path.read_bytes())
-        stage = str(found["stage"])
-        return stage, msgspec.convert(found["request"], _REQUESTS[stage])
+        task = Errand(found["stage"]) if found["stage"] in set(Errand) else Stage(found["stage"])
+        return task, msgspec.convert(found["request"], _REQUESTS[task])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"not a request ({type(error).__name__}: {error})", where=str(path)) from error
 

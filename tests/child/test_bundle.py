@@ -19,7 +19,7 @@ from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import ArtifactError
-from retrain_worker.model import bundle, patchtst, presets
+from retrain_worker.model import bundle, inspection, patchtst, presets
 from retrain_worker.model.patchtst import PatchTST
 
 NAMES = ("rsi", "ma_cross", "volatility", "returns_1h")
@@ -213,7 +213,7 @@ def test_nothing_in_a_model_file_is_executed(tmp_path: Path, as_torch_file: bool
     with pytest.raises(ArtifactError):
         bundle.read(path)
     assert not trace.exists()
-    assert bundle.inspect(path)["problem"]
+    assert inspection.inspect(path).problem
 
 
 # ---------------------------------------------------------------- files of the stack's older scripts
@@ -266,18 +266,3 @@ def test_older_files_that_do_not_fit_say_what_was_found(tmp_path: Path) -> None:
     torch.save({"model_state_dict": engine_state(), "scaler": np.float64(3.0)}, path)
     with pytest.raises(ArtifactError, match="safe load"):
         bundle.read(path, feature_names=NAMES)
-
-
-def test_inspect_tells_what_any_file_is(tmp_path: Path) -> None:
-    ours = bundle.inspect(written(tmp_path))
-    assert (ours["kind"], ours["problem"], ours["canary_error"]) == ("patchtst/1", "", 0.0)
-    assert ours["manifest"]["contract"]["preset"] == "paper"
-    json.dumps(ours)
-
-    older = tmp_path / "older.pth"
-    torch.save(engine_state(), older)
-    summary = bundle.inspect(older)
-    assert (summary["kind"], summary["problem"], summary["parameters"]) == ("bare state dict", "", 612_481)
-
-    (tmp_path / "text.pth").write_text("not a model")
-    assert bundle.inspect(tmp_path / "text.pth")["problem"]

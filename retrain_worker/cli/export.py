@@ -1,0 +1,40 @@
+"""`export`: a model file for another runtime, kept only if it gives the recorded answers when read back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain_worker.domain.handoff import ExportFormat, ExportRequest
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_SUFFIXES = {ExportFormat.ONNX: ".onnx", ExportFormat.TORCH_EXPORT: ".pt2", ExportFormat.SAFETENSORS: ".safetensors"}
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser(
+        "export", help="write a model file for another runtime, checked against its recorded answers",
+        epilog="onnx and torch-export take raw windows (B, rows, features) and answer P(label = 1); safetensors holds "
+               "the weights, and the network's config in its header")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a model file of this program")
+    parser.add_argument("--format", required=True, choices=[str(each) for each in ExportFormat])
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside FILE, with the ending of the format")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Write, check, and say what was written. Raises UsageError, ArtifactError, ContractError."""
+    from retrain_worker.daemon import errand
+
+    wanted = ExportFormat(arguments.format)
+    output: Path = arguments.out or arguments.file.with_suffix(_SUFFIXES[wanted])
+    result = errand.export(ExportRequest(
+        model_path=str(arguments.file.absolute()), format=wanted, output_path=str(output.absolute())))
+    print(f"{result.output_path}\n"
+          f"  {result.size_bytes:,} bytes, sha256 {result.sha256}\n"
+          f"  gave the {result.canary_windows} recorded answers, largest difference {result.canary_error:.2g}")
+    return 0

@@ -1,0 +1,98 @@
+"""`inspect`: what a model file is, whoever wrote it, and whether it can be trusted. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrain_worker.domain.artifact import Manifest
+from retrain_worker.domain.handoff import FileReport
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_EXIT_REFUSED = 11
+_SHOWN_TENSORS = 4
+_CHECKSUMS = {
+    "agrees": "as its checksum file says",
+    "differs": "NOT what its checksum file says",
+    "none": "no checksum file beside it",
+}
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("inspect", help="what a model file is and whether it can be trusted",
+                              epilog="exit: 0 every file can be used, 11 one cannot, with the reason")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="any file; nothing in it is executed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each file, one a line")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print one report for each file."""
+    from retrain_worker.cli.once import as_json
+    from retrain_worker.daemon import errand
+
+    reports = errand.inspect(tuple(arguments.files)).reports
+    for place, report in enumerate(reports):
+        if arguments.json:
+            print(as_json(report))
+        else:
+            print(("\n" if place else "") + as_text(report))
+    return _EXIT_REFUSED if any(report.problem for report in reports) else 0
+
+
+def as_text(report: FileReport) -> str:
+    """The report as a person reads it."""
+    lines = [report.path]
+    lines.extend(f"  {name:<11} {value}" for name, value in _facts(report))
+    lines.append(f"  {'verdict':<11} " + (f"CANNOT BE USED: {report.problem}" if report.problem else "can be used"))
+    return "\n".join(lines)
+
+
+def _facts(report: FileReport) -> Iterator[tuple[str, str]]:
+    yield "is", report.kind
+    if report.size_bytes is not None:
+        yield "file", f"{report.size_bytes:,} bytes, sha256 {report.sha256}, {_CHECKSUMS[report.checksum]}"
+    if report.refused_globals:
+        yield "refused", f"objects of {', '.join(report.refused_globals)}"
+    if report.manifest is not None:
+        yield from _model_facts(report.manifest)
+    if report.parameters is not None:
+        yield "network", f"{report.parameters:,} parameters in {len(report.tensors)} tensors"
+    elif report.tensors:
+        yield "tensors", f"{len(report.tensors)}: {_some_tensors(report)}"
+    if report.manifest is not None:
+        error = report.canary_error
+        yield "canary", "none recorded" if error is None else f"reproduced, largest difference {error:.2g}"
+
+
+def _model_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    contract, training = manifest.contract, manifest.training
+    is_older = "run_id" not in training
+    names = f"{len(contract.feature_names)} features" + ("" if is_older else f" ({', '.join(contract.feature_names)})")
+    yield "contract", (f"preset {contract.preset}: {contract.context_length} rows of {names}, "
+                       f"transform {contract.input_transform}, label {contract.label}")
+    if is_older:
+        return
+    yield "made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {training['run_id']}, version {manifest.version}"
+    yield "trained on", f"{_parts(training.get('parts', {}))}; seed {training.get('seed')}"
+    yield "data", f"sha256 {training.get('data_sha256')}"
+    yield "weights", f"sha256 {training.get('weights_sha256')}"
+    yield "validation", ", ".join(f"{name} {manifest.scorecard[name]:.3f}" for name in ("auc", "log_loss", "ece")
+                                  if isinstance(manifest.scorecard.get(name), float)) or "not measured"
+
+
+def _parts(parts: Any) -> str:
+    train = parts.get("train", {}) if isinstance(parts, dict) else {}
+    return f"{sum(train.values()):,} samples ({train.get('win', 0):,} of label 1)" if train else "unknown samples"
+
+
+def _some_tensors(report: FileReport) -> str:
+    shown = [f"{name} {'x'.join(map(str, shape)) or 'scalar'}"
+             for name, shape in list(report.tensors.items())[:_SHOWN_TENSORS]]
+    more = len(report.tensors) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

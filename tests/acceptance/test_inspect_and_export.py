@@ -1,0 +1,50 @@
+"""`inspect` and `export` as their user types them; the command itself never imports torch."""
+
+import json
+import sqlite3
+
+import pytest
+import torch
+
+from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.model.presets import engine
+from tests.acceptance.conftest import retrain_worker
+from tests.child.test_bundle import written
+
+
+@pytest.fixture
+def model(tmp_path):
+    return written(tmp_path)
+
+
+def test_one_look_tells_several_files_apart(model, tmp_path):
+    older, database = tmp_path / "older.pth", tmp_path / "trader.pth"
+    torch.save(PatchTST(engine(num_features=4)).state_dict(), older)
+    sqlite3.connect(database).close()
+
+    done = retrain_worker("inspect", model, older, database)
+
+    assert done.returncode == 11, done.stderr
+    ours, older_said, database_said = done.stdout.split("\n\n")
+    assert "preset paper: 32 rows of 4 features (rsi, ma_cross, volatility, returns_1h)" in ours
+    assert ours.splitlines()[-1].split() == ["verdict", "can", "be", "used"]
+    assert "bare state dict" in older_said and "612,481 parameters" in older_said
+    assert "CANNOT BE USED: it is no PyTorch file of weights: empty file" in database_said
+
+
+def test_a_sound_file_exits_with_zero_and_speaks_json(model):
+    done = retrain_worker("inspect", "--json", model)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["manifest"]["contract"]["preset"] == "paper"
+
+
+def test_an_export_stands_beside_its_model_and_is_never_overwritten(model):
+    first = retrain_worker("export", model, "--format", "safetensors")
+    again = retrain_worker("export", model, "--format", "safetensors")
+
+    assert first.returncode == 0, first.stderr
+    assert model.with_suffix(".safetensors").exists()
+    assert "gave the 16 recorded answers" in first.stdout
+    assert again.returncode == 2
+    assert "it is there already; name another with --out, or remove it" in again.stderr
