@@ -6,9 +6,23 @@ import argparse
 from collections.abc import Sequence
 
 from retrain_worker import __version__
-from retrain_worker.cli import audit, check, demo, discover, gates, history, once, run, status, trigger
+from retrain_worker.cli import (
+    audit,
+    check,
+    demo,
+    deployments,
+    discover,
+    gates,
+    history,
+    once,
+    rollback,
+    run,
+    status,
+    trigger,
+)
 
-_VERBS = (once, run, check, discover, audit, status, history, gates, trigger, demo)
+_VERBS = (once, run, check, discover, audit, status, history, gates, deployments, rollback, trigger,
+          demo)
 
 _EPILOG = """\
 examples:
@@ -17,6 +31,7 @@ examples:
   retrain-worker discover /opt /home /etc          where the training data lies, and what points elsewhere
   retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try
   retrain-worker status                            what serves, what ran, what runs next, what waits
+  retrain-worker rollback --reason "loses money"   the previous good model returns, verified first
 exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings
 """
 
