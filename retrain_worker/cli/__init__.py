@@ -10,18 +10,21 @@ from retrain_worker.cli import (
     audit,
     check,
     demo,
+    deployments,
     discover,
     export,
     gates,
     history,
     inspect,
     once,
+    rollback,
     run,
     status,
     trigger,
 )
 
-_VERBS = (once, run, check, discover, audit, status, history, gates, trigger, inspect, export, demo)
+_VERBS = (once, run, check, discover, audit, status, history, gates, deployments, rollback, trigger, inspect, export,
+          demo)
 
 _EPILOG = """\
 examples:
@@ -31,6 +34,7 @@ examples:
   retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try
   retrain-worker inspect model.pth                 what a model file is, and whether it can be trusted
   retrain-worker status                            what serves, what ran, what runs next, what waits
+  retrain-worker rollback --reason "loses money"   the previous good model returns, verified first
 exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings
 """
 

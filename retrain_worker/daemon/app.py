@@ -27,17 +27,17 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.domain import events
+from retrain_worker.domain.deployments import is_confirmed
 from retrain_worker.domain.handoff import Errand
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
-from retrain_worker.errors import RetrainError, RetryLaterError, StateError
+from retrain_worker.errors import RetrainError, RetryLaterError, SlotError, StateError
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
-from retrain_worker.stages import orders
+from retrain_worker.stages import hand_edit, orders
 from retrain_worker.stages.advance import advance, interrupt, resume
 from retrain_worker.stages.ports import Confirmations, Policies, World
 from retrain_worker.stages.step import Step
-from retrain_worker.stages.swap import is_confirmed
 
 log = structlog.get_logger()
 
@@ -61,6 +61,9 @@ class App:
         self._sentence = ""
         self._redis_problem: str | None = None
         self._books_problem: str | None = None
+        self._slot_problem: str | None = None
+        #: what the env line named at the last look, when it was not what we know
+        self._glimpsed: str | None = None
         #: our own memory failed: the process must end
         self.broken: StateError | None = None
         self._relaying = threading.Lock()
@@ -125,6 +128,7 @@ class App:
         with self._moving:
             if self._closing:
                 return
+            self.look_at_slot()
             self.carry_out_orders()
             run = self.store.unfinished_run()
             if run is None and self._reread is not None:
@@ -143,6 +147,32 @@ class App:
                 # Unforeseen: the same tick would fail for ever, so it counts as a death of the process would.
                 log.exception("tick_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
                 self._say(resume(run, self.world))
+
+    def look_at_slot(self) -> None:
+        """Record what somebody else has put into the slot, once; a slot that cannot be read is said once.
+
+        Two looks must agree: some editors write in parts.
+        """
+        with self._moving:
+            try:
+                found = hand_edit.unrecorded(self.world)
+                problem = None
+            except SlotError as error:
+                found, problem = None, str(error)
+            if problem is not None and problem != self._slot_problem:
+                log.warning("slot_problem", message=problem)
+            self._slot_problem = problem
+            before, self._glimpsed = self._glimpsed, found.model_path if found else None
+            if found is None or found.model_path != before:
+                return
+            self._glimpsed = None
+            is_first = self.store.last_deployment() is None
+            told = () if is_first else (
+                events.observed(found, shadow_only=self._slot.is_shadow_only(), at=found.created_at),)
+            self.store.record_deployment(found, events=told)
+            tell = log.info if is_first else log.warning
+            tell("slot_observed", message=f"PATCHTST_MODEL_PATH names {found.model_path or 'nothing'}: {found.reason}; "
+                                          f"{found.confirmation}", version=found.version, sha256=found.sha256)
 
     def carry_out_orders(self) -> Order | None:
         """Carry out what was ordered, as far as it goes without waiting; the order that is waited for, if there is one.
@@ -363,6 +393,7 @@ def ticks(app: App, run: Run, *, stopping: Callable[[], bool], pause: Callable[[
         if stopping():
             app.interrupt()
             return
+        app.look_at_slot()
         app.carry_out_orders()
         step = advance(run, app.world)
         yield step

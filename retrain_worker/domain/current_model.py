@@ -11,7 +11,7 @@ from retrain_worker.domain.artifact import is_our_version, version_of
 from retrain_worker.domain.events import EventType
 
 #: events that change the model in service
-CHANGES = (EventType.PROMOTED, EventType.ROLLED_BACK)
+CHANGES = (EventType.PROMOTED, EventType.ROLLED_BACK, EventType.OBSERVED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class CurrentModel:
 def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> CurrentModel | None:
     """The model that an event of CHANGES puts into service; None if it names none."""
     version, path = payload.get("new_version"), payload.get("model_path")
-    at = payload.get("promoted_at" if event_type == EventType.PROMOTED else "rolled_back_at")
+    at = payload.get(f"{event_type.removeprefix('model.')}_at")
     if not (version and path and at):
         return None
     return CurrentModel(

@@ -10,6 +10,8 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 PROMOTE, ROLLBACK, OBSERVED = "promote", "rollback", "observed"
 #: why a deployment is NOT_CONFIRMED although nobody failed to answer
 NOT_ASKED = "ENGINE_CONFIRM=none: nobody was asked"
+#: the same of what somebody else has put there
+NOT_WATCHED = "not put there by this program"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,14 @@ def roll_back_target(deployments: Sequence[Deployment], current_path: str | None
         stood.pop()
     earlier = [target for target in reversed(stood) if target.model_path != current_path] if stood else []
     return next((target for target in earlier if target.is_good), earlier[0] if earlier else None)
+
+
+def is_confirmed(one: Deployment) -> bool | None:
+    """Whether the engine was seen serving it; None while that is not known, and when nobody was asked."""
+    if one.state is DeploymentState.CONFIRMED:
+        return True
+    was_asked = one.confirmation != NOT_ASKED and one.kind != OBSERVED
+    return False if one.state is DeploymentState.NOT_CONFIRMED and was_asked else None
 
 
 def known_version(deployments: Sequence[Deployment], version: str) -> Target | None:
@@ -76,5 +86,5 @@ def _before(one: Deployment) -> Target | None:
 def _after(one: Deployment) -> Target | None:
     if not one.model_path:
         return None
-    doubtful = one.state is DeploymentState.NOT_CONFIRMED and one.confirmation != NOT_ASKED and one.kind != OBSERVED
-    return Target(version=one.version, model_path=one.model_path, sha256=one.sha256 or None, is_good=not doubtful)
+    return Target(version=one.version, model_path=one.model_path, sha256=one.sha256 or None,
+                  is_good=is_confirmed(one) is not False)

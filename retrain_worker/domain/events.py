@@ -43,6 +43,8 @@ class EventType(StrEnum):
     SKIPPED = "learning.retraining.skipped"
     PROMOTED = "model.promoted"
     ROLLED_BACK = "model.rolled_back"
+    #: somebody else has put a model into the slot
+    OBSERVED = "model.observed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,16 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
 
 def rolled_back(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
     """The slot names an earlier model again."""
+    return _changed(EventType.ROLLED_BACK, deployment, shadow_only=shadow_only, at=at)
+
+
+def observed(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
+    """Somebody else has made the slot name another model."""
+    return _changed(EventType.OBSERVED, deployment, shadow_only=shadow_only, at=at)
+
+
+def _changed(event_type: EventType, deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
+    status = event_type.removeprefix("model.")
     payload = {
         "model_name": MODEL_NAME,
         "model_type": MODEL_TYPE,
@@ -165,11 +177,11 @@ def rolled_back(deployment: Deployment, *, shadow_only: bool, at: datetime) -> E
         "size_bytes": deployment.size_bytes,
         "reason": deployment.reason,
         "shadow_only": shadow_only,
-        "rolled_back_at": at.isoformat(),
-        "rolled_back_by": deployment.requested_by,
+        f"{status}_at": at.isoformat(),
+        f"{status}_by": deployment.requested_by,
     }
-    flat = {"model": MODEL_NAME, "status": "rolled_back", "model_path": deployment.model_path}
-    return _event(EventType.ROLLED_BACK, deployment.deployment_id, at, payload=payload, flat=flat)
+    flat = {"model": MODEL_NAME, "status": status, "model_path": deployment.model_path}
+    return _event(event_type, deployment.deployment_id, at, payload=payload, flat=flat)
 
 
 def _event(

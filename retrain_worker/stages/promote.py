@@ -99,7 +99,7 @@ def _swapped(run: Run, swapped: Deployment, world: World) -> Step:
 
 def _ended(run: Run, deployment: Deployment, world: World) -> Step:
     """The swap is over. Not confirmed is not the end where UNCONFIRMED=rollback: then it is taken back."""
-    if swap.is_confirmed(deployment) is not False:
+    if deployments.is_confirmed(deployment) is not False:
         return _promoted(run, deployment, world)
     if swap.named(world) not in (deployment.model_path, None):
         return _overtaken(run, deployment, world)
@@ -153,5 +153,5 @@ def _promoted(run: Run, deployment: Deployment, world: World) -> Step:
 
 
 def _with_confirmation(run: Run, deployment: Deployment) -> Run:
-    return run.with_fact(Stage.PROMOTE, {**run.fact(Stage.PROMOTE), "confirmed": swap.is_confirmed(deployment),
+    return run.with_fact(Stage.PROMOTE, {**run.fact(Stage.PROMOTE), "confirmed": deployments.is_confirmed(deployment),
                                          "confirmation": deployment.confirmation})

@@ -78,14 +78,6 @@ def cut_short(deployment: Deployment, reason: str, world: World) -> Deployment:
     return _moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=reason)
 
 
-def is_confirmed(deployment: Deployment) -> bool | None:
-    """Whether the engine was seen serving it; None while that is not known, and when nobody was asked."""
-    if deployment.state is DeploymentState.CONFIRMED:
-        return True
-    is_known = deployment.state is DeploymentState.NOT_CONFIRMED and deployment.confirmation != NOT_ASKED
-    return False if is_known else None
-
-
 def named(world: World) -> str | None:
     """What the env line names; None also when it cannot be read."""
     try:

@@ -1,0 +1,69 @@
+"""`deployments`: what stood in the engine's slot: who put it there, when, why, and whether it was seen serving."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from retrain_worker.adapters.state_db import StateDb
+    from retrain_worker.domain.lifecycle import Deployment
+
+_HEADER = ("", "when (UTC)", "kind", "version", "sha256", "confirmed", "who", "why")
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("deployments", help="what stood in the engine's slot: who, when, why, confirmed or not")
+    options.add_places(parser)
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="the newest N (default 20)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all that is known")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the deployments, newest first; the one in service is marked."""
+    from retrain_worker.cli.once import as_json
+
+    store = options.open_state(options.read_settings(arguments))
+    if store is None:
+        print("no deployment yet")
+        return 0
+    with store:
+        found = store.deployments(limit=arguments.limit)
+        if arguments.json:
+            for one in found:
+                print(as_json(asdict(one)))
+            return 0
+        print(_table(found, store) if found else "no deployment yet")
+    return 0
+
+
+def _table(found: list[Deployment], store: StateDb) -> str:
+    serving = store.last_deployment()
+    rows = [_HEADER, *(_row(one, is_serving=one == serving) for one in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
+    lines = ["  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
+             for row in rows]
+    if (waiting := store.waiting_order()) is not None:
+        lines.append(f"{waiting.order_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}")
+    if serving is not None:
+        lines.append("* in the slot")
+    return "\n".join(lines)
+
+
+def _row(one: Deployment, *, is_serving: bool) -> tuple[str, ...]:
+    from retrain_worker.domain.deployments import is_confirmed
+    from retrain_worker.domain.lifecycle import DeploymentState
+
+    said = {True: "yes", False: "no", None: "not asked"}[is_confirmed(one)]
+    if one.state not in (DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED):
+        said = one.state.lower()
+    told = f"{one.reason}; {one.confirmation}" if one.confirmation else one.reason
+    return ("*" if is_serving else "", f"{one.created_at:%Y-%m-%d %H:%M:%S}", one.kind, one.version,
+            one.sha256[:12] or "-", said, one.requested_by, told)
