@@ -33,6 +33,8 @@ SET_ASIDE_PREFIX = "quantum:set_aside:"
 SET_ASIDE_LENGTH = 1000
 #: XAUTOCLAIM and XTRIM MINID came with it
 OLDEST_VERSION = (6, 2)
+_IN_PIPELINE = "of pipeline caused error: "
+
 
 class ProblemKind(StrEnum):
     """What to do about a problem."""
@@ -118,7 +120,7 @@ def where_is(client: redis.Redis) -> str:
 
 def problem_of(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> Problem:
     """What went wrong while we worked on `key`, and whether waiting will help."""
-    code, text = _code_of(error), _without_secrets(" ".join(str(error).split()), client)
+    code, text = _code_of(error), _without_secrets(" ".join(_said(error).split()), client)
     kind, sentence = _SENTENCES.get(code, (ProblemKind.ALARM, "Redis at {where} answered: {text}"))
     about_key = key if kind is ProblemKind.ALARM and code != "NOAUTH" else ""
     return Problem(kind=kind, sentence=sentence.format(where=where_is(client), key=key, text=text), key=about_key)
@@ -144,7 +146,12 @@ def _code_of(error: Exception) -> str:
     for kind in type(error).__mro__:
         if kind.__name__ in _CODES:
             return _CODES[kind.__name__]
-    return (str(error).split(maxsplit=1) or [""])[0]
+    return (_said(error).split(maxsplit=1) or [""])[0]
+
+
+def _said(error: Exception) -> str:
+    """What the server said. redis-py puts the command, with all its values, before the error of a pipeline."""
+    return str(error).rpartition(_IN_PIPELINE)[2]
 
 
 def _without_secrets(text: str, client: redis.Redis) -> str:
