@@ -22,7 +22,7 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(relay_module, "BATCH", 20)
 
 
-class Died(Exception):
+class DiedError(Exception):
     """The process ended here."""
 
 
@@ -40,10 +40,10 @@ class MortalOutbox:
         def mortal(*arguments, **options):
             self._left -= 1
             if self._left == 0 and self._before:
-                raise Died
+                raise DiedError
             real(*arguments, **options)
             if self._left == 0:
-                raise Died
+                raise DiedError
         return mortal
 
 
@@ -66,7 +66,7 @@ def test_a_death_at_any_commit_leaves_each_event_once_in_order(client, outbox, c
     for dies_at in (1, 2, 3, 4, 1, 2):
         try:
             Relay(client, MortalOutbox(outbox, dies_at=dies_at, before=before), clock).relay_once()
-        except Died:
+        except DiedError:
             deaths += 1
         clock.advance(1)
     drain(Relay(client, outbox, clock), clock)
