@@ -7,7 +7,8 @@ No text that leaves this module holds a password. Shared by adapters (who write)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,6 +16,8 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
@@ -22,6 +25,7 @@ from redis.typing import EncodableT, FieldT
 
 from retrain_worker.errors import RedisUnavailableError, SettingsError
 
+AnyRedis = redis.Redis | redis.asyncio.Redis
 CONNECT_TIMEOUT_SECONDS = 2.0
 SOCKET_TIMEOUT_SECONDS = 5.0
 HEALTH_CHECK_SECONDS = 30
@@ -33,6 +37,8 @@ SET_ASIDE_PREFIX = "quantum:set_aside:"
 SET_ASIDE_LENGTH = 1000
 #: XAUTOCLAIM and XTRIM MINID came with it
 OLDEST_VERSION = (6, 2)
+_IN_PIPELINE = "of pipeline caused error: "
+
 
 class ProblemKind(StrEnum):
     """What to do about a problem."""
@@ -53,6 +59,8 @@ class Problem:
     key: str = ""
 
 
+#: replies stay bytes, in the shape that every server since 6.2 knows
+_ALWAYS: dict[str, Any] = {"protocol": 2, "decode_responses": False, "health_check_interval": HEALTH_CHECK_SECONDS}
 #: class of the error -> our code, most of them the server's own
 _CODES = {
     "AuthenticationError": "NOAUTH", "AuthorizationError": "NOAUTH", "BusyLoadingError": "LOADING",
@@ -82,12 +90,27 @@ def connect(
     socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS, client_name: str = "retrain-worker",
 ) -> redis.Redis:
     """A client of `redis://`, `rediss://` or `unix://`; nothing is sent yet. Raises SettingsError on a wrong URL."""
-    try:
+    with _named_errors(url):
         return redis.Redis.from_url(
-            url, protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0), client_name=client_name,
-            socket_connect_timeout=connect_timeout_seconds, socket_timeout=socket_timeout_seconds,
-            health_check_interval=HEALTH_CHECK_SECONDS,
-        )
+            url, retry=Retry(NoBackoff(), 0), client_name=client_name,
+            socket_connect_timeout=connect_timeout_seconds, socket_timeout=socket_timeout_seconds, **_ALWAYS)
+
+
+def connect_async(
+    url: str, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS, client_name: str = "retrain-worker",
+) -> redis.asyncio.Redis:
+    """The same for asyncio. Raises SettingsError on a wrong URL."""
+    with _named_errors(url):
+        return redis.asyncio.Redis.from_url(
+            url, retry=AsyncRetry(NoBackoff(), 0), client_name=client_name,
+            socket_connect_timeout=connect_timeout_seconds, socket_timeout=socket_timeout_seconds, **_ALWAYS)
+
+
+@contextmanager
+def _named_errors(url: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError:
         # the library repeats parts of the URL in its message, and a URL may hold a password
         raise SettingsError(
@@ -108,7 +131,7 @@ def where_of(url: str) -> str:
     return unquote(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
 
 
-def where_is(client: redis.Redis) -> str:
+def where_is(client: AnyRedis) -> str:
     """The server that `client` talks to, for messages."""
     options = client.connection_pool.connection_kwargs
     if "path" in options:
@@ -116,9 +139,9 @@ def where_is(client: redis.Redis) -> str:
     return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"
 
 
-def problem_of(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> Problem:
+def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") -> Problem:
     """What went wrong while we worked on `key`, and whether waiting will help."""
-    code, text = _code_of(error), _without_secrets(" ".join(str(error).split()), client)
+    code, text = _code_of(error), _without_secrets(" ".join(_said(error).split()), client)
     kind, sentence = _SENTENCES.get(code, (ProblemKind.ALARM, "Redis at {where} answered: {text}"))
     about_key = key if kind is ProblemKind.ALARM and code != "NOAUTH" else ""
     return Problem(kind=kind, sentence=sentence.format(where=where_is(client), key=key, text=text), key=about_key)
@@ -144,10 +167,15 @@ def _code_of(error: Exception) -> str:
     for kind in type(error).__mro__:
         if kind.__name__ in _CODES:
             return _CODES[kind.__name__]
-    return (str(error).split(maxsplit=1) or [""])[0]
+    return (_said(error).split(maxsplit=1) or [""])[0]
 
 
-def _without_secrets(text: str, client: redis.Redis) -> str:
+def _said(error: Exception) -> str:
+    """What the server said. redis-py puts the command, with all its values, before the error of a pipeline."""
+    return str(error).rpartition(_IN_PIPELINE)[2]
+
+
+def _without_secrets(text: str, client: AnyRedis) -> str:
     password = client.connection_pool.connection_kwargs.get("password")
     return text.replace(str(password), "***") if password else text
 
@@ -166,9 +194,16 @@ def set_aside(
     client: redis.Redis, *, group: str, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str
 ) -> None:
     """Copy an entry that nobody can handle to `quantum:set_aside:<group>`, with the reason, and acknowledge it."""
-    said = {b"set_aside_from": f"{stream} {entry_id}".encode(), b"set_aside_reason": reason.encode()}
-    add_entry(client, SET_ASIDE_PREFIX + group, {**fields, **said}, longest=SET_ASIDE_LENGTH)
+    kept = set_aside_fields(stream=stream, entry_id=entry_id, fields=fields, reason=reason)
+    add_entry(client, SET_ASIDE_PREFIX + group, kept, longest=SET_ASIDE_LENGTH)
     client.xack(stream, group, entry_id)
+
+
+def set_aside_fields(
+    *, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str
+) -> dict[bytes, bytes]:
+    """What is kept of an entry that nobody can handle: its fields, where it was, and the reason."""
+    return {**fields, b"set_aside_from": f"{stream} {entry_id}".encode(), b"set_aside_reason": reason.encode()}
 
 
 def text_of(raw: bytes | str) -> str:

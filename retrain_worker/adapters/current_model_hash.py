@@ -7,7 +7,7 @@ hearing the event finds at least that model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import redis
@@ -31,9 +31,11 @@ class CurrentModelHash:
         remembered = outbox.recall(_REMEMBERED)
         self._model = from_fields(msgspec.json.decode(remembered, type=dict[str, str])) if remembered else None
 
-    def learn(self, event: Event) -> None:
-        """Note and write what `event`, which is about to be sent, says of the model in service."""
-        model = self._after(event)
+    def learn(self, events: Iterable[Event]) -> None:
+        """Note and write what `events`, which are about to be sent in this order, say of the model in service."""
+        model = self._model
+        for event in events:
+            model = _after(event, model)
         if model is None or model == self._model:
             return
         self._outbox.remember(_REMEMBERED, msgspec.json.encode(to_fields(model)).decode())
@@ -50,14 +52,16 @@ class CurrentModelHash:
             self._write(wanted)
         return found.get("event_id") != wanted["event_id"]
 
-    def _after(self, event: Event) -> CurrentModel | None:
-        if event.event_type in CHANGES:
-            named = named_by(event.event_type, event.event_id, event.payload)
-            is_newer = named is not None and (self._model is None or named.promoted_at > self._model.promoted_at)
-            return named if is_newer else self._model
-        if event.event_type is EventType.COMPLETED and self._model and event.timestamp >= self._model.promoted_at:
-            return self._model.confirmed_by(event.payload)
-        return self._model
-
     def _write(self, fields: Mapping[str, str]) -> None:
         self._client.hset(self.key, mapping=dict(fields.items()))
+
+
+def _after(event: Event, model: CurrentModel | None) -> CurrentModel | None:
+    """The model in service once `event` is known too."""
+    if event.event_type in CHANGES:
+        named = named_by(event.event_type, event.event_id, event.payload)
+        is_newer = named is not None and (model is None or named.promoted_at > model.promoted_at)
+        return named if is_newer else model
+    if event.event_type is EventType.COMPLETED and model and event.timestamp >= model.promoted_at:
+        return model.confirmed_by(event.payload)
+    return model

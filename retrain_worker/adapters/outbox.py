@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -28,20 +28,23 @@ class StoredEvent(Protocol):
 class Outbox(Protocol):
     """The events that were committed, and how far each has come. Every method is one transaction."""
 
-    def pending_events(self, limit: int) -> Sequence[StoredEvent]:
-        """The events that are not sent, in the order in which they were enqueued."""
+    def pending_events(self, limit: int, *, besides: Collection[str] = ()) -> Sequence[StoredEvent]:
+        """The oldest events that are not sent, in the order in which they were enqueued; none of these streams."""
 
-    def assign_stream_id(self, event_id: str, stream_id: str) -> None:
-        """Store the id that this event's entry will have."""
+    def assign_stream_ids(self, stream_ids: Mapping[str, str]) -> None:
+        """Store the id (event id -> stream id) that the entry of each event will have."""
 
-    def mark_sent(self, event_id: str, *, at: datetime) -> None:
-        """Its entry is in the stream."""
+    def mark_sent(self, event_ids: Collection[str], *, at: datetime) -> None:
+        """Their entries are in the stream."""
 
-    def sent_events(self, stream: str, *, since: datetime) -> Sequence[StoredEvent]:
-        """The events of `stream` that were marked sent at `since` or later, in order."""
+    def sent_event_ids(self, stream: str, *, since: datetime) -> Sequence[str]:
+        """The ids of the events of `stream` that were marked sent at `since` or later, in order."""
 
-    def requeue(self, event_id: str) -> None:
-        """Make it pending again, in its old place, without a stream id."""
+    def highest_sent_milliseconds(self, stream: str, *, since: datetime) -> int:
+        """The highest time part of their stream ids; 0 when there are none."""
+
+    def requeue(self, event_ids: Collection[str]) -> None:
+        """Make them pending again, each in its old place, without a stream id."""
 
     def num_pending(self) -> int:
         """How many events are not sent."""

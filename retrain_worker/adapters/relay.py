@@ -1,32 +1,35 @@
 """Outbox → Redis streams: in order, each event once, however often Redis fails.
 
-An event gets its stream id from us, and the id is stored before the first attempt. So a repeat after a lost reply is
-refused by the stream itself, and one look at that id says whether the entry is there: nothing is ever concluded from an
-exception. A stream that cannot be written to holds up only its own events.
+An event gets its stream id from us, and the id is stored before the first attempt. After a lost reply one look at that
+id says whether the entry is there, and the stream itself refuses a repeat: nothing is ever concluded from an exception.
+Events go in batches: one commit stores the ids, one MULTI sends all entries or none, one commit marks them sent; death
+between any two of these is a lost reply. A stream that cannot be written to holds up only its own events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import redis
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from retrain_worker.adapters.current_model_hash import CurrentModelHash
 from retrain_worker.adapters.outbox import Outbox, StoredEvent
 from retrain_worker.adapters.stream_history import RETENTION, STREAMS, StreamHistory, trim
-from retrain_worker.domain.envelope import fields_of, milliseconds_of
+from retrain_worker.domain.envelope import StreamId, fields_of, parts_of
 from retrain_worker.domain.events import REQUEST_STREAM, SERVED_STREAM, Event
-from retrain_worker.redis_client import BackOff, Problem, add_entry, entries_in, problem_of
+from retrain_worker.redis_client import BackOff, Problem, entries_in, problem_of, text_of
 
-#: events of one call: a call stays short, the next goes on
-BATCH = 200
+#: events of one transaction
+BATCH = 500
+#: transactions of one call: a call stays short, the next goes on
+BATCHES = 10
 TRIM_EVERY = timedelta(hours=1)
-#: new ids tried for one event before we let it rest
-_ATTEMPTS = 3
+#: ids of a batch begin here: an id that Redis gives to somebody else's entry meanwhile is below all of ours or above
+FIRST_SEQUENCE = 1000
 _ALL = "all"
 
 
@@ -58,7 +61,7 @@ class Relay:
         self._trimmed_at: dict[str, datetime] = {}
 
     def relay_once(self, *, at_once: bool = False) -> RelayReport:
-        """Look whether Redis has lost something, then send up to BATCH pending events.
+        """Look whether Redis has lost something, then send up to BATCHES * BATCH pending events.
 
         Cheap when there is nothing to do, so it may be called every second: pauses after a problem are kept here.
         `at_once` does not wait for the end of a pause.
@@ -71,8 +74,11 @@ class Relay:
         notices: tuple[str, ...] = ()
         try:
             notices = self._look()
-            for stored in self._outbox.pending_events(BATCH):
-                sent += self._try_to_send(stored)
+            for _ in range(BATCHES):
+                batch = self._outbox.pending_events(BATCH, besides=self._held_up())
+                sent += self._send(batch)
+                if len(batch) < BATCH:
+                    break
             self._trim_if_due()
         except RedisError as error:
             self._note(error, _ALL)
@@ -129,61 +135,90 @@ class Relay:
 
     # ---------------------------------------------------------------- sending
 
-    def _try_to_send(self, stored: StoredEvent) -> bool:
-        stream = stored.event.stream
-        if not self._may_try(f"send {stream}"):
-            return False
-        try:
-            self._learn(stored.event)
-            self._send(stored)
-        except RedisError as error:
-            self._note(error, f"send {stream}", stream)
-            return False
-        self._settle(f"send {stream}")
-        return True
+    def _held_up(self) -> list[str]:
+        """The streams that cannot be written to now."""
+        return [stream for stream in STREAMS
+                if f"look {stream}" in self._problems or not self._may_try(f"send {stream}")]
 
-    def _learn(self, event: Event) -> None:
+    def _send(self, batch: Sequence[StoredEvent]) -> int:
+        """Bring these events to their streams; how many are there now."""
+        if not batch:
+            return 0
+        self._learn(stored.event for stored in batch)
+        self._history.look_again(list(dict.fromkeys(stored.event.stream for stored in batch)))
+        there = [stored for stored in batch if self._is_there(stored)]
+        known = {stored.event.event_id for stored in there}
+        rest = [stored for stored in batch if stored.event.event_id not in known]
+        chosen = self._chosen(rest)
+        sent = [(stored.event, parts_of(str(stored.stream_id))) for stored in there]
+        sent += [(event, chosen[event.event_id]) for event in self._added([stored.event for stored in rest], chosen)]
+        self._outbox.mark_sent([event.event_id for event, _ in sent], at=self._now())
+        for event, stream_id in sent:
+            self._history.note_sent(event.stream, stream_id)
+            self._settle(f"send {event.stream}")
+        return len(sent)
+
+    def _learn(self, events: Iterable[Event]) -> None:
         try:
-            self._current.learn(event)
+            self._current.learn(events)
         except RedisError as error:
             self._note(error, "restore", self._current.key)
 
-    def _send(self, stored: StoredEvent) -> None:
-        event = stored.event
-        fields = fields_of(event, msgspec.json.encode(event.payload).decode())
-        stream_id = stored.stream_id
-        if stream_id is None or self._is_stale(event, stream_id):
-            stream_id = self._choose_id(event)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                add_entry(self._client, event.stream, fields, entry_id=stream_id)
-                break
-            except ResponseError as error:
-                if "equal or smaller" not in str(error):
-                    raise
-                if self._is_there(event, stream_id):
-                    break
-                if attempt == _ATTEMPTS:
-                    raise
-                self._history.refresh(event.stream)
-                stream_id = self._choose_id(event)
-        self._outbox.mark_sent(event.event_id, at=self._now())
-        self._history.note_sent(event.stream, stream_id)
+    def _is_there(self, stored: StoredEvent) -> bool:
+        """Whether the entry of an event is in its stream already, although we were not told."""
+        stream, stream_id = stored.event.stream, stored.stream_id
+        if stream_id is None or parts_of(stream_id) > self._history.last_id_of(stream):
+            return False
+        entries = entries_in(self._client.xrange(stream, stream_id, stream_id))
+        return any(text_of(fields.get(b"event_id", b"")) == stored.event.event_id for _, fields in entries)
 
-    def _choose_id(self, event: Event) -> str:
-        """An id above all that this stream has had, of ours or not, even after the clock went back. Stored first."""
-        milliseconds = max(int(self._now().timestamp() * 1000), self._history.top_of(event.stream) + 1)
-        self._outbox.assign_stream_id(event.event_id, f"{milliseconds}-0")
-        return f"{milliseconds}-0"
+    def _chosen(self, batch: Sequence[StoredEvent]) -> dict[str, StreamId]:
+        """The stream id of each event: the one that it has, if it can still be used, else a new one. Stored.
 
-    def _is_stale(self, event: Event, stream_id: str) -> bool:
+        A new one is above all that the stream has had, of ours or not, even after the clock went back.
+        """
+        chosen: dict[str, StreamId] = {}
+        new: dict[str, str] = {}
+        lasts: dict[str, StreamId] = {}
+        firsts: dict[str, StreamId] = {}
+        for stored in batch:
+            event_id, stream = stored.event.event_id, stored.event.stream
+            last = lasts.get(stream) or self._history.last_id_of(stream)
+            stream_id = parts_of(stored.stream_id) if stored.stream_id else None
+            if stream_id is None or stream_id <= last or self._is_stale(stream_id):
+                first = firsts.get(stream) or self._first_id(stream, is_alone=len(batch) == 1)
+                firsts[stream] = first
+                stream_id = max(first, (last[0], last[1] + 1))
+                new[event_id] = f"{stream_id[0]}-{stream_id[1]}"
+            chosen[event_id] = lasts[stream] = stream_id
+        if new:
+            self._outbox.assign_stream_ids(new)
+        return chosen
+
+    def _first_id(self, stream: str, *, is_alone: bool) -> StreamId:
+        milliseconds = max(int(self._now().timestamp() * 1000), self._history.top_of(stream) + 1)
+        return milliseconds, 0 if is_alone else FIRST_SEQUENCE
+
+    def _is_stale(self, stream_id: StreamId) -> bool:
         """Whether an id is so old, after weeks without Redis, that its entry would soon be trimmed."""
-        age = self._now() - datetime.fromtimestamp(milliseconds_of(stream_id) / 1000, UTC)
-        return age > RETENTION / 2 and not self._is_there(event, stream_id)
+        return self._now() - datetime.fromtimestamp(stream_id[0] / 1000, UTC) > RETENTION / 2
 
-    def _is_there(self, event: Event, stream_id: str) -> bool:
-        entries = entries_in(self._client.xrange(event.stream, stream_id, stream_id))
-        return any(fields.get(b"event_id", b"").decode(errors="replace") == event.event_id for _, fields in entries)
+    def _added(self, events: Sequence[Event], chosen: Mapping[str, StreamId]) -> list[Event]:
+        """Send the entries, all of them or none; those that their streams have taken."""
+        if not events:
+            return []
+        pipeline = self._client.pipeline(transaction=True)
+        for event in events:
+            milliseconds, sequence = chosen[event.event_id]
+            fields = fields_of(event, msgspec.json.encode(event.payload).decode())
+            pipeline.xadd(event.stream, dict(fields.items()), id=f"{milliseconds}-{sequence}")
+        added = []
+        for event, reply in zip(events, pipeline.execute(raise_on_error=False), strict=True):
+            if not isinstance(reply, RedisError):
+                added.append(event)
+            elif "equal or smaller" not in str(reply):  # somebody else was faster: the next batch chooses again
+                self._note(reply, f"send {event.stream}", event.stream)
+        return added
 
     # ---------------------------------------------------------------- trimming
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -154,10 +154,9 @@ class StateDb:
 
     def last_promotion(self) -> Deployment | None:
         """The newest deployment that a run made and that reached the env file, whether it serves still or not."""
-        states = ", ".join("?" * len(_REACHED))
         return self._one(
-            Deployment, f"SELECT * FROM deployments WHERE state IN ({states}) AND kind = 'promote' "  # noqa: S608
-            "AND run_id IS NOT NULL ORDER BY sequence DESC LIMIT 1", *_REACHED)
+            Deployment, "SELECT * FROM deployments WHERE reached IS NOT NULL AND kind = 'promote' "
+            "ORDER BY reached DESC LIMIT 1")
 
     def deployments(self, limit: int) -> list[Deployment]:
         """The newest deployments, newest first."""
@@ -197,10 +196,12 @@ class StateDb:
 
     # --- outbox ---------------------------------------------------------------------------------------------------
 
-    def pending_events(self, limit: int) -> list[OutboxRow]:
-        """The oldest events that are not sent, in the order in which they happened."""
+    def pending_events(self, limit: int, *, besides: Collection[str] = ()) -> list[OutboxRow]:
+        """The oldest events that are not sent, in the order in which they happened; none of the streams `besides`."""
+        marks = ", ".join("?" * len(besides))
         return [_outbox_row(row) for row in self._rows(
-            "SELECT * FROM outbox WHERE sent_at IS NULL ORDER BY sequence LIMIT ?", limit)]
+            f"SELECT * FROM outbox WHERE sent_at IS NULL AND stream NOT IN ({marks}) ORDER BY sequence LIMIT ?",  # noqa: S608
+            *besides, limit)]
 
     def num_pending(self) -> int:
         """How many events are not sent."""
@@ -211,22 +212,31 @@ class StateDb:
         pending = self.pending_events(1)
         return pending[0].event.timestamp if pending else None
 
-    def assign_stream_id(self, event_id: str, stream_id: str) -> None:
-        """Note the id under which an event will be sent, before the first attempt."""
-        self._change("UPDATE outbox SET stream_id = ? WHERE event_id = ?", stream_id, event_id)
+    def assign_stream_ids(self, stream_ids: Mapping[str, str]) -> None:
+        """Note the id (event id -> stream id) under which each event will be sent, before the first attempt."""
+        self._change_each("UPDATE outbox SET stream_id = ? WHERE event_id = ?",
+                          [(stream_id, event_id) for event_id, stream_id in stream_ids.items()])
 
-    def mark_sent(self, event_id: str, *, at: datetime) -> None:
-        """Note that the event stands in its stream."""
-        self._change("UPDATE outbox SET sent_at = ? WHERE event_id = ?", _text(at), event_id)
+    def mark_sent(self, event_ids: Collection[str], *, at: datetime) -> None:
+        """Note that these events stand in their streams."""
+        self._change_each("UPDATE outbox SET sent_at = ? WHERE event_id = ?",
+                          [(_text(at), event_id) for event_id in event_ids])
 
-    def requeue(self, event_id: str) -> None:
-        """The stream has lost the event: pending again, without an id."""
-        self._change("UPDATE outbox SET sent_at = NULL, stream_id = NULL WHERE event_id = ?", event_id)
+    def requeue(self, event_ids: Collection[str]) -> None:
+        """Redis has lost these events: pending again, without an id."""
+        self._change_each("UPDATE outbox SET sent_at = NULL, stream_id = NULL WHERE event_id = ?",
+                          [(event_id,) for event_id in event_ids])
 
-    def sent_events(self, stream: str, *, since: datetime) -> list[OutboxRow]:
-        """The events sent to `stream` since then, in the order in which they happened."""
-        return [_outbox_row(row) for row in self._rows(
-            "SELECT * FROM outbox WHERE stream = ? AND sent_at >= ? ORDER BY sequence", stream, _text(since))]
+    def sent_event_ids(self, stream: str, *, since: datetime) -> list[str]:
+        """The ids of the events sent to `stream` since then, in the order in which they happened."""
+        return [str(row[0]) for row in self._rows(
+            "SELECT event_id FROM outbox WHERE stream = ? AND sent_at >= ? ORDER BY sequence", stream, _text(since))]
+
+    def highest_sent_milliseconds(self, stream: str, *, since: datetime) -> int:
+        """The highest time part among the stream ids of those events; 0 when there are none."""
+        return int(self._rows(
+            "SELECT coalesce(max(CAST(substr(stream_id, 1, instr(stream_id, '-') - 1) AS INTEGER)), 0)"
+            " FROM outbox WHERE stream = ? AND sent_at >= ?", stream, _text(since))[0][0])
 
     # --- words ----------------------------------------------------------------------------------------------------
 
@@ -266,11 +276,14 @@ class StateDb:
         with state_schema.named_errors(self._path):
             return self._connection.execute(query, values).fetchall()
 
-    def _change(self, statement: str, *values: object) -> None:
+    def _change_each(self, statement: str, values: Sequence[tuple[str, ...]]) -> None:
+        """Change one event for each of `values`, all in one transaction. Raises StateError when one is not known."""
+        if not values:
+            return
         with self._transaction() as connection:
-            changed = connection.execute(statement, values).rowcount
-            if changed != 1:
-                raise StateError(f"{changed} events have the id {values[-1]}, expected one", where=str(self._path))
+            changed = connection.executemany(statement, values).rowcount
+            if changed != len(values):
+                raise StateError(f"{changed} of {len(values)} events are known", where=str(self._path))
 
     def _all(self, kind: type[Value], query: str, *values: object) -> list[Value]:
         return [_value_of(row, kind) for row in self._rows(query, *values)]

@@ -16,8 +16,8 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
-from retrain_worker.adapters.outbox import Outbox, StoredEvent
-from retrain_worker.domain.envelope import milliseconds_of
+from retrain_worker.adapters.outbox import Outbox
+from retrain_worker.domain.envelope import StreamId, parts_of
 from retrain_worker.domain.events import STREAM_RETENTION_DAYS, EventType, stream_of
 from retrain_worker.redis_client import entries_in, is_no_such_key
 
@@ -32,10 +32,14 @@ _LOST_TOP = "relay/lost_top/"
 class StreamState:
     """What XINFO STREAM says of one stream."""
 
-    #: time part of last-generated-id
-    top: int
+    last_id: StreamId
     #: None before Redis 7.0
     entries_added: int | None
+
+    @property
+    def top(self) -> int:
+        """Time part of the last id."""
+        return self.last_id[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +84,23 @@ class StreamHistory:
         run_id = "" if isinstance(server, RedisError) else str(server.get("run_id", ""))
         return Look(states=states, problems=problems, notices=self._restart_notice(run_id))
 
-    def refresh(self, stream: str) -> None:
-        """Look at one stream again: somebody has written to it."""
-        self._states[stream] = _state_of(self._client.xinfo_stream(stream))
+    def look_again(self, streams: Sequence[str]) -> None:
+        """Learn the last ids of some streams, in one round trip. Raises RedisError."""
+        pipeline = self._client.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.xinfo_stream(stream)
+        for stream, reply in zip(streams, pipeline.execute(raise_on_error=False), strict=True):
+            if not isinstance(reply, RedisError):
+                self._states[stream] = _state_of(reply)
+            elif is_no_such_key(reply):
+                self._states[stream] = None
+            else:
+                raise reply
+
+    def last_id_of(self, stream: str) -> StreamId:
+        """The last id of the stream at the latest look; (0, 0) when there was no stream."""
+        state = self._states.get(stream)
+        return state.last_id if state else (0, 0)
 
     def top_of(self, stream: str) -> int:
         """Time part of the highest id that the stream has had, as far as we know, also before it was lost."""
@@ -90,9 +108,9 @@ class StreamHistory:
         lost = int(self._outbox.recall(_LOST_TOP + stream) or 0)
         return max(state.top if state else 0, self._sent_top_of(stream), lost)
 
-    def note_sent(self, stream: str, stream_id: str) -> None:
+    def note_sent(self, stream: str, stream_id: StreamId) -> None:
         """One of our entries is in the stream."""
-        self._sent_top[stream] = max(self._sent_top_of(stream), milliseconds_of(stream_id))
+        self._sent_top[stream] = max(self._sent_top_of(stream), stream_id[0])
 
     def requeue_lost(self, look: Look, *, all_streams: bool) -> dict[str, int]:
         """Make lost events pending again; how many of each stream. `all_streams`: something else looked like a loss."""
@@ -115,17 +133,16 @@ class StreamHistory:
 
     def _sent_top_of(self, stream: str) -> int:
         if stream not in self._sent_top:
-            self._sent_top[stream] = _highest(self._outbox.sent_events(stream, since=self._now() - RETENTION))
+            self._sent_top[stream] = self._outbox.highest_sent_milliseconds(stream, since=self._now() - RETENTION)
         return self._sent_top[stream]
 
     def _requeue_missing(self, stream: str) -> int:
         present = self._event_ids_in(stream)
-        missing = [stored for stored in self._outbox.sent_events(stream, since=self._now() - RETENTION)
-                   if stored.event.event_id not in present]
+        sent = self._outbox.sent_event_ids(stream, since=self._now() - RETENTION)
+        missing = [event_id for event_id in sent if event_id not in present]
         if missing:
             self._outbox.remember(_LOST_TOP + stream, str(self.top_of(stream)))
-        for stored in missing:
-            self._outbox.requeue(stored.event.event_id)
+            self._outbox.requeue(missing)
         state = self._states.get(stream)
         self._sent_top[stream] = state.top if state else 0
         self._entries_added.pop(stream, None)
@@ -156,20 +173,11 @@ def trim(client: redis.Redis, stream: str, *, before: datetime) -> int:
     for group in groups:
         if group["pending"]:
             smallest = client.xpending(stream, group["name"])["min"]
-            limit = min(limit, _parts(smallest)) if smallest else limit
+            limit = min(limit, parts_of(smallest.decode())) if smallest else limit
     return client.xtrim(stream, minid=f"{limit[0]}-{limit[1]}", approximate=False)
 
 
 def _state_of(reply: Mapping[str, Any]) -> StreamState:
     added = reply.get("entries-added")
-    return StreamState(top=milliseconds_of(reply["last-generated-id"].decode()),
+    return StreamState(last_id=parts_of(reply["last-generated-id"].decode()),
                        entries_added=None if added is None else int(added))
-
-
-def _highest(sent: Sequence[StoredEvent]) -> int:
-    return max((milliseconds_of(stored.stream_id) for stored in sent if stored.stream_id), default=0)
-
-
-def _parts(stream_id: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = stream_id.decode().partition("-")
-    return int(milliseconds), int(sequence)

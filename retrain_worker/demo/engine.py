@@ -38,7 +38,8 @@ from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.errors import RetrainError
 from retrain_worker.serving.engine_env import model_in_env_file
 from retrain_worker.serving.events import ModelEvents
-from retrain_worker.serving.follower import ModelFollower, Served
+from retrain_worker.serving.follower import ModelFollower
+from retrain_worker.serving.model_watch import Served
 
 CONSUMER = "demo-engine"
 _PAUSE_SECONDS = 0.15

@@ -17,6 +17,8 @@ from retrain_worker.domain.events import SCHEMA_VERSION, SOURCE, STREAM_PREFIX, 
 _ENVELOPE = frozenset({
     "event_type", "payload", "trace_id", "correlation_id", "timestamp", "source", "event_id", "schema_version",
 })  # fmt: skip
+#: Unix milliseconds and a sequence number
+StreamId = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +96,10 @@ def payload_in(fields: Mapping[str, str]) -> dict[str, Any]:
     return payload
 
 
-def milliseconds_of(stream_id: str) -> int:
-    """The part of a stream id that is a time, in Unix milliseconds."""
-    return int(stream_id.partition("-")[0])
+def parts_of(stream_id: str) -> StreamId:
+    """A stream id as numbers, so that it can be compared."""
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
 
 
 def _text(raw: bytes) -> str:
@@ -105,7 +108,7 @@ def _text(raw: bytes) -> str:
 
 def _timestamp(text: str, stream_id: str) -> datetime:
     if not text:
-        return datetime.fromtimestamp(milliseconds_of(stream_id) / 1000, UTC)
+        return datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -3,89 +3,92 @@
     with ModelFollower("redis://localhost:6379", consumer="my-service") as model:
         probabilities = model.predict(windows)      # (B, T, F) raw rows -> P(label = 1) (B,)
 
-The hash `quantum:model:patchtst:current` says what serves; an event only wakes us to read it. So nothing depends on
-having seen an event, no consumer group is left behind, and while Redis is away the engine's env file says it. A model
-is loaded beside the one that answers, and takes over by one assignment when its hash and its canary are right; one that
-is not is refused, with the reason in `problem` and in the log. A take-over is acknowledged on `model.served`.
+    async with AsyncModelFollower("redis://localhost:6379", consumer="my-service") as model:
+        probabilities = model.predict(windows)      # or: await asyncio.to_thread(model.predict, windows)
+
+What serves, the hash `quantum:model:patchtst:current` says, or the engine's env file while Redis is away (`model_watch`
+tells how). A bad file keeps the old model and says so in `problem`; `predict` never waits and never sees half a model.
 """
 
 from __future__ import annotations
 
-import json
-import logging
+import asyncio
 import threading
-import time
-import uuid
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import redis
+import redis.asyncio
 from redis.exceptions import RedisError
 
-from retrain_worker.domain.current_model import CHANGES, CurrentModel, from_fields, named_by
-from retrain_worker.domain.envelope import envelope, received
-from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, STREAM_PREFIX, stream_of
-from retrain_worker.errors import RetrainError, RetryLaterError
-from retrain_worker.redis_client import add_entry, connect, is_no_such_key, problem_of, streams_in, text_of
-from retrain_worker.serving.engine_env import model_in_env_file
+from retrain_worker.domain.events import CURRENT_MODEL_KEY
+from retrain_worker.errors import RetryLaterError
+from retrain_worker.redis_client import connect, connect_async, problem_of
+from retrain_worker.serving.driving import drive, drive_async
+from retrain_worker.serving.model_watch import SOCKET_TIMEOUT_SECONDS, ModelWatch, Served
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from retrain_worker.model.bundle import Bundle
 
-#: how often we look by ourselves; events come at once
-BLOCK_SECONDS = 1.0
-_SOCKET_TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
-#: a refused file is looked at again: it may have been on its way
-RETRY_SECONDS = 30.0
-_STREAMS = tuple(stream_of(kind) for kind in CHANGES)
-_log = logging.getLogger(__name__)
+class _Following:
+    """What both kinds have in common: a model that answers."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """The model that answers."""
-
-    bundle: Bundle
-    version: str
-    model_path: Path
-    sha256: str
-    served_at: datetime
-    #: None: a file of the stack's older scripts, which has no canary
-    canary_max_error: float | None
-    #: what made us serve it
-    named: CurrentModel
-
-
-class ModelFollower:
-    """The current model. `predict` may be called from any thread, at any time after the first model is there."""
+    _connect: ClassVar[Callable[..., Any]]
+    _flag: ClassVar[type[Any]]
 
     def __init__(
         self, redis_url: str, *, consumer: str, env_file: Path | None = None, feature_names: tuple[str, ...] = ()
     ) -> None:
         """`consumer` names us in acknowledgements. `feature_names` only for files that do not say their own."""
-        self._client: redis.Redis = connect(
-            redis_url, socket_timeout_seconds=_SOCKET_TIMEOUT_SECONDS, client_name=f"model-follower:{consumer}")
-        self._consumer = consumer
-        self._env_file = env_file
-        self._feature_names = feature_names
-        self._served: Served | None = None
-        self._acknowledged: Served | None = None
-        self._positions: dict[str, str] = {}
-        #: the newest model that an event named
-        self._news: CurrentModel | None = None
-        self._redis_problem: str | None = None
-        self._file_problem: str | None = None
-        self._refused: CurrentModel | None = None
-        self._retry_at = 0.0
-        self._stopped = threading.Event()
-        self._has_model = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
+        self._client = self._connect(
+            redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-follower:{consumer}")
+        self._stopped = self._flag()
+        self._has_model = self._flag()
+        self._watch = ModelWatch(consumer=consumer, env_file=env_file, feature_names=feature_names,
+                                 sentence_of=self._sentence_of)
+
+    def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """P(label = 1) (B,) of raw windows (B, T, F), by one model, without waiting for anything.
+
+        May be called from any thread. Raises RetryLaterError while there is no model yet, ContractError when the
+        windows do not fit it.
+        """
+        served = self._watch.served
+        if served is None:
+            raise RetryLaterError(f"no model yet: {self.problem or 'nothing names one'}", where=CURRENT_MODEL_KEY)
+        return served.bundle.probabilities(windows)
+
+    @property
+    def served(self) -> Served | None:
+        """What answers now."""
+        return self._watch.served
+
+    @property
+    def problem(self) -> str | None:
+        """Why what answers may not be what should; None when all is well."""
+        return self._watch.problem
+
+    def _note_model(self) -> None:
+        if self._watch.served is not None:
+            self._has_model.set()
+
+    def _sentence_of(self, error: RedisError) -> str:
+        return problem_of(error, self._client, key=CURRENT_MODEL_KEY).sentence
+
+
+class ModelFollower(_Following):
+    """The current model, followed by a thread of its own."""
+
+    _connect = staticmethod(connect)
+    _flag = threading.Event
+    _client: redis.Redis
+    _stopped: threading.Event
+    _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -98,197 +101,68 @@ class ModelFollower:
 
     def start(self) -> None:
         """Load what serves now, if that can be found out, and follow from then on."""
-        self._look()
+        drive(self._watch.look(), self._client, self._stopped)
+        self._note_model()
+        self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End within BLOCK_SECONDS. The last model still answers."""
+        """End within a second. The last model still answers."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
         self._client.close()
 
-    def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """P(label = 1) (B,) of raw windows (B, T, F), by one model, without waiting for anything.
-
-        Raises RetryLaterError while there is no model yet, ContractError when the windows do not fit it.
-        """
-        served = self._served
-        if served is None:
-            raise RetryLaterError(f"no model yet: {self.problem or 'nothing names one'}", where=CURRENT_MODEL_KEY)
-        return served.bundle.probabilities(windows)
-
-    @property
-    def served(self) -> Served | None:
-        """What answers now."""
-        return self._served
-
-    @property
-    def problem(self) -> str | None:
-        """Why what answers may not be what should; None when all is well."""
-        return "; ".join(filter(None, (self._file_problem, self._redis_problem))) or None
-
     def wait_for_model(self, timeout_seconds: float) -> bool:
         """Wait until the first model answers; whether one does."""
-        return self._has_model.wait(timeout_seconds)
-
-    # ---------------------------------------------------------------- following
+        return bool(self._has_model.wait(timeout_seconds))
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
-            try:
-                self._await_news()
-                self._look()
-            except Exception:
-                _log.exception("following the model failed; the one that answers goes on")
-                self._stopped.wait(BLOCK_SECONDS)
-
-    def _look(self) -> None:
-        named = self._named()
-        if named is not None:
-            self._follow_to(named)
-        self._acknowledge()
-
-    def _await_news(self) -> None:
-        """Until an event comes, or BLOCK_SECONDS have passed."""
-        if not self._positions:
-            self._stopped.wait(BLOCK_SECONDS)
-            return
-        try:
-            reply = self._client.xread(dict(self._positions.items()), block=int(BLOCK_SECONDS * 1000))
-        except RedisError as error:
-            self._note_redis(error)
-            self._stopped.wait(BLOCK_SECONDS)
-            return
-        for stream, stream_id, fields in streams_in(reply):
-            self._positions[stream] = stream_id
-            try:
-                event = received(stream, stream_id, fields)
-                self._hear(named_by(event.event_type, event.event_id, event.payload))
-            except ValueError as error:
-                _log.warning("entry %s of %s is passed over: %s", stream_id, stream, error)
-
-    def _hear(self, named: CurrentModel | None) -> None:
-        if named and (self._news is None or named.promoted_at > self._news.promoted_at):
-            self._news = named
-
-    def _named(self) -> CurrentModel | None:
-        """The model that should answer: by the hash or a newer event; by the env file while neither can be had."""
-        try:
-            self._find_positions()
-            self._hear(self._named_by_hash())
-        except RedisError as error:
-            self._note_redis(error)
-            return self._named_by_env_file() or self._news
-        self._note_redis(None)
-        return self._news or self._named_by_env_file()
-
-    def _named_by_hash(self) -> CurrentModel | None:
-        fields = {text_of(name): text_of(value) for name, value in self._client.hgetall(CURRENT_MODEL_KEY).items()}
-        try:
-            return from_fields(fields) if fields else None
-        except ValueError as error:
-            _log.warning("the hash %s is passed over: %s", CURRENT_MODEL_KEY, error)
-            return None
-
-    def _named_by_env_file(self) -> CurrentModel | None:
-        if self._env_file is None:
-            return None
-        try:
-            return model_in_env_file(self._env_file)
-        except (RetrainError, OSError) as error:
-            self._note_file(f"the env file cannot be read: {error}")
-            return None
-
-    def _find_positions(self) -> None:
-        """Where the streams end now. Before the hash is read, so that no event falls between."""
-        for stream in _STREAMS:
-            if stream not in self._positions:
-                self._positions[stream] = self._end_of(stream)
-
-    def _end_of(self, stream: str) -> str:
-        try:
-            return text_of(self._client.xinfo_stream(stream)["last-generated-id"])
-        except RedisError as error:
-            if is_no_such_key(error):
-                return "0-0"
-            raise
-
-    # ---------------------------------------------------------------- taking over
-
-    def _follow_to(self, named: CurrentModel) -> None:
-        served = self._served
-        is_newer = served is None or named.promoted_at > served.named.promoted_at
-        if served is not None and _is_same_file(served, named):
-            self._note_file(None)
-            if named.event_id and (is_newer or not served.named.event_id):
-                self._served = replace(served, named=named)  # acknowledged again: for this event
-        elif is_newer and (named != self._refused or time.monotonic() >= self._retry_at):
-            self._load(named)  # what is not newer comes from a Redis that is back from an old snapshot
-
-    def _load(self, named: CurrentModel) -> None:
-        try:
-            served = self._verified(named)
-        except (RetrainError, OSError, ImportError, MemoryError) as error:
-            self._refused, self._retry_at = named, time.monotonic() + RETRY_SECONDS
-            keeps = f"; {self._served.version} goes on answering" if self._served else ""
-            self._note_file(f"{named.version} is refused: {error}{keeps}")
-            return
-        self._served, self._refused = served, None
-        self._has_model.set()
-        self._note_file(None)
-        _log.info("%s answers now (%s)", served.version, served.model_path)
-
-    def _verified(self, named: CurrentModel) -> Served:
-        """The model in memory: right hash, right canary, warm. Here torch is imported."""
-        import numpy as np
-
-        from retrain_worker.model import bundle
-
-        path = Path(named.model_path)
-        loaded = bundle.read(path, expected_sha256=named.sha256 or None, feature_names=self._feature_names)
-        contract = loaded.contract
-        loaded.probabilities(np.zeros((1, contract.context_length, len(contract.feature_names)), dtype=np.float32))
-        return Served(
-            bundle=loaded, version=named.version, model_path=path, sha256=loaded.manifest.sha256,
-            served_at=datetime.now(UTC), canary_max_error=loaded.canary_error(), named=named,
-        )
-
-    def _acknowledge(self) -> None:
-        """Say once what answers, and by which event. Said again later if Redis does not hear it now."""
-        served = self._served
-        if served is None or served is self._acknowledged or self._redis_problem is not None:
-            return
-        payload = {
-            "version": served.version, "sha256": served.sha256, "model_path": str(served.model_path),
-            "consumer": self._consumer, "canary_max_error": served.canary_max_error,
-            "served_at": served.served_at.isoformat(), "event_id": served.named.event_id,
-        }
-        fields = envelope(
-            event_type=SERVED_STREAM.removeprefix(STREAM_PREFIX), payload=json.dumps(payload),
-            correlation_id=served.named.run_id, event_id=str(uuid.uuid4()), timestamp=datetime.now(UTC),
-            source=self._consumer,
-        )
-        try:
-            add_entry(self._client, SERVED_STREAM, fields)
-        except RedisError as error:
-            self._note_redis(error)
-        else:
-            self._acknowledged = served
-
-    # ---------------------------------------------------------------- saying it once
-
-    def _note_redis(self, error: RedisError | None) -> None:
-        problem = None if error is None else problem_of(error, self._client, key=CURRENT_MODEL_KEY).sentence
-        if problem and problem != self._redis_problem:
-            _log.warning("%s; the model that answers goes on", problem)
-        self._redis_problem = problem
-
-    def _note_file(self, problem: str | None) -> None:
-        if problem and problem != self._file_problem:
-            _log.error("%s", problem)
-        self._file_problem = problem
+            drive(self._watch.step(), self._client, self._stopped)
+            self._note_model()
 
 
-def _is_same_file(served: Served, named: CurrentModel) -> bool:
-    return served.sha256 == named.sha256 or (not named.sha256 and str(served.model_path) == named.model_path)
+class AsyncModelFollower(_Following):
+    """The current model, followed by a task of the running event loop; files are read in a thread beside it."""
+
+    _connect = staticmethod(connect_async)
+    _flag = asyncio.Event
+    _client: redis.asyncio.Redis
+    _stopped: asyncio.Event
+    _task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Load what serves now, if that can be found out, and follow from then on."""
+        await drive_async(self._watch.look(), self._client, self._stopped)
+        self._note_model()
+        self._task = asyncio.create_task(self._follow(), name="model-follower")
+
+    async def stop(self) -> None:
+        """End at once. The last model still answers."""
+        self._stopped.set()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._client.aclose()
+
+    async def wait_for_model(self, timeout_seconds: float) -> bool:
+        """Wait until the first model answers; whether one does."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_model.wait(), timeout_seconds)
+        return self._watch.served is not None
+
+    async def _follow(self) -> None:
+        while not self._stopped.is_set():
+            await drive_async(self._watch.step(), self._client, self._stopped)
+            self._note_model()

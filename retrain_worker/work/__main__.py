@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
     return ChildExit.DONE
 
 
-def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Result:
+def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Result:  # noqa: PLR0911 - one per task
     """Only training and scoring pay for torch."""
     match request:
         case PullRequest():

@@ -8,7 +8,8 @@ import pytest
 
 from retrain_worker.adapters.relay import Relay
 from retrain_worker.domain.events import EventType, stream_of
-from retrain_worker.serving import events as events_module
+from retrain_worker.serving import event_reader
+from retrain_worker.serving.driving import drive
 from retrain_worker.serving.events import ModelEvents
 from tests.redis_world import RedisServer, a_promotion, an_event, enqueue
 
@@ -19,7 +20,7 @@ PASSWORD = "s3cret-word"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(events_module, "BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(event_reader, "BLOCK_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -60,6 +61,11 @@ def take(events, count, *, acknowledge=True):
     return taken
 
 
+def join(events):
+    """Have the group, without reading."""
+    drive(events._reader.prepare(), events._client, events._stopped)
+
+
 def runs(*numbers):
     return [f"run_{number}" for number in numbers]
 
@@ -87,7 +93,7 @@ def test_a_new_group_begins_with_everything_or_with_the_present(publish, open_ev
     assert take(open_events(), 1) == runs(1)
     late = ModelEvents(redis_server.url, group="late", consumer="x", only_new=True)
     with late:
-        late._prepare()
+        join(late)
         publish(an_event(2))
         assert take(late, 1) == runs(2)
 
@@ -184,7 +190,7 @@ def test_a_destroyed_group_is_made_again_and_nothing_is_missed(publish, open_eve
 
 def test_a_reader_of_new_events_misses_nothing_when_its_group_is_destroyed(publish, open_events, client):
     events = open_events(only_new=True)
-    events._prepare()
+    join(events)
     publish(an_event(1))
     assert take(events, 1) == runs(1)
     client.xgroup_destroy(SKIPPED, GROUP)
@@ -251,7 +257,7 @@ def test_a_lost_reply_to_a_read_loses_no_event(publish, redis_server, wire):
 def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
     server = RedisServer()
     url = f"unix://:{PASSWORD}@{server.socket}"
-    caplog.set_level(logging.INFO, logger="retrain_worker.serving.events")
+    caplog.set_level(logging.INFO, logger="retrain_worker.serving.event_reader")
     enqueue(outbox, an_event(1))
     relay = Relay(server.client(url), outbox, clock)
 
@@ -284,3 +290,15 @@ def test_the_reader_needs_no_torch():
             "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_reader_with_a_file_knows_what_it_handled_even_when_redis_forgot_all_while_it_was_down(
+    publish, open_events, client, tmp_path,
+):
+    publish(an_event(1), an_event(2))
+    take(open_events(handled_file=tmp_path / "handled"), 2)
+    client.flushall()
+    publish(an_event(3))
+    assert client.xlen(SKIPPED) == 3
+
+    assert take(open_events(handled_file=tmp_path / "handled"), 1) == runs(3)

@@ -20,7 +20,8 @@ from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import RetryLaterError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
-from retrain_worker.serving import follower as follower_module
+from retrain_worker.serving import model_watch
+from retrain_worker.serving.driving import drive
 from retrain_worker.serving.follower import ModelFollower
 from tests.redis_world import RedisServer, an_event, enqueue
 
@@ -53,7 +54,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(follower_module, "BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(model_watch, "BLOCK_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -94,6 +95,10 @@ def wait_until(question, what="it"):
         time.sleep(0.005)
 
 
+def look(follower):
+    drive(follower._watch.look(), follower._client, follower._stopped)
+
+
 def answers_like(follower, model):
     return follower.served is not None and np.array_equal(follower.predict(WINDOWS), model.answers)
 
@@ -107,7 +112,7 @@ def test_it_starts_from_the_hash_without_having_seen_an_event(promote, follow, m
     assert answers_like(follower, models[0])
     assert follower.problem is None
     for _ in range(3):
-        follower._look()
+        look(follower)
     assert client.xlen(SERVED_STREAM) == 1
 
 
@@ -171,7 +176,7 @@ def test_a_bad_file_keeps_the_old_model_and_says_so(promote, follow, models, tmp
 
 
 def test_a_file_that_arrives_late_is_looked_at_again(promote, follow, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(follower_module, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(model_watch, "RETRY_SECONDS", 0.05)
     late = Model(tmp_path / "patchtst_v20260101_000008.pth", models[2].sha256, models[2].answers)
     follower = follow()
     promote(late)
@@ -232,7 +237,7 @@ def test_redis_goes_away_and_a_swap_is_seen_in_the_env_file(models, promote, fol
     follower = follow(env_file=env_file)
     redis_server.kill()
     wait_until(lambda: follower.problem)
-    follower._look()
+    look(follower)
     assert answers_like(follower, models[0]), "an env file that was left behind does not turn it back"
 
     env_file.write_text(f"PATCHTST_MODEL_PATH={models[1].path}\n")
@@ -250,7 +255,7 @@ def test_a_redis_that_came_back_with_older_news_does_not_turn_it_back(promote, f
 
     client.flushall()
     client.hset(CURRENT_MODEL_KEY, mapping=older)
-    follower._look()
+    look(follower)
     assert answers_like(follower, models[1])
     promote(models[2])
     wait_until(lambda: answers_like(follower, models[2]))

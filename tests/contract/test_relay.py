@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from retrain_worker.adapters.relay import BATCH, Relay
+from retrain_worker.adapters.relay import BATCH, BATCHES, Relay
 from retrain_worker.domain.envelope import received
 from retrain_worker.domain.events import (
     CURRENT_MODEL_KEY,
@@ -51,12 +51,13 @@ def test_an_entry_is_the_envelope_of_the_stack_and_the_flat_fields(relay, client
 
 
 def test_events_are_sent_in_order_once_and_marked(relay, client, outbox):
-    events = [an_event(number) for number in range(BATCH + 5)]
+    most = BATCH * BATCHES
+    events = [an_event(number) for number in range(most + 5)]
     enqueue(outbox, *events)
 
     first, second, third = relay.relay_once(), relay.relay_once(), relay.relay_once()
 
-    assert (first.sent, first.pending, second.sent, third.sent, third.pending) == (BATCH, 5, 5, 0, 0)
+    assert (first.sent, first.pending, second.sent, third.sent, third.pending) == (most, 5, 5, 0, 0)
     assert event_ids(client, SKIPPED) == [event.event_id for event in events]
     assert first.problem is None
 
@@ -84,7 +85,7 @@ def test_an_id_is_found_above_what_somebody_else_wrote(relay, client, outbox, cl
 def test_an_id_that_somebody_takes_meanwhile_is_chosen_again(relay, client, outbox, clock):
     enqueue(outbox, an_event(1))
     taken = f"{int(clock().timestamp() * 1000)}-0"
-    outbox.assign_stream_id(an_event(1).event_id, taken)
+    outbox.assign_stream_ids({an_event(1).event_id: taken})
     client.xadd(SKIPPED, {"foreign": "entry"}, id=taken)
 
     assert relay.relay_once().sent == 1
@@ -94,7 +95,7 @@ def test_an_id_that_somebody_takes_meanwhile_is_chosen_again(relay, client, outb
 def test_a_stored_id_is_used_again_by_the_next_process(client, outbox, clock):
     enqueue(outbox, an_event(1))
     stored = f"{int(clock().timestamp() * 1000) - 5000}-0"
-    outbox.assign_stream_id(an_event(1).event_id, stored)
+    outbox.assign_stream_ids({an_event(1).event_id: stored})
 
     Relay(client, outbox, clock).relay_once()
 
@@ -103,7 +104,7 @@ def test_a_stored_id_is_used_again_by_the_next_process(client, outbox, clock):
 
 def test_an_event_that_waited_for_months_is_not_trimmed_as_it_arrives(client, outbox, clock):
     enqueue(outbox, an_event(1))
-    outbox.assign_stream_id(an_event(1).event_id, f"{int(clock().timestamp() * 1000)}-0")
+    outbox.assign_stream_ids({an_event(1).event_id: f"{int(clock().timestamp() * 1000)}-0"})
     clock.advance(timedelta(days=60).total_seconds())
 
     Relay(client, outbox, clock).relay_once()

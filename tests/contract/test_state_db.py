@@ -88,9 +88,9 @@ def test_events_leave_the_outbox_in_order(state):
     assert [row.event.event_type for row in (first, second)] == ["learning.retraining.started",
                                                                 "learning.retraining.skipped"]
     assert state.oldest_pending_at() == AT
-    state.assign_stream_id(first.event.event_id, "5-0")
+    state.assign_stream_ids({first.event.event_id: "5-0"})
     assert state.pending_events(1)[0].stream_id == "5-0"
-    state.mark_sent(first.event.event_id, at=AT)
+    state.mark_sent([first.event.event_id], at=AT)
     assert [row.event for row in state.pending_events(9)] == [second.event]
     assert state.num_pending() == 1
     assert state.oldest_pending_at() == AT + timedelta(seconds=5)
@@ -99,20 +99,21 @@ def test_events_leave_the_outbox_in_order(state):
 def test_an_event_that_the_stream_has_lost_is_pending_again_without_an_id(state):
     opened(state)
     event = state.pending_events(1)[0].event
-    state.assign_stream_id(event.event_id, "5-0")
-    state.mark_sent(event.event_id, at=AT)
-    assert [row.sent_at for row in state.sent_events(event.stream, since=AT)] == [AT]
-    assert state.sent_events(event.stream, since=AT + timedelta(microseconds=1)) == []
-    assert state.sent_events("another", since=AT) == []
-    state.requeue(event.event_id)
+    state.assign_stream_ids({event.event_id: "5-0"})
+    state.mark_sent([event.event_id], at=AT)
+    assert state.sent_event_ids(event.stream, since=AT) == [event.event_id]
+    assert state.highest_sent_milliseconds(event.stream, since=AT) == 5
+    assert state.sent_event_ids(event.stream, since=AT + timedelta(microseconds=1)) == []
+    assert state.sent_event_ids("another", since=AT) == []
+    state.requeue([event.event_id])
     row, = state.pending_events(9)
     assert (row.stream_id, row.sent_at) == (None, None)
-    assert state.sent_events(event.stream, since=AT) == []
+    assert state.sent_event_ids(event.stream, since=AT) == []
 
 
 def test_an_unknown_event_cannot_be_marked(state):
     with pytest.raises(StateError):
-        state.mark_sent("nobody", at=AT)
+        state.mark_sent(["nobody"], at=AT)
 
 
 def test_words_are_remembered(state):
@@ -252,6 +253,6 @@ def test_a_lock_that_cannot_be_made_says_where(tmp_path):
 def test_instants_sort_as_text_as_they_do_in_time(state):
     opened(state, datetime(2026, 1, 10, 3, 30, tzinfo=UTC))
     event = state.pending_events(1)[0].event
-    state.mark_sent(event.event_id, at=datetime(2026, 1, 10, 3, 30, 0, 500_000, tzinfo=UTC))
-    assert state.sent_events(event.stream, since=datetime(2026, 1, 10, 3, 30, tzinfo=UTC))
-    assert not state.sent_events(event.stream, since=datetime(2026, 1, 10, 3, 30, 1, tzinfo=UTC))
+    state.mark_sent([event.event_id], at=datetime(2026, 1, 10, 3, 30, 0, 500_000, tzinfo=UTC))
+    assert state.sent_event_ids(event.stream, since=datetime(2026, 1, 10, 3, 30, tzinfo=UTC))
+    assert not state.sent_event_ids(event.stream, since=datetime(2026, 1, 10, 3, 30, 1, tzinfo=UTC))

@@ -1,0 +1,243 @@
+"""How the current model is followed: the hash, the news, the env file, the take-over. Logic only; `driving` does it.
+
+The hash `quantum:model:patchtst:current` says what serves; an event only wakes us to read it. So nothing depends on
+having seen an event, no consumer group is left behind, and while Redis is away the engine's env file says it. A model
+is loaded beside the one that answers, and takes over by one assignment when its hash and its canary are right; one that
+is not is refused, with the reason in `problem` and in the log. A take-over is acknowledged on `model.served`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from retrain_worker.domain.current_model import CHANGES, CurrentModel, from_fields, named_by
+from retrain_worker.domain.envelope import envelope, received
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, STREAM_PREFIX, stream_of
+from retrain_worker.errors import RetrainError
+from retrain_worker.redis_client import is_no_such_key, streams_in, text_of
+from retrain_worker.serving.driving import Pause, Steps, Work, call
+from retrain_worker.serving.engine_env import model_in_env_file
+
+if TYPE_CHECKING:
+    from retrain_worker.model.bundle import Bundle
+
+#: how often we look by ourselves; events come at once
+BLOCK_SECONDS = 1.0
+SOCKET_TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
+#: a refused file is looked at again: it may have been on its way
+RETRY_SECONDS = 30.0
+_STREAMS = tuple(stream_of(kind) for kind in CHANGES)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The model that answers."""
+
+    bundle: Bundle
+    version: str
+    model_path: Path
+    sha256: str
+    served_at: datetime
+    #: None: a file of the stack's older scripts, which has no canary
+    canary_max_error: float | None
+    #: what made us serve it
+    named: CurrentModel
+
+
+class ModelWatch:
+    """What answers, what should, and the steps from one to the other. What returns Steps is to be driven."""
+
+    def __init__(
+        self, *, consumer: str, env_file: Path | None, feature_names: tuple[str, ...],
+        sentence_of: Callable[[RedisError], str],
+    ) -> None:
+        """`sentence_of` puts an error of Redis into words without secrets."""
+        self.served: Served | None = None
+        self._consumer = consumer
+        self._env_file = env_file
+        self._feature_names = feature_names
+        self._sentence_of = sentence_of
+        self._acknowledged: Served | None = None
+        self._positions: dict[str, str] = {}
+        #: the newest model that an event named
+        self._news: CurrentModel | None = None
+        self._redis_problem: str | None = None
+        self._file_problem: str | None = None
+        self._refused: CurrentModel | None = None
+        self._retry_at = 0.0
+
+    @property
+    def problem(self) -> str | None:
+        """Why what answers may not be what should; None when all is well."""
+        return "; ".join(filter(None, (self._file_problem, self._redis_problem))) or None
+
+    def step(self) -> Steps[None]:
+        """Wait for news, then look. Never raises: whatever it is, the model that answers goes on."""
+        try:
+            yield from self._await_news()
+            yield from self.look()
+        except Exception:
+            _log.exception("following the model failed; the one that answers goes on")
+            yield Pause(BLOCK_SECONDS)
+
+    def look(self) -> Steps[None]:
+        """Have the model answer that should, and say so."""
+        named = yield from self._named()
+        if named is not None:
+            yield from self._follow_to(named)
+        yield from self._acknowledge()
+
+    def _await_news(self) -> Steps[None]:
+        """Until an event comes, or BLOCK_SECONDS have passed."""
+        if not self._positions:
+            yield Pause(BLOCK_SECONDS)
+            return
+        try:
+            reply = yield call("xread", dict(self._positions), block=int(BLOCK_SECONDS * 1000))
+        except RedisError as error:
+            self._note_redis(error)
+            yield Pause(BLOCK_SECONDS)
+            return
+        for stream, stream_id, fields in streams_in(reply):
+            self._positions[stream] = stream_id
+            try:
+                event = received(stream, stream_id, fields)
+                self._hear(named_by(event.event_type, event.event_id, event.payload))
+            except ValueError as error:
+                _log.warning("entry %s of %s is passed over: %s", stream_id, stream, error)
+
+    def _hear(self, named: CurrentModel | None) -> None:
+        if named and (self._news is None or named.promoted_at > self._news.promoted_at):
+            self._news = named
+
+    def _named(self) -> Steps[CurrentModel | None]:
+        """The model that should answer: by the hash or a newer event; by the env file while neither can be had."""
+        try:
+            yield from self._find_positions()
+            self._hear((yield from self._named_by_hash()))
+        except RedisError as error:
+            self._note_redis(error)
+            return (yield Work(self._named_by_env_file)) or self._news
+        self._note_redis(None)
+        return self._news or (yield Work(self._named_by_env_file))
+
+    def _named_by_hash(self) -> Steps[CurrentModel | None]:
+        reply = yield call("hgetall", CURRENT_MODEL_KEY)
+        fields = {text_of(name): text_of(value) for name, value in reply.items()}
+        try:
+            return from_fields(fields) if fields else None
+        except ValueError as error:
+            _log.warning("the hash %s is passed over: %s", CURRENT_MODEL_KEY, error)
+            return None
+
+    def _named_by_env_file(self) -> CurrentModel | None:
+        if self._env_file is None:
+            return None
+        try:
+            return model_in_env_file(self._env_file)
+        except (RetrainError, OSError) as error:
+            self._note_file(f"the env file cannot be read: {error}")
+            return None
+
+    def _find_positions(self) -> Steps[None]:
+        """Where the streams end now. Before the hash is read, so that no event falls between."""
+        for stream in _STREAMS:
+            if stream not in self._positions:
+                self._positions[stream] = yield from self._end_of(stream)
+
+    def _end_of(self, stream: str) -> Steps[str]:
+        try:
+            return text_of((yield call("xinfo_stream", stream))["last-generated-id"])
+        except RedisError as error:
+            if is_no_such_key(error):
+                return "0-0"
+            raise
+
+    # ---------------------------------------------------------------- taking over
+
+    def _follow_to(self, named: CurrentModel) -> Steps[None]:
+        served = self.served
+        is_newer = served is None or named.promoted_at > served.named.promoted_at
+        if served is not None and _is_same_file(served, named):
+            self._note_file(None)
+            if named.event_id and (is_newer or not served.named.event_id):
+                self.served = replace(served, named=named)  # acknowledged again: for this event
+        elif is_newer and (named != self._refused or time.monotonic() >= self._retry_at):
+            yield from self._load(named)  # what is not newer comes from a Redis that is back from an old snapshot
+
+    def _load(self, named: CurrentModel) -> Steps[None]:
+        try:
+            served: Served = yield Work(lambda: self._verified(named))
+        except (RetrainError, OSError, ImportError, MemoryError) as error:
+            self._refused, self._retry_at = named, time.monotonic() + RETRY_SECONDS
+            keeps = f"; {self.served.version} goes on answering" if self.served else ""
+            self._note_file(f"{named.version} is refused: {error}{keeps}")
+            return
+        self.served, self._refused = served, None
+        self._note_file(None)
+        _log.info("%s answers now (%s)", served.version, served.model_path)
+
+    def _verified(self, named: CurrentModel) -> Served:
+        """The model in memory: right hash, right canary, warm. Here torch is imported."""
+        import numpy as np
+
+        from retrain_worker.model import bundle
+
+        path = Path(named.model_path)
+        loaded = bundle.read(path, expected_sha256=named.sha256 or None, feature_names=self._feature_names)
+        contract = loaded.contract
+        loaded.probabilities(np.zeros((1, contract.context_length, len(contract.feature_names)), dtype=np.float32))
+        return Served(
+            bundle=loaded, version=named.version, model_path=path, sha256=loaded.manifest.sha256,
+            served_at=datetime.now(UTC), canary_max_error=loaded.canary_error(), named=named,
+        )
+
+    def _acknowledge(self) -> Steps[None]:
+        """Say once what answers, and by which event. Said again later if Redis does not hear it now."""
+        served = self.served
+        if served is None or served is self._acknowledged or self._redis_problem is not None:
+            return
+        payload = {
+            "version": served.version, "sha256": served.sha256, "model_path": str(served.model_path),
+            "consumer": self._consumer, "canary_max_error": served.canary_max_error,
+            "served_at": served.served_at.isoformat(), "event_id": served.named.event_id,
+        }
+        fields = envelope(
+            event_type=SERVED_STREAM.removeprefix(STREAM_PREFIX), payload=json.dumps(payload),
+            correlation_id=served.named.run_id, event_id=str(uuid.uuid4()), timestamp=datetime.now(UTC),
+            source=self._consumer,
+        )
+        try:
+            yield call("xadd", SERVED_STREAM, fields)
+        except RedisError as error:
+            self._note_redis(error)
+        else:
+            self._acknowledged = served
+
+    # ---------------------------------------------------------------- saying it once
+
+    def _note_redis(self, error: RedisError | None) -> None:
+        problem = None if error is None else self._sentence_of(error)
+        if problem and problem != self._redis_problem:
+            _log.warning("%s; the model that answers goes on", problem)
+        self._redis_problem = problem
+
+    def _note_file(self, problem: str | None) -> None:
+        if problem and problem != self._file_problem:
+            _log.error("%s", problem)
+        self._file_problem = problem
+
+
+def _is_same_file(served: Served, named: CurrentModel) -> bool:
+    return served.sha256 == named.sha256 or (not named.sha256 and str(served.model_path) == named.model_path)
