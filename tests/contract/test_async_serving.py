@@ -92,14 +92,15 @@ def test_a_cancelled_wait_loses_no_event(publish, redis_server):
             taken = []
             for number in range(30):
                 waiting = asyncio.ensure_future(anext(events))
-                await asyncio.sleep(0.001 * (number % 5))
+                await asyncio.sleep(0.005 * (number % 5))  # long enough to be waiting in Redis, mostly
                 publish(an_event(number))
                 waiting.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     event = await waiting
                     await events.acknowledge(event)
                     taken.append(event.correlation_id)
-            return taken + await take(events, 30 - len(taken))
+            async with asyncio.timeout(20):
+                return taken + await take(events, 30 - len(taken))
 
     assert sorted(asyncio.run(read())) == sorted(f"run_{number}" for number in range(30))
 
