@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from retrain_worker.domain.envelope import envelope, received
 from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM, STREAM_PREFIX
+from retrain_worker.domain.payloads import RetrainRequest
 from retrain_worker.redis_client import (
     BackOff,
     add_entry,
@@ -144,9 +145,9 @@ def trigger(client: redis.Redis, *, reason: str, requested_by: str) -> str:
     After a lost reply the request may be there although this raises; a second one only joins the first.
     """
     event_id = str(uuid.uuid4())
-    payload = msgspec.json.encode({"reason": reason, "requested_by": requested_by}).decode()
-    fields = envelope(event_type=_EVENT_TYPE, payload=payload, correlation_id=event_id, event_id=event_id,
-                      timestamp=datetime.now(UTC))
+    payload: RetrainRequest = {"reason": reason, "requested_by": requested_by}
+    fields = envelope(event_type=_EVENT_TYPE, payload=msgspec.json.encode(payload).decode(), correlation_id=event_id,
+                      event_id=event_id, timestamp=datetime.now(UTC))
     try:
         return add_entry(client, REQUEST_STREAM, fields)
     except RedisError as error:

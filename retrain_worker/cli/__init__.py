@@ -12,6 +12,7 @@ from retrain_worker.cli import (
     demo,
     deployments,
     discover,
+    events,
     export,
     gates,
     history,
@@ -23,8 +24,8 @@ from retrain_worker.cli import (
     trigger,
 )
 
-_VERBS = (once, run, check, discover, audit, status, history, gates, deployments, rollback, trigger, inspect, export,
-          demo)
+_VERBS = (once, run, check, discover, audit, status, history, gates, deployments, rollback, events, trigger, inspect,
+          export, demo)
 
 _EPILOG = """\
 examples:
@@ -35,6 +36,7 @@ examples:
   retrain-worker inspect model.pth                 what a model file is, and whether it can be trusted
   retrain-worker status                            what serves, what ran, what runs next, what waits
   retrain-worker rollback --reason "loses money"   the previous good model returns, verified first
+  retrain-worker events tail --follow              what goes over the streams, as it happens
 exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings
 """
 

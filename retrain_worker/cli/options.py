@@ -52,6 +52,17 @@ def open_state(loaded: Settings) -> StateDb | None:
     return StateDb(path, read_only=True) if path.exists() else None
 
 
+def redis_url(loaded: Settings) -> str:
+    """Where the events are: the Redis that is named, else the embedded one of the home."""
+    url = str(loaded.redis_url)
+    if not url:
+        from retrain_worker.adapters.embedded_redis import EmbeddedRedis
+
+        assert loaded.home is not None, "without a home, a Redis is always named"
+        url = EmbeddedRedis(loaded.home).url
+    return url
+
+
 def prepare_home(loaded: Settings) -> None:
     """Make the folders of a fresh home. The engine's env file is made only where it is our own stand-in."""
     if loaded.home is None:

@@ -22,15 +22,10 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Put a request on quantum:stream:model.retrain. Raises RedisUnavailableError."""
-    from retrain_worker.adapters.embedded_redis import EmbeddedRedis
     from retrain_worker.adapters.run_requests import trigger
     from retrain_worker.redis_client import connect
 
-    settings = options.read_settings(arguments)
-    url = str(settings.redis_url)
-    if not url:
-        assert settings.home is not None, "without a home, a Redis is always named"
-        url = EmbeddedRedis(settings.home).url
-    entry_id = trigger(connect(url), reason=arguments.reason, requested_by=getpass.getuser())
+    client = connect(options.redis_url(options.read_settings(arguments)))
+    entry_id = trigger(client, reason=arguments.reason, requested_by=getpass.getuser())
     print(f"asked for a run (entry {entry_id}); `retrain-worker status` shows it")
     return 0

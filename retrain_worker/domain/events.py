@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from retrain_worker.domain import payloads
 from retrain_worker.domain.artifact import MODEL_NAME, MODEL_TYPE
 from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
 
@@ -77,12 +78,11 @@ def event_id_of(correlation_id: str, event_type: str) -> str:
 
 def started(run: Run, *, at: datetime) -> Event:
     """A run has begun."""
-    return _event(
-        EventType.STARTED, run.run_id, at,
-        payload={"run_id": run.run_id, "requested_by": run.requested_by, "request_reason": run.request_reason,
-                 "started_at": run.created_at.isoformat()},
-        flat={"model": MODEL_NAME, "status": "started"},
-    )
+    payload: payloads.Started = {
+        "run_id": run.run_id, "requested_by": run.requested_by, "request_reason": run.request_reason,
+        "started_at": run.created_at.isoformat(),
+    }
+    return _event(EventType.STARTED, run.run_id, at, payload=payload, flat={"model": MODEL_NAME, "status": "started"})
 
 
 def finished(run: Run, *, at: datetime) -> Event:
@@ -90,7 +90,7 @@ def finished(run: Run, *, at: datetime) -> Event:
     assert run.outcome is not None, "only a run with an outcome has finished"
     event_type = finished_type(run)
     trained, promoted = run.fact(Stage.TRAIN), run.fact(Stage.PROMOTE)
-    payload = {
+    payload: payloads.Finished = {
         "run_id": run.run_id,
         "outcome": run.outcome,
         "reasons": list(run.reasons),
@@ -129,7 +129,7 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
     """The engine's slot names a new model. Sent before the confirmation, because followers confirm on this event."""
     gate, trained = run.fact(Stage.GATE), run.fact(Stage.TRAIN)
     card: Mapping[str, Any] = gate.get("candidate") or {}
-    payload = {
+    payload: payloads.Promoted = {
         "model_name": MODEL_NAME,
         "model_type": MODEL_TYPE,
         "old_version": deployment.previous_version,
@@ -157,17 +157,26 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
 
 def rolled_back(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
     """The slot names an earlier model again."""
-    return _changed(EventType.ROLLED_BACK, deployment, shadow_only=shadow_only, at=at)
+    payload: payloads.RolledBack = {
+        **_changed(deployment, shadow_only=shadow_only),
+        "rolled_back_at": at.isoformat(), "rolled_back_by": deployment.requested_by,
+    }
+    return _event(EventType.ROLLED_BACK, deployment.deployment_id, at, payload=payload,
+                  flat=_flat_of(deployment, "rolled_back"))
 
 
 def observed(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
     """Somebody else has made the slot name another model."""
-    return _changed(EventType.OBSERVED, deployment, shadow_only=shadow_only, at=at)
+    payload: payloads.Observed = {
+        **_changed(deployment, shadow_only=shadow_only),
+        "observed_at": at.isoformat(), "observed_by": deployment.requested_by,
+    }
+    return _event(EventType.OBSERVED, deployment.deployment_id, at, payload=payload,
+                  flat=_flat_of(deployment, "observed"))
 
 
-def _changed(event_type: EventType, deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
-    status = event_type.removeprefix("model.")
-    payload = {
+def _changed(deployment: Deployment, *, shadow_only: bool) -> payloads.SlotChange:
+    return {
         "model_name": MODEL_NAME,
         "model_type": MODEL_TYPE,
         "old_version": deployment.previous_version,
@@ -177,11 +186,11 @@ def _changed(event_type: EventType, deployment: Deployment, *, shadow_only: bool
         "size_bytes": deployment.size_bytes,
         "reason": deployment.reason,
         "shadow_only": shadow_only,
-        f"{status}_at": at.isoformat(),
-        f"{status}_by": deployment.requested_by,
     }
-    flat = {"model": MODEL_NAME, "status": status, "model_path": deployment.model_path}
-    return _event(event_type, deployment.deployment_id, at, payload=payload, flat=flat)
+
+
+def _flat_of(deployment: Deployment, status: str) -> dict[str, str]:
+    return {"model": MODEL_NAME, "status": status, "model_path": deployment.model_path}
 
 
 def _event(

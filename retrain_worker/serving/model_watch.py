@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from retrain_worker.domain import payloads
 from retrain_worker.domain.current_model import CHANGES, CurrentModel, from_fields, named_by
 from retrain_worker.domain.envelope import envelope, received
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, STREAM_PREFIX, stream_of
@@ -208,7 +209,7 @@ class ModelWatch:
         served = self.served
         if served is None or served is self._acknowledged or self._redis_problem is not None:
             return
-        payload = {
+        payload: payloads.Served = {
             "version": served.version, "sha256": served.sha256, "model_path": str(served.model_path),
             "consumer": self._consumer, "canary_max_error": served.canary_max_error,
             "served_at": served.served_at.isoformat(), "event_id": served.named.event_id,

@@ -1,0 +1,47 @@
+"""What we publish, as JSON Schemas: one for the entry, one for the payload of each type, one for the current model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from retrain_worker.domain import payloads
+from retrain_worker.domain.events import REQUEST_STREAM, SERVED_STREAM, STREAM_PREFIX, EventType
+
+#: event type -> what its payload holds
+PAYLOADS: dict[str, Any] = {
+    EventType.STARTED: payloads.Started,
+    EventType.COMPLETED: payloads.Finished,
+    EventType.FAILED: payloads.Finished,
+    EventType.SKIPPED: payloads.Finished,
+    EventType.PROMOTED: payloads.Promoted,
+    EventType.ROLLED_BACK: payloads.RolledBack,
+    EventType.OBSERVED: payloads.Observed,
+    REQUEST_STREAM.removeprefix(STREAM_PREFIX): payloads.RetrainRequest,
+    SERVED_STREAM.removeprefix(STREAM_PREFIX): payloads.Served,
+}
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """File name -> schema. Fields that are not named are allowed everywhere: a newer version may add some."""
+    named = {f"{event_type}.json": kind for event_type, kind in PAYLOADS.items()}
+    named |= {"entry.json": payloads.Entry, "current_model.json": payloads.CurrentModelFields}
+    return {name: {"$schema": _DIALECT, **msgspec.json.schema(kind)} for name, kind in sorted(named.items())}
+
+
+def write_schemas(folder: Path) -> list[Path]:
+    """Write them into `folder`, which is made; the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, schema in schemas().items():
+        (folder / name).write_bytes(as_text(schema))
+        written.append(folder / name)
+    return written
+
+
+def as_text(schema: dict[str, Any]) -> bytes:
+    """A schema as it stands in its file."""
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2) + b"\n"

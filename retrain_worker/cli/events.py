@@ -1,0 +1,107 @@
+"""`events`: what goes over the streams, readable; and the JSON Schemas of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+from retrain_worker.domain.events import REQUEST_STREAM, SERVED_STREAM, STREAM_PREFIX, EventType, stream_of
+from retrain_worker.errors import RedisUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from retrain_worker.adapters.event_tail import EventTail, Found
+
+TYPES = (*(str(kind) for kind in EventType), *(stream.removeprefix(STREAM_PREFIX)
+                                               for stream in (REQUEST_STREAM, SERVED_STREAM)))
+_PAUSE_SECONDS = 1.0
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb and what it can do."""
+    parser = verbs.add_parser("events", help="what goes over the Redis streams, readable")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    tail = actions.add_parser("tail", help="the newest events, oldest first",
+                              epilog="types: " + ", ".join(TYPES) + "; the last word of one is enough")
+    options.add_places(tail)
+    tail.add_argument("--follow", "-f", action="store_true", help="go on as events come, until Ctrl-C")
+    tail.add_argument("--type", action="append", metavar="TYPE", dest="types", help="only these (may be repeated)")
+    tail.add_argument("--limit", "-n", type=int, default=20, metavar="N", help="the newest N (default 20)")
+    tail.add_argument("--json", action="store_true", help="print one JSON object a line")
+    tail.set_defaults(execute=execute_tail)
+    schemas = actions.add_parser("schemas", help="write the JSON Schemas of what is published")
+    schemas.add_argument("--to", type=Path, default=Path("docs/events"), metavar="DIR",
+                         help="where (default docs/events)")
+    schemas.set_defaults(execute=execute_schemas)
+
+
+def execute_tail(arguments: argparse.Namespace) -> int:
+    """Print them. Raises RedisUnavailableError; with --follow it is said once, and waited for."""
+    from retrain_worker.adapters.event_tail import EventTail
+    from retrain_worker.redis_client import connect
+
+    streams = [stream_of(kind) for kind in _types(arguments.types or ())]
+    client = connect(options.redis_url(options.read_settings(arguments)))
+    tail = EventTail(client, streams)
+    try:
+        for found in tail.newest(arguments.limit):
+            _show(found, as_json=arguments.json)
+        while arguments.follow:
+            for found in _coming(tail):
+                _show(found, as_json=arguments.json)
+    finally:
+        client.close()
+    return 0
+
+
+def execute_schemas(arguments: argparse.Namespace) -> int:
+    """Write one file for each."""
+    from retrain_worker.adapters.event_schemas import write_schemas
+
+    for path in write_schemas(arguments.to):
+        print(path)
+    return 0
+
+
+def _coming(tail: EventTail) -> Sequence[Found]:
+    """What has come; while Redis is away, nothing comes."""
+    problem = ""
+    while True:
+        try:
+            return tail.coming()
+        except RedisUnavailableError as error:
+            if error.what != problem:
+                problem = error.what
+                print(f"{error.what}; events come when that is over", file=sys.stderr)
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _types(named: Sequence[str]) -> list[str]:
+    """The event types that are meant. Raises UsageError."""
+    found = []
+    for name in named:
+        meant = [kind for kind in TYPES if kind == name or kind.rpartition(".")[2] == name]
+        if not meant:
+            raise UsageError(f"there is no event type {name!r}", remedy="choose from " + ", ".join(TYPES))
+        found += meant
+    return found or list(TYPES)
+
+
+def _show(found: Found, *, as_json: bool) -> None:
+    from retrain_worker.adapters.event_tail import Unreadable
+    from retrain_worker.report.event_line import event_line
+
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), default=str), flush=True)
+    elif isinstance(found, Unreadable):
+        print(f"entry {found.stream_id} of {found.stream} is no event: {found.reason}", flush=True)
+    else:
+        print(event_line(found), flush=True)

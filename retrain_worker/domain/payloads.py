@@ -1,0 +1,147 @@
+"""What the payload of each event holds: the one typed source, for those who write it and for its JSON Schema.
+
+`domain.events` fills them in, mypy compares; `docs/events/` is generated from here. A field may be added at any time;
+taking one away, or giving it another meaning, needs a new SCHEMA_VERSION.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+
+class Started(TypedDict):
+    """learning.retraining.started: a run has begun."""
+
+    run_id: str
+    requested_by: str
+    request_reason: str
+    started_at: str
+
+
+class Finished(TypedDict):
+    """learning.retraining.completed, .failed and .skipped: a run has ended."""
+
+    run_id: str
+    outcome: str
+    reasons: list[str]
+    stage: str
+    rows: Mapping[str, Any]
+    candidate: Mapping[str, Any] | None
+    incumbent: Mapping[str, Any] | None
+    gates: list[Mapping[str, Any]]
+    model_path: str | None
+    sha256: str | None
+    previous_model_path: str | None
+    confirmed: bool | None
+    seconds: Mapping[str, float]
+    finished_at: str
+
+
+class Promoted(TypedDict):
+    """model.promoted: the engine's slot names a new model."""
+
+    model_name: str
+    model_type: str
+    old_version: str | None
+    new_version: str
+    model_path: str
+    sha256: str
+    size_bytes: int
+    accuracy: float | None
+    precision: float | None
+    recall: float | None
+    f1_score: float | None
+    auc: float | None
+    performance_metrics: Mapping[str, float | None]
+    gates: list[Mapping[str, Any]]
+    contract: Mapping[str, Any] | None
+    shadow_only: bool
+    confirmed: bool
+    promoted_at: str
+    promoted_by: str
+
+
+class SlotChange(TypedDict):
+    """What every change of the slot says that is not a promotion."""
+
+    model_name: str
+    model_type: str
+    old_version: str | None
+    new_version: str
+    model_path: str
+    sha256: str
+    size_bytes: int
+    reason: str
+    shadow_only: bool
+
+
+class RolledBack(SlotChange):
+    """model.rolled_back: the engine's slot names an earlier model again."""
+
+    rolled_back_at: str
+    rolled_back_by: str
+
+
+class Observed(SlotChange):
+    """model.observed: somebody else has made the slot name another model."""
+
+    observed_at: str
+    observed_by: str
+
+
+class RetrainRequest(TypedDict):
+    """model.retrain: somebody asks for a run. Both fields may also stand flat in the entry."""
+
+    reason: NotRequired[str]
+    requested_by: NotRequired[str]
+
+
+class Served(TypedDict):
+    """model.served: a follower answers with a model, and by which event."""
+
+    version: str
+    sha256: str
+    model_path: str
+    consumer: str
+    canary_max_error: float | None
+    served_at: str
+    event_id: str
+
+
+class Entry(TypedDict):
+    """One entry of a stream: every field is text. Other fields may stand beside these."""
+
+    event_type: str
+    #: JSON, of the schema that is named after the event type
+    payload: str
+    trace_id: str
+    #: the run
+    correlation_id: str
+    #: ISO 8601, UTC
+    timestamp: str
+    source: str
+    #: the same however often the event is published: for dedupe
+    event_id: str
+    schema_version: str
+    # beside the envelope, for older consumers
+    model: NotRequired[str]
+    status: NotRequired[str]
+    model_path: NotRequired[str]
+    duration_seconds: NotRequired[str]
+    final_loss: NotRequired[str]
+    error: NotRequired[str]
+
+
+class CurrentModelFields(TypedDict):
+    """The hash quantum:model:patchtst:current: the model in service. Every field is text."""
+
+    version: str
+    model_path: str
+    sha256: str
+    size_bytes: str
+    run_id: str
+    promoted_at: str
+    event_id: str
+    shadow_only: str
+    confirmed: str

@@ -1,0 +1,118 @@
+"""The JSON Schemas in docs/events are those of the code, and what the code publishes is what they say."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from retrain_worker.adapters.event_schemas import PAYLOADS, as_text, schemas
+from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.run_requests import trigger
+from retrain_worker.domain import events
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, SERVED_STREAM, EventType, stream_of
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.serving import ModelFollower
+from tests.redis_world import enqueue
+
+DOCS = Path(__file__).parents[2] / "docs" / "events"
+AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
+RUN = Run(run_id="20260110_033000", requested_by="schedule", request_reason="every 24 h", created_at=AT, updated_at=AT)
+CARD = {"auc": 0.71, "log_loss": 0.61, "accuracy": 0.66, "precision": None, "recall": 0.5, "f1_score": 0.5,
+        "brier": 0.2, "ece": 0.03, "p_std": 0.1, "p10_p90": 0.3, "n": 900}
+DEPLOYMENT = Deployment(
+    deployment_id=RUN.run_id, run_id=RUN.run_id, kind="promote", version="patchtst_v20260110_033000",
+    model_path="/m.pth", sha256="0" * 64, size_bytes=9, previous_version=None, previous_model_path=None, state=DeploymentState.SWAPPED,
+    created_at=AT, updated_at=AT, requested_by="schedule", reason="every gate that counts has passed")
+
+
+def gated():
+    known = RUN.with_fact(Stage.PULL, {"rows": {"loaded": 10, "labelled": 9, "quarantined": {"nan": 1}}})
+    known = known.with_fact(Stage.TRAIN, {"final_loss": 0.6, "contract": {"preset": "paper"}})
+    return known.with_fact(Stage.GATE, {"candidate": CARD, "incumbent": None, "gates": [{"name": "skill"}]})
+
+
+def published():
+    """One event of each type, and those ends of a run that leave most empty."""
+    ended = replace(gated(), stage=Stage.PROMOTE)
+    return [
+        events.started(RUN, at=AT),
+        events.finished(RUN.ended(Outcome.SKIPPED, "too few rows", at=AT), at=AT),
+        events.finished(replace(RUN, run_id="b").ended(Outcome.FAILED, "no database", at=AT), at=AT),
+        events.promoted(gated(), DEPLOYMENT, shadow_only=True, at=AT),
+        events.finished(ended.ended(Outcome.PROMOTED, "seen serving", at=AT), at=AT),
+        events.finished(replace(ended, run_id="c", stage=Stage.GATE).ended(Outcome.REFUSED, "skill", at=AT), at=AT),
+        events.rolled_back(DEPLOYMENT, shadow_only=True, at=AT),
+        events.observed(DEPLOYMENT, shadow_only=True, at=AT),
+    ]
+
+
+def check(name, value):
+    schema = json.loads((DOCS / f"{name}.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(value, schema, cls=jsonschema.Draft202012Validator)
+
+
+def text(fields):
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def test_the_files_are_up_to_date():
+    """If not: `retrain-worker events schemas` writes them."""
+    assert {path.name for path in DOCS.glob("*.json")} == set(schemas())
+    for name, schema in schemas().items():
+        assert (DOCS / name).read_bytes() == as_text(schema), name
+
+
+def test_every_type_has_a_schema():
+    assert {str(kind) for kind in EventType} <= set(PAYLOADS)
+    assert {event.event_type for event in published()} == set(EventType)
+
+
+def test_everything_we_put_into_redis_validates(client, outbox, clock, redis_server):
+    enqueue(outbox, *published())
+    Relay(client, outbox, clock).relay_once()
+    trigger(client, reason="new data", requested_by="a person")
+
+    streams = [stream_of(kind) for kind in EventType] + [REQUEST_STREAM]
+    entries = [text(fields) for stream in streams for _, fields in client.xrange(stream)]
+    assert len(entries) == len(published()) + 1
+    for entry in entries:
+        check("entry", entry)
+        check(entry["event_type"], json.loads(entry["payload"]))
+    check("current_model", text(client.hgetall(CURRENT_MODEL_KEY)))
+
+
+def test_what_a_follower_says_validates(client, redis_server, tmp_path):
+    import numpy as np
+    import torch
+
+    from retrain_worker.domain.artifact import ModelContract
+    from retrain_worker.domain.recipe import InputTransform, Preset
+    from retrain_worker.model import bundle, presets
+    from retrain_worker.model.patchtst import PatchTST
+
+    torch.manual_seed(0)
+    contract = ModelContract(preset=Preset.PAPER, context_length=32, feature_names=("rsi",),
+                             input_transform=InputTransform.INSTANCE)
+    path = tmp_path / "patchtst_v20260110_033000.pth"
+    bundle.write(path, model=PatchTST(presets.config_for(contract, dropout=0.0)), contract=contract,
+                 canary_windows=np.random.default_rng(0).normal(size=(2, 32, 1)).astype("float32"),
+                 origin=bundle.Origin())
+    env_file = tmp_path / "ai-engine.env"
+    env_file.write_text(f"PATCHTST_MODEL_PATH={path}\n")
+    with ModelFollower(redis_server.url, consumer="test", env_file=env_file):
+        [(_, fields)] = client.xrange(SERVED_STREAM)
+
+    check("entry", text(fields))
+    check("model.served", json.loads(fields[b"payload"]))
+
+
+@pytest.mark.parametrize("broken", [{"new_version": None}, {"size_bytes": "9"}])
+def test_the_schema_refuses_what_is_wrong_and_tolerates_what_is_new(broken):
+    payload = dict(events.promoted(gated(), DEPLOYMENT, shadow_only=True, at=AT).payload)
+    check("model.promoted", {**payload, "novel": 1})
+    with pytest.raises(jsonschema.ValidationError):
+        check("model.promoted", {**payload, **broken})

@@ -1,0 +1,123 @@
+"""`retrain-worker events tail`, as a person sees it."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from retrain_worker.__main__ import main
+from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.run_requests import trigger
+from retrain_worker.domain.events import EventType, stream_of
+from tests.redis_world import a_promotion, an_event, enqueue
+
+
+@pytest.fixture
+def publish(client, outbox, clock):
+    relay = Relay(client, outbox, clock)
+
+    def publish(*events):
+        enqueue(outbox, *events)
+        assert relay.relay_once(at_once=True).problem is None
+        clock.advance(1)
+    return publish
+
+
+@pytest.fixture
+def tail(redis_server, monkeypatch, capsys):
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("DB_PATH", "/nowhere.db")
+
+    def tail(*arguments):
+        monkeypatch.setattr(sys, "argv", ["retrain-worker", "events", "tail", *arguments])
+        code = main()
+        return code, capsys.readouterr()
+    before = signal.getsignal(signal.SIGTERM)
+    yield tail
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_newest_events_of_all_types_come_in_the_order_in_which_they_were_sent(publish, tail, clock, client):
+    publish(an_event(1, EventType.STARTED, at=clock(), requested_by="schedule", request_reason="every 24 h"))
+    publish(a_promotion(2, at=clock()))
+    publish(an_event(3, at=clock(), outcome="SKIPPED", reasons=["few rows", "and old"]))
+    trigger(client, reason="new data", requested_by="ops")
+
+    code, shown = tail("-n", "3")
+
+    lines = shown.out.splitlines()
+    assert code == 0
+    assert sorted(line.split()[2] for line in lines) == ["learning.retraining.skipped", "model.promoted",
+                                                        "model.retrain"]
+    assert "patchtst_v20260101_000002 replaces nothing, shadow only" in shown.out
+    assert "run run_3 SKIPPED: few rows (and 1 more)" in shown.out
+    assert "ops wants a run: new data" in shown.out
+
+
+def test_types_are_chosen_by_their_last_word_and_json_is_whole(publish, tail, clock):
+    publish(an_event(1, at=clock(), reasons=["few"]), a_promotion(2, at=clock()))
+
+    _, shown = tail("--type", "skipped", "--json")
+
+    [line] = shown.out.splitlines()
+    event = json.loads(line)
+    assert (event["event_type"], event["payload"]["reasons"]) == ("learning.retraining.skipped", ["few"])
+    assert event["flat"] == {"model": "patchtst", "status": "skipped"}
+
+
+def test_an_unknown_type_is_a_usage_error_that_lists_the_types(tail):
+    code, shown = tail("--type", "nonsense")
+
+    assert code == 2
+    assert "model.rolled_back" in shown.err
+
+
+def test_what_is_no_event_is_shown_as_such_and_nothing_is_written(publish, tail, client):
+    client.xadd(stream_of(EventType.SKIPPED), {"payload": "{"})
+    before = client.info("commandstats")
+
+    _, shown = tail()
+
+    assert "is no event: its payload is not JSON" in shown.out
+    assert set(client.info("commandstats")) - set(before) <= {
+        "cmdstat_xrevrange", "cmdstat_xinfo|stream", "cmdstat_client|setname", "cmdstat_client|setinfo",
+        "cmdstat_info"}
+
+
+def test_without_redis_it_says_so(monkeypatch, tail, redis_server):
+    redis_server.kill()
+
+    code, shown = tail()
+
+    assert code == 1
+    assert "cannot be reached" in shown.err
+
+
+def test_followed_it_shows_what_comes_and_outlives_a_restart_of_redis(publish, redis_server, client, clock):
+    publish(an_event(1, at=clock()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "retrain_worker", "events", "tail", "--follow"], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={"REDIS_URL": redis_server.url, "DB_PATH": "/nowhere.db", "PATH": "/usr/bin:/bin"})
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+    try:
+        assert "run_1" in process.stdout.readline()
+        redis_server.kill()
+        assert "cannot be reached" in process.stderr.readline()
+        redis_server.start()
+        reader.start()
+        publish(an_event(2, at=clock()))
+        deadline = time.monotonic() + 20
+        while not any("run_2" in line for line in lines):
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+        reader.join(5)
+        process.stdout.close()
+        process.stderr.close()
