@@ -24,8 +24,8 @@ CARD = {"auc": 0.71, "log_loss": 0.61, "accuracy": 0.66, "precision": None, "rec
         "brier": 0.2, "ece": 0.03, "p_std": 0.1, "p10_p90": 0.3, "n": 900}
 DEPLOYMENT = Deployment(
     deployment_id=RUN.run_id, run_id=RUN.run_id, kind="promote", version="patchtst_v20260110_033000",
-    model_path="/m.pth", sha256="0" * 64, size_bytes=9, previous_version=None, previous_model_path=None, state=DeploymentState.SWAPPED,
-    created_at=AT, updated_at=AT, requested_by="schedule", reason="every gate that counts has passed")
+    model_path="/m.pth", sha256="0" * 64, size_bytes=9, previous_version=None, previous_model_path=None,
+    state=DeploymentState.SWAPPED, created_at=AT, updated_at=AT, requested_by="schedule", reason="every gate that counts has passed")
 
 
 def gated():
