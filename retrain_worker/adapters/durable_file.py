@@ -9,6 +9,7 @@ end in .tmp, so that nothing globs them for a model and a later start can sweep 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -25,6 +26,11 @@ _TEMPORARY_SUFFIX = ".tmp"
 _CHUNK_BYTES = 1 << 20
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+#: glibc has it since 2.28; Python does not
+_RENAMEAT2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+_PUT_BACKS = 10
 #: hashes of the content: right for the old bytes only, and the kernel's to write
 _XATTRS_OF_CONTENT = frozenset({"security.ima", "security.evm"})
 
@@ -50,26 +56,51 @@ class Look:
     xattrs: tuple[tuple[str, bytes], ...] = ()
 
 
-def replace_file(
-    target: Path, content: bytes, *, mode: int = 0o644, look: Look | None = None,
-    before_rename: Callable[[], None] | None = None,
-) -> None:
+class ChangedMeanwhileError(Exception):
+    """Somebody else has changed the file that was to be replaced; it is as they left it."""
+
+
+def replace_file(target: Path, content: bytes, *, mode: int = 0o644, look: Look | None = None) -> None:
     """Make `target` hold `content`. With `look`, owner, mode and extended attributes are those; else only `mode`.
 
-    `before_rename` may raise to stop it at the last moment. Raises DiskFullError, SlotError (permission, read-only,
-    mount point), or RetryLaterError for an I/O error; then `target` is as it was.
+    Raises DiskFullError, SlotError (permission, read-only, mount point), or RetryLaterError for an I/O error; then
+    `target` is as it was.
     """
     with named_errors(target), _temporary(target) as (temporary, file):
-        _write_all(file.fileno(), content)
-        _dress(file.fileno(), look, mode=mode, target=target)
-        _sync_and_close(file)
-        if _read_back(temporary) != hashlib.sha256(content).hexdigest():
-            raise RetryLaterError("the bytes on the disk are not those that were written", where=str(target),
-                                  remedy="look at the disk")
-        if before_rename is not None:
-            before_rename()
+        _fill(temporary, file, content, look, mode=mode, target=target)
         temporary.rename(target)
         sync_directory(target.parent)
+
+
+def exchange_file(target: Path, content: bytes, *, look: Look, is_expected: Callable[[Path], bool]) -> bool:
+    """Make `target`, which is there, hold `content`, unless it is not the file that was expected any more.
+
+    `is_expected(path)`: whether the file under this name is the one that is to be replaced. It is asked before the
+    exchange, and again of what came out: an edit made between the two is put back. False where the file system cannot
+    exchange two names (renameat2(2), RENAME_EXCHANGE): then that last instant is not covered.
+    Raises ChangedMeanwhileError, and what `replace_file` raises; then `target` is as it was, or as somebody else left
+    it.
+    """
+    with named_errors(target), _temporary(target) as (temporary, file):
+        _fill(temporary, file, content, look, mode=look.mode, target=target)
+        ours = temporary.stat().st_ino
+        if not is_expected(target):
+            raise ChangedMeanwhileError
+        if not _exchanged(temporary, target):
+            temporary.rename(target)
+            sync_directory(target.parent)
+            return False
+        try:
+            was_expected = is_expected(temporary)
+        except BaseException:
+            _put_back(temporary, target, ours)
+            raise
+        if not was_expected:
+            _put_back(temporary, target, ours)
+            raise ChangedMeanwhileError
+        sync_directory(target.parent)
+        temporary.unlink()
+    return True
 
 
 def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str) -> None:
@@ -180,6 +211,41 @@ def _temporary(target: Path) -> Iterator[tuple[Path, FileIO]]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _fill(temporary: Path, file: FileIO, content: bytes, look: Look | None, *, mode: int, target: Path) -> None:
+    """Write, dress, fsync, close and read back."""
+    _write_all(file.fileno(), content)
+    _dress(file.fileno(), look, mode=mode, target=target)
+    _sync_and_close(file)
+    if _read_back(temporary) != hashlib.sha256(content).hexdigest():
+        raise RetryLaterError("the bytes on the disk are not those that were written", where=str(target),
+                              remedy="look at the disk")
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names atomically; False where the system or the file system cannot."""
+    if _RENAMEAT2 is None:
+        return False
+    if _RENAMEAT2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _put_back(temporary: Path, target: Path, ours: int) -> None:
+    """Undo an exchange: `target` gets back what came out, or what somebody has written there since."""
+    stands = ours
+    for _ in range(_PUT_BACKS):
+        put = temporary.lstat().st_ino
+        _exchanged(temporary, target)
+        if temporary.lstat().st_ino == stands:
+            return
+        stands = put
+    raise SlotError("the file is changed by somebody else all the time", where=str(target),
+                    remedy="see who writes it")
 
 
 def _write_all(fd: int, content: bytes) -> None:

@@ -115,15 +115,23 @@ def test_a_mount_point_is_named_as_the_reason(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a.env"]
 
 
-def test_the_last_objection_stops_the_rename(tmp_path):
-    (tmp_path / "a.env").write_bytes(b"old")
+@pytest.mark.parametrize("looks", [[False], [True, False]])
+def test_what_is_not_as_expected_is_not_replaced(tmp_path, looks):
+    target = tmp_path / "a.env"
+    target.write_bytes(b"old")
+    look = durable_file.Look(mode=0o640, uid=os.getuid(), gid=os.getgid())
+    with pytest.raises(durable_file.ChangedMeanwhileError):
+        durable_file.exchange_file(target, b"new", look=look, is_expected=lambda _: looks.pop(0))
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.env"]
 
-    def object_to_it():
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        durable_file.replace_file(tmp_path / "a.env", b"new", before_rename=object_to_it)
-    assert (tmp_path / "a.env").read_bytes() == b"old"
+def test_an_exchange_replaces_the_file_and_leaves_nothing_beside_it(tmp_path):
+    target = tmp_path / "a.env"
+    target.write_bytes(b"old")
+    look = durable_file.Look(mode=0o640, uid=os.getuid(), gid=os.getgid())
+    assert durable_file.exchange_file(target, b"new", look=look, is_expected=lambda _: True)
+    assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"new", 0o640)
     assert names(tmp_path) == ["a.env"]
 
 
