@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrain_worker.adapters import durable_file
-from retrain_worker.adapters.durable_file import Look
+from retrain_worker import durable_file
 from retrain_worker.adapters.slot_check import Problem, reading_problems, serving_problems, slot_problems
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
+from retrain_worker.durable_file import Look
 from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
 
 PATH_KEY = "PATCHTST_MODEL_PATH"

@@ -109,16 +109,6 @@ def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(e
     assert (len(deployments(engine)), events_of(engine)) == (3, [])
 
 
-def test_asking_twice_at_once_does_not_go_back_twice(engine, daemon):
-    daemon(REDIS_URL=REDIS_DOWN)
-    both = [subprocess.Popen([*COMMAND, "rollback", "--home", str(engine.home)], stdout=subprocess.PIPE, text=True,
-                             env=clean_environment(ENGINE_CONFIRM="none", REDIS_URL=REDIS_DOWN)) for _ in range(2)]
-    said = [one.communicate(timeout=60)[0] for one in both]
-
-    assert engine.named() == engine.path_of(1), said
-    assert sorted(one.returncode for one in both) in ([0, 11], [0, 0]), said
-
-
 def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(engine, daemon):
     running = daemon(REDIS_URL=REDIS_DOWN)
     engine.write_line(engine.path_of(0))

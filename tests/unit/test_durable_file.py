@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
 
 
@@ -193,3 +193,33 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(tmp_pat
     source = tmp_path / "a.env"
     durable_file.copy_durably(source, tmp_path / "b", mode=0o644, expected_sha256=durable_file.sha256_of(source))
     assert said == ["5 bytes", "rename", "directory"] * 2
+
+
+def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(durable_file.os, "write", lambda fd, data: real(fd, data[:3]))
+    target = tmp_path / "a.npy"
+    (tmp_path / ".retrain-worker.a.npy.0123.tmp").write_bytes(b"left by a killed process")
+    with durable_file.replacing(target) as file:
+        for _ in range(1000):
+            file.write(b"0123456789")
+        assert not target.exists()
+    assert target.read_bytes() == b"0123456789" * 1000
+    with pytest.raises(ZeroDivisionError), durable_file.replacing(target) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert target.read_bytes() == b"0123456789" * 1000
+    assert names(tmp_path) == ["a.npy"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "snapshot"
+    for content in (b"first", b"second"):
+        with durable_file.replacing_folder(target) as folder:
+            (folder / "ids").write_bytes(content)
+        assert (target / "ids").read_bytes() == content
+    with pytest.raises(ZeroDivisionError), durable_file.replacing_folder(target) as folder:
+        (folder / "ids").write_bytes(b"third")
+        raise ZeroDivisionError
+    assert (target / "ids").read_bytes() == b"second"
+    assert names(tmp_path) == ["snapshot"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file

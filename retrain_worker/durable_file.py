@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedWriter, FileIO
 from pathlib import Path
 
 from retrain_worker.errors import ArtifactError, DiskFullError, RetrainError, RetryLaterError, SlotError
@@ -120,6 +122,49 @@ def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str)
                                   remedy="look at the disk")
         temporary.rename(target)
         sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def replacing(target: Path, *, mode: int = 0o644) -> Iterator[BufferedWriter[FileIO]]:
+    """A file to write; it appears under `target`, durable, when the block ends without an error.
+
+    For a folder in which one process writes at a time: what a killed one left of this target is swept first. Raises
+    DiskFullError, SlotError, RetryLaterError; then `target` is as it was.
+    """
+    with named_errors(target):
+        for stale in target.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(target.name)}.*{_TEMPORARY_SUFFIX}"):
+            stale.unlink(missing_ok=True)
+        with _temporary(target) as (temporary, file):
+            writer = BufferedWriter(file)  # a raw file may write less than it was given
+            yield writer
+            writer.flush()
+            writer.detach()
+            os.fchmod(file.fileno(), mode)
+            _sync_and_close(file)
+            temporary.rename(target)
+            sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the place of `target`, durable, when the block ends without an error.
+
+    For a folder in which one process writes at a time. Raises as `replacing` does.
+    """
+    unfinished = target.with_name(f"{TEMPORARY_PREFIX}{target.name}{_TEMPORARY_SUFFIX}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with named_errors(target):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            for written in unfinished.iterdir():
+                _sync(written)
+            sync_directory(unfinished)
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.rename(target)
+            sync_directory(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -292,6 +337,14 @@ def _dress(fd: int, look: Look | None, *, mode: int, target: Path) -> None:
             where=str(target),
             remedy="make the daemon's user the owner of the file, and its directory setgid for the group",
         ) from error
+
+
+def _sync(path: Path) -> None:
+    fd = open_unfollowed(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _sync_and_close(file: FileIO) -> None:
