@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.domain.artifact import checksum_file
 from retrain_worker.errors import ArtifactError, StateError
 

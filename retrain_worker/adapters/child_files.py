@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 
-from retrain_worker import errors
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file, errors
 from retrain_worker.domain.handoff import (
     AuditResult,
     ChildError,

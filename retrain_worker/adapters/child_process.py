@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.adapters.child_files import ChildFiles, files_of, log_tail, read_result
 from retrain_worker.adapters.running_child import RunningChild, start_child
 from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, Broken, ChildExit, Done, Errand, Working

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrain_worker.adapters import durable_file
-from retrain_worker.adapters.durable_file import Look
+from retrain_worker import durable_file
 from retrain_worker.adapters.slot_check import Problem, reading_problems, serving_problems, slot_problems
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
+from retrain_worker.durable_file import Look
 from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
 
 PATH_KEY = "PATCHTST_MODEL_PATH"
@@ -38,10 +38,6 @@ class _Reading:
     content: bytes
     look: Look
     identity: tuple[int, int, int, int]
-
-
-class _ChangedMeanwhileError(Exception):
-    """Somebody else has written the env file since it was read."""
 
 
 class ModelSlot:
@@ -146,7 +142,7 @@ class ModelSlot:
             if (named or None) != (str(replacing) if replacing else None):
                 raise RetryLaterError(f"{self._path_key} was just set to {named or 'nothing'} by somebody else",
                                       where=str(self._env_file), remedy="it is left as it is")
-            with contextlib.suppress(_ChangedMeanwhileError):
+            with contextlib.suppress(durable_file.ChangedMeanwhileError):
                 self._replace(reading, model)
         raise SlotError(f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
                         where=str(self._env_file), remedy="see who writes it; the next tick tries again")
@@ -201,18 +197,16 @@ class ModelSlot:
         with self._naming_the_file():
             content = env_file.replaced(reading.content, self._path_key, str(model))
 
-        def check_unchanged() -> None:
-            if self._read() != reading:
-                raise _ChangedMeanwhileError
-
         backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
         durable_file.replace_file(backup, reading.content, look=reading.look)
-        durable_file.replace_file(self._env_file, content, look=reading.look, before_rename=check_unchanged)
+        durable_file.exchange_file(self._env_file, content, look=reading.look,
+                                   is_expected=lambda path: self._read(path) == reading)
         self._remove_old_backups()
 
-    def _read(self) -> _Reading:
+    def _read(self, path: Path | None = None) -> _Reading:
+        """The env file, or `path` if it stands there by now."""
         try:
-            fd = durable_file.open_unfollowed(self._env_file)
+            fd = durable_file.open_unfollowed(path or self._env_file)
         except FileNotFoundError as error:
             raise SlotError("the engine's env file is not there; it is left alone, never invented",
                             where=str(self._env_file),

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 
 #: what is wrong, and what to do
 Problem = tuple[str, str]

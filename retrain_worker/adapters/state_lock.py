@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.errors import AlreadyRunningError
 
 _TRIES = 5

@@ -13,7 +13,7 @@ from types import TracebackType
 
 import structlog
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.child_process import ChildProcesses
 from retrain_worker.adapters.embedded_redis import EmbeddedRedis

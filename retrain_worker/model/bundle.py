@@ -14,12 +14,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from retrain_worker import durable_file
 from retrain_worker.domain.artifact import (
     FORMAT,
     Manifest,
@@ -108,8 +107,8 @@ def write(
 ) -> Manifest:
     """Write the bundle of `model` and its sidecars durably; the manifest holds the hash of the bytes as read back.
 
-    `canary_windows` (W, T, F) are raw windows. Raises ArtifactError when the model cannot be written soundly, OSError
-    when the disk fails.
+    `canary_windows` (W, T, F) are raw windows. Raises ArtifactError when the model cannot be written soundly,
+    DiskFullError, SlotError or RetryLaterError when the disk fails.
     """
     windows = np.ascontiguousarray(canary_windows[:CANARY_WINDOWS], dtype=np.float32)
     answers = patchtst.probabilities(model, windows)
@@ -132,34 +131,15 @@ def write(
         "canary": {"windows": torch.from_numpy(windows), "probabilities": torch.from_numpy(answers)},
     }
     # through a file object: given a name, torch writes that name into the bytes
-    with _replacing(path) as file:
+    with durable_file.replacing(path) as file:
         torch.save(content, file)
     written = path.read_bytes()
     manifest = _manifest(content, path=path, data=written, contract=contract)
-    with _replacing(checksum_file(path)) as file:
+    with durable_file.replacing(checksum_file(path)) as file:
         file.write(checksum_line(path, manifest.sha256).encode())
-    with _replacing(manifest_file(path)) as file:
+    with durable_file.replacing(manifest_file(path)) as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     return manifest
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file that appears under `path` whole and durable, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def weights_sha256(model: PatchTST) -> str:

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from retrain_worker import durable_file
 from retrain_worker.domain.handoff import (
     DATABASE_URL_VARIABLE,
     AuditRequest,
@@ -43,7 +44,6 @@ from retrain_worker.domain.handoff import (
 )
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.errors import DiskFullError, RetrainError, UsageError
-from retrain_worker.work.data.durable import durable_file
 from retrain_worker.work.stopping import StopFlag, StoppedError
 
 Request = (
@@ -142,7 +142,7 @@ def _read_request(path: Path) -> tuple[Stage | Errand, Request]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with durable_file(path) as file:
+    with durable_file.replacing(path) as file:
         file.write(msgspec.json.encode(content))
 
 

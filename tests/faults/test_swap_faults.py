@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
 from tests.faults.swap_once import VERSION, main
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
 
 
@@ -115,15 +115,23 @@ def test_a_mount_point_is_named_as_the_reason(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a.env"]
 
 
-def test_the_last_objection_stops_the_rename(tmp_path):
-    (tmp_path / "a.env").write_bytes(b"old")
+@pytest.mark.parametrize("looks", [[False], [True, False]])
+def test_what_is_not_as_expected_is_not_replaced(tmp_path, looks):
+    target = tmp_path / "a.env"
+    target.write_bytes(b"old")
+    look = durable_file.Look(mode=0o640, uid=os.getuid(), gid=os.getgid())
+    with pytest.raises(durable_file.ChangedMeanwhileError):
+        durable_file.exchange_file(target, b"new", look=look, is_expected=lambda _: looks.pop(0))
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.env"]
 
-    def object_to_it():
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        durable_file.replace_file(tmp_path / "a.env", b"new", before_rename=object_to_it)
-    assert (tmp_path / "a.env").read_bytes() == b"old"
+def test_an_exchange_replaces_the_file_and_leaves_nothing_beside_it(tmp_path):
+    target = tmp_path / "a.env"
+    target.write_bytes(b"old")
+    look = durable_file.Look(mode=0o640, uid=os.getuid(), gid=os.getgid())
+    assert durable_file.exchange_file(target, b"new", look=look, is_expected=lambda _: True)
+    assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"new", 0o640)
     assert names(tmp_path) == ["a.env"]
 
 
@@ -185,3 +193,33 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(tmp_pat
     source = tmp_path / "a.env"
     durable_file.copy_durably(source, tmp_path / "b", mode=0o644, expected_sha256=durable_file.sha256_of(source))
     assert said == ["5 bytes", "rename", "directory"] * 2
+
+
+def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(durable_file.os, "write", lambda fd, data: real(fd, data[:3]))
+    target = tmp_path / "a.npy"
+    (tmp_path / ".retrain-worker.a.npy.0123.tmp").write_bytes(b"left by a killed process")
+    with durable_file.replacing(target) as file:
+        for _ in range(1000):
+            file.write(b"0123456789")
+        assert not target.exists()
+    assert target.read_bytes() == b"0123456789" * 1000
+    with pytest.raises(ZeroDivisionError), durable_file.replacing(target) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert target.read_bytes() == b"0123456789" * 1000
+    assert names(tmp_path) == ["a.npy"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "snapshot"
+    for content in (b"first", b"second"):
+        with durable_file.replacing_folder(target) as folder:
+            (folder / "ids").write_bytes(content)
+        assert (target / "ids").read_bytes() == content
+    with pytest.raises(ZeroDivisionError), durable_file.replacing_folder(target) as folder:
+        (folder / "ids").write_bytes(b"third")
+        raise ZeroDivisionError
+    assert (target / "ids").read_bytes() == b"second"
+    assert names(tmp_path) == ["snapshot"]

@@ -3,13 +3,15 @@
 import os
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from retrain_worker.adapters import durable_file, model_slot
+from retrain_worker import durable_file
 from retrain_worker.adapters.model_slot import ModelSlot
+from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
-from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
+from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
 
 VERSION = "patchtst_v20260110_120000"
 ENV = b"# engine\r\nA=1\nPATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH=/old/patchtst.pth\nB=2"
@@ -233,35 +235,62 @@ def edit_by_rename(path, content):
     path.with_name("editor").rename(path)
 
 
+def edited(monkeypatch, function, edit, path, edits):
+    """Before each call of durable_file's `function`, the next of `edits` is made to `path`."""
+    real = getattr(durable_file, function)
+
+    def call(*arguments, **named):
+        if edits:
+            edit(path, edits.pop())
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(durable_file, function, call)
+
+
+@pytest.mark.parametrize("function", ["exchange_file", "_exchanged"])
 @pytest.mark.parametrize("edit", [edit_in_place, edit_by_rename])
-def test_an_edit_between_reading_and_renaming_is_not_lost(engine, monkeypatch, edit):
+def test_an_edit_between_reading_and_the_exchange_is_not_lost(engine, monkeypatch, edit, function):
     published, sha256 = engine.publish()
-    real, edits = durable_file.replace_file, [b"\nC=3"]
-
-    def replace_file(target, content, **named):
-        if target == engine.env_file and edits:
-            edit(target, edits.pop())
-        real(target, content, **named)
-
-    monkeypatch.setattr(model_slot.durable_file, "replace_file", replace_file)
+    edited(monkeypatch, function, edit, engine.env_file, [b"\nC=3"])
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert engine.env_file.read_bytes() == ENV.replace(b"/old/patchtst.pth", str(published).encode()) + b"\nC=3"
     assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
 
 
-def test_a_file_that_changes_all_the_time_is_given_up(engine, monkeypatch):
+def test_an_edit_made_while_another_one_is_put_back_is_not_lost(engine, monkeypatch):
     published, sha256 = engine.publish()
-    real = durable_file.replace_file
+    edited(monkeypatch, "_exchanged", edit_by_rename, engine.env_file, [b"\nD=4", b"\nC=3"])
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
+    # the second editor had our content before it, which was about to be taken back
+    assert env_file.parse(engine.env_file.read_bytes())["D"] == "4"
+    assert engine.slot.current_path() == published
+    assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
 
-    def replace_file(target, content, **named):
-        if target == engine.env_file:
-            edit_in_place(target, b"\nC=3")
-        real(target, content, **named)
 
-    monkeypatch.setattr(model_slot.durable_file, "replace_file", replace_file)
+@pytest.mark.parametrize("function", ["exchange_file", "_exchanged"])
+def test_a_file_that_changes_all_the_time_is_given_up(engine, monkeypatch, function):
+    published, sha256 = engine.publish()
+    edited(monkeypatch, function, edit_in_place, engine.env_file, [b"\nC=3"] * 99)
     with pytest.raises(SlotError, match="changed by somebody else"):
         engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert str(engine.slot.current_path()) == "/old/patchtst.pth"
+    assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
+
+
+def test_a_file_system_that_cannot_exchange_two_names_gets_a_rename(engine, monkeypatch):
+    published, sha256 = engine.publish()
+    monkeypatch.setattr(durable_file, "_RENAMEAT2", None)
+    engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
+    assert engine.slot.current_path() == published
+    assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
+
+
+def test_what_somebody_else_has_set_since_the_decision_is_left_alone(engine):
+    published, sha256 = engine.publish()
+    before = engine.env_file.read_bytes()
+    with pytest.raises(RetryLaterError, match="by somebody else"):
+        engine.slot.point_to(published, expected_sha256=sha256, replacing=Path("/older/patchtst.pth"))
+    assert engine.env_file.read_bytes() == before
 
 
 def test_the_sweep_removes_what_a_killed_swap_left(engine):

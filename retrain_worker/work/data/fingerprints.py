@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from retrain_worker.work.data.durable import durable_file
+from retrain_worker import durable_file
 from retrain_worker.work.data.instants import UNREADABLE
 from retrain_worker.work.data.snapshot import Snapshot
 
@@ -61,7 +61,7 @@ def count_new(snapshot: Snapshot, seen: Fingerprints | None) -> int:
 
 def save(fingerprints: Fingerprints, path: Path) -> None:
     """One file: the window's start, then the rows, each as numpy writes an array. Raises DiskFullError."""
-    with durable_file(path) as file:
+    with durable_file.replacing(path) as file:
         np.save(file, np.int64(fingerprints.window_start), allow_pickle=False)
         np.save(file, fingerprints.rows, allow_pickle=False)
 

@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from retrain_worker import durable_file
 from retrain_worker.errors import DataUnfitError
-from retrain_worker.work.data.durable import durable_folder
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -114,7 +114,7 @@ def content_hash(arrays: Mapping[str, npt.NDArray[Any]], *, symbols: tuple[str, 
 
 def save(snapshot: Snapshot, run_dir: Path) -> None:
     """Write `run_dir/snapshot/`, replacing what is there, all or nothing. Raises DiskFullError."""
-    with durable_folder(run_dir / _FOLDER) as folder:
+    with durable_file.replacing_folder(run_dir / _FOLDER) as folder:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(snapshot, name), allow_pickle=False)
         index = {

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
-from retrain_worker.work.data.durable import durable_file
+from retrain_worker import durable_file
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the file, durably. Raises DiskFullError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with durable_file(self.path) as file:
+        with durable_file.replacing(self.path) as file:
             torch.save({"digest": self.digest, "state": dict(state)}, file)
 
     def remove(self) -> None:

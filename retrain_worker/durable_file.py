@@ -9,13 +9,16 @@ end in .tmp, so that nothing globs them for a model and a later start can sweep 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import glob
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedWriter, FileIO
 from pathlib import Path
 
 from retrain_worker.errors import ArtifactError, DiskFullError, RetrainError, RetryLaterError, SlotError
@@ -25,6 +28,11 @@ _TEMPORARY_SUFFIX = ".tmp"
 _CHUNK_BYTES = 1 << 20
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+#: glibc has it since 2.28; Python does not
+_RENAMEAT2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+_PUT_BACKS = 10
 #: hashes of the content: right for the old bytes only, and the kernel's to write
 _XATTRS_OF_CONTENT = frozenset({"security.ima", "security.evm"})
 
@@ -50,26 +58,51 @@ class Look:
     xattrs: tuple[tuple[str, bytes], ...] = ()
 
 
-def replace_file(
-    target: Path, content: bytes, *, mode: int = 0o644, look: Look | None = None,
-    before_rename: Callable[[], None] | None = None,
-) -> None:
+class ChangedMeanwhileError(Exception):
+    """Somebody else has changed the file that was to be replaced; it is as they left it."""
+
+
+def replace_file(target: Path, content: bytes, *, mode: int = 0o644, look: Look | None = None) -> None:
     """Make `target` hold `content`. With `look`, owner, mode and extended attributes are those; else only `mode`.
 
-    `before_rename` may raise to stop it at the last moment. Raises DiskFullError, SlotError (permission, read-only,
-    mount point), or RetryLaterError for an I/O error; then `target` is as it was.
+    Raises DiskFullError, SlotError (permission, read-only, mount point), or RetryLaterError for an I/O error; then
+    `target` is as it was.
     """
     with named_errors(target), _temporary(target) as (temporary, file):
-        _write_all(file.fileno(), content)
-        _dress(file.fileno(), look, mode=mode, target=target)
-        _sync_and_close(file)
-        if _read_back(temporary) != hashlib.sha256(content).hexdigest():
-            raise RetryLaterError("the bytes on the disk are not those that were written", where=str(target),
-                                  remedy="look at the disk")
-        if before_rename is not None:
-            before_rename()
+        _fill(temporary, file, content, look, mode=mode, target=target)
         temporary.rename(target)
         sync_directory(target.parent)
+
+
+def exchange_file(target: Path, content: bytes, *, look: Look, is_expected: Callable[[Path], bool]) -> bool:
+    """Make `target`, which is there, hold `content`, unless it is not the file that was expected any more.
+
+    `is_expected(path)`: whether the file under this name is the one that is to be replaced. It is asked before the
+    exchange, and again of what came out: an edit made between the two is put back. False where the file system cannot
+    exchange two names (renameat2(2), RENAME_EXCHANGE): then that last instant is not covered.
+    Raises ChangedMeanwhileError, and what `replace_file` raises; then `target` is as it was, or as somebody else left
+    it.
+    """
+    with named_errors(target), _temporary(target) as (temporary, file):
+        _fill(temporary, file, content, look, mode=look.mode, target=target)
+        ours = temporary.stat().st_ino
+        if not is_expected(target):
+            raise ChangedMeanwhileError
+        if not _exchanged(temporary, target):
+            temporary.rename(target)
+            sync_directory(target.parent)
+            return False
+        try:
+            was_expected = is_expected(temporary)
+        except BaseException:
+            _put_back(temporary, target, ours)
+            raise
+        if not was_expected:
+            _put_back(temporary, target, ours)
+            raise ChangedMeanwhileError
+        sync_directory(target.parent)
+        temporary.unlink()
+    return True
 
 
 def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str) -> None:
@@ -89,6 +122,49 @@ def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str)
                                   remedy="look at the disk")
         temporary.rename(target)
         sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def replacing(target: Path, *, mode: int = 0o644) -> Iterator[BufferedWriter[FileIO]]:
+    """A file to write; it appears under `target`, durable, when the block ends without an error.
+
+    For a folder in which one process writes at a time: what a killed one left of this target is swept first. Raises
+    DiskFullError, SlotError, RetryLaterError; then `target` is as it was.
+    """
+    with named_errors(target):
+        for stale in target.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(target.name)}.*{_TEMPORARY_SUFFIX}"):
+            stale.unlink(missing_ok=True)
+        with _temporary(target) as (temporary, file):
+            writer = BufferedWriter(file)  # a raw file may write less than it was given
+            yield writer
+            writer.flush()
+            writer.detach()
+            os.fchmod(file.fileno(), mode)
+            _sync_and_close(file)
+            temporary.rename(target)
+            sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the place of `target`, durable, when the block ends without an error.
+
+    For a folder in which one process writes at a time. Raises as `replacing` does.
+    """
+    unfinished = target.with_name(f"{TEMPORARY_PREFIX}{target.name}{_TEMPORARY_SUFFIX}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with named_errors(target):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            for written in unfinished.iterdir():
+                _sync(written)
+            sync_directory(unfinished)
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.rename(target)
+            sync_directory(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -182,6 +258,41 @@ def _temporary(target: Path) -> Iterator[tuple[Path, FileIO]]:
         raise
 
 
+def _fill(temporary: Path, file: FileIO, content: bytes, look: Look | None, *, mode: int, target: Path) -> None:
+    """Write, dress, fsync, close and read back."""
+    _write_all(file.fileno(), content)
+    _dress(file.fileno(), look, mode=mode, target=target)
+    _sync_and_close(file)
+    if _read_back(temporary) != hashlib.sha256(content).hexdigest():
+        raise RetryLaterError("the bytes on the disk are not those that were written", where=str(target),
+                              remedy="look at the disk")
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names atomically; False where the system or the file system cannot."""
+    if _RENAMEAT2 is None:
+        return False
+    if _RENAMEAT2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _put_back(temporary: Path, target: Path, ours: int) -> None:
+    """Undo an exchange: `target` gets back what came out, or what somebody has written there since."""
+    stands = ours
+    for _ in range(_PUT_BACKS):
+        put = temporary.lstat().st_ino
+        _exchanged(temporary, target)
+        if temporary.lstat().st_ino == stands:
+            return
+        stands = put
+    raise SlotError("the file is changed by somebody else all the time", where=str(target),
+                    remedy="see who writes it")
+
+
 def _write_all(fd: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
@@ -226,6 +337,14 @@ def _dress(fd: int, look: Look | None, *, mode: int, target: Path) -> None:
             where=str(target),
             remedy="make the daemon's user the owner of the file, and its directory setgid for the group",
         ) from error
+
+
+def _sync(path: Path) -> None:
+    fd = open_unfollowed(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _sync_and_close(file: FileIO) -> None:

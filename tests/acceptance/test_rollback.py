@@ -1,0 +1,125 @@
+"""`retrain-worker rollback` as a person types it at night: with a daemon, without one, and with one that dies."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.domain import env_file
+from tests.acceptance.conftest import COMMAND, clean_environment, retrain_worker, wait_for
+from tests.slot_home import OTHER_LINES, VERSIONS, slot_home
+
+#: nothing listens there: the engine's restart and the relay must not be needed
+REDIS_DOWN = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return slot_home(tmp_path / "home")
+
+
+@pytest.fixture
+def daemon(engine, daemon_of, tmp_path):
+    def start(**settings):
+        daemon = daemon_of(engine.home, tmp_path / "no.db", **{"ENGINE_CONFIRM": "none", **settings})
+        daemon.wait_for_event("ready")
+        return daemon
+    return start
+
+
+def rolled_back(engine, *arguments, **settings):
+    return retrain_worker("rollback", *arguments, "--home", engine.home,
+                          **{"ENGINE_CONFIRM": "none", "REDIS_URL": REDIS_DOWN, **settings})
+
+
+def deployments(engine):
+    done = retrain_worker("deployments", "--json", "--home", engine.home)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def events_of(engine):
+    with StateDb(engine.home / "state/state.db", read_only=True) as state:
+        return [row.event.event_type for row in state.pending_events(99)]
+
+
+def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_model(engine):
+    done = rolled_back(engine, "--reason", "loses money")
+
+    assert (done.returncode, engine.named()) == (0, engine.path_of(1)), done.stderr
+    assert f"names {VERSIONS[1]}, instead of {VERSIONS[2]}" in done.stdout
+    assert engine.env_file.read_text() == f"{OTHER_LINES}PATCHTST_MODEL_PATH={engine.path_of(1)}\n"
+    assert (engine.home / "engine/restart-requested").read_text() == f"{engine.path_of(1)}\n"
+    newest = deployments(engine)[0]
+    assert (newest["kind"], newest["reason"], newest["sha256"]) == ("rollback", "loses money", engine.models[1][1])
+    assert events_of(engine) == ["model.rolled_back"]
+    assert not list(engine.home.glob("models/orders/*"))
+
+
+def test_beside_a_running_daemon_the_daemon_does_it(engine, daemon):
+    daemon(REDIS_URL=REDIS_DOWN)
+    done = rolled_back(engine)
+
+    assert (done.returncode, engine.named()) == (0, engine.path_of(1)), done.stderr
+    assert events_of(engine) == ["model.rolled_back"]
+
+
+def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine, daemon):
+    running = daemon(REDIS_URL=REDIS_DOWN, ENGINE_CONFIRM="event", ENGINE_CONFIRM_TIMEOUT_S=600)
+    waiting = subprocess.Popen(
+        [*COMMAND, "rollback", "--home", str(engine.home), "--json"], stdout=subprocess.PIPE, text=True,
+        env=clean_environment(ENGINE_CONFIRM="none", REDIS_URL=REDIS_DOWN))
+    wait_for(lambda: engine.named() == engine.path_of(1), what="the swap")
+    running.stop(signal.SIGKILL)
+    answer = json.loads(waiting.communicate(timeout=60)[0])
+
+    assert (waiting.returncode, answer["state"], engine.named()) == (0, "DONE", engine.path_of(1))
+    assert events_of(engine) == ["model.rolled_back"]
+
+
+def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine):
+    done = rolled_back(engine, ENGINE_CONFIRM="event")
+
+    assert (done.returncode, engine.named()) == (1, engine.path_of(1))
+    assert "not confirmed: nobody was seen serving" in done.stdout
+
+
+@pytest.mark.parametrize(("version", "spoil", "told"), [
+    (VERSIONS[2], None, "is in the slot already"),
+    ("patchtst_v20990101_000000", None, f"never stood in the slot; known are {VERSIONS[2]}"),
+    (VERSIONS[0], "delete", "is not there any more"),
+    (VERSIONS[0], "change", "the file was changed"),
+])
+def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(engine, version, spoil, told):
+    before = engine.env_file.read_bytes()
+    model = engine.path_of(0)
+    if spoil == "delete":
+        model.unlink()
+    elif spoil == "change":
+        content = bytearray(model.read_bytes())
+        content[len(content) // 2] ^= 1
+        model.write_bytes(content)
+    done = rolled_back(engine, version)
+
+    assert (done.returncode, engine.env_file.read_bytes()) == (11, before)
+    assert done.stdout.startswith("nothing was changed: ")
+    assert told in done.stdout
+    assert (len(deployments(engine)), events_of(engine)) == (3, [])
+
+
+def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(engine, daemon):
+    running = daemon(REDIS_URL=REDIS_DOWN)
+    engine.write_line(engine.path_of(0))
+    running.wait_for_event("slot_observed")
+    time.sleep(3)
+    newest = deployments(engine)[0]
+
+    assert engine.named() == engine.path_of(0)
+    assert [one["kind"] for one in deployments(engine)].count("observed") == 1
+    assert (newest["kind"], newest["version"], newest["sha256"]) == ("observed", VERSIONS[0], engine.models[0][1])
+    assert env_file.parse(engine.env_file.read_bytes())["PATCHTST_MODEL_PATH"] == str(engine.path_of(0))
+    assert "model.observed" in events_of(engine)
+    assert rolled_back(engine).returncode == 0
+    assert engine.named() == engine.path_of(2)
