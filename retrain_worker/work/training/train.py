@@ -19,7 +19,7 @@ from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.handoff import Progress, TrainRequest, TrainResult
 from retrain_worker.domain.labels import Label
-from retrain_worker.domain.recipe import InputTransform, Precision, Preset, Recipe
+from retrain_worker.domain.recipe import InputTransform, Preset, Recipe
 from retrain_worker.errors import ArtifactError, DataUnfitError, TrainingCollapsedError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST, sigmoid
@@ -190,10 +190,15 @@ class _Course:
         device: torch.device,
     ) -> None:  # fmt: skip
         self._request, self._contracts, self._lesson, self._device = request, contracts, lesson, device
+        recipe = request.recipe
+        self._precision = compute.precision_for(
+            recipe.precision, presets.config_for(contracts[0], dropout=recipe.dropout), batch_size=recipe.batch_size,
+            device=device,
+        )  # fmt: skip
         identity = {
             "data_sha256": data_sha256, "recipe": request.recipe, "data": request.data, "split": request.split,
             "contracts": contracts, "program": __version__, "torch": str(torch.__version__), "device": device.type,
-            "threads": torch.get_num_threads(), "precision": self._precision(contracts[0]),
+            "threads": torch.get_num_threads(), "precision": self._precision,
         }  # fmt: skip
         self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
         saved = self.checkpoint.load() or {}
@@ -228,7 +233,7 @@ class _Course:
         """How the attempts went, for the manifest."""
         return {
             "threads": torch.get_num_threads(),
-            "precision": str(self._precision(self._contracts[0])),
+            "precision": str(self._precision),
             "attempts": [
                 {
                     "input_transform": str(contract.input_transform),
@@ -249,7 +254,7 @@ class _Course:
                 learning_rate=recipe.learning_rate
                 * presets.RATE_SHARE[Preset(contract.preset)]
                 * (RETRY_RATE_SHARE if is_retry else 1.0),
-                precision=self._precision(contract),
+                precision=self._precision,
             )
             try:
                 fitted = loop.fit(
@@ -264,11 +269,6 @@ class _Course:
                 history = [loop.packed(epoch) for epoch in fitted.history]
                 return {"weights": fitted.weights, "history": history, "collapses": self._collapses}
         return {"collapses": self._collapses}
-
-    def _precision(self, contract: ModelContract) -> Precision:
-        recipe = self._request.recipe
-        network = presets.config_for(contract, dropout=recipe.dropout)
-        return compute.precision_for(recipe.precision, network, batch_size=recipe.batch_size, device=self._device)
 
     def _keep(self, state: dict[str, Any]) -> None:
         self._state = state
