@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.labels import Label, LabelConflict
-from retrain_worker.domain.recipe import InputTransform, Preset, Recipe
+from retrain_worker.domain.recipe import InputTransform, Precision, Preset, Recipe
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import SettingsError
 
@@ -83,6 +83,8 @@ class Settings:
     keep_models: int
     stage_deadline_minutes: float
     child_memory_mb: int
+    #: niceness of the child
+    child_nice: int
     max_retries: int
     log_level: str
     log_format: str
@@ -129,6 +131,7 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         keep_models=read.count("KEEP_MODELS", 10, low=2),
         stage_deadline_minutes=read.number("STAGE_DEADLINE_MIN", 120.0, low=0.1),
         child_memory_mb=read.count("CHILD_MEMORY_MB", 0),
+        child_nice=read.count("CHILD_NICE", 10, high=19),
         max_retries=read.count("MAX_RETRIES", 3),
         log_level=read.choice("LOGLEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_format=read.choice("LOGFORMAT", "auto", ("auto", "json", "text")),
@@ -199,6 +202,7 @@ def _recipe(read: _Reader) -> Recipe:
         balance=read.flag("BALANCE", default=default.balance),
         seed=read.count("SEED", default.seed),
         threads=read.count("TRAIN_THREADS", default.threads, high=1024),
+        precision=read.word("PRECISION", default.precision, Precision),
         device=read.choice("DEVICE", default.device, ("auto", "cpu", "cuda")),
     )
 

@@ -45,16 +45,16 @@ class ChildProcesses:
 
     def __init__(
         self, *, deadline_seconds: Mapping[Stage | Errand, float], grace_seconds: float = 10.0, database_url: str = "",
-        command: tuple[str, ...] = COMMAND, result_limit_bytes: int = 64 << 20,
+        command: tuple[str, ...] = COMMAND, niceness: int = 0, result_limit_bytes: int = 64 << 20,
     ) -> None:
-        """`deadline_seconds` by stage or errand, from the start; `grace_seconds` from SIGTERM to SIGKILL.
+        """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` at least.
 
         `database_url` reaches the child of PULL only, through its environment.
         """
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
         self._grace_seconds = grace_seconds
         self._database_url = database_url
-        self._command = command
+        self._command, self._niceness = command, niceness
         self._result_limit_bytes = result_limit_bytes
         self._lock = threading.RLock()
         self._child: RunningChild | None = None
@@ -113,7 +113,8 @@ class ChildProcesses:
             with durable_file.named_errors(files.run_dir):
                 files.result_path.unlink(missing_ok=True)
             durable_file.replace_file(files.request_path, files.content, mode=0o600)
-            self._child = start_child(self._command, files, environment=self._environment(files.stage), lock_fd=lock_fd)
+            self._child = start_child(self._command, files, environment=self._environment(files.stage), lock_fd=lock_fd,
+                                      niceness=self._niceness)
             os.pwrite(lock_fd, f"{self._child.pid:<16}\n".encode(), 0)
         except OSError as error:
             raise ChildFailedError(f"the child could not be started: {error.strerror}", where=_name(files),

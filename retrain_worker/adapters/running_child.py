@@ -22,7 +22,7 @@ _JOIN_SECONDS = 1.0
 
 
 def start_child(
-    command: tuple[str, ...], files: ChildFiles, *, environment: dict[str, str], lock_fd: int,
+    command: tuple[str, ...], files: ChildFiles, *, environment: dict[str, str], lock_fd: int, niceness: int = 0,
 ) -> RunningChild:
     """Start `command REQUEST RESULT` in a session of its own, in the run's folder. Raises OSError."""
     log_fd = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
@@ -34,6 +34,9 @@ def start_child(
         )
     finally:
         os.close(log_fd)
+    # what is refused (by a SystemCallFilter, or because we are nicer already) is no reason not to work
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
     return RunningChild(process, files, log_start_bytes=log_start_bytes)
 
 

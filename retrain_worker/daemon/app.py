@@ -88,7 +88,7 @@ class App:
             self._relay = Relay(client, self.store, now)
             self._requests = Requests(client, now)
             self._children = ChildProcesses(
-                database_url=str(settings.database_url),
+                database_url=str(settings.database_url), niceness=settings.child_nice,
                 deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
             self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})

@@ -21,7 +21,7 @@ def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[Pul
     """What the source holds and whether it is fit to train on. Raises what the child raised."""
     now = datetime.now(UTC).isoformat()
     with tempfile.TemporaryDirectory(prefix="retrain-worker-audit-") as folder:
-        children = ChildProcesses(database_url=str(settings.database_url),
+        children = ChildProcesses(database_url=str(settings.database_url), niceness=settings.child_nice,
                                   deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
         try:
             pulled: PullResult = awaited(children, Stage.PULL, Path(folder), PullRequest(

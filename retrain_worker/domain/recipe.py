@@ -30,6 +30,16 @@ class InputTransform(StrEnum):
     MINMAX = "minmax"
 
 
+class Precision(StrEnum):
+    """How the matrix products of training are computed; weights, sums and everything measured stay in float32."""
+
+    #: bf16 where this machine gains from it
+    AUTO = "auto"
+    FP32 = "fp32"
+    #: factors rounded to 8 bits of mantissa, on CPUs with units for it
+    BF16 = "bf16"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the weights, besides the rows."""
@@ -55,6 +65,7 @@ class Recipe:
     #: compute threads; 0 = what torch takes by itself. A second one gains 1.4 times on an idle machine, and loses 6
     #: times on a busy one, because each waits for the other at every step
     threads: int = 1
+    precision: Precision = Precision.AUTO
     #: cpu | cuda | auto
     device: str = "auto"
     #: std of validation probabilities under which an epoch counts as collapsed

@@ -246,10 +246,17 @@ class PatchTST(nn.Module):
 
     def network(self, x_BTC: Tensor) -> Tensor:
         """Logits (B,) of transformed windows (B, T, C)."""
+        return self.head(self.encoded(x_BTC))
+
+    def encoded(self, x_BTC: Tensor) -> Tensor:
+        """What the transformer makes of the patches, (S, N, D)."""
+        z_SND: Tensor = self.transformer(self.patch_embedding(self.patches(x_BTC)) + self.pos_encoding)
+        return z_SND
+
+    def head(self, z_SND: Tensor) -> Tensor:
+        """Logits (B,) of what the transformer made of the patches."""
         config = self.config
-        B = x_BTC.shape[0]
-        x_SND = self.patch_embedding(self._patches(x_BTC)) + self.pos_encoding
-        z_BGND = self.transformer(x_SND).view(B, config.num_series, config.num_patches, config.d_model)
+        z_BGND = z_SND.view(-1, config.num_series, config.num_patches, config.d_model)
         if config.pooling == "mean":
             z_BGND = z_BGND.mean(dim=2)
         elif config.pooling == "max":
@@ -259,7 +266,7 @@ class PatchTST(nn.Module):
             z = functional.dropout(_ACTIVATIONS[config.activation](self.head_hidden(z)), config.dropout, self.training)
         return self.output_proj(z).squeeze(-1)  # type: ignore[no-any-return]
 
-    def _patches(self, x_BTC: Tensor) -> Tensor:
+    def patches(self, x_BTC: Tensor) -> Tensor:
         """(S, N, P). Rows that fill no patch are the oldest ones."""
         config = self.config
         covered = config.patch_length + config.patch_stride * (config.num_patches - 1)

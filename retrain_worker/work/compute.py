@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from retrain_worker.domain.recipe import Precision
 from retrain_worker.errors import SettingsError
+from retrain_worker.model.patchtst import PatchTSTConfig
+
+#: D and M (tokens of a batch) from which bf16 gains on units for it: rounding the factors costs as much as it saves
+#: in narrower products (docs/benchmarks.md)
+BF16_WIDTH = 128
+BF16_TOKENS = 512
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(*, device: str, threads: int) -> torch.device:
@@ -30,6 +42,37 @@ def prepare(*, device: str, threads: int) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     return torch.device("cuda")
+
+
+def precision_for(
+    asked: Precision, config: PatchTSTConfig, *, batch_size: int, device: torch.device
+) -> Precision:
+    """fp32 or bf16: a function of the machine and the network, not of a measurement, so that runs stay repeatable."""
+    if asked is Precision.FP32 or device.type != "cpu":
+        return Precision.FP32
+    if not (torch.backends.mkldnn.enabled and _has_bf16_units()):
+        if asked is Precision.BF16:
+            _log.warning("PRECISION=bf16 needs a CPU with AMX and memory that may be executed: training in fp32")
+        return Precision.FP32
+    num_tokens = batch_size * config.num_series * config.num_patches
+    is_worth_it = config.d_model >= BF16_WIDTH and num_tokens >= BF16_TOKENS
+    return Precision.BF16 if asked is Precision.BF16 or is_worth_it else Precision.FP32
+
+
+@contextmanager
+def products_in(precision: Precision) -> Iterator[None]:
+    """Matrix products of float32 tensors round their factors to bf16, or do not; sums are float32 either way."""
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16" if precision is Precision.BF16 else "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def _has_bf16_units() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _may_write_and_execute() -> bool:

@@ -195,9 +195,14 @@ def test_engine_preset_trains_end_to_end(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the same bits, whatever happens
 
 
-@pytest.mark.parametrize("transform", [InputTransform.STANDARDISE, InputTransform.AUTO])
-def test_an_interrupted_and_resumed_training_ends_in_the_same_bits(tmp_path: Path, transform: InputTransform) -> None:
-    recipe = dataclasses.replace(RECIPE, input_transform=transform, max_epochs=3, dropout=0.2)
+@pytest.mark.parametrize(
+    ("transform", "threads"),
+    [(InputTransform.STANDARDISE, 1), (InputTransform.STANDARDISE, 2), (InputTransform.AUTO, 1)],
+)
+def test_an_interrupted_and_resumed_training_ends_in_the_same_bits(
+    tmp_path: Path, transform: InputTransform, threads: int
+) -> None:
+    recipe = dataclasses.replace(RECIPE, input_transform=transform, max_epochs=3, dropout=0.2, threads=threads)
     for name in ("whole", "again", "broken"):
         saved(tmp_path / name)
     whole = train(request(tmp_path / "whole", recipe=recipe), Journal(), never)

@@ -273,6 +273,19 @@ def test_the_environment_of_the_child_holds_no_secret_and_no_socket(nursery, mon
     assert (found["OMP_NUM_THREADS"], found["PATH"]) == ("3", os.environ["PATH"])
 
 
+def test_the_child_is_nicer_than_we_are_and_never_less_nice(nursery):
+    ours = os.nice(0)
+    for asked, expected in ((min(ours + 3, 19), min(ours + 3, 19)), (0, ours)):
+        script = f"""
+until = time.monotonic() + 10
+while os.nice(0) != {expected} and time.monotonic() < until:
+    time.sleep(0.01)
+open("niceness", "w").write(str(os.nice(0)))
+"""
+        nursery.end_of(nursery.children(script, niceness=asked))
+        assert int((nursery.run_dir / "niceness").read_text()) == expected
+
+
 def test_only_the_pull_learns_where_the_rows_are(nursery):
     request = PullRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(), watermark_path=None,
                           **({"now": "now"} if "now" in PullRequest.__dataclass_fields__ else {}))

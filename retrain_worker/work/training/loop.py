@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.recipe import Precision, Recipe
 from retrain_worker.errors import TrainingCollapsedError
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig, sigmoid
-from retrain_worker.work import statistics
+from retrain_worker.work import compute, statistics
 from retrain_worker.work.data.samples import Samples, balanced, windows
 from retrain_worker.work.inference import logits_at
 from retrain_worker.work.stopping import StoppedError
+from retrain_worker.work.training.fast_path import FastPath, PlainPath, path_for
 
 State = dict[str, Any]
 
@@ -58,6 +59,8 @@ class Attempt:
     config: PatchTSTConfig
     seed: int
     learning_rate: float
+    #: of the matrix products of training; fp32 | bf16
+    precision: Precision = Precision.FP32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +111,9 @@ def fit(
     if "input_mean" in model.state_dict():
         model.standardise_on(lesson.fitting_rows)
     model.to(device)
+    path = path_for(model, threads=torch.get_num_threads())
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=attempt.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        path.parameters, lr=attempt.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     schedule = _Schedule(attempt, recipe, num_samples=lesson.num_balanced if recipe.balance else len(lesson.train))
     history: list[Epoch] = []
@@ -120,10 +124,11 @@ def fit(
     # ---- learn
     while not _is_over(history, recipe):
         number = len(history) + 1
-        train_loss = _one_epoch(
-            number, model, optimiser, schedule=schedule, seed=attempt.seed, lesson=lesson, recipe=recipe,
-            stopping=stopping,
-        )  # fmt: skip
+        with path, compute.products_in(attempt.precision):
+            train_loss = _one_epoch(
+                number, path, optimiser, schedule=schedule, seed=attempt.seed, lesson=lesson, recipe=recipe,
+                stopping=stopping,
+            )  # fmt: skip
         epoch = _validate(number, train_loss, model, lesson, offset=lesson.prior_offset if recipe.balance else 0.0)
         history.append(epoch)
         _refuse_collapse(history, recipe)
@@ -134,13 +139,14 @@ def fit(
 
 
 def _one_epoch(
-    number: int, model: PatchTST, optimiser: torch.optim.Optimizer, *, schedule: _Schedule, seed: int,
+    number: int, path: PlainPath | FastPath, optimiser: torch.optim.Optimizer, *, schedule: _Schedule, seed: int,
     lesson: Lesson, recipe: Recipe, stopping: Callable[[], bool],
 ) -> float:  # fmt: skip
     """Every sample once, in an order of its own; the mean loss.
 
     Balancing draws anew for each epoch, so that in the end every sample of the commoner class was seen, too.
     """
+    model = path.model
     model.train()
     train = balanced(lesson.train, seed=_seed(seed, number)) if recipe.balance else lesson.train
     device = model.pos_encoding.device
@@ -157,10 +163,9 @@ def _one_epoch(
         labels = torch.from_numpy(train.labels[batch]).to(device, torch.float32)
         aims = labels * (1.0 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
 
-        optimiser.zero_grad(set_to_none=True)
-        loss = functional.binary_cross_entropy_with_logits(model(raw), aims)
+        loss = functional.binary_cross_entropy_with_logits(path(raw), aims)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        path.clip_gradients(recipe.max_grad_norm)
         optimiser.step()
         total += loss.detach()  # no .item(): the GPU need not wait
     return float(total) / schedule.steps_per_epoch

@@ -190,10 +190,15 @@ class _Course:
         device: torch.device,
     ) -> None:  # fmt: skip
         self._request, self._contracts, self._lesson, self._device = request, contracts, lesson, device
+        recipe = request.recipe
+        self._precision = compute.precision_for(
+            recipe.precision, presets.config_for(contracts[0], dropout=recipe.dropout), batch_size=recipe.batch_size,
+            device=device,
+        )  # fmt: skip
         identity = {
             "data_sha256": data_sha256, "recipe": request.recipe, "data": request.data, "split": request.split,
             "contracts": contracts, "program": __version__, "torch": str(torch.__version__), "device": device.type,
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads(), "precision": self._precision,
         }  # fmt: skip
         self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
         saved = self.checkpoint.load() or {}
@@ -227,6 +232,8 @@ class _Course:
     def facts(self) -> dict[str, Any]:
         """How the attempts went, for the manifest."""
         return {
+            "threads": torch.get_num_threads(),
+            "precision": str(self._precision),
             "attempts": [
                 {
                     "input_transform": str(contract.input_transform),
@@ -247,6 +254,7 @@ class _Course:
                 learning_rate=recipe.learning_rate
                 * presets.RATE_SHARE[Preset(contract.preset)]
                 * (RETRY_RATE_SHARE if is_retry else 1.0),
+                precision=self._precision,
             )
             try:
                 fitted = loop.fit(
