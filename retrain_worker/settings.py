@@ -17,11 +17,14 @@ from urllib.parse import quote, unquote, urlsplit
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.labels import Label, LabelConflict
-from retrain_worker.domain.recipe import InputTransform, Precision, Preset, Recipe
+from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import SettingsError
 
 ENV_FILE = Path("/etc/quantum/retraining-worker.env")
+
+#: true and false are what BALANCE was before it had three values
+_BALANCE_WORDS = {**{str(each): each for each in Balance}, "true": Balance.UNDERSAMPLE, "false": Balance.NONE}
 
 EnumType = TypeVar("EnumType", bound=StrEnum)
 Number = TypeVar("Number", int, float)
@@ -195,11 +198,14 @@ def _recipe(read: _Reader) -> Recipe:
         max_epochs=read.count("MAX_EPOCHS", default.max_epochs, low=1),
         patience=read.count("PATIENCE", default.patience, low=1),
         batch_size=read.count("BATCH_SIZE", default.batch_size, low=1),
-        learning_rate=read.number("LEARNING_RATE", default.learning_rate, low=1e-8, high=1.0),
+        learning_rate=read.optional_number("LEARNING_RATE", low=1e-8, high=1.0),
         weight_decay=read.number("WEIGHT_DECAY", default.weight_decay, low=0.0, high=10.0),
-        dropout=read.number("DROPOUT", default.dropout, low=0.0, high=0.9),
+        dropout=read.optional_number("DROPOUT", low=0.0, high=0.9),
+        input_noise=read.optional_number("INPUT_NOISE", low=0.0, high=10.0),
         label_smoothing=read.number("LABEL_SMOOTHING", default.label_smoothing, low=0.0, high=0.5),
-        balance=read.flag("BALANCE", default=default.balance),
+        balance=Balance(_BALANCE_WORDS[read.choice("BALANCE", default.balance, tuple(_BALANCE_WORDS))]),
+        warm_start=read.flag("WARM_START", default=default.warm_start),
+        pretrain_epochs=read.count("PRETRAIN_EPOCHS", default.pretrain_epochs, high=10_000),
         seed=read.count("SEED", default.seed),
         threads=read.count("TRAIN_THREADS", default.threads, high=1024),
         precision=read.word("PRECISION", default.precision, Precision),
@@ -309,6 +315,12 @@ class _Reader:
     def number(self, name: str, default: float, *, low: float = 0.0, high: float = float("inf")) -> float:
         return self._ranged(name, float, low=low, high=high, shown=f"{default:g}")
 
+    def optional_number(self, name: str, *, low: float, high: float) -> float | None:
+        """None where nothing is given: what that means stands with its owner."""
+        if not self.text(name, ""):
+            return None
+        return self._ranged(name, float, low=low, high=high, shown="")
+
     def count(self, name: str, default: int, *, low: int = 0, high: int = 2**62) -> int:
         return self._ranged(name, int, low=low, high=high, shown=str(default))
 
@@ -343,9 +355,9 @@ class _Reader:
             value = kind(given)
         except ValueError:
             self.problems.append(f"{name}={given}: must be a {'whole ' if kind is int else ''}number")
-            return kind(shown)
+            return kind(shown or "0")
         if not low <= value <= high or value == float("inf"):
             bounds = f"at least {low:g}" if high in (float("inf"), 2**62) else f"between {low:g} and {high:g}"
             self.problems.append(f"{name}={given}: must be {bounds}")
-            return kind(shown)
+            return kind(shown or "0")
         return value

@@ -40,6 +40,32 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Balance(StrEnum):
+    """What is done about one class being commoner than the other, in the training part only."""
+
+    #: all of the rarer class, as many of the commoner, drawn anew for each epoch
+    UNDERSAMPLE = "undersample"
+    #: every sample, each class weighing the same in the loss
+    WEIGHTS = "weights"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What each preset has values of its own for."""
+
+    learning_rate: float
+    dropout: float
+    #: std of the noise added to the transformed input while training
+    input_noise: float
+
+
+TUNINGS = {
+    Preset.PAPER: Tuning(learning_rate=2e-3, dropout=0.4, input_noise=0.0),
+    Preset.ENGINE: Tuning(learning_rate=1e-3, dropout=0.2, input_noise=0.12),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the weights, besides the rows."""
@@ -52,15 +78,19 @@ class Recipe:
     #: epochs without a better validation log loss after which training stops
     patience: int = 5
     batch_size: int = 128
-    #: of the paper preset; the engine preset takes half of it
-    learning_rate: float = 2e-3
+    #: None: the preset's, as with dropout and input_noise
+    learning_rate: float | None = None
     weight_decay: float = 1e-2
     warmup_share: float = 0.1
     max_grad_norm: float = 1.0
-    dropout: float = 0.4
+    dropout: float | None = None
+    input_noise: float | None = None
     label_smoothing: float = 0.0
-    #: undersample the training part to the rarer class, anew for each epoch
-    balance: bool = True
+    balance: Balance = Balance.UNDERSAMPLE
+    #: start from the incumbent's weights when its contract is the candidate's
+    warm_start: bool = False
+    #: epochs of masked-patch pre-training before the training, on labelled and open rows alike
+    pretrain_epochs: int = 0
     seed: int = 20260110
     #: compute threads; 0 = what torch takes by itself. A second one gains 1.4 times on an idle machine, and loses 6
     #: times on a busy one, because each waits for the other at every step
@@ -72,3 +102,12 @@ class Recipe:
     collapse_std: float = 0.005
     #: consecutive collapsed epochs that end the attempt
     collapse_epochs: int = 5
+
+    def tuning(self, preset: Preset) -> Tuning:
+        """What was set, and the preset's own value for what was not."""
+        own = TUNINGS[preset]
+        return Tuning(
+            learning_rate=own.learning_rate if self.learning_rate is None else self.learning_rate,
+            dropout=own.dropout if self.dropout is None else self.dropout,
+            input_noise=own.input_noise if self.input_noise is None else self.input_noise,
+        )

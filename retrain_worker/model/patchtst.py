@@ -30,9 +30,9 @@ from retrain_worker.errors import ContractError
 INSTANCE_EPSILON = 1e-5
 #: added to the range of a window by the engine's min-max
 MINMAX_EPSILON = 1e-8
-#: of the positions at the start. As large as the patches themselves: with the usual 0.02 the engine's network, which
-#: takes the mean over patches, needs three epochs to find out that patches differ
-POSITION_STD = 0.5
+#: of the positions at the start, by `mixes_channels`. As large as the patches themselves: with the usual 0.02 the
+#: engine's network, which takes the mean over patches, needs three epochs to find out that patches differ
+POSITION_STD = {False: 0.5, True: 1.0}
 #: a feature whose std is under this share of its mean is constant as far as float32 can tell
 CONSTANT_SHARE = 1e-6
 #: largest value of any size in a config: a file may claim anything
@@ -78,6 +78,9 @@ class PatchTSTConfig:
     #: standardise | instance | minmax, see `PatchTST.transform`
     input_transform: str
     dropout: float = 0.1
+    #: std of the noise added to the transformed input in training mode: as a ridge penalty does, it keeps the network
+    #: from trusting single rows
+    input_noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the sizes fit."""
@@ -211,7 +214,8 @@ class PatchTST(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embedding = nn.Linear(config.patch_width, config.d_model)
-        self.pos_encoding = nn.Parameter(POSITION_STD * torch.randn(1, config.num_patches, config.d_model))
+        position_std = POSITION_STD[config.mixes_channels]
+        self.pos_encoding = nn.Parameter(position_std * torch.randn(1, config.num_patches, config.d_model))
         self.transformer = Encoder(config)
         self.head_hidden = nn.Linear(config.pooled_width, config.head_hidden) if config.head_hidden else None
         self.output_proj = nn.Linear(config.head_hidden or config.pooled_width, 1)
@@ -242,6 +246,8 @@ class PatchTST(nn.Module):
             case _:
                 low, high = torch.aminmax(raw_BTF, dim=1, keepdim=True)
                 x_BTF = (raw_BTF - low) / (high - low + MINMAX_EPSILON)
+        if self.training and self.config.input_noise:
+            x_BTF = x_BTF + self.config.input_noise * torch.randn_like(x_BTF)
         return x_BTF.repeat(1, 1, self.config.feature_repeats)
 
     def network(self, x_BTC: Tensor) -> Tensor:
@@ -285,6 +291,20 @@ class PatchTST(nn.Module):
         scale = np.where(is_constant, 0.0, 1.0 / np.where(is_constant, 1.0, std))
         self.input_mean.copy_(torch.from_numpy(mean))
         self.input_scale.copy_(torch.from_numpy(scale))
+
+
+    @torch.no_grad()
+    def centre_on(self, raw_BTF: Tensor) -> None:
+        """Fit the fresh patch embedding to what these raw windows look like after the transform: mean 0, std 1.
+
+        Min-max leaves numbers of mean 0.5 and std 0.2, which a fresh linear layer takes epochs to centre.
+        """
+        x_BTC = self.transform(raw_BTF)
+        mean_C, std_C = x_BTC.mean(dim=(0, 1)), x_BTC.std(dim=(0, 1)).clamp_min(MINMAX_EPSILON)
+        channels = self.config.num_channels if self.config.mixes_channels else 1
+        weight_DPC = self.patch_embedding.weight.view(self.config.d_model, self.config.patch_length, channels)
+        weight_DPC /= std_C
+        self.patch_embedding.bias.copy_(-(weight_DPC * mean_C).sum(dim=(1, 2)))
 
 
 @torch.inference_mode()

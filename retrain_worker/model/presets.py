@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import ContractError
@@ -13,23 +15,22 @@ ENGINE_CONTEXT_LENGTH = 128
 ENGINE_INPUTS = 8
 ENGINE_PATCH_LENGTH = 16
 
-#: share of the recipe's learning rate that each network takes: the engine's is four times as wide, and normalises late
-RATE_SHARE = {Preset.ENGINE: 0.5, Preset.PAPER: 1.0}
-
 PAPER_PATCH_LENGTH = 16
 PAPER_PATCH_STRIDE = 8
 
 
-def config_for(contract: ModelContract, *, dropout: float) -> PatchTSTConfig:
+def config_for(contract: ModelContract, *, dropout: float, input_noise: float = 0.0) -> PatchTSTConfig:
     """The network that `contract` asks for. Raises ContractError when the contract cannot be met."""
     if contract.preset == Preset.ENGINE:
-        return engine(num_features=len(contract.feature_names), dropout=dropout)
-    return paper(
-        num_features=len(contract.feature_names),
-        context_length=contract.context_length,
-        input_transform=InputTransform(contract.input_transform),
-        dropout=dropout,
-    )
+        network = engine(num_features=len(contract.feature_names), dropout=dropout)
+    else:
+        network = paper(
+            num_features=len(contract.feature_names),
+            context_length=contract.context_length,
+            input_transform=InputTransform(contract.input_transform),
+            dropout=dropout,
+        )
+    return replace(network, input_noise=input_noise)
 
 
 def engine(*, num_features: int, dropout: float = 0.1) -> PatchTSTConfig:

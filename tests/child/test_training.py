@@ -16,7 +16,7 @@ from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.handoff import Progress, TrainRequest, TrainResult
 from retrain_worker.domain.labels import Label
-from retrain_worker.domain.recipe import InputTransform, Preset, Recipe
+from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import ContractError, DataUnfitError, TrainingCollapsedError
 from retrain_worker.model import bundle, presets
@@ -99,7 +99,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch_and_not_of_the_last(tmp_pa
         features=snapshot.features, fitting_rows=snapshot.features, train=parts.train, validation=parts.validation
     )
     config = presets.paper(num_features=4, context_length=32, input_transform=InputTransform.STANDARDISE, dropout=0.0)
-    recipe = dataclasses.replace(RECIPE, max_epochs=6, patience=6, learning_rate=5e-3, balance=False)
+    recipe = dataclasses.replace(RECIPE, max_epochs=6, patience=6, learning_rate=5e-3, balance=Balance.NONE)
     fitted = loop.fit(
         loop.Attempt(config=config, seed=1, learning_rate=5e-3), lesson, recipe, device=torch.device("cpu"),
         saved=None, after_epoch=lambda _epoch, _state: None, stopping=never,

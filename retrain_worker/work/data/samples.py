@@ -96,6 +96,12 @@ def select_samples(snapshot: Snapshot, *, policy: DataPolicy, seq_len: int) -> t
     return samples, left_out
 
 
+def window_ends(snapshot: Snapshot, *, policy: DataPolicy, seq_len: int, before: int) -> Int64s:
+    """int64[K], ascending: rows decided before `before` (microseconds) with a full window, outcome or not."""
+    _in_symbol, since_gap = _run_lengths(snapshot, policy.max_gap_hours)
+    return np.flatnonzero((since_gap >= seq_len) & (snapshot.decided_at < before))
+
+
 def windows(features: Float32s, positions: Int64s, seq_len: int) -> Float32s:
     """float32[B, seq_len, F], oldest row first. Copies one batch; `features` may be memory-mapped."""
     if not len(positions):

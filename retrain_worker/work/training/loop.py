@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from retrain_worker.domain.recipe import Precision, Recipe
+from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Recipe
 from retrain_worker.errors import TrainingCollapsedError
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig, sigmoid
 from retrain_worker.work import compute, statistics
@@ -27,6 +27,9 @@ from retrain_worker.work.stopping import StoppedError
 from retrain_worker.work.training.fast_path import FastPath, PlainPath, path_for
 
 State = dict[str, Any]
+
+#: windows that show a fresh network what its input looks like
+SETTLING_WINDOWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,12 @@ class Lesson:
         return math.log(prior / (1.0 - prior))
 
     @property
+    def class_weights(self) -> tuple[float, float]:
+        """What a sample of label 0 and one of label 1 weigh, so that both classes weigh the same; 1 on average."""
+        prior = float(self.train.labels.mean())
+        return 0.5 / (1.0 - prior), 0.5 / prior
+
+    @property
     def num_balanced(self) -> int:
         """Samples of a balanced epoch: all of the rarer class, as many of the other."""
         return 2 * min(self.train.counts().values())
@@ -61,6 +70,8 @@ class Attempt:
     learning_rate: float
     #: of the matrix products of training; fp32 | bf16
     precision: Precision = Precision.FP32
+    #: weights to start from; None: fresh ones, drawn with the seed
+    start: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +119,13 @@ def fit(
     # ---- set out
     torch.manual_seed(attempt.seed)
     model = PatchTST(attempt.config)
-    if "input_mean" in model.state_dict():
-        model.standardise_on(lesson.fitting_rows)
+    settle(model, attempt.start, lesson)
     model.to(device)
     path = path_for(model, threads=torch.get_num_threads())
     optimiser = torch.optim.AdamW(
         path.parameters, lr=attempt.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    schedule = _Schedule(attempt, recipe, num_samples=lesson.num_balanced if recipe.balance else len(lesson.train))
+    schedule = _Schedule(attempt, recipe, num_samples=_epoch_samples(lesson, recipe))
     history: list[Epoch] = []
     best_weights: dict[str, Tensor] = {}
     if saved is not None:
@@ -129,13 +139,35 @@ def fit(
                 number, path, optimiser, schedule=schedule, seed=attempt.seed, lesson=lesson, recipe=recipe,
                 stopping=stopping,
             )  # fmt: skip
-        epoch = _validate(number, train_loss, model, lesson, offset=lesson.prior_offset if recipe.balance else 0.0)
+        epoch = _validate(number, train_loss, model, lesson, offset=_offset(lesson, recipe))
         history.append(epoch)
         _refuse_collapse(history, recipe)
         if _best(history) is epoch:
             best_weights = _copied(model.state_dict())
         after_epoch(epoch, _state(model, optimiser, history, best_weights))
     return Fitted(weights=best_weights, best=_best(history), history=tuple(history))
+
+
+def settle(model: PatchTST, start: dict[str, Tensor] | None, lesson: Lesson) -> None:
+    """The weights before the first step: those of `start`, or the fresh ones, fitted to what the input looks like."""
+    if start is not None:
+        model.load_state_dict(start, strict=True)
+    elif model.config.input_transform == InputTransform.STANDARDISE:
+        model.standardise_on(lesson.fitting_rows)
+    elif model.config.input_transform == InputTransform.MINMAX:
+        some = np.linspace(0, len(lesson.train) - 1, SETTLING_WINDOWS).astype(np.int64)
+        raw_BTF = windows(lesson.features, lesson.train.positions[some], model.config.context_length)
+        model.eval()
+        model.centre_on(torch.from_numpy(raw_BTF))
+
+
+def _epoch_samples(lesson: Lesson, recipe: Recipe) -> int:
+    return lesson.num_balanced if recipe.balance is Balance.UNDERSAMPLE else len(lesson.train)
+
+
+def _offset(lesson: Lesson, recipe: Recipe) -> float:
+    """Both ways of balancing take the odds of the classes away."""
+    return 0.0 if recipe.balance is Balance.NONE else lesson.prior_offset
 
 
 def _one_epoch(
@@ -148,8 +180,10 @@ def _one_epoch(
     """
     model = path.model
     model.train()
-    train = balanced(lesson.train, seed=_seed(seed, number)) if recipe.balance else lesson.train
     device = model.pos_encoding.device
+    draws = recipe.balance is Balance.UNDERSAMPLE
+    train = balanced(lesson.train, seed=_seed(seed, number)) if draws else lesson.train
+    weights = torch.tensor(lesson.class_weights, device=device) if recipe.balance is Balance.WEIGHTS else None
     length = model.config.context_length
     order = np.random.default_rng(_seed(seed, number)).permutation(len(train))
     total = torch.zeros((), device=device)
@@ -163,7 +197,8 @@ def _one_epoch(
         labels = torch.from_numpy(train.labels[batch]).to(device, torch.float32)
         aims = labels * (1.0 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
 
-        loss = functional.binary_cross_entropy_with_logits(path(raw), aims)
+        weight = None if weights is None else weights[labels.long()]
+        loss = functional.binary_cross_entropy_with_logits(path(raw), aims, weight=weight)
         loss.backward()  # type: ignore[no-untyped-call]
         path.clip_gradients(recipe.max_grad_norm)
         optimiser.step()

@@ -1,0 +1,216 @@
+"""The attempts of one training: which weights they start from, what was tried, and where an interrupted one goes on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retrain_worker import __version__
+from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.handoff import Progress, TrainRequest
+from retrain_worker.domain.recipe import Preset, Recipe
+from retrain_worker.errors import TrainingCollapsedError
+from retrain_worker.model import presets
+from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
+from retrain_worker.work import compute
+from retrain_worker.work.training import loop
+from retrain_worker.work.training.checkpoint import Checkpoint
+from retrain_worker.work.training.loop import Attempt, Epoch, Fitted, Lesson
+from retrain_worker.work.training.pretraining import Reading, pretrain
+from retrain_worker.work.training.warm_start import WarmStart
+
+Report = Callable[[Progress], None]
+
+#: after a collapse: one more attempt, with another seed and a slower rate
+RETRY_SEED_STEP = 1
+RETRY_RATE_SHARE = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def network_of(contract: ModelContract, recipe: Recipe) -> PatchTSTConfig:
+    """The network that is trained for `contract`."""
+    tuning = recipe.tuning(Preset(contract.preset))
+    return presets.config_for(contract, dropout=tuning.dropout, input_noise=tuning.input_noise)
+
+
+class Course:
+    """The attempts of one training: each input transform once, and once more after a collapse."""
+
+    def __init__(
+        self, request: TrainRequest, contracts: tuple[ModelContract, ...], lesson: Lesson, *, reading: Reading,
+        warm: WarmStart, data_sha256: str, device: torch.device,
+    ) -> None:  # fmt: skip
+        self._request, self._contracts, self._lesson, self._device = request, contracts, lesson, device
+        self._reading, self._warm = reading, warm
+        self._precision = compute.precision_for(
+            request.recipe.precision, network_of(contracts[0], request.recipe), batch_size=request.recipe.batch_size,
+            device=device,
+        )  # fmt: skip
+        identity = {
+            "data_sha256": data_sha256, "recipe": request.recipe, "data": request.data, "split": request.split,
+            "contracts": contracts, "program": __version__, "torch": str(torch.__version__), "device": device.type,
+            "threads": torch.get_num_threads(), "precision": self._precision, "start": warm.sentence,
+        }  # fmt: skip
+        self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
+        saved = self.checkpoint.load() or {}
+        #: one result for each contract already tried: a Fitted as plain values, or why it collapsed
+        self._finished: list[dict[str, Any]] = saved.get("finished", [])
+        #: collapses of the contract that is being tried, and the state inside its attempt
+        self._collapses: list[str] = saved.get("collapses", [])
+        self._state: dict[str, Any] | None = saved.get("state")
+        #: what came before the first epoch: {"pretraining": a state} on the way, then {"weights": ...}
+        self._before: dict[str, Any] = saved.get("before", {})
+        if self._state is not None:
+            _log.info("resumed after epoch %d", len(self._state["history"]))
+
+    def run(self, report: Report, stopping: Callable[[], bool]) -> tuple[ModelContract, Fitted]:
+        """The contract of the lowest validation log loss, with its best epoch."""
+        for contract in self._contracts[len(self._finished) :]:
+            self._finished.append(self._try(contract, report, stopping))
+            self._collapses, self._state, self._before = [], None, {}
+            self._save()
+        results = [
+            (contract, _fitted(result))
+            for contract, result in zip(self._contracts, self._finished, strict=True)
+            if "weights" in result
+        ]
+        if not results:
+            raise TrainingCollapsedError(
+                "; then ".join(reason for result in self._finished for reason in result["collapses"]),
+                where="training",
+                remedy="look at the features of the snapshot; a lower LEARNING_RATE may help",
+            )
+        return min(results, key=lambda pair: pair[1].best.log_loss)
+
+    def facts(self) -> dict[str, Any]:
+        """How the attempts went, for the manifest."""
+        return {
+            "threads": torch.get_num_threads(),
+            "precision": str(self._precision),
+            "start": self._warm.sentence,
+            "attempts": [
+                {
+                    "input_transform": str(contract.input_transform),
+                    "collapses": result["collapses"],
+                    "validation_log_loss": _fitted(result).best.log_loss if "weights" in result else None,
+                }
+                for contract, result in zip(self._contracts, self._finished, strict=True)
+            ]
+        }
+
+    def _try(self, contract: ModelContract, report: Report, stopping: Callable[[], bool]) -> dict[str, Any]:
+        recipe = self._request.recipe
+        tuning = recipe.tuning(Preset(contract.preset))
+        while len(self._collapses) < 2:
+            is_retry = bool(self._collapses)
+            # what collapsed may have begun before the first epoch: a retry starts fresh
+            is_fresh = is_retry or self._state is not None
+            attempt = Attempt(
+                config=network_of(contract, recipe),
+                seed=recipe.seed + (RETRY_SEED_STEP if is_retry else 0),
+                learning_rate=tuning.learning_rate * (RETRY_RATE_SHARE if is_retry else 1.0),
+                precision=self._precision,
+                start=None if is_fresh else self._weights_before(contract, report, stopping),
+            )
+            try:
+                fitted = loop.fit(
+                    attempt, self._lesson, recipe, device=self._device, saved=self._state,
+                    after_epoch=_AfterEpoch(self._request, report, self._keep), stopping=stopping,
+                )  # fmt: skip
+            except TrainingCollapsedError as collapse:
+                _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, contract.input_transform, collapse)
+                self._collapses, self._state = [*self._collapses, collapse.what], None
+                self._save()
+            else:
+                history = [loop.packed(epoch) for epoch in fitted.history]
+                return {"weights": fitted.weights, "history": history, "collapses": self._collapses}
+        return {"collapses": self._collapses}
+
+    def _weights_before(
+        self, contract: ModelContract, report: Report, stopping: Callable[[], bool]
+    ) -> dict[str, torch.Tensor] | None:
+        """The incumbent's weights, or fresh ones, pre-trained if the recipe says so; None: fresh ones as they are."""
+        recipe, warm = self._request.recipe, self._warm.weights if self._warm.contract == contract else None
+        if not recipe.pretrain_epochs or "weights" in self._before:
+            return self._before.get("weights", warm)
+        torch.manual_seed(recipe.seed)
+        model = PatchTST(network_of(contract, recipe))
+        loop.settle(model, warm, self._lesson)
+        self._before = {"weights": pretrain(
+            model.to(self._device), self._reading, recipe, seed=recipe.seed,
+            learning_rate=recipe.tuning(Preset(contract.preset)).learning_rate,
+            saved=self._before.get("pretraining"), stopping=stopping,
+            after_epoch=_AfterPretraining(self._request, report, self._keep_before),
+        )}  # fmt: skip
+        self._save()
+        return self._before["weights"]  # type: ignore[no-any-return]
+
+    def _keep_before(self, state: dict[str, Any]) -> None:
+        self._before = {"pretraining": state}
+        self._save()
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        self._state, self._before = state, {}
+        self._save()
+
+    def _save(self) -> None:
+        self.checkpoint.save({
+            "finished": self._finished, "collapses": self._collapses, "state": self._state, "before": self._before,
+        })  # fmt: skip
+
+
+def _fitted(result: Mapping[str, Any]) -> Fitted:
+    history = tuple(loop.unpacked(values) for values in result["history"])
+    return Fitted(weights=result["weights"], best=min(history, key=lambda epoch: epoch.log_loss), history=history)
+
+
+@dataclass(frozen=True)
+class _AfterPretraining:
+    """Keep the state, then say how far the pre-training is."""
+
+    request: TrainRequest
+    report: Report
+    keep: Callable[[dict[str, Any]], None]
+
+    def __call__(self, number: int, loss: float, state: dict[str, Any]) -> None:
+        self.keep(state)
+        last = self.request.recipe.pretrain_epochs
+        self.report(
+            Progress(
+                sentence=f"training {self.request.run_id}: pre-training epoch {number} of {last}, "
+                f"hidden patches guessed with an error of {loss:.3f} of their variance",
+                fields={"pretrain_epoch": number, "masked_error": loss},
+            )
+        )
+
+
+@dataclass
+class _AfterEpoch:
+    """Keep the state, then say how far the training is."""
+
+    request: TrainRequest
+    report: Report
+    keep: Callable[[dict[str, Any]], None]
+
+    def __post_init__(self) -> None:
+        self._started, self._epochs = time.monotonic(), 0
+
+    def __call__(self, epoch: Epoch, state: dict[str, Any]) -> None:
+        self.keep(state)
+        self._epochs += 1
+        last = self.request.recipe.max_epochs
+        left_seconds = (time.monotonic() - self._started) / self._epochs * (last - epoch.number)
+        self.report(
+            Progress(
+                sentence=f"training {self.request.run_id}: epoch {epoch.number} of {last}, {epoch.sentence}, "
+                f"about {left_seconds:.0f} s left",
+                fields=asdict(epoch),
+            )
+        )
