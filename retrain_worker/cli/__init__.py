@@ -17,6 +17,8 @@ from retrain_worker.cli import (
     history,
     inspect,
     once,
+    reload,
+    restart_engine,
     rollback,
     run,
     status,
@@ -24,7 +26,7 @@ from retrain_worker.cli import (
 )
 
 _VERBS = (once, run, check, discover, audit, status, history, gates, deployments, rollback, trigger, inspect, export,
-          demo)
+          reload, restart_engine, demo)
 
 _EPILOG = """\
 examples:
