@@ -5,7 +5,19 @@ BIN    := $(VENV)/bin
 HOME_DIR ?= demo-home
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-fast clean
+.PHONY: help demo test lint test-fast clean install install-venv install-files activate uninstall deb
+
+# Where `make install` puts things. DESTDIR is for packagers: files only, nothing is started and no user made.
+DESTDIR       ?=
+PREFIX        ?= /usr/local
+INSTALL_VENV  ?= /opt/quantum/venvs/retraining-worker
+# Not one under /root or /home: the unit's ProtectHome= hides them.
+SYSTEM_PYTHON ?= /usr/bin/python3
+PIP_INSTALL   := $(INSTALL_VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed
+LIB           := $(DESTDIR)$(PREFIX)/lib
+SHARE         := $(DESTDIR)$(PREFIX)/share/doc/retrain-worker
+UNITS         := quantum-retraining-worker.service quantum-ai-engine-restart.path quantum-ai-engine-restart.service
+VERSION       := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' retrain_worker/__init__.py)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -31,6 +43,52 @@ lint: $(VENV)/.installed  ## ruff, mypy --strict, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+install: $(if $(DESTDIR),,install-venv) install-files $(if $(DESTDIR),,activate)  ## as root: user, environment, units; again: an upgrade
+
+install-venv:
+	test -x $(INSTALL_VENV)/bin/python || $(SYSTEM_PYTHON) -m venv $(INSTALL_VENV)
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) --constraint constraints.txt '.[postgres]'
+
+install-files:
+	install -d $(LIB)/systemd/system/quantum-ai-engine.service.d $(LIB)/systemd/catalog $(LIB)/sysusers.d \
+	    $(LIB)/tmpfiles.d $(SHARE)/drop-ins $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/quantum
+	install -m 644 $(addprefix systemd/,$(UNITS)) $(LIB)/systemd/system
+	install -m 644 systemd/quantum-ai-engine.service.d/*.conf $(LIB)/systemd/system/quantum-ai-engine.service.d
+	install -m 644 systemd/sysusers.conf $(LIB)/sysusers.d/quantum-retraining-worker.conf
+	install -m 644 systemd/tmpfiles.conf $(LIB)/tmpfiles.d/quantum-retraining-worker.conf
+	install -m 644 systemd/retrain-worker.catalog $(LIB)/systemd/catalog
+	install -m 644 systemd/drop-ins/*.conf $(SHARE)/drop-ins
+	install -m 644 README.md docs/*.md etc/quantum/retraining-worker.env $(SHARE)
+	ln -sfn $(INSTALL_VENV)/bin/retrain-worker $(DESTDIR)$(PREFIX)/bin/retrain-worker
+	@# the operator's file is never overwritten
+	test -e $(DESTDIR)/etc/quantum/retraining-worker.env || \
+	    install -m 640 etc/quantum/retraining-worker.env $(DESTDIR)/etc/quantum/retraining-worker.env
+
+activate:
+	systemd-sysusers
+	systemd-tmpfiles --create $(LIB)/tmpfiles.d/quantum-retraining-worker.conf
+	chgrp quantum /etc/quantum/retraining-worker.env
+	journalctl --update-catalog
+	systemctl daemon-reload
+	systemctl try-restart quantum-retraining-worker.service
+	@echo 'installed; next: edit /etc/quantum/retraining-worker.env, then'
+	@echo '  retrain-worker check && systemctl enable --now quantum-ai-engine-restart.path quantum-retraining-worker'
+
+uninstall:  ## as root: all but settings, data, models, state and the user
+	$(if $(DESTDIR),,-systemctl disable --now $(UNITS))
+	rm -f $(addprefix $(LIB)/systemd/system/,$(UNITS)) \
+	    $(LIB)/systemd/system/quantum-ai-engine.service.d/retraining-worker.conf \
+	    $(LIB)/systemd/catalog/retrain-worker.catalog $(LIB)/sysusers.d/quantum-retraining-worker.conf \
+	    $(LIB)/tmpfiles.d/quantum-retraining-worker.conf $(DESTDIR)$(PREFIX)/bin/retrain-worker
+	rm -rf $(SHARE) $(DESTDIR)$(INSTALL_VENV)
+	-rmdir $(LIB)/systemd/system/quantum-ai-engine.service.d
+	$(if $(DESTDIR),,-systemctl daemon-reload; journalctl --update-catalog)
+	@echo 'kept: /etc/quantum, /var/lib/quantum-retraining-worker, /data/quantum, the user quantum-retrain'
+
+deb: $(VENV)/.installed  ## a Debian package in build/
+	systemd/build-deb $(BIN)/pip $(VERSION)
 
 clean:  ## what set-up and runs have made
 	rm -rf $(VENV) demo-home build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

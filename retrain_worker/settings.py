@@ -7,6 +7,7 @@ Nobody else reads the environment. Names and defaults stand here; what a number 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,11 @@ from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import SettingsError
 
 ENV_FILE = Path("/etc/quantum/retraining-worker.env")
+CREDENTIALS_DIR = Path("/etc/quantum/retraining-worker.credentials")
+#: settings whose value may be a secret, and may therefore come as a file
+CREDENTIAL_NAMES = ("REDIS_PASSWORD", "REDIS_URL", "DATABASE_URL")
+#: LoadCredential=settings:DIRECTORY names each file settings_NAME
+_CREDENTIAL_PREFIX = "settings_"
 
 #: true and false are what BALANCE was before it had three values
 _BALANCE_WORDS = {**{str(each): each for each in Balance}, "true": Balance.UNDERSAMPLE, "false": Balance.NONE}
@@ -147,6 +153,33 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
     )
     read.finish()
     return settings
+
+
+def credentials_in(environment: Mapping[str, str], *, home: Path | None = None) -> dict[str, str]:
+    """Settings that come as files of $CREDENTIALS_DIRECTORY (LoadCredential=), one value in each; they win.
+
+    Without it and without a home, CREDENTIALS_DIR itself is read where we may: by root, on the command line.
+    Raises SettingsError.
+    """
+    given = environment.get("CREDENTIALS_DIRECTORY", "")
+    directory = Path(given) if given else CREDENTIALS_DIR
+    if (not given and home is not None) or not os.access(directory, os.R_OK | os.X_OK):
+        return {}
+    try:
+        found = {path.name.removeprefix(_CREDENTIAL_PREFIX): path.read_text().strip()
+                 for path in sorted(directory.iterdir()) if path.is_file()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError((f"{directory}: a credential cannot be read ({error})",), where=str(directory)) from None
+    unknown = tuple(f"{directory}/{name} is not one of {', '.join(CREDENTIAL_NAMES)}"
+                    for name in found if name not in CREDENTIAL_NAMES)
+    if unknown:
+        raise SettingsError(unknown, where=str(directory), remedy="rename or remove the file")
+    return found
+
+
+def reload_answer_path(environment: Mapping[str, str], *, home: Path | None) -> Path:
+    """Where the daemon leaves how a reload ended; must be known however wrong the settings are."""
+    return home / "state/reload.json" if home is not None else _runtime_path(environment) / "reload.json"
 
 
 def likely_misspellings(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
@@ -283,8 +316,11 @@ def _state_default(environment: Mapping[str, str]) -> str:
 
 
 def _trigger_default(environment: Mapping[str, str]) -> str:
-    runtime = environment.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/quantum-retraining-worker"
-    return f"{runtime}/engine-restart"
+    return str(_runtime_path(environment) / "engine-restart")
+
+
+def _runtime_path(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/quantum-retraining-worker")
 
 
 class _Reader:

@@ -72,6 +72,10 @@ class ChildProcesses:
         """Whether a child is at work."""
         return self._child is not None
 
+    def set_deadlines(self, deadline_seconds: Mapping[Stage | Errand, float]) -> None:
+        """New deadlines, for the child at work as well."""
+        self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
+
     def result_of(self, stage: str, run_dir: Path, request: object) -> Working | Done | Broken:
         """Start the child for this request if it is not running, and say how it stands. Never blocks.
 

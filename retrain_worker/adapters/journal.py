@@ -1,8 +1,8 @@
-"""The log: one line per record on stderr, as JSON for the journal or as text for a person.
+"""The log: an entry of the journal per record where there is a journal, else a line on stderr, JSON or text.
 
 A record is an `event` (a name in snake_case, from a closed list), a `message` (one sentence for people) and fields.
-For the journal each line starts with `<N>`, which systemd takes for the priority (sd-daemon(3)). No record may hold a
-password, take more than one line, or make the daemon wait.
+A JSON line starts with `<N>`, which systemd takes for the priority (sd-daemon(3)). No record may hold a password, take
+more than one line, or make the daemon wait.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
+from retrain_worker.adapters import journal_entry
 from retrain_worker.adapters.line_writer import LineWriter
 from retrain_worker.domain.masking import masked
 from retrain_worker.errors import RetrainError
@@ -49,13 +50,14 @@ class Journal:
 def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None = None) -> Journal:
     """Send every log record of this process, those of libraries too, to stderr.
 
-    `form`: json, text, or auto (json when stderr is the journal's, or is not a terminal).
+    `form`: json, text, or auto (entries of the journal when stderr leads there; else json, unless it is a terminal).
     """
     stream = stream or sys.stderr
     fd = stream.fileno()
-    as_json = form == "json" or (form == "auto" and (is_journal(fd) or not stream.isatty()))
+    render = _as_text_line if form == "text" or (form == "auto" and stream.isatty()) else _as_json_line
+    if form == "auto" and is_journal(fd) and (journal_fd := journal_entry.connected()) is not None:
+        fd, render = journal_fd, _as_journal_entry
     writer = LineWriter(fd)
-    threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -63,15 +65,23 @@ def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None 
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _with_named_exception,
             _without_secrets,
-            _as_json_line if as_json else _as_text_line,
+            render,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=lambda *_: _LineLogger(writer),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(handlers=[_LibraryHandler()], level=max(threshold, logging.WARNING), force=True)
+    logging.basicConfig(handlers=[_LibraryHandler()], force=True)
     logging.captureWarnings(True)
+    set_level(level)
     return Journal(writer)
+
+
+def set_level(level: str) -> None:
+    """From now on, records below `level` are left out; those of libraries below warning always."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(**{**structlog.get_config(),
+                           "wrapper_class": structlog.make_filtering_bound_logger(threshold)})
+    logging.root.setLevel(max(threshold, logging.WARNING))
 
 
 def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:
@@ -145,11 +155,23 @@ def _safe(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else _safe(str(value))
 
 
+def _as_journal_entry(_: Any, method: str, record: Record) -> bytes:
+    priority = _PRIORITIES.get(method, 6)
+    entry = journal_entry.entry_of(record, priority=priority)
+    if len(entry) > _LINE_BYTES:
+        entry = journal_entry.entry_of({**_kept(record), "left_out_bytes": len(entry)}, priority=priority)
+    return entry
+
+
+def _kept(record: Record) -> Record:
+    """What stays of a record that is too long."""
+    return {name: record[name] for name in ("event", "message", "level", "timestamp", "run_id") if name in record}
+
+
 def _as_json_line(_: Any, method: str, record: Record) -> bytes:
     line = orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS)
     if len(line) > _LINE_BYTES:
-        kept = {name: record[name] for name in ("event", "message", "level", "timestamp", "run_id") if name in record}
-        line = orjson.dumps({**kept, "left_out_bytes": len(line)})
+        line = orjson.dumps({**_kept(record), "left_out_bytes": len(line)})
     return b"<%d>%s\n" % (_PRIORITIES.get(method, 6), line)
 
 

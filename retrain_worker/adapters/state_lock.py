@@ -57,6 +57,14 @@ def _locked(fd: int) -> bool:
     return False
 
 
+def holder_of(state_dir: Path) -> int | None:
+    """The process that uses this state directory now, or None."""
+    if not is_held(state_dir):
+        return None
+    said = (state_dir / "lock").read_text().strip()
+    return int(said) if said.isdecimal() else None
+
+
 def is_held(state_dir: Path) -> bool:
     """Whether a process uses this state directory now. Makes no file."""
     try:

@@ -18,6 +18,8 @@ from retrain_worker.cli import (
     history,
     inspect,
     once,
+    reload,
+    restart_engine,
     rollback,
     run,
     status,
@@ -25,7 +27,7 @@ from retrain_worker.cli import (
 )
 
 _VERBS = (once, run, check, discover, audit, status, history, gates, deployments, rollback, events, trigger, inspect,
-          export, demo)
+          export, reload, restart_engine, demo)
 
 _EPILOG = """\
 examples:

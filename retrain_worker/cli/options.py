@@ -34,14 +34,20 @@ def add_database(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
-    """Settings from the environment and the env file, which wins, as in a unit. Raises SettingsError."""
+    """Settings from the environment, the env file, which wins, as in a unit, and credentials. Raises SettingsError."""
     given = _given_in(env_file_of(arguments))
-    home = arguments.home.expanduser().absolute() if arguments.home else None
-    loaded = settings.load({**os.environ, **given}, home=home, db=getattr(arguments, "db", None))
+    home = home_of(arguments)
+    environment = {**os.environ, **given, **settings.credentials_in(os.environ, home=home)}
+    loaded = settings.load(environment, home=home, db=getattr(arguments, "db", None))
     misspelled = settings.likely_misspellings(given, loaded)
     if misspelled:
         raise SettingsError(misspelled, where=str(arguments.env_file or settings.ENV_FILE))
     return loaded
+
+
+def home_of(arguments: argparse.Namespace) -> Path | None:
+    """--home, absolute."""
+    return arguments.home.expanduser().absolute() if arguments.home else None
 
 
 def open_state(loaded: Settings) -> StateDb | None:

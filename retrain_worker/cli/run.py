@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import os
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
@@ -25,11 +27,21 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.adapters.systemd import Notifier
     from retrain_worker.daemon.app import App
     from retrain_worker.daemon.service import Signals, serve
+    from retrain_worker.daemon.start_checks import check_start
+    from retrain_worker.settings import reload_answer_path
 
     signals, notifier = Signals(), Notifier()
+    # the watchdog's SIGABRT: where every thread stood, into the log
+    faulthandler.enable()
     settings = options.read_settings(arguments)
-    journal.configure(level=settings.log_level, form=settings.log_format)
+    said = journal.configure(level=settings.log_level, form=settings.log_format)
     options.prepare_home(settings)
-    with App(settings) as app:
-        serve(app, signals=signals, notifier=notifier, reread=lambda: options.read_settings(arguments))
+    try:
+        with App(settings) as app:
+            for warning in check_start(settings):
+                journal.get_logger().warning("start_warning", message=warning)
+            serve(app, signals=signals, notifier=notifier, reread=lambda: options.read_settings(arguments),
+                  answer_path=reload_answer_path(os.environ, home=settings.home))
+    finally:
+        said.flush()
     return 0

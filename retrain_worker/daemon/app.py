@@ -281,8 +281,9 @@ class App:
         self.relay(at_once=True)
 
     def apply(self, settings: Settings) -> None:
-        """Take new settings once no run is under way. State, Redis, database, log, deadlines stay until a restart."""
+        """Take new settings once no run is under way, deadlines at once; state, Redis, database after a restart."""
         with self._moving:
+            self._children.set_deadlines(dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
             self._reread = settings
             if self.store.unfinished_run() is None:
                 self._adopt(settings)

@@ -11,14 +11,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import structlog
 
+from retrain_worker.adapters import journal, reload_answer
+from retrain_worker.adapters.reload_answer import ReloadAnswer
 from retrain_worker.adapters.systemd import Notifier
 from retrain_worker.daemon.app import App
 from retrain_worker.daemon.schedule import Job, Schedule
-from retrain_worker.errors import RetrainError
+from retrain_worker.errors import RetrainError, SettingsError
 from retrain_worker.settings import Settings
 
 log = structlog.get_logger()
@@ -59,8 +62,11 @@ class Signals:
         self._woken.set()
 
 
-def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[], Settings]) -> None:
-    """Live until a signal says stop. `app` is open and checked; `reread` reads the settings again."""
+def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[], Settings], answer_path: Path) -> None:
+    """Live until a signal says stop. `app` is open and checked.
+
+    `reread` reads the settings again; how that ended is left at `answer_path` for whoever waits for it.
+    """
     schedule = Schedule(jobs_of(app), clock=boot_clock)
     drift = time.time() - boot_clock()
     app.recover()
@@ -71,7 +77,7 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
         while not signals.stopping and app.broken is None:
             if signals.reloading:
                 signals.reloading = False
-                _reload(app, notifier, reread)
+                _reload(app, notifier, reread, answer_path)
             if abs(time.time() - boot_clock() - drift) > _CLOCK_JUMP_SECONDS:
                 drift = time.time() - boot_clock()
                 log.warning("clock_jumped", message="the wall clock jumped; every job is planned anew")
@@ -79,7 +85,7 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
             _heartbeat(app, schedule, notifier)
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
-        notifier.stopping(app.status_line())
+        notifier.stopping(f"stopping; it was {app.status_line()}")
         schedule.stop(wait_seconds=_PASS_SECONDS)
         app.interrupt()
         log.info("stopped", message="stopped")
@@ -112,11 +118,21 @@ def _heartbeat(app: App, schedule: Schedule, notifier: Notifier) -> None:
         notifier.watchdog()
 
 
-def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings]) -> None:
+def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings], answer_path: Path) -> None:
+    """One reload for all signals that came before it."""
+    began_at_ns = time.monotonic_ns()
     notifier.reloading()
+    problems: tuple[str, ...] = ()
     try:
-        app.apply(reread())
+        settings = reread()
+        app.apply(settings)
+        journal.set_level(settings.log_level)
         log.info("reloaded", message="settings reloaded; a run under way keeps the old ones")
     except RetrainError as error:
+        problems = error.problems if isinstance(error, SettingsError) else (str(error),)
         log.error("reload_refused", message=f"old settings kept: {error}")  # noqa: TRY400 - the sentence is enough
     notifier.ready(app.status_line())
+    try:
+        reload_answer.leave(answer_path, ReloadAnswer(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems))
+    except RetrainError as error:
+        log.warning("reload_not_answered", message=str(error))

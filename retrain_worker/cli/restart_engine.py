@@ -1,0 +1,42 @@
+"""`restart-engine`: what the path unit runs as root after a swap. Looks at the slot itself before it restarts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("restart-engine", help="check the engine's slot, then restart its unit (needs root)",
+                              epilog="exit: 0 restarted, or not at work; 1 the slot is not sound or the unit fails")
+    options.add_places(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Restart until the engine was started with what the env file names. Raises SlotError, ArtifactError."""
+    import structlog
+
+    from retrain_worker.adapters import journal
+    from retrain_worker.adapters.engine_restart import EngineRestart
+    from retrain_worker.errors import RetrainError
+
+    settings = options.read_settings(arguments)
+    said = journal.configure(level=settings.log_level, form=settings.log_format)
+    log = structlog.get_logger()
+    engine = EngineRestart(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
+                           unit=settings.engine_unit)
+    try:
+        log.info("engine_restarted", message=engine.restart())
+    except RetrainError as error:
+        log.error("engine_not_restarted", message=str(error))  # noqa: TRY400 - the sentence is enough
+        return 1
+    finally:
+        said.flush()
+    return 0
