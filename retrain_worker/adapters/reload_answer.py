@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.errors import CallPersonError
 
 _POLL_SECONDS = 0.05

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from retrain_worker.adapters import durable_file, trading_database
+from retrain_worker import durable_file
+from retrain_worker.adapters import trading_database
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.errors import DatabaseUnreachableError, SlotError
 from retrain_worker.settings import Settings
