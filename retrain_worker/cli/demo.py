@@ -63,8 +63,10 @@ def execute(arguments: argparse.Namespace) -> int:
         say("the engine's stand-in starts and answers with it")
         engine = doors.enter_context(stage.engine(
             env_file=loaded.engine_env_file, redis_url=app.redis_url, database=today.path, log=home / "engine.jsonl"))
+        consumer = doors.enter_context(stage.consumer(redis_url=app.redis_url, log=home / "consumer.log"))
         result = run_in(app, stopping=lambda: signals.stopping, say=say)
         event = _event_of(engine, result)
+        heard = consumer()
     result["engine"] = _answers(engine)
     result["bayes_auc"] = _bayes_auc(today, result)
     write_page(result, Path(result["report"]), bayes_auc=result["bayes_auc"], event=event)
@@ -72,6 +74,8 @@ def execute(arguments: argparse.Namespace) -> int:
         print(as_json(result))
     else:
         print("\n" + summary(result, bayes_auc=result["bayes_auc"], event=event, colour=sys.stdout.isatty()))
+        print("\nwhat the consumer of docs/consumers.md, twenty lines, has printed:")
+        print("\n".join(f"  {line}" for line in heard))
         print(f"\neverything lies under {home}; another market: retrain-worker demo --seed {arguments.seed + 1}")
     return exit_code(result)
 

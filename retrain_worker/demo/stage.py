@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from retrain_worker.errors import ChildFailedError
 _TURN_DEGREES = 70.0
 _OLD_ROWS = 2_500
 _POLL_SECONDS = 0.05
+_CONSUMER_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +86,24 @@ def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iter
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def consumer(*, redis_url: str, log: Path) -> Iterator[Callable[[], list[str]]]:
+    """The twenty lines of docs/consumers.md at work; gives what they print, up to the end of the run."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "retrain_worker.demo.consumer"], stdout=output,
+                                   stderr=subprocess.STDOUT, env={**os.environ, "REDIS_URL": redis_url})
+
+    def printed() -> list[str]:
+        until = time.monotonic() + _CONSUMER_SECONDS
+        while not (lines := log.read_text().splitlines()) or lines[-1].startswith("learning.retraining.started"):
+            if time.monotonic() > until or process.poll() is not None:
+                break
+            time.sleep(_POLL_SECONDS)
+        return lines
+    try:
+        yield printed
+    finally:
+        process.terminate()
+        process.wait()

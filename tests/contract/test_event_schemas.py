@@ -25,7 +25,8 @@ CARD = {"auc": 0.71, "log_loss": 0.61, "accuracy": 0.66, "precision": None, "rec
 DEPLOYMENT = Deployment(
     deployment_id=RUN.run_id, run_id=RUN.run_id, kind="promote", version="patchtst_v20260110_033000",
     model_path="/m.pth", sha256="0" * 64, size_bytes=9, previous_version=None, previous_model_path=None,
-    state=DeploymentState.SWAPPED, created_at=AT, updated_at=AT, requested_by="schedule", reason="every gate that counts has passed")
+    state=DeploymentState.SWAPPED, created_at=AT, updated_at=AT, requested_by="schedule",
+    reason="every gate that counts has passed")
 
 
 def gated():
