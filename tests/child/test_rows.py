@@ -1,5 +1,6 @@
 """Reading the table from SQLite: what is refused, what is retried, and that nobody is disturbed by it."""
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -9,6 +10,7 @@ from random import Random
 import pytest
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
+from retrain_worker.work.data import sqlite_source
 from retrain_worker.work.data.rows import ChangedWhileReadError, read_pages
 from tests.child.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
@@ -99,14 +101,48 @@ def test_no_page_of_garbage_is_read_silently(database):
             ids_in(database)
 
 
+def first_leaf(whole):
+    """Where some leaf page of the table begins."""
+    return next(at for at in range(4096 * 40, len(whole), 4096) if whole[at] == 13)
+
+
+def test_a_row_that_stands_where_another_should_is_noticed_as_it_is_read(database):
+    whole = bytearray(database.read_bytes())
+    page = first_leaf(whole)
+    # two cell pointers name the same row: readable, but a row is gone
+    whole[page + 8 : page + 10] = whole[page + 10 : page + 12]
+    database.write_bytes(whole)
+    with pytest.raises(SourceUnfitError, match="damaged.*out of order"):
+        ids_in(database)
+
+
 def test_damage_that_reading_does_not_notice_is_found_by_the_check(database):
     whole = bytearray(database.read_bytes())
-    # in some leaf page of the table, let two cell pointers name the same row: readable, but a row is gone
-    page = next(at for at in range(4096 * 40, len(whole), 4096) if whole[at] == 13)
-    whole[page + 8 : page + 10] = whole[page + 10 : page + 12]
+    whole[first_leaf(whole) + 7] += 1  # how many bytes between the cells are lost
     database.write_bytes(whole)
     with pytest.raises(SourceUnfitError, match="quick_check"):
         ids_in(database)
+
+
+@pytest.mark.parametrize(("is_written", "said"), [(True, None), (False, "torn")])
+def test_what_looks_damaged_while_a_writer_is_at_work_is_no_damage_and_he_never_waits_for_the_check(
+    database, monkeypatch, is_written, said
+):  # fmt: skip
+    ways = []
+
+    def torn(path, options, _busy_timeout_seconds):
+        ways.append(options)
+        if is_written:
+            with closing(sqlite3.connect(path)) as writer, writer:
+                writer.execute("UPDATE ai_training_samples SET updated_at = ? WHERE id = 1", (str(len(ways)),))
+            os.utime(path, ns=(len(ways), len(ways)))  # a file system's clock is coarse
+        return ["torn"]
+
+    monkeypatch.setattr(sqlite_source, "_quick_check", torn)
+    monkeypatch.setattr(sqlite_source, "_PAUSE_SECONDS", 0.0)
+
+    assert sqlite_source._check_pages(database, False, 1.0) == said
+    assert set(ways) == {"mode=ro&immutable=1"}
 
 
 def test_values_that_break_a_constraint_are_no_damage(tmp_path):

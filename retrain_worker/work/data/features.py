@@ -127,11 +127,15 @@ class FeatureReader:
     def _add_at_once(self, names_cell: Any, cells: Sequence[Any], rows: Int64s) -> bool:
         """Parse cells of one form by one call; False, with nothing added, when any of them is unusual."""
         try:
-            joined = cells.text if isinstance(cells, JoinedTexts) and cells.seam == _SEAM else _SEAM.join(cells)
+            is_joined = isinstance(cells, JoinedTexts) and cells.seam == _SEAM
+            joined = cells.text if isinstance(cells, JoinedTexts) and is_joined else _SEAM.join(cells)
             brackets = joined[:1] + joined[-1:]
-            # every seam lies between a closing and an opening bracket, and no cell brings a seam of its own
-            seams = joined.count(brackets[1:] + _SEAM + brackets[:1])
-            if seams != len(cells) - 1 or joined.count("\n") != seams:
+            # every seam lies between a closing and an opening bracket, and no cell brings a newline of its own; joined
+            # texts have counted theirs
+            seams = len(cells) - 1
+            if joined.count(brackets[1:] + _SEAM + brackets[:1]) != seams:
+                return False
+            if not is_joined and joined.count("\n") != seams:
                 return False
             layout: Layout
             if brackets == "{}":

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import orjson
 
 from retrain_worker.work.data.coded_cells import coded_rows
@@ -32,7 +33,7 @@ from retrain_worker.work.data.rows import OUTCOME_TIME, OUTCOME_TIME_COLUMNS, TA
 PAGE_SECONDS = 0.005
 _FIRST_PAGE_ROWS = 1_000
 _MAX_PAGE_ROWS = 20_000
-_TURNED_ROWS = 250
+_TURNED_ROWS = 100
 _MAX_ROWID = 2**63 - 1
 
 _OUTCOME_TIME = f"COALESCE({', '.join(OUTCOME_TIME_COLUMNS)})"
@@ -41,12 +42,16 @@ _COLUMNS = tuple(_OUTCOME_TIME if name == OUTCOME_TIME else name for name in Raw
 _JOINED = ("timestamp", OUTCOME_TIME, "features")
 #: columns of few values: they come as one JSON array a row, which is one object instead of five
 _KEY = ("symbol", "predicted_action", "execution_side", "outcome_known", "target_class")
-_SINGLE = tuple(name for name in RawRows._fields if name not in (*_JOINED, *_KEY, "feature_names"))
+#: how long a position was held tells when its outcome was known where no instant does, and is not read elsewhere
+_HELD = "hold_duration_seconds"
+_SINGLE = tuple(name for name in RawRows._fields if name not in (*_JOINED, *_KEY, "feature_names", _HELD))
 _CELL_SEAM = ",\n"
 #: a rowid search walks upwards, and `NOT INDEXED` leaves no other way: so every column has its texts in that order.
 #: The seams are literals: SQLite works out anything else anew for each row
 _TEXTS = (
-    "SELECT MIN(feature_names IS ?1 COLLATE BINARY), COUNT(timestamp), COUNT(features), "  # noqa: S608 (constants)
+    "SELECT MIN(feature_names IS ?1 COLLATE BINARY), "  # noqa: S608 (constants)
+    f"COUNT(CASE WHEN {' AND '.join(f'{name} IS NULL' for name in OUTCOME_TIME_COLUMNS)} THEN {_HELD} END), "
+    "COUNT(timestamp), COUNT(features), "
     f"GROUP_CONCAT(timestamp, '\n'), GROUP_CONCAT(COALESCE({', '.join(OUTCOME_TIME_COLUMNS)}, ?2), '\n'), "
     f"GROUP_CONCAT(features, '{_CELL_SEAM}') FROM {TABLE} NOT INDEXED WHERE rowid BETWEEN ?3 AND ?4"
 )
@@ -127,8 +132,8 @@ class _Pages:
             return None
         self._below = rowids[-1] - 1
         single = {name: column[::-1] for name, column in zip(_SINGLE, values, strict=True)}
-        names = [self._form.names] * len(rowids)
-        return RawRows(**single, **joined, **dict(zip(_KEY, key, strict=True)), feature_names=names)
+        same = {"feature_names": [self._form.names] * len(rowids), _HELD: [None] * len(rowids)}
+        return RawRows(**single, **joined, **dict(zip(_KEY, key, strict=True)), **same)
 
     def _rows(self, columns: Sequence[str], size: int) -> list[list[Any]]:
         statement = (
@@ -138,8 +143,13 @@ class _Pages:
         return _columns(self._connection.execute(statement, (self._below, size)))
 
     def _rowids(self, values: list[list[Any]]) -> list[int]:
-        """The first column; taken out of `values` where it is not also the id."""
-        return values.pop(0) if self._rowid else values[0]
+        """The first column; taken out of `values` where it is not also the id. Raises sqlite3.DatabaseError."""
+        rowids = values.pop(0) if self._rowid else values[0]
+        if (np.diff(np.array(rowids, dtype=np.int64)) >= 0).any():
+            damage = sqlite3.DatabaseError("rows are out of order")
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage
+        return rowids
 
     def _texts(self, form: _Form, rowids: Sequence[int]) -> dict[str, JoinedTexts] | None:
         """The joined columns of these rows, or None.
@@ -149,8 +159,9 @@ class _Pages:
         that is no text is judged like the text of it (feature_cells.py).
         """
         parameters = (form.names, " " * form.width, rowids[-1], rowids[0])
-        is_same, *counts, timestamps, outcome_times, cells = self._connection.execute(_TEXTS, parameters).fetchone()
-        if not is_same or set(counts) != {len(rowids)}:
+        found = self._connection.execute(_TEXTS, parameters).fetchone()
+        is_same, only_held, *counts, timestamps, outcome_times, cells = found
+        if not is_same or only_held or set(counts) != {len(rowids)}:
             return None
         instants = [JoinedTexts(texts, seam="\n") for texts in (timestamps, outcome_times)]
         features = JoinedTexts(cells, seam=_CELL_SEAM)

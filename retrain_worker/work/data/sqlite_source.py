@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -21,6 +23,14 @@ _WAL_READ_VERSION = 2  # byte 19 of the header, https://www.sqlite.org/fileforma
 
 #: what quick_check says about values against declared constraints; ours to judge row by row, not damage
 _CONSTRAINT_TALK = ("NULL value in", "CHECK constraint failed", "non-unique entry", "NUMERIC value in", "TEXT value in")
+
+#: how often a file is looked at past the locks, with pauses that grow by so much, for a moment without a writer
+_LOOKS = 10
+_PAUSE_SECONDS = 0.1
+#: looks that must find damage; a file's time of change is too coarse to trust one
+_QUIET_LOOKS = 2
+
+_log = logging.getLogger(__name__)
 
 _RIGHT_FILE = "point DB_PATH at the database that the trading services write"
 _RESTORE = "restore it from a backup, or run `sqlite3 FILE .recover` into a new file; nothing was trained on it"
@@ -60,6 +70,10 @@ def _path_of(url: URL) -> Path:
 
 def _wal_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
+
+
+def _journal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-journal")
 
 
 def _look(path: Path) -> tuple[int, int, int]:
@@ -103,28 +117,42 @@ def _check_pages(path: Path, is_wal: bool, busy_timeout_seconds: float) -> str |
     """What quick_check finds wrong, or None.
 
     A file that is complete by itself is read past the locks (immutable), since a check of a big file would hold a
-    writer up for seconds. A writer at work can make such a reading look damaged, never make damage look sound: so
-    only a bad verdict is taken again, with the lock.
+    writer up for seconds. A writer at work can make such a look find damage, never make damage look sound: so damage
+    counts when two looks at a quiet file find it. Where no look is quiet, the reading's own checks must do.
     """
-    is_complete = not is_wal or not _wal_of(path).exists()
-    if is_complete and _quick_check(path, "mode=ro&immutable=1", busy_timeout_seconds) is None:
-        return None
-    return _quick_check(path, "mode=ro", busy_timeout_seconds)
+    if is_wal and _wal_of(path).exists():  # there, readers hold nobody up
+        return _in_words(_quick_check(path, "mode=ro", busy_timeout_seconds))
+    quiet = 0
+    for look in range(_LOOKS):
+        time.sleep(look * _PAUSE_SECONDS)
+        before = _look(path)
+        damage = _quick_check(path, "mode=ro&immutable=1", busy_timeout_seconds)
+        if not damage:
+            return None
+        quiet += before == _look(path) and not _journal_of(path).exists()
+        if quiet == _QUIET_LOOKS:
+            return _in_words(damage)
+    _log.warning("%s: a writer was at work in each of %d looks; the file was checked only as it was read", path, _LOOKS)
+    return None
 
 
-def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> str | None:
+def _in_words(damage: list[str]) -> str | None:
+    return damage[0] + (f" and {len(damage) - 1} more" if len(damage) > 1 else "") if damage else None
+
+
+def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> list[str]:
+    """The lines that tell of damage."""
     with closing(_connect(path, busy_timeout_seconds, options=options)) as connection:
         try:
             lines = [str(line) for (line,) in connection.execute(f"PRAGMA quick_check({TABLE})")]
         except sqlite3.DatabaseError as error:
             if _primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                return str(error)
+                return [str(error)]
             raise _explained(error, path) from error
-    damage = [line for line in lines if line != "ok" and not line.startswith(_CONSTRAINT_TALK)]
-    if damage:
-        first = damage[0].replace("\n", " ")
-        return f"quick_check: {first}" + (f" and {len(damage) - 1} more" if len(damage) > 1 else "")
-    return None
+    return [
+        f"quick_check: {line.replace(chr(10), ' ')}"
+        for line in lines if line != "ok" and not line.startswith(_CONSTRAINT_TALK)
+    ]
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
