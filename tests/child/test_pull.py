@@ -9,10 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.errors import RetrainError
 from retrain_worker.work.data import pull as module
+from retrain_worker.work.data import sqlite_pages
 from retrain_worker.work.data.instants import NEVER, to_microseconds
+from retrain_worker.work.data.intake import Intake
+from retrain_worker.work.data.rows import read_pages
+from retrain_worker.work.data.snapshot import ARRAYS
 from tests.child.trading_database import (
+    COLUMNS,
     NAMES,
     START,
     make_database,
@@ -90,6 +96,52 @@ def test_any_cell_may_hold_anything_and_good_rows_keep_their_values(tmp_path_fac
         assert snapshot.decided_at[place] == to_microseconds(START + timedelta(minutes=5 * row["id"]))
         assert snapshot.outcome[place] == (row["target_class"] == "WIN")
         assert snapshot.pnl[place] == row["realized_pnl"]
+
+
+WILD = st.one_of(
+    CELLS, st.sampled_from([
+        "", " ", "\n", "0", "1", "1.0", "true", "2025-12-01 00:00:00", "2025-12-01 00:00:00.000000\n", "infinity",
+        "2025-12-01T00:00:00.000000", "0000-00-00 00:00:00.000000", "[1,2,3,4],\n[5,6,7,8]", "[1,2,3,4]\n", "{}",
+        '{"rsi":1,"ma_cross":2,"volatility":3,"returns_1h":4}', '{"rsi":1,"rsi":2,"ma_cross":2,"volatility":3}',
+        "[NaN,2,3,4]", "[1e400,2,3,4]", '["1","2","3","4"]', "a\x00b", 0.1, 1e300, 2**53 + 1, -0.0, b"\xff\xfe", b"WIN",
+    ]),
+)  # fmt: skip
+#: what SQLite makes of a value depends on the type that the column declares
+UNTYPED = dict.fromkeys(COLUMNS, "") | {"id": "INTEGER PRIMARY KEY"}
+OWN_ROWID = COLUMNS | {"id": "BIGINT"}
+
+
+@settings(max_examples=120, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    spoilt=st.lists(st.tuples(st.integers(0, COUNT - 1), SPOILT, WILD), max_size=12),
+    everywhere=st.none() | st.tuples(SPOILT, WILD), columns=st.sampled_from([COLUMNS, UNTYPED, OWN_ROWID]),
+    held=st.sets(st.integers(0, COUNT - 1), max_size=5),
+)  # fmt: skip
+def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
+    tmp_path_factory, spoilt, everywhere, columns, held
+):  # fmt: skip
+    rows = make_rows(COUNT)
+    for place, column, value in spoilt:
+        rows[place][column] = value
+    for place in held:
+        rows[place] |= {"exit_time": None, "updated_at": None}
+    if everywhere:
+        rows = [row | {everywhere[0]: everywhere[1]} for row in rows]
+    path = make_database(tmp_path_factory.mktemp("fuzz") / "trading.db", rows, columns=columns)
+    plain, joined = (snapshot_in_pages_of(size, path) for size in (COUNT + 1, 7))
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(joined, name), getattr(plain, name), err_msg=name)
+    assert (joined.data_sha256, joined.facts, joined.symbols) == (plain.data_sha256, plain.facts, plain.symbols)
+
+
+def snapshot_in_pages_of(size, path):
+    intake = Intake(DataPolicy(train_window_days=0), now=to_microseconds(START + timedelta(days=90)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sqlite_pages, "_FIRST_PAGE_ROWS", size)
+        for page in read_pages(url_of(path), busy_timeout_seconds=1.0):
+            intake.add(page)
+    return intake.snapshot()
 
 
 def test_the_window_counts_back_from_the_newest_outcome_whatever_the_order_of_ids(tmp_path):

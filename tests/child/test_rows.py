@@ -112,7 +112,7 @@ def test_a_row_that_stands_where_another_should_is_noticed_as_it_is_read(databas
     # two cell pointers name the same row: readable, but a row is gone
     whole[page + 8 : page + 10] = whole[page + 10 : page + 12]
     database.write_bytes(whole)
-    with pytest.raises(SourceUnfitError, match="damaged.*out of order"):
+    with pytest.raises(SourceUnfitError, match=r"damaged.*out of order"):
         ids_in(database)
 
 
