@@ -6,82 +6,27 @@ from contextlib import closing
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from retrain_worker.work.data import fingerprints
 from retrain_worker.work.data.pull import pull
-from tests.child.trading_database import (
-    insert,
-    make_database,
-    make_row,
-    make_rows,
-    open_row,
-    pulled,
-    request_for,
-    url_of,
-)
-
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["open", "fill", "correct profit", "correct class", "withdraw", "touch", "late", "pull", "commit"]
-        ),
-        st.integers(1, 4),
-    ),
-    min_size=5, max_size=40,
-)  # fmt: skip
-
-
-class Table:
-    """A trading table's life, and a model of what a run must find new in it."""
-
-    def __init__(self, folder):
-        self.folder, self.path = folder, make_database(folder / "trading.db")
-        self.rows, self.seen, self.watermark, self.runs = {}, {}, None, 0
-
-    def write(self, row):
-        self.rows[row["id"]] = row
-        with closing(sqlite3.connect(self.path)) as connection, connection:
-            connection.execute("PRAGMA synchronous=OFF")
-            insert(connection, [row])
-
-    def do(self, step, number):
-        old = self.rows.get(number)
-        if step == "open" and old is None:
-            self.write(open_row(number))
-        elif step == "late" and -number not in self.rows:  # committed late, under an id smaller than all
-            self.write(make_row(1000 + number, id=-number))
-        elif step in ("pull", "commit"):
-            self.pull(commits=step == "commit")
-        elif old is not None and step == "fill" and old["outcome_known"] == 0:
-            self.write(make_row(number))
-        elif old is not None and old["outcome_known"] and step.startswith(("correct", "withdraw", "touch")):
-            flipped = "LOSS" if old["target_class"] == "WIN" else "WIN"
-            self.write(old | {
-                "correct profit": {"realized_pnl": old["realized_pnl"] * 1.5},
-                "correct class": {"target_class": flipped, "realized_pnl": -old["realized_pnl"]},
-                "withdraw": dict.fromkeys(["target_class", "realized_pnl"], None) | {"outcome_known": 0},
-                "touch": {"updated_at": "2026-01-05 00:00:00.000000", "model_version": "v9"},
-            }[step])  # fmt: skip
-
-    def pull(self, *, commits):
-        self.runs += 1
-        run_dir = self.folder / f"run{self.runs}"
-        result = pull(request_for(run_dir, watermark=self.watermark), url_of(self.path), lambda _: None)
-        rows = [row for row in self.rows.values() if row["outcome_known"]]
-        known = {row["id"]: (row["target_class"], row["realized_pnl"]) for row in rows}
-        assert result.labelled == len(known)
-        assert result.new_labelled == sum(self.seen.get(number) != told for number, told in known.items())
-        if commits:
-            self.watermark, self.seen = run_dir / "fingerprints.npy", known
+from tests.child.table_life import STEPS, Life
+from tests.child.trading_database import insert, make_database, make_row, make_rows, pulled, request_for, url_of
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_every_outcome_and_correction_is_new_exactly_once(tmp_path_factory, steps):
-    table = Table(tmp_path_factory.mktemp("table"))
+    folder = tmp_path_factory.mktemp("table")
+    path = make_database(folder / "trading.db")
+
+    def upsert(row):
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("PRAGMA synchronous=OFF")
+            insert(connection, [row])
+
+    life = Life(folder, url_of(path), upsert)
     for step, number in [*steps, ("commit", 0), ("pull", 0)]:
-        table.do(step, number)
+        life.do(step, number)
 
 
 @pytest.mark.parametrize(

@@ -5,23 +5,28 @@ import shutil
 import subprocess
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from psycopg.pq import TransactionStatus
 
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.work.data.instants import parse_instants
 from retrain_worker.work.data.intake import Intake
 from retrain_worker.work.data.rows import read_pages
-from tests.child.trading_database import COLUMNS, NOW, make_rows, open_row, taken
+from tests.child.table_life import STEPS, Life
+from tests.child.trading_database import COLUMNS, NOW, make_row, make_rows, open_row, taken
 
 #: Debian keeps the server's programs off the PATH
 INITDB = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
 pytestmark = pytest.mark.skipif(INITDB is None, reason="no PostgreSQL server on this host (initdb, postgres)")
 
 KINDS = {"DATETIME": "timestamptz", "FLOAT": "double precision", "INTEGER PRIMARY KEY": "bigint PRIMARY KEY"}
+KINDS_OF_COLUMNS = {name: KINDS.get(kind, kind) for name, kind in COLUMNS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +70,13 @@ def url(server):
 
 
 def make_table(connection, rows, **changed):
-    kinds = {name: KINDS.get(kind, kind) for name, kind in COLUMNS.items()} | changed
+    kinds = KINDS_OF_COLUMNS | changed
     definition = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
     connection.execute(f"CREATE TABLE ai_training_samples ({definition})")
+    insert_rows(connection, rows, kinds)
+
+
+def insert_rows(connection, rows, kinds=types.MappingProxyType(KINDS_OF_COLUMNS)):
     for row in rows:
         values = row | {name: bool(row[name]) for name in ("executed", "outcome_known")}
         values |= {name: f"{row[name]}+00" for name in row if kinds[name] == "timestamptz" and row[name]}
@@ -117,6 +126,31 @@ def test_only_committed_rows_are_read_and_no_writer_waits(connection, server, ur
         writer.commit()
         assert sorted([*first.id, *(row for page in pages for row in page.id)]) == list(range(1, 51))
     assert len(snapshot_of(url)) == 40
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_smaller_id(
+    connection, server, url, tmp_path_factory, steps
+):  # fmt: skip
+    connection.execute("DROP TABLE IF EXISTS ai_training_samples")
+    make_table(connection, [])
+
+    def upsert(row):
+        connection.execute("DELETE FROM ai_training_samples WHERE id = %s", (row["id"],))
+        insert_rows(connection, [row])
+
+    life = Life(tmp_path_factory.mktemp("life"), url, upsert)
+    with psycopg.connect(host=str(server), user="trader", dbname="postgres", autocommit=False) as slow:
+        for step, number in [*steps, ("commit", 0), ("pull", 0)]:
+            if step != "late":
+                life.do(step, number)
+            elif slow.info.transaction_status is TransactionStatus.IDLE:  # written, and not to be seen yet
+                row = make_row(1000 + number, id=min(life.rows, default=0) - 1)
+                insert_rows(slow, [row])
+            else:
+                slow.commit()
+                life.rows[row["id"]] = row
 
 
 def test_a_missing_table_and_missing_columns_are_refused(connection, url):

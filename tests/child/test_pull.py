@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from retrain_worker.domain.audit import DataPolicy
@@ -111,13 +111,16 @@ UNTYPED = dict.fromkeys(COLUMNS, "") | {"id": "INTEGER PRIMARY KEY"}
 OWN_ROWID = COLUMNS | {"id": "BIGINT"}
 
 
-@settings(max_examples=120, deadline=None,
+@settings(max_examples=80, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     spoilt=st.lists(st.tuples(st.integers(0, COUNT - 1), SPOILT, WILD), max_size=12),
     everywhere=st.none() | st.tuples(SPOILT, WILD), columns=st.sampled_from([COLUMNS, UNTYPED, OWN_ROWID]),
     held=st.sets(st.integers(0, COUNT - 1), max_size=5),
 )  # fmt: skip
+@example(spoilt=[(30, "outcome_known", 1.0000000000000002)], everywhere=None, columns=UNTYPED, held=set())
+@example(spoilt=[], everywhere=None, columns=COLUMNS, held={30})
+@example(spoilt=[], everywhere=("timestamp", None), columns=COLUMNS, held=set())
 def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
     tmp_path_factory, spoilt, everywhere, columns, held
 ):  # fmt: skip

@@ -1,6 +1,7 @@
 """Samples and parts: no window sees later rows or another symbol, no label was unknown when the next part began."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 
@@ -193,3 +194,22 @@ def test_windows_read_a_memory_mapped_matrix(tmp_path):
     np.save(tmp_path / "features.npy", matrix)
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     np.testing.assert_array_equal(windows(mapped, np.array([4, 19]), 5), np.stack([matrix[:5], matrix[15:]]))
+
+
+def test_the_windows_of_a_million_rows_cost_no_more_memory_than_one_batch(tmp_path):
+    count, seq_len, batch = 1_000_000, 128, 512
+    np.save(tmp_path / "features.npy", np.zeros((count, 4), dtype=np.float32))
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    positions = np.random.default_rng(0).permutation(np.arange(seq_len - 1, count))[: 40 * batch]
+    batch_bytes = batch * seq_len * 4 * 4
+    tracemalloc.start()
+    try:
+        for first in range(0, len(positions), batch):
+            found = windows(mapped, positions[first : first + batch], seq_len)
+            assert found.nbytes == batch_bytes
+            del found
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 1.1 * batch_bytes

@@ -179,7 +179,9 @@ def _form_of(page: RawRows) -> _Form | None:
     except TypeError:
         return None
     names, first = page.feature_names[0], page.timestamp[0]
-    if len(widths) != 1 or page.feature_names.count(names) != len(page.feature_names) or first[4:8:3] != "--":
+    if len(widths) != 1 or page.feature_names.count(names) != len(page.feature_names):
+        return None
+    if not isinstance(first, str) or first[4:8:3] != "--":
         return None
     return _Form(names=names, width=widths.pop())
 
