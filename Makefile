@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,postgres]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[daemon,test,postgres]'
 	touch $@
 
 demo: $(VENV)/.installed  ## the whole idea on a simulated market: rows to a promoted model and a consumed event
@@ -49,7 +49,7 @@ install: $(if $(DESTDIR),,install-venv) install-files $(if $(DESTDIR),,activate)
 install-venv:
 	test -x $(INSTALL_VENV)/bin/python || $(SYSTEM_PYTHON) -m venv $(INSTALL_VENV)
 	$(PIP_INSTALL) torch==2.13.0
-	$(PIP_INSTALL) --constraint constraints.txt '.[postgres]'
+	$(PIP_INSTALL) --constraint constraints.txt '.[daemon,postgres]'
 
 install-files:
 	install -d $(LIB)/systemd/system/quantum-ai-engine.service.d $(LIB)/systemd/catalog $(LIB)/sysusers.d \

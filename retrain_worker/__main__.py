@@ -17,6 +17,8 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
 from retrain_worker.cli import parse  # noqa: E402
 from retrain_worker.errors import RetrainError, SettingsError, UsageError  # noqa: E402
 
+_INSTALL_NAME = "retrain-worker"
+
 
 def main() -> int:
     """Run the command line of this process."""
@@ -27,6 +29,11 @@ def main() -> int:
         return int(arguments.execute(arguments))
     except RetrainError as error:
         return _fail(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "retrain_worker"):
+            raise
+        return _fail(UsageError(f"`{arguments.verb}` needs the package {error.name}, which is not installed",
+                                remedy=f"pip install '{_INSTALL_NAME}[daemon]' (this installation can consume events)"))
     except BrokenPipeError:
         # The reader of our output went away (`retrain-worker history | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,7 @@
     │   ├── SourceUnfitError         not a database, no table, missing column, malformed pages
     │   ├── DataUnfitError           the rows are there, but not fit to train on
     │   ├── TrainingCollapsedError   non-finite loss, or every probability the same
+    │   ├── RowRefusedError          the stack's database refuses a row of our bookkeeping for good
     │   ├── ArtifactError            a model file is damaged, unreadable, or not what it says
     │   └── ContractError            the candidate does not fit what the engine runs
     └── CallPersonError            only a person can mend this: stop, say what to do
@@ -84,6 +85,10 @@ class DataUnfitError(RefuseError):
 
 class TrainingCollapsedError(RefuseError):
     """Training ended in a non-finite loss or in one probability for every row."""
+
+
+class RowRefusedError(RefuseError):
+    """The stack's own tables refuse what we want to note there; waiting does not help."""
 
 
 class ArtifactError(RefuseError):

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from retrain_worker.domain.artifact import MODEL_TYPE, version_of
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.errors import DatabaseBusyError
+from retrain_worker.errors import DatabaseBusyError, RowRefusedError
 
 _VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
 
@@ -34,7 +34,10 @@ class StackTables:
         self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
 
     def record(self, run: Run) -> tuple[str, ...]:
-        """Write `run` into the tables that exist; their names. Raises DatabaseBusyError when it cannot be written."""
+        """Write `run` into the tables that exist; their names.
+
+        Raises DatabaseBusyError when that is to be tried again, RowRefusedError when the tables do not take this row.
+        """
         try:
             with self._engine.begin() as connection:
                 present = set(sa.inspect(connection).get_table_names()) & {_VERSIONS, _RUNS}
@@ -47,10 +50,17 @@ class StackTables:
                     _upsert(connection, table, "version_id", row)
                     _deactivate_others(connection, table, row)
                 return tuple(sorted(present))
+        except (sa.exc.IntegrityError, sa.exc.DataError) as error:
+            reason = " ".join(str(error.orig).split())
+            raise RowRefusedError(f"bookkeeping of run {run.run_id} is refused ({reason})", where=self._where,
+                                  remedy="see what the table demands; BOOKKEEPING=false turns it off") from None
         except sa.exc.SQLAlchemyError as error:
-            where = self._engine.url.render_as_string(hide_password=True)
-            raise DatabaseBusyError(f"bookkeeping was not written ({type(error).__name__})", where=where,
+            raise DatabaseBusyError(f"bookkeeping was not written ({type(error).__name__})", where=self._where,
                                     remedy="it is tried again; BOOKKEEPING=false turns it off") from None
+
+    @property
+    def _where(self) -> str:
+        return self._engine.url.render_as_string(hide_password=True)
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:

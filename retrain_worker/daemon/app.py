@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -21,10 +20,12 @@ from retrain_worker.adapters.engine_unit import UnitConfirmations
 from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.adapters.relay import Relay
-from retrain_worker.adapters.run_requests import Requests
+from retrain_worker.adapters.run_requests import Poll, Requests
 from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
+from retrain_worker.daemon import follow_up
+from retrain_worker.daemon.bookkeeping import Bookkeeping
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.domain import events
 from retrain_worker.domain.deployments import is_confirmed
@@ -45,7 +46,6 @@ log = structlog.get_logger()
 _CHILD_GRACE_SECONDS = 5.0
 #: for the child that verifies the model of an order
 _VERIFY_DEADLINE_SECONDS = 300.0
-_BOOKED_UNTIL = "booked_until"
 _CLOCK_WENT_BACK = "clock_went_back"
 
 
@@ -60,7 +60,7 @@ class App:
         self._doors = contextlib.ExitStack()
         self._sentence = ""
         self._redis_problem: str | None = None
-        self._books_problem: str | None = None
+        self._requests_problem: str | None = None
         self._slot_problem: str | None = None
         #: what the env line named at the last look, when it was not what we know
         self._glimpsed: str | None = None
@@ -78,6 +78,7 @@ class App:
                 settings.state_path.mkdir(parents=True, exist_ok=True)
             doors.enter_context(StateLock(settings.state_path))
             self.store = doors.enter_context(StateDb(settings.state_path / "state.db"))
+            self._books = Bookkeeping(self.store)
             self.redis_url = str(settings.redis_url)
             self._embedded: EmbeddedRedis | None = None
             if not self.redis_url:
@@ -134,6 +135,8 @@ class App:
             if run is None and self._reread is not None:
                 self._adopt(self._reread)
             at = self.world.now()
+            if run is None and (reason := follow_up.due(self.store)):
+                run = self.begin("trigger", reason)
             if run is None and at >= self.next_run_at(at):
                 run = self.begin("schedule", f"every {self._settings.retrain_interval_hours:g} h")
             if run is None:
@@ -215,38 +218,46 @@ class App:
                 log.info("redis_recovered", message=f"Redis takes events again; {report.pending} wait")
 
     def take_requests(self) -> None:
-        """A request on the stream starts a run or joins the one under way; acknowledged once it is recorded."""
+        """A request on the stream starts a run or joins the one under way; acknowledged once it is recorded.
+
+        One that comes too late for the rows of the run under way makes another run follow it.
+        """
         found = self._requests.poll()
-        for malformed in found.set_aside:
-            log.warning("request_set_aside", message=f"request {malformed.stream_id} set aside: {malformed.reason}")
+        self._note_requests(found)
         if not found.requests:
             return
         first = found.requests[0]
+        reason = f"{first.requested_by}: {first.reason}"
         with self._moving:
             if self._closing:
                 return
-            run = self.begin("trigger", f"{first.requested_by}: {first.reason}")
-        if run.requested_by != "trigger":
-            log.info("request_joined", message=f"a request joined run {run.run_id}: {first.reason}", run_id=run.run_id)
+            under_way = self.store.unfinished_run()
+            if under_way is not None and follow_up.comes_too_late(under_way):
+                if follow_up.note(self.store, under_way, reason):
+                    log.info("request_follows", message=f"a request follows run {under_way.run_id}, which has taken "
+                                                        f"its rows: {reason}", run_id=under_way.run_id)
+            else:
+                run = self.begin("trigger", reason)
+                if under_way is not None:
+                    log.info("request_joined", message=f"a request joined run {run.run_id}: {reason}",
+                             run_id=run.run_id)
         self._requests.acknowledge(request.stream_id for request in found.requests)
+
+    def _note_requests(self, found: Poll) -> None:
+        for malformed in found.set_aside:
+            log.warning("request_set_aside", message=f"request {malformed.stream_id} set aside: {malformed.reason}")
+        # what concerns all of Redis, the relay says
+        problem = found.problem if found.problem and events.REQUEST_STREAM in found.problem else None
+        if problem != self._requests_problem:
+            self._requests_problem = problem
+            if problem:
+                log.warning("requests_problem", message=f"no request can be taken: {problem}")
 
     def keep_books(self) -> None:
         """Write finished runs into the stack's own tables. A failure is logged and tried again."""
         if not self._settings.bookkeeping:
             return
-        booked = self.store.recall(_BOOKED_UNTIL) or ""
-        newest = takewhile(lambda run: run.run_id != booked, self.store.history(limit=50))
-        tables = StackTables(str(self._settings.database_url))
-        for run in reversed([run for run in newest if run.is_finished]):
-            try:
-                tables.record(run)
-            except RetrainError as error:
-                if str(error) != self._books_problem:
-                    self._books_problem = str(error)
-                    log.warning("bookkeeping_failed", message=str(error), run_id=run.run_id)
-                return
-            self._books_problem = None
-            self.store.remember(_BOOKED_UNTIL, run.run_id)
+        self._books.keep(StackTables(str(self._settings.database_url)))
 
     def sweep(self) -> None:
         """Delete the oldest run folders and models; never one that serves, served before, or is needed."""

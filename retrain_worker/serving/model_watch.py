@@ -183,7 +183,8 @@ class ModelWatch:
         except (RetrainError, OSError, ImportError, MemoryError) as error:
             self._refused, self._retry_at = named, time.monotonic() + RETRY_SECONDS
             keeps = f"; {self.served.version} goes on answering" if self.served else ""
-            self._note_file(f"{named.version} is refused: {error}{keeps}")
+            remedy = "; pip install 'retrain-worker[serving]'" if isinstance(error, ModuleNotFoundError) else ""
+            self._note_file(f"{named.version} is refused: {error}{remedy}{keeps}")
             return
         self.served, self._refused = served, None
         self._note_file(None)

@@ -4,9 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.acceptance.conftest import retrain_worker
+
+DOCS = Path(__file__).parents[2] / "docs" / "events"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,20 @@ def test_the_summary_holds_what_a_person_asks_for(shown):
     for asked in ("best possible", "incumbent", "training, balanced", "PATCHTST_MODEL_PATH", "before", "model.promoted",
                   "✔ skill", "seen serving", "answered", "report"):
         assert asked in text, asked
+
+
+def test_the_twenty_lines_of_the_page_about_consumers_saw_it_happen(shown):
+    """And every event of the run is what its schema says."""
+    home, done = shown
+    printed = (home / "consumer.log").read_text().splitlines()
+
+    assert printed[0] == "learning.retraining.started started"
+    assert re.fullmatch(r"patchtst_v\S+ replaces patchtst_v\S+, AUC 0\.\d{3}", printed[1])
+    assert printed[2].startswith("learning.retraining.completed promoted ")
+    assert all(f"  {line}" in done.stdout for line in printed)
+    for line in (json.loads(line) for line in (home / "engine.jsonl").read_text().splitlines()):
+        if line["kind"] == "event":
+            jsonschema.validate(line["payload"], json.loads((DOCS / f"{line['event_type']}.json").read_text()))
 
 
 def test_only_the_model_line_of_the_env_file_changed(shown):

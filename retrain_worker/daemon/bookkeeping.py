@@ -1,0 +1,69 @@
+"""Finished runs go into the stack's own tables, oldest first; a row that is refused for good does not hold up the next.
+
+A database that is busy or away is waited for, however long. A row that the database itself refuses is tried a few
+times, then set aside with a warning that names its run.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+import structlog
+
+from retrain_worker.adapters.stack_tables import StackTables
+from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.domain.lifecycle import Run
+from retrain_worker.errors import RetryLaterError, RowRefusedError
+
+log = structlog.get_logger()
+
+#: passes that a row is tried, one a minute
+MAX_TRIES = 5
+_BOOKED_UNTIL = "booked_until"
+_LOOK_BACK = 50
+
+
+class Bookkeeping:
+    """Remembers in the state database how far it has come."""
+
+    def __init__(self, store: StateDb) -> None:
+        self._store = store
+        self._problem: str | None = None
+        self._refused: tuple[str, int] = ("", 0)
+
+    def keep(self, tables: StackTables) -> None:
+        """One pass. Never raises for what the stack's database does."""
+        booked = self._store.recall(_BOOKED_UNTIL) or ""
+        newest = takewhile(lambda run: run.run_id != booked, self._store.history(limit=_LOOK_BACK))
+        for run in reversed([run for run in newest if run.is_finished]):
+            if not self._is_done_with(run, tables):
+                return
+            self._store.remember(_BOOKED_UNTIL, run.run_id)
+
+    def _is_done_with(self, run: Run, tables: StackTables) -> bool:
+        try:
+            tables.record(run)
+        except RowRefusedError as error:
+            return self._is_set_aside(run, error)
+        except RetryLaterError as error:
+            self._say(run, str(error))
+            return False
+        self._problem = None
+        return True
+
+    def _is_set_aside(self, run: Run, error: RowRefusedError) -> bool:
+        run_id, tries = self._refused
+        tries = tries + 1 if run_id == run.run_id else 1
+        self._refused = (run.run_id, tries)
+        if tries < MAX_TRIES:
+            self._say(run, str(error))
+            return False
+        log.warning("bookkeeping_set_aside", run_id=run.run_id,
+                    message=f"the row of run {run.run_id} was refused {tries} times and is set aside: {error}")
+        self._problem = None
+        return True
+
+    def _say(self, run: Run, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            log.warning("bookkeeping_failed", message=problem, run_id=run.run_id)

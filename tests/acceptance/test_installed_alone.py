@@ -1,0 +1,94 @@
+"""The wheel in a fresh environment without the daemon's packages: a consumer needs redis and msgspec, nothing else.
+
+Offline: the wheel is built with the setuptools that is here, and the two packages are linked in from here.
+"""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.adapters.relay import Relay
+from retrain_worker.domain.events import EventType
+from tests.redis_world import an_event, enqueue
+
+ROOT = Path(__file__).parents[2]
+BASE = ("redis", "msgspec")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The bin folder of an environment that holds the wheel and its base dependencies only."""
+    folder = tmp_path_factory.mktemp("alone")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder,
+                    _clean_copy(folder / "source")], check=True, capture_output=True)
+    venv.create(folder / "env", with_pip=False)
+    python = folder / "env" / "bin" / "python"
+    [wheel] = folder.glob("retrain_worker-*.whl")
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
+    for name in BASE:
+        found = distribution(name)
+        for top in {Path(str(file)).parts[0] for file in found.files} - {"..", "__pycache__"}:
+            (packages / top).symlink_to(found.locate_file(top))
+    return python.parent
+
+
+def _clean_copy(target):
+    """What setuptools needs, without what earlier builds have left."""
+    target.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "retrain_worker"):
+        subprocess.run(["cp", "-r", ROOT / name, target], check=True)
+    return target
+
+
+def run(*command, **environment):
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", env=environment)
+
+
+def test_the_wheel_names_no_package_that_is_not_the_consumers(alone):
+    code = ("import importlib.metadata as m, re;"
+            "print(sorted(re.match('[a-z]+', r).group() for r in m.requires('retrain-worker') if 'extra' not in r))")
+
+    assert run(alone / "python", "-c", code).stdout.strip() == str(sorted(BASE))
+
+
+def test_serving_can_be_imported_and_events_come(alone, redis_server, client, outbox, clock):
+    enqueue(outbox, an_event(1, EventType.SKIPPED, reasons=["few rows"]))
+    Relay(client, outbox, clock).relay_once()
+    code = ("import sys; from retrain_worker.serving import *;"
+            f"events = ModelEvents({redis_server.url!r}, group='g', consumer='c');"
+            "event = next(iter(events)); events.acknowledge(event); print(event.payload['reasons']);"
+            f"AsyncModelEvents({redis_server.url!r}, group='g', consumer='c');"
+            f"ModelFollower({redis_server.url!r}, consumer='c');"
+            f"AsyncModelFollower({redis_server.url!r}, consumer='c');"
+            "print([m for m in ('torch', 'numpy', 'structlog', 'sqlalchemy') if m in sys.modules])")
+
+    done = run(alone / "python", "-c", code)
+
+    assert done.stdout.split("\n")[:2] == ["['few rows']", "[]"], done.stderr
+
+
+def test_events_tail_works_and_a_verb_of_the_daemon_says_which_extra_is_missing(alone, redis_server, tmp_path):
+    places = {"REDIS_URL": redis_server.url, "DB_PATH": "/nowhere.db"}
+    assert run(alone / "retrain-worker", "events", "tail", **places).returncode == 0
+
+    done = run(alone / "retrain-worker", "once", "--db", "/nowhere.db", "--home", tmp_path / "home")
+
+    assert done.returncode == 2
+    assert "pip install 'retrain-worker[daemon]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_without_torch_is_a_problem_that_says_so(alone, redis_server, tmp_path):
+    (tmp_path / "engine.env").write_text("PATCHTST_MODEL_PATH=/m.pth\n")
+    code = ("from pathlib import Path; from retrain_worker.serving import ModelFollower;"
+            f"f = ModelFollower({redis_server.url!r}, consumer='c', env_file=Path({str(tmp_path / 'engine.env')!r}));"
+            "f.start(); print(f.problem); f.stop()")
+
+    assert "retrain-worker[serving]" in run(alone / "python", "-c", code).stdout
