@@ -1,4 +1,4 @@
-"""The swap and its recovery, killed and starved by strace, and without power on a model: a sample of `make test-faults`.
+"""The swap and its recovery, killed and starved by strace, without power on a model: a sample of `make test-faults`.
 
 What must hold is said in slot_scene.py: after the fault the engine could start; after one restart it happened wholly or
 not at all, and is told so; nothing is left over; the next run works.
