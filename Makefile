@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 HOME_DIR ?= demo-home
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-fast clean install install-venv install-files activate uninstall deb
+.PHONY: help demo test lint test-fast test-faults clean install install-venv install-files activate uninstall deb
 
 # Where `make install` puts things. DESTDIR is for packagers: files only, nothing is started and no user made.
 DESTDIR       ?=
@@ -38,6 +38,10 @@ test: $(VENV)/.installed lint  ## every test, with coverage
 
 test-fast: $(VENV)/.installed  ## the tests that need no child process and no server
 	$(BIN)/python -m pytest -q tests/unit tests/architecture
+
+test-faults: $(VENV)/.installed  ## the swap and its recovery under every fault, with counts (needs strace; about an hour)
+	$(BIN)/python -m tests.faults.strace_sweep
+	$(BIN)/python -m tests.faults.power_loss
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, import rules
 	$(BIN)/ruff check .

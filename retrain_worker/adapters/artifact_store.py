@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Collection
@@ -41,7 +42,8 @@ class ArtifactStore:
 
     def remove_order_dir(self, order_id: str) -> None:
         """Remove it, if it is there: what cannot be removed now is swept at the next start."""
-        shutil.rmtree(self._orders_dir / order_id, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._orders_dir / order_id)
 
     def run_ids(self) -> tuple[str, ...]:
         """The runs that have a folder, oldest first."""

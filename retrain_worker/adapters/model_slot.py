@@ -225,7 +225,8 @@ class ModelSlot:
         except OSError as error:
             raise durable_file.named_error(error, self._env_file, doing="read") from error
         finally:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # nothing was written through it
+                os.close(fd)
 
     @contextlib.contextmanager
     def _naming_the_file(self) -> Iterator[None]:

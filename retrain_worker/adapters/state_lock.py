@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -29,14 +30,17 @@ class StateLock:
             raise AlreadyRunningError(
                 f"another retrain-worker (pid {holder}) uses this state directory", where=str(state_dir),
                 remedy="stop that one first, or use another --home") from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        # who holds it is a courtesy to whoever meets the lock; a full disk must not keep us from holding it
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the lock back. Doing it twice changes nothing."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):  # closed all the same
+                os.close(fd)
 
     def __enter__(self) -> Self:
         return self

@@ -28,11 +28,11 @@ from retrain_worker.daemon import follow_up
 from retrain_worker.daemon.bookkeeping import Bookkeeping
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.domain import events
-from retrain_worker.domain.deployments import is_confirmed
+from retrain_worker.domain.deployments import is_confirmed, known_version, roll_back_target
 from retrain_worker.domain.handoff import Errand
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
-from retrain_worker.errors import RetrainError, RetryLaterError, SlotError, StateError
+from retrain_worker.errors import RetrainError, RetryLaterError, StateError
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
 from retrain_worker.stages import hand_edit, orders
@@ -62,6 +62,8 @@ class App:
         self._redis_problem: str | None = None
         self._requests_problem: str | None = None
         self._slot_problem: str | None = None
+        #: whether this tick has put something into the outbox that others wait for
+        self._has_news = False
         #: what the env line named at the last look, when it was not what we know
         self._glimpsed: str | None = None
         #: our own memory failed: the process must end
@@ -125,7 +127,13 @@ class App:
         return run
 
     def tick(self) -> None:
-        """Start the run that is due, or advance the one under way by one tick."""
+        """Look at the slot, carry out what was ordered, start the run that is due or advance the one under way."""
+        self._has_news = False
+        self._tick()
+        if self._has_news:
+            self.relay()
+
+    def _tick(self) -> None:
         with self._moving:
             if self._closing:
                 return
@@ -143,13 +151,24 @@ class App:
                 self._sentence = ""
                 return
             try:
-                self._say(advance(run, self.world))
+                self._advance(run)
             except StateError as error:
                 self.broken = error
             except Exception:
                 # Unforeseen: the same tick would fail for ever, so it counts as a death of the process would.
                 log.exception("tick_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
                 self._say(resume(run, self.world))
+
+    def _advance(self, run: Run) -> None:
+        """One step; of a promotion as many as need no waiting, because each is stored before the next one anyway."""
+        while True:
+            step = advance(run, self.world)
+            self._say(step)
+            run = step.run
+            self._has_news = self._has_news or bool(step.events)
+            is_waiting = not step.is_move or run.outcome is not None or run.not_before is not None
+            if is_waiting or run.stage is not Stage.PROMOTE or self._closing:
+                return
 
     def look_at_slot(self) -> None:
         """Record what somebody else has put into the slot, once; a slot that cannot be read is said once.
@@ -160,7 +179,7 @@ class App:
             try:
                 found = hand_edit.unrecorded(self.world)
                 problem = None
-            except SlotError as error:
+            except RetrainError as error:
                 found, problem = None, str(error)
             if problem is not None and problem != self._slot_problem:
                 log.warning("slot_problem", message=problem)
@@ -198,6 +217,7 @@ class App:
                     log.exception("order_failed", message=f"{order.order_id} failed unexpectedly")
                     step = orders.abandon(order, "an unforeseen error; see the log", self.world)
                 self._tell(step)
+                self._has_news = self._has_news or bool(step.events)
                 if not step.is_move or step.order.not_before is not None:
                     return step.order
             return None
@@ -270,16 +290,24 @@ class App:
         gone = self._artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
         if gone:
             log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")
-        deployed = self.store.last_deployment()
-        named = (deployed.model_path, deployed.previous_model_path) if deployed else ()
-        needed = [Path(path) for path in named if path]
         try:
-            old = self._slot.remove_old_models(keep=self._settings.keep_models, protected=needed)
+            with self._moving:  # between the choice of a model and its deployment nothing may go
+                old = self._slot.remove_old_models(keep=self._settings.keep_models, protected=self._models_needed())
         except RetrainError as error:
             log.warning("models_not_swept", message=str(error))
         else:
             if old:
                 log.info("models_swept", message=f"removed {', '.join(path.name for path in old)}")
+
+    def _models_needed(self) -> list[Path]:
+        """What serves, served before, would return, is on its way into the slot, or was ordered by name."""
+        reached, order = self.store.reached_deployments(), self.store.waiting_order()
+        last = reached[-1] if reached else None
+        target = roll_back_target(reached, last.model_path if last else None)
+        ordered = known_version(reached, order.arguments.get("version", "")) if order else None
+        needed = [last.model_path, last.previous_model_path] if last else []
+        needed += [each.model_path for each in (target, ordered, *self.store.intended_deployments()) if each]
+        return [Path(path) for path in needed if path]
 
     def interrupt(self) -> None:
         """Stop the child and note that the run under way goes on at the next start."""

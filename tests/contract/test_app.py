@@ -10,6 +10,7 @@ from retrain_worker.cli.options import prepare_home
 from retrain_worker.daemon import app as app_module
 from retrain_worker.daemon.app import App
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
+from retrain_worker.domain.orders import OrderKind
 from retrain_worker.errors import StateError
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -86,3 +87,52 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
     app.sweep()
 
     assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[1], ids[3]]
+
+
+def a_deployment(number: int, models, *, kind="promote", before: int | None = None, day: int = 0) -> Deployment:
+    previous = models[number - 1 if before is None else before] if number or before else None
+    return Deployment(
+        deployment_id=f"{kind}_{number}_{day}", run_id=None, kind=kind, version=models[number].stem,
+        model_path=str(models[number]), sha256="0" * 64, size_bytes=1,
+        previous_version=previous and previous.stem, previous_model_path=previous and str(previous),
+        state=DeploymentState.CONFIRMED, created_at=NOW, updated_at=NOW, requested_by="schedule", reason="")
+
+
+def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_return_to(app):
+    app._settings = replace(app._settings, keep_models=2)
+    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, 10)]
+    for model in models:
+        model.write_bytes(b"x")
+    for number in range(4):
+        app.store.record_deployment(a_deployment(number, models))
+    # 3 was taken back, so 2 serves and 1 is what would return
+    app.store.record_deployment(a_deployment(2, models, kind="rollback", before=3))
+    app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n")
+    app.store.open_order(OrderKind.ROLLBACK, arguments={"version": models[0].stem}, requested_by="a", reason="", at=NOW)
+    app.sweep()
+
+    assert [model for model in models if model.exists()] == [*models[:4], *models[7:]]
+
+
+def test_the_model_that_a_hand_edit_names_is_never_swept(app):
+    app._settings = replace(app._settings, keep_models=2)
+    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, 6)]
+    for model in models:
+        model.write_bytes(b"x")
+    app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[0]}\n")
+    app.sweep()
+
+    assert [model for model in models if model.exists()] == [models[0], *models[3:]]
+
+
+def test_a_hand_edit_is_recorded_once_when_two_looks_agree(app):
+    env = app._settings.engine_env_file
+    for _ in range(4):
+        app.look_at_slot()
+    env.write_text("PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH=/half/writ")
+    app.look_at_slot()
+    for path in ("/opt/by_hand.pth", "/opt/by_hand.pth", "/opt/by_hand.pth"):
+        env.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={path}\n")
+        app.look_at_slot()
+
+    assert [(one.kind, one.model_path) for one in app.store.deployments(9)] == [("observed", "/opt/by_hand.pth")]
