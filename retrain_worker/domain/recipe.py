@@ -56,13 +56,15 @@ class Tuning:
 
     learning_rate: float
     dropout: float
-    #: std of the noise added to the transformed input while training
+    #: std of the noise on the transformed input while training, see model.patchtst.PatchTSTConfig
     input_noise: float
+    #: decay of fast wiggles in the patch embedding, see work.training.smoothing
+    patch_smoothing: float
 
 
 TUNINGS = {
-    Preset.PAPER: Tuning(learning_rate=2e-3, dropout=0.4, input_noise=0.0),
-    Preset.ENGINE: Tuning(learning_rate=1e-3, dropout=0.2, input_noise=0.12),
+    Preset.PAPER: Tuning(learning_rate=2e-3, dropout=0.4, input_noise=0.0, patch_smoothing=0.0),
+    Preset.ENGINE: Tuning(learning_rate=1e-3, dropout=0.2, input_noise=0.1, patch_smoothing=10.0),
 }
 
 
@@ -78,13 +80,14 @@ class Recipe:
     #: epochs without a better validation log loss after which training stops
     patience: int = 5
     batch_size: int = 128
-    #: None: the preset's, as with dropout and input_noise
+    #: None: the preset's, as with dropout, input_noise and patch_smoothing
     learning_rate: float | None = None
     weight_decay: float = 1e-2
     warmup_share: float = 0.1
     max_grad_norm: float = 1.0
     dropout: float | None = None
     input_noise: float | None = None
+    patch_smoothing: float | None = None
     label_smoothing: float = 0.0
     balance: Balance = Balance.UNDERSAMPLE
     #: start from the incumbent's weights when its contract is the candidate's
@@ -110,4 +113,5 @@ class Recipe:
             learning_rate=own.learning_rate if self.learning_rate is None else self.learning_rate,
             dropout=own.dropout if self.dropout is None else self.dropout,
             input_noise=own.input_noise if self.input_noise is None else self.input_noise,
+            patch_smoothing=own.patch_smoothing if self.patch_smoothing is None else self.patch_smoothing,
         )

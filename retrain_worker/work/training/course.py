@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ class Course:
                 seed=recipe.seed + (RETRY_SEED_STEP if is_retry else 0),
                 learning_rate=tuning.learning_rate * (RETRY_RATE_SHARE if is_retry else 1.0),
                 precision=self._precision,
+                patch_smoothing=tuning.patch_smoothing,
                 start=None if is_fresh else self._weights_before(contract, report, stopping),
             )
             try:
@@ -141,7 +142,8 @@ class Course:
         if not recipe.pretrain_epochs or "weights" in self._before:
             return self._before.get("weights", warm)
         torch.manual_seed(recipe.seed)
-        model = PatchTST(network_of(contract, recipe))
+        # no noise here: it would have to be guessed, too
+        model = PatchTST(replace(network_of(contract, recipe), input_noise=0.0))
         loop.settle(model, warm, self._lesson)
         self._before = {"weights": pretrain(
             model.to(self._device), self._reading, recipe, seed=recipe.seed,
