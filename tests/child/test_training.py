@@ -184,11 +184,18 @@ def test_the_input_transform_can_be_chosen_on_validation(tmp_path: Path) -> None
     assert result.manifest.contract.input_transform == best["input_transform"]
 
 
-def test_engine_preset_trains_end_to_end(tmp_path: Path) -> None:
+def test_engine_preset_tries_both_of_its_tunings_and_keeps_the_better(tmp_path: Path) -> None:
     saved(tmp_path, per_symbol=600)
     recipe = dataclasses.replace(RECIPE, preset=Preset.ENGINE, max_epochs=1)
-    result = train(request(tmp_path, recipe=recipe), Journal(), never)
+    journal = Journal()
+    result = train(request(tmp_path, recipe=recipe), journal, never)
     assert result.manifest.contract.preset == Preset.ENGINE
+    attempts = result.manifest.training["attempts"]
+    assert [attempt["tuning"]["patch_smoothing"] for attempt in attempts] == [10.0, 0.0]
+    best = min(attempts, key=lambda attempt: attempt["validation_log_loss"])
+    assert result.manifest.training["tuning"] == best["tuning"]
+    assert result.manifest.config["input_noise"] == best["tuning"]["input_noise"]
+    assert "(1 of 2: minmax, patch smoothing 10): epoch 1 of 1" in journal[0].sentence
     assert bundle.read(Path(result.model_path)).model.config.context_length == 128
 
 
@@ -329,7 +336,9 @@ def test_pre_training_learns_from_rows_without_an_outcome_and_survives_a_kill(tm
     snapshot = market(per_symbol=600)
     for name in ("whole", "broken"):
         saved(tmp_path / name, per_symbol=600, features=snapshot.features * 0.1 + slow_wave)
-    recipe = dataclasses.replace(RECIPE, preset=preset, pretrain_epochs=3, max_epochs=1, batch_size=64)
+    recipe = dataclasses.replace(
+        RECIPE, preset=preset, pretrain_epochs=3, max_epochs=1, batch_size=64, input_noise=0.0, patch_smoothing=0.0
+    )
     journal = Journal()
     whole = train(request(tmp_path / "whole", recipe=recipe), journal, never)
     errors = [progress.fields["masked_error"] for progress in journal if "masked_error" in progress.fields]
