@@ -234,6 +234,7 @@ def _recipe(read: _Reader) -> Recipe:
         learning_rate=read.optional_number("LEARNING_RATE", low=1e-8, high=1.0),
         weight_decay=read.number("WEIGHT_DECAY", default.weight_decay, low=0.0, high=10.0),
         dropout=read.optional_number("DROPOUT", low=0.0, high=0.9),
+        patch_smoothing=read.optional_number("PATCH_SMOOTHING", low=0.0, high=1000.0),
         input_noise=read.optional_number("INPUT_NOISE", low=0.0, high=10.0),
         label_smoothing=read.number("LABEL_SMOOTHING", default.label_smoothing, low=0.0, high=0.5),
         balance=Balance(_BALANCE_WORDS[read.choice("BALANCE", default.balance, tuple(_BALANCE_WORDS))]),

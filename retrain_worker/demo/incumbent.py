@@ -81,6 +81,7 @@ def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, datab
     with child:
         assert child.stdout is not None, "it was asked for"
         said = child.stdout.read()
+        child.wait()  # before stdin closes, which would tell it to stop
     if child.returncode != ChildExit.DONE:
         what = answered.read_text() if child.returncode == ChildExit.ERROR else (said.splitlines() or ["nothing"])[-1]
         raise ChildFailedError(f"the incumbent could not be made: {what[:300]}", where=f"{stage} of the older market")

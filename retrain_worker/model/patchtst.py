@@ -78,8 +78,9 @@ class PatchTSTConfig:
     #: standardise | instance | minmax, see `PatchTST.transform`
     input_transform: str
     dropout: float = 0.1
-    #: std of the noise added to the transformed input in training mode: as a ridge penalty does, it keeps the network
-    #: from trusting single rows
+    #: std of the noise on the transformed input in training mode. On every number: as a ridge penalty does, it keeps
+    #: the network from trusting single rows. On the level and the scale of every feature in a window: after min-max,
+    #: both hang on two rows
     input_noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -247,7 +248,7 @@ class PatchTST(nn.Module):
                 low, high = torch.aminmax(raw_BTF, dim=1, keepdim=True)
                 x_BTF = (raw_BTF - low) / (high - low + MINMAX_EPSILON)
         if self.training and self.config.input_noise:
-            x_BTF = x_BTF + self.config.input_noise * torch.randn_like(x_BTF)
+            x_BTF = _disturbed(x_BTF, self.config.input_noise)
         return x_BTF.repeat(1, 1, self.config.feature_repeats)
 
     def network(self, x_BTC: Tensor) -> Tensor:
@@ -305,6 +306,14 @@ class PatchTST(nn.Module):
         weight_DPC = self.patch_embedding.weight.view(self.config.d_model, self.config.patch_length, channels)
         weight_DPC /= std_C
         self.patch_embedding.bias.copy_(-(weight_DPC * mean_C).sum(dim=(1, 2)))
+
+
+def _disturbed(x_BTF: Tensor, std: float) -> Tensor:
+    """The same windows, each number, each level and each scale a little off."""
+    level, scale = std * torch.randn(2, len(x_BTF), 1, x_BTF.shape[2], device=x_BTF.device)
+    mean = x_BTF.mean(dim=1, keepdim=True)
+    disturbed_BTF: Tensor = mean + level + (x_BTF - mean) * torch.exp(scale) + std * torch.randn_like(x_BTF)
+    return disturbed_BTF
 
 
 @torch.inference_mode()

@@ -184,11 +184,18 @@ def test_the_input_transform_can_be_chosen_on_validation(tmp_path: Path) -> None
     assert result.manifest.contract.input_transform == best["input_transform"]
 
 
-def test_engine_preset_trains_end_to_end(tmp_path: Path) -> None:
+def test_engine_preset_tries_both_of_its_tunings_and_keeps_the_better(tmp_path: Path) -> None:
     saved(tmp_path, per_symbol=600)
     recipe = dataclasses.replace(RECIPE, preset=Preset.ENGINE, max_epochs=1)
-    result = train(request(tmp_path, recipe=recipe), Journal(), never)
+    journal = Journal()
+    result = train(request(tmp_path, recipe=recipe), journal, never)
     assert result.manifest.contract.preset == Preset.ENGINE
+    attempts = result.manifest.training["attempts"]
+    assert [attempt["tuning"]["patch_smoothing"] for attempt in attempts] == [10.0, 0.0]
+    best = min(attempts, key=lambda attempt: attempt["validation_log_loss"])
+    assert result.manifest.training["tuning"] == best["tuning"]
+    assert result.manifest.config["input_noise"] == best["tuning"]["input_noise"]
+    assert "(1 of 2: minmax, patch smoothing 10): epoch 1 of 1" in journal[0].sentence
     assert bundle.read(Path(result.model_path)).model.config.context_length == 128
 
 
@@ -254,6 +261,119 @@ def test_other_seeds_give_other_weights(tmp_path: Path) -> None:
     saved(tmp_path)
     recipes = [dataclasses.replace(RECIPE, max_epochs=1, seed=seed) for seed in (1, 2)]
     assert len({weights_of(train(request(tmp_path, recipe=recipe), Journal(), never)) for recipe in recipes}) == 2
+
+
+# ---------------------------------------------------------------- other ways to start, and to weigh
+
+
+def test_class_weights_see_every_sample_and_answer_as_calibrated(tmp_path: Path) -> None:
+    snapshot = market()
+    # three of four WIN
+    outcome = np.where((snapshot.outcome == 0) & (np.arange(len(snapshot)) % 2 == 0), 1, snapshot.outcome)
+    saved(tmp_path, outcome=outcome.astype(np.int8))
+    recipe = dataclasses.replace(RECIPE, balance=Balance.WEIGHTS, max_epochs=2)
+    result = train(request(tmp_path, recipe=recipe), Journal(), never)
+    assert result.parts["train_balanced"] == result.parts["train"]
+    assert result.manifest.training["bias"] > 0.5  # the odds that the weights took away, put back
+    unweighted = train(
+        request(tmp_path, recipe=dataclasses.replace(recipe, balance=Balance.NONE)), Journal(), never
+    )
+    assert abs(unweighted.manifest.training["bias"]) < 0.5
+    assert result.validation_log_loss == pytest.approx(unweighted.validation_log_loss, abs=0.03)
+
+
+def test_class_weights_weigh_both_classes_the_same() -> None:
+    snapshot = market(strength=0.0)
+    samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
+    lesson = Lesson(
+        features=snapshot.features, fitting_rows=snapshot.features, train=samples, validation=samples
+    )
+    zero, one = lesson.class_weights
+    counts = samples.counts()
+    assert zero * counts["loss"] == pytest.approx(one * counts["win"]) == pytest.approx(len(samples) / 2)
+
+
+def test_a_warm_start_takes_the_incumbents_weights_and_records_them(tmp_path: Path) -> None:
+    saved(tmp_path)
+    first = train(request(tmp_path, recipe=dataclasses.replace(RECIPE, max_epochs=3)), Journal(), never)
+    incumbent = bundle.read(Path(first.model_path))
+    kept = tmp_path / "incumbent.pth"
+    kept.write_bytes(Path(first.model_path).read_bytes())
+    one_epoch = dataclasses.replace(RECIPE, max_epochs=1, learning_rate=1e-4)
+    results = {
+        warm: train(
+            request(tmp_path, recipe=dataclasses.replace(one_epoch, warm_start=warm), incumbent_path=str(kept)),
+            Journal(), never,
+        )
+        for warm in (True, False)
+    }  # fmt: skip
+    assert results[True].validation_log_loss < results[False].validation_log_loss - 0.03
+    assert results[False].manifest.training["start"] == "scratch"
+    assert results[True].manifest.training["start"] == (
+        f"incumbent {incumbent.manifest.version}, sha256 {incumbent.manifest.sha256}"
+    )
+
+
+def test_a_warm_start_from_another_contract_is_said_and_trained_from_scratch(tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = artifact.model_file(tmp_path, "patchtst_v20251201_000000")
+    model = PatchTST(presets.config_for(INCUMBENT, dropout=0.1))
+    windows = np.random.default_rng(1).normal(size=(4, 48, 2)).astype(np.float32)
+    bundle.write(path, model=model, contract=INCUMBENT, canary_windows=windows, origin=bundle.Origin())
+    recipe = dataclasses.replace(RECIPE, max_epochs=1, warm_start=True)
+    plain = train(request(tmp_path, recipe=dataclasses.replace(recipe, warm_start=False)), Journal(), never)
+    another = "contract is another (paper, 48 rows of rsi, volatility"
+    for incumbent, reason in ((str(path), another), (None, "there is no incumbent")):
+        result = train(request(tmp_path, recipe=recipe, incumbent_path=incumbent), Journal(), never)
+        assert result.manifest.training["start"].startswith("scratch: ")
+        assert reason in result.manifest.training["start"]
+        assert weights_of(result) == weights_of(plain)
+
+
+@pytest.mark.parametrize("preset", [Preset.PAPER, Preset.ENGINE])
+def test_pre_training_learns_from_rows_without_an_outcome_and_survives_a_kill(tmp_path: Path, preset: Preset) -> None:
+    slow_wave = np.sin(np.arange(1_200) / 9.0).astype(np.float32)[:, None]
+    snapshot = market(per_symbol=600)
+    for name in ("whole", "broken"):
+        saved(tmp_path / name, per_symbol=600, features=snapshot.features * 0.1 + slow_wave)
+    recipe = dataclasses.replace(
+        RECIPE, preset=preset, pretrain_epochs=3, max_epochs=1, batch_size=64, input_noise=0.0, patch_smoothing=0.0
+    )
+    journal = Journal()
+    whole = train(request(tmp_path / "whole", recipe=recipe), journal, never)
+    errors = [progress.fields["masked_error"] for progress in journal if "masked_error" in progress.fields]
+    assert len(errors) == 3
+    assert errors[-1] < 0.8 * errors[0]  # a wave can be guessed from what stands beside it
+
+    interruptions = 0
+    while True:
+        journal = Journal(stops_after=1)
+        try:
+            resumed = train(request(tmp_path / "broken", recipe=recipe), journal, journal.stopping)
+        except StoppedError:
+            interruptions += 1
+            torch.manual_seed(interruptions)
+            continue
+        break
+    assert interruptions == 3
+    assert weights_of(whole) == weights_of(resumed)
+
+
+def test_pre_training_sees_no_row_of_the_validation_part_or_later(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, pretrain_epochs=1, max_epochs=1)
+    before = market()
+    samples, _ = select_samples(before, policy=DataPolicy(), seq_len=32)
+    seam = split_samples(samples, SplitPolicy()).split.train.end.timestamp() * 1e6
+    changed = np.where(before.decided_at[:, None] >= seam, before.features * 3 + 1, before.features)
+    states = []
+    for name, features in (("as it was", before.features), ("later rows changed", changed)):
+        saved(tmp_path / name, features=features.astype(np.float32))
+        journal = Journal(stops_after=1)  # right after the pre-training
+        with pytest.raises(StoppedError):
+            train(request(tmp_path / name, recipe=recipe), journal, journal.stopping)
+        (file,) = (tmp_path / name / "checkpoints").iterdir()
+        states.append(torch.load(file, weights_only=True)["state"]["before"]["weights"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 # ---------------------------------------------------------------- nothing to learn

@@ -25,6 +25,7 @@ from retrain_worker.work.data.samples import Samples, balanced, windows
 from retrain_worker.work.inference import logits_at
 from retrain_worker.work.stopping import StoppedError
 from retrain_worker.work.training.fast_path import FastPath, PlainPath, path_for
+from retrain_worker.work.training.smoothing import PatchSmoothing
 
 State = dict[str, Any]
 
@@ -70,6 +71,8 @@ class Attempt:
     learning_rate: float
     #: of the matrix products of training; fp32 | bf16
     precision: Precision = Precision.FP32
+    #: decay of fast wiggles in the patch embedding
+    patch_smoothing: float = 0.0
     #: weights to start from; None: fresh ones, drawn with the seed
     start: dict[str, Tensor] | None = None
 
@@ -126,6 +129,7 @@ def fit(
         path.parameters, lr=attempt.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     schedule = _Schedule(attempt, recipe, num_samples=_epoch_samples(lesson, recipe))
+    smoothing = PatchSmoothing(model, attempt.patch_smoothing)
     history: list[Epoch] = []
     best_weights: dict[str, Tensor] = {}
     if saved is not None:
@@ -136,8 +140,8 @@ def fit(
         number = len(history) + 1
         with path, compute.products_in(attempt.precision):
             train_loss = _one_epoch(
-                number, path, optimiser, schedule=schedule, seed=attempt.seed, lesson=lesson, recipe=recipe,
-                stopping=stopping,
+                number, path, optimiser, schedule=schedule, smoothing=smoothing, seed=attempt.seed, lesson=lesson,
+                recipe=recipe, stopping=stopping,
             )  # fmt: skip
         epoch = _validate(number, train_loss, model, lesson, offset=_offset(lesson, recipe))
         history.append(epoch)
@@ -171,8 +175,8 @@ def _offset(lesson: Lesson, recipe: Recipe) -> float:
 
 
 def _one_epoch(
-    number: int, path: PlainPath | FastPath, optimiser: torch.optim.Optimizer, *, schedule: _Schedule, seed: int,
-    lesson: Lesson, recipe: Recipe, stopping: Callable[[], bool],
+    number: int, path: PlainPath | FastPath, optimiser: torch.optim.Optimizer, *, schedule: _Schedule,
+    smoothing: PatchSmoothing, seed: int, lesson: Lesson, recipe: Recipe, stopping: Callable[[], bool],
 ) -> float:  # fmt: skip
     """Every sample once, in an order of its own; the mean loss.
 
@@ -190,8 +194,9 @@ def _one_epoch(
     for index in range(schedule.steps_per_epoch):
         if stopping():
             raise StoppedError(f"training was stopped in epoch {number}; it goes on after epoch {number - 1}")
+        rate = schedule.rate((number - 1) * schedule.steps_per_epoch + index)
         for group in optimiser.param_groups:
-            group["lr"] = schedule.rate((number - 1) * schedule.steps_per_epoch + index)
+            group["lr"] = rate
         batch = order[index * schedule.batch_size : (index + 1) * schedule.batch_size]
         raw = torch.from_numpy(windows(lesson.features, train.positions[batch], length)).to(device)
         labels = torch.from_numpy(train.labels[batch]).to(device, torch.float32)
@@ -202,6 +207,7 @@ def _one_epoch(
         loss.backward()  # type: ignore[no-untyped-call]
         path.clip_gradients(recipe.max_grad_norm)
         optimiser.step()
+        smoothing.step(rate)
         total += loss.detach()  # no .item(): the GPU need not wait
     return float(total) / schedule.steps_per_epoch
 

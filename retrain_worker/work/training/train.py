@@ -29,7 +29,7 @@ from retrain_worker.work.data.samples import Parts, Samples, select_samples, spl
 from retrain_worker.work.data.snapshot import Snapshot, load
 from retrain_worker.work.inference import features_of, logits_at
 from retrain_worker.work.training import calibration
-from retrain_worker.work.training.course import Course, network_of
+from retrain_worker.work.training.course import Course, trials_of
 from retrain_worker.work.training.loop import Lesson
 from retrain_worker.work.training.pretraining import Reading
 from retrain_worker.work.training.warm_start import warm_start_of
@@ -65,11 +65,12 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
     warm = warm_start_of(request, contracts, snapshot.feature_names)
 
     course = Course(
-        request, contracts, lesson, reading=reading, warm=warm, data_sha256=snapshot.data_sha256, device=device
-    )
-    contract, fitted = course.run(report, stopping)
+        request, trials_of(contracts, recipe), lesson, reading=reading, warm=warm,
+        data_sha256=snapshot.data_sha256, device=device,
+    )  # fmt: skip
+    trial, fitted = course.run(report, stopping)
 
-    model = PatchTST(network_of(contract, recipe))
+    contract, model = trial.contract, PatchTST(trial.network)
     model.load_state_dict(fitted.weights, strict=True)
     logits = logits_at(model, lesson.features, parts.validation.positions)
     newest = parts.train.where(np.arange(max(0, len(parts.train) - NEWEST_FOR_BIAS), len(parts.train)))
@@ -89,8 +90,8 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
         contract=contract,
         canary_windows=_canary_windows(lesson, contract),
         origin=bundle.Origin(
-            training=_origin(request, snapshot, preset=Preset(contract.preset), parts=parts, model=model, fix=fix)
-            | course.facts(),
+            training=_origin(request, snapshot, parts=parts, model=model, fix=fix)
+            | course.facts() | {"tuning": asdict(trial.tuning)},
             scorecard=asdict(validation),
         ),
     )
@@ -199,8 +200,7 @@ def _canary_windows(lesson: Lesson, contract: ModelContract) -> NDArray[np.float
 
 
 def _origin(
-    request: TrainRequest, snapshot: Snapshot, *, preset: Preset, parts: Parts, model: PatchTST,
-    fix: calibration.Calibration,
+    request: TrainRequest, snapshot: Snapshot, *, parts: Parts, model: PatchTST, fix: calibration.Calibration,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "run_id": request.run_id,
@@ -208,7 +208,6 @@ def _origin(
         "windows": asdict(parts.split),
         "parts": _counts(parts, request.recipe),
         "recipe": asdict(request.recipe),
-        "tuning": asdict(request.recipe.tuning(preset)),
         "seed": request.recipe.seed,
         "weights_sha256": bundle.weights_sha256(model),
         "temperature": fix.temperature,

@@ -1,0 +1,28 @@
+"""What was set wins; what was not is the preset's own."""
+
+from retrain_worker import settings
+from retrain_worker.domain.recipe import TUNINGS, Balance, Preset, Recipe
+
+
+def test_each_preset_has_its_own_tuning():
+    assert Recipe().tunings(Preset.PAPER) == TUNINGS[Preset.PAPER]
+    assert Recipe().tunings(Preset.ENGINE) == TUNINGS[Preset.ENGINE]
+
+
+def test_an_explicit_setting_wins_over_every_preset():
+    recipe = settings.load({"LEARNING_RATE": "0.0005", "DROPOUT": "0"}).recipe
+
+    for preset in (Preset.PAPER, Preset.ENGINE):
+        assert {(each.learning_rate, each.dropout) for each in recipe.tunings(preset)} == {(0.0005, 0.0)}
+
+
+def test_tunings_that_settings_make_equal_are_tried_once():
+    recipe = settings.load({"INPUT_NOISE": "0", "PATCH_SMOOTHING": "5"}).recipe
+
+    assert [each.patch_smoothing for each in recipe.tunings(Preset.ENGINE)] == [5.0]
+
+
+def test_balance_understands_what_it_was_before_it_had_three_values():
+    words = {"true": Balance.UNDERSAMPLE, "FALSE": Balance.NONE, "weights": Balance.WEIGHTS, "": Balance.UNDERSAMPLE}
+
+    assert {word: settings.load({"BALANCE": word}).recipe.balance for word in words} == words
