@@ -47,7 +47,7 @@ class Course:
         self, request: TrainRequest, contracts: tuple[ModelContract, ...], lesson: Lesson, *, reading: Reading,
         warm: WarmStart, data_sha256: str, device: torch.device,
     ) -> None:  # fmt: skip
-        self._request, self._contracts, self._lesson, self._device = request, contracts, lesson, device
+        self.request, self._contracts, self._lesson, self.device = request, contracts, lesson, device
         self._reading, self._warm = reading, warm
         self._precision = compute.precision_for(
             request.recipe.precision, network_of(contracts[0], request.recipe), batch_size=request.recipe.batch_size,
@@ -105,8 +105,15 @@ class Course:
             ]
         }
 
+    def fresh_attempt(self, contract: ModelContract) -> Attempt:
+        """The first attempt at `contract` from weights that have seen nothing."""
+        return Attempt(
+            config=network_of(contract, self.request.recipe), seed=self.request.recipe.seed,
+            learning_rate=self.request.recipe.tuning(Preset(contract.preset)).learning_rate, precision=self._precision,
+        )  # fmt: skip
+
     def _try(self, contract: ModelContract, report: Report, stopping: Callable[[], bool]) -> dict[str, Any]:
-        recipe = self._request.recipe
+        recipe = self.request.recipe
         tuning = recipe.tuning(Preset(contract.preset))
         while len(self._collapses) < 2:
             is_retry = bool(self._collapses)
@@ -121,8 +128,8 @@ class Course:
             )
             try:
                 fitted = loop.fit(
-                    attempt, self._lesson, recipe, device=self._device, saved=self._state,
-                    after_epoch=_AfterEpoch(self._request, report, self._keep), stopping=stopping,
+                    attempt, self._lesson, recipe, device=self.device, saved=self._state,
+                    after_epoch=_AfterEpoch(self.request, report, self._keep), stopping=stopping,
                 )  # fmt: skip
             except TrainingCollapsedError as collapse:
                 _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, contract.input_transform, collapse)
@@ -137,17 +144,17 @@ class Course:
         self, contract: ModelContract, report: Report, stopping: Callable[[], bool]
     ) -> dict[str, torch.Tensor] | None:
         """The incumbent's weights, or fresh ones, pre-trained if the recipe says so; None: fresh ones as they are."""
-        recipe, warm = self._request.recipe, self._warm.weights if self._warm.contract == contract else None
+        recipe, warm = self.request.recipe, self._warm.weights if self._warm.contract == contract else None
         if not recipe.pretrain_epochs or "weights" in self._before:
             return self._before.get("weights", warm)
         torch.manual_seed(recipe.seed)
         model = PatchTST(network_of(contract, recipe))
         loop.settle(model, warm, self._lesson)
         self._before = {"weights": pretrain(
-            model.to(self._device), self._reading, recipe, seed=recipe.seed,
+            model.to(self.device), self._reading, recipe, seed=recipe.seed,
             learning_rate=recipe.tuning(Preset(contract.preset)).learning_rate,
             saved=self._before.get("pretraining"), stopping=stopping,
-            after_epoch=_AfterPretraining(self._request, report, self._keep_before),
+            after_epoch=_AfterPretraining(self.request, report, self._keep_before),
         )}  # fmt: skip
         self._save()
         return self._before["weights"]  # type: ignore[no-any-return]
