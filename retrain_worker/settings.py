@@ -219,6 +219,7 @@ def _split_policy(read: _Reader) -> SplitPolicy:
         holdout_share=read.number("HOLDOUT_SHARE", default.holdout_share, low=0.05, high=0.5),
         validation_share=read.number("VALIDATION_SHARE", default.validation_share, low=0.05, high=0.4),
         embargo_hours=read.number("EMBARGO_H", default.embargo_hours, low=0.0),
+        past_folds=read.count("GATE_PAST_FOLDS", default.past_folds, high=5),
     )
 
 
@@ -260,8 +261,12 @@ def _gate_policy(read: _Reader) -> GatePolicy:
         max_agreement=read.share("GATE_MAX_AGREEMENT", default.max_agreement),
         max_opposition=read.share("GATE_MAX_OPPOSITION", default.max_opposition),
         skill_alpha=read.number("GATE_SKILL_ALPHA", default.skill_alpha, low=1e-9, high=0.2),
+        false_promotions_per_year=read.number(
+            "GATE_FALSE_PROMOTIONS_PER_YEAR", default.false_promotions_per_year, low=0.0, high=100.0),
+        newest_alpha=read.number("GATE_NEWEST_ALPHA", default.newest_alpha, low=1e-9, high=0.5),
         calibration_alpha=read.number("GATE_CALIBRATION_ALPHA", default.calibration_alpha, low=1e-6, high=0.2),
         ece_tolerance=read.share("GATE_ECE_TOLERANCE", default.ece_tolerance),
+        min_confidence_slope=read.share("GATE_MIN_CONFIDENCE_SLOPE", default.min_confidence_slope),
         incumbent_margin=read.number("GATE_INCUMBENT_MARGIN", default.incumbent_margin, low=0.0, high=1.0),
         incumbent_alpha=read.number("GATE_INCUMBENT_ALPHA", default.incumbent_alpha, low=1e-6, high=0.5),
         min_slice_rows=read.count("GATE_MIN_SLICE_ROWS", default.min_slice_rows, low=10),

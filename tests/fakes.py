@@ -30,6 +30,7 @@ class FakeStore:
     orders: dict = field(default_factory=dict)
     #: ids of deployments, in the order in which they reached the env line
     reached: list = field(default_factory=list)
+    spending: Any = None
 
     def unfinished_run(self):
         return next((run for run in self.runs.values() if not run.is_finished), None)
@@ -80,6 +81,9 @@ class FakeStore:
 
     def watermark_path(self):
         return self.watermark
+
+    def spending_before(self, run_id):
+        return self.spending
 
 
 @dataclass

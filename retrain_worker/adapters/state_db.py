@@ -20,6 +20,7 @@ from retrain_worker.adapters import state_schema
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
+from retrain_worker.domain.spending import Spending
 from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"
@@ -121,6 +122,14 @@ class StateDb:
     def history(self, limit: int) -> list[Run]:
         """The newest runs, newest first, in the order in which they were begun, whatever the clock said."""
         return self._all(Run, "SELECT * FROM runs ORDER BY rowid DESC LIMIT ?", limit)
+
+    def spending_before(self, run_id: str | None) -> Spending | None:
+        """What the newest decision of an earlier run (of any run, for None) spent and left."""
+        found = self._rows(
+            "SELECT json_extract(facts, '$.gate.spending') FROM runs WHERE rowid < coalesce((SELECT rowid FROM runs"
+            " WHERE run_id = ?), 9223372036854775807) AND json_extract(facts, '$.gate.spending') IS NOT NULL"
+            " ORDER BY rowid DESC LIMIT 1", run_id)
+        return msgspec.json.decode(found[0][0], type=Spending) if found else None
 
     def last_attempt_at(self) -> datetime | None:
         """When the newest run was begun; the schedule counts from it."""

@@ -57,7 +57,7 @@ def write_incumbent(
         run_id=run_id, run_dir=str(run_dir), policy=data, watermark_path=None, now=trained_at.isoformat())
     _run(Stage.PULL, pull, run_dir, database)
     train = TrainRequest(
-        run_id=run_id, run_dir=str(run_dir), version=version, data=data, split=SplitPolicy(),
+        run_id=run_id, run_dir=str(run_dir), version=version, data=data, split=SplitPolicy(past_folds=0),
         recipe=recipe, checkpoint_dir=str(work_dir / "checkpoints"), incumbent_path=None)
     result = _run(Stage.TRAIN, train, run_dir, database)
     candidate, incumbent = Path(result["model_path"]), model_file(engine_models_dir, version)

@@ -7,7 +7,7 @@ when every gate that counts passed; REFUSE when one failed; UNDECIDED otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from statistics import NormalDist
 from typing import Any
@@ -32,12 +32,19 @@ class GatePolicy:
     #: over this, agreement is called borderline
     borderline_agreement: float = 0.75
     max_opposition: float = 0.25
-    #: one-sided error probability of the skill bounds; small, because a daily retraining asks every day
+    #: one-sided error probability of the skill bounds of one decision, at most; what earlier decisions have spent is
+    #: taken off it (domain/spending.py)
     skill_alpha: float = 0.001
+    #: false promotions for want of skill that daily asking may cause a year, at most; 0: every decision at skill_alpha
+    false_promotions_per_year: float = 0.1
+    #: one-sided error probability at which the newest holdout's AUC must be over chance by itself
+    newest_alpha: float = 0.01
     #: one-sided error probability of the calibration limits
     calibration_alpha: float = 0.01
     #: ECE beyond sampling error that is still called calibrated: the calibration itself was fitted on a finite part
-    ece_tolerance: float = 0.015
+    ece_tolerance: float = 0.03
+    #: confidence slope surely under which the candidate is overconfident (1: as sure as it is right)
+    min_confidence_slope: float = 0.9
     #: log loss (nats per row) by which the candidate may trail the incumbent
     incumbent_margin: float = 0.01
     #: one-sided error probability of "worse than the incumbent"
@@ -89,6 +96,8 @@ class Slice:
     auc_high: float | None
     actions: Mapping[str, float]
     p_std: float
+    #: upper bound at slice_alpha of its AUC minus that of all other rows (or of the other half)
+    auc_lag_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +129,54 @@ class Scorecard:
     p_mean: float | None
     p_std: float | None
     p10_p90: float | None
+    #: slope of the outcomes' log odds on the candidate's (under 1: overconfident), its upper bound at calibration_alpha
+    confidence_slope: float | None = None
+    confidence_slope_high: float | None = None
     buckets: tuple[Bucket, ...] = ()
     #: z of the worst fall of the hit rate from a lower to a higher bucket; None with fewer than two buckets
     worst_fall_z: float | None = None
     agreement: Agreement | None = None
     slices: tuple[Slice, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """What the same recipe, trained on the rows before, knew about a stretch of the past."""
+
+    #: ISO 8601 UTC, decision times of its first and last row
+    first_at: str
+    last_at: str
+    n: int
+    auc: float | None
+    log_loss_gain: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The newest holdout and the `num_folds` past folds next to it, taken together."""
+
+    num_folds: int
+    n: int
+    num_blocks: int
+    #: one-sided error probability of the bounds
+    alpha: float
+    auc: float
+    auc_low: float | None
+    log_loss_gain: float
+    log_loss_gain_low: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skill:
+    """Past folds beside the newest holdout."""
+
+    #: newest first
+    folds: tuple[Fold, ...]
+    folds_wanted: int
+    #: most folds last; the errors of all pools together stay under skill_alpha
+    pools: tuple[Pool, ...]
+    #: lower bound of the AUC on the holdout alone, at newest_alpha
+    newest_auc_low: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +213,8 @@ class Evidence:
     comparison: Comparison | None = None
     #: why there is no incumbent scorecard
     incumbent_absence: str = ""
+    #: None: there are no other rows than the scorecard's, whose own bounds decide
+    skill: Skill | None = None
 
 
 class GateResult(StrEnum):
@@ -297,8 +351,11 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     card = evidence.candidate
     fall_limit = _normal_quantile(1 - policy.calibration_alpha)
     limit = None if card.ece_limit is None else card.ece_limit + policy.ece_tolerance
-    gate = _gate("calibration", {"ece": card.ece, "worst_fall_z": card.worst_fall_z, "n": card.n},
-                 {"ece_limit": limit, "worst_fall_z": fall_limit})
+    gate = _gate("calibration", {"ece": card.ece, "worst_fall_z": card.worst_fall_z,
+                                 "confidence_slope": card.confidence_slope,
+                                 "confidence_slope_high": card.confidence_slope_high, "n": card.n},
+                 {"ece_limit": limit, "worst_fall_z": fall_limit,
+                  "min_confidence_slope": policy.min_confidence_slope})
     if card.n < policy.min_rows or card.ece is None or limit is None:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
     if card.worst_fall_z is None:
@@ -307,6 +364,9 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     if card.worst_fall_z > fall_limit:
         return gate(GateResult.FAIL, f"the hit rate falls as confidence rises (z {card.worst_fall_z:.1f}, "
                                      f"at most {fall_limit:.1f})")
+    if card.confidence_slope_high is not None and card.confidence_slope_high < policy.min_confidence_slope:
+        return gate(GateResult.FAIL, f"overconfident: {card.confidence_slope or 0.0:.2f} of its log odds are earned, "
+                                     f"surely under {card.confidence_slope_high:.2f}")
     if card.ece > limit:
         return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over {limit:.3f}: what {card.n} rows allow a perfectly "
                                      f"calibrated model, and {policy.ece_tolerance:g}")
@@ -314,8 +374,37 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
 
 
 def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
-    """The candidate knows something, beyond luck."""
-    card = evidence.candidate
+    """The recipe finds something, beyond luck: in past folds and the newest holdout together, and in the latter alone.
+
+    A change of the market makes old folds speak against a good model, so fewer of them may speak, at a price in error
+    probability; the errors of all pools together stay under skill_alpha (Bonferroni).
+    """
+    if evidence.skill is None:
+        return _skill_of_holdout(evidence.candidate, policy)
+    found, card = evidence.skill, evidence.candidate
+    carrying = max((pool for pool in found.pools if _is_skilled(pool)), key=lambda pool: pool.num_folds, default=None)
+    pool = carrying or max(found.pools, key=lambda pool: pool.num_folds, default=None)
+    gate = _gate("skill",
+                 {"auc": card.auc, "log_loss": card.log_loss, "log_loss_gain": card.log_loss_gain, "n": card.n,
+                  "num_blocks": card.num_blocks, "auc_low": pool.auc_low if pool else None,
+                  "log_loss_gain_low": pool.log_loss_gain_low if pool else None, "alpha": pool.alpha if pool else None,
+                  "num_folds": pool.num_folds if pool else 0, "folds": [asdict(fold) for fold in found.folds],
+                  "newest_auc_low": found.newest_auc_low},
+                 {"auc_low": 0.5, "log_loss_gain_low": 0.0, "skill_alpha": policy.skill_alpha,
+                  "newest_alpha": policy.newest_alpha, "folds_wanted": found.folds_wanted})
+    if (card.n < policy.min_rows or pool is None or pool.auc_low is None or pool.log_loss_gain_low is None
+            or found.newest_auc_low is None or card.log_loss_gain is None):
+        return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
+    shown = (f"AUC {pool.auc:.3f}, surely over {pool.auc_low:.3f}; log loss {pool.log_loss_gain:+.4f} against the "
+             f"constant prior, surely over {pool.log_loss_gain_low:+.4f}, on {_rows_of(pool, found)}")
+    if found.newest_auc_low <= 0.5 or card.log_loss_gain <= 0:
+        return gate(GateResult.FAIL, f"the newest holdout alone shows no skill: AUC surely over "
+                                     f"{found.newest_auc_low:.3f} only, log loss {card.log_loss_gain:+.4f}")
+    return gate(GateResult.PASS if carrying else GateResult.FAIL,
+                shown if carrying else f"no skill beyond luck: {shown}")
+
+
+def _skill_of_holdout(card: Scorecard, policy: GatePolicy) -> Gate:
     gate = _gate("skill",
                  {"auc": card.auc, "auc_low": card.auc_low, "log_loss": card.log_loss,
                   "log_loss_gain": card.log_loss_gain, "log_loss_gain_low": card.log_loss_gain_low,
@@ -329,6 +418,25 @@ def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     return gate(GateResult.PASS if known else GateResult.FAIL, shown if known else f"no skill beyond luck: {shown}")
 
 
+def pool_alphas(skill_alpha: float, folds_wanted: int) -> tuple[float, ...]:
+    """The error probability of the pool with 0, 1, ... `folds_wanted` past folds: each fold less costs half."""
+    return tuple(skill_alpha * 0.5 ** (folds_wanted - num_folds + 1) for num_folds in range(folds_wanted + 1))
+
+
+def _is_skilled(pool: Pool) -> bool:
+    return (pool.auc_low is not None and pool.auc_low > 0.5
+            and pool.log_loss_gain_low is not None and pool.log_loss_gain_low > 0)
+
+
+def _rows_of(pool: Pool, found: Skill) -> str:
+    if pool.num_folds:
+        left_out = len(found.folds) - pool.num_folds
+        rest = f" (not the {left_out} older)" if left_out else ""
+        return f"the holdout and {pool.num_folds} past folds{rest}, {pool.n} rows, error {pool.alpha:.1e}"
+    why = "the past folds say otherwise" if found.folds else "there are no past folds"
+    return f"the holdout alone, {pool.n} rows, error {pool.alpha:.1e} ({why})"
+
+
 def incumbent_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """Not worse than the incumbent beyond a margin, on the same rows. A bad incumbent protects nobody."""
     paired, incumbent = evidence.comparison, evidence.incumbent
@@ -340,7 +448,7 @@ def incumbent_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     if incumbent is None:
         return gate(GateResult.PASS, f"no incumbent to compare with ({evidence.incumbent_absence or 'none named'}); "
                                      "the other gates decide")
-    failed = [judge.name for judge in _own_gates(incumbent, policy) if judge.result is GateResult.FAIL]
+    failed = _faults_of(incumbent, policy)
     if failed:
         return gate(GateResult.PASS, f"the incumbent fails its own gates ({', '.join(failed)}); the other gates decide")
     if paired is None or paired.n < policy.min_rows or paired.log_loss_gain_low is None:
@@ -364,6 +472,9 @@ def stability_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
               for part in judged if max(part.actions.values(), default=0.0) >= 1.0]
     faults += [f"{part.name} is right less often than chance (AUC {part.auc:.3f}, surely under {part.auc_high:.3f})"
                for part in judged if part.auc is not None and part.auc_high is not None and part.auc_high < 0.5]
+    faults += [f"{part.name} falls surely behind the other rows, to less than chance (AUC {part.auc:.3f})"
+               for part in judged if part.auc is not None and part.auc < 0.5 <= (part.auc_high or 0.5)
+               and part.auc_lag_high is not None and part.auc_lag_high < 0]
     if faults:
         return gate(GateResult.FAIL, "; ".join(faults))
     return gate(GateResult.PASS, f"{len(judged)} slices agree")
@@ -375,12 +486,15 @@ GATES: tuple[Callable[[Evidence, GatePolicy], Gate], ...] = (
 )
 
 
-def _own_gates(card: Scorecard, policy: GatePolicy) -> tuple[Gate, ...]:
-    """The gates that a model must pass by itself, whoever it is compared with."""
-    alone = Evidence(candidate=card, contract=ContractCheck(
+def _faults_of(incumbent: Scorecard, policy: GatePolicy) -> list[str]:
+    """The gates that the incumbent fails. It need not prove its skill anew each day; it must not be a burden."""
+    alone = Evidence(candidate=incumbent, contract=ContractCheck(
         mismatches=(), canary_max_error=None, constant_input_share=None))
-    own = (action_diversity_gate, confidence_spread_gate, calibration_gate, skill_gate)
-    return tuple(judge(alone, policy) for judge in own)
+    own = (action_diversity_gate, confidence_spread_gate, calibration_gate)
+    failed = [gate.name for gate in (judge(alone, policy) for judge in own) if gate.result is GateResult.FAIL]
+    knows = incumbent.auc is None or incumbent.log_loss_gain is None or (
+        incumbent.auc > 0.5 and incumbent.log_loss_gain > 0)
+    return failed if knows else [*failed, "skill"]
 
 
 def _gate(

@@ -21,6 +21,8 @@ class SplitPolicy:
     validation_share: float = 0.15
     #: hours after each seam that belong to no part
     embargo_hours: float = 1.0
+    #: stretches of the past on which the recipe is tried, each as large as the validation part
+    past_folds: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,11 +97,17 @@ def _calibration(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple
         Check(name="ECE", value=measured["ece"], high=asked["ece_limit"], scale=(0.0, 0.2)),
         Check(name="worst fall z", value=measured["worst_fall_z"], high=asked["worst_fall_z"], scale=(-4.0, 4.0),
               show=_one_digit),
+        *([Check(name="earned confidence surely under", value=measured["confidence_slope_high"],
+                 low=asked["min_confidence_slope"], scale=(0.0, 2.0))]
+          if measured.get("confidence_slope_high") is not None else []),
     )
 
 
 def _skill(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+    newest = [Check(name="AUC, holdout alone, surely over", value=measured["newest_auc_low"], low=asked["auc_low"],
+                    scale=(0.3, 1.0), is_strict=True)] if "newest_auc_low" in measured else []
     return (
+        *newest,
         Check(name="AUC surely over", value=measured["auc_low"], low=asked["auc_low"], scale=(0.3, 1.0),
               is_strict=True),
         Check(name="log loss gain surely over", value=measured["log_loss_gain_low"], low=asked["log_loss_gain_low"],

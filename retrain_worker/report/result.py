@@ -41,6 +41,7 @@ def result_of(run: Run, *, report: Path | None = None) -> dict[str, Any]:
         "decision": gated.get("decision"),
         "gates": list(gated.get("gates", ())),
         "policy": gated.get("policy"),
+        "spending": gated.get("spending"),
         "version": trained.get("version"),
         "candidate_path": trained.get("candidate_path"),
         "model_path": promoted.get("model_path"),

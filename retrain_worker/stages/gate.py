@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from retrain_worker.domain.gates import Decision, decide
 from retrain_worker.domain.handoff import GateMeasured, GateRequest
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.domain.spending import spend
 from retrain_worker.stages.child import ask
 from retrain_worker.stages.ports import World
 from retrain_worker.stages.step import Step
@@ -23,15 +24,19 @@ def gate(run: Run, world: World) -> Step:
     if trained["trained_under"] != trained_under(policies):
         return Step(run=run.moved_to(Stage.TRAIN, at=world.now()),
                     sentence=f"run {run.run_id}: the settings changed since the training; trained again")
+    # the run's own instant, not the tick's: asked again, the request must be the same
+    spending = spend(world.store.spending_before(run.run_id), at=run.created_at, skill_alpha=policies.gate.skill_alpha,
+                     per_year=policies.gate.false_promotions_per_year)
+    policy = replace(policies.gate, skill_alpha=spending.alpha)
     answer = ask(run, world, GateRequest(
         run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), candidate_path=trained["candidate_path"],
         incumbent_path=trained["incumbent_path"], data=policies.data, split=policies.split, recipe=policies.recipe,
-        policy=policies.gate, memory_limit_bytes=policies.child_memory_bytes,
+        policy=policy, memory_limit_bytes=policies.child_memory_bytes,
     ))
     if isinstance(answer, Step):
         return answer
     measured: GateMeasured = answer
-    verdict = decide(measured.evidence, policies.gate)
+    verdict = decide(measured.evidence, policy)
     incumbent = measured.evidence.incumbent
     known = run.with_fact(Stage.GATE, {
         "decision": verdict.decision,
@@ -41,6 +46,7 @@ def gate(run: Run, world: World) -> Step:
         "incumbent": asdict(incumbent) if incumbent else None,
         "incumbent_absence": measured.evidence.incumbent_absence,
         "policy": asdict(verdict.policy),
+        "spending": {**asdict(spending), "at": spending.at.isoformat(), "since": spending.since.isoformat()},
     })
     if verdict.decision is Decision.PASS:
         return Step(run=known.moved_to(Stage.PROMOTE, at=world.now()),

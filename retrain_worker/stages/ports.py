@@ -15,6 +15,7 @@ from retrain_worker.domain.handoff import Broken, Done, Working
 from retrain_worker.domain.lifecycle import Deployment, Run
 from retrain_worker.domain.orders import Order
 from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.spending import Spending
 from retrain_worker.domain.windows import SplitPolicy
 
 
@@ -58,6 +59,9 @@ class RunStore(Protocol):
 
     def watermark_path(self) -> Path | None:
         """The fingerprints of the rows that the last committed run has covered."""
+
+    def spending_before(self, run_id: str | None) -> Spending | None:
+        """What the newest decision of an earlier run (of any run, for None) spent and left."""
 
 
 class Children(Protocol):

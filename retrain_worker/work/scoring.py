@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,9 +23,13 @@ from retrain_worker.domain.gates import (
     Comparison,
     ContractCheck,
     Evidence,
+    Fold,
     GatePolicy,
+    Pool,
     Scorecard,
+    Skill,
     Slice,
+    pool_alphas,
 )  # fmt: skip
 from retrain_worker.domain.handoff import GateMeasured, GateRequest, Progress
 from retrain_worker.domain.labels import Thresholds
@@ -33,8 +37,10 @@ from retrain_worker.errors import ArtifactError, ContractError
 from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
 from retrain_worker.work import compute, inference, statistics
-from retrain_worker.work.data.samples import Samples, select_samples, split_samples
+from retrain_worker.work.data.instants import to_datetime
+from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples
 from retrain_worker.work.data.snapshot import Snapshot, load
+from retrain_worker.work.training.folds import read_folds
 
 Report = Callable[[Progress], None]
 Floats = NDArray[np.float64]
@@ -96,9 +102,33 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
     incumbent, absence = _incumbent(request.incumbent_path, candidate, snapshot)
     measured = evidence(
         candidate, incumbent, snapshot, parts.holdout, data=request.data, policy=request.policy,
-        prior=float(parts.train.labels.mean()) if len(parts.train) else 0.5,
+        prior=_prior(parts),
     )  # fmt: skip
-    return GateMeasured(evidence=replace(measured, incumbent_absence=absence or measured.incumbent_absence))
+    return GateMeasured(
+        evidence=replace(
+            measured,
+            incumbent_absence=absence or measured.incumbent_absence,
+            skill=_skill(request, candidate, snapshot, samples, parts),
+        )
+    )
+
+
+def _skill(
+    request: GateRequest, candidate: Bundle, snapshot: Snapshot, samples: Samples, parts: Parts
+) -> Skill:
+    holdout = Answered(
+        answers=answers_of(candidate, snapshot, parts.holdout), rows=rows_of(snapshot, parts.holdout),
+        prior=_prior(parts),
+    )  # fmt: skip
+    past = []
+    for fold in read_folds(Path(request.run_dir)):
+        judged = samples.where(np.isin(samples.positions, fold.positions))
+        past.append(Answered(answers=fold.answers, rows=rows_of(snapshot, judged), prior=fold.prior))
+    return skill(holdout, past, wanted=request.split.past_folds, policy=request.policy)
+
+
+def _prior(parts: Parts) -> float:
+    return float(parts.train.labels.mean()) if len(parts.train) else 0.5
 
 
 def evidence(
@@ -172,6 +202,7 @@ def scorecard(
     prior_losses = statistics.log_losses(labels, np.full(num_rows, prior))
     gain = statistics.mean(prior_losses - losses, blocks)
     effect = statistics.design_effect(labels, answers, blocks)
+    slope = statistics.confidence_slope(labels, answers, blocks)
     is_win = answers > 0.5
     return Scorecard(
         n=num_rows,
@@ -185,7 +216,9 @@ def scorecard(
         log_loss_gain_low=gain.low(policy.skill_alpha),
         brier=float(np.mean((answers - labels) ** 2)),
         ece=statistics.ece(labels, answers),
-        ece_limit=statistics.ece_limit(answers, alpha=policy.calibration_alpha, seed=ECE_SEED, effect=effect),
+        ece_limit=_ece_limit(labels, answers, blocks, alpha=policy.calibration_alpha),
+        confidence_slope=slope.value if slope else None,
+        confidence_slope_high=slope.high(policy.calibration_alpha) if slope else None,
         accuracy=float(metrics.accuracy_score(labels, is_win)),
         precision=float(metrics.precision_score(labels, is_win, zero_division=0.0)),
         recall=float(metrics.recall_score(labels, is_win, zero_division=0.0)),
@@ -199,6 +232,13 @@ def scorecard(
         agreement=_agreement(answers, rows, thresholds),
         slices=_slices(answers, rows, blocks, policy, thresholds),
     )
+
+
+def _ece_limit(labels: Ints, answers: Floats, blocks: Ints, *, alpha: float) -> float:
+    """What independent rows allow, or, where neighbours share their luck, what that allows."""
+    alone = statistics.ece_limit(answers, alpha=alpha, seed=ECE_SEED)
+    shared = statistics.ece_limit_by_blocks(labels, answers, blocks, alpha=alpha, seed=ECE_SEED)
+    return alone if shared is None else max(alone, shared)
 
 
 def _unmeasured(num_rows: int, num_win: int) -> Scorecard:
@@ -280,12 +320,16 @@ def _slices(
     for name, inside in masks:
         if not inside.any():
             continue
-        area = statistics.auc(rows.labels[inside], answers[inside], _dense(blocks[inside]))
+        area, rest = (
+            statistics.auc(rows.labels[mask], answers[mask], _dense(blocks[mask])) for mask in (inside, ~inside)
+        )
+        lag = statistics.combined((area, rest), (1.0, -1.0)) if area and rest else None
         found.append(
             Slice(
                 name=name, n=int(inside.sum()), auc=area.value if area else None,
                 auc_high=area.high(policy.slice_alpha) if area else None,
                 actions=_action_shares(answers[inside], thresholds), p_std=float(answers[inside].std()),
+                auc_lag_high=lag.high(policy.slice_alpha) if lag else None,
             )
         )  # fmt: skip
     return tuple(found)
@@ -295,6 +339,78 @@ def _dense(blocks: Ints) -> Ints:
     """The same blocks numbered from 0 without holes."""
     numbers: Ints = np.unique(blocks, return_inverse=True)[1].astype(np.int64)
     return numbers
+
+
+# ---------------------------------------------------------------- the same recipe on the past
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """Probabilities (N,) of one model on rows that it has never seen; `prior` is P(label = 1) of its training part."""
+
+    answers: Floats
+    rows: Rows
+    prior: float
+
+
+def skill(holdout: Answered, folds: Sequence[Answered], *, wanted: int, policy: GatePolicy) -> Skill:
+    """The holdout together with 0, 1, ... past folds (newest first), each pool at its own error probability.
+
+    AUC and gain are taken inside each stretch and averaged by rows, so a drift of the hit rate or of the answers from
+    one stretch to another is no skill.
+    """
+    stretches = [_stretch(answered) for answered in (holdout, *folds)]
+    alone = stretches[0]
+    levels = pool_alphas(policy.skill_alpha, wanted)
+    pools = []
+    for num_folds, alpha in zip(range(len(stretches)), levels, strict=False):
+        together = [each for each in stretches[: num_folds + 1] if each is not None]
+        if len(together) == num_folds + 1:
+            pools.append(_pool(together, alpha))
+    return Skill(
+        folds=tuple(_fold(answered, stretch) for answered, stretch in zip(folds, stretches[1:], strict=True)),
+        folds_wanted=wanted,
+        pools=tuple(pools),
+        newest_auc_low=alone.area.low(policy.newest_alpha) if alone else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stretch:
+    n: int
+    area: statistics.Estimate
+    gain: statistics.Estimate
+
+
+def _stretch(answered: Answered) -> _Stretch | None:
+    """None: no AUC can be told."""
+    answers, rows = answered.answers, answered.rows
+    if not len(answers) or not np.isfinite(answers).all():
+        return None
+    blocks = statistics.blocks_in_time(rows.decided_at, rows.known_at)
+    area = statistics.auc(rows.labels, answers, blocks)
+    prior_losses = statistics.log_losses(rows.labels, np.full(len(answers), answered.prior))
+    gain = statistics.mean(prior_losses - statistics.log_losses(rows.labels, answers), blocks)
+    return _Stretch(n=len(answers), area=area, gain=gain) if area else None
+
+
+def _pool(together: Sequence[_Stretch], alpha: float) -> Pool:
+    num_rows = sum(each.n for each in together)
+    weights = [each.n / num_rows for each in together]
+    area, gain = (statistics.combined(each, weights) for each in (
+        [stretch.area for stretch in together], [stretch.gain for stretch in together]))  # fmt: skip
+    return Pool(
+        num_folds=len(together) - 1, n=num_rows, num_blocks=gain.num_blocks, alpha=alpha, auc=area.value,
+        auc_low=area.low(alpha), log_loss_gain=gain.value, log_loss_gain_low=gain.low(alpha),
+    )  # fmt: skip
+
+
+def _fold(answered: Answered, stretch: _Stretch | None) -> Fold:
+    first, last = (to_datetime(int(answered.rows.decided_at[place])).isoformat() for place in (0, -1))
+    return Fold(
+        first_at=first, last_at=last, n=len(answered.answers), auc=stretch.area.value if stretch else None,
+        log_loss_gain=stretch.gain.value if stretch else None,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- two models, and the contract

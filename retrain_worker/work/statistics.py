@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,9 @@ NUM_BINS = 10
 #: rows that a bin needs before its hit rate is compared
 MIN_BIN_ROWS = 30
 ECE_DRAWS = 1000
+#: std of the logits under which a slope says nothing
+MIN_LOGIT_STD = 1e-3
+NEWTON_STEPS = 30
 _DRAWN_AT_ONCE = 20_000_000
 
 
@@ -44,6 +48,9 @@ class Estimate:
     value: float
     standard_error: float
     num_blocks: int
+
+    #: estimates that were combined into this one; each has taken a degree of freedom
+    num_combined: int = 1
 
     def low(self, alpha: float) -> float | None:
         """Lower bound with one-sided error probability `alpha`; None with too few blocks."""
@@ -56,7 +63,7 @@ class Estimate:
     def _bound(self, sign: float, alpha: float) -> float | None:
         if self.num_blocks < MIN_BLOCKS:
             return None
-        return self.value + sign * float(stats.t.isf(alpha, self.num_blocks - 1)) * self.standard_error
+        return self.value + sign * float(stats.t.isf(alpha, self.num_blocks - self.num_combined)) * self.standard_error
 
 
 def blocks_in_time(decided_at: Ints, known_at: Ints) -> Ints:
@@ -103,6 +110,17 @@ def _estimate(value: float, influence: Floats, blocks: Ints) -> Estimate:
     num_blocks = len(sums)
     variance = float(np.sum(sums**2)) * num_blocks / max(1, num_blocks - 1)
     return Estimate(value=value, standard_error=math.sqrt(variance), num_blocks=num_blocks)
+
+
+def combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """The weighted sum of estimates on rows of their own, at least one."""
+    variance = sum((weight * each.standard_error) ** 2 for weight, each in zip(weights, estimates, strict=True))
+    return Estimate(
+        value=sum(weight * each.value for weight, each in zip(weights, estimates, strict=True)),
+        standard_error=math.sqrt(variance),
+        num_blocks=sum(each.num_blocks for each in estimates),
+        num_combined=len(estimates),
+    )
 
 
 def log_losses(labels: Ints, probabilities: Floats) -> Floats:
@@ -161,6 +179,47 @@ def ece_limit(probabilities: Floats, *, alpha: float, seed: int, effect: float =
         wins = np.add.reduceat(random.random(size, dtype=np.float32) < sorted_p, starts, axis=1, dtype=np.int64)
         drawn.append(np.abs(wins - expected).sum(axis=1) / len(sorted_p))
     return float(np.quantile(np.concatenate(drawn), 1.0 - alpha)) * math.sqrt(effect)
+
+
+def ece_limit_by_blocks(labels: Ints, probabilities: Floats, blocks: Ints, *, alpha: float, seed: int) -> float | None:
+    """The ECE that luck shared within blocks of time exceeds with probability `alpha`; None with too few blocks.
+
+    Shared luck moves all bins to the same side at once, which no factor on independent rows tells. So each block keeps
+    its residuals in every bin and is given a random sign (the wild cluster bootstrap with the null imposed; Cameron,
+    Gelbach and Miller, Rev. Econ. Stat. 90 (2008) 414).
+    """
+    num_blocks = int(blocks.max()) + 1
+    if num_blocks < MIN_BLOCKS:
+        return None
+    cells = blocks * NUM_BINS + bins_of(probabilities)
+    sums = np.bincount(cells, weights=labels - probabilities, minlength=NUM_BINS * num_blocks)
+    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (ECE_DRAWS, num_blocks))
+    drawn = np.abs(signs @ sums.reshape(num_blocks, NUM_BINS)).sum(axis=1) / len(labels)
+    return float(np.quantile(drawn, 1.0 - alpha))
+
+
+def confidence_slope(labels: Ints, probabilities: Floats, blocks: Ints) -> Estimate | None:
+    """The b of the likeliest logit P(label = 1) = a + b logit(p): 1 when confidence is earned, under 1 overconfident.
+
+    Cox, Biometrika 45 (1958) 562; the error is the sandwich over blocks of time. None where it cannot be told.
+    """
+    kept = np.clip(probabilities, EDGE, 1.0 - EDGE)
+    logits = np.log(kept) - np.log1p(-kept)
+    if float(logits.std()) < MIN_LOGIT_STD or not 0 < labels.sum() < len(labels):
+        return None
+    design = np.column_stack([np.ones(len(logits)), logits])
+    found = np.array([0.0, 1.0])
+    for _ in range(NEWTON_STEPS):
+        fitted = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -30.0, 30.0)))
+        hessian = design.T @ (design * (fitted * (1.0 - fitted))[:, None])
+        if not np.linalg.cond(hessian) < 1e12:
+            return None
+        step = np.linalg.solve(hessian, design.T @ (labels - fitted))
+        found = found + np.clip(step, -1.0, 1.0)
+        if np.abs(step).max() < 1e-8:
+            break
+    influence = (design * (labels - fitted)[:, None]) @ np.linalg.inv(hessian)[1]
+    return _estimate(float(found[1]), influence, blocks)
 
 
 def worst_fall_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) -> float | None:

@@ -236,6 +236,95 @@ def test_small_buckets_are_merged_before_they_are_compared() -> None:
     assert fall < 0  # neither the three lucky nor the five unlucky rows make a fall
 
 
+def test_luck_that_all_confidences_share_is_no_miscalibration() -> None:
+    beyond, naive_beyond = 0, 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        answers = sigmoid(random.normal(0.3, 1.5, 1200))
+        blocks = np.repeat(np.arange(30), 40)
+        # half of the rows of a block go by one coin, whatever their probability: all bins move to the same side
+        luck = np.where(random.random(1200) < 0.5, random.random(30)[blocks], random.random(1200))
+        labels = (luck < answers).astype(np.int64)
+        found = statistics.ece(labels, answers)
+        limit = statistics.ece_limit_by_blocks(labels, answers, blocks, alpha=0.05, seed=7)
+        assert limit is not None
+        beyond += found > limit
+        naive_beyond += found > statistics.ece_limit(answers, alpha=0.05, seed=7)
+    assert beyond / 200 < 0.1
+    assert naive_beyond / 200 > 0.3
+
+
+def test_the_confidence_slope_is_one_for_true_probabilities_and_half_for_doubled_log_odds() -> None:
+    answers, labels = world(6000, skill=1.5, seed=1)
+    doubled = answers**2 / (answers**2 + (1 - answers) ** 2)
+    blocks = np.arange(6000) // 200
+    for given_answers, expected in ((answers, 1.0), (doubled, 0.5)):
+        found = statistics.confidence_slope(labels, given_answers, blocks)
+        assert found is not None
+        assert found.value == pytest.approx(expected, abs=0.1)
+    card = scoring.scorecard(doubled, rows(labels), prior=0.5, policy=POLICY)
+    assert card.confidence_slope_high is not None
+    assert card.confidence_slope_high < POLICY.min_confidence_slope
+
+
+def test_a_constant_model_has_no_confidence_slope() -> None:
+    _, labels = world(600, skill=1.5, seed=1)
+    assert statistics.confidence_slope(labels, np.full(600, 0.6), np.arange(600) // 20) is None
+
+
+# ---------------------------------------------------------------- past folds
+
+
+def answered(count: int, *, skill: float, seed: int, noise: bool = False) -> scoring.Answered:
+    answers, labels = world(count, skill=skill, seed=seed)
+    if noise:
+        labels = np.random.default_rng(seed).permutation(labels)
+    return scoring.Answered(answers=answers, rows=rows(labels), prior=float(labels.mean()))
+
+
+def test_past_folds_make_a_weak_edge_sure_that_one_holdout_leaves_in_doubt() -> None:
+    stretches = [answered(700, skill=0.45, seed=seed) for seed in range(4)]
+    found = scoring.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
+    assert [pool.num_folds for pool in found.pools] == [0, 1, 2, 3]
+    assert [pool.n for pool in found.pools] == [700, 1400, 2100, 2800]
+    alone, together = found.pools[0], found.pools[-1]
+    assert alone.auc_low is not None
+    assert together.auc_low is not None
+    assert alone.auc_low < 0.5 < together.auc_low
+
+
+def test_a_drift_from_fold_to_fold_is_no_skill() -> None:
+    # each fold has its own hit rate, which its answers know; inside a fold they know nothing
+    stretches = []
+    for seed, chance in enumerate((0.3, 0.7, 0.4, 0.6)):
+        random = np.random.default_rng(seed)
+        labels = (random.random(700) < chance).astype(np.int64)
+        answers = np.clip(chance + random.normal(0, 0.05, 700), 0.01, 0.99)
+        stretches.append(scoring.Answered(answers=answers, rows=rows(labels), prior=chance))
+    everything = np.concatenate([each.answers for each in stretches]), np.concatenate(
+        [each.rows.labels for each in stretches]
+    )
+    assert metrics.roc_auc_score(everything[1], everything[0]) > 0.6
+    found = scoring.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
+    assert found.pools[-1].auc == pytest.approx(0.5, abs=0.03)
+
+
+def test_fewer_folds_than_wanted_ask_for_more() -> None:
+    holdout = answered(700, skill=1.5, seed=1)
+    found = scoring.skill(holdout, [], wanted=3, policy=POLICY)
+    assert [pool.alpha for pool in found.pools] == [POLICY.skill_alpha / 16]
+    assert found.folds == ()
+
+
+def test_a_fold_that_collapsed_to_its_prior_speaks_against_skill() -> None:
+    holdout, good = (answered(700, skill=0.6, seed=seed) for seed in (1, 2))
+    collapsed = dataclasses.replace(good, answers=np.full(700, good.prior))
+    with_good, with_collapsed = (
+        scoring.skill(holdout, [fold], wanted=1, policy=POLICY).pools[-1] for fold in (good, collapsed)
+    )
+    assert with_collapsed.auc == pytest.approx((with_good.auc + 0.5) / 2, abs=0.05)
+
+
 # ---------------------------------------------------------------- agreement
 
 

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +14,8 @@ from retrain_worker.adapters import state_schema
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.domain import events
-from retrain_worker.domain.lifecycle import DeploymentState, Outcome
+from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Stage
+from retrain_worker.domain.spending import spend
 from retrain_worker.errors import AlreadyRunningError, SlotError, StateError
 from tests.contract.test_run_store import AT, DEPLOYMENT, RUN
 
@@ -256,3 +257,21 @@ def test_instants_sort_as_text_as_they_do_in_time(state):
     state.mark_sent([event.event_id], at=datetime(2026, 1, 10, 3, 30, 0, 500_000, tzinfo=UTC))
     assert state.sent_event_ids(event.stream, since=datetime(2026, 1, 10, 3, 30, tzinfo=UTC))
     assert not state.sent_event_ids(event.stream, since=datetime(2026, 1, 10, 3, 30, 1, tzinfo=UTC))
+
+
+def test_what_was_spent_is_told_from_the_newest_decision_before_a_run(state):
+    assert state.spending_before(None) is None
+    first = spend(None, at=AT, skill_alpha=0.001, per_year=0.1)
+    second = spend(first, at=AT + timedelta(days=1), skill_alpha=0.001, per_year=0.1)
+    ids = []
+    for day, spent in enumerate((first, second, None, None)):
+        run, _ = opened(state, AT + timedelta(days=day))
+        ids.append(run.run_id)
+        if spent:
+            run = run.with_fact(Stage.GATE, {"spending": {
+                **asdict(spent), "at": spent.at.isoformat(), "since": spent.since.isoformat()}})
+        state.record(run.ended(Outcome.FAILED, "test", at=AT + timedelta(days=day)))
+
+    assert state.spending_before(None) == state.spending_before(ids[3]) == state.spending_before(ids[2]) == second
+    assert state.spending_before(ids[1]) == first
+    assert state.spending_before(ids[0]) is None

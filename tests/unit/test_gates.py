@@ -12,11 +12,15 @@ from retrain_worker.domain.gates import (
     ContractCheck,
     Decision,
     Evidence,
+    Fold,
     GatePolicy,
     GateResult,
+    Pool,
     Scorecard,
+    Skill,
     Slice,
     decide,
+    pool_alphas,
 )
 
 POLICY = GatePolicy()
@@ -62,7 +66,9 @@ def test_a_good_candidate_passes_every_gate():
     ("confidence spread", with_card(p_std=0.049)),
     ("confidence spread", with_card(p10_p90=0.119)),
     ("calibration", with_card(worst_fall_z=3.0)),
-    ("calibration", with_card(ece=0.066)),
+    ("calibration", with_card(ece=0.081)),
+    ("calibration", with_card(confidence_slope=0.6, confidence_slope_high=0.89)),
+    ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.49, auc_high=0.6, auc_lag_high=-0.01),))),
     ("skill", with_card(auc_low=0.5)),
     ("skill", with_card(log_loss_gain_low=0.0)),
     ("incumbent", replace(GOOD, comparison=replace(GOOD.comparison, log_loss_gain_low=-0.011))),
@@ -126,3 +132,71 @@ def test_failures_stand_before_what_is_undecided():
     both = replace(with_card(p_std=0.01), comparison=None)
 
     assert [reason.split(":")[0] for reason in decide(both, POLICY).reasons] == ["confidence spread", "incumbent"]
+
+
+def pool(num_folds: int, *, auc_low: float | None = 0.6, gain_low: float | None = 0.01) -> Pool:
+    return Pool(num_folds=num_folds, n=900 + 700 * num_folds, num_blocks=30, alpha=1e-4, auc=0.7, auc_low=auc_low,
+                log_loss_gain=0.05, log_loss_gain_low=gain_low)
+
+
+def with_skill(*pools: Pool, newest_auc_low: float | None = 0.55, num_folds: int = 3, **card: object) -> Evidence:
+    fold = Fold(first_at="2025-12-01T00:00:00+00:00", last_at="2025-12-05T00:00:00+00:00", n=700, auc=0.7,
+                log_loss_gain=0.05)
+    return replace(with_card(**card), skill=Skill(folds=(fold,) * num_folds, folds_wanted=3, pools=pools,
+                                                  newest_auc_low=newest_auc_low))
+
+
+LUCKY = pool(0, auc_low=0.48)
+
+
+def test_past_folds_carry_a_holdout_that_is_too_short_to_prove_skill_alone():
+    evidence = with_skill(LUCKY, pool(1), pool(2), pool(3))
+
+    assert result_of(evidence, "skill") is GateResult.PASS
+
+
+def test_one_lucky_holdout_is_not_enough():
+    # its own bounds are beyond doubt at skill_alpha, as the scorecard says; the pools, past folds among them, are not
+    evidence = with_skill(LUCKY, pool(1, gain_low=-0.01), pool(2, auc_low=0.49), pool(3, gain_low=-0.01))
+
+    assert result_of(replace(evidence, skill=None), "skill") is GateResult.PASS
+    assert result_of(evidence, "skill") is GateResult.FAIL
+    assert decide(evidence, POLICY).decision is Decision.REFUSE
+
+
+def test_a_past_that_knew_another_market_may_be_left_out():
+    evidence = with_skill(LUCKY, pool(1), pool(2, auc_low=0.4), pool(3, auc_low=0.4))
+    gate = next(gate for gate in decide(evidence, POLICY).gates if gate.name == "skill")
+
+    assert gate.result is GateResult.PASS
+    assert "1 past folds (not the 2 older)" in gate.sentence
+
+
+@pytest.mark.parametrize("newest", [with_skill(pool(3), newest_auc_low=0.5), with_skill(pool(3), log_loss_gain=-0.001)])
+def test_a_brilliant_past_does_not_excuse_the_newest_holdout(newest):
+    assert result_of(newest, "skill") is GateResult.FAIL
+
+
+@pytest.mark.parametrize("evidence", [
+    with_skill(), with_skill(pool(3, auc_low=None)), with_skill(pool(3), newest_auc_low=None),
+    with_skill(pool(3), n=199),
+])
+def test_skill_that_could_not_be_measured_is_undecided(evidence):
+    assert result_of(evidence, "skill") is GateResult.UNDECIDED
+
+
+@given(alpha=st.floats(1e-9, 0.2), wanted=st.integers(0, 5))
+def test_the_pools_together_spend_no_more_than_one_decision_may(alpha, wanted):
+    levels = pool_alphas(alpha, wanted)
+
+    assert sum(levels) <= alpha
+    assert list(levels) == sorted(levels)
+
+
+def test_an_incumbent_need_not_prove_its_skill_anew_but_must_not_be_a_burden():
+    worse = replace(GOOD.comparison, log_loss_gain_low=-0.5)
+    doubtful = replace(GOOD_CARD, auc_low=0.45, log_loss_gain_low=-0.02)
+    useless = replace(GOOD_CARD, log_loss_gain=-0.01)
+
+    assert result_of(replace(GOOD, incumbent=doubtful, comparison=worse), "incumbent") is GateResult.FAIL
+    assert result_of(replace(GOOD, incumbent=useless, comparison=worse), "incumbent") is GateResult.PASS

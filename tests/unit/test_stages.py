@@ -12,6 +12,7 @@ from retrain_worker.domain.events import EventType
 from retrain_worker.domain.handoff import AuditResult, GateMeasured, PullResult, TrainResult
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.spending import spend
 from retrain_worker.errors import (
     ChildFailedError,
     ChildInterruptedError,
@@ -408,3 +409,21 @@ def test_without_a_promoted_run_the_audit_has_no_reference(world):
     to_the_end(world, limit=2)
 
     assert [request.reference_dir for stage, request in world.children.requests if stage == Stage.AUDIT][:1] == [None]
+
+
+def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays_the_same(world):
+    world.store.spending = spend(None, at=NOW - timedelta(days=1), skill_alpha=0.001, per_year=0.1)
+    world.children.answers[Stage.GATE] = Working(sentence="measuring")
+    run = to_the_end(world, limit=10)[-1].run
+    world.now.forward(3600)
+    advance(run, world)
+    asked = [request.policy.skill_alpha for stage, request in world.children.requests if stage is Stage.GATE]
+
+    assert len(asked) > 2
+    assert len(set(asked)) == 1
+    assert asked[0] == pytest.approx((0.009 + 0.1 / 365.25) / 10)
+
+    world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=GOOD))
+    found = advance(run, world).run.fact(Stage.GATE)
+    assert found["policy"]["skill_alpha"] == found["spending"]["alpha"] == asked[0]
+    assert found["spending"]["num_decisions"] == 2

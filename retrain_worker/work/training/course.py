@@ -69,7 +69,7 @@ class Course:
         self, request: TrainRequest, trials: tuple[Trial, ...], lesson: Lesson, *, reading: Reading,
         warm: WarmStart, data_sha256: str, device: torch.device,
     ) -> None:  # fmt: skip
-        self._request, self._trials, self._lesson, self._device = request, trials, lesson, device
+        self.request, self._trials, self._lesson, self.device = request, trials, lesson, device
         self._reading, self._warm = reading, warm
         self._precision = compute.precision_for(
             request.recipe.precision, trials[0].network, batch_size=request.recipe.batch_size,
@@ -128,8 +128,15 @@ class Course:
             ]
         }
 
+    def fresh_attempt(self, trial: Trial) -> Attempt:
+        """The first attempt at `trial` from weights that have seen nothing."""
+        return Attempt(
+            config=trial.network, seed=self.request.recipe.seed, learning_rate=trial.tuning.learning_rate,
+            precision=self._precision,
+        )  # fmt: skip
+
     def _try(self, trial: Trial, report: Report, stopping: Callable[[], bool]) -> dict[str, Any]:
-        recipe, tuning = self._request.recipe, trial.tuning
+        recipe, tuning = self.request.recipe, trial.tuning
         while len(self._collapses) < 2:
             is_retry = bool(self._collapses)
             # what collapsed may have begun before the first epoch: a retry starts fresh
@@ -144,8 +151,8 @@ class Course:
             )
             try:
                 fitted = loop.fit(
-                    attempt, self._lesson, recipe, device=self._device, saved=self._state,
-                    after_epoch=_AfterEpoch(self._request, self._said_of(trial), report, self._keep), stopping=stopping,
+                    attempt, self._lesson, recipe, device=self.device, saved=self._state,
+                    after_epoch=_AfterEpoch(self.request, self._said_of(trial), report, self._keep), stopping=stopping,
                 )  # fmt: skip
             except TrainingCollapsedError as collapse:
                 _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, trial, collapse)
@@ -160,7 +167,7 @@ class Course:
         self, trial: Trial, report: Report, stopping: Callable[[], bool]
     ) -> dict[str, torch.Tensor] | None:
         """The incumbent's weights, or fresh ones, pre-trained if the recipe says so; None: fresh ones as they are."""
-        recipe, warm = self._request.recipe, self._warm.weights if self._warm.contract == trial.contract else None
+        recipe, warm = self.request.recipe, self._warm.weights if self._warm.contract == trial.contract else None
         if not recipe.pretrain_epochs or "weights" in self._before:
             return self._before.get("weights", warm)
         torch.manual_seed(recipe.seed)
@@ -168,10 +175,10 @@ class Course:
         model = PatchTST(replace(trial.network, input_noise=0.0))
         loop.settle(model, warm, self._lesson)
         self._before = {"weights": pretrain(
-            model.to(self._device), self._reading, recipe, seed=recipe.seed,
+            model.to(self.device), self._reading, recipe, seed=recipe.seed,
             learning_rate=trial.tuning.learning_rate,
             saved=self._before.get("pretraining"), stopping=stopping,
-            after_epoch=_AfterPretraining(self._request, report, self._keep_before),
+            after_epoch=_AfterPretraining(self.request, report, self._keep_before),
         )}  # fmt: skip
         self._save()
         return self._before["weights"]  # type: ignore[no-any-return]
