@@ -26,6 +26,7 @@ from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.daemon.schedule import next_run_at
+from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain import events
 from retrain_worker.domain.deployments import is_confirmed
 from retrain_worker.domain.handoff import Errand
@@ -46,6 +47,8 @@ _CHILD_GRACE_SECONDS = 5.0
 #: for the child that verifies the model of an order
 _VERIFY_DEADLINE_SECONDS = 300.0
 _BOOKED_UNTIL = "booked_until"
+#: ids of runs that were still waiting when newer ones were written
+_BOOKED_LATE = "booked_late"
 _CLOCK_WENT_BACK = "clock_went_back"
 
 
@@ -91,6 +94,7 @@ class App:
                 database_url=str(settings.database_url),
                 deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
+            self._trials = Trials(self._children, conclude=self._finish)
             self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
             doors.callback(self._verifier.stop, 0.0)
             self._client = client
@@ -130,6 +134,9 @@ class App:
                 return
             self.look_at_slot()
             self.carry_out_orders()
+            self.look_at_trials()
+            if self._trials.is_looking or self.broken is not None:
+                return
             run = self.store.unfinished_run()
             if run is None and self._reread is not None:
                 self._adopt(self._reread)
@@ -147,6 +154,27 @@ class App:
                 # Unforeseen: the same tick would fail for ever, so it counts as a death of the process would.
                 log.exception("tick_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
                 self._say(resume(run, self.world))
+
+    def look_at_trials(self) -> bool:
+        """One step of the runs on trial and on probation; whether anything moved, or a look is under way."""
+        with self._moving:
+            try:
+                return not self._closing and self._trials.advance(self.world)
+            except StateError as error:
+                self.broken = error
+                return False
+
+    def settle_trials(self, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> None:
+        """Look at every run that waits, as far as it goes today: for a process that does not stay."""
+        while not stopping():
+            self.look_at_slot()
+            order, has_moved = self.carry_out_orders(), self.look_at_trials()
+            self.relay()
+            if self.broken is not None:
+                raise self.broken
+            if order is None and not has_moved:
+                return
+            pause(0.05)
 
     def look_at_slot(self) -> None:
         """Record what somebody else has put into the slot, once; a slot that cannot be read is said once.
@@ -231,27 +259,40 @@ class App:
         self._requests.acknowledge(request.stream_id for request in found.requests)
 
     def keep_books(self) -> None:
-        """Write finished runs into the stack's own tables. A failure is logged and tried again."""
+        """Write what came of the runs into the stack's own tables. A failure is logged and tried again.
+
+        A run that waited while newer ones were written is remembered and follows when it is over; one on probation is
+        written twice, when it is promoted and when the probation is over.
+        """
         if not self._settings.bookkeeping:
             return
         booked = self.store.recall(_BOOKED_UNTIL) or ""
         newest = takewhile(lambda run: run.run_id != booked, self.store.history(limit=50))
         tables = StackTables(str(self._settings.database_url))
-        for run in reversed([run for run in newest if run.is_finished]):
+        late = set((self.store.recall(_BOOKED_LATE) or "").split())
+        missed = [run for run in map(self.store.run, sorted(late)) if run is not None and run.is_finished]
+        for run in (*missed, *reversed(list(newest))):
+            if not run.is_concluded and not run.is_waiting:
+                return
             try:
-                tables.record(run)
+                if run.is_concluded:
+                    tables.record(run)
             except RetrainError as error:
                 if str(error) != self._books_problem:
                     self._books_problem = str(error)
                     log.warning("bookkeeping_failed", message=str(error), run_id=run.run_id)
                 return
             self._books_problem = None
-            self.store.remember(_BOOKED_UNTIL, run.run_id)
+            late = late | {run.run_id} if run.is_waiting else late - {run.run_id}
+            self.store.remember(_BOOKED_LATE, " ".join(sorted(late)))
+            if run not in missed:
+                self.store.remember(_BOOKED_UNTIL, run.run_id)
 
     def sweep(self) -> None:
         """Delete the oldest run folders and models; never one that serves, served before, or is needed."""
         under_way, watermark = self.store.unfinished_run(), self.store.watermark_path()
-        protected: list[str | Path] = [under_way.run_id] if under_way else []
+        protected: list[str | Path] = [run.run_id for run in self.store.waiting_runs()]
+        protected += [under_way.run_id] if under_way else []
         protected += [watermark] if watermark else []
         # the next audit measures drift against its snapshot
         promoted = self.store.last_promotion()
@@ -305,7 +346,7 @@ class App:
 
     def status_line(self) -> str:
         """One sentence for STATUS=: what it does, or when it will; what is wrong."""
-        parts = [self._sentence or self._idle_sentence()]
+        parts = [self._sentence or self._idle_sentence(), *self._trials.sentences()]
         if self._redis_problem:
             parts.append(f"{self._redis_problem}, {self.store.num_pending()} events waiting")
         return "; ".join(parts)
@@ -330,14 +371,18 @@ class App:
         if sentence == self._sentence:
             return
         self._sentence = sentence
-        if run.is_finished:
-            end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
-            end("run_finished", message=sentence, run_id=run.run_id, outcome=run.outcome, stage=run.stage,
-                reasons=list(run.reasons), seconds=dict(run.seconds),
-                model_path=run.fact(Stage.PROMOTE).get("model_path"))
+        if step.is_end:
+            self._finish(step)
         else:
             tell = log.info if step.is_move else log.debug
             tell("run_progress", message=sentence, run_id=run.run_id, stage=run.stage)
+
+    def _finish(self, step: Step) -> None:
+        """The canonical line: what came of a run, once its outcome is known."""
+        run = step.run
+        end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
+        end("run_finished", message=step.sentence, run_id=run.run_id, outcome=run.outcome, stage=run.stage,
+            reasons=list(run.reasons), seconds=dict(run.seconds), model_path=run.fact(Stage.PROMOTE).get("model_path"))
 
     def _tell(self, step: orders.OrderStep) -> None:
         """Log a step of an order: waiting at debug, a move at info, an end that is not as ordered as a warning."""
@@ -372,6 +417,7 @@ def policies_of(settings: Settings) -> Policies:
         data=settings.data, split=settings.split, recipe=settings.recipe, gate=settings.gate,
         allow_live_swap=settings.allow_live_swap, engine_confirm=settings.engine_confirm,
         engine_confirm_seconds=settings.engine_confirm_seconds, unconfirmed=settings.unconfirmed,
+        shadow=settings.shadow, probation=settings.probation, trial_check_minutes=settings.trial_check_minutes,
         max_retries=settings.max_retries, child_memory_bytes=settings.child_memory_mb * 2**20,
     )
 
@@ -389,7 +435,7 @@ def in_words(wait: timedelta) -> str:
 
 def ticks(app: App, run: Run, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> Iterator[Step]:
     """Advance one run until it ends or is interrupted, relaying between the ticks: the daemon without a schedule."""
-    while not run.is_finished:
+    while not run.is_finished and not run.is_waiting:
         if stopping():
             app.interrupt()
             return
