@@ -30,6 +30,10 @@ class Finished(TypedDict):
     candidate: Mapping[str, Any] | None
     incumbent: Mapping[str, Any] | None
     gates: list[Mapping[str, Any]]
+    #: what the shadow trial came to; null without one
+    trial: Mapping[str, Any] | None
+    #: who has promoted it though a gate was undecided, and why; null if nobody
+    forced: Mapping[str, Any] | None
     model_path: str | None
     sha256: str | None
     previous_model_path: str | None
@@ -55,6 +59,10 @@ class Promoted(TypedDict):
     auc: float | None
     performance_metrics: Mapping[str, float | None]
     gates: list[Mapping[str, Any]]
+    #: what the shadow trial came to; null without one
+    trial: Mapping[str, Any] | None
+    #: who has promoted it though a gate was undecided, and why; null if nobody
+    forced: Mapping[str, Any] | None
     contract: Mapping[str, Any] | None
     shadow_only: bool
     confirmed: bool
@@ -81,6 +89,8 @@ class RolledBack(SlotChange):
 
     rolled_back_at: str
     rolled_back_by: str
+    #: what a probation found, where one took the model back
+    evidence: Mapping[str, Any] | None
 
 
 class Observed(SlotChange):
