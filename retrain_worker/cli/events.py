@@ -38,8 +38,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     tail.add_argument("--json", action="store_true", help="print one JSON object a line")
     tail.set_defaults(execute=execute_tail)
     schemas = actions.add_parser("schemas", help="write the JSON Schemas of what is published")
-    schemas.add_argument("--to", type=Path, default=Path("docs/events"), metavar="DIR",
-                         help="where (default docs/events)")
+    schemas.add_argument("--to", type=Path, required=True, metavar="DIR", help="where; the folder is made")
     schemas.set_defaults(execute=execute_schemas)
 
 

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.run_requests import Requests, trigger
 from retrain_worker.domain import payloads
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, EventType
+from retrain_worker.serving import ModelEvents, ModelFollower
 from tests.redis_world import an_event, enqueue
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +103,39 @@ def test_the_entry_shown_has_the_fields_that_we_write():
     assert [line.split()[0] for line in shown][-8:] == [
         "event_type", "payload", "trace_id", "correlation_id", "timestamp", "source", "event_id", "schema_version"]
     assert {line.split()[0] for line in shown} <= set(payloads.Entry.__annotations__)
+
+
+def permitted(who):
+    """The permissions that the page gives to `who`."""
+    [row] = [line for line in PAGE.splitlines() if line.startswith(f"| {who} |")]
+    return re.findall(r"\+\w+", row)
+
+
+def test_the_permissions_named_are_enough(publish, redis_server, client, outbox, clock):
+    def url_of(name, *rows):
+        client.execute_command("ACL", "SETUSER", name, "on", ">word", "~quantum:*",
+                               *(permission for row in rows for permission in permitted(row)))
+        return f"unix://{name}:word@{redis_server.socket}"
+
+    writer = url_of("writer", "the daemon, events")
+    enqueue(outbox, *a_run())
+    assert Relay(redis_server.client(writer), outbox, clock).relay_once().problem is None
+
+    asked = redis_server.client(url_of("asked", "the daemon, requests and confirmations"))
+    requests = Requests(asked, clock)
+    asked.xadd(REQUEST_STREAM, {"payload": "{"})
+    trigger(asked, reason="x", requested_by="y")
+    poll = requests.poll()
+    assert (poll.problem, len(poll.requests), len(poll.set_aside)) == (None, 1, 1)
+    assert requests.acknowledge([poll.requests[0].stream_id]) is None
+    EventConfirmations(asked).seen_serving(version="v", sha256="0", model_path="/m", since=clock())
+    assert not client.acl_log(), "nothing was refused"
+
+    client.xadd("quantum:stream:model.promoted", {"payload": "{"})
+    with ModelEvents(url_of("reader", "`ModelEvents`"), group="g", consumer="c", reclaim_after_seconds=0) as events:
+        for _, event in zip(range(4), events, strict=False):
+            events.acknowledge(event)
+    follower = ModelFollower(url_of("follower", "`ModelFollower`"), consumer="c")
+    follower.start()
+    follower.stop()
+    assert not client.acl_log(), "nothing was refused"

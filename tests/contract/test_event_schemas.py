@@ -61,7 +61,7 @@ def text(fields):
 
 
 def test_the_files_are_up_to_date():
-    """If not: `retrain-worker events schemas` writes them."""
+    """If not: `retrain-worker events schemas --to docs/events` writes them."""
     assert {path.name for path in DOCS.glob("*.json")} == set(schemas())
     for name, schema in schemas().items():
         assert (DOCS / name).read_bytes() == as_text(schema), name
