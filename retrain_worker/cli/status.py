@@ -49,7 +49,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "serving": str(current) if current else None,
         "slot_problem": slot_problem,
         "state": str(settings.state_path / "state.db"),
-        "run_under_way": None, "last_run": None, "last_deployment": None, "next_run_at": None,
+        "run_under_way": None, "order": None, "last_run": None, "last_deployment": None, "next_run_at": None,
         "events_waiting": 0, "oldest_event_waiting_since": None,
     }
     store = options.open_state(settings)
@@ -58,17 +58,21 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     with store:
         under_way, history = store.unfinished_run(), store.history(limit=2)
         last = next((run for run in history if run.is_finished), None)
+        order = store.waiting_order()
         deployment, oldest = store.last_deployment(), store.oldest_pending_at()
         due = next_run_at(last_attempt_at=store.last_attempt_at(), now=datetime.now(UTC),
                           interval=timedelta(hours=settings.retrain_interval_hours))
         found |= {
             "run_under_way": under_way and {"run_id": under_way.run_id, "stage": under_way.stage,
                                             "outcome": under_way.outcome, "since": under_way.updated_at.isoformat()},
+            "order": order and {"order_id": order.order_id, "requested_by": order.requested_by, "reason": order.reason,
+                                "answer": order.answer},
             "last_run": last and {"run_id": last.run_id, "outcome": last.outcome, "reasons": list(last.reasons),
                                   "finished_at": last.finished_at and last.finished_at.isoformat()},
             "last_deployment": deployment and {
-                "version": deployment.version, "model_path": deployment.model_path, "state": deployment.state,
-                "at": deployment.updated_at.isoformat(), "confirmation": deployment.confirmation},
+                "kind": deployment.kind, "version": deployment.version, "model_path": deployment.model_path,
+                "state": deployment.state, "at": deployment.updated_at.isoformat(),
+                "confirmation": deployment.confirmation},
             "next_run_at": due.isoformat(),
             "events_waiting": store.num_pending(),
             "oldest_event_waiting_since": oldest and oldest.isoformat(),
@@ -84,9 +88,12 @@ def _as_text(found: dict[str, Any]) -> str:
     deployed = found["last_deployment"]
     if deployed:
         told = f": {deployed['confirmation']}" if deployed["confirmation"] else ""
-        lines.append(("promoted", f"{deployed['version']} at {deployed['at'][:19]} UTC, {deployed['state']}{told}"))
+        label = {"rollback": "returned", "observed": "by hand"}.get(deployed["kind"], "promoted")
+        lines.append((label, f"{deployed['version']} at {deployed['at'][:19]} UTC, {deployed['state']}{told}"))
         if found["serving"] not in (None, deployed["model_path"]):
             lines.append(("", "PATCHTST_MODEL_PATH was changed since, by somebody else"))
+    if found["order"]:
+        lines.append(("ordered", f"{found['order']['order_id']}: {found['order']['answer']}"))
     running, last = found["run_under_way"], found["last_run"]
     if running:
         standing = "is" if found["daemon"] == "at work" else "goes on at the next start:"

@@ -15,7 +15,9 @@ from enum import StrEnum
 class OrderKind(StrEnum):
     """What is wanted."""
 
-    #: an earlier model returns to the slot; arguments: see ROLLBACK_ARGUMENTS
+    #: an earlier model returns to the slot. Arguments: `version`, the model that is wanted, else the previous good one;
+    #: `only_from`, the path that the env line must still name, else nothing is done; `run_id`, whose promotion it takes
+    #: back
     ROLLBACK = "rollback"
 
 
@@ -30,11 +32,6 @@ class OrderState(StrEnum):
     REFUSED = "REFUSED"
     #: something broke; the answer says what, and the deployment how far it came
     FAILED = "FAILED"
-
-
-#: `version`: the model that is wanted, else the previous good one. `only_from`: the model path that the env line must
-#: still name, else nothing is done. `run_id`: the run whose promotion is taken back.
-ROLLBACK_ARGUMENTS = frozenset({"version", "only_from", "run_id"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from retrain_worker.domain.artifact import checksum_file, checksum_line, manifes
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.handoff import Done, VerifyResult
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.orders import OrderKind
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.windows import SplitPolicy
@@ -99,7 +99,7 @@ def prepare(scene: Scene) -> None:
         if scene.kind == "promotion":
             store.record(_due(run, scene, NEW))
         else:
-            store.record(run.ended("FAILED", "nothing", at=START))
+            store.record(run.ended(Outcome.FAILED, "nothing", at=START))
             store.open_order(OrderKind.ROLLBACK, arguments={"only_from": str(scene.model(OLD))}, requested_by="ada",
                              reason="it loses", at=START)
 
@@ -218,4 +218,6 @@ def _due(run: Run, scene: Scene, version: str) -> Run:
     at = run.created_at
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         known = known.moved_to(stage, at=at)
-    return known.with_fact(Stage.GATE, {"decision": "PASS", "gates": []})
+    passed = known.with_fact(Stage.GATE, {"decision": "PASS", "gates": []})
+    # stopped in good order: the start that goes on with it counts no death yet
+    return passed.ended(Outcome.INTERRUPTED, "stopped", at=at)
