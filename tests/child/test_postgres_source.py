@@ -60,6 +60,7 @@ def connection(server):
         except psycopg.OperationalError:
             time.sleep(0.05)
     with connection:
+        connection.execute("SET lock_timeout = '20s'")
         connection.execute("DROP TABLE IF EXISTS ai_training_samples")
         yield connection
 
@@ -146,7 +147,7 @@ def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_small
             if step != "late":
                 life.do(step, number)
             elif slow.info.transaction_status is TransactionStatus.IDLE:  # written, and not to be seen yet
-                row = make_row(1000 + number, id=min(life.rows, default=0) - 1)
+                row = make_row(1000 + number, id=min([0, *life.rows]) - 1)  # smaller than any there is
                 insert_rows(slow, [row])
             else:
                 slow.commit()
