@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.work.data.samples import windows
 from retrain_worker.work.data.snapshot import Snapshot
 
-#: windows in memory at a time
-CHUNK = 4096
+#: windows that are gathered and answered together
+CHUNK = 1024
 #: std over time under which a channel of the network's input is constant
 CONSTANT_STD = 1e-6
 
@@ -36,8 +37,22 @@ def features_of(snapshot: Snapshot, names: tuple[str, ...]) -> NDArray[np.float3
 def logits_at(
     model: PatchTST, features_NF: NDArray[np.float32], positions: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Logits (M,) of the windows that end at `positions` (M,)."""
-    parts = [patchtst.logits(model, chunk_BTF) for chunk_BTF in _chunks(model, features_NF, positions)]
+    """Logits (M,) of the windows that end at `positions` (M,).
+
+    The threads that torch may use take a chunk each, instead of meeting at every operation.
+    """
+    was_training, threads = model.training, torch.get_num_threads()
+    model.eval()  # here, not in each thread: patchtst.logits would turn it back while another one still answers
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, "answers", torch.set_num_threads, (1,)) as pool:
+            parts = list(pool.map(
+                lambda chunk: patchtst.logits(model, windows(features_NF, chunk, model.config.context_length)),
+                [positions[start : start + CHUNK] for start in range(0, len(positions), CHUNK)],
+            ))  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+        model.train(was_training)
     return np.concatenate(parts) if parts else np.empty(0)
 
 

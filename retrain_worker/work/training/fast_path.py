@@ -15,9 +15,8 @@ Shape suffixes as in patchtst.py, and M = S x N tokens of a shard, Z = S x H att
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -84,13 +83,18 @@ class FastPath:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> FastPath:
+        # torch's own threads wait for each other at every operation, and busily
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
         if self._num_shards > 1:
             self._pool = ThreadPoolExecutor(self._num_shards - 1, "shard", torch.set_num_threads, (1,))
         return self
 
     def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads_before)
         if self._pool is not None:
             self._pool.shutdown()
+            self._pool = None
 
     def __call__(self, raw_BTF: Tensor) -> Tensor:
         """Logits (B,) of raw windows (B, T, F); `backward` of what is made of them sets the gradients anew."""
@@ -141,8 +145,7 @@ class FastPath:
         if self._pool is None:
             return [work(self._shards[0])]
         others = [self._pool.submit(self._exchange.guarded, work, shard) for shard in self._shards[1:]]
-        with _one_thread():
-            first = self._exchange.guarded(work, self._shards[0])
+        first = self._exchange.guarded(work, self._shards[0])
         return [first, *(other.result() for other in others)]
 
 
@@ -163,17 +166,6 @@ def _views(model: PatchTST, flat: Tensor) -> list[Tensor]:
     parameters = list(model.parameters())
     parts = torch.split(flat, [parameter.numel() for parameter in parameters])
     return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """In this thread, an operation is not divided further."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Encoder(torch.autograd.Function):
@@ -401,23 +393,24 @@ class _FeedForward:
         self._first = _Linear(shard, name + "linear1", config.ffn_dim)
         self._second = _Linear(shard, name + "linear2", config.d_model)
         self._dropout = _Dropout(shard, *wide)
-        self._active_MH = torch.empty(wide)
+        self._active_MH = torch.empty(0 if self._is_relu else wide)
         self._dwide_MH = shard.scratch("feed_forward.dwide", *wide)
         self._dx_MD = shard.scratch("feed_forward.dx", shard.num_tokens, config.d_model)
 
     def forward(self, x_MD: Tensor) -> Tensor:
-        self._hidden_MH = self._first.forward(x_MD)
+        hidden_MH = self._first.forward(x_MD)
         if self._is_relu:
-            torch.clamp_min(self._hidden_MH, 0.0, out=self._active_MH)
+            self._active_MH = hidden_MH.clamp_min_(0.0)
         else:
-            torch.ops.aten.gelu.out(self._hidden_MH, out=self._active_MH)
+            self._hidden_MH = hidden_MH
+            torch.ops.aten.gelu.out(hidden_MH, out=self._active_MH)
         return self._second.forward(self._dropout.forward(self._active_MH, out=self._active_MH))
 
     def backward(self, dy_MD: Tensor) -> Tensor:
         dwide_MH = self._second.backward(dy_MD, out=self._dwide_MH)
         self._dropout.backward(dwide_MH, out=dwide_MH)
         if self._is_relu:
-            torch.ops.aten.threshold_backward.grad_input(dwide_MH, self._hidden_MH, 0.0, grad_input=dwide_MH)
+            torch.ops.aten.threshold_backward.grad_input(dwide_MH, self._active_MH, 0.0, grad_input=dwide_MH)
         else:
             torch.ops.aten.gelu_backward.grad_input(dwide_MH, self._hidden_MH, grad_input=dwide_MH)
         return self._first.backward(dwide_MH, out=self._dx_MD)
