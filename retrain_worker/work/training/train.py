@@ -29,7 +29,7 @@ from retrain_worker.work.data.samples import Parts, Samples, select_samples, spl
 from retrain_worker.work.data.snapshot import Snapshot, load
 from retrain_worker.work.inference import features_of, logits_at
 from retrain_worker.work.training import calibration
-from retrain_worker.work.training.course import Course, trials_of
+from retrain_worker.work.training.course import Course, variants_of
 from retrain_worker.work.training.loop import Lesson
 from retrain_worker.work.training.pretraining import Reading
 from retrain_worker.work.training.warm_start import warm_start_of
@@ -65,12 +65,12 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
     warm = warm_start_of(request, contracts, snapshot.feature_names)
 
     course = Course(
-        request, trials_of(contracts, recipe), lesson, reading=reading, warm=warm,
+        request, variants_of(contracts, recipe), lesson, reading=reading, warm=warm,
         data_sha256=snapshot.data_sha256, device=device,
     )  # fmt: skip
-    trial, fitted = course.run(report, stopping)
+    variant, fitted = course.run(report, stopping)
 
-    contract, model = trial.contract, PatchTST(trial.network)
+    contract, model = variant.contract, PatchTST(variant.network)
     model.load_state_dict(fitted.weights, strict=True)
     logits = logits_at(model, lesson.features, parts.validation.positions)
     newest = parts.train.where(np.arange(max(0, len(parts.train) - NEWEST_FOR_BIAS), len(parts.train)))
@@ -91,7 +91,7 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
         canary_windows=_canary_windows(lesson, contract),
         origin=bundle.Origin(
             training=_origin(request, snapshot, parts=parts, model=model, fix=fix)
-            | course.facts() | {"tuning": asdict(trial.tuning)},
+            | course.facts() | {"tuning": asdict(variant.tuning)},
             scorecard=asdict(validation),
         ),
     )
