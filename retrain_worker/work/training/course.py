@@ -145,7 +145,8 @@ class Course:
             try:
                 fitted = loop.fit(
                     attempt, self._lesson, recipe, device=self._device, saved=self._state,
-                    after_epoch=_AfterEpoch(self._request, self._said_of(variant), report, self._keep), stopping=stopping,
+                    stopping=stopping,
+                    after_epoch=_AfterEpoch(self._request, self._said_of(variant), report, self._keep),
                 )  # fmt: skip
             except TrainingCollapsedError as collapse:
                 _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, variant, collapse)
