@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Variant:
     """One way to train: what for, and how."""
 
     contract: ModelContract
@@ -49,42 +49,42 @@ class Trial:
         )
 
     def __str__(self) -> str:
-        """Transform and smoothing: what differs between the trials of one training."""
+        """Transform and smoothing: what differs between the variants of one training."""
         smoothing = f", patch smoothing {self.tuning.patch_smoothing:g}" if self.tuning.patch_smoothing else ""
         return f"{self.contract.input_transform}{smoothing}"
 
 
-def trials_of(contracts: tuple[ModelContract, ...], recipe: Recipe) -> tuple[Trial, ...]:
+def variants_of(contracts: tuple[ModelContract, ...], recipe: Recipe) -> tuple[Variant, ...]:
     """Every contract in every tuning of its preset."""
     return tuple(
-        Trial(contract=contract, tuning=tuning)
+        Variant(contract=contract, tuning=tuning)
         for contract in contracts for tuning in recipe.tunings(Preset(contract.preset))
     )  # fmt: skip
 
 
 class Course:
-    """The attempts of one training: each trial once, and once more after a collapse."""
+    """The attempts of one training: each variant once, and once more after a collapse."""
 
     def __init__(
-        self, request: TrainRequest, trials: tuple[Trial, ...], lesson: Lesson, *, reading: Reading,
+        self, request: TrainRequest, variants: tuple[Variant, ...], lesson: Lesson, *, reading: Reading,
         warm: WarmStart, data_sha256: str, device: torch.device,
     ) -> None:  # fmt: skip
-        self.request, self._trials, self._lesson, self.device = request, trials, lesson, device
+        self.request, self._variants, self._lesson, self.device = request, variants, lesson, device
         self._reading, self._warm = reading, warm
         self._precision = compute.precision_for(
-            request.recipe.precision, trials[0].network, batch_size=request.recipe.batch_size,
+            request.recipe.precision, variants[0].network, batch_size=request.recipe.batch_size,
             device=device,
         )  # fmt: skip
         identity = {
             "data_sha256": data_sha256, "recipe": request.recipe, "data": request.data, "split": request.split,
-            "trials": trials, "program": __version__, "torch": str(torch.__version__), "device": device.type,
+            "variants": variants, "program": __version__, "torch": str(torch.__version__), "device": device.type,
             "threads": torch.get_num_threads(), "precision": self._precision, "start": warm.sentence,
         }  # fmt: skip
         self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
         saved = self.checkpoint.load() or {}
-        #: one result for each trial already made: a Fitted as plain values, or why it collapsed
+        #: one result for each variant already made: a Fitted as plain values, or why it collapsed
         self._finished: list[dict[str, Any]] = saved.get("finished", [])
-        #: collapses of the trial under way, and the state inside its attempt
+        #: collapses of the variant under way, and the state inside its attempt
         self._collapses: list[str] = saved.get("collapses", [])
         self._state: dict[str, Any] | None = saved.get("state")
         #: what came before the first epoch: {"pretraining": a state} on the way, then {"weights": ...}
@@ -92,15 +92,15 @@ class Course:
         if self._state is not None:
             _log.info("resumed after epoch %d", len(self._state["history"]))
 
-    def run(self, report: Report, stopping: Callable[[], bool]) -> tuple[Trial, Fitted]:
-        """The trial of the lowest validation log loss, with its best epoch."""
-        for trial in self._trials[len(self._finished) :]:
-            self._finished.append(self._try(trial, report, stopping))
+    def run(self, report: Report, stopping: Callable[[], bool]) -> tuple[Variant, Fitted]:
+        """The variant of the lowest validation log loss, with its best epoch."""
+        for variant in self._variants[len(self._finished) :]:
+            self._finished.append(self._try(variant, report, stopping))
             self._collapses, self._state, self._before = [], None, {}
             self._save()
         results = [
-            (trial, _fitted(result))
-            for trial, result in zip(self._trials, self._finished, strict=True)
+            (variant, _fitted(result))
+            for variant, result in zip(self._variants, self._finished, strict=True)
             if "weights" in result
         ]
         if not results:
@@ -119,43 +119,44 @@ class Course:
             "start": self._warm.sentence,
             "attempts": [
                 {
-                    "input_transform": str(trial.contract.input_transform),
-                    "tuning": asdict(trial.tuning),
+                    "input_transform": str(variant.contract.input_transform),
+                    "tuning": asdict(variant.tuning),
                     "collapses": result["collapses"],
                     "validation_log_loss": _fitted(result).best.log_loss if "weights" in result else None,
                 }
-                for trial, result in zip(self._trials, self._finished, strict=True)
+                for variant, result in zip(self._variants, self._finished, strict=True)
             ]
         }
 
-    def fresh_attempt(self, trial: Trial) -> Attempt:
-        """The first attempt at `trial` from weights that have seen nothing."""
+    def fresh_attempt(self, variant: Variant) -> Attempt:
+        """The first attempt at `variant` from weights that have seen nothing."""
         return Attempt(
-            config=trial.network, seed=self.request.recipe.seed, learning_rate=trial.tuning.learning_rate,
+            config=variant.network, seed=self.request.recipe.seed, learning_rate=variant.tuning.learning_rate,
             precision=self._precision,
         )  # fmt: skip
 
-    def _try(self, trial: Trial, report: Report, stopping: Callable[[], bool]) -> dict[str, Any]:
-        recipe, tuning = self.request.recipe, trial.tuning
+    def _try(self, variant: Variant, report: Report, stopping: Callable[[], bool]) -> dict[str, Any]:
+        recipe, tuning = self.request.recipe, variant.tuning
         while len(self._collapses) < 2:
             is_retry = bool(self._collapses)
             # what collapsed may have begun before the first epoch: a retry starts fresh
             is_fresh = is_retry or self._state is not None
             attempt = Attempt(
-                config=trial.network,
+                config=variant.network,
                 seed=recipe.seed + (RETRY_SEED_STEP if is_retry else 0),
                 learning_rate=tuning.learning_rate * (RETRY_RATE_SHARE if is_retry else 1.0),
                 precision=self._precision,
                 patch_smoothing=tuning.patch_smoothing,
-                start=None if is_fresh else self._weights_before(trial, report, stopping),
+                start=None if is_fresh else self._weights_before(variant, report, stopping),
             )
             try:
                 fitted = loop.fit(
                     attempt, self._lesson, recipe, device=self.device, saved=self._state,
-                    after_epoch=_AfterEpoch(self.request, self._said_of(trial), report, self._keep), stopping=stopping,
+                    stopping=stopping,
+                    after_epoch=_AfterEpoch(self.request, self._said_of(variant), report, self._keep),
                 )  # fmt: skip
             except TrainingCollapsedError as collapse:
-                _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, trial, collapse)
+                _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, variant, collapse)
                 self._collapses, self._state = [*self._collapses, collapse.what], None
                 self._save()
             else:
@@ -164,30 +165,30 @@ class Course:
         return {"collapses": self._collapses}
 
     def _weights_before(
-        self, trial: Trial, report: Report, stopping: Callable[[], bool]
+        self, variant: Variant, report: Report, stopping: Callable[[], bool]
     ) -> dict[str, torch.Tensor] | None:
         """The incumbent's weights, or fresh ones, pre-trained if the recipe says so; None: fresh ones as they are."""
-        recipe, warm = self.request.recipe, self._warm.weights if self._warm.contract == trial.contract else None
+        recipe, warm = self.request.recipe, self._warm.weights if self._warm.contract == variant.contract else None
         if not recipe.pretrain_epochs or "weights" in self._before:
             return self._before.get("weights", warm)
         torch.manual_seed(recipe.seed)
         # no noise here: it would have to be guessed, too
-        model = PatchTST(replace(trial.network, input_noise=0.0))
+        model = PatchTST(replace(variant.network, input_noise=0.0))
         loop.settle(model, warm, self._lesson)
         self._before = {"weights": pretrain(
             model.to(self.device), self._reading, recipe, seed=recipe.seed,
-            learning_rate=trial.tuning.learning_rate,
+            learning_rate=variant.tuning.learning_rate,
             saved=self._before.get("pretraining"), stopping=stopping,
             after_epoch=_AfterPretraining(self.request, report, self._keep_before),
         )}  # fmt: skip
         self._save()
         return self._before["weights"]  # type: ignore[no-any-return]
 
-    def _said_of(self, trial: Trial) -> str:
-        """Which trial of how many, for progress; nothing when there is one only."""
-        if len(self._trials) == 1:
+    def _said_of(self, variant: Variant) -> str:
+        """Which variant of how many, for progress; nothing when there is one only."""
+        if len(self._variants) == 1:
             return ""
-        return f" ({self._trials.index(trial) + 1} of {len(self._trials)}: {trial})"
+        return f" ({self._variants.index(variant) + 1} of {len(self._variants)}: {variant})"
 
     def _keep_before(self, state: dict[str, Any]) -> None:
         self._before = {"pretraining": state}
@@ -233,8 +234,8 @@ class _AfterEpoch:
     """Keep the state, then say how far the training is."""
 
     request: TrainRequest
-    #: which trial, or nothing
-    trial: str
+    #: which variant, or nothing
+    variant: str
     report: Report
     keep: Callable[[dict[str, Any]], None]
 
@@ -248,7 +249,7 @@ class _AfterEpoch:
         left_seconds = (time.monotonic() - self._started) / self._epochs * (last - epoch.number)
         self.report(
             Progress(
-                sentence=f"training {self.request.run_id}{self.trial}: epoch {epoch.number} of {last}, "
+                sentence=f"training {self.request.run_id}{self.variant}: epoch {epoch.number} of {last}, "
                 f"{epoch.sentence}, about {left_seconds:.0f} s left",
                 fields=asdict(epoch),
             )

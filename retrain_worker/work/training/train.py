@@ -30,7 +30,7 @@ from retrain_worker.work.data.samples import Parts, Samples, select_samples, spl
 from retrain_worker.work.data.snapshot import Snapshot, load
 from retrain_worker.work.inference import features_of, logits_at
 from retrain_worker.work.training import calibration, loop
-from retrain_worker.work.training.course import Course, Trial, trials_of
+from retrain_worker.work.training.course import Course, Variant, variants_of
 from retrain_worker.work.training.folds import past_parts, train_folds
 from retrain_worker.work.training.loop import Fitted, Lesson
 from retrain_worker.work.training.pretraining import Reading
@@ -67,13 +67,13 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
     warm = warm_start_of(request, contracts, snapshot.feature_names)
 
     course = Course(
-        request, trials_of(contracts, recipe), lesson, reading=reading, warm=warm,
+        request, variants_of(contracts, recipe), lesson, reading=reading, warm=warm,
         data_sha256=snapshot.data_sha256, device=device,
     )  # fmt: skip
-    trial, fitted = course.run(report, stopping)
+    variant, fitted = course.run(report, stopping)
 
-    contract = trial.contract
-    model, logits, fix = _calibrated(fitted, lesson, trial)
+    contract = variant.contract
+    model, logits, fix = _calibrated(fitted, lesson, variant)
     validation = scoring.scorecard(
         sigmoid(fix.apply(logits)), scoring.rows_of(snapshot, parts.validation), prior=float(parts.train.labels.mean()),
         policy=GatePolicy(),
@@ -88,13 +88,13 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
         canary_windows=_canary_windows(lesson, contract),
         origin=bundle.Origin(
             training=_origin(request, snapshot, parts=parts, model=model, fix=fix)
-            | course.facts() | {"tuning": asdict(trial.tuning)},
+            | course.facts() | {"tuning": asdict(variant.tuning)},
             scorecard=asdict(validation),
         ),
     )
     bundle.read(path, expected_sha256=manifest.sha256)
     past = [fold for fold in past_parts(samples, parts, request.split) if not _is_unfit(fold.train, fold.validation)]
-    _train_folds(course, snapshot, trial, past, report=report, stopping=stopping)
+    _train_folds(course, snapshot, variant, past, report=report, stopping=stopping)
     course.checkpoint.remove()
     return TrainResult(
         model_path=str(path),
@@ -187,10 +187,10 @@ def _reading(snapshot: Snapshot, parts: Parts, data: DataPolicy, *, lesson: Less
 
 
 def _calibrated(
-    fitted: Fitted, lesson: Lesson, trial: Trial
+    fitted: Fitted, lesson: Lesson, variant: Variant
 ) -> tuple[PatchTST, NDArray[np.float64], calibration.Calibration]:
     """The network that answers calibrated logits, its raw logits on the validation part, and what was folded in."""
-    model = PatchTST(trial.network)
+    model = PatchTST(variant.network)
     model.load_state_dict(fitted.weights, strict=True)
     logits = logits_at(model, lesson.features, lesson.validation.positions)
     newest = lesson.train.where(np.arange(max(0, len(lesson.train) - NEWEST_FOR_BIAS), len(lesson.train)))
@@ -211,7 +211,7 @@ def _calibration(logits: NDArray[np.float64], validation: Samples, *, expected_b
 
 
 def _train_folds(
-    course: Course, snapshot: Snapshot, trial: Trial, past: list[Parts], *, report: Report,
+    course: Course, snapshot: Snapshot, variant: Variant, past: list[Parts], *, report: Report,
     stopping: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Half the epochs for each fold: three of them, with less to learn from, cost about as much as the candidate.
@@ -223,12 +223,12 @@ def _train_folds(
 
     def teach(number: int, fold: Parts) -> NDArray[np.float64]:
         report(Progress(sentence=f"training {request.run_id}: the same recipe on past fold {number} of {len(past)}"))
-        lesson = _lesson(snapshot, fold, trial.contract)
+        lesson = _lesson(snapshot, fold, variant.contract)
         fitted = loop.fit(
-            course.fresh_attempt(trial), lesson, recipe, device=course.device, saved=None,
+            course.fresh_attempt(variant), lesson, recipe, device=course.device, saved=None,
             after_epoch=lambda *_: None, stopping=stopping,
         )  # fmt: skip
-        model, _, _ = _calibrated(fitted, lesson, trial)
+        model, _, _ = _calibrated(fitted, lesson, variant)
         return sigmoid(logits_at(model, lesson.features, fold.holdout.positions))
 
     train_folds(past, Path(request.run_dir), identity=course.checkpoint.digest, teach=teach)
