@@ -89,7 +89,8 @@ class EngineRestart:
 
     def _systemctl(self, *arguments: str) -> int:
         try:
-            return subprocess.run(["systemctl", *arguments], timeout=_SYSTEMCTL_SECONDS, check=False).returncode
+            command = ["systemctl", *arguments]
+            return subprocess.run(command, timeout=_SYSTEMCTL_SECONDS, check=False).returncode
         except (OSError, subprocess.SubprocessError) as error:
             raise SlotError(f"systemctl {arguments[0]} does not answer", where=self._unit,
                             remedy="restart the engine by hand") from error
