@@ -145,8 +145,16 @@ class Machine:
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`make` in the source, without a network."""
-        return self.run("env", "PIP_NO_INDEX=1", "PIP_NO_BUILD_ISOLATION=0", "PIP_ROOT_USER_ACTION=ignore",
-                        "make", "-C", SOURCE, *arguments)
+        return self.offline("make", "-C", SOURCE, *arguments)
+
+    def build_package(self) -> str:
+        """The Debian package, as `make deb` makes it; its path inside."""
+        self.offline(f"{SOURCE}/systemd/build-deb", f"{VENV}/bin/pip", "0.0.1")
+        return f"{SOURCE}/build/retrain-worker_0.0.1_all.deb"
+
+    def offline(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command with a pip that has no index."""
+        return self.run("env", "PIP_NO_INDEX=1", "PIP_NO_BUILD_ISOLATION=0", "PIP_ROOT_USER_ACTION=ignore", *command)
 
     def remove(self) -> None:
         """Nothing of it stays: no process, no mount, no file, no control group."""

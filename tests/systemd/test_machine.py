@@ -10,7 +10,7 @@ import pytest
 from retrain_worker.adapters.journal_entry import MESSAGE_IDS
 from retrain_worker.domain import env_file
 from tests.systemd.conftest import QUICK, UNIT
-from tests.systemd.machine import SOURCE
+from tests.systemd.machine import SOURCE, VENV
 
 #: seconds; the unit allows 30, the promise is 10
 STOP_SECONDS = 10.0
@@ -34,6 +34,8 @@ def test_a_run_by_trigger_is_promoted_and_the_engine_is_restarted_with_the_new_p
 
     assert host.wait_outcome(2) == "PROMOTED", "\n".join(host.messages())
     model = env_file.parse(host.path("/etc/quantum/ai-engine.env").read_bytes())["PATCHTST_MODEL_PATH"]
+    # the stand-in follows models by itself as well, so the confirmation may come before the restart
+    host.wait(lambda: host.journal("EVENT=engine_restarted"), "the restart of the engine")
     engine = host.show("MainPID", "ActiveState", unit="quantum-ai-engine")
     assert engine["ActiveState"] == "active"
     assert engine["MainPID"] != before
@@ -387,16 +389,26 @@ def test_files_go_where_a_packager_wants_them(host):
     assert host.shell("cd /run/package && find . -type f -o -type l").split() == ["./etc/quantum/retraining-worker.env"]
 
 
-def test_an_uninstall_leaves_only_what_belongs_to_the_operator(host):
+def test_an_uninstall_leaves_what_belongs_to_the_operator_and_the_debian_package_takes_over(host):
+    package = host.machine.build_package()
+    host.settings(**QUICK)
     host.systemctl("start", UNIT)
     host.wait(host.stage, "a run")
     host.machine.make("uninstall")
-    try:
-        assert host.systemctl("is-active", UNIT, check=False).stdout.strip() in ("inactive", "unknown")
-        assert not host.path("/opt/quantum/venvs/retraining-worker").exists()
-        assert not os.path.lexists(host.path("/usr/local/bin/retrain-worker"))
-        assert host.path("/etc/quantum/retraining-worker.env").exists()
-        assert host.path("/var/lib/quantum-retraining-worker/state.db").exists()
-    finally:
-        host.machine.prepare_environment()
-        host.machine.make("install")
+    assert host.systemctl("is-active", UNIT, check=False).stdout.strip() in ("inactive", "unknown")
+    assert not host.path(VENV).exists()
+    assert not os.path.lexists(host.path("/usr/local/bin/retrain-worker"))
+    assert host.path("/var/lib/quantum-retraining-worker/state.db").exists()
+    written = host.path("/etc/quantum/retraining-worker.env").read_bytes()
+
+    host.machine.prepare_environment()
+    host.machine.offline("dpkg", "--force-confold", "--install", package)
+    assert host.path("/etc/quantum/retraining-worker.env").read_bytes() == written
+    assert host.show("FragmentPath")["FragmentPath"] == f"/usr/lib/systemd/system/{UNIT}.service"
+    host.systemctl("start", UNIT)
+    assert host.wait_outcome() == "REFUSED"
+    assert host.run("systemd-analyze", "verify", f"{UNIT}.service").stderr == ""
+
+    host.run("dpkg", "--remove", "retrain-worker")
+    assert not host.path(VENV).exists()
+    assert host.systemctl("is-active", UNIT, check=False).stdout.strip() in ("inactive", "unknown")
