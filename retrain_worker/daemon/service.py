@@ -70,9 +70,9 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
     schedule = Schedule(jobs_of(app), clock=boot_clock)
     drift = time.time() - boot_clock()
     app.recover()
-    schedule.start()
     notifier.ready(app.status_line())
     log.info("ready", message=app.status_line())
+    schedule.start()
     try:
         while not signals.stopping and app.broken is None:
             if signals.reloading:

@@ -1,0 +1,65 @@
+"""`reload` waits for the process that it asks, and for an answer to this question, not an earlier one."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from retrain_worker.adapters.reload_answer import ReloadAnswer, leave, reload_process
+from retrain_worker.errors import CallPersonError
+
+DAEMON = """
+import os, signal, sys, time
+from pathlib import Path
+from retrain_worker.adapters.reload_answer import ReloadAnswer, leave
+signal.signal(signal.SIGHUP, lambda *_: leave(Path(sys.argv[1]), ReloadAnswer(
+    pid=os.getpid(), began_at_ns=time.monotonic_ns(), problems=tuple(sys.argv[2:]))))
+print("at work", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    started = []
+
+    def start(*problems):
+        started.append(subprocess.Popen([sys.executable, "-c", DAEMON, tmp_path / "answer", *problems],
+                                        stdout=subprocess.PIPE))
+        started[-1].stdout.readline()
+        return started[-1].pid
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_the_answer_is_that_of_the_process_that_was_asked(daemon, tmp_path):
+    pid = daemon("LABEL=up: must be one of outcome, direction")
+    answer = reload_process(pid, tmp_path / "answer", wait_seconds=60)
+
+    assert answer.problems == ("LABEL=up: must be one of outcome, direction",)
+
+
+def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
+    sleeper = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(1, signal.SIG_IGN); "
+                                "print('', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    sleeper.stdout.readline()
+    leave(tmp_path / "answer", ReloadAnswer(pid=sleeper.pid, began_at_ns=time.monotonic_ns()))
+    try:
+        with pytest.raises(CallPersonError, match="no answer"):
+            reload_process(sleeper.pid, tmp_path / "answer", wait_seconds=0.3)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        sleeper.stdout.close()
+
+
+def test_a_process_that_is_gone_does_not_answer(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(CallPersonError, match="gone"):
+        reload_process(gone.pid, tmp_path / "answer", wait_seconds=60)

@@ -1,0 +1,192 @@
+"""One disposable machine for all of these tests, installed by `make install`; each test gets a fresh service on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import sqlite3
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from retrain_worker.demo.market import write_market
+from retrain_worker.demo.regime import Regime
+from tests.systemd.machine import VENV, Machine, why_not
+
+UNIT = "quantum-retraining-worker"
+PATIENCE_SECONDS = 180.0
+#: a market that three epochs are enough for
+PLAIN = Regime(strength=1.0, lag=1, win_good=0.93, win_bad=0.08)
+SETTINGS = {"MAX_EPOCHS": 3, "SEQ_LEN": 32,
+            "MIN_NEW_SAMPLES": 100, "ENGINE_CONFIRM_TIMEOUT_S": 90, "REDIS_HOST": "localhost"}
+#: the first run, which comes by itself, ends at the audit, before PyTorch is loaded
+QUICK = {"MIN_SAMPLES": 1_000_000}
+ENGINE_UNIT = f"""\
+[Unit]
+Description=Stand-in for the AI engine
+[Service]
+User=quantum-engine
+Group=quantum
+EnvironmentFile=/etc/quantum/ai-engine.env
+ExecStart={VENV}/bin/python -m retrain_worker.demo.engine --env-file /etc/quantum/ai-engine.env \
+--redis-url redis://localhost:6379/0 --db /opt/quantum/data/quantum_trader.db --log /run/quantum-engine/diary
+RuntimeDirectory=quantum-engine
+"""
+
+
+def pytest_collection_modifyitems(items):
+    reason = why_not()
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.systemd)
+            item.add_marker(pytest.mark.slow)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=f"no disposable machine: {reason}"))
+
+
+@dataclass
+class Host:
+    """The machine with the service on it, as an operator uses it."""
+
+    machine: Machine
+    began_at: str = ""
+
+    def run(self, *command: str, check: bool = True):
+        return self.machine.run(*command, check=check)
+
+    def shell(self, script: str, *, check: bool = True) -> str:
+        return self.machine.shell(script, check=check)
+
+    def systemctl(self, *arguments: str, check: bool = True):
+        return self.machine.run("systemctl", *arguments, check=check)
+
+    def path(self, inside: str) -> Path:
+        return self.machine.path(inside)
+
+    def settings(self, **changed: object) -> None:
+        values = {**SETTINGS, **changed}
+        self.path("/etc/quantum/retraining-worker.env").write_text(
+            "".join(f"{name}={value}\n" for name, value in values.items()))
+
+    def drop_in(self, *lines: str) -> None:
+        """What the unit has beside its own lines, until the next fresh start."""
+        folder = self.path(f"/run/systemd/system/{UNIT}.service.d")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "test.conf").write_text("[Service]\n" + "".join(f"{line}\n" for line in lines))
+        self.systemctl("daemon-reload")
+
+    def fresh(self, **settings: object) -> None:
+        """The service stopped, its memory empty, no model in the slot, Redis empty."""
+        self.systemctl("stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path")
+        self.systemctl("reset-failed")
+        shutil.rmtree(self.path(f"/run/systemd/system/{UNIT}.service.d"), ignore_errors=True)
+        self.shell("rm -rf /var/lib/quantum-retraining-worker /data/quantum/models/* /data/quantum/checkpoints/* "
+                   "/opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* /etc/quantum/ai-engine.env.bak*")
+        self.shell("printf 'OTHER=1\\nPATCHTST_SHADOW_ONLY=true\\n' >/etc/quantum/ai-engine.env; "
+                   "systemd-tmpfiles --create quantum-retraining-worker.conf")
+        self.systemctl("daemon-reload")
+        self.systemctl("start", "redis-server", "quantum-ai-engine-restart.path")
+        self.run("redis-cli", "flushall")
+        self.settings(**settings)
+        # a cursor of the journal: later assertions are about what comes after it
+        self.shell("journalctl --sync")
+        self.began_at = self.shell("journalctl -n 0 --show-cursor -q").partition("cursor: ")[2].strip()
+
+    def show(self, *names: str, unit: str = UNIT) -> dict[str, str]:
+        shown = self.systemctl("show", "-p", ",".join(names), unit).stdout
+        return dict(line.split("=", 1) for line in shown.splitlines())
+
+    def status_text(self) -> str:
+        return self.show("StatusText")["StatusText"]
+
+    def main_pid(self) -> int:
+        return int(self.show("MainPID")["MainPID"])
+
+    def journal(self, *matches: str) -> list[dict]:
+        """The entries since `fresh`, of the service or of whatever is asked for."""
+        self.shell("journalctl --sync")
+        if not any("=" in match or match == "-u" for match in matches):
+            matches = ("-u", UNIT, *matches)
+        found = self.run("journalctl", "-o", "json", "--after-cursor", self.began_at, *matches, check=False).stdout
+        return [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+
+    def messages(self, *matches: str) -> list[str]:
+        return [str(entry["MESSAGE"]) for entry in self.journal(*matches)]
+
+    def state(self, query: str) -> list[tuple]:
+        """What the service's own database says; nothing while there is none."""
+        database = self.path("/var/lib/quantum-retraining-worker/state.db")
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(
+                sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5.0)) as connection:
+            return connection.execute(query).fetchall()
+        return []
+
+    def stage(self) -> str:
+        """Where the run under way is."""
+        found = self.state("SELECT stage FROM runs WHERE finished_at IS NULL")
+        return found[0][0] if found else ""
+
+    def outcomes(self) -> list[str]:
+        """How runs have ended, the oldest first."""
+        return [outcome for (outcome,) in self.state(
+            "SELECT outcome FROM runs WHERE finished_at IS NOT NULL ORDER BY created_at")]
+
+    def children(self) -> list[int]:
+        """The processes of the service besides its main one, as numbers inside."""
+        main = self.main_pid()
+        groups = self.shell(f"cat /sys/fs/cgroup/unified/system.slice/{UNIT}.service/cgroup.procs "
+                            f"/sys/fs/cgroup/system.slice/{UNIT}.service/cgroup.procs 2>/dev/null", check=False)
+        return [int(pid) for pid in groups.split() if int(pid) not in (main, 0)]
+
+    def wait(self, condition, what: str):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            if found := condition():
+                return found
+            time.sleep(0.02)
+        story = self.shell(f"systemctl status {UNIT} --no-pager; journalctl -u {UNIT} -n 40 --no-pager", check=False)
+        pytest.fail(f"waited in vain for {what}\n{story}")
+
+    def wait_status(self, pattern: str) -> str:
+        return self.wait(lambda: (text := self.status_text()) and re.search(pattern, text) and text,
+                         f"a status like {pattern!r}")
+
+    def wait_outcome(self, number: int = 1) -> str:
+        return self.wait(lambda: (ended := self.outcomes())[number - 1:number], f"the end of run {number}")[0]
+
+
+@pytest.fixture(scope="session")
+def installed():
+    """The machine, booted, with everything that the service's neighbours would have made."""
+    machine = Machine()
+    try:
+        write_neighbours(machine)
+        machine.boot()
+        machine.prepare_environment()
+        machine.run("useradd", "--system", "quantum-engine")
+        machine.make("install")
+        machine.shell("install -d -m 2775 -g quantum /opt/quantum/ai_engine/models; "
+                      "chgrp -R quantum /opt/quantum/data; chmod 2775 /opt/quantum/data; chmod g+w /opt/quantum/data/*")
+        yield Host(machine)
+    finally:
+        machine.remove()
+
+
+@pytest.fixture
+def host(installed):
+    installed.fresh()
+    return installed
+
+
+def write_neighbours(machine: Machine) -> None:
+    """The trading database, and a stand-in for the engine's unit."""
+    data = machine.path("/opt/quantum/data")
+    data.mkdir(parents=True)
+    write_market(data / "quantum_trader.db", seed=11, end=datetime.now(UTC), rows=4_000, regime=PLAIN)
+    machine.path("/etc/systemd/system/quantum-ai-engine.service").write_text(ENGINE_UNIT)

@@ -1,0 +1,34 @@
+"""Secrets that come as files: they win, and a file that nobody knows is an error."""
+
+import pytest
+
+from retrain_worker import settings
+from retrain_worker.errors import SettingsError
+
+
+def test_a_credential_is_a_setting_with_or_without_the_prefix_of_the_unit(tmp_path):
+    (tmp_path / "settings_REDIS_PASSWORD").write_text("hunter2\n")
+    (tmp_path / "DATABASE_URL").write_text("postgresql://u:p@h/d\n")
+    found = settings.credentials_in({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    loaded = settings.load({"DATABASE_URL": "postgresql://elsewhere/d", **found})
+
+    assert str(loaded.redis_url) == "redis://:hunter2@localhost:6379/0"
+    assert str(loaded.database_url) == "postgresql://u:p@h/d"
+    assert "hunter2" not in repr(loaded)
+
+
+def test_a_misspelled_credential_is_named_and_its_value_is_not(tmp_path):
+    (tmp_path / "settings_REDIS_PASWORD").write_text("hunter2")
+    with pytest.raises(SettingsError) as refused:
+        settings.credentials_in({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+    assert "REDIS_PASWORD" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_home_has_no_credentials_but_those_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "CREDENTIALS_DIR", tmp_path)
+    (tmp_path / "REDIS_PASSWORD").write_text("x")
+
+    assert settings.credentials_in({}) == {"REDIS_PASSWORD": "x"}
+    assert settings.credentials_in({}, home=tmp_path) == {}
