@@ -40,7 +40,8 @@ RECIPE = Recipe(
 def request(folder: Path, **changes: Any) -> TrainRequest:
     values: dict[str, Any] = {
         "run_id": "20261123_031400", "run_dir": str(folder), "version": "patchtst_v20261123_031400",
-        "data": DataPolicy(), "split": SplitPolicy(), "recipe": RECIPE, "checkpoint_dir": str(folder / "checkpoints"),
+        "data": DataPolicy(), "split": SplitPolicy(past_folds=0), "recipe": RECIPE,
+        "checkpoint_dir": str(folder / "checkpoints"),
         "incumbent_path": None,
     }  # fmt: skip
     return TrainRequest(**(values | changes))

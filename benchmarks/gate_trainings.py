@@ -1,0 +1,63 @@
+"""Real trainings: a market of the demo, the child's own training and measuring, nothing simulated but the trades."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from retrain_worker.demo.market import write_market
+from retrain_worker.demo.regime import Regime
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.gates import Evidence, GatePolicy
+from retrain_worker.domain.handoff import GateRequest, PullRequest, TrainRequest
+from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.windows import SplitPolicy
+
+TITLES = {"a": "(a) Nothing to learn", "h": "(h) Good, against a stale incumbent"}
+END = datetime(2025, 12, 30, 21, tzinfo=UTC)
+GOOD = Regime()
+RECIPE = Recipe(threads=1, device="cpu")
+
+
+def train(kind_and_seed: tuple[str, int]) -> Evidence:
+    """What the gate would decide on: pulled, trained with its past folds, measured beside the incumbent."""
+    from retrain_worker.work import scoring
+
+    kind, seed = kind_and_seed
+    with tempfile.TemporaryDirectory(prefix="gate-trainings-") as name:
+        folder = Path(name)
+        incumbent = None
+        if kind == "h":
+            incumbent = _trained(folder / "old", Regime(turn_degrees=70.0), seed=1000 + seed, rows=2500, folds=0)
+        regime = GOOD if kind == "h" else replace(GOOD, edge=0.0)
+        candidate = _trained(folder / "new", regime, seed=seed, rows=6000, folds=SplitPolicy().past_folds)
+        return scoring.measure(
+            GateRequest(
+                run_id="20251230_210000", run_dir=str(folder / "new"), candidate_path=candidate,
+                incumbent_path=incumbent, data=DataPolicy(), split=SplitPolicy(), recipe=RECIPE, policy=GatePolicy(),
+            ),
+            lambda _: None,
+        ).evidence  # fmt: skip
+
+
+def _trained(folder: Path, regime: Regime, *, seed: int, rows: int, folds: int) -> str:
+    from retrain_worker.work.data.pull import pull
+    from retrain_worker.work.training.train import train as train_stage
+
+    folder.mkdir()
+    write_market(folder / "market.db", seed=seed, end=END, rows=rows, days=rows / 200, regime=regime)
+    pull(
+        PullRequest(run_id="20251230_210000", run_dir=str(folder), policy=DataPolicy(), watermark_path=None,
+                    now=END.isoformat()),
+        f"sqlite:///{folder}/market.db", lambda _: None,
+    )  # fmt: skip
+    return train_stage(
+        TrainRequest(
+            run_id="20251230_210000", run_dir=str(folder), version="patchtst_v20251230_210000", data=DataPolicy(),
+            split=SplitPolicy(past_folds=folds), recipe=RECIPE, checkpoint_dir=str(folder / "checkpoints"),
+            incumbent_path=None,
+        ),
+        lambda _: None, lambda: False,
+    ).model_path  # fmt: skip

@@ -1,0 +1,117 @@
+"""How often the gates let a bad model through, and how often they stop a good one; the seed's rules beside them.
+
+    python benchmarks/gates.py               300 worlds of each kind, one year of daily retraining, 4 trainings
+    python benchmarks/gates.py --quick       40 worlds of each kind, no years, no trainings
+    python benchmarks/gates.py --full        1,000 worlds, 20 years, 20 trainings of each kind
+
+The seed's rules are gates 1 and 2 of its proof pack: no action over 70 %, two over 10 %; std of P(WIN) at least 0.05 and
+P90 - P10 at least 0.12. Intervals are Clopper-Pearson, 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+
+# before numpy: one process a core, and threads that wait for each other cost far more than they gain
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import gate_trainings  # noqa: E402
+import gate_worlds  # noqa: E402
+import gate_years  # noqa: E402
+from scipy import stats  # noqa: E402
+
+from retrain_worker.domain.gates import Decision, Evidence, GatePolicy, GateResult, Scorecard, decide  # noqa: E402
+
+POLICY = GatePolicy()
+GOALS = {**dict.fromkeys("abcdefikl", "<= 0.3 %"), "g": "-", "h": ">= 95 %", "j": "<= 2 %", "h60": "-"}
+
+
+def seed_rules(card: Scorecard) -> bool:
+    """Gates 1 and 2 of the seed's proof pack."""
+    shares = card.actions.values()
+    diverse = max(shares) <= 0.70 and sum(share > 0.10 for share in shares) >= 2
+    return diverse and (card.p_std or 0.0) >= 0.05 and (card.p10_p90 or 0.0) >= 0.12
+
+
+def judged(evidence: Evidence) -> tuple[bool, bool, tuple[str, ...]]:
+    """(approved by us, approved by the seed's rules, our gates that did not pass)."""
+    verdict = decide(evidence, POLICY)
+    stopped = tuple(gate.name for gate in verdict.gates if gate.counts and gate.result is not GateResult.PASS)
+    return verdict.decision is Decision.PASS, seed_rules(evidence.candidate), stopped
+
+
+def one_world(kind_and_seed: tuple[str, int]) -> tuple[bool, bool, tuple[str, ...]]:
+    kind, seed = kind_and_seed
+    return judged(gate_worlds.KINDS[kind](seed))
+
+
+def share(hits: int, of: int) -> str:
+    """`1.2 % (0.5..2.3)`."""
+    if not of:
+        return "-"
+    interval = stats.binomtest(hits, of).proportion_ci(0.95, method="exact")
+    return f"{hits / of:.1%} ({100 * interval.low:.1f}..{100 * interval.high:.1f})"
+
+
+def row(kind: str, title: str, found: Iterable[tuple[bool, bool, tuple[str, ...]]]) -> str:
+    answers = list(found)
+    stopped = Counter(name for _, _, names in answers for name in names)
+    by = ", ".join(f"{name} {100 * count / len(answers):.0f} %" for name, count in stopped.most_common(3))
+    ours, seeds = (sum(answer[place] for answer in answers) for place in (0, 1))
+    return (f"| {title} | {len(answers)} | {share(ours, len(answers))} | {share(seeds, len(answers))} "
+            f"| {GOALS[kind]} | {by or '-'} |")
+
+
+def worlds_table(count: int, run: Callable[..., Iterable[tuple[bool, bool, tuple[str, ...]]]], kinds: str) -> None:
+    print("\n### Approved, of worlds in which the right verdict is known\n")
+    print("| world | worlds | approved by us | by the seed's rules | goal | stopped by |\n|---|---|---|---|---|---|")
+    for kind, make in gate_worlds.KINDS.items():
+        if kinds and kind not in kinds.split(","):
+            continue
+        title = (make.__doc__ or "").strip().removesuffix(".")
+        print(row(kind, title, run(one_world, [(kind, seed) for seed in range(count)], chunksize=5)), flush=True)
+
+
+def trainings_table(count: int, run: Callable[..., Iterable[tuple[bool, bool, tuple[str, ...]]]]) -> None:
+    print("\n### The same with real trainings: PatchTST, three past folds, the whole run\n")
+    print("| world | worlds | approved by us | by the seed's rules | goal | stopped by |\n|---|---|---|---|---|---|")
+    for kind, title in gate_trainings.TITLES.items():
+        found = (judged(evidence) for evidence in run(gate_trainings.train, [(kind, seed) for seed in range(count)]))
+        print(row(kind, title, found), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--worlds", type=int, help="worlds of each kind (0: none)")
+    parser.add_argument("--years", type=int, help="years of daily retraining (0: none)")
+    parser.add_argument("--trainings", type=int, help="real trainings each of (a) and (h) (0: none)")
+    parser.add_argument("--kinds", default="", help="only these, like a,h")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    asked = parser.parse_args()
+    worlds, years, trainings = (1000, 20, 20) if asked.full else (40, 0, 0) if asked.quick else (300, 1, 2)
+    worlds, years, trainings = (
+        default if given is None else given
+        for default, given in ((worlds, asked.worlds), (years, asked.years), (trainings, asked.trainings))
+    )
+    started = time.monotonic()
+    with ProcessPoolExecutor(asked.jobs) as pool:
+        if worlds:
+            worlds_table(worlds, pool.map, asked.kinds)
+        gate_years.spending_table(500 if asked.full else 100)
+        if years:
+            gate_years.years_table(years, pool.map)
+        if trainings:
+            trainings_table(trainings, pool.map)
+    print(f"\n{time.monotonic() - started:.0f} s with {asked.jobs} processes")
+
+
+if __name__ == "__main__":
+    main()
