@@ -19,6 +19,7 @@ from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.labels import Label, LabelConflict
 from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
+from retrain_worker.domain.trial import ProbationPolicy, ShadowPolicy
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import SettingsError
 
@@ -101,6 +102,9 @@ class Settings:
     split: SplitPolicy
     recipe: Recipe
     gate: GatePolicy
+    shadow: ShadowPolicy
+    probation: ProbationPolicy
+    trial_check_minutes: float
     #: set when everything lies under one folder
     home: Path | None = None
     #: every name that was asked for, with its default as text
@@ -148,6 +152,9 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         split=_split_policy(read),
         recipe=_recipe(read),
         gate=_gate_policy(read),
+        shadow=_shadow_policy(read),
+        probation=_probation_policy(read),
+        trial_check_minutes=read.number("TRIAL_CHECK_MIN", 10.0, low=0.0, high=1440.0),
         home=home,
         names=read.asked,
     )
@@ -266,6 +273,29 @@ def _gate_policy(read: _Reader) -> GatePolicy:
         incumbent_alpha=read.number("GATE_INCUMBENT_ALPHA", default.incumbent_alpha, low=1e-6, high=0.5),
         min_slice_rows=read.count("GATE_MIN_SLICE_ROWS", default.min_slice_rows, low=10),
         slice_alpha=read.number("GATE_SLICE_ALPHA", default.slice_alpha, low=1e-6, high=0.2),
+    )
+
+
+def _shadow_policy(read: _Reader) -> ShadowPolicy:
+    default = ShadowPolicy()
+    return ShadowPolicy(
+        min_outcomes=read.count("SHADOW_MIN_OUTCOMES", default.min_outcomes),
+        hours=read.number("SHADOW_HOURS", default.hours, low=0.0),
+        max_hours=read.number("SHADOW_MAX_HOURS", default.max_hours, low=0.0),
+        skill_alpha=read.number("SHADOW_SKILL_ALPHA", default.skill_alpha, low=1e-9, high=0.2),
+    )
+
+
+def _probation_policy(read: _Reader) -> ProbationPolicy:
+    default = ProbationPolicy()
+    return ProbationPolicy(
+        hours=read.number("PROBATION_HOURS", default.hours, low=0.0),
+        min_outcomes=read.count("PROBATION_MIN_OUTCOMES", default.min_outcomes, low=1),
+        margin=read.number("PROBATION_MARGIN", default.margin, low=0.0, high=1.0),
+        alpha=read.number("PROBATION_ALPHA", default.alpha, low=1e-6, high=0.5),
+        min_rows=read.count("PROBATION_MIN_ROWS", default.min_rows, low=10),
+        min_std=read.number("PROBATION_MIN_STD", default.min_std, low=0.0, high=0.5),
+        max_action_share=read.share("PROBATION_MAX_ACTION_SHARE", default.max_action_share),
     )
 
 

@@ -30,9 +30,20 @@ class FakeStore:
     orders: dict = field(default_factory=dict)
     #: ids of deployments, in the order in which they reached the env line
     reached: list = field(default_factory=list)
+    #: sha256 -> why it is never promoted again
+    condemned_sha256s: dict = field(default_factory=dict)
 
     def unfinished_run(self):
-        return next((run for run in self.runs.values() if not run.is_finished), None)
+        return next((run for run in self.runs.values() if not run.is_finished and not run.is_waiting), None)
+
+    def waiting_runs(self):
+        return [run for run in self.runs.values() if run.is_waiting]
+
+    def run(self, run_id):
+        return self.runs.get(run_id)
+
+    def condemned(self, sha256):
+        return self.condemned_sha256s.get(sha256)
 
     def record(self, run, *, events=(), deployment=None, order=None, watermark_path=None):
         self.records.append((run, tuple(events), deployment, watermark_path))
@@ -131,6 +142,11 @@ class FakeSlot:
         if self.fault:
             raise self.fault
         self.named = model
+
+    def clear(self, *, replacing):
+        if self.fault:
+            raise self.fault
+        self.named = None
 
     def trigger(self, model):
         self.triggered.append(model)

@@ -24,6 +24,7 @@ from retrain_worker.domain.handoff import (
     ExportResult,
     GateMeasured,
     InspectResult,
+    LookResult,
     PullResult,
     TrainResult,
     VerifyResult,
@@ -34,6 +35,7 @@ from retrain_worker.errors import ChildFailedError, RetrainError
 
 _RESULT_TYPES: dict[str, type[Any]] = {
     Stage.PULL: PullResult, Stage.AUDIT: AuditResult, Stage.TRAIN: TrainResult, Stage.GATE: GateMeasured,
+    Stage.SHADOW: LookResult, Stage.PROBATION: LookResult,
     Errand.INSPECT: InspectResult, Errand.EXPORT: ExportResult, Errand.VERIFY: VerifyResult,
 }
 _LOG_TAIL_BYTES = 4096
@@ -80,6 +82,13 @@ def files_of(stage: str, run_dir: Path, request: object) -> ChildFiles:
     """The files of this request. Equal requests have equal files."""
     return ChildFiles(stage=str(stage), run_dir=run_dir,
                       content=msgspec.json.encode({"stage": str(stage), "request": request}))
+
+
+def remove_older(files: ChildFiles) -> None:
+    """Remove the requests and results of earlier looks: nobody asks for them again."""
+    for path in files.run_dir.glob(f"{files.stage.lower()}.*.json"):
+        if path not in (files.request_path, files.result_path):
+            path.unlink(missing_ok=True)
 
 
 def read_result(files: ChildFiles, *, limit_bytes: int) -> Any:

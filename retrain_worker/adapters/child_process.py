@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from retrain_worker import durable_file
-from retrain_worker.adapters.child_files import ChildFiles, files_of, log_tail, read_result
+from retrain_worker.adapters.child_files import ChildFiles, files_of, log_tail, read_result, remove_older
 from retrain_worker.adapters.running_child import RunningChild, start_child
 from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, Broken, ChildExit, Done, Errand, Working
-from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.lifecycle import WAITING, Stage
 from retrain_worker.errors import ChildFailedError, ChildInterruptedError, RetrainError
 
 #: -P: the working directory is no place to import from
@@ -35,6 +35,8 @@ _PASSED_PREFIXES = (
     "LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NUMEXPR_", "GOMP_", "ATEN_", "TORCH_", "PYTORCH_", "CUDA_", "CUBLAS_",
     "NVIDIA_", "MALLOC_", "COVERAGE_",
 )
+#: the stages whose child reads the trading database
+READS_DATABASE = frozenset({Stage.PULL, *WAITING})
 _LOCK_NAME = ".child.lock"
 _POLL_SECONDS = 0.02
 _REAP_SECONDS = 5.0
@@ -49,7 +51,7 @@ class ChildProcesses:
     ) -> None:
         """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` at least.
 
-        `database_url` reaches the child of PULL only, through its environment.
+        `database_url` reaches the children of READS_DATABASE only, through their environment.
         """
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
         self._grace_seconds = grace_seconds
@@ -116,6 +118,8 @@ class ChildProcesses:
         try:
             with durable_file.named_errors(files.run_dir):
                 files.result_path.unlink(missing_ok=True)
+                if files.stage in WAITING:
+                    remove_older(files)
             durable_file.replace_file(files.request_path, files.content, mode=0o600)
             self._child = start_child(self._command, files, environment=self._environment(files.stage), lock_fd=lock_fd,
                                       niceness=self._niceness)
@@ -199,7 +203,7 @@ class ChildProcesses:
     def _environment(self, stage: str) -> dict[str, str]:
         passed = {name: value for name, value in os.environ.items()
                   if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)}
-        if stage == Stage.PULL and self._database_url:
+        if stage in READS_DATABASE and self._database_url:
             passed[DATABASE_URL_VARIABLE] = self._database_url
         return passed
 

@@ -133,19 +133,14 @@ class ModelSlot:
         Raises ArtifactError, SlotError as `check_ready` does, DiskFullError; then the env file is as it was.
         """
         self.check_ready(model, expected_sha256=expected_sha256)
-        for _ in range(_ATTEMPTS):
-            reading = self._read()
-            named = self._value_in(reading, self._path_key)
-            if named == str(model):
-                durable_file.sync_directory(self._env_file.parent)
-                return
-            if (named or None) != (str(replacing) if replacing else None):
-                raise RetryLaterError(f"{self._path_key} was just set to {named or 'nothing'} by somebody else",
-                                      where=str(self._env_file), remedy="it is left as it is")
-            with contextlib.suppress(durable_file.ChangedMeanwhileError):
-                self._replace(reading, model)
-        raise SlotError(f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
-                        where=str(self._env_file), remedy="see who writes it; the next tick tries again")
+        self._name(model, replacing)
+
+    def clear(self, *, replacing: Path) -> None:
+        """Take the env line away, atomically, with a backup beside it. Doing it twice changes nothing.
+
+        Raises RetryLaterError when it names another model than `replacing` by now, SlotError, DiskFullError.
+        """
+        self._name(None, replacing)
 
     def trigger(self, model: Path) -> None:
         """Write the trigger file, in place: a path unit sees a file that is written, and misses one that is renamed."""
@@ -193,9 +188,25 @@ class ModelSlot:
         with self._naming_the_file():
             return env_file.value_of(reading.content, key)
 
-    def _replace(self, reading: _Reading, model: Path) -> None:
+    def _name(self, model: Path | None, replacing: Path | None) -> None:
+        for _ in range(_ATTEMPTS):
+            reading = self._read()
+            named = self._value_in(reading, self._path_key) or None
+            if named == (str(model) if model else None):
+                durable_file.sync_directory(self._env_file.parent)
+                return
+            if named != (str(replacing) if replacing else None):
+                raise RetryLaterError(f"{self._path_key} was just set to {named or 'nothing'} by somebody else",
+                                      where=str(self._env_file), remedy="it is left as it is")
+            with contextlib.suppress(durable_file.ChangedMeanwhileError):
+                self._replace(reading, model)
+        raise SlotError(f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
+                        where=str(self._env_file), remedy="see who writes it; the next tick tries again")
+
+    def _replace(self, reading: _Reading, model: Path | None) -> None:
         with self._naming_the_file():
-            content = env_file.replaced(reading.content, self._path_key, str(model))
+            content = (env_file.replaced(reading.content, self._path_key, str(model)) if model
+                       else env_file.removed(reading.content, self._path_key))
 
         backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
         durable_file.replace_file(backup, reading.content, look=reading.look)

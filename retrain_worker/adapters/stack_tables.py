@@ -49,6 +49,8 @@ class StackTables:
                     table, row = metadata.tables[_VERSIONS], _version_row(run)
                     _upsert(connection, table, "version_id", row)
                     _deactivate_others(connection, table, row)
+                if _VERSIONS in present and run.outcome is Outcome.ROLLED_BACK and run.fact(Stage.PROMOTE):
+                    _take_back(connection, metadata.tables[_VERSIONS], run)
                 return tuple(sorted(present))
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             reason = " ".join(str(error.orig).split())
@@ -75,13 +77,22 @@ def _deactivate_others(connection: sa.Connection, table: sa.Table, row: Mapping[
     connection.execute(sa.update(table).where(others).values(is_active=False, replaced_at=row["trained_at"]))
 
 
+def _take_back(connection: sa.Connection, table: sa.Table, run: Run) -> None:
+    """The version of `run` is not active any more; the one before it is, if the table knows it."""
+    promoted = run.fact(Stage.PROMOTE)
+    own = table.c.version_id == promoted["version"]
+    connection.execute(sa.update(table).where(own).values(is_active=False, replaced_at=_naive(run.finished_at)))
+    before = table.c.version_id == promoted["previous_version"]
+    connection.execute(sa.update(table).where(before).values(is_active=True, replaced_at=None))
+
+
 def _run_row(run: Run) -> dict[str, Any]:
     pulled, trained, promoted = run.fact(Stage.PULL), run.fact(Stage.TRAIN), run.fact(Stage.PROMOTE)
     return {
         "version": version_of(run.run_id),
         "status": str(run.outcome).lower(),
         "started_at": _naive(run.created_at),
-        "completed_at": _naive(run.finished_at),
+        "completed_at": _naive(run.finished_at or run.updated_at),
         "symbol_count": len(pulled.get("symbols", {})),
         "sample_count": pulled.get("rows", {}).get("labelled"),
         "feature_count": len(pulled.get("feature_names", ())),
@@ -97,7 +108,7 @@ def _version_row(run: Run) -> dict[str, Any]:
         "version_id": trained["version"],
         "model_type": MODEL_TYPE,
         "file_path": run.fact(Stage.PROMOTE)["model_path"],
-        "trained_at": _naive(run.finished_at),
+        "trained_at": _naive(run.finished_at or run.updated_at),
         "training_samples": sum(trained["parts"].get("train_balanced", {}).values()),
         "training_duration_seconds": run.seconds.get("train"),
         "validation_accuracy": card.get("accuracy"),

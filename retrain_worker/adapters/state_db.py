@@ -18,12 +18,13 @@ import msgspec
 
 from retrain_worker.adapters import state_schema
 from retrain_worker.domain.events import Event
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run
+from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Run, Stage
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"
 Value = TypeVar("Value")
+_MARKS = ", ".join("?" * len(WAITING))
 _JSON_COLUMNS = frozenset({"reasons", "facts", "seconds", "payload", "flat", "arguments"})
 
 
@@ -93,8 +94,21 @@ class StateDb:
         return run, True
 
     def unfinished_run(self) -> Run | None:
-        """The run that is not finished, an interrupted one too. There is at most one."""
-        return self._one(Run, "SELECT * FROM runs WHERE finished_at IS NULL")
+        """The run at work, an interrupted one too. There is at most one; runs that wait for rows are not at work."""
+        return self._one(Run, f"SELECT * FROM runs WHERE finished_at IS NULL AND stage NOT IN ({_MARKS})", *WAITING)  # noqa: S608
+
+    def waiting_runs(self) -> list[Run]:
+        """The runs on trial and on probation, oldest first."""
+        return self._all(
+            Run, f"SELECT * FROM runs WHERE finished_at IS NULL AND stage IN ({_MARKS}) ORDER BY rowid", *WAITING)  # noqa: S608
+
+    def condemned(self, sha256: str) -> str | None:
+        """Why a model with these bytes is never promoted again: a probation took it back. Else None."""
+        for run in self._all(Run, "SELECT * FROM runs WHERE stage = ?", Stage.PROBATION):
+            found = run.fact(Stage.PROBATION)
+            if found.get("decision") == "ROLL_BACK" and run.fact(Stage.PROMOTE).get("sha256") == sha256:
+                return f"its probation in run {run.run_id} has condemned it: {found['reasons'][0]}"
+        return None
 
     def record(
         self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None,

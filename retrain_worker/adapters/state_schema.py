@@ -91,6 +91,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT""",
         "CREATE INDEX waiting_orders ON orders (sequence) WHERE state = 'WAITING'",
     ),
+    (
+        # runs on trial and on probation wait for rows: another run may work meanwhile
+        "DROP INDEX one_unfinished_run",
+        """CREATE UNIQUE INDEX one_working_run ON runs (finished_at IS NULL)
+            WHERE finished_at IS NULL AND stage NOT IN ('SHADOW', 'PROBATION')""",
+        "CREATE INDEX waiting_runs ON runs (stage) WHERE finished_at IS NULL",
+    ),
 )
 
 

@@ -65,6 +65,7 @@ def run_in(app: App, *, stopping: Callable[[], bool], say: Callable[[str], None]
 
     last = ""
     app.recover()
+    app.settle_trials(stopping=stopping, pause=time.sleep)
     run = app.begin("once", "asked for by a person")
     for step in ticks(app, run, stopping=stopping, pause=time.sleep):
         if step.sentence != last:
@@ -79,7 +80,9 @@ def run_in(app: App, *, stopping: Callable[[], bool], say: Callable[[str], None]
 
 
 def exit_code(result: dict[str, Any]) -> int:
-    """The exit code of an outcome."""
+    """The exit code of an outcome; a run on trial has none yet, and goes on as an interrupted one does."""
+    if result["outcome"] is None:
+        return EXIT_CODES[Outcome.INTERRUPTED]
     return EXIT_CODES.get(Outcome(result["outcome"]), _EXIT_FAILED)
 
 

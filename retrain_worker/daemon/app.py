@@ -27,6 +27,7 @@ from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.daemon import follow_up
 from retrain_worker.daemon.bookkeeping import Bookkeeping
 from retrain_worker.daemon.schedule import next_run_at
+from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain import events
 from retrain_worker.domain.deployments import is_confirmed, known_version, roll_back_target
 from retrain_worker.domain.handoff import Errand
@@ -94,6 +95,7 @@ class App:
                 database_url=str(settings.database_url), niceness=settings.child_nice,
                 deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
+            self._trials = Trials(self._children, conclude=self._finish)
             self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
             doors.callback(self._verifier.stop, 0.0)
             self._client = client
@@ -139,6 +141,9 @@ class App:
                 return
             self.look_at_slot()
             self.carry_out_orders()
+            self.look_at_trials()
+            if self._trials.is_looking or self.broken is not None:
+                return
             run = self.store.unfinished_run()
             if run is None and self._reread is not None:
                 self._adopt(self._reread)
@@ -169,6 +174,27 @@ class App:
             is_waiting = not step.is_move or run.outcome is not None or run.not_before is not None
             if is_waiting or run.stage is not Stage.PROMOTE or self._closing:
                 return
+
+    def look_at_trials(self) -> bool:
+        """One step of the runs on trial and on probation; whether anything moved, or a look is under way."""
+        with self._moving:
+            try:
+                return not self._closing and self._trials.advance(self.world)
+            except StateError as error:
+                self.broken = error
+                return False
+
+    def settle_trials(self, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> None:
+        """Look at every run that waits, as far as it goes today: for a process that does not stay."""
+        while not stopping():
+            self.look_at_slot()
+            order, has_moved = self.carry_out_orders(), self.look_at_trials()
+            self.relay()
+            if self.broken is not None:
+                raise self.broken
+            if order is None and not has_moved:
+                return
+            pause(0.05)
 
     def look_at_slot(self) -> None:
         """Record what somebody else has put into the slot, once; a slot that cannot be read is said once.
@@ -274,7 +300,7 @@ class App:
                 log.warning("requests_problem", message=f"no request can be taken: {problem}")
 
     def keep_books(self) -> None:
-        """Write finished runs into the stack's own tables. A failure is logged and tried again."""
+        """Write what came of the runs into the stack's own tables. A failure is logged and tried again."""
         if not self._settings.bookkeeping:
             return
         self._books.keep(StackTables(str(self._settings.database_url)))
@@ -282,7 +308,8 @@ class App:
     def sweep(self) -> None:
         """Delete the oldest run folders and models; never one that serves, served before, or is needed."""
         under_way, watermark = self.store.unfinished_run(), self.store.watermark_path()
-        protected: list[str | Path] = [under_way.run_id] if under_way else []
+        protected: list[str | Path] = [run.run_id for run in self.store.waiting_runs()]
+        protected += [under_way.run_id] if under_way else []
         protected += [watermark] if watermark else []
         # the next audit measures drift against its snapshot
         promoted = self.store.last_promotion()
@@ -345,7 +372,7 @@ class App:
 
     def status_line(self) -> str:
         """One sentence for STATUS=: what it does, or when it will; what is wrong."""
-        parts = [self._sentence or self._idle_sentence()]
+        parts = [self._sentence or self._idle_sentence(), *self._trials.sentences()]
         if self._redis_problem:
             parts.append(f"{self._redis_problem}, {self.store.num_pending()} events waiting")
         return "; ".join(parts)
@@ -370,14 +397,18 @@ class App:
         if sentence == self._sentence:
             return
         self._sentence = sentence
-        if run.is_finished:
-            end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
-            end("run_finished", message=sentence, run_id=run.run_id, outcome=run.outcome, stage=run.stage,
-                reasons=list(run.reasons), seconds=dict(run.seconds),
-                model_path=run.fact(Stage.PROMOTE).get("model_path"))
+        if step.is_end:
+            self._finish(step)
         else:
             tell = log.info if step.is_move else log.debug
             tell("run_progress", message=sentence, run_id=run.run_id, stage=run.stage)
+
+    def _finish(self, step: Step) -> None:
+        """The canonical line: what came of a run, once its outcome is known."""
+        run = step.run
+        end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
+        end("run_finished", message=step.sentence, run_id=run.run_id, outcome=run.outcome, stage=run.stage,
+            reasons=list(run.reasons), seconds=dict(run.seconds), model_path=run.fact(Stage.PROMOTE).get("model_path"))
 
     def _tell(self, step: orders.OrderStep) -> None:
         """Log a step of an order: waiting at debug, a move at info, an end that is not as ordered as a warning."""
@@ -412,6 +443,7 @@ def policies_of(settings: Settings) -> Policies:
         data=settings.data, split=settings.split, recipe=settings.recipe, gate=settings.gate,
         allow_live_swap=settings.allow_live_swap, engine_confirm=settings.engine_confirm,
         engine_confirm_seconds=settings.engine_confirm_seconds, unconfirmed=settings.unconfirmed,
+        shadow=settings.shadow, probation=settings.probation, trial_check_minutes=settings.trial_check_minutes,
         max_retries=settings.max_retries, child_memory_bytes=settings.child_memory_mb * 2**20,
     )
 
@@ -429,7 +461,7 @@ def in_words(wait: timedelta) -> str:
 
 def ticks(app: App, run: Run, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> Iterator[Step]:
     """Advance one run until it ends or is interrupted, relaying between the ticks: the daemon without a schedule."""
-    while not run.is_finished:
+    while not run.is_finished and not run.is_waiting:
         if stopping():
             app.interrupt()
             return

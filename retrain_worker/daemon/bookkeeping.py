@@ -20,6 +20,8 @@ log = structlog.get_logger()
 #: passes that a row is tried, one a minute
 MAX_TRIES = 5
 _BOOKED_UNTIL = "booked_until"
+#: ids of runs that were still waiting when newer ones were written
+_BOOKED_LATE = "booked_late"
 _LOOK_BACK = 50
 
 
@@ -32,12 +34,26 @@ class Bookkeeping:
         self._refused: tuple[str, int] = ("", 0)
 
     def keep(self, tables: StackTables) -> None:
-        """One pass. Never raises for what the stack's database does."""
+        """One pass. Never raises for what the stack's database does.
+
+        A run that still waits while newer ones are written is remembered, and follows when it is over; one on probation
+        is written twice, when it is promoted and when the probation is over.
+        """
+        late = set((self._store.recall(_BOOKED_LATE) or "").split())
         booked = self._store.recall(_BOOKED_UNTIL) or ""
         newest = takewhile(lambda run: run.run_id != booked, self._store.history(limit=_LOOK_BACK))
-        for run in reversed([run for run in newest if run.is_finished]):
+        missed = [run for run in map(self._store.run, sorted(late)) if run is not None and run.is_finished]
+        for run in missed:
             if not self._is_done_with(run, tables):
                 return
+            late.discard(run.run_id)
+            self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
+        for run in reversed([run for run in newest if run.is_concluded or run.is_waiting]):
+            if run.is_concluded and not self._is_done_with(run, tables):
+                return
+            if run.is_waiting:
+                late.add(run.run_id)
+                self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
             self._store.remember(_BOOKED_UNTIL, run.run_id)
 
     def _is_done_with(self, run: Run, tables: StackTables) -> bool:

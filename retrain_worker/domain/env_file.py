@@ -93,6 +93,22 @@ def replaced(content: bytes, key: str, value: str) -> bytes:
                     remedy="look for an open quotation mark, or a backslash at the end of a line")
 
 
+def removed(content: bytes, key: str) -> bytes:
+    """`content` without any assignment of `key`; every other byte is kept. Raises SlotError as `replaced` does."""
+    kept, position = [], 0
+    for ours in (each for each in _assignments(content, comments_continue=False) if each.key == key.encode()):
+        kept.append(content[position:ours.start])
+        position = ours.end
+    result = b"".join((*kept, content[position:]))
+    for comments_continue in (False, True):
+        without = parse(content, comments_continue=comments_continue)
+        without.pop(key, None)
+        if parse(result, comments_continue=comments_continue) != without:
+            raise SlotError(f"{key} cannot be removed without changing the rest of the file",
+                            remedy="look for an open quotation mark, or a backslash at the end of a line")
+    return result
+
+
 def _with_last_set(content: bytes, key: bytes, value: bytes) -> bytes:
     ours = [each for each in _assignments(content, comments_continue=False) if each.key == key]
     kept, position = [], 0

@@ -99,6 +99,8 @@ def finished(run: Run, *, at: datetime) -> Event:
         "candidate": run.fact(Stage.GATE).get("candidate"),
         "incumbent": run.fact(Stage.GATE).get("incumbent"),
         "gates": run.fact(Stage.GATE).get("gates", []),
+        "trial": _trial(run),
+        "forced": run.fact(Stage.GATE).get("forced"),
         "model_path": promoted.get("model_path"),
         "sha256": promoted.get("sha256"),
         "previous_model_path": promoted.get("previous_model_path"),
@@ -144,6 +146,8 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         "auc": card.get("auc"),
         "performance_metrics": {key: card.get(key) for key in ("log_loss", "brier", "ece", "p_std", "p10_p90", "n")},
         "gates": gate.get("gates", []),
+        "trial": _trial(run),
+        "forced": gate.get("forced"),
         "contract": trained.get("contract"),
         "shadow_only": shadow_only,
         "confirmed": False,
@@ -155,11 +159,13 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
     return _event(EventType.PROMOTED, run.run_id, at, payload=payload, flat=flat)
 
 
-def rolled_back(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
-    """The slot names an earlier model again."""
+def rolled_back(
+    deployment: Deployment, *, shadow_only: bool, at: datetime, evidence: Mapping[str, Any] | None = None,
+) -> Event:
+    """The slot names an earlier model again. `evidence`: what a probation found, where one took the model back."""
     payload: payloads.RolledBack = {
         **_changed(deployment, shadow_only=shadow_only),
-        "rolled_back_at": at.isoformat(), "rolled_back_by": deployment.requested_by,
+        "rolled_back_at": at.isoformat(), "rolled_back_by": deployment.requested_by, "evidence": evidence,
     }
     return _event(EventType.ROLLED_BACK, deployment.deployment_id, at, payload=payload,
                   flat=_flat_of(deployment, "rolled_back"))
@@ -191,6 +197,13 @@ def _changed(deployment: Deployment, *, shadow_only: bool) -> payloads.SlotChang
 
 def _flat_of(deployment: Deployment, status: str) -> dict[str, str]:
     return {"model": MODEL_NAME, "status": status, "model_path": deployment.model_path}
+
+
+def _trial(run: Run) -> dict[str, Any] | None:
+    """What the shadow trial came to; None for a candidate that was not on trial."""
+    fact = run.fact(Stage.SHADOW)
+    names = ("decision", "reasons", "since", "observed", "foreseen", "known", "auc", "log_loss", "log_loss_gain")
+    return {name: fact.get(name) for name in names} if fact else None
 
 
 def _event(

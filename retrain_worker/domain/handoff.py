@@ -18,6 +18,7 @@ from retrain_worker.domain.artifact import Manifest
 from retrain_worker.domain.audit import AuditVerdict, DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
 from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.trial import Look
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import RetrainError
 
@@ -176,6 +177,41 @@ class GateMeasured:
     """The evidence; the domain decides on it."""
 
     evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookRequest:
+    """One look of a shadow trial or a probation: read the table, record predictions, join outcomes, measure."""
+
+    run_id: str
+    run_dir: str
+    #: counts the looks, so that each asks anew
+    number: int
+    model_path: str
+    #: what it is compared with, or None
+    reference_path: str | None
+    #: ISO 8601 UTC; only rows decided after it count
+    since: str
+    #: counts the books: another reference begins another
+    book: int
+    #: ISO 8601 UTC
+    now: str
+    data: DataPolicy
+    policy: GatePolicy
+    #: P(label = 1) of the training part
+    prior: float
+    #: error probability of the bound on "worse than the reference"
+    worse_alpha: float
+    threads: int = 1
+    busy_timeout_seconds: float = 30.0
+    memory_limit_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookResult:
+    """What the look found; the domain decides on it."""
+
+    look: Look
 
 
 @dataclass(frozen=True, kw_only=True)

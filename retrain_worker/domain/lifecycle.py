@@ -20,8 +20,16 @@ class Stage(StrEnum):
     TRAIN = "TRAIN"
     #: measure candidate and incumbent on the holdout, decide
     GATE = "GATE"
+    #: the candidate scores rows that arrive after its training, beside the incumbent; its answers are used by no one
+    SHADOW = "SHADOW"
     #: put the candidate into the engine's slot and see it served
     PROMOTE = "PROMOTE"
+    #: it serves, and is scored on new outcomes beside the model that it replaced
+    PROBATION = "PROBATION"
+
+
+#: stages in which a run waits for rows that have not happened yet: another run may work meanwhile
+WAITING = frozenset({Stage.SHADOW, Stage.PROBATION})
 
 
 class Outcome(StrEnum):
@@ -49,9 +57,11 @@ MOVES: Mapping[Stage, frozenset[Stage | Outcome]] = {
     Stage.AUDIT: frozenset({Stage.TRAIN, Outcome.REFUSED}),
     Stage.TRAIN: frozenset({Stage.GATE, Outcome.REFUSED}),
     # back to TRAIN when the settings changed since: the holdout must be rows that the candidate has never seen
-    Stage.GATE: frozenset({Stage.TRAIN, Stage.PROMOTE, Outcome.REFUSED}),
+    Stage.GATE: frozenset({Stage.TRAIN, Stage.SHADOW, Stage.PROMOTE, Outcome.REFUSED}),
+    Stage.SHADOW: frozenset({Stage.PROMOTE, Outcome.REFUSED}),
     # back to GATE when a person pointed the engine elsewhere meanwhile: the comparison was with another incumbent
-    Stage.PROMOTE: frozenset({Stage.GATE, Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK}),
+    Stage.PROMOTE: frozenset({Stage.GATE, Stage.PROBATION, Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK}),
+    Stage.PROBATION: frozenset({Outcome.PROMOTED, Outcome.ROLLED_BACK}),
 }
 
 #: what may happen at any stage
@@ -93,7 +103,17 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether nothing more will happen to this run."""
+        return self.finished_at is not None
+
+    @property
+    def is_concluded(self) -> bool:
+        """Whether its outcome is known: it is finished, or serves on probation, which may still take it back."""
         return self.outcome is not None and self.outcome in FINAL
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for rows that have not happened yet, and lets another run work meanwhile."""
+        return self.stage in WAITING and not self.is_finished
 
     def fact(self, stage: Stage) -> Mapping[str, Any]:
         """What `stage` found, or an empty mapping."""
@@ -117,6 +137,10 @@ class Run:
             self, outcome=outcome, reasons=reasons, updated_at=at, not_before=None,
             finished_at=at if outcome in FINAL else None,
         )
+
+    def on_probation(self, *reasons: str, at: datetime) -> Run:
+        """The run promoted, with the probation due: its outcome is PROMOTED, unless it is taken back."""
+        return replace(self.moved_to(Stage.PROBATION, at=at), outcome=Outcome.PROMOTED, reasons=reasons)
 
     def resumed(self, *, at: datetime) -> Run:
         """An interrupted run, due at the stage where it stopped."""

@@ -30,6 +30,10 @@ class Finished(TypedDict):
     candidate: Mapping[str, Any] | None
     incumbent: Mapping[str, Any] | None
     gates: list[Mapping[str, Any]]
+    #: the shadow trial, where the candidate was on trial
+    trial: Mapping[str, Any] | None
+    #: who promoted it although its gate said otherwise, and why
+    forced: Mapping[str, Any] | None
     model_path: str | None
     sha256: str | None
     previous_model_path: str | None
@@ -55,6 +59,9 @@ class Promoted(TypedDict):
     auc: float | None
     performance_metrics: Mapping[str, float | None]
     gates: list[Mapping[str, Any]]
+    #: as in learning.retraining.completed
+    trial: Mapping[str, Any] | None
+    forced: Mapping[str, Any] | None
     contract: Mapping[str, Any] | None
     shadow_only: bool
     confirmed: bool
@@ -81,6 +88,8 @@ class RolledBack(SlotChange):
 
     rolled_back_at: str
     rolled_back_by: str
+    #: what a probation found, where one took the model back
+    evidence: Mapping[str, Any] | None
 
 
 class Observed(SlotChange):

@@ -13,11 +13,14 @@ from pathlib import Path
 from retrain_worker.domain import events
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.errors import CallPersonError, ChildInterruptedError, RefuseError, RetryLaterError
+from retrain_worker.stages import look as looks
 from retrain_worker.stages import promote
 from retrain_worker.stages.audit import audit
 from retrain_worker.stages.gate import gate
 from retrain_worker.stages.ports import World
+from retrain_worker.stages.probation import probation
 from retrain_worker.stages.pull import pull
+from retrain_worker.stages.shadow import shadow
 from retrain_worker.stages.step import Step
 from retrain_worker.stages.train import train
 
@@ -26,7 +29,9 @@ STAGES: Mapping[Stage, Callable[[Run, World], Step]] = {
     Stage.AUDIT: audit,
     Stage.TRAIN: train,
     Stage.GATE: gate,
+    Stage.SHADOW: shadow,
     Stage.PROMOTE: promote.promote,
+    Stage.PROBATION: probation,
 }
 
 #: outcomes after which the rows of the run count as covered
@@ -37,6 +42,8 @@ def advance(run: Run, world: World) -> Step:
     """One tick of an unfinished run. What changed is stored before the step is returned."""
     now = world.now()
     if run.not_before is not None and now < run.not_before:
+        if run.is_waiting:
+            return Step(run=run, sentence=looks.standing(run))
         seconds = (run.not_before - now).total_seconds()
         return Step(run=run, sentence=f"{run.stage.lower()} {run.run_id}: next try in {seconds:.0f} s")
     try:
@@ -60,6 +67,13 @@ def resume(run: Run, world: World) -> Step:
         return _stored(run, _end(run.resumed(at=world.now()), Outcome.ABANDONED, reason, world), world)
     resumed = replace(run.resumed(at=world.now()), num_deaths=num_deaths)
     return _stored(run, Step(run=resumed, sentence=f"{_name(run)} goes on where it stopped"), world)
+
+
+def postpone(run: Run, reason: str, world: World) -> Step:
+    """A run on trial or on probation that failed in an unforeseen way: the next look tries again."""
+    later = looks.problem(run, world, reason) if run.fact(run.stage) else replace(
+        run, not_before=world.now() + timedelta(minutes=world.policies.trial_check_minutes))
+    return _stored(run, Step(run=later, sentence=f"{_name(run)}: {reason}"), world)
 
 
 def interrupt(run: Run, world: World) -> Step:
@@ -95,13 +109,15 @@ def _stored(before: Run, step: Step, world: World) -> Step:
         spent = before.seconds.get(before.stage.lower(), 0.0) + (now - before.updated_at).total_seconds()
         after = replace(after, seconds={**before.seconds, before.stage.lower(): round(spent, 3)})
     raised, watermark = step.events, step.watermark_path
-    if after.is_finished:
+    is_end = after.is_concluded and not before.is_concluded
+    if is_end:
         raised = (*raised, events.finished(after, at=now))
         pulled = after.fact(Stage.PULL).get("watermark_path")
         if after.outcome in _COMMITS_WATERMARK and after.fact(Stage.GATE) and pulled:
             watermark = Path(pulled)
     world.store.record(after, events=raised, deployment=step.deployment, order=step.order, watermark_path=watermark)
-    return replace(step, run=after, events=raised, watermark_path=watermark, is_move=True)
+    return replace(step, run=after, events=raised, watermark_path=watermark, is_move=True,
+                   is_end=is_end)
 
 
 def _name(run: Run) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from retrain_worker.domain.gates import Decision, decide
 from retrain_worker.domain.handoff import GateMeasured, GateRequest
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.domain.trial import may_go_on_trial
 from retrain_worker.stages.child import ask
 from retrain_worker.stages.ports import World
 from retrain_worker.stages.step import Step
@@ -15,6 +16,8 @@ from retrain_worker.stages.train import trained_under
 
 def gate(run: Run, world: World) -> Step:
     """Promotion is due on PASS. REFUSE and UNDECIDED both end the run as REFUSED: fail closed.
+
+    With shadow trials on, the trial is due instead, which may also give an UNDECIDED gate the rows that it lacks.
 
     Training is due again when its settings are no longer in force: another split would put rows that the candidate was
     trained on into the holdout.
@@ -42,6 +45,10 @@ def gate(run: Run, world: World) -> Step:
         "incumbent_absence": measured.evidence.incumbent_absence,
         "policy": asdict(verdict.policy),
     })
+    if policies.shadow.is_on and may_go_on_trial(verdict):
+        # anew: an earlier trial was beside another incumbent
+        return Step(run=known.with_fact(Stage.SHADOW, {}).moved_to(Stage.SHADOW, at=world.now()),
+                    sentence=f"run {run.run_id}: gate {verdict.decision}; the candidate goes on trial")
     if verdict.decision is Decision.PASS:
         return Step(run=known.moved_to(Stage.PROMOTE, at=world.now()),
                     sentence=f"run {run.run_id}: every gate that counts has passed")

@@ -16,8 +16,9 @@ from retrain_worker.domain import deployments, events
 from retrain_worker.domain.deployments import Target
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.handoff import Broken, Errand, VerifyRequest, VerifyResult, Working
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run, Stage
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
+from retrain_worker.domain.trial import evidence_of
 from retrain_worker.errors import ArtifactError, RetrainError, RetryLaterError, SlotError
 from retrain_worker.stages import swap
 from retrain_worker.stages.ports import World
@@ -82,7 +83,7 @@ def _given_up(order: Order, reason: str, world: World) -> OrderStep:
     left = swap.cut_short(deployment, reason, world)
     if left.state is DeploymentState.UNDONE:
         return _answered(order, OrderState.REFUSED, f"nothing was changed: {reason}", world, deployment=left)
-    raised = (_event(left, world),) if deployment.state is DeploymentState.INTENDED else ()
+    raised = (_event(order, left, world),) if deployment.state is DeploymentState.INTENDED else ()
     told = f"PATCHTST_MODEL_PATH names {left.version}, but: {reason}"
     return _answered(order, OrderState.FAILED, told, world, deployment=left, raised=raised)
 
@@ -102,7 +103,7 @@ def _step(order: Order, world: World) -> OrderStep:
         case DeploymentState.CONFIRMED | DeploymentState.NOT_CONFIRMED:
             return _answered(order, OrderState.DONE, _told(moved), world, deployment=moved)
         case DeploymentState.SWAPPED:
-            return _moving(order, step.sentence, world, deployment=moved, raised=(_event(moved, world),))
+            return _moving(order, step.sentence, world, deployment=moved, raised=(_event(order, moved, world),))
         case _:
             return _moving(order, step.sentence, world, deployment=moved)
 
@@ -160,8 +161,10 @@ def _verified(order: Order, target: Target, world: World) -> OrderStep | VerifyR
     return verified
 
 
-def _event(deployment: Deployment, world: World) -> Event:
-    return events.rolled_back(deployment, shadow_only=world.slot.is_shadow_only(), at=world.now())
+def _event(order: Order, deployment: Deployment, world: World) -> Event:
+    run = world.store.run(order.arguments["run_id"]) if "run_id" in order.arguments else None
+    evidence = evidence_of(run.fact(Stage.PROBATION)) if run is not None and run.fact(Stage.PROBATION) else None
+    return events.rolled_back(deployment, shadow_only=world.slot.is_shadow_only(), at=world.now(), evidence=evidence)
 
 
 def _told(deployment: Deployment) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from retrain_worker.domain.handoff import Broken, Done, Working
 from retrain_worker.domain.lifecycle import Deployment, Run
 from retrain_worker.domain.orders import Order
 from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.trial import ProbationPolicy, ShadowPolicy
 from retrain_worker.domain.windows import SplitPolicy
 
 
@@ -22,7 +23,16 @@ class RunStore(Protocol):
     """Our own memory: runs, deployments, orders, the outbox, the watermark. One transaction per `record`."""
 
     def unfinished_run(self) -> Run | None:
-        """The run that is not finished, if there is one. There is at most one."""
+        """The run at work, if there is one. There is at most one; runs on trial and on probation are not at work."""
+
+    def waiting_runs(self) -> list[Run]:
+        """The runs on trial and on probation, oldest first."""
+
+    def run(self, run_id: str) -> Run | None:
+        """One run."""
+
+    def condemned(self, sha256: str) -> str | None:
+        """Why a model with these bytes is never promoted again; None when nothing is known against it."""
 
     def record(
         self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None,
@@ -98,6 +108,12 @@ class Slot(Protocol):
         now; then the line is as somebody else wrote it.
         """
 
+    def clear(self, *, replacing: Path) -> None:
+        """Take the env line away, atomically, with a backup. Doing it twice changes nothing.
+
+        Raises RetryLaterError when it names another model than `replacing` by now.
+        """
+
     def trigger(self, model: Path) -> None:
         """Tell whoever restarts the engine that the slot has changed."""
 
@@ -143,6 +159,10 @@ class Policies:
     engine_confirm_seconds: float = 120.0
     #: keep | rollback: what becomes of a promotion that nobody was seen serving
     unconfirmed: str = "keep"
+    shadow: ShadowPolicy = field(default_factory=ShadowPolicy)
+    probation: ProbationPolicy = field(default_factory=lambda: ProbationPolicy(hours=0.0))
+    #: minutes from one look at a model on trial to the next
+    trial_check_minutes: float = 10.0
     #: deaths in the same stage after which the run is abandoned
     max_stage_deaths: int = 3
     #: retries of a stage after a RetryLaterError

@@ -74,14 +74,41 @@ def _intend(run: Run, world: World) -> Step:
     current = world.slot.current_path()
     if (str(current) if current else None) != trained["incumbent_path"]:
         return _gate_again(run, str(current) if current else None, world)
+    if why := world.store.condemned(trained["sha256"]) or _probation_in_the_way(run, world):
+        return Step(run=run.ended(Outcome.REFUSED, why, at=world.now()), sentence=f"run {run.run_id} refused: {why}")
     swap.check_shadow(world)
     published = world.slot.publish(Path(trained["candidate_path"]), expected_sha256=trained["sha256"])
     deployment = swap.intended(
         deployment_id=run.run_id, run_id=run.run_id, kind=deployments.PROMOTE, version=trained["version"],
         model=published, sha256=trained["sha256"], requested_by=run.requested_by,
-        reason="every gate that counts has passed", world=world)
+        reason=_why(run), world=world)
     return Step(run=run, deployment=deployment,
                 sentence=f"run {run.run_id}: {published.name} stands in the engine's directory, verified")
+
+
+def _why(run: Run) -> str:
+    """Why the candidate goes into the slot, for the history."""
+    forced = run.fact(Stage.GATE).get("forced")
+    return f"forced by {forced['by']}: {forced['reason']}" if forced else "every gate that counts has passed"
+
+
+def _probation_in_the_way(run: Run, world: World) -> str:
+    """Why a candidate must not take the place of a model on probation; empty when it may.
+
+    It may when it is surely better than that model on the same rows, or when a person says so: else each day's
+    candidate would end the probation of the day before, and nothing would ever be proven.
+    """
+    serving = next((other for other in world.store.waiting_runs() if other.stage is Stage.PROBATION
+                    and other.fact(Stage.PROMOTE).get("model_path") == run.fact(Stage.TRAIN)["incumbent_path"]), None)
+    if serving is None or run.fact(Stage.GATE).get("forced"):
+        return ""
+    found = run.fact(Stage.SHADOW) or run.fact(Stage.GATE)
+    paired = next((gate for gate in found.get("gates", ()) if gate["name"] == "incumbent"), None)
+    low = (paired or {}).get("measurements", {}).get("log_loss_gain_low")
+    if low is not None and low > 0:
+        return ""
+    return (f"{serving.fact(Stage.TRAIN)['version']} is on probation, and the candidate is not surely better than it "
+            f"(log loss surely over {'nothing' if low is None else format(low, '+.4f')}, asked over 0)")
 
 
 def _swapped(run: Run, swapped: Deployment, world: World) -> Step:
@@ -146,10 +173,16 @@ def _rolled_back(run: Run, deployment: Deployment, how: str, world: World) -> St
 
 
 def _promoted(run: Run, deployment: Deployment, world: World) -> Step:
-    how = deployment.confirmation
+    """The run has done what it was for. It is over, or the probation is due."""
+    how, watched = deployment.confirmation, world.policies.probation
     said = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
-    return Step(run=_with_confirmation(run, deployment).ended(Outcome.PROMOTED, said, at=world.now()),
-                deployment=deployment, sentence=f"run {run.run_id} promoted {deployment.version}: {said}")
+    known = _with_confirmation(run, deployment)
+    if watched.is_on:
+        return Step(run=known.on_probation(said, at=world.now()), deployment=deployment,
+                    sentence=f"run {run.run_id} promoted {deployment.version}: {said}; on probation for "
+                             f"{watched.hours:g} h")
+    return Step(run=known.ended(Outcome.PROMOTED, said, at=world.now()), deployment=deployment,
+                sentence=f"run {run.run_id} promoted {deployment.version}: {said}")
 
 
 def _with_confirmation(run: Run, deployment: Deployment) -> Run:

@@ -24,3 +24,5 @@ class Step:
     watermark_path: Path | None = None
     #: whether it was stored: something has moved, nobody only waited
     is_move: bool = False
+    #: whether its outcome became known by it: the run ended, or went on probation
+    is_end: bool = False

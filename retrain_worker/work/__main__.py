@@ -34,6 +34,8 @@ from retrain_worker.domain.handoff import (
     GateRequest,
     InspectRequest,
     InspectResult,
+    LookRequest,
+    LookResult,
     Progress,
     PullRequest,
     PullResult,
@@ -47,9 +49,12 @@ from retrain_worker.errors import DiskFullError, RetrainError, UsageError
 from retrain_worker.work.stopping import StopFlag, StoppedError
 
 Request = (
-    PullRequest | AuditRequest | TrainRequest | GateRequest | VerifyRequest | InspectRequest | ExportRequest
+    PullRequest | AuditRequest | TrainRequest | GateRequest | LookRequest | VerifyRequest | InspectRequest
+    | ExportRequest
 )
-Result = PullResult | AuditResult | TrainResult | GateMeasured | VerifyResult | InspectResult | ExportResult
+Result = (
+    PullResult | AuditResult | TrainResult | GateMeasured | LookResult | VerifyResult | InspectResult | ExportResult
+)
 Report = Callable[[Progress], None]
 
 #: as high as an unprivileged process may go without being the very first choice
@@ -66,6 +71,8 @@ _REQUESTS: dict[Stage | Errand, type[Request]] = {
     Errand.INSPECT: InspectRequest,
     Errand.EXPORT: ExportRequest,
     Errand.VERIFY: VerifyRequest,
+    Stage.SHADOW: LookRequest,
+    Stage.PROBATION: LookRequest,
 }
 _log = logging.getLogger("retrain_worker.work")
 
@@ -126,6 +133,10 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
             from retrain_worker.model.export import export
 
             return export(request)
+        case LookRequest():
+            from retrain_worker.work.trial import look
+
+            return look(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
         case VerifyRequest():
             from retrain_worker.work.verification import verify
 

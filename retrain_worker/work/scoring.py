@@ -190,7 +190,7 @@ def scorecard(
         precision=float(metrics.precision_score(labels, is_win, zero_division=0.0)),
         recall=float(metrics.recall_score(labels, is_win, zero_division=0.0)),
         f1_score=float(metrics.f1_score(labels, is_win, zero_division=0.0)),
-        actions=_action_shares(answers, thresholds),
+        actions=action_shares(answers, thresholds),
         p_mean=float(answers.mean()),
         p_std=float(answers.std()),
         p10_p90=float(np.quantile(answers, 0.9) - np.quantile(answers, 0.1)),
@@ -215,7 +215,8 @@ def _actions(answers: Floats, thresholds: Thresholds) -> NDArray[np.int8]:
     return (answers > thresholds.buy).astype(np.int8) - (answers < thresholds.sell).astype(np.int8)
 
 
-def _action_shares(answers: Floats, thresholds: Thresholds) -> dict[str, float]:
+def action_shares(answers: Floats, thresholds: Thresholds) -> dict[str, float]:
+    """The share of BUY, SELL and HOLD."""
     actions = _actions(answers, thresholds)
     return {name: float(np.mean(actions == code)) for name, code in ACTIONS.items()}
 
@@ -285,7 +286,7 @@ def _slices(
             Slice(
                 name=name, n=int(inside.sum()), auc=area.value if area else None,
                 auc_high=area.high(policy.slice_alpha) if area else None,
-                actions=_action_shares(answers[inside], thresholds), p_std=float(answers[inside].std()),
+                actions=action_shares(answers[inside], thresholds), p_std=float(answers[inside].std()),
             )
         )  # fmt: skip
     return tuple(found)

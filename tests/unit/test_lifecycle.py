@@ -39,8 +39,15 @@ def test_only_outcomes_of_the_table_end_a_run(stage, outcome):
             a_run(stage).ended(outcome, "because", at=LATER)
 
 
-def test_promoted_is_reached_from_promote_alone():
-    assert [stage for stage in Stage if Outcome.PROMOTED in MOVES[stage]] == [Stage.PROMOTE]
+def test_promoted_is_reached_from_promote_and_kept_or_lost_on_probation():
+    assert [stage for stage in Stage if Outcome.PROMOTED in MOVES[stage]] == [Stage.PROMOTE, Stage.PROBATION]
+
+
+def test_a_run_on_probation_is_concluded_and_not_finished():
+    run = a_run(Stage.PROMOTE).on_probation("confirmed", at=LATER)
+
+    assert (run.stage, run.outcome, run.reasons) == (Stage.PROBATION, Outcome.PROMOTED, ("confirmed",))
+    assert (run.is_concluded, run.is_finished, run.is_waiting) == (True, False, True)
 
 
 def test_an_interrupted_run_goes_on_at_its_stage():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.handoff import Progress, PullRequest, PullResult
 from retrain_worker.work.data import fingerprints
 from retrain_worker.work.data import snapshot as snapshots
@@ -29,7 +30,9 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
     Raises DatabaseUnreachableError, DatabaseBusyError, SourceUnfitError (see rows.py), DiskFullError.
     """
     run_dir = Path(request.run_dir)
-    snapshot = _read(request, database_url, report)
+    snapshot = read_window(
+        request.policy, database_url, now=to_microseconds(datetime.fromisoformat(request.now)),
+        busy_timeout_seconds=request.busy_timeout_seconds, report=report)
     report(Progress(sentence=f"freezing {len(snapshot):,} rows", fields={"rows": len(snapshot)}))
     snapshots.save(snapshot, run_dir)
     watermark_path = run_dir / fingerprints.FILE_NAME
@@ -38,21 +41,26 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
     return _result(snapshot, new_labelled=fingerprints.count_new(snapshot, seen), watermark_path=watermark_path)
 
 
-def _read(request: PullRequest, database_url: str, report: Report) -> Snapshot:
+def read_window(
+    policy: DataPolicy, database_url: str, *, now: int, busy_timeout_seconds: float, report: Report
+) -> Snapshot:  # fmt: skip
+    """The rows of the training window as the table has them, nothing frozen. `now` in microseconds."""
+    def read() -> Snapshot:
+        return _read_through(Intake(policy, now=now), database_url, busy_timeout_seconds, report)
+
     try:
-        return _read_through(request, database_url, report)
+        return read()
     except ChangedWhileReadError:
         # the writer that came has made the -wal file by now, so the second reading goes through it
-        return _read_through(request, database_url, report)
+        return read()
 
 
-def _read_through(request: PullRequest, database_url: str, report: Report) -> Snapshot:
-    intake = Intake(request.policy, now=to_microseconds(datetime.fromisoformat(request.now)))
+def _read_through(intake: Intake, database_url: str, busy_timeout_seconds: float, report: Report) -> Snapshot:
     told = 0
     # rows and JSON make no reference cycles, and looking for some costs a twentieth of the time
     gc.disable()
     try:
-        for page in read_pages(database_url, busy_timeout_seconds=request.busy_timeout_seconds):
+        for page in read_pages(database_url, busy_timeout_seconds=busy_timeout_seconds):
             intake.add(page)
             if intake.loaded >= told + _REPORT_EVERY_ROWS:
                 told = intake.loaded

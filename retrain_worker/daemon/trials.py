@@ -1,0 +1,87 @@
+"""The runs that wait for rows: those on trial and on probation, each looked at when its look is due.
+
+A look needs a child, and there is one child at a time: no look begins while another child is at work, and while a look
+is under way the run at work makes no step. A look takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from retrain_worker.adapters.child_process import ChildProcesses
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.errors import StateError
+from retrain_worker.stages.advance import advance, postpone
+from retrain_worker.stages.ports import World
+from retrain_worker.stages.step import Step
+
+log = structlog.get_logger()
+
+
+class Trials:
+    """Advances the waiting runs; knows which of them a child is at work for."""
+
+    def __init__(self, children: ChildProcesses, *, conclude: Callable[[Step], None]) -> None:
+        """`conclude` is told the step by which a run's outcome became known."""
+        self._children = children
+        self._conclude = conclude
+        self._looking: str | None = None
+        self._sentences: dict[str, str] = {}
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a look is under way: the child belongs to it."""
+        return self._looking is not None
+
+    def advance(self, world: World) -> bool:
+        """One step of each waiting run whose turn it is; whether anything moved, or a look is under way.
+
+        Raises StateError; anything else that is unforeseen postpones the look.
+        """
+        waiting, has_moved = world.store.waiting_runs(), False
+        if self._looking not in {run.run_id for run in waiting}:
+            self._looking = None
+        for run in waiting:
+            if self._children.is_running and self._looking != run.run_id:
+                continue
+            step = _step(run, world)
+            self._looking = run.run_id if self._children.is_running else None
+            self._tell(step)
+            has_moved |= step.is_move
+            if self._looking is not None:
+                break
+        self._sentences = {run.run_id: self._sentences.get(run.run_id, "") for run in waiting}
+        return has_moved or self.is_looking
+
+    def sentences(self) -> tuple[str, ...]:
+        """How each of them stands."""
+        return tuple(sentence for sentence in self._sentences.values() if sentence)
+
+    def _tell(self, step: Step) -> None:
+        run = step.run
+        if self._sentences.get(run.run_id) == step.sentence and not run.is_finished:
+            return
+        self._sentences[run.run_id] = "" if run.is_finished else step.sentence
+        if step.is_end:
+            self._conclude(step)
+        elif run.is_finished:
+            is_alarm = run.outcome is Outcome.ROLLED_BACK or bool(run.fact(Stage.PROBATION).get("decision"))
+            tell = log.warning if is_alarm else log.info
+            tell("probation_ended", message=step.sentence, run_id=run.run_id, outcome=run.outcome,
+                 reasons=list(run.reasons))
+        else:
+            is_alarm = run.fact(run.stage).get("decision") == "ROLL_BACK"
+            tell = log.warning if is_alarm else log.info if step.is_move else log.debug
+            tell("run_waits", message=step.sentence, run_id=run.run_id, stage=run.stage)
+
+
+def _step(run: Run, world: World) -> Step:
+    try:
+        return advance(run, world)
+    except StateError:
+        raise
+    except Exception:
+        log.exception("look_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
+        return postpone(run, "an unforeseen error; see the log", world)

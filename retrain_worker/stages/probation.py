@@ -1,0 +1,175 @@
+"""Probation: the model that was just promoted is scored on new outcomes beside the one that it replaced.
+
+Worse beyond its margin, or degenerate: it is taken back by an order (stages/orders.py), and its bytes are never
+promoted again. With nothing to return to, the env line is restored to naming no model. Whoever points the engine
+elsewhere meanwhile ends the probation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from retrain_worker.domain import deployments, events
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.orders import Order, OrderState
+from retrain_worker.domain.trial import (
+    Look,
+    alpha_of,
+    degenerate,
+    evidence_of,
+    is_decidable,
+    outcomes_for,
+    worse_than_replaced,
+)
+from retrain_worker.errors import (
+    ArtifactError,
+    ContractError,
+    DataUnfitError,
+    RetryLaterError,
+    SlotError,
+    SourceUnfitError,
+)
+from retrain_worker.stages import look as looks
+from retrain_worker.stages import orders
+from retrain_worker.stages.ports import World
+from retrain_worker.stages.step import Step
+
+#: what a probation that takes its model back stores as its decision
+ROLL_BACK = "ROLL_BACK"
+REQUESTED_BY = "probation"
+
+
+def probation(run: Run, world: World) -> Step:
+    """PROMOTED for good when the hours are over, ROLLED_BACK as soon as the model is surely worse, or degenerate."""
+    deployment = world.store.deployment(run.run_id)
+    assert deployment is not None, "a run on probation was promoted"
+    fact = run.fact(Stage.PROBATION)
+    if not fact:
+        return _begun(run, deployment, world)
+    if fact.get("decision") == ROLL_BACK:
+        return _taken_back(run, deployment, world)
+    try:
+        current = world.slot.current_path()
+        if (str(current) if current else "") != deployment.model_path:
+            return _overtaken(run, str(current) if current else "nothing", world)
+        return _look(run, deployment, world)
+    except ArtifactError as error:
+        return _condemned(run, deployment, f"degenerate: its file is not sound: {error}", world)
+    except (RetryLaterError, ContractError, SourceUnfitError, DataUnfitError, SlotError) as error:
+        return _goes_on(looks.problem(run, world, str(error)), world)
+
+
+def _begun(run: Run, deployment: Deployment, world: World) -> Step:
+    return looks.begun(
+        run, world, {"since": deployment.created_at.isoformat(), "num_decided": 0, "last_known": 0},
+        f"run {run.run_id}: {deployment.version} is on probation for {world.policies.probation.hours:g} h, beside "
+        f"{deployment.previous_version or 'nothing: there was no model before it'}")
+
+
+def _look(run: Run, deployment: Deployment, world: World) -> Step:
+    fact, policy = run.fact(Stage.PROBATION), world.policies.probation
+    found = looks.look(run, world, model_path=deployment.model_path, reference_path=deployment.previous_model_path,
+                       alpha=alpha_of(fact["num_decided"], policy))
+    if isinstance(found, Step):
+        return found
+    known = looks.looked(run, world, {**looks.counts_of(found), **_bound(found)})
+    if why := degenerate(found, policy):
+        return _condemned(known, deployment, why, world)
+    asked = outcomes_for(fact["num_decided"], policy, last_known=fact["last_known"])
+    if is_decidable(found) and (found.known >= asked or _is_over(run, world)):
+        known = known.with_fact(Stage.PROBATION, {
+            **known.fact(Stage.PROBATION), "num_decided": fact["num_decided"] + 1, "last_known": found.known})
+        if why := worse_than_replaced(found, policy):
+            return _condemned(known, deployment, why, world)
+    return _goes_on(known, world)
+
+
+def _bound(found: Look) -> dict[str, object]:
+    worse = found.worse
+    return {"worse_by": worse.log_loss_gain if worse else None,
+            "worse_by_low": worse.log_loss_gain_low if worse else None}
+
+
+def _goes_on(run: Run, world: World) -> Step:
+    if not _is_over(run, world):
+        return Step(run=run, sentence=looks.standing(run))
+    fact = run.fact(Stage.PROBATION)
+    told = f"probation over after {world.policies.probation.hours:g} h and {fact['known']} new outcomes"
+    if fact["num_decided"] == 0:
+        told += f", which were too few to compare{': ' + fact['problem'] if fact['problem'] else ''}"
+    return _ended(run, Outcome.PROMOTED, told, world)
+
+
+def _overtaken(run: Run, named: str, world: World) -> Step:
+    """Somebody decided otherwise: a person, or a newer candidate. That is respected."""
+    last = world.store.last_deployment()
+    if last is not None and last.kind == deployments.ROLLBACK and last.run_id in (None, run.run_id):
+        return _ended(run, Outcome.ROLLED_BACK, f"taken back during probation by {last.requested_by}: {last.reason}",
+                      world)
+    return _ended(run, Outcome.PROMOTED, f"probation ended early: PATCHTST_MODEL_PATH names {named}", world)
+
+
+def _condemned(run: Run, deployment: Deployment, why: str, world: World) -> Step:
+    """The decision and the order are stored together; what follows is waited for."""
+    known = replace(run, not_before=None).with_fact(
+        Stage.PROBATION, {**run.fact(Stage.PROBATION), "decision": ROLL_BACK, "reasons": [why]})
+    if deployment.previous_model_path is None:
+        return Step(run=known, sentence=f"run {run.run_id}: {why}; there is no model to return to")
+    return Step(run=known, order=_order(known, deployment, why, world),
+                sentence=f"run {run.run_id}: {why}; it is taken back")
+
+
+def _order(run: Run, deployment: Deployment, why: str, world: World) -> Order:
+    order = orders.order_of_roll_back(run, requested_by=REQUESTED_BY, reason=why, at=world.now(),
+                                      only_from=deployment.model_path)
+    return replace(order, order_id=_order_id(run))
+
+
+def _order_id(run: Run) -> str:
+    """Another than that of UNCONFIRMED=rollback, which may have failed before."""
+    return f"rollback_in_probation_of_{run.run_id}"
+
+
+def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
+    why = str(run.fact(Stage.PROBATION)["reasons"][0])
+    if deployment.previous_model_path is None:
+        return _withdrawn(run, deployment, why, world)
+    order = world.store.order(_order_id(run))
+    if order is None:
+        return Step(run=run, order=_order(run, deployment, why, world), sentence=f"run {run.run_id}: it is taken back")
+    if not order.is_answered:
+        return Step(run=run, sentence=f"run {run.run_id}: its model is taken back; {order.answer}")
+    if order.state is OrderState.DONE:
+        return _ended(run, Outcome.ROLLED_BACK, f"{why}; {order.answer}", world)
+    return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {order.answer}", world)
+
+
+def _withdrawn(run: Run, deployment: Deployment, why: str, world: World) -> Step:
+    """No model was there before: the env line names none again, as the engine was found."""
+    current = world.slot.current_path()
+    if current is not None and str(current) != deployment.model_path:
+        return _overtaken(run, str(current), world)
+    world.slot.clear(replacing=Path(deployment.model_path))
+    now = world.now()
+    withdrawn = Deployment(
+        deployment_id=_order_id(run), run_id=run.run_id, kind=deployments.ROLLBACK, version="none", model_path="",
+        sha256="", size_bytes=0, previous_version=deployment.version, previous_model_path=deployment.model_path,
+        previous_sha256=deployment.sha256, state=DeploymentState.NOT_CONFIRMED, created_at=now, updated_at=now,
+        requested_by=REQUESTED_BY, reason=why, confirmation=deployments.NOT_ASKED)
+    world.slot.trigger(Path(deployment.model_path))
+    event = events.rolled_back(withdrawn, shadow_only=world.slot.is_shadow_only(), at=now,
+                               evidence=evidence_of(run.fact(Stage.PROBATION)))
+    ended = _ended(run, Outcome.ROLLED_BACK, f"{why}; PATCHTST_MODEL_PATH is not set, as before it", world)
+    return replace(ended, deployment=withdrawn, events=(event,))
+
+
+def _is_over(run: Run, world: World) -> bool:
+    return looks.hours_since(run.fact(Stage.PROBATION)["started_at"], world) >= world.policies.probation.hours
+
+
+def _ended(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
+    """The confirmation's sentence stays the first reason of a promotion that stands."""
+    reasons = (*run.reasons, reason) if outcome is Outcome.PROMOTED else (reason, *run.reasons)
+    word = "stays promoted" if outcome is Outcome.PROMOTED else "rolled back"
+    return Step(run=run.ended(outcome, *reasons, at=world.now()), sentence=f"run {run.run_id} {word}: {reason}")
