@@ -17,6 +17,8 @@ class OrderKind(StrEnum):
 
     #: an earlier model returns to the slot; arguments: see ROLLBACK_ARGUMENTS
     ROLLBACK = "rollback"
+    #: the candidate of a run goes into the slot at a person's word; arguments: see PROMOTE_ARGUMENTS
+    PROMOTE = "promote"
 
 
 class OrderState(StrEnum):
@@ -35,6 +37,10 @@ class OrderState(StrEnum):
 #: `version`: the model that is wanted, else the previous good one. `only_from`: the model path that the env line must
 #: still name, else nothing is done. `run_id`: the run whose promotion is taken back.
 ROLLBACK_ARGUMENTS = frozenset({"version", "only_from", "run_id"})
+#: `run_id`: whose candidate. `force`: "yes" where the order takes the place of gates that could not be evaluated.
+#: `accept_contract`: the contract that the engine is to run from now on (domain.forced.contract_name).
+#: `opened`: the run that does it, once there is one.
+PROMOTE_ARGUMENTS = frozenset({"run_id", "force", "accept_contract", "opened"})
 
 
 @dataclass(frozen=True, kw_only=True)
