@@ -63,7 +63,9 @@ class FakeStore:
             if deployment.state not in ("INTENDED", "UNDONE") and deployment.deployment_id not in self.reached:
                 self.reached.append(deployment.deployment_id)
 
-    def record_order(self, order, *, deployment=None, events=()):
+    def record_order(self, order, *, deployment=None, events=(), run=None):
+        if run is not None:
+            self.runs[run.run_id] = run
         self.orders[order.order_id] = order
         self.record_deployment(deployment, events=events)
 

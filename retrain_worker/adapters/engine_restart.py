@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from retrain_worker.adapters import durable_file
+from retrain_worker import durable_file
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version

@@ -201,9 +201,12 @@ class StateDb:
 
     def record_order(
         self, order: Order, *, deployment: Deployment | None = None, events: Sequence[Event] = (),
+        run: Run | None = None,
     ) -> None:
-        """Store an order, its deployment and the events it causes: all or nothing."""
+        """Store an order, its deployment, the events it causes and the run it opens: all or nothing."""
         with self._transaction() as connection:
+            if run is not None:
+                _store(connection, "runs", "run_id", run)
             _store(connection, "orders", "order_id", order)
             if deployment is not None:
                 _store_deployment(connection, deployment)

@@ -18,6 +18,7 @@ from retrain_worker.cli import (
     history,
     inspect,
     once,
+    promote,
     reload,
     restart_engine,
     rollback,
@@ -26,8 +27,10 @@ from retrain_worker.cli import (
     trigger,
 )
 
-_VERBS = (once, run, check, discover, audit, status, history, gates, deployments, rollback, events, trigger, inspect,
-          export, reload, restart_engine, demo)
+_VERBS = (
+    once, run, check, discover, audit, status, history, gates, deployments, rollback, promote, events, trigger, inspect,
+    export, reload, restart_engine, demo,
+)
 
 _EPILOG = """\
 examples:
@@ -38,6 +41,7 @@ examples:
   retrain-worker inspect model.pth                 what a model file is, and whether it can be trusted
   retrain-worker status                            what serves, what ran, what runs next, what waits
   retrain-worker rollback --reason "loses money"   the previous good model returns, verified first
+  retrain-worker promote RUN --force --reason "..."   a candidate that its gate could not judge, at your word
   retrain-worker events tail --follow              what goes over the streams, as it happens
 exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings
 """

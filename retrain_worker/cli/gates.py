@@ -30,6 +30,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
     from retrain_worker.report.result import result_of
     from retrain_worker.report.summary import gates_table
+    from retrain_worker.report.trials import trial_pairs
 
     settings = options.read_settings(arguments)
     store = options.open_state(settings)
@@ -38,10 +39,16 @@ def execute(arguments: argparse.Namespace) -> int:
     with store:
         run = _wanted(store, arguments.run_id)
     if arguments.json:
-        print(as_json(dict(run.fact(Stage.GATE))))
+        print(as_json({**run.fact(Stage.GATE), "shadow": run.fact(Stage.SHADOW) or None,
+                       "probation": run.fact(Stage.PROBATION) or None}))
     else:
         print(f"run {run.run_id}: {run.fact(Stage.GATE)['decision']}")
         print(gates_table(result_of(run)))
+        if run.fact(Stage.SHADOW).get("gates"):
+            print(f"\non the rows of its trial: {run.fact(Stage.SHADOW)['decision']}")
+            print(gates_table({**result_of(run), "gates": run.fact(Stage.SHADOW)["gates"]}))
+        for name, text in trial_pairs(run):
+            print(f"{name:<10}{text}")
     return 0
 
 

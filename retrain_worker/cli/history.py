@@ -24,6 +24,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Print the runs; nothing when there are none."""
     from retrain_worker.cli.once import as_json
     from retrain_worker.report.result import result_of
+    from retrain_worker.report.trials import trial_pairs
 
     store = options.open_state(options.read_settings(arguments))
     if store is None:
@@ -34,6 +35,7 @@ def execute(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(as_json(result_of(run)))
             else:
-                reasons = "; ".join(run.reasons)
+                waits = [f"{name}: {text}" for name, text in trial_pairs(run) if run.is_waiting or name == "forced"]
+                reasons = "; ".join((*run.reasons, *waits))
                 print(f"{run.run_id}  {run.outcome or 'at ' + run.stage:<12} {run.requested_by:<9} {reasons}".rstrip())
     return 0

@@ -176,20 +176,21 @@ class App:
             if is_waiting or run.stage is not Stage.PROMOTE or self._closing:
                 return
 
-    def look_at_trials(self) -> bool:
+    def look_at_trials(self, *, looked_since: datetime | None = None) -> bool:
         """One step of the runs on trial and on probation; whether anything moved, or a look is under way."""
         with self._moving:
             try:
-                return not self._closing and self._trials.advance(self.world)
+                return not self._closing and self._trials.advance(self.world, looked_since=looked_since)
             except StateError as error:
                 self.broken = error
                 return False
 
     def settle_trials(self, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> None:
-        """Look at every run that waits, as far as it goes today: for a process that does not stay."""
+        """Look once at every run that waits, and do what follows: for a process that does not stay."""
+        begun_at = self.world.now()
         while not stopping():
             self.look_at_slot()
-            order, has_moved = self.carry_out_orders(), self.look_at_trials()
+            order, has_moved = self.carry_out_orders(), self.look_at_trials(looked_since=begun_at)
             self.relay()
             if self.broken is not None:
                 raise self.broken
@@ -301,11 +302,7 @@ class App:
                 log.warning("requests_problem", message=f"no request can be taken: {problem}")
 
     def keep_books(self) -> None:
-        """Write what came of the runs into the stack's own tables. A failure is logged and tried again.
-
-        A run that waited while newer ones were written is remembered and follows when it is over; one on probation is
-        written twice, when it is promoted and when the probation is over.
-        """
+        """Write what came of the runs into the stack's own tables. A failure is logged and tried again."""
         if not self._settings.bookkeeping:
             return
         self._books.keep(StackTables(str(self._settings.database_url)))

@@ -1,7 +1,5 @@
 """Finished runs go into the stack's own tables, oldest first; a row that is refused for good does not hold up the next.
 
-A run that waited while newer ones were written is remembered and follows when it is over; one on probation is written
-twice, when it is promoted and when the probation is over.
 A database that is busy or away is waited for, however long. A row that the database itself refuses is tried a few
 times, then set aside with a warning that names its run.
 """
@@ -36,20 +34,27 @@ class Bookkeeping:
         self._refused: tuple[str, int] = ("", 0)
 
     def keep(self, tables: StackTables) -> None:
-        """One pass. Never raises for what the stack's database does."""
+        """One pass. Never raises for what the stack's database does.
+
+        A run that still waits while newer ones are written is remembered, and follows when it is over; one on probation
+        is written twice, when it is promoted and when the probation is over.
+        """
+        late = set((self._store.recall(_BOOKED_LATE) or "").split())
         booked = self._store.recall(_BOOKED_UNTIL) or ""
         newest = takewhile(lambda run: run.run_id != booked, self._store.history(limit=_LOOK_BACK))
-        late = set((self._store.recall(_BOOKED_LATE) or "").split())
         missed = [run for run in map(self._store.run, sorted(late)) if run is not None and run.is_finished]
-        for run in (*missed, *reversed(list(newest))):
-            if not run.is_concluded and not run.is_waiting:
+        for run in missed:
+            if not self._is_done_with(run, tables):
                 return
+            late.discard(run.run_id)
+            self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
+        for run in reversed([run for run in newest if run.is_concluded or run.is_waiting]):
             if run.is_concluded and not self._is_done_with(run, tables):
                 return
-            late = late | {run.run_id} if run.is_waiting else late - {run.run_id}
-            self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
-            if run not in missed:
-                self._store.remember(_BOOKED_UNTIL, run.run_id)
+            if run.is_waiting:
+                late.add(run.run_id)
+                self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
+            self._store.remember(_BOOKED_UNTIL, run.run_id)
 
     def _is_done_with(self, run: Run, tables: StackTables) -> bool:
         try:

@@ -7,6 +7,7 @@ is under way the run at work makes no step. A look takes seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import structlog
 
@@ -35,9 +36,10 @@ class Trials:
         """Whether a look is under way: the child belongs to it."""
         return self._looking is not None
 
-    def advance(self, world: World) -> bool:
+    def advance(self, world: World, *, looked_since: datetime | None = None) -> bool:
         """One step of each waiting run whose turn it is; whether anything moved, or a look is under way.
 
+        With `looked_since`, a run whose next look was planned after that instant is left alone: it was looked at.
         Raises StateError; anything else that is unforeseen postpones the look.
         """
         waiting, has_moved = world.store.waiting_runs(), False
@@ -45,6 +47,8 @@ class Trials:
             self._looking = None
         for run in waiting:
             if self._children.is_running and self._looking != run.run_id:
+                continue
+            if looked_since is not None and run.not_before is not None and run.not_before > looked_since:
                 continue
             step = _step(run, world)
             self._looking = run.run_id if self._children.is_running else None

@@ -30,9 +30,9 @@ class Finished(TypedDict):
     candidate: Mapping[str, Any] | None
     incumbent: Mapping[str, Any] | None
     gates: list[Mapping[str, Any]]
-    #: what the shadow trial came to; null without one
+    #: the shadow trial, where the candidate was on trial
     trial: Mapping[str, Any] | None
-    #: who has promoted it though a gate was undecided, and why; null if nobody
+    #: who promoted it although its gate said otherwise, and why
     forced: Mapping[str, Any] | None
     model_path: str | None
     sha256: str | None
@@ -59,9 +59,8 @@ class Promoted(TypedDict):
     auc: float | None
     performance_metrics: Mapping[str, float | None]
     gates: list[Mapping[str, Any]]
-    #: what the shadow trial came to; null without one
+    #: as in learning.retraining.completed
     trial: Mapping[str, Any] | None
-    #: who has promoted it though a gate was undecided, and why; null if nobody
     forced: Mapping[str, Any] | None
     contract: Mapping[str, Any] | None
     shadow_only: bool

@@ -95,6 +95,8 @@ class Overview:
     gates: tuple[GateLine, ...]
     #: PATCHTST_MODEL_PATH before and now
     slot: Pairs
+    #: shadow trial, probation, a person's word
+    trials: Pairs
     event: Pairs
     #: version, answered, failed, slowest
     answers: tuple[tuple[str, str, str, str], ...]
@@ -126,7 +128,7 @@ def overview(
         has_incumbent=bool(result.get("incumbent")),
         incumbent_absence=plain(result.get("incumbent_absence") or ""),
         gates=gate_lines(result),
-        slot=_slot(outcome, result),
+        slot=_slot(outcome, result), trials=tuple((name, plain(text)) for name, text in result.get("trials", ())),
         event=tuple((plain(name), plain(value)) for name, value in (event or {}).items() if value is not None),
         answers=tuple(_answers(version, tally) for version, tally in (result.get("engine") or {}).items()),
         files=_files(result),

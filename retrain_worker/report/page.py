@@ -70,6 +70,7 @@ def page(
     seen = overview(result, bayes_auc=bayes_auc, event=event)
     sections = (
         ("PATCHTST_MODEL_PATH", _pairs(seen.slot)),
+        ("On new rows", _pairs(seen.trials)),
         ("On the holdout, which the candidate has never seen", _scores(seen)),
         ("Gates", _gates(seen.gates)),
         ("Pictures", _pictures(result)),

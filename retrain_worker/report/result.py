@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain_worker.domain.lifecycle import Run, Stage
+from retrain_worker.report.trials import trial_pairs
 
 
 def result_of(run: Run, *, report: Path | None = None) -> dict[str, Any]:
@@ -42,6 +43,10 @@ def result_of(run: Run, *, report: Path | None = None) -> dict[str, Any]:
         "gates": list(gated.get("gates", ())),
         "policy": gated.get("policy"),
         "spending": gated.get("spending"),
+        "shadow": run.fact(Stage.SHADOW) or None,
+        "probation": run.fact(Stage.PROBATION) or None,
+        "forced": gated.get("forced"),
+        "trials": [list(pair) for pair in trial_pairs(run)],
         "version": trained.get("version"),
         "candidate_path": trained.get("candidate_path"),
         "model_path": promoted.get("model_path"),

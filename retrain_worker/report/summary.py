@@ -73,6 +73,8 @@ def _body(seen: Overview) -> list[RenderableType]:
         parts += [_title(title), _scores(seen)]
     if seen.gates:
         parts += [_title("Gates"), _gates(seen.gates)]
+    if seen.trials:
+        parts += [_title("On new rows"), _pairs(seen.trials)]
     parts += [_title("PATCHTST_MODEL_PATH"), _pairs(seen.slot)]
     if seen.event:
         parts += [_title("The event as a consumer saw it"), _pairs(seen.event)]

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from retrain_worker.domain import deployments, events
+from retrain_worker.domain import deployments, events, forced
 from retrain_worker.domain.deployments import Target
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.handoff import Broken, Errand, VerifyRequest, VerifyResult, Working
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run, Stage
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.domain.trial import evidence_of
-from retrain_worker.errors import ArtifactError, RetrainError, RetryLaterError, SlotError
+from retrain_worker.errors import ArtifactError, RefuseError, RetrainError, RetryLaterError, SlotError
 from retrain_worker.stages import swap
 from retrain_worker.stages.ports import World
 
@@ -32,6 +32,8 @@ class OrderStep:
     sentence: str
     deployment: Deployment | None = None
     events: tuple[Event, ...] = ()
+    #: a run that the order has opened
+    run: Run | None = None
     #: whether it was stored: something has moved, nobody only waited
     is_move: bool = False
 
@@ -54,7 +56,7 @@ def carry_out(order: Order, world: World) -> OrderStep:
     if order.not_before is not None and now < order.not_before:
         return OrderStep(order=order, sentence=order.answer)
     try:
-        step = _step(order, world)
+        step = _promote(order, world) if order.kind is OrderKind.PROMOTE else _step(order, world)
     except RetryLaterError as error:
         step = _later(order, error, world)
     except RetrainError as error:
@@ -70,7 +72,7 @@ def abandon(order: Order, reason: str, world: World) -> OrderStep:
 def _stored(before: Order, step: OrderStep, world: World) -> OrderStep:
     if step.order is before and step.deployment is None:
         return step
-    world.store.record_order(step.order, deployment=step.deployment, events=step.events)
+    world.store.record_order(step.order, deployment=step.deployment, events=step.events, run=step.run)
     if step.order.is_answered:
         world.folders.remove_order_dir(before.order_id)
     return replace(step, is_move=True)
@@ -106,6 +108,45 @@ def _step(order: Order, world: World) -> OrderStep:
             return _moving(order, step.sentence, world, deployment=moved, raised=(_event(order, moved, world),))
         case _:
             return _moving(order, step.sentence, world, deployment=moved)
+
+
+def _promote(order: Order, world: World) -> OrderStep:
+    """A run is opened at the promotion, once its candidate's file is verified. The order is answered with that.
+
+    Raises RefuseError when a person may not do that, or when another run is at work.
+    """
+    judged = world.store.run(order.arguments["run_id"])
+    if judged is None:
+        raise RefuseError(f"there is no run {order.arguments['run_id']}", remedy="`retrain-worker history` lists them")
+    if why := forced.refusal(judged, is_forced=order.arguments.get("force") == "yes",
+                             accepted_contract=order.arguments.get("accept_contract", "")):
+        raise RefuseError(why)
+    if (working := world.store.unfinished_run()) is not None:
+        raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="order again when it has ended")
+    trained = judged.fact(Stage.TRAIN)
+    target = Target(version=trained["version"], model_path=trained["candidate_path"], sha256=trained["sha256"])
+    verified = _verified(order, target, world)
+    if isinstance(verified, OrderStep):
+        return verified
+    run = _forced_run(order, judged, world)
+    step = _answered(order, OrderState.DONE, f"run {run.run_id} promotes {target.version}", world,
+                     raised=(events.started(run, at=run.created_at),))
+    opened = replace(step.order, arguments={**order.arguments, "opened": run.run_id})
+    return replace(step, order=opened, run=run)
+
+
+def _forced_run(order: Order, judged: Run, world: World) -> Run:
+    """The same candidate and the same verdict, and who takes the place of what is missing in it."""
+    at, current = world.now(), world.slot.current_path()
+    while world.store.run(run_id := f"{at.astimezone(UTC):%Y%m%d_%H%M%S}") is not None:
+        at += timedelta(seconds=1)
+    said = {"by": order.requested_by, "reason": order.reason, "of_run": judged.run_id,
+            "undecided": forced.undecided_in(judged), "accepted_contract": order.arguments.get("accept_contract")}
+    return Run(
+        run_id=run_id, requested_by=order.requested_by, request_reason=f"forced: {order.reason}",
+        created_at=world.now(), updated_at=world.now(), stage=Stage.PROMOTE, facts={
+            "train": {**judged.fact(Stage.TRAIN), "incumbent_path": str(current) if current else None},
+            "gate": {**judged.fact(Stage.GATE), "forced": said}})
 
 
 def _intend(order: Order, world: World) -> OrderStep:

@@ -46,8 +46,9 @@ class RunStore(Protocol):
 
     def record_order(
         self, order: Order, *, deployment: Deployment | None = None, events: Sequence[Event] = (),
+        run: Run | None = None,
     ) -> None:
-        """Store an order, its deployment and the events it causes: all or nothing."""
+        """Store an order, its deployment, the events it causes and the run it opens: all or nothing."""
 
     def order(self, order_id: str) -> Order | None:
         """One order."""

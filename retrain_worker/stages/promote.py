@@ -63,7 +63,13 @@ def _after(run: Run, moved: Deployment, sentence: str, world: World) -> Step:
 
 
 def _gate_again(run: Run, current: str | None, world: World) -> Step:
-    """Somebody pointed the engine elsewhere since the gate: the comparison was with another incumbent."""
+    """Somebody pointed the engine elsewhere since the gate: the comparison was with another incumbent.
+
+    A forced promotion is not judged again: a person has decided on what the engine ran then.
+    """
+    if run.fact(Stage.GATE).get("forced"):
+        why = f"PATCHTST_MODEL_PATH now names {current}, no longer what the order was given for"
+        return Step(run=run.ended(Outcome.REFUSED, why, at=world.now()), sentence=f"run {run.run_id} refused: {why}")
     known = run.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": current})
     return Step(run=known.moved_to(Stage.GATE, at=world.now()),
                 sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current}; compared with that one again")

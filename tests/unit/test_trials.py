@@ -12,7 +12,7 @@ from retrain_worker.domain.events import EventType
 from retrain_worker.domain.gates import Comparison
 from retrain_worker.domain.handoff import GateMeasured, LookResult, VerifyResult
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.orders import OrderState
+from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.domain.trial import (
     Look,
     ProbationPolicy,
@@ -25,6 +25,7 @@ from retrain_worker.domain.trial import (
     worse_than_replaced,
 )
 from retrain_worker.errors import ArtifactError, DatabaseBusyError
+from retrain_worker.report.trials import trial_pairs
 from retrain_worker.stages import orders
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.ports import Broken, Done
@@ -404,3 +405,113 @@ def test_a_roll_back_that_fails_is_said_and_not_called_one(world):
     assert run.outcome is Outcome.PROMOTED
     assert "could not be taken back" in run.reasons[-1]
     assert next(iter(world.store.orders.values())).state is OrderState.REFUSED
+
+
+# ---------------------------------------------------------------- a person's word
+
+
+def gated(world, evidence) -> Run:
+    world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=evidence))
+    return until(a_run(), without_trial(world), lambda run: run.is_finished)
+
+
+def ordered(world, judged: Run, **arguments: str):
+    world.now.forward(60)
+    order = Order(order_id="promote_1", kind=OrderKind.PROMOTE, arguments={"run_id": judged.run_id, **arguments},
+                  requested_by="anna", reason="the exchange changed its fees", created_at=world.now(),
+                  updated_at=world.now())
+    world.store.record_order(order)
+    for _ in range(5):
+        order = orders.carry_out(order, world).order
+        if order.is_answered:
+            break
+    return order
+
+
+UNDECIDED = replace(GOOD, candidate=replace(GOOD.candidate, n=10), comparison=compared(None, n=10))
+NEW_CONTRACT = "paper:64:standardise:outcome:rsi"
+MISMATCH = replace(GOOD, contract=replace(GOOD.contract, mismatches=("context_length: the engine runs 128",)))
+
+
+def test_a_candidate_that_could_not_be_judged_is_promoted_at_a_persons_word_and_everybody_can_see_it(world):
+    judged = gated(world, UNDECIDED)
+    order = ordered(world, judged, force="yes")
+    opened = world.store.run(order.arguments["opened"])
+    run = until(opened, without_trial(world), lambda run: run.outcome is not None)
+
+    assert (order.state, run.outcome) == (OrderState.DONE, Outcome.PROMOTED)
+    promoted = next(event for event in world.store.events if event.event_type is EventType.PROMOTED)
+    assert promoted.payload["forced"]["by"] == "anna"
+    assert "skill" in promoted.payload["forced"]["undecided"]
+    assert world.store.deployments[run.run_id].reason == "forced by anna: the exchange changed its fees"
+    assert dict(trial_pairs(run))["forced"].startswith("by anna, the candidate of run 20260110_033000")
+    assert run.stage is Stage.PROBATION, "it is watched as any other"
+
+
+def test_without_force_it_is_refused_and_says_what_would_do_it(world):
+    order = ordered(world, gated(world, UNDECIDED))
+
+    assert order.state is OrderState.REFUSED
+    assert "--force takes their place" in order.answer
+
+
+@pytest.mark.parametrize("evidence", [
+    with_card(auc_low=0.4),
+    replace(UNDECIDED, candidate=replace(UNDECIDED.candidate, n=900, auc_low=0.4)),
+    replace(GOOD, contract=replace(GOOD.contract, canary_max_error=0.5)),
+    replace(GOOD, contract=replace(GOOD.contract, canary_max_error=None)),
+    replace(GOOD, contract=replace(GOOD.contract, constant_input_share=1.0)),
+    replace(MISMATCH, contract=replace(MISMATCH.contract, canary_max_error=0.5)),
+    replace(MISMATCH, candidate=replace(GOOD.candidate, auc_low=0.4)),
+])
+def test_what_failed_and_what_is_not_sound_is_never_waived(world, evidence):
+    order = ordered(world, gated(world, evidence), force="yes", accept_contract=NEW_CONTRACT)
+
+    assert order.state is OrderState.REFUSED
+    assert "never waived" in order.answer
+    assert world.slot.named == OLD
+
+
+def test_another_contract_is_accepted_by_its_name_alone(world):
+    judged = gated(world, MISMATCH)
+    unnamed = ordered(world, judged, force="yes")
+    wrong = ordered(world, judged, accept_contract="paper:128:standardise:outcome:rsi")
+    order = ordered(world, judged, accept_contract=NEW_CONTRACT)
+
+    assert unnamed.state is wrong.state is OrderState.REFUSED
+    assert f"--accept-contract {NEW_CONTRACT}" in unnamed.answer
+    assert order.state is OrderState.DONE
+    run = until(world.store.run(order.arguments["opened"]), without_trial(world), lambda run: run.outcome is not None)
+    assert run.outcome is Outcome.PROMOTED
+
+
+def test_a_file_that_is_damaged_since_is_not_promoted(world):
+    judged = gated(world, UNDECIDED)
+    world.verifier.answers["VERIFY"] = Broken(error=ArtifactError("its canary differs"))
+
+    assert ordered(world, judged, force="yes").state is OrderState.REFUSED
+    assert world.store.unfinished_run() is None
+
+
+def test_an_order_does_not_overtake_a_run_at_work(world):
+    judged = gated(world, UNDECIDED)
+    world.store.runs["20260111_033000"] = second_run()
+
+    assert "run 20260111_033000 is at PULL" in ordered(world, judged, force="yes").answer
+
+
+def test_an_order_is_not_carried_out_on_another_engine_than_it_was_given_for(world):
+    order = ordered(world, gated(world, UNDECIDED), force="yes")
+    world.slot.named = Path("/engine/by_hand.pth")
+    run = until(world.store.run(order.arguments["opened"]), without_trial(world), lambda run: run.is_finished)
+
+    assert run.outcome is Outcome.REFUSED
+    assert world.slot.named == Path("/engine/by_hand.pth")
+
+
+def test_a_promoted_candidate_and_an_unknown_run_cannot_be_ordered(world):
+    stored_previous(world)
+    promoted = until(a_run(), without_trial(world), lambda run: run.outcome is not None)
+
+    assert "was promoted" in ordered(world, promoted, force="yes").answer
+    assert "there is no run" in ordered(world, replace(promoted, run_id="20200101_000000"), force="yes").answer

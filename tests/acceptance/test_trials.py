@@ -1,0 +1,127 @@
+"""A shadow trial that ends in a swap, one that ends in a refusal, a probation that takes a model back; each killed."""
+
+import json
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.domain.lifecycle import Outcome, Stage
+from tests.acceptance.conftest import retrain_worker, wait_for
+from tests.trial_home import OTHER_LINES, TrialHome, TwoModels, trial_home, two_models
+
+SETTINGS = {"SHADOW_MIN_OUTCOMES": 200, "TRIAL_CHECK_MIN": 0.01, "PROBATION_HOURS": 1000,
+            "GATE_MAX_ACTION_SHARE": 0.9}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> TwoModels:
+    return two_models(tmp_path_factory.mktemp("two_models"))
+
+
+def looking_child_of(daemon) -> int | None:
+    """The pid of the child that looks now."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):
+                parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                command = (folder / "cmdline").read_bytes()
+                if parent == daemon.process.pid and b"retrain_worker.work" in command:
+                    return int(folder.name)
+    return None
+
+
+def start(daemon_of, made: TrialHome, **settings: object):
+    return daemon_of(made.home, made.home / "trader.db", **{**SETTINGS, **settings})
+
+
+def killed_in_a_look(daemon_of, made: TrialHome) -> None:
+    """SIGKILL while a child looks, after at least one look has recorded something."""
+    daemon = start(daemon_of, made)
+    wait_for(lambda: made.run().fact(made.run().stage).get("look", 0) > 1, what="a first look")
+    wait_for(lambda: looking_child_of(daemon), what="a child that looks")
+    daemon.stop(signal.SIGKILL)
+
+
+def events_of(made: TrialHome) -> list[dict]:
+    said = retrain_worker("events", "tail", "--home", made.home, "--json", "--limit", "50").stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_a_trial_survives_a_kill_and_ends_in_a_swap(daemon_of, models, tmp_path):
+    made = trial_home(tmp_path / "home", models, stage=Stage.SHADOW, candidate=models.good, incumbent=models.stale)
+    made.days_pass(rows=150, days=0.5)
+    killed_in_a_look(daemon_of, made)
+    before = made.run().fact(Stage.SHADOW)
+    assert before["observed"] == 150
+    assert made.named() == models.stale.stem
+    made.days_pass(rows=450)
+
+    ended = start(daemon_of, made, PROBATION_HOURS=0).wait_for_event("run_finished")
+    fact = made.run().fact(Stage.SHADOW)
+
+    assert ended["outcome"] == Outcome.PROMOTED, ended
+    assert (fact["observed"], fact["started_at"]) == (600, before["started_at"])
+    assert made.named() == models.good.stem
+    assert "on trial" in retrain_worker("gates", made.run_id, "--home", made.home).stdout
+
+
+def test_a_trial_survives_a_kill_and_ends_in_a_refusal(daemon_of, models, tmp_path):
+    made = trial_home(tmp_path / "home", models, stage=Stage.SHADOW, candidate=models.stale, incumbent=models.good)
+    made.days_pass(rows=150, days=0.5)
+    killed_in_a_look(daemon_of, made)
+    made.days_pass(rows=450)
+
+    ended = start(daemon_of, made).wait_for_event("run_finished")
+
+    assert ended["outcome"] == Outcome.REFUSED
+    assert made.named() == models.good.stem
+    assert made.run().fact(Stage.SHADOW)["decision"] == "REFUSE"
+
+
+def test_a_probation_takes_a_worse_model_back_whenever_it_is_killed(daemon_of, models, tmp_path):
+    made = trial_home(tmp_path / "home", models, stage=Stage.PROBATION, candidate=models.stale, incumbent=models.good)
+    made.days_pass(rows=30, days=0.1)
+    killed_in_a_look(daemon_of, made)
+    assert made.named() == models.stale.stem
+    made.days_pass(rows=450)
+    second = start(daemon_of, made)
+    wait_for(lambda: made.run().fact(Stage.PROBATION).get("decision"), what="the decision")
+    second.stop(signal.SIGKILL)
+
+    third = start(daemon_of, made)
+    ended = wait_for(lambda: made.run().is_finished and made.run(), what="the end")
+    event = wait_for(lambda: next((one for one in events_of(made) if one["event_type"] == "model.rolled_back"), None),
+                     what="the event")
+    third.stop()
+
+    assert ended.outcome is Outcome.ROLLED_BACK
+    assert made.named() == models.good.stem
+    assert made.env_file.read_text().startswith(OTHER_LINES)
+    assert event["payload"]["rolled_back_by"] == "probation"
+    assert event["payload"]["evidence"]["worse_by_low"] > 0.01
+
+
+def test_a_model_that_is_better_than_the_one_before_it_is_not_taken_back(daemon_of, models, tmp_path):
+    made = trial_home(tmp_path / "home", models, stage=Stage.PROBATION, candidate=models.good, incumbent=models.stale)
+    made.days_pass(rows=450)
+    daemon = start(daemon_of, made)
+    wait_for(lambda: made.run().fact(Stage.PROBATION).get("num_decided"), what="a decision")
+    made.env_file.write_text(made.env_file.read_text().replace(models.good.stem, models.stale.stem))
+    told = daemon.wait_for_event("probation_ended")
+
+    assert told["outcome"] == Outcome.PROMOTED
+    assert "ended early" in told["message"]
+    assert made.named() == models.stale.stem, "a hand-edit is respected"
+
+
+def test_once_looks_at_what_waits_and_promotes_what_has_passed(models, tmp_path):
+    made = trial_home(tmp_path / "home", models, stage=Stage.SHADOW, candidate=models.good, incumbent=models.stale)
+    made.days_pass(rows=450)
+    done = retrain_worker("once", "--db", made.home / "trader.db", "--home", made.home, "--json", **SETTINGS)
+
+    assert done.returncode == os.EX_OK, done.stderr
+    assert json.loads(done.stdout)["outcome"] == "PROMOTED"
+    assert made.named() == models.good.stem
