@@ -3,7 +3,8 @@
 Every measurement is a process of its own, and the ways take turns (A B C, A B C ...), so that what else the machine
 does falls on all of them alike: read the ratios. The floor is the driver's fetchall of the same columns, nothing
 parsed. The seed's way is pandas.read_sql, iterrows and json.loads on at most SEED_ROWS rows; its rows/s are taken to
-hold for any number. Memory is the peak (VmHWM) above the same process before the work, its libraries imported.
+hold for any number; it needs pandas, which nothing else here does. Memory is the peak (VmHWM) above the same process
+before the work, its libraries imported. About 7 minutes.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[6_000, 600_000, 1_000_000])
-    parser.add_argument("--repeats", type=int, default=5, help="rounds; the table shows medians (default 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; the table shows medians (default 3)")
     parser.add_argument("--objects", action="store_true", help="features as JSON objects; arrays without it")
-    parser.add_argument("--postgres", action="store_true", help="also PostgreSQL, from initdb on PATH or distribution")
+    parser.add_argument("--no-postgres", action="store_true", help="SQLite only, though this host has a PostgreSQL")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "URL"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
@@ -63,7 +64,8 @@ def main() -> None:
     print("| source | rows | way | rows/s | of the floor | times the seed's way | processor s | MB above libraries |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="ingest") as folder, contextlib.ExitStack() as stack:
-        home = stack.enter_context(postgres_server()) if asked.postgres else None
+        initdb = None if asked.no_postgres else initdb_of_this_host()
+        home = stack.enter_context(postgres_server(initdb)) if initdb else None
         for rows in asked.rows:
             path = Path(folder) / f"market_{rows}.db"
             big_table(path, rows=rows, as_objects=asked.objects)
@@ -188,13 +190,15 @@ def seeds_way(url: str) -> int:
     return len(features)
 
 
-@contextlib.contextmanager
-def postgres_server() -> Iterator[Path]:
-    """A server of our own on a socket in a temporary folder; PostgreSQL refuses to run as root."""
+def initdb_of_this_host() -> str | None:
+    """Debian keeps the server's programs off the PATH."""
     newest = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name), default=None)
-    initdb = shutil.which("initdb") or (newest and newest / "initdb")
-    if not initdb:
-        sys.exit("no PostgreSQL server on this host: apt-get install postgresql")
+    return shutil.which("initdb") or (str(newest / "initdb") if newest else None)
+
+
+@contextlib.contextmanager
+def postgres_server(initdb: str) -> Iterator[Path]:
+    """A server of our own on a socket in a temporary folder; PostgreSQL refuses to run as root."""
     home = Path(tempfile.mkdtemp(prefix="pg"))
     who = {"user": "nobody"} if os.geteuid() == 0 else {}
     if who:

@@ -141,7 +141,8 @@ def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
 def snapshot_in_pages_of(size, path):
     intake = Intake(DataPolicy(train_window_days=0), now=to_microseconds(START + timedelta(days=90)))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sqlite_pages, "_FIRST_PAGE_ROWS", size)
+        for name in ("_FIRST_PAGE_ROWS", "_MIN_PAGE_ROWS", "_MAX_PAGE_ROWS"):
+            patched.setattr(sqlite_pages, name, size)
         for page in read_pages(url_of(path), busy_timeout_seconds=1.0):
             intake.add(page)
     return intake.snapshot()

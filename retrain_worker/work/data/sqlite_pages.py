@@ -31,7 +31,9 @@ from retrain_worker.work.data.rows import OUTCOME_TIME, OUTCOME_TIME_COLUMNS, TA
 
 #: how long one page may hold a read lock, about
 PAGE_SECONDS = 0.005
-_FIRST_PAGE_ROWS = 1_000
+#: read plainly, to learn the form that the others are expected to have
+_FIRST_PAGE_ROWS = 200
+_MIN_PAGE_ROWS = 250
 _MAX_PAGE_ROWS = 20_000
 _TURNED_ROWS = 100
 _MAX_ROWID = 2**63 - 1
@@ -81,7 +83,7 @@ def read_pages(connection: sqlite3.Connection) -> Iterator[RawRows]:
             yield page
         if page is None or len(page.id) < size:
             return
-        size = int(min(_MAX_PAGE_ROWS, 2 * size, max(_FIRST_PAGE_ROWS // 4, size * PAGE_SECONDS / seconds)))
+        size = int(min(_MAX_PAGE_ROWS, 8 * size, max(_MIN_PAGE_ROWS, size * PAGE_SECONDS / seconds)))
 
 
 class _Pages:
@@ -214,7 +216,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _has_rowid(connection: sqlite3.Connection) -> bool:
     """False for a view and for a WITHOUT ROWID table."""
-    kinds = connection.execute("SELECT type, wr FROM pragma_table_list WHERE name = ? AND schema = 'main'", (TABLE,))
+    kinds = connection.execute(
+        "SELECT type, wr FROM pragma_table_list WHERE name = ? COLLATE NOCASE AND schema = 'main'", (TABLE,))
     return bool(kinds.fetchone() == ("table", 0))
 
 
