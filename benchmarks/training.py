@@ -1,11 +1,14 @@
-"""How fast the model learns and answers, beside what one would use otherwise: `python benchmarks/training.py --help`.
+"""How fast the model learns and answers, beside what one would use otherwise: `benchmarks/training.py --help`.
 
-Every contestant is a process of its own with the same number of threads, and they take turns (A B C, A B C ...), so that
-what else the machine does falls on all of them alike: read the ratios, which are medians over the rounds. "seed" is the
-seed's loop: nn.TransformerEncoder, TensorDataset, DataLoader, Adam, .item() each step. "HF" is transformers'
-PatchTSTForClassification in the same loop. "ours" is the loop that the program trains with, gathering of windows and
-input transform included; "plain" the same around the plain module. "W^X" is ours where memory may not be written and
-executed, as under MemoryDenyWriteExecute=. Before the clock runs, outputs and gradients are compared at equal weights.
+Every contestant is a process of its own with the same number of threads, and they take turns (A B C, A B C ...), so
+that what else the machine does falls on all of them alike: read the ratios, which are medians over the rounds. The
+ratio of processor time counts what all threads used, waiting included, and stands on a busy machine, too.
+
+"seed" is the seed's loop: nn.TransformerEncoder, TensorDataset, DataLoader, Adam, .item() each step. "HF" is
+transformers' PatchTSTForClassification in the same loop. "ours" is the loop that the program trains with, gathering of
+windows and input transform included; "plain" the same around the plain module. "W^X" is ours where memory may not be
+written and executed, as under MemoryDenyWriteExecute=. First, outputs and gradients are compared at equal weights. The
+whole takes some eight minutes on two idle cores. onnxruntime takes part where it is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retrain_worker.domain.recipe import InputTransform, Precision, Preset, Recipe
+from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
 from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
 from retrain_worker.work import compute
@@ -37,6 +40,7 @@ from retrain_worker.work.data.samples import Samples, windows
 from retrain_worker.work.training import loop
 from retrain_worker.work.training.fast_path import FastPath, PlainPath
 from retrain_worker.work.training.loop import Attempt, Lesson
+from retrain_worker.work.training.smoothing import PatchSmoothing
 
 ENGINE = presets.engine(num_features=8, dropout=0.1)
 #: the size of the paper's own experiments
@@ -142,7 +146,7 @@ def compare(section: str, *, threads: int, rounds: int) -> None:
     """Let the contestants of a section take turns; print a line for each."""
     contestants = SECTIONS[section]
     print(f"\n### {section}: {threads} threads; {parity(contestants[0])}\n")
-    print("| contestant | batch | ms/step | samples/s | ratio | fastest of all turns |")
+    print("| contestant | batch | ms/step | samples/s | ratio | ratio of processor time |")
     print("|---|---|---|---|---|---|", flush=True)
     with ExitStack() as stack:
         processes = [stack.enter_context(started(section, number, threads)) for number in range(len(contestants))]
@@ -152,11 +156,14 @@ def compare(section: str, *, threads: int, rounds: int) -> None:
         for process in processes:
             process.stdin.close()
     for number, contestant in enumerate(contestants):
-        rates = [contestant.batch / each[number] for each in turns]
-        ratios = [rate * each[0] / contestants[0].batch for rate, each in zip(rates, turns, strict=True)]
-        best = max(rates) / max(contestants[0].batch / each[0] for each in turns)
-        print(f"| {contestant.name} | {contestant.batch} | {median(each[number] for each in turns) * 1e3:.1f} "
-              f"| {median(rates):,.0f} | {median(ratios):.2f} | {best:.2f} |", flush=True)
+        seconds = [each[number].seconds for each in turns]
+        ratios, of_cpu = (
+            median(getattr(each[0], what) / getattr(each[number], what) for each in turns)
+            * contestant.batch / contestants[0].batch
+            for what in ("seconds", "cpu_seconds")
+        )  # fmt: skip
+        print(f"| {contestant.name} | {contestant.batch} | {median(seconds) * 1e3:.1f} "
+              f"| {contestant.batch / median(seconds):,.0f} | {ratios:.2f} | {of_cpu:.2f} |", flush=True)
 
 
 def started(section: str, number: int, threads: int) -> subprocess.Popen[str]:
@@ -167,25 +174,36 @@ def started(section: str, number: int, threads: int) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def turn(process: subprocess.Popen[str]) -> float:
-    """Seconds a step."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One step in one turn."""
+
+    seconds: float
+    #: of all threads
+    cpu_seconds: float
+
+
+def turn(process: subprocess.Popen[str]) -> Turn:
     process.stdin.write("go\n")
     process.stdin.flush()
-    return float(process.stdout.readline())
+    return Turn(**json.loads(process.stdout.readline()))
 
 
 def take_turns(contestant: Contestant, *, threads: int) -> None:
-    """Each line of stdin is a turn: train for TURN_SECONDS, print the seconds of a step."""
+    """Each line of stdin is a turn: train for TURN_SECONDS at least, print what a step took."""
     torch.manual_seed(1)
     torch.set_num_threads(threads)
     train = {"ours": our_loop, "plain": our_loop, "seed": plain_loop, "HF": plain_loop}[contestant.way]
-    steps_of = train(contestant, threads)
-    next(steps_of)
+    blocks = train(contestant, threads)
+    steps = next(blocks)
     for _ in sys.stdin:
-        until, seconds = time.perf_counter() + TURN_SECONDS, []
+        until, seconds, cpu_started, count = time.perf_counter() + TURN_SECONDS, [], time.process_time(), 0
         while not seconds or time.perf_counter() < until:
-            seconds.append(next(steps_of))
-        print(median(seconds), flush=True)
+            started_at = time.perf_counter()
+            count += next(blocks)
+            seconds.append((time.perf_counter() - started_at) / steps)
+        cpu_seconds = (time.process_time() - cpu_started) / count
+        print(json.dumps({"seconds": median(seconds), "cpu_seconds": cpu_seconds}), flush=True)
 
 
 def block_steps(contestant: Contestant) -> int:
@@ -194,8 +212,8 @@ def block_steps(contestant: Contestant) -> int:
     return max(1, round(2**18 / tokens / contestant.config.d_model))
 
 
-def plain_loop(contestant: Contestant, _threads: int) -> Iterator[float]:
-    """The loop that one writes first."""
+def plain_loop(contestant: Contestant, _threads: int) -> Iterator[int]:
+    """The loop that one writes first; gives the steps of each block."""
     config, steps = contestant.config, block_steps(contestant)
     model = EngineNetwork(config) if contestant.way == "seed" else hugging_face(config)
     model.train()
@@ -204,33 +222,32 @@ def plain_loop(contestant: Contestant, _threads: int) -> Iterator[float]:
     data = torch.utils.data.TensorDataset(x, torch.randint(0, 2, (len(x),)).float())
     loader = torch.utils.data.DataLoader(data, batch_size=contestant.batch, shuffle=True)
     while True:
-        started_at = time.perf_counter()
         for windows_BTF, labels in loader:
             optimiser.zero_grad()
             loss = functional.binary_cross_entropy_with_logits(model(windows_BTF), labels)
             loss.backward()
             optimiser.step()
             loss.item()
-        yield (time.perf_counter() - started_at) / steps
+        yield steps
 
 
-def our_loop(contestant: Contestant, threads: int) -> Iterator[float]:
-    """An epoch of the program's own loop is a block."""
+def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
+    """An epoch of the program's own loop is a block; gives its steps."""
     compute.prepare(device="cpu", threads=threads)
     config, steps = contestant.config, block_steps(contestant)
     lesson = random_lesson(config, samples=steps * contestant.batch)
-    recipe = dataclasses.replace(Recipe(), batch_size=contestant.batch, balance=False)
+    recipe = dataclasses.replace(Recipe(), batch_size=contestant.batch, balance=Balance.NONE)
     model = PatchTST(config)
     path = PlainPath(model) if contestant.way == "plain" else FastPath(model, threads=threads)
     optimiser = torch.optim.AdamW(path.parameters, lr=3e-4, weight_decay=1e-2, fused=True)
     attempt = Attempt(config=config, seed=1, learning_rate=3e-4)
+    smoothing = PatchSmoothing(model, 0.0)
     schedule = loop._Schedule(attempt, recipe, num_samples=len(lesson.train))
     with path, compute.products_in(Precision(contestant.precision)):
         while True:
-            started_at = time.perf_counter()
-            loop._one_epoch(1, path, optimiser, schedule=schedule, seed=1, lesson=lesson, recipe=recipe,
-                            stopping=lambda: False)
-            yield (time.perf_counter() - started_at) / steps
+            loop._one_epoch(1, path, optimiser, schedule=schedule, smoothing=smoothing, seed=1, lesson=lesson,
+                            recipe=recipe, stopping=lambda: False)
+            yield steps
 
 
 def random_lesson(config: PatchTSTConfig, *, samples: int) -> Lesson:
@@ -263,6 +280,7 @@ class EngineNetwork(nn.Module):
         self.output_proj = nn.Linear(config.d_model, 1)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
+        """Logits (B,)."""
         patches = x_BTC.reshape(len(x_BTC), self.config.num_patches, self.config.patch_width)
         z = self.transformer(self.patch_embedding(patches) + self.pos_encoding)
         return self.output_proj(z.mean(dim=1)).squeeze(-1)
@@ -276,6 +294,7 @@ class HuggingFace(nn.Module):
         self.module = module
 
     def forward(self, x_BTF: Tensor) -> Tensor:
+        """Logits (B,)."""
         return self.module(past_values=x_BTF).prediction_logits.squeeze(-1)
 
 
@@ -336,8 +355,8 @@ def parity(baseline: Contestant) -> str:
         functional.binary_cross_entropy_with_logits(found, labels).backward()
     error = max(float((each.grad - gradients[name]).abs().max()) for name, each in ours.named_parameters())
     longest = max(float(each.abs().max()) for each in gradients.values())
-    return (f"at equal weights outputs differ by {float((found - expected).detach().abs().max()):.1e}, gradients by {error:.1e} "
-            f"(largest {longest:.1e})")
+    apart = float((found - expected).detach().abs().max())
+    return (f"at equal weights outputs differ by {apart:.1e}, gradients by {error:.1e} (largest {longest:.1e})")
 
 
 # ---------------------------------------------------------------- seconds to a good model
@@ -431,7 +450,7 @@ def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
     is_seen = watch.snapshot.decided_at <= watch.parts.train.decided_at.max()
     lesson = Lesson(features=features, fitting_rows=features[is_seen], train=watch.parts.train,
                     validation=watch.parts.validation)
-    tuning = recipe.tuning(Preset.PAPER) if hasattr(recipe, "tuning") else recipe
+    tuning = recipe.tunings(Preset.PAPER)[0]
     config = presets.paper(num_features=features.shape[1], context_length=recipe.seq_len,
                            input_transform=InputTransform.STANDARDISE, dropout=tuning.dropout)
     is_over = False

@@ -104,7 +104,7 @@ def test_epochs_are_judged_in_fp32_and_the_precision_is_recorded(
     monkeypatch.setattr(compute, "_has_bf16_units", lambda: True)
     recipe = dataclasses.replace(RECIPE, max_epochs=2, precision=Precision.BF16)
     result = train(request(tmp_path, recipe=recipe), Journal(), never)
-    assert at_learning == ["bf16", "bf16"]
+    assert set(at_learning) == {"bf16"}
     assert "bf16" not in at_judging
     assert result.manifest.training["precision"] == "bf16"
     assert result.manifest.training["threads"] == 1
