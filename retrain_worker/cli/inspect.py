@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrain_worker.domain.artifact import Manifest
-from retrain_worker.domain.handoff import FileReport
+from retrain_worker.domain.handoff import UNNAMED, FileReport
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -72,23 +72,23 @@ def _facts(report: FileReport) -> Iterator[tuple[str, str]]:
 
 def _model_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     contract, training = manifest.contract, manifest.training
-    is_older = "run_id" not in training
-    names = f"{len(contract.feature_names)} features" + ("" if is_older else f" ({', '.join(contract.feature_names)})")
+    names = f"{len(contract.feature_names)} features ({', '.join(contract.feature_names)})"
+    if UNNAMED in contract.feature_names:
+        names = "8 features, or 4 twice: the file does not name them"
     yield "contract", (f"preset {contract.preset}: {contract.context_length} rows of {names}, "
                        f"transform {contract.input_transform}, label {contract.label}")
-    if is_older:
+    if "run_id" not in training:
         return
     yield "made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {training['run_id']}, version {manifest.version}"
-    yield "trained on", f"{_parts(training.get('parts', {}))}; seed {training.get('seed')}"
-    yield "data", f"sha256 {training.get('data_sha256')}"
-    yield "weights", f"sha256 {training.get('weights_sha256')}"
-    yield "validation", ", ".join(f"{name} {manifest.scorecard[name]:.3f}" for name in ("auc", "log_loss", "ece")
-                                  if isinstance(manifest.scorecard.get(name), float)) or "not measured"
-
-
-def _parts(parts: Any) -> str:
-    train = parts.get("train", {}) if isinstance(parts, dict) else {}
-    return f"{sum(train.values()):,} samples ({train.get('win', 0):,} of label 1)" if train else "unknown samples"
+    train = training.get("parts", {}).get("train")
+    if train:
+        yield "trained on", (f"{sum(train.values()):,} samples ({train['win']:,} of label 1), "
+                             f"seed {training['seed']}, from {training.get('start', 'scratch')}")
+        yield "data", f"sha256 {training['data_sha256']}"
+        yield "weights", f"sha256 {training['weights_sha256']}"
+    measured = [f"{name} {manifest.scorecard[name]:.3f}" for name in ("auc", "log_loss", "ece")
+                if isinstance(manifest.scorecard.get(name), float)]
+    yield "validation", ", ".join(measured) or "not measured"
 
 
 def _some_tensors(report: FileReport) -> str:

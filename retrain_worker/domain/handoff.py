@@ -24,6 +24,9 @@ from retrain_worker.errors import RetrainError
 
 DATABASE_URL_VARIABLE = "RETRAIN_CHILD_DATABASE_URL"
 
+#: stands for a feature whose name a model file does not say
+UNNAMED = "?"
+
 
 class ChildExit(IntEnum):
     """What the child's exit status means. Anything else is a crash."""

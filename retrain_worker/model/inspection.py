@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from retrain_worker.domain.artifact import checksum_file
-from retrain_worker.domain.handoff import FileReport
+from retrain_worker.domain.handoff import UNNAMED, FileReport
 from retrain_worker.errors import ArtifactError
 from retrain_worker.model import bundle, presets
 
@@ -29,8 +29,8 @@ _SIGNATURES = (
     (b"\x1f\x8b", "gzip file"),
     (b"\x7fELF", "program"),
 )
-#: what a safe load can make something of; it says itself what is wrong with a file that was cut short
-_LOADABLE = ("PyTorch file", "PyTorch file of before 1.6, or another pickle", "PyTorch file or archive, cut short")
+#: what a safe load can make something of
+_LOADABLE = ("PyTorch file", "PyTorch file of before 1.6, or another pickle")
 _ZIP = b"PK\x03\x04"
 _SAMPLE_BYTES = 512
 
@@ -46,9 +46,8 @@ def inspect(path: Path) -> FileReport:
         )  # fmt: skip
         found = _weights_file(path, data, report.kind)
         report = replace(report, kind=bundle.kind_of(found), tensors=_shapes(found))
-        # names that stand for unknown ones: this is about the file, not about the rows
-        names = tuple(f"feature_{number}" for number in range(1, presets.ENGINE_INPUTS + 1))
-        read = bundle.read(path, feature_names=names)
+        # this is about the file, not about the rows: one of the older scripts' need not name its features
+        read = bundle.read(path, feature_names=(UNNAMED,) * presets.ENGINE_INPUTS)
         return replace(
             report, manifest=read.manifest, canary_error=read.canary_error(),
             parameters=sum(tensor.numel() for tensor in read.model.parameters()),
@@ -91,7 +90,7 @@ def _kind_of_zip(data: bytes) -> str:
     try:
         names = zipfile.ZipFile(io.BytesIO(data)).namelist()
     except zipfile.BadZipFile:
-        return _LOADABLE[2]
+        return "PyTorch file or archive, cut short"
     ends = {name.partition("/")[2] for name in names}
     if "constants.pkl" in ends:
         return "TorchScript program"

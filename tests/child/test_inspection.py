@@ -88,7 +88,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "no weights": (_torch_file(lambda _path: {"epoch": 3}), "dict without weights", "no weights"),
     "a tensor": (_torch_file(lambda _path: torch.ones(3)), "PyTorch file", "holds a Tensor"),
-    "truncated": (_truncated, "PyTorch file or archive, cut short", "damaged"),
+    "truncated": (_truncated, "PyTorch file or archive, cut short", "cut short"),
     "empty": (Path.touch, "empty file", "empty file"),
     "text": (lambda path: path.write_text("not a model\n"), "text", "text"),
     "sqlite": (_sqlite, "SQLite database", "SQLite database"),
