@@ -176,11 +176,19 @@ def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:
     with named_errors(target):
         fd = os.open(target, flags, mode)
         try:
+            _leave_to_owner(fd, target.parent)
             _write_all(fd, content)
             os.fsync(fd)
         finally:
             os.close(fd)
         sync_directory(target.parent)
+
+
+def _leave_to_owner(fd: int, directory: Path) -> None:
+    """What root has made in a directory of the daemon's user must stay writable for that user."""
+    owner = directory.stat()
+    if os.geteuid() == 0 and os.fstat(fd).st_uid != owner.st_uid:
+        os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def open_unfollowed(path: Path) -> int:

@@ -44,6 +44,7 @@ class ArtifactStore:
         """Remove it, if it is there: what cannot be removed now is swept at the next start."""
         with contextlib.suppress(OSError):
             shutil.rmtree(self._orders_dir / order_id)
+            self._orders_dir.rmdir()  # not left behind in root's name where a person has ordered as root
 
     def run_ids(self) -> tuple[str, ...]:
         """The runs that have a folder, oldest first."""

@@ -35,6 +35,12 @@ def rolled_back(engine, *arguments, **settings):
                           **{"ENGINE_CONFIRM": "none", "REDIS_URL": REDIS_DOWN, **settings})
 
 
+def ordered(engine, *options):
+    """The same command, still waiting for its answer."""
+    return subprocess.Popen([*COMMAND, "rollback", "--home", str(engine.home), *options], stdout=subprocess.PIPE,
+                            text=True, env=clean_environment(ENGINE_CONFIRM="none", REDIS_URL=REDIS_DOWN))
+
+
 def deployments(engine):
     done = retrain_worker("deployments", "--json", "--home", engine.home)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -68,15 +74,40 @@ def test_beside_a_running_daemon_the_daemon_does_it(engine, daemon):
 
 def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine, daemon):
     running = daemon(REDIS_URL=REDIS_DOWN, ENGINE_CONFIRM="event", ENGINE_CONFIRM_TIMEOUT_S=600)
-    waiting = subprocess.Popen(
-        [*COMMAND, "rollback", "--home", str(engine.home), "--json"], stdout=subprocess.PIPE, text=True,
-        env=clean_environment(ENGINE_CONFIRM="none", REDIS_URL=REDIS_DOWN))
+    waiting = ordered(engine, "--json")
     wait_for(lambda: engine.named() == engine.path_of(1), what="the swap")
     running.stop(signal.SIGKILL)
     answer = json.loads(waiting.communicate(timeout=60)[0])
 
     assert (waiting.returncode, answer["state"], engine.named()) == (0, "DONE", engine.path_of(1))
     assert events_of(engine) == ["model.rolled_back"]
+
+
+def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine, daemon):
+    running = daemon(REDIS_URL=REDIS_DOWN)
+    running.send(signal.SIGSTOP)
+    waiting = ordered(engine)
+    time.sleep(3)
+    assert engine.named() == engine.path_of(2)
+    running.send(signal.SIGCONT)
+
+    waiting.communicate(timeout=120)
+    assert waiting.returncode == 0
+    assert (engine.named(), events_of(engine)) == (engine.path_of(1), ["model.rolled_back"])
+
+
+def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(engine, daemon):
+    running = daemon(REDIS_URL=REDIS_DOWN)
+    waiting = ordered(engine)
+    wait_for(lambda: list(engine.home.glob("models/orders/*")) or engine.named() == engine.path_of(1), what="the order")
+    for _ in range(20):
+        if running.process.poll() is None:
+            running.send(signal.SIGTERM)
+
+    waiting.communicate(timeout=120)
+    assert waiting.returncode == 0
+    assert (engine.named(), events_of(engine)) == (engine.path_of(1), ["model.rolled_back"])
+    assert not list(engine.home.rglob(".retrain-worker.*"))
 
 
 def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine):

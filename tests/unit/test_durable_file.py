@@ -159,6 +159,13 @@ def test_writing_in_place_keeps_the_inode(tmp_path):
     assert (target.read_bytes(), target.stat().st_ino) == (b"short\n", inode)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_in_place_belongs_to_the_owner_of_the_directory(tmp_path):
+    os.chown(tmp_path, 4321, 4321)
+    durable_file.write_in_place(tmp_path / "trigger", b"x")
+    assert (tmp_path / "trigger").stat().st_uid == 4321
+
+
 def test_writing_in_place_follows_no_link(tmp_path):
     (tmp_path / "victim").write_bytes(b"keep")
     (tmp_path / "trigger").symlink_to(tmp_path / "victim")
