@@ -338,15 +338,20 @@ class App:
         needed += [each.model_path for each in (target, ordered, *self.store.intended_deployments()) if each]
         return [Path(path) for path in needed if path]
 
-    def interrupt(self) -> None:
-        """Stop the child and note that the run under way goes on at the next start."""
+    def stop_child(self) -> None:
+        """Begin no new work, and give the child its grace to write a checkpoint."""
         self._closing = True
         self._children.stop(_CHILD_GRACE_SECONDS)
+
+    def interrupt(self) -> None:
+        """Stop the child and note that the run under way goes on at the next start; one last pass of the relay."""
+        self.stop_child()
         with self._moving:
             run = self.store.unfinished_run()
             if run is not None and run.outcome is not Outcome.INTERRUPTED:
                 self._say(interrupt(run, self.world))
-        self.relay(at_once=True)
+        if self._redis_problem is None:
+            self.relay(at_once=True)
 
     def apply(self, settings: Settings) -> None:
         """Take new settings once no run is under way, deadlines at once; state, Redis, database after a restart."""

@@ -27,7 +27,7 @@ from retrain_worker.settings import Settings
 log = structlog.get_logger()
 
 #: seconds between two looks at the flags when no watchdog asks for less
-_HEARTBEAT_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 2.0
 #: drift between wall clock and boot clock that counts as a jump
 _CLOCK_JUMP_SECONDS = 60.0
 #: how long a pass under way may hold up the stop
@@ -86,6 +86,8 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
         notifier.stopping(f"stopping; it was {app.status_line()}")
+        # first, because a pass may meanwhile wait for a Redis that does not answer
+        app.stop_child()
         schedule.stop(wait_seconds=_PASS_SECONDS)
         app.interrupt()
         log.info("stopped", message="stopped")

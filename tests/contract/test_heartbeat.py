@@ -1,0 +1,51 @@
+"""The watchdog hears from the loop that matters: a job that does not come back silences it."""
+
+import threading
+
+from retrain_worker.daemon import service
+from retrain_worker.daemon.schedule import Job, Schedule
+
+
+class Listener:
+    """Counts what the service manager would hear."""
+
+    def __init__(self):
+        self.said, self.pings = [], 0
+
+    def status(self, text):
+        self.said.append(text)
+
+    def watchdog(self):
+        self.pings += 1
+
+
+class Silent:
+    """An app with nothing to say."""
+
+    def status_line(self):
+        return "idle"
+
+
+def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not():
+    now, held, entered = [0.0], threading.Event(), threading.Event()
+
+    def relay():
+        entered.set()
+        held.wait()
+
+    schedule = Schedule((Job(name="relay", action=relay, every_seconds=0.01, patience_seconds=120.0),),
+                        clock=lambda: now[0])
+    listener = Listener()
+    schedule.start()
+    try:
+        assert entered.wait(60)
+        now[0] = 100.0
+        service._heartbeat(Silent(), schedule, listener)
+        assert listener.pings == 1
+        now[0] = 200.0
+        service._heartbeat(Silent(), schedule, listener)
+        assert listener.pings == 1
+        assert listener.said == ["idle", "idle"], "the status goes on"
+    finally:
+        held.set()
+        schedule.stop(wait_seconds=60)
