@@ -1,11 +1,11 @@
 """How often the gates let a bad model through, and how often they stop a good one; the seed's rules beside them.
 
-    python benchmarks/gates.py               300 worlds of each kind, one year of daily retraining, 4 trainings
-    python benchmarks/gates.py --quick       40 worlds of each kind, no years, no trainings
-    python benchmarks/gates.py --full        1,000 worlds, 20 years, 20 trainings of each kind
+    python benchmarks/gates.py            300 worlds of each kind, 20 years, 8 markets that change, 2 trainings
+    python benchmarks/gates.py --quick    40 worlds of each kind, nothing else
+    python benchmarks/gates.py --full     1,000 worlds, 100 years, 24 markets that change, 20 trainings
 
-The seed's rules are gates 1 and 2 of its proof pack: no action over 70 %, two over 10 %; std of P(WIN) at least 0.05 and
-P90 - P10 at least 0.12. Intervals are Clopper-Pearson, 95 %.
+The seed's rules are gates 1 and 2 of its proof pack: no action over 70 %, two over 10 %; std of P(WIN) at least 0.05
+and P90 - P10 at least 0.12. Intervals are Clopper-Pearson, 95 %. A training is one of (a) and one of (h).
 """
 
 from __future__ import annotations
@@ -92,14 +92,15 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--worlds", type=int, help="worlds of each kind (0: none)")
     parser.add_argument("--years", type=int, help="years of daily retraining (0: none)")
+    parser.add_argument("--changes", type=int, help="markets whose regime changes (0: none)")
     parser.add_argument("--trainings", type=int, help="real trainings each of (a) and (h) (0: none)")
     parser.add_argument("--kinds", default="", help="only these, like a,h")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
-    worlds, years, trainings = (1000, 20, 20) if asked.full else (40, 0, 0) if asked.quick else (300, 1, 2)
-    worlds, years, trainings = (
-        default if given is None else given
-        for default, given in ((worlds, asked.worlds), (years, asked.years), (trainings, asked.trainings))
+    defaults = (1000, 100, 24, 20) if asked.full else (40, 0, 0, 0) if asked.quick else (300, 20, 8, 2)
+    given = (asked.worlds, asked.years, asked.changes, asked.trainings)
+    worlds, years, changes, trainings = (
+        default if one is None else one for default, one in zip(defaults, given, strict=True)
     )
     started = time.monotonic()
     with ProcessPoolExecutor(asked.jobs) as pool:
@@ -108,6 +109,8 @@ def main() -> None:
         gate_years.spending_table(500 if asked.full else 100)
         if years:
             gate_years.years_table(years, pool.map)
+        if changes:
+            gate_years.changes_table(changes, pool.map)
         if trainings:
             trainings_table(trainings, pool.map)
     print(f"\n{time.monotonic() - started:.0f} s with {asked.jobs} processes")

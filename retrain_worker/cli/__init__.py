@@ -12,6 +12,7 @@ from retrain_worker.cli import (
     demo,
     deployments,
     discover,
+    evaluate,
     events,
     export,
     gates,
@@ -28,8 +29,8 @@ from retrain_worker.cli import (
 )
 
 _VERBS = (
-    once, run, check, discover, audit, status, history, gates, deployments, rollback, promote, events, trigger, inspect,
-    export, reload, restart_engine, demo,
+    once, run, check, discover, audit, status, history, gates, evaluate, deployments, rollback, promote, events,
+    trigger, inspect, export, reload, restart_engine, demo,
 )
 
 _EPILOG = """\
@@ -39,6 +40,7 @@ examples:
   retrain-worker discover /opt /home /etc          where the training data lies, and what points elsewhere
   retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try
   retrain-worker inspect model.pth                 what a model file is, and whether it can be trusted
+  retrain-worker evaluate model.pth                what the gate would say of it; nothing is promoted
   retrain-worker status                            what serves, what ran, what runs next, what waits
   retrain-worker rollback --reason "loses money"   the previous good model returns, verified first
   retrain-worker promote RUN --force --reason "..."   a candidate that its gate could not judge, at your word

@@ -28,9 +28,6 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the verdict. Raises UsageError when the run is unknown or was never gated."""
     from retrain_worker.cli.once import as_json
-    from retrain_worker.report.result import result_of
-    from retrain_worker.report.summary import gates_table
-    from retrain_worker.report.trials import trial_pairs
 
     settings = options.read_settings(arguments)
     store = options.open_state(settings)
@@ -42,14 +39,34 @@ def execute(arguments: argparse.Namespace) -> int:
         print(as_json({**run.fact(Stage.GATE), "shadow": run.fact(Stage.SHADOW) or None,
                        "probation": run.fact(Stage.PROBATION) or None}))
     else:
-        print(f"run {run.run_id}: {run.fact(Stage.GATE)['decision']}")
-        print(gates_table(result_of(run)))
-        if run.fact(Stage.SHADOW).get("gates"):
-            print(f"\non the rows of its trial: {run.fact(Stage.SHADOW)['decision']}")
-            print(gates_table({**result_of(run), "gates": run.fact(Stage.SHADOW)["gates"]}))
-        for name, text in trial_pairs(run):
-            print(f"{name:<10}{text}")
+        print(as_text(run))
     return 0
+
+
+def as_text(run: Run) -> str:
+    """The verdict, what it spent, the gates, the stretches of the past behind the skill, and its trial."""
+    from retrain_worker.report.result import result_of
+    from retrain_worker.report.summary import gates_table
+    from retrain_worker.report.trials import trial_pairs
+    from retrain_worker.report.words import number, signed, spent
+
+    found = run.fact(Stage.GATE)
+    lines = [f"run {run.run_id}: {found['decision']}"]
+    if found.get("spending"):
+        lines.append(spent(found["spending"]))
+    lines.append(gates_table(result_of(run)))
+    folds = [fold for gate in found["gates"] for fold in gate["measurements"].get("folds", ())]
+    if folds:
+        lines.append("\nthe same recipe, trained before each of these, knew of them:")
+        lines.extend(
+            f"  {fold['first_at'][:16]} to {fold['last_at'][:16]}  {fold['n']:>6} rows  AUC {number(fold['auc'])}  "
+            f"log loss {signed(fold['log_loss_gain'])} against the prior" for fold in folds)
+    trial = run.fact(Stage.SHADOW)
+    if trial.get("gates"):
+        lines += [f"\non the rows of its trial: {trial['decision']}",
+                  gates_table({**result_of(run), "gates": trial["gates"]})]
+    lines.extend(f"{name:<10}{text}" for name, text in trial_pairs(run))
+    return "\n".join(lines)
 
 
 def _wanted(store: StateDb, run_id: str | None) -> Run:

@@ -215,6 +215,8 @@ class Evidence:
     incumbent_absence: str = ""
     #: None: there are no other rows than the scorecard's, whose own bounds decide
     skill: Skill | None = None
+    #: what is known of whether the candidate has seen these rows
+    rows_note: str = ""
 
 
 class GateResult(StrEnum):

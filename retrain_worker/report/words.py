@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 #: stands for what was not measured, or is not a number
 NOTHING = "—"
@@ -33,6 +35,13 @@ def count(value: object) -> str:
 def share(value: object) -> str:
     """Like `53 %`."""
     return f"{value:.0%}".replace("%", " %") if _is_number(value) else NOTHING
+
+
+def spent(spending: Mapping[str, Any], *, is_spent: bool = True) -> str:
+    """The error probability of a decision (domain/spending.py as a mapping), in a sentence."""
+    number, since = int(spending["num_decisions"]), str(spending["since"])[:10]
+    verb = "is spent on" if is_spent else "would be spent on"
+    return f"error probability {spending['alpha']:.2g} {verb} decision {number} since {since}"
 
 
 def duration(value: object) -> str:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from retrain_worker.errors import ArtifactError, ContractError
 from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
 from retrain_worker.work import compute, inference, statistics
-from retrain_worker.work.data.instants import to_datetime
+from retrain_worker.work.data.instants import to_datetime, to_microseconds
 from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples
 from retrain_worker.work.data.snapshot import Snapshot, load
 from retrain_worker.work.training.folds import read_folds
@@ -95,9 +96,15 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
     """Candidate and incumbent on the holdout of the snapshot. Raises ArtifactError when the candidate is not sound."""
     compute.prepare(device="cpu", threads=request.recipe.threads)
     snapshot = load(Path(request.run_dir))
-    candidate = bundle.read(Path(request.candidate_path))
+    candidate = bundle.read(Path(request.candidate_path), feature_names=snapshot.feature_names)
+    if candidate.contract.label != request.data.label:
+        raise ContractError(
+            f"it predicts {candidate.contract.label}, the rows are labelled by {request.data.label}",
+            where=request.candidate_path,
+            remedy=f"set LABEL={candidate.contract.label}",
+        )
     samples, _left_out = select_samples(snapshot, policy=request.data, seq_len=candidate.contract.context_length)
-    parts = split_samples(samples, request.split)
+    parts, rows_note = _unseen(split_samples(samples, request.split), candidate)
     report(Progress(sentence=f"gate {request.run_id}: measuring on {len(parts.holdout)} holdout rows"))
     incumbent, absence = _incumbent(request.incumbent_path, candidate, snapshot)
     measured = evidence(
@@ -109,8 +116,22 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
             measured,
             incumbent_absence=absence or measured.incumbent_absence,
             skill=_skill(request, candidate, snapshot, samples, parts),
+            rows_note=rows_note,
         )
     )
+
+
+def _unseen(parts: Parts, candidate: Bundle) -> tuple[Parts, str]:
+    """The parts with a holdout of rows that the model cannot have seen, and what is known of that."""
+    windows = candidate.manifest.training.get("windows")
+    if not windows:
+        return parts, "nobody knows which rows it was trained on; those that it has seen would flatter it"
+    seen_until = datetime.fromisoformat(windows["validation"]["end"])
+    is_unseen = parts.holdout.decided_at >= to_microseconds(seen_until)
+    note = f"trained on rows until {seen_until:%Y-%m-%d %H:%M} UTC"
+    if not is_unseen.all():
+        note += f"; the {int((~is_unseen).sum())} rows of the holdout before that are left out"
+    return replace(parts, holdout=parts.holdout.where(is_unseen)), note
 
 
 def _skill(

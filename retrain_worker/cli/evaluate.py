@@ -1,0 +1,63 @@
+"""`evaluate`: what the gate would say of any model file, beside the incumbent. Promotes nothing, writes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+from retrain_worker.domain.gates import Decision
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_EXIT_REFUSED = 11
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser(
+        "evaluate", help="what the gate would say of a model file; nothing is promoted",
+        epilog="exit: 0 PASS, 11 REFUSE or UNDECIDED, or the rows or the file cannot be used")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a model of this program, or of an older layout")
+    options.add_places(parser)
+    options.add_database(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the verdict, gate by gate."""
+    from retrain_worker.cli.once import as_json
+    from retrain_worker.daemon.evaluation import evaluate
+    from retrain_worker.errors import RefuseError
+    from retrain_worker.report.summary import gates_table
+    from retrain_worker.report.words import spent
+
+    settings = options.read_settings(arguments)
+    try:
+        found = evaluate(settings, arguments.file, say=lambda text: print(text, file=sys.stderr))
+    except RefuseError as error:
+        refused = {"file": str(arguments.file), "decision": Decision.REFUSE, "reasons": [str(error)]}
+        print(as_json(refused) if arguments.json else f"REFUSED  {error}")
+        return _EXIT_REFUSED
+    verdict, evidence = found.verdict, found.evidence
+    result = {
+        "file": str(arguments.file), "decision": verdict.decision, "reasons": list(verdict.reasons),
+        "gates": [asdict(gate) for gate in verdict.gates], "candidate": asdict(evidence.candidate),
+        "incumbent": asdict(evidence.incumbent) if evidence.incumbent else None,
+        "incumbent_path": str(found.incumbent_path) if found.incumbent_path else None,
+        "incumbent_absence": evidence.incumbent_absence, "rows_note": evidence.rows_note,
+        "policy": asdict(verdict.policy), "spending": asdict(found.spending),
+    }  # fmt: skip
+    if arguments.json:
+        print(as_json(result))
+    else:
+        print(f"{arguments.file}: {verdict.decision}, on {evidence.candidate.n} holdout rows")
+        print(evidence.rows_note)
+        print(spent(asdict(found.spending), is_spent=False))
+        print(gates_table(result))
+    return 0 if verdict.decision is Decision.PASS else _EXIT_REFUSED
