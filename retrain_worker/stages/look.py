@@ -50,7 +50,8 @@ def look(run: Run, world: World, *, model_path: str, reference_path: str | None,
 
 def looked(run: Run, world: World, found: Mapping[str, Any]) -> Run:
     """The run with what this look found, and the next one planned."""
-    fact = {**run.fact(run.stage), "problem": "", **found}
+    engine = {"engine": world.engine_says()} if run.stage is Stage.PROBATION else {}
+    fact = {**run.fact(run.stage), "problem": "", **found, **engine}
     return _planned(run.with_fact(run.stage, {**fact, "look": fact["look"] + 1}), world)
 
 
