@@ -45,6 +45,8 @@ class Confirm(StrEnum):
     EVENT = "event"
     #: ENGINE_UNIT is active and was started after the swap
     UNIT = "unit"
+    #: an entry of quantum:stream:trade.intent in which the engine names the model
+    TELEMETRY = "telemetry"
 
 
 class Unconfirmed(StrEnum):

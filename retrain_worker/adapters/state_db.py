@@ -276,6 +276,12 @@ class StateDb:
         with self._transaction() as connection:
             _remember(connection, key, value)
 
+    def remember_all(self, words: Mapping[str, str]) -> None:
+        """Keep several words: all or none."""
+        with self._transaction() as connection:
+            for key, value in words.items():
+                _remember(connection, key, value)
+
     def recall(self, key: str) -> str | None:
         """The word kept under `key`."""
         rows = self._rows("SELECT value FROM memory WHERE key = ?", key)

@@ -12,6 +12,8 @@ from retrain_worker.domain.lifecycle import Stage
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from retrain_worker.adapters.state_db import StateDb
+
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
@@ -52,7 +54,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "slot_problem": slot_problem,
         "state": str(settings.state_path / "state.db"),
         "run_under_way": None, "waiting_runs": [], "order": None, "last_run": None, "last_deployment": None,
-        "next_run_at": None,
+        "next_run_at": None, "engine_says": None,
         "events_waiting": 0, "oldest_event_waiting_since": None,
     }
     store = options.open_state(settings)
@@ -66,6 +68,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
         due = next_run_at(last_attempt_at=store.last_attempt_at(), now=datetime.now(UTC),
                           interval=timedelta(hours=settings.retrain_interval_hours))
         found |= {
+            "engine_says": _engine_says(store),
             "waiting_runs": [{"run_id": run.run_id, "stage": run.stage, "version": run.fact(Stage.TRAIN).get("version"),
                               "trials": [list(pair) for pair in trial_pairs(run)]} for run in store.waiting_runs()],
             "run_under_way": under_way and {"run_id": under_way.run_id, "stage": under_way.stage,
@@ -83,6 +86,15 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
             "oldest_event_waiting_since": oldest and oldest.isoformat(),
         }
     return found
+
+
+def _engine_says(store: StateDb) -> str | None:
+    from retrain_worker.adapters.telemetry import tally_in
+    from retrain_worker.daemon.telemetry import finding_of
+
+    tally = tally_in(store)
+    malformed = f" ({tally.malformed} entries could not be read)" if tally.malformed else ""
+    return f"{finding_of(store, tally).sentence}{malformed}" if tally.entries else None
 
 
 def _as_text(found: dict[str, Any]) -> str:
@@ -104,6 +116,8 @@ def _as_text(found: dict[str, Any]) -> str:
         standing = "is" if found["daemon"] == "at work" else "goes on at the next start:"
         lines.append(("under way", f"run {running['run_id']} {standing} at {running['stage']} since "
                                    f"{running['since'][:19]} UTC"))
+    if found["engine_says"]:
+        lines.append(("engine", found["engine_says"]))
     for run in found["waiting_runs"]:
         told = "; ".join(text for _, text in run["trials"])
         lines.append(("on trial" if run["stage"] == Stage.SHADOW else "probation",

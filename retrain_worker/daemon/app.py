@@ -24,16 +24,19 @@ from retrain_worker.adapters.run_requests import Poll, Requests
 from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
+from retrain_worker.adapters.telemetry import Telemetry
 from retrain_worker.daemon import follow_up
 from retrain_worker.daemon.bookkeeping import Bookkeeping
 from retrain_worker.daemon.schedule import next_run_at
+from retrain_worker.daemon.telemetry import finding_of
 from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain import events
 from retrain_worker.domain.deployments import is_confirmed, known_version, roll_back_target
 from retrain_worker.domain.handoff import Errand
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
-from retrain_worker.errors import RetrainError, RetryLaterError, StateError
+from retrain_worker.domain.telemetry import INTENT_STREAM
+from retrain_worker.errors import RetrainError, RetryLaterError, SlotError, StateError
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
 from retrain_worker.stages import hand_edit, orders
@@ -67,6 +70,10 @@ class App:
         self._has_news = False
         #: what the env line named at the last look, when it was not what we know
         self._glimpsed: str | None = None
+        #: what the engine's own answers say of its serving
+        self._engine_finding = ""
+        self._is_serving_fault = False
+        self._telemetry_problem: str | None = None
         #: our own memory failed: the process must end
         self.broken: StateError | None = None
         self._relaying = threading.Lock()
@@ -99,6 +106,7 @@ class App:
             self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
             doors.callback(self._verifier.stop, 0.0)
             self._client = client
+            self._telemetry = Telemetry(client, self.store)
             self.world = self._world(settings)
             self._artifacts.sweep()
             if settings.home is None or settings.home in settings.engine_env_file.parents:
@@ -301,6 +309,28 @@ class App:
             if problem:
                 log.warning("requests_problem", message=f"no request can be taken: {problem}")
 
+    def listen(self) -> None:
+        """Count what the engine itself says; a serving fault is said once when it begins, and once when it is over."""
+        with self._moving:
+            try:
+                current = self._slot.current_path()
+            except SlotError:
+                return  # look_at_slot says it
+            if current is None:
+                return
+            problem = self._telemetry.read(model_path=str(current), at=self.world.now())
+            if problem != self._telemetry_problem:
+                self._telemetry_problem = problem
+                if problem and INTENT_STREAM in problem:
+                    log.warning("telemetry_problem", message=problem)
+            found = finding_of(self.store, self._telemetry.tally)
+        self._engine_finding = found.sentence
+        if found.is_fault != self._is_serving_fault:
+            self._is_serving_fault = found.is_fault
+            tell = log.warning if found.is_fault else log.info
+            tell("serving_fault" if found.is_fault else "serving_fault_over", message=found.sentence,
+                 model_path=str(current))
+
     def keep_books(self) -> None:
         """Write what came of the runs into the stack's own tables. A failure is logged and tried again."""
         if not self._settings.bookkeeping:
@@ -433,9 +463,12 @@ class App:
         confirmations: Confirmations = EventConfirmations(self._client)
         if settings.engine_confirm is Confirm.UNIT:
             confirmations = UnitConfirmations(settings.engine_unit)
+        if settings.engine_confirm is Confirm.TELEMETRY:
+            confirmations = self._telemetry
         return World(
             store=self.store, children=self._children, verifier=self._verifier, folders=self._artifacts,
             confirmations=confirmations, slot=self._slot, policies=policies_of(settings), now=now,
+            engine_says=lambda: self._engine_finding,
         )
 
 

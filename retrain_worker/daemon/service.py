@@ -101,6 +101,7 @@ def jobs_of(app: App) -> tuple[Job, ...]:
         Job(name="advance", action=app.tick, every_seconds=1.0, patience_seconds=120.0),
         Job(name="relay", action=app.relay, every_seconds=1.0, patience_seconds=120.0),
         Job(name="requests", action=app.take_requests, every_seconds=2.0, patience_seconds=120.0),
+        Job(name="telemetry", action=app.listen, every_seconds=10.0, patience_seconds=120.0),
         Job(name="bookkeeping", action=app.keep_books, every_seconds=60.0, patience_seconds=300.0),
         Job(name="retention", action=app.sweep, every_seconds=3600.0, patience_seconds=900.0),
     )

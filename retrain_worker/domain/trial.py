@@ -114,13 +114,19 @@ class Look:
 # ---------------------------------------------------------------- shadow trial
 
 
-def judge_shadow(look: Look, *, gate: GatePolicy, shadow: ShadowPolicy, hours: float, has_passed: bool) -> Verdict:
-    """The gates on the rows of the trial; UNDECIDED while too few outcomes are known or too few hours have passed.
+def trial_policy(gate: GatePolicy, shadow: ShadowPolicy, gated: Mapping[str, Any]) -> GatePolicy:
+    """The gates' policy on the rows of a trial; `gated`: what the gate has stored.
 
-    `has_passed`: whether the candidate passed every gate on its holdout. One that could not be judged there keeps the
-    gate's own error probability here.
+    A candidate that passed there has paid for the days on which luck might have spoken. One that could not be judged
+    has not: it keeps the error probability that the gate would have asked.
     """
-    policy = replace(gate, skill_alpha=shadow.skill_alpha) if has_passed else gate
+    if gated["decision"] == Decision.PASS:
+        return replace(gate, skill_alpha=shadow.skill_alpha)
+    return replace(gate, skill_alpha=gated.get("policy", {}).get("skill_alpha", gate.skill_alpha))
+
+
+def judge_shadow(look: Look, *, policy: GatePolicy, shadow: ShadowPolicy, hours: float) -> Verdict:
+    """The gates on the rows of the trial; UNDECIDED while too few outcomes are known or too few hours have passed."""
     verdict = decide(look.evidence, policy)
     if look.known < max(shadow.min_outcomes, policy.min_rows) or hours < shadow.hours:
         return replace(verdict, decision=Decision.UNDECIDED)

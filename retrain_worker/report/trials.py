@@ -10,7 +10,8 @@ from retrain_worker.domain.lifecycle import Run, Stage
 
 def trial_pairs(run: Run) -> tuple[tuple[str, str], ...]:
     """What is to be said besides the gates; empty for a run with none of it."""
-    found = [("on trial", _trial(run)), ("probation", _probation(run)), ("forced", _forced(run))]
+    found = [("on trial", _trial(run)), ("probation", _probation(run)),
+             ("the engine", str(run.fact(Stage.PROBATION).get("engine") or "")), ("forced", _forced(run))]
     return tuple((name, text) for name, text in found if text)
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.handoff import Done, LookRequest, Working
 from retrain_worker.domain.lifecycle import Run, Stage
 from retrain_worker.domain.trial import Look
@@ -27,13 +28,15 @@ def begun(run: Run, world: World, found: Mapping[str, Any], sentence: str) -> St
     return Step(run=run.with_fact(run.stage, fact), sentence=sentence)
 
 
-def look(run: Run, world: World, *, model_path: str, reference_path: str | None, alpha: float) -> Step | Look:
+def look(
+    run: Run, world: World, *, model_path: str, reference_path: str | None, policy: GatePolicy, alpha: float,
+) -> Step | Look:
     """What this look found, or a Step that waits. Raises the child's error."""
     fact, policies = run.fact(run.stage), world.policies
     answer = world.children.result_of(run.stage, world.folders.run_dir(run.run_id), LookRequest(
         run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), number=fact["look"], model_path=model_path,
         reference_path=reference_path, since=fact["since"], book=fact["book"], now=fact["look_at"],
-        data=policies.data, policy=policies.gate, prior=_prior(run), worse_alpha=alpha,
+        data=policies.data, policy=policy, prior=_prior(run), worse_alpha=alpha,
         threads=policies.recipe.threads, memory_limit_bytes=policies.child_memory_bytes,
     ))
     match answer:
@@ -50,7 +53,8 @@ def look(run: Run, world: World, *, model_path: str, reference_path: str | None,
 
 def looked(run: Run, world: World, found: Mapping[str, Any]) -> Run:
     """The run with what this look found, and the next one planned."""
-    fact = {**run.fact(run.stage), "problem": "", **found}
+    engine = {"engine": world.engine_says()} if run.stage is Stage.PROBATION else {}
+    fact = {**run.fact(run.stage), "problem": "", **found, **engine}
     return _planned(run.with_fact(run.stage, {**fact, "look": fact["look"] + 1}), world)
 
 

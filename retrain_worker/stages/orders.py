@@ -146,7 +146,8 @@ def _forced_run(order: Order, judged: Run, world: World) -> Run:
         run_id=run_id, requested_by=order.requested_by, request_reason=f"forced: {order.reason}",
         created_at=world.now(), updated_at=world.now(), stage=Stage.PROMOTE, facts={
             "train": {**judged.fact(Stage.TRAIN), "incumbent_path": str(current) if current else None},
-            "gate": {**judged.fact(Stage.GATE), "forced": said}})
+            "gate": {**{name: found for name, found in judged.fact(Stage.GATE).items() if name != "spending"},
+                     "forced": said}})
 
 
 def _intend(order: Order, world: World) -> OrderStep:

@@ -159,7 +159,7 @@ class Policies:
     gate: GatePolicy
     #: refuse to swap unless PATCHTST_SHADOW_ONLY=true, except when this is set
     allow_live_swap: bool = False
-    #: none | event | unit: how the engine is seen serving the new file
+    #: none | event | unit | telemetry: how the engine is seen serving the new file
     engine_confirm: str = "event"
     engine_confirm_seconds: float = 120.0
     #: keep | rollback: what becomes of a promotion that nobody was seen serving
@@ -190,3 +190,5 @@ class World:
     confirmations: Confirmations
     policies: Policies
     now: Callable[[], datetime]
+    #: what the engine's own answers say of its serving, one sentence; empty where nobody listens
+    engine_says: Callable[[], str] = lambda: ""

@@ -70,7 +70,7 @@ def _begun(run: Run, deployment: Deployment, world: World) -> Step:
 def _look(run: Run, deployment: Deployment, world: World) -> Step:
     fact, policy = run.fact(Stage.PROBATION), world.policies.probation
     found = looks.look(run, world, model_path=deployment.model_path, reference_path=deployment.previous_model_path,
-                       alpha=alpha_of(fact["num_decided"], policy))
+                       policy=world.policies.gate, alpha=alpha_of(fact["num_decided"], policy))
     if isinstance(found, Step):
         return found
     known = looks.looked(run, world, {**looks.counts_of(found), **_bound(found)})

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 from retrain_worker.domain.gates import Decision, Verdict
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.domain.trial import Look, gives_way, judge_shadow
+from retrain_worker.domain.trial import Look, gives_way, judge_shadow, trial_policy
 from retrain_worker.errors import ContractError, DataUnfitError, RetryLaterError, SlotError, SourceUnfitError
 from retrain_worker.stages import look as looks
 from retrain_worker.stages.ports import World
@@ -64,14 +64,13 @@ def _look(run: Run, world: World) -> Step:
     named = str(current) if current else None
     if named != fact["incumbent_path"]:
         return _anew(run, named, world)
-    found = looks.look(run, world, model_path=trained["candidate_path"], reference_path=named,
-                       alpha=world.policies.gate.incumbent_alpha)
+    limits = world.policies.shadow
+    policy = trial_policy(world.policies.gate, limits, run.fact(Stage.GATE))
+    found = looks.look(run, world, model_path=trained["candidate_path"], reference_path=named, policy=policy,
+                       alpha=policy.incumbent_alpha)
     if isinstance(found, Step):
         return found
-    policies = world.policies
-    verdict = judge_shadow(
-        found, gate=policies.gate, shadow=policies.shadow, hours=looks.hours_since(fact["started_at"], world),
-        has_passed=run.fact(Stage.GATE)["decision"] == Decision.PASS)
+    verdict = judge_shadow(found, policy=policy, shadow=limits, hours=looks.hours_since(fact["started_at"], world))
     known = looks.looked(run, world, _facts(found, verdict))
     if verdict.decision is Decision.UNDECIDED:
         return _in_time(known, world)

@@ -275,3 +275,34 @@ def test_what_was_spent_is_told_from_the_newest_decision_before_a_run(state):
     assert state.spending_before(None) == state.spending_before(ids[3]) == state.spending_before(ids[2]) == second
     assert state.spending_before(ids[1]) == first
     assert state.spending_before(ids[0]) is None
+
+
+def waiting(state, at=AT):
+    """A run on trial, as the gate leaves it."""
+    run, _ = opened(state, at)
+    on_trial = replace(run, stage=Stage.SHADOW)
+    state.record(on_trial)
+    return on_trial
+
+
+def test_a_run_that_waits_lets_another_one_work_and_two_never_work_at_once(state):
+    first = waiting(state)
+    second, is_new = opened(state, AT + timedelta(hours=1))
+
+    assert is_new
+    assert [run.run_id for run in state.waiting_runs()] == [first.run_id]
+    assert state.unfinished_run().run_id == second.run_id
+    with pytest.raises(StateError):
+        state.record(replace(first, stage=Stage.PROMOTE))
+
+
+def test_bytes_are_condemned_by_a_probation_that_took_them_back_and_by_nothing_else(state):
+    run = waiting(state)
+    promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "b" * 64}).on_probation("", at=AT)
+    state.record(promoted)
+    assert state.condemned("b" * 64) is None
+    worse = promoted.with_fact(Stage.PROBATION, {"decision": "ROLL_BACK", "reasons": ["worse"]})
+    state.record(worse.ended(Outcome.ROLLED_BACK, "worse", at=AT))
+
+    assert "worse" in state.condemned("b" * 64)
+    assert state.condemned("c" * 64) is None

@@ -137,3 +137,17 @@ def test_a_comment_may_hold_any_byte():
 def test_a_megabyte_is_read():
     content = b"# filler\n" * 100_000 + b"A=1\n"
     assert env_file.replaced(content, "A", "2") == content[:-2] + b"2\n"
+
+
+@given(FILES)
+@example(b"A=1\nPATCHTST_MODEL_PATH=/x\r\nPATCHTST_MODEL_PATH='/y'\nB=2")
+def test_a_removed_key_is_gone_for_every_reader_and_the_others_are_as_they_were(content):
+    try:
+        before = [env_file.parse(content, comments_continue=each) for each in (False, True)]
+        result = env_file.removed(content, KEY)
+    except SlotError:
+        return
+    for each, was in zip((False, True), before, strict=True):
+        was.pop(KEY, None)
+        assert env_file.parse(result, comments_continue=each) == was
+    assert env_file.removed(result, KEY) == result

@@ -337,3 +337,19 @@ def test_a_model_that_the_serving_user_cannot_reach_is_not_published(engine):
 
     with pytest.raises(SlotError, match="nobody cannot enter"):
         engine.publish()
+
+
+def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine):
+    engine.slot.clear(replacing=Path("/old/patchtst.pth"))
+    engine.slot.clear(replacing=Path("/old/patchtst.pth"))
+
+    assert engine.env_file.read_bytes() == ENV.replace(b"PATCHTST_MODEL_PATH=/old/patchtst.pth\n", b"")
+    assert engine.slot.current_path() is None
+    assert sum(".bak-" in name for name in names(engine.etc)) == 1
+
+
+def test_a_line_that_names_a_third_model_is_not_taken_away(engine):
+    with pytest.raises(RetryLaterError, match="just set to"):
+        engine.slot.clear(replacing=Path("/engine/ours.pth"))
+
+    assert engine.env_file.read_bytes() == ENV

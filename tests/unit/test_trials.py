@@ -233,7 +233,18 @@ def test_a_gate_without_enough_rows_sends_the_candidate_on_trial(world):
     undecided = replace(GOOD, candidate=replace(GOOD.candidate, n=10), comparison=compared(None, n=10))
     world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=undecided))
 
-    assert on_trial(world).fact(Stage.GATE)["decision"] == "UNDECIDED"
+    run = on_trial(world)
+    advance(run, world)
+
+    assert run.fact(Stage.GATE)["decision"] == "UNDECIDED"
+    asked = world.children.requests[-1][1].policy.skill_alpha
+    assert asked == run.fact(Stage.GATE)["policy"]["skill_alpha"] < ShadowPolicy().skill_alpha
+
+
+def test_a_candidate_that_has_passed_its_gate_is_asked_for_less_on_trial(world):
+    advance(on_trial(world), world)
+
+    assert world.children.requests[-1][1].policy.skill_alpha == ShadowPolicy().skill_alpha
 
 
 def test_a_gate_that_failed_does_not(world):
