@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,11 +31,16 @@ from typing import Any, TextIO
 
 import msgspec
 import numpy as np
+import redis
 from numpy.typing import NDArray
+from redis.exceptions import RedisError
 
 from retrain_worker.demo.schema import TRAINING_SAMPLES
 from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.labels import action_of
+from retrain_worker.domain.telemetry import INTENT_STREAM
 from retrain_worker.errors import RetrainError
+from retrain_worker.redis_client import add_entry, connect
 from retrain_worker.serving.engine_env import model_in_env_file
 from retrain_worker.serving.events import ModelEvents
 from retrain_worker.serving.follower import ModelFollower
@@ -43,6 +48,8 @@ from retrain_worker.serving.model_watch import Served
 
 CONSUMER = "demo-engine"
 _PAUSE_SECONDS = 0.15
+#: entries that the stream of intents keeps
+_LONGEST = 10_000
 
 
 @dataclass(kw_only=True)
@@ -72,7 +79,8 @@ class Diary:
 class Engine:
     """Answers for the newest window of every symbol of `database`, by whatever model serves."""
 
-    def __init__(self, follower: ModelFollower, database: Path, diary: Diary) -> None:
+    def __init__(self, follower: ModelFollower, database: Path, diary: Diary, intents: Intents | None = None) -> None:
+        self._intents = intents
         self.answers: dict[str, Answers] = {}
         self._follower = follower
         self._database = database
@@ -90,7 +98,8 @@ class Engine:
         counts = self.answers.setdefault(served.version, Answers())
         started = time.perf_counter()
         try:
-            probabilities = _finite(served.bundle.probabilities(newest_windows(self._database, served.bundle.contract)))
+            symbols, windows = _symbols_and_windows(self._database, served.bundle.contract)
+            probabilities = _finite(served.bundle.probabilities(windows))
         except (RetrainError, sqlite3.Error, ValueError, KeyError) as error:
             counts.failed += 1
             self._note_failure(served, f"{type(error).__name__}: {error}")
@@ -98,6 +107,8 @@ class Engine:
         counts.answered += len(probabilities)
         counts.slowest_seconds = max(counts.slowest_seconds, time.perf_counter() - started)
         self._failure = ""
+        if self._intents is not None:
+            self._intents.publish(served, dict(zip(symbols, probabilities.tolist(), strict=True)))
         if served.version != self._version:
             self._note_swap(served, probabilities)
 
@@ -124,6 +135,38 @@ class Engine:
             self._diary.write("problem", {"problem": problem})
 
 
+class Intents:
+    """The engine's entries on quantum:stream:trade.intent: one for each row and model that it answers for."""
+
+    def __init__(self, client: redis.Redis, database: Path) -> None:
+        self._client = client
+        self._database = database
+        self._said: set[tuple[str, str, str]] = set()
+
+    def publish(self, served: Served, answers: Mapping[str, float]) -> None:
+        """Say what has not been said yet. A bus that is away, or a table that is busy, is no reason to stop."""
+        with suppress(RedisError, sqlite3.Error):
+            for symbol, timestamp, side in _newest_decisions(self._database):
+                if symbol not in answers or (symbol, timestamp, served.version) in self._said:
+                    continue
+                action = action_of(answers[symbol], served.bundle.manifest.thresholds)
+                ours = {"action": action, "confidence": round(answers[symbol], 4), "shadow": True,
+                        "version": served.version}
+                payload = {"symbol": symbol, "side": side, "timestamp": timestamp,
+                           "model_breakdown": {"patchtst": ours}}
+                add_entry(self._client, INTENT_STREAM, {
+                    "event_type": "trade.intent", "source": CONSUMER, "payload": json.dumps(payload)}, longest=_LONGEST)
+                self._said.add((symbol, timestamp, served.version))
+
+
+def _newest_decisions(database: Path) -> list[tuple[str, str, str]]:
+    """(symbol, timestamp, predicted action) of the newest row of each symbol. Raises sqlite3.Error."""
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    query = f"SELECT symbol, max(timestamp), upper(predicted_action) FROM {TRAINING_SAMPLES} GROUP BY symbol"  # noqa: S608
+    with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
+        return [(str(symbol), str(timestamp), str(side)) for symbol, timestamp, side in connection.execute(query)]
+
+
 def _finite(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(probabilities).all():
         raise ValueError("a probability is not finite")
@@ -135,14 +178,18 @@ def newest_windows(database: Path, contract: ModelContract) -> NDArray[np.float3
 
     Raises ValueError when no symbol has a full window, KeyError when a row lacks a feature, sqlite3.Error.
     """
+    return _symbols_and_windows(database, contract)[1]
+
+
+def _symbols_and_windows(database: Path, contract: ModelContract) -> tuple[list[str], NDArray[np.float32]]:
     uri = f"{database.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
         symbols = [symbol for (symbol,) in connection.execute(f"SELECT DISTINCT symbol FROM {TRAINING_SAMPLES}")]  # noqa: S608
-        windows = [list(_newest_rows(connection, symbol, contract)) for symbol in sorted(symbols)]
-    full = [window[::-1] for window in windows if len(window) == contract.context_length]
+        windows = {symbol: list(_newest_rows(connection, symbol, contract)) for symbol in sorted(symbols)}
+    full = {symbol: window[::-1] for symbol, window in windows.items() if len(window) == contract.context_length}
     if not full:
         raise ValueError(f"no symbol has {contract.context_length} rows yet")
-    return np.array(full, dtype=np.float32)
+    return list(full), np.array(list(full.values()), dtype=np.float32)
 
 
 def _newest_rows(connection: sqlite3.Connection, symbol: str, contract: ModelContract) -> Iterator[list[float]]:
@@ -176,10 +223,12 @@ def _run(options: argparse.Namespace, diary: Diary, stopping: threading.Event) -
     diary.write("started", {"pid": os.getpid(), "env_file": str(options.env_file),
                             "model_path": named.model_path if named else None})
     events = ModelEvents(options.redis_url, group="demo_engine", consumer=CONSUMER)
-    with events, ModelFollower(options.redis_url, consumer=CONSUMER, env_file=options.env_file) as follower:
+    client = connect(options.redis_url)
+    follower = ModelFollower(options.redis_url, consumer=CONSUMER, env_file=options.env_file)
+    with closing(client), events, follower:
         reader = threading.Thread(target=_write_down, args=(events, diary), name="events")
         reader.start()
-        engine = Engine(follower, options.db, diary)
+        engine = Engine(follower, options.db, diary, Intents(client, options.db))
         while not stopping.wait(_PAUSE_SECONDS) and os.getppid() == parent:
             engine.answer()
         events.stop()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from retrain_worker.adapters.telemetry import Telemetry
 from retrain_worker.demo.engine import newest_windows
 from retrain_worker.demo.incumbent import write_incumbent
 from retrain_worker.demo.market import continue_market, write_market
@@ -253,3 +254,21 @@ def _is_gone(pid):
     with contextlib.suppress(FileNotFoundError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
+
+
+def test_the_engine_says_what_its_model_answers_once_for_each_row_and_the_program_understands_it(
+        engine, client, outbox):
+    engine.start()
+    engine.wait_for("swap")
+    telemetry = Telemetry(client, outbox)
+    until = time.monotonic() + 60
+    while telemetry.tally.answers < 5 and time.monotonic() < until:
+        telemetry.read(model_path=str(engine.incumbent), at=datetime(2026, 1, 1, tzinfo=UTC))
+        time.sleep(0.1)
+    engine.stop()
+    telemetry.read(model_path=str(engine.incumbent), at=datetime(2026, 1, 1, tzinfo=UTC))
+    tally = telemetry.tally
+
+    assert (tally.entries, tally.answers, tally.malformed, tally.live) == (5, 5, 0, 0)
+    assert {one.names for one in tally.newest} == {(engine.incumbent.stem,)}
+    assert telemetry.seen_serving(version=engine.incumbent.stem, sha256="", model_path="", since=END) is not None
