@@ -509,6 +509,8 @@ def _gate(
 
 
 def _too_few(n: int, policy: GatePolicy) -> str:
+    if n >= policy.min_rows:
+        return f"{n} rows are enough, but they span too few holding times of a trade for a bound"
     return f"{n} rows could be judged, {policy.min_rows} are needed"
 
 

@@ -123,7 +123,9 @@ def _promote(order: Order, world: World) -> OrderStep:
         raise RefuseError(why)
     if (working := world.store.unfinished_run()) is not None:
         raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="order again when it has ended")
-    trained = judged.fact(Stage.TRAIN)
+    trained, current = judged.fact(Stage.TRAIN), world.slot.current_path()
+    if current is not None and current.stem == trained["version"]:
+        raise RefuseError(f"{trained['version']} is in the slot already")
     target = Target(version=trained["version"], model_path=trained["candidate_path"], sha256=trained["sha256"])
     verified = _verified(order, target, world)
     if isinstance(verified, OrderStep):

@@ -504,6 +504,18 @@ def test_a_file_that_is_damaged_since_is_not_promoted(world):
     assert world.store.unfinished_run() is None
 
 
+def test_what_is_in_the_slot_already_is_not_promoted_again(world):
+    judged = gated(world, UNDECIDED)
+    order = ordered(world, judged, force="yes")
+    until(world.store.run(order.arguments["opened"]), without_trial(world), lambda run: run.outcome is not None)
+    again = replace(order, order_id="promote_2", arguments={"run_id": judged.run_id, "force": "yes"},
+                    state=OrderState.WAITING)
+    again = orders.carry_out(again, world).order
+
+    assert again.state is OrderState.REFUSED
+    assert "is in the slot already" in again.answer
+
+
 def test_an_order_does_not_overtake_a_run_at_work(world):
     judged = gated(world, UNDECIDED)
     world.store.runs["20260111_033000"] = second_run()
