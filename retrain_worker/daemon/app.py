@@ -324,7 +324,7 @@ class App:
                 if problem and INTENT_STREAM in problem:
                     log.warning("telemetry_problem", message=problem)
             found = finding_of(self.store, self._telemetry.tally)
-        self._engine_finding = found.sentence
+        self._engine_finding = found.sentence if self._telemetry.tally.entries else ""
         if found.is_fault != self._is_serving_fault:
             self._is_serving_fault = found.is_fault
             tell = log.warning if found.is_fault else log.info
