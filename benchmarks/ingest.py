@@ -3,7 +3,7 @@
 Every measurement is a process of its own, and the ways take turns (A B C, A B C ...), so that what else the machine
 does falls on all of them alike: read the ratios. The floor is the driver's fetchall of the same columns, nothing
 parsed. The seed's way is pandas.read_sql, iterrows and json.loads on at most SEED_ROWS rows; its rows/s are taken to
-hold for any number; it needs pandas, which nothing else here does. Memory is the peak (VmHWM) above the same process
+hold for any number; it needs pandas, which the extra `test` brings. Memory is the peak (VmHWM) above the same process
 before the work, its libraries imported. About 7 minutes.
 """
 

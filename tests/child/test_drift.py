@@ -3,12 +3,13 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
 import numpy as np
 import pytest
 
 from retrain_worker.demo.market import write_market
 from retrain_worker.domain.audit import DataPolicy, Severity
-from retrain_worker.domain.handoff import AuditRequest
+from retrain_worker.domain.handoff import AuditRequest, AuditResult
 from retrain_worker.work.data import snapshot as snapshots
 from retrain_worker.work.data.audit import audit
 from retrain_worker.work.data.audit_drift import design_effect, drift_findings, drift_of
@@ -185,8 +186,10 @@ def test_drift_alone_never_refuses_and_stands_among_the_findings_of_the_stage(wo
     snapshots.save(replace(snapshot, features=features), tmp_path)
     request = AuditRequest(run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), now=NOW,
                            reference_dir=str(reference_dir))
-    verdict = audit(request, lambda _: None).verdict
+    result = audit(request, lambda _: None)
+    verdict = msgspec.json.decode(msgspec.json.encode(result), type=AuditResult).verdict  # as it crosses to the daemon
 
+    assert verdict == result.verdict
     assert verdict.is_fit
     assert len([each for each in verdict.findings if each.name.startswith("drift.feature.")
                 and each.severity is Severity.WARNING]) == 4

@@ -147,7 +147,8 @@ def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_small
             if step != "late":
                 life.do(step, number)
             elif slow.info.transaction_status is TransactionStatus.IDLE:  # written, and not to be seen yet
-                row = make_row(1000 + number, id=min([0, *life.rows]) - 1)  # smaller than any there is
+                late = 1 - min([0, *life.rows])
+                row = make_row(1000 + late, id=-late)
                 insert_rows(slow, [row])
             else:
                 slow.commit()

@@ -15,6 +15,7 @@ among all that is compared (Bonferroni), so that `drift_alpha` is the chance of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,12 +93,12 @@ def drift_of(earlier: Floats, newer: Floats, *, alpha: float, min_distance: floa
     if is_share:
         share = float(np.concatenate([earlier, newer]).mean())
         distance = abs(float(newer.mean()) - float(earlier.mean()))
-        width = float(stats.t.isf(alpha / 2, blocks - 1)) * np.sqrt(share * (1.0 - share))
+        width = float(stats.t.isf(alpha / 2, blocks - 1)) * math.sqrt(share * (1.0 - share))
     else:
         distance = float(stats.ks_2samp(earlier, newer, method="asymp").statistic)
         few_blocks = stats.t.isf(alpha / 2, blocks - 1) / stats.norm.isf(alpha / 2)
         width = float(stats.kstwobign.isf(alpha) * few_blocks)
-    limit = min(1.0, max(min_distance, width * np.sqrt(weight)))
+    limit = min(1.0, max(min_distance, width * math.sqrt(weight)))
     return Drift(distance=distance, limit=limit, effective_rows=len(newer) / effect)
 
 

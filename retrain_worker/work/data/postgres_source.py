@@ -53,6 +53,8 @@ def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]
     """Pages of the table as one snapshot of the database holds it."""
     where = url.render_as_string(hide_password=True)
     try:
+        import psycopg
+
         engine = create_engine(
             url, poolclass=NullPool, connect_args={"connect_timeout": max(2, round(busy_timeout_seconds))}
         )
@@ -64,6 +66,8 @@ def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]
     try:
         yield from _pages(engine, where=where, busy_timeout_seconds=busy_timeout_seconds)
     except DBAPIError as error:
+        raise _explained(error.orig, where) from error
+    except psycopg.Error as error:
         raise _explained(error, where) from error
     finally:
         engine.dispose()
@@ -80,9 +84,13 @@ def _pages(engine: Engine, *, where: str, busy_timeout_seconds: float) -> Iterat
             raise table_missing(where)
         check_columns((found["name"] for found in inspector.get_columns(TABLE)), where=where)
         statement = select(*(_typed(name) for name in RawRows._fields)).select_from(table(TABLE))
-        rows = connection.execution_options(stream_results=True, yield_per=_PAGE_ROWS).execute(statement)
-        for page in rows.partitions():
-            yield RawRows(*zip(*page, strict=True))
+        # the driver's own cursor: SQLAlchemy's rows cost half as much again, and numbers come faster as binary
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with driver.cursor(name="retrain_worker_pull", binary=True) as cursor:
+            cursor.execute(str(statement.compile(engine)))
+            while page := cursor.fetchmany(_PAGE_ROWS):
+                yield RawRows(*zip(*page, strict=True))
 
 
 def _typed(name: str) -> ColumnElement[Any]:
@@ -101,10 +109,10 @@ def _typed(name: str) -> ColumnElement[Any]:
     return named
 
 
-def _explained(error: DBAPIError, where: str) -> RetrainError:
+def _explained(error: BaseException | None, where: str) -> RetrainError:
     """The error of ours for an SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
-    state = getattr(error.orig, "sqlstate", None) or ""
-    said = str(error.orig).strip().split("\n")[0]
+    state = getattr(error, "sqlstate", None) or ""
+    said = str(error).strip().split("\n")[0]
     if state in ("55P03", "57014", "40001", "40P01"):
         return DatabaseBusyError(
             f"the server made us wait too long ({said})", where=where, remedy="it is tried again; look at pg_locks"
