@@ -369,14 +369,12 @@ def compare_learners(*, threads: int, limit: float) -> None:
               f"{threads} threads\n")
         print("| learner | epochs | seconds | ratio | processor s | AUC then | best AUC |")
         print("|---|---|---|---|---|---|---|", flush=True)
-        slowest_first = list(LEARNERS)
-        found = {}
-        for learner in slowest_first:
+        ours = None
+        for learner in LEARNERS:
             command = [sys.executable, __file__, "--learner", learner, "--folder", name, "--threads", str(threads),
                        "--limit", str(limit)]
-            found[learner] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        ours = found["ours"]["seconds"]
-        for learner, each in found.items():
+            each = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            ours = ours or each["seconds"]
             sign = "" if each["reached"] else "> "
             print(f"| {learner} | {each['epochs']} | {sign}{each['seconds']:.1f} | {sign}{each['seconds'] / ours:.1f} "
                   f"| {each['cpu']:.1f} | {each['auc']:.3f} | {each['best']:.3f} |", flush=True)
