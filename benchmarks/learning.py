@@ -172,7 +172,7 @@ def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot,
     from retrain_worker.work import scoring
     from retrain_worker.work.training.train import train
 
-    asked = settings.load({"SEED": str(seed), "DEVICE": "cpu", "TRAIN_THREADS": "1", **given, "PRESET": preset})
+    asked = settings.load({"SEED": str(seed), "DEVICE": "cpu", "GATE_PAST_FOLDS": "0", **given, "PRESET": preset})
     version = f"patchtst_v{RUN_ID}"
     own_dir = run_dir / preset
     own_dir.mkdir()

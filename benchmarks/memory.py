@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--limit-mb", type=int, default=2048)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, e.g. PRESET=engine")
     asked = parser.parse_args()
-    given = {"MAX_EPOCHS": "1", "DEVICE": "cpu", **dict(pair.split("=", 1) for pair in asked.set)}
+    given = {"MAX_EPOCHS": "1", "DEVICE": "cpu", "GATE_PAST_FOLDS": "0"}
+    given |= dict(pair.split("=", 1) for pair in asked.set)
     known = settings.load(given)
     with tempfile.TemporaryDirectory(prefix="memory") as folder:
         database, run_dir = Path(folder) / "market.db", Path(folder) / RUN_ID
