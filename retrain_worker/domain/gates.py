@@ -44,7 +44,7 @@ class GatePolicy:
     #: ECE beyond sampling error that is still called calibrated: the calibration itself was fitted on a finite part
     ece_tolerance: float = 0.03
     #: confidence slope surely under which the candidate is overconfident (1: as sure as it is right)
-    min_confidence_slope: float = 0.9
+    min_confidence_slope: float = 0.87
     #: log loss (nats per row) by which the candidate may trail the incumbent
     incumbent_margin: float = 0.01
     #: one-sided error probability of "worse than the incumbent"

@@ -15,6 +15,7 @@ from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import TrainingCollapsedError
 from retrain_worker.work import scoring
+from retrain_worker.work.data.instants import to_microseconds
 from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples
 from retrain_worker.work.stopping import StoppedError
 from retrain_worker.work.training.folds import past_parts, read_folds, train_folds
@@ -35,6 +36,7 @@ def test_folds_lie_before_the_holdout_and_apart_newest_first() -> None:
     _, parts, folds = divided()
 
     assert len(folds) == POLICY.past_folds
+    assert folds[0].holdout.known_at.max() < to_microseconds(parts.split.validation.end)
     later = parts.holdout
     for fold in folds:
         assert fold.holdout.decided_at.max() < later.decided_at.min()
