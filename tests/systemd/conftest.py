@@ -23,7 +23,7 @@ UNIT = "quantum-retraining-worker"
 PATIENCE_SECONDS = 180.0
 #: a market that three epochs are enough for
 PLAIN = Regime(strength=1.0, lag=1, win_good=0.93, win_bad=0.08)
-SETTINGS = {"MAX_EPOCHS": 3, "SEQ_LEN": 32,
+SETTINGS = {"MAX_EPOCHS": 3, "SEQ_LEN": 32, "PROBATION_HOURS": 0,
             "MIN_NEW_SAMPLES": 100, "ENGINE_CONFIRM_TIMEOUT_S": 90, "REDIS_HOST": "localhost"}
 #: the first run, which comes by itself, ends at the audit, before PyTorch is loaded
 QUICK = {"MIN_SAMPLES": 1_000_000}
@@ -113,8 +113,10 @@ class Host:
         self.shell("journalctl --sync")
         if not any("=" in match or match == "-u" for match in matches):
             matches = ("-u", UNIT, *matches)
-        found = self.run("journalctl", "-o", "json", "--after-cursor", self.began_at, *matches, check=False).stdout
-        return [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+        # not --after-cursor: with a match, systemd 252 then leaves out the first entry that fits
+        found = self.run("journalctl", "-o", "json", "--cursor", self.began_at, *matches, check=False).stdout
+        entries = [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+        return [entry for entry in entries if entry["__CURSOR"] != self.began_at]
 
     def messages(self, *matches: str) -> list[str]:
         return [str(entry["MESSAGE"]) for entry in self.journal(*matches)]
