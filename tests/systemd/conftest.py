@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from retrain_worker.demo.regime import Regime
 from tests.systemd.machine import VENV, Machine, why_not
 
 UNIT = "quantum-retraining-worker"
+DROP_INS = f"/run/systemd/system/{UNIT}.service.d"
 PATIENCE_SECONDS = 180.0
 #: a market that three epochs are enough for
 PLAIN = Regime(strength=1.0, lag=1, win_good=0.93, win_bad=0.08)
-SETTINGS = {"MAX_EPOCHS": 3, "SEQ_LEN": 32,
+SETTINGS = {"MAX_EPOCHS": 3, "SEQ_LEN": 32, "PROBATION_HOURS": 0,
             "MIN_NEW_SAMPLES": 100, "ENGINE_CONFIRM_TIMEOUT_S": 90, "REDIS_HOST": "localhost"}
 #: the first run, which comes by itself, ends at the audit, before PyTorch is loaded
 QUICK = {"MIN_SAMPLES": 1_000_000}
@@ -76,18 +76,16 @@ class Host:
 
     def drop_in(self, *lines: str) -> None:
         """What the unit has beside its own lines, until the next fresh start."""
-        folder = self.path(f"/run/systemd/system/{UNIT}.service.d")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "test.conf").write_text("[Service]\n" + "".join(f"{line}\n" for line in lines))
-        self.systemctl("daemon-reload")
+        # /run is a file system of the machine's own, not seen through its root
+        content = "\\n".join(["[Service]", *lines, ""])
+        self.shell(f"mkdir -p {DROP_INS}; printf '{content}' >{DROP_INS}/test.conf; systemctl daemon-reload")
 
     def fresh(self, **settings: object) -> None:
         """The service stopped, its memory empty, no model in the slot, Redis empty."""
         self.systemctl("stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path")
         self.systemctl("reset-failed")
-        shutil.rmtree(self.path(f"/run/systemd/system/{UNIT}.service.d"), ignore_errors=True)
-        self.shell("rm -rf /var/lib/quantum-retraining-worker /data/quantum/models/* /data/quantum/checkpoints/* "
-                   "/opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* /etc/quantum/ai-engine.env.bak*")
+        self.shell(f"rm -rf {DROP_INS} /var/lib/quantum-retraining-worker /data/quantum/models/* "
+                   "/data/quantum/checkpoints/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* /etc/quantum/ai-engine.env.bak*")
         self.shell("printf 'OTHER=1\\nPATCHTST_SHADOW_ONLY=true\\n' >/etc/quantum/ai-engine.env; "
                    "systemd-tmpfiles --create quantum-retraining-worker.conf")
         self.systemctl("daemon-reload")
@@ -113,8 +111,10 @@ class Host:
         self.shell("journalctl --sync")
         if not any("=" in match or match == "-u" for match in matches):
             matches = ("-u", UNIT, *matches)
-        found = self.run("journalctl", "-o", "json", "--after-cursor", self.began_at, *matches, check=False).stdout
-        return [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+        # not --after-cursor: with a match, systemd 252 then leaves out the first entry that fits
+        found = self.run("journalctl", "-o", "json", "--cursor", self.began_at, *matches, check=False).stdout
+        entries = [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+        return [entry for entry in entries if entry["__CURSOR"] != self.began_at]
 
     def messages(self, *matches: str) -> list[str]:
         return [str(entry["MESSAGE"]) for entry in self.journal(*matches)]
