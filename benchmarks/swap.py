@@ -167,8 +167,8 @@ def main() -> int:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="retrain-swap-") as name:
         folder = Path(name)
-        loaded = settings.load({"ENGINE_CONFIRM_TIMEOUT_S": "60", "KEEP_MODELS": "2"}, home=folder / "home",
-                               db=str(folder / "none.db"))
+        loaded = settings.load({"ENGINE_CONFIRM_TIMEOUT_S": "60", "KEEP_MODELS": "2", "PROBATION_HOURS": "0"},
+                               home=folder / "home", db=str(folder / "none.db"))
         prepare_home(loaded)
         candidates = folder / "candidates"
         candidates.mkdir()
