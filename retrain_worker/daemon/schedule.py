@@ -6,6 +6,7 @@ due run nor repeats one, and a run missed while the host was down happens once (
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Schedule:
                 self._watched(job), IntervalTrigger(seconds=job.every_seconds, timezone=UTC), id=job.name,
                 next_run_time=datetime.now(UTC), coalesce=True, max_instances=1, misfire_grace_time=None,
             )
+        # A pass that takes longer than its interval is no news; one that takes longer than its patience is `stuck`.
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         scheduler.start()
         self._scheduler = scheduler
 

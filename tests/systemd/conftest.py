@@ -85,7 +85,8 @@ class Host:
         self.systemctl("stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path")
         self.systemctl("reset-failed")
         self.shell(f"rm -rf {DROP_INS} /var/lib/quantum-retraining-worker /data/quantum/models/* "
-                   "/data/quantum/checkpoints/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* /etc/quantum/ai-engine.env.bak*")
+                   "/data/quantum/checkpoints/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* "
+                   "/etc/quantum/ai-engine.env.bak*")
         self.shell("printf 'OTHER=1\\nPATCHTST_SHADOW_ONLY=true\\n' >/etc/quantum/ai-engine.env; "
                    "systemd-tmpfiles --create quantum-retraining-worker.conf")
         self.systemctl("daemon-reload")

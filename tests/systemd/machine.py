@@ -164,11 +164,13 @@ class Machine:
             self._nspawn.wait(60)
         _unmount(self.folder)
         for group in self._groups:
-            for folder in sorted(group.rglob("*/"), key=lambda path: -len(path.parts)):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            with contextlib.suppress(OSError):
-                group.rmdir()
+            for _ in range(20):  # the kernel needs a moment after the last process
+                for folder, _names, _files in os.walk(group, topdown=False):
+                    with contextlib.suppress(OSError):
+                        Path(folder).rmdir()
+                if not group.exists():
+                    break
+                time.sleep(0.1)
 
     def _init_pid(self) -> int:
         """The machine's first process; 0 before it is one."""
