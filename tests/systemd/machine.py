@@ -195,6 +195,11 @@ def _sweep_leftovers() -> None:
     """What a killed test run has left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if not Path("/proc", folder.name.removeprefix(_PREFIX).split("-")[0]).exists():
+            for group in _own_control_groups():
+                for listed in (group / folder.name).rglob("cgroup.procs"):
+                    for pid in listed.read_text().split():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(pid), signal.SIGKILL)
             _unmount(folder)
 
 
