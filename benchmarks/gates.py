@@ -68,14 +68,14 @@ def row(kind: str, title: str, found: Iterable[tuple[bool, bool, tuple[str, ...]
             f"| {GOALS[kind]} | {by or '-'} |")
 
 
-def worlds_table(count: int, run: Callable[..., Iterable[tuple[bool, bool, tuple[str, ...]]]], kinds: str) -> None:
+def worlds_table(seeds: range, run: Callable[..., Iterable[tuple[bool, bool, tuple[str, ...]]]], kinds: str) -> None:
     print("\n### Approved, of worlds in which the right verdict is known\n")
     print("| world | worlds | approved by us | by the seed's rules | goal | stopped by |\n|---|---|---|---|---|---|")
     for kind, make in gate_worlds.KINDS.items():
         if kinds and kind not in kinds.split(","):
             continue
         title = (make.__doc__ or "").strip().removesuffix(".")
-        print(row(kind, title, run(one_world, [(kind, seed) for seed in range(count)], chunksize=5)), flush=True)
+        print(row(kind, title, run(one_world, [(kind, seed) for seed in seeds], chunksize=5)), flush=True)
 
 
 def trainings_table(count: int, run: Callable[..., Iterable[tuple[bool, bool, tuple[str, ...]]]]) -> None:
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--years", type=int, help="years of daily retraining (0: none)")
     parser.add_argument("--changes", type=int, help="markets whose regime changes (0: none)")
     parser.add_argument("--trainings", type=int, help="real trainings each of (a) and (h) (0: none)")
+    parser.add_argument("--first-seed", type=int, default=5000, help="of the worlds; under 5000 the thresholds were tuned")
     parser.add_argument("--kinds", default="", help="only these, like a,h")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
@@ -105,7 +106,7 @@ def main() -> None:
     started = time.monotonic()
     with ProcessPoolExecutor(asked.jobs) as pool:
         if worlds:
-            worlds_table(worlds, pool.map, asked.kinds)
+            worlds_table(range(asked.first_seed, asked.first_seed + worlds), pool.map, asked.kinds)
         gate_years.spending_table(500 if asked.full else 100)
         if years:
             gate_years.years_table(years, pool.map)
