@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--years", type=int, help="years of daily retraining (0: none)")
     parser.add_argument("--changes", type=int, help="markets whose regime changes (0: none)")
     parser.add_argument("--trainings", type=int, help="real trainings each of (a) and (h) (0: none)")
-    parser.add_argument("--first-seed", type=int, default=5000, help="of the worlds; under 5000 the thresholds were tuned")
+    parser.add_argument("--first-seed", type=int, default=5000, help="of the worlds; thresholds were tuned under 5000")
     parser.add_argument("--kinds", default="", help="only these, like a,h")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()

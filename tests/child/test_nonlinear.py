@@ -47,7 +47,7 @@ def test_the_engines_network_comes_near_the_best_where_a_linear_model_stays_blin
     torch.set_flush_denormal(True)
     fitted = loop.fit(
         loop.Attempt(config=presets.engine(num_features=4, dropout=0.2), seed=1, learning_rate=1e-3), lesson,
-        Recipe(max_epochs=8, patience=8, batch_size=64, threads=1, device="cpu"), device=torch.device("cpu"),
+        Recipe(max_epochs=14, patience=14, batch_size=64, threads=1, device="cpu"), device=torch.device("cpu"),
         saved=None, after_epoch=lambda _epoch, _state: None, stopping=lambda: False,
     )  # fmt: skip
     flat = [windows(rows, part.positions, LENGTH).reshape(len(part), -1) for part in (lesson.train, lesson.validation)]
