@@ -33,7 +33,7 @@ from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain import events
 from retrain_worker.domain.deployments import is_confirmed, known_version, roll_back_target
 from retrain_worker.domain.handoff import Errand
-from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import WAITING, Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
 from retrain_worker.domain.telemetry import INTENT_STREAM
 from retrain_worker.errors import RetrainError, RetryLaterError, SlotError, StateError
@@ -48,6 +48,8 @@ log = structlog.get_logger()
 
 #: seconds that a child has to write its checkpoint when we stop
 _CHILD_GRACE_SECONDS = 5.0
+#: of a look at a run that waits: it takes seconds, and keeps the run at work waiting
+_LOOK_DEADLINE_SECONDS = 600.0
 #: for the child that verifies the model of an order
 _VERIFY_DEADLINE_SECONDS = 300.0
 _CLOCK_WENT_BACK = "clock_went_back"
@@ -100,7 +102,7 @@ class App:
             self._requests = Requests(client, now)
             self._children = ChildProcesses(
                 database_url=str(settings.database_url), niceness=settings.child_nice,
-                deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
+                deadline_seconds=_deadlines(settings))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
             self._trials = Trials(self._children, conclude=self._finish)
             self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
@@ -384,9 +386,9 @@ class App:
             self.relay(at_once=True)
 
     def apply(self, settings: Settings) -> None:
-        """Take new settings once no run is under way, deadlines at once; state, Redis, database after a restart."""
+        """Take new settings once no run is under way, deadlines at once; our paths, Redis, database after a restart."""
         with self._moving:
-            self._children.set_deadlines(dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
+            self._children.set_deadlines(_deadlines(settings))
             self._reread = settings
             if self.store.unfinished_run() is None:
                 self._adopt(settings)
@@ -418,7 +420,8 @@ class App:
         self._reread = None
         self._settings = replace(
             settings, state_path=self._settings.state_path, redis_url=self._settings.redis_url,
-            database_url=self._settings.database_url, database_path=self._settings.database_path)
+            database_url=self._settings.database_url, database_path=self._settings.database_path,
+            model_path=self._settings.model_path, checkpoint_path=self._settings.checkpoint_path)
         self.world = self._world(self._settings)
 
     def _idle_sentence(self) -> str:
@@ -470,6 +473,12 @@ class App:
             confirmations=confirmations, slot=self._slot, policies=policies_of(settings), now=now,
             engine_says=lambda: self._engine_finding,
         )
+
+
+def _deadlines(settings: Settings) -> dict[Stage | Errand, float]:
+    """Seconds that a child of each stage may take."""
+    longest = settings.stage_deadline_minutes * 60
+    return {stage: min(longest, _LOOK_DEADLINE_SECONDS) if stage in WAITING else longest for stage in Stage}
 
 
 def now() -> datetime:

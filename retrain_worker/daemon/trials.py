@@ -1,7 +1,7 @@
 """The runs that wait for rows: those on trial and on probation, each looked at when its look is due.
 
 A look needs a child, and there is one child at a time: no look begins while another child is at work, and while a look
-is under way the run at work makes no step. A look takes seconds.
+is under way the run at work makes no step. A look takes seconds. Taking a model back needs no look, and waits for none.
 """
 
 from __future__ import annotations
@@ -46,15 +46,17 @@ class Trials:
         if self._looking not in {run.run_id for run in waiting}:
             self._looking = None
         for run in waiting:
-            if self._children.is_running and self._looking != run.run_id:
+            is_busy = self._children.is_running and self._looking != run.run_id
+            if is_busy and not _is_settled(run):
                 continue
             if looked_since is not None and run.not_before is not None and run.not_before > looked_since:
                 continue
             step = _step(run, world)
-            self._looking = run.run_id if self._children.is_running else None
+            if not is_busy:
+                self._looking = run.run_id if self._children.is_running else None
             self._tell(step)
             has_moved |= step.is_move
-            if self._looking is not None:
+            if self._looking == run.run_id:
                 break
         self._sentences = {run.run_id: self._sentences.get(run.run_id, "") for run in waiting}
         return has_moved or self.is_looking
@@ -79,6 +81,11 @@ class Trials:
             is_alarm = run.fact(run.stage).get("decision") == "ROLL_BACK"
             tell = log.warning if is_alarm else log.info if step.is_move else log.debug
             tell("run_waits", message=step.sentence, run_id=run.run_id, stage=run.stage)
+
+
+def _is_settled(run: Run) -> bool:
+    """Whether only the taking back is left to do, which needs no look."""
+    return run.fact(Stage.PROBATION).get("decision") == "ROLL_BACK"
 
 
 def _step(run: Run, world: World) -> Step:

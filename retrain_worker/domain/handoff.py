@@ -195,8 +195,8 @@ class LookRequest:
     reference_path: str | None
     #: ISO 8601 UTC; only rows decided after it count
     since: str
-    #: counts the books: another reference begins another
-    book: int
+    #: names the book: another stage or another reference begins another
+    book: str
     #: ISO 8601 UTC
     now: str
     data: DataPolicy

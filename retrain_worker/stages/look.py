@@ -22,10 +22,15 @@ from retrain_worker.stages.step import Step
 
 def begun(run: Run, world: World, found: Mapping[str, Any], sentence: str) -> Step:
     """The trial begins: what is known of it from the start, and a first look at once."""
-    now = world.now().isoformat()
-    fact = {"started_at": now, "look_at": now, "look": 1, "book": 1, "observed": 0, "foreseen": 0, "known": 0,
-            "problem": "", **found}
+    now = world.now()
+    fact = {"started_at": now.isoformat(), "look_at": now.isoformat(), "look": 1, "book": new_book(run, now),
+            "observed": 0, "foreseen": 0, "known": 0, "problem": "", **found}
     return Step(run=run.with_fact(run.stage, fact), sentence=sentence)
+
+
+def new_book(run: Run, at: datetime) -> str:
+    """A name that no book of this run has had: answers of another stage, or beside another model, stay out of it."""
+    return f"{run.stage.lower()}_{at:%Y%m%d_%H%M%S_%f}"
 
 
 def look(

@@ -45,8 +45,9 @@ def _begun(run: Run, world: World) -> Step:
 def _beside_others(run: Run, world: World) -> Step | None:
     """What follows when another candidate is on trial, too; None: this one goes on."""
     on_trial = [other for other in world.store.waiting_runs() if other.stage is Stage.SHADOW]
-    older = [other for other in on_trial if other.run_id < run.run_id]
-    newer = [other for other in on_trial if other.run_id > run.run_id]
+    # in the order in which they were begun, whatever the clock said
+    place = [other.run_id for other in on_trial].index(run.run_id)
+    older, newer = on_trial[:place], on_trial[place + 1:]
     if older:
         if all(gives_way(other.fact(Stage.SHADOW)) for other in older):
             return Step(run=run, sentence=f"run {run.run_id}: waits until the trial of run {older[0].run_id} has ended")
@@ -91,10 +92,11 @@ def _facts(found: Look, verdict: Verdict) -> dict[str, object]:
 
 def _anew(run: Run, named: str | None, world: World) -> Step:
     """Another model serves: what was recorded beside the old one says nothing about it."""
-    fact, now = run.fact(Stage.SHADOW), world.now().isoformat()
+    fact, at = run.fact(Stage.SHADOW), world.now()
     changed = run.with_fact(Stage.SHADOW, {
-        **fact, "incumbent_path": named, "since": now, "look_at": now, "look": fact["look"] + 1,
-        "book": fact["book"] + 1, "observed": 0, "foreseen": 0, "known": 0, "log_loss_gain": None})
+        **fact, "incumbent_path": named, "since": at.isoformat(), "look_at": at.isoformat(),
+        "look": fact["look"] + 1, "book": looks.new_book(run, at),
+        "observed": 0, "foreseen": 0, "known": 0, "log_loss_gain": None})
     changed = changed.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": named})
     return Step(run=changed, sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {named}; the trial begins anew "
                                       "beside that one")

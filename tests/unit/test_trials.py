@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.gates import Comparison
 from retrain_worker.domain.handoff import GateMeasured, LookResult, VerifyResult
@@ -173,7 +174,8 @@ def test_a_hand_edit_begins_the_trial_anew_beside_that_model(world):
     world.children.answers[Stage.SHADOW] = finding(a_look(known=150))
     run = advance(on_trial(world), world).run
     world.slot.named = Path("/engine/by_hand.pth")
-    run = until(run, world, lambda run: run.fact(Stage.SHADOW)["book"] == 2)
+    book = run.fact(Stage.SHADOW)["book"]
+    run = until(run, world, lambda run: run.fact(Stage.SHADOW)["book"] != book)
     fact = run.fact(Stage.SHADOW)
 
     assert (fact["known"], fact["observed"], fact["incumbent_path"]) == (0, 0, "/engine/by_hand.pth")
@@ -181,6 +183,29 @@ def test_a_hand_edit_begins_the_trial_anew_beside_that_model(world):
     world.children.answers[Stage.SHADOW] = finding(a_look())
     assert until(run, world, lambda run: run.outcome is not None).outcome is Outcome.PROMOTED
     assert world.children.requests[-1][1].reference_path == "/engine/by_hand.pth"
+
+
+def books_of(world, stage: Stage) -> set[str]:
+    return {request.book for asked, request in world.children.requests if asked is stage}
+
+
+def test_the_probation_does_not_read_the_book_of_the_trial(world):
+    stored_previous(world)
+    until(a_run(), world, lambda run: run.stage is Stage.PROBATION and run.fact(Stage.PROBATION).get("known"))
+
+    assert not books_of(world, Stage.SHADOW) & books_of(world, Stage.PROBATION)
+
+
+def test_a_trial_that_is_repeated_after_the_gate_begins_a_new_book(world):
+    stored_previous(world)
+    run = until(on_trial(world), world, lambda run: run.stage is Stage.PROMOTE)
+    before = books_of(world, Stage.SHADOW)
+    world.now.now += timedelta(seconds=5)
+    world.slot.named = Path("/engine/by_hand.pth")
+    world.children.answers[Stage.SHADOW] = finding(a_look(known=3))
+    run = until(run, world, lambda run: run.stage is Stage.SHADOW and bool(run.fact(Stage.SHADOW)))
+
+    assert run.fact(Stage.SHADOW)["book"] not in before
 
 
 def second_run() -> Run:
@@ -538,3 +563,25 @@ def test_a_promoted_candidate_and_an_unknown_run_cannot_be_ordered(world):
 
     assert "was promoted" in ordered(world, promoted, force="yes").answer
     assert "there is no run" in ordered(world, replace(promoted, run_id="20200101_000000"), force="yes").answer
+
+
+# ---------------------------------------------------------------- beside a child at work
+
+
+class _Busy:
+    is_running = True
+
+
+def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken_back(world):
+    trials = Trials(_Busy(), conclude=lambda _step: None)
+    run = on_probation(world)
+    asked = len(world.children.requests)
+    trials.advance(world)
+    assert len(world.children.requests) == asked
+
+    world.children.answers[Stage.PROBATION] = finding(a_look(known=400, worse=compared(0.2)))
+    until(run, world, lambda run: run.fact(Stage.PROBATION).get("decision") == "ROLL_BACK")
+    while (order := world.store.waiting_order()) is not None:
+        orders.carry_out(order, world)
+    trials.advance(world)
+    assert world.store.run(run.run_id).outcome is Outcome.ROLLED_BACK
