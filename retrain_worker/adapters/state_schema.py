@@ -220,11 +220,13 @@ def _named_error(error: sqlite3.Error, path: Path) -> RetrainError:
         case sqlite3.SQLITE_CONSTRAINT:
             return StateError(f"the state database refuses this ({error})", where=str(path),
                               remedy="two things happened that exclude each other: report it with the log")
-        case sqlite3.SQLITE_ERROR:
-            return StateError(f"the state database does not have the tables of this version ({error})",
-                              where=str(path), remedy="see that one version only is installed, and restart the daemon")
-        case _:
-            return _damaged(str(error), path)
+        case code:
+            return (_unfit if code == sqlite3.SQLITE_ERROR else _damaged)(str(error), path)
+
+
+def _unfit(finding: str, path: Path) -> StateError:
+    return StateError(f"the state database does not have the tables of this version: {finding}", where=str(path),
+                      remedy="see that one version only is installed, and restart the daemon")
 
 
 def _damaged(finding: str, path: Path) -> StateError:

@@ -312,7 +312,7 @@ def test_reading_an_older_database_names_the_daemon_and_no_damage(path, monkeypa
     with monkeypatch.context() as older:
         older.setattr(state_schema, "MIGRATIONS", state_schema.MIGRATIONS[:1])
         StateDb(path).close()
-    with pytest.raises(StateError, match="written by an older version.*restart the daemon once"):
+    with pytest.raises(StateError, match=r"written by an older version.*restart the daemon once"):
         StateDb(path, read_only=True)
     StateDb(path).close()
     StateDb(path, read_only=True).close()
