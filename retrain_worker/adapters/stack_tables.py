@@ -15,7 +15,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from retrain_worker.domain.artifact import MODEL_TYPE, version_of
-from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
 from retrain_worker.errors import DatabaseBusyError, RowRefusedError
 
 _VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
@@ -33,8 +33,8 @@ class StackTables:
             arguments["timeout"] = busy_timeout_seconds
         self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
 
-    def record(self, run: Run) -> tuple[str, ...]:
-        """Write `run` into the tables that exist; their names.
+    def record(self, run: Run, *, serving: Deployment | None) -> tuple[str, ...]:
+        """Write `run` into the tables that exist; their names. Active is the version of `serving`, and no other.
 
         Raises DatabaseBusyError when that is to be tried again, RowRefusedError when the tables do not take this row.
         """
@@ -46,11 +46,12 @@ class StackTables:
                 if _RUNS in present:
                     _upsert(connection, metadata.tables[_RUNS], "version", _run_row(run))
                 if _VERSIONS in present and run.outcome is Outcome.PROMOTED:
-                    table, row = metadata.tables[_VERSIONS], _version_row(run)
+                    table, row = metadata.tables[_VERSIONS], _version_row(run, serving)
                     _upsert(connection, table, "version_id", row)
-                    _deactivate_others(connection, table, row)
+                    if serving is not None and row["is_active"]:
+                        _deactivate_others(connection, table, serving)
                 if _VERSIONS in present and run.outcome is Outcome.ROLLED_BACK and run.fact(Stage.PROMOTE):
-                    _take_back(connection, metadata.tables[_VERSIONS], run)
+                    _take_back(connection, metadata.tables[_VERSIONS], run, serving)
                 return tuple(sorted(present))
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             reason = " ".join(str(error.orig).split())
@@ -72,18 +73,20 @@ def _upsert(connection: sa.Connection, table: sa.Table, key: str, row: Mapping[s
         connection.execute(sa.insert(table).values(**known))
 
 
-def _deactivate_others(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
-    others = (table.c.model_type == MODEL_TYPE) & (table.c.version_id != row["version_id"]) & table.c.is_active
-    connection.execute(sa.update(table).where(others).values(is_active=False, replaced_at=row["trained_at"]))
+def _deactivate_others(connection: sa.Connection, table: sa.Table, serving: Deployment) -> None:
+    others = (table.c.model_type == MODEL_TYPE) & (table.c.version_id != serving.version) & table.c.is_active
+    replaced = _naive(serving.created_at)
+    connection.execute(sa.update(table).where(others).values(is_active=False, replaced_at=replaced))
 
 
-def _take_back(connection: sa.Connection, table: sa.Table, run: Run) -> None:
-    """The version of `run` is not active any more; the one before it is, if the table knows it."""
+def _take_back(connection: sa.Connection, table: sa.Table, run: Run, serving: Deployment | None) -> None:
+    """The version of `run` is not active any more; the one that serves is, if the table knows it."""
     promoted = run.fact(Stage.PROMOTE)
     own = table.c.version_id == promoted["version"]
     connection.execute(sa.update(table).where(own).values(is_active=False, replaced_at=_naive(run.finished_at)))
-    before = table.c.version_id == promoted["previous_version"]
-    connection.execute(sa.update(table).where(before).values(is_active=True, replaced_at=None))
+    if serving is not None and serving.version != promoted["version"]:
+        now = table.c.version_id == serving.version
+        connection.execute(sa.update(table).where(now).values(is_active=True, replaced_at=None))
 
 
 def _run_row(run: Run) -> dict[str, Any]:
@@ -102,17 +105,18 @@ def _run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def _version_row(run: Run) -> dict[str, Any]:
+def _version_row(run: Run, serving: Deployment | None) -> dict[str, Any]:
     card, trained = run.fact(Stage.GATE)["candidate"], run.fact(Stage.TRAIN)
     return {
         "version_id": trained["version"],
         "model_type": MODEL_TYPE,
         "file_path": run.fact(Stage.PROMOTE)["model_path"],
-        "trained_at": _naive(run.finished_at or run.updated_at),
+        # the same in every write: a run on probation is written twice
+        "trained_at": _naive(run.created_at),
         "training_samples": sum(trained["parts"].get("train_balanced", {}).values()),
         "training_duration_seconds": run.seconds.get("train"),
         "validation_accuracy": card.get("accuracy"),
-        "is_active": True,
+        "is_active": serving is not None and serving.version == trained["version"],
         "notes": f"run {run.run_id}, holdout AUC {card.get('auc')}",
     }
 

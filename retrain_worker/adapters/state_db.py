@@ -146,9 +146,10 @@ class StateDb:
         return msgspec.json.decode(found[0][0], type=Spending) if found else None
 
     def last_attempt_at(self) -> datetime | None:
-        """When the newest run was begun; the schedule counts from it."""
-        newest = self.history(1)
-        return newest[0].created_at if newest else None
+        """When the newest run that looked at data was begun, not a forced promotion; the schedule counts from it."""
+        newest = self._one(Run, "SELECT * FROM runs WHERE json_extract(facts, '$.gate.forced') IS NULL"
+                                " ORDER BY rowid DESC LIMIT 1")
+        return newest.created_at if newest else None
 
     # --- deployments ----------------------------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
                                      isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
-            check_version(connection, path)
+            check_migrated(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -159,6 +159,14 @@ def check_same_version(connection: sqlite3.Connection, path: Path) -> None:
     if version < len(MIGRATIONS):
         raise StateError(f"a running daemon of an older version uses it (schema {version}, here {len(MIGRATIONS)})",
                          where=str(path), remedy="restart the daemon, then try again")
+
+
+def check_migrated(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StateError when a reader would not find this version's tables; only the daemon makes them."""
+    version = check_version(connection, path)
+    if version < len(MIGRATIONS):
+        raise StateError(f"written by an older version of this program (schema {version}, here {len(MIGRATIONS)})",
+                         where=str(path), remedy="start or restart the daemon once: it brings the tables up to date")
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -212,8 +220,13 @@ def _named_error(error: sqlite3.Error, path: Path) -> RetrainError:
         case sqlite3.SQLITE_CONSTRAINT:
             return StateError(f"the state database refuses this ({error})", where=str(path),
                               remedy="two things happened that exclude each other: report it with the log")
-        case _:
-            return _damaged(str(error), path)
+        case code:
+            return (_unfit if code == sqlite3.SQLITE_ERROR else _damaged)(str(error), path)
+
+
+def _unfit(finding: str, path: Path) -> StateError:
+    return StateError(f"the state database does not have the tables of this version: {finding}", where=str(path),
+                      remedy="see that one version only is installed, and restart the daemon")
 
 
 def _damaged(finding: str, path: Path) -> StateError:

@@ -41,6 +41,7 @@ from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
 from retrain_worker.stages import hand_edit, orders
 from retrain_worker.stages.advance import advance, interrupt, resume
+from retrain_worker.stages.audit import reference_run_id
 from retrain_worker.stages.ports import Confirmations, Policies, World
 from retrain_worker.stages.step import Step
 
@@ -346,8 +347,10 @@ class App:
         protected += [under_way.run_id] if under_way else []
         protected += [watermark] if watermark else []
         # the next audit measures drift against its snapshot
-        promoted = self.store.last_promotion()
-        protected += [promoted.run_id] if promoted and promoted.run_id else []
+        reference = reference_run_id(self.store)
+        protected += [reference] if reference else []
+        order = self.store.waiting_order()
+        protected += [order.arguments["run_id"]] if order and "run_id" in order.arguments else []
         gone = self._artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
         if gone:
             log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")

@@ -22,6 +22,8 @@ MAX_TRIES = 5
 _BOOKED_UNTIL = "booked_until"
 #: ids of runs that were still waiting when newer ones were written
 _BOOKED_LATE = "booked_late"
+#: ids of runs on probation whose promotion is written
+_BOOKED_ON_PROBATION = "booked_on_probation"
 _LOOK_BACK = 50
 
 
@@ -39,26 +41,35 @@ class Bookkeeping:
         A run that still waits while newer ones are written is remembered, and follows when it is over; one on probation
         is written twice, when it is promoted and when the probation is over.
         """
-        late = set((self._store.recall(_BOOKED_LATE) or "").split())
+        late, on_probation = self._ids(_BOOKED_LATE), self._ids(_BOOKED_ON_PROBATION)
         booked = self._store.recall(_BOOKED_UNTIL) or ""
         newest = takewhile(lambda run: run.run_id != booked, self._store.history(limit=_LOOK_BACK))
-        missed = [run for run in map(self._store.run, sorted(late)) if run is not None and run.is_finished]
-        for run in missed:
+        known = [run for run in map(self._store.run, sorted(late)) if run is not None]
+        for run in known:
+            if not (run.is_finished or (run.is_concluded and run.run_id not in on_probation)):
+                continue
             if not self._is_done_with(run, tables):
                 return
-            late.discard(run.run_id)
-            self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
+            self._note(run, late, on_probation)
         for run in reversed([run for run in newest if run.is_concluded or run.is_waiting]):
             if run.is_concluded and not self._is_done_with(run, tables):
                 return
-            if run.is_waiting:
-                late.add(run.run_id)
-                self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
+            self._note(run, late, on_probation)
             self._store.remember(_BOOKED_UNTIL, run.run_id)
+
+    def _note(self, run: Run, late: set[str], on_probation: set[str]) -> None:
+        """What is still to be written of `run`; both sets are brought up to date, and remembered."""
+        (late.add if run.is_waiting else late.discard)(run.run_id)
+        (on_probation.add if run.is_waiting and run.is_concluded else on_probation.discard)(run.run_id)
+        self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
+        self._store.remember(_BOOKED_ON_PROBATION, " ".join(sorted(on_probation)))
+
+    def _ids(self, key: str) -> set[str]:
+        return set((self._store.recall(key) or "").split())
 
     def _is_done_with(self, run: Run, tables: StackTables) -> bool:
         try:
-            tables.record(run)
+            tables.record(run, serving=self._store.last_deployment())
         except RowRefusedError as error:
             return self._is_set_aside(run, error)
         except RetryLaterError as error:

@@ -8,7 +8,7 @@ from retrain_worker.domain.audit import Severity
 from retrain_worker.domain.handoff import AuditRequest, AuditResult
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.stages.child import ask
-from retrain_worker.stages.ports import World
+from retrain_worker.stages.ports import RunStore, World
 from retrain_worker.stages.step import Step
 
 
@@ -35,7 +35,16 @@ def audit(run: Run, world: World) -> Step:
                 sentence=f"run {run.run_id} audited: fit to train on, {warnings} warnings")
 
 
+def reference_run_id(store: RunStore) -> str | None:
+    """The run whose snapshot the last promoted model was trained on; a forced run has none, the judged one has."""
+    promoted = store.last_promotion()
+    run_id = promoted.run_id if promoted else None
+    while run_id is not None and (run := store.run(run_id)) and (forced := run.fact(Stage.GATE).get("forced")):
+        run_id = forced["of_run"]
+    return run_id
+
+
 def _reference_dir(world: World) -> str | None:
-    """The folder of the last promoted run; drift is measured against its snapshot."""
-    promoted = world.store.last_promotion()
-    return str(world.folders.path_of(promoted.run_id)) if promoted and promoted.run_id else None
+    """The folder that drift is measured against."""
+    run_id = reference_run_id(world.store)
+    return str(world.folders.path_of(run_id)) if run_id else None

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from retrain_worker.daemon.app import App
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
 from retrain_worker.domain.orders import OrderKind
 from retrain_worker.errors import StateError
+from retrain_worker.stages.audit import reference_run_id
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
@@ -87,6 +89,23 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
     app.sweep()
 
     assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[1], ids[3]]
+
+
+def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_swept(app):
+    app._settings = replace(app._settings, keep_runs=1)
+    ids = []
+    for day in range(1, 6):
+        an_ended_run(app, NOW + timedelta(days=day))
+        ids.append(app.store.history(1)[0].run_id)
+        app.world.folders.run_dir(ids[-1])
+    forced = replace(app.store.run(ids[3]), facts={"gate": {"forced": {"of_run": ids[0]}}})
+    app.store.record(forced, deployment=replace(
+        a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id))
+    app.store.open_order(OrderKind.PROMOTE, arguments={"run_id": ids[1]}, requested_by="a", reason="", at=NOW)
+    app.sweep()
+
+    assert reference_run_id(app.store) == ids[0]
+    assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
 
 
 def a_deployment(number: int, models, *, kind="promote", before: int | None = None, day: int = 0) -> Deployment:

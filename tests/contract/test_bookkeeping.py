@@ -1,6 +1,7 @@
 """The stack's own tables: a row that they refuse for good does not hold up the next one."""
 
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,8 @@ from structlog.testing import capture_logs
 from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.bookkeeping import MAX_TRIES, Bookkeeping
-from retrain_worker.domain.lifecycle import Outcome
+from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Stage
+from tests.contract.test_run_store import DEPLOYMENT
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
@@ -76,3 +78,86 @@ def test_a_database_that_is_busy_or_away_is_waited_for_however_long(store, tradi
     assert len(said) == 2, "each problem once"
     books.keep(tables(trading))
     assert booked(trading) == ["first"]
+
+
+@pytest.fixture
+def versions(tmp_path):
+    path = tmp_path / "versions.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE ai_model_versions (version_id TEXT UNIQUE, model_type TEXT,"
+                           " trained_at TEXT, is_active BOOLEAN, replaced_at TEXT)")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def empty(tmp_path):
+    with StateDb(tmp_path / "own.db") as store:
+        yield store
+
+
+def waiting(store, day, stage):
+    """A run at `stage`, which waits for rows; one on probation stands in the slot."""
+    at = AT + timedelta(days=day)
+    run, _ = store.open_run(requested_by="schedule", reason="test", at=at)
+    version = f"patchtst_v{run.run_id}"
+    run = replace(run, facts={"train": {"version": version, "parts": {}}, "gate": {"candidate": {}},
+                              "promote": {"version": version, "model_path": f"/m/{version}.pth"}})
+    run = replace(run, stage=Stage.SHADOW)
+    store.record(run)
+    return run if stage is Stage.SHADOW else on_probation(store, run, at)
+
+
+def on_probation(store, run, at):
+    run = replace(run, stage=Stage.PROBATION, outcome=Outcome.PROMOTED)
+    store.record(run, deployment=replace(
+        DEPLOYMENT, deployment_id=run.run_id, run_id=run.run_id, version=run.fact(Stage.PROMOTE)["version"],
+        state=DeploymentState.CONFIRMED, created_at=at))
+    return run
+
+
+def ended(store, run, at):
+    run = replace(run, finished_at=at)
+    store.record(run)
+
+
+def rows(path):
+    connection = sqlite3.connect(path)
+    try:
+        return {row[0][len("patchtst_v"):]: row[1:] for row in connection.execute(
+            "SELECT version_id, is_active, trained_at FROM ai_model_versions")}
+    finally:
+        connection.close()
+
+
+def test_the_active_version_is_the_one_that_serves_when_an_overtaken_probation_ends(empty, versions):
+    books = Bookkeeping(empty)
+    first = waiting(empty, 0, Stage.PROBATION)
+    books.keep(tables(versions))
+    second = waiting(empty, 1, Stage.PROBATION)
+    books.keep(tables(versions))
+    before = rows(versions)
+    ended(empty, first, AT + timedelta(days=2))
+    books.keep(tables(versions))
+    assert rows(versions) == before
+    assert {run_id: row[0] for run_id, row in before.items()} == {first.run_id: 0, second.run_id: 1}
+
+
+def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(empty, versions, monkeypatch):
+    books = Bookkeeping(empty)
+    run = waiting(empty, 0, Stage.SHADOW)
+    books.keep(tables(versions))
+    assert rows(versions) == {}
+    run = on_probation(empty, run, AT)
+    books.keep(tables(versions))
+    assert list(rows(versions)) == [run.run_id]
+
+    written = []
+    record = StackTables.record
+    monkeypatch.setattr(StackTables, "record", lambda *given, **named: written.append(record(*given, **named)))
+    books.keep(tables(versions))
+    assert written == []
+    ended(empty, run, AT + timedelta(days=1))
+    for _ in range(2):
+        books.keep(tables(versions))
+    assert len(written) == 1

@@ -306,3 +306,29 @@ def test_bytes_are_condemned_by_a_probation_that_took_them_back_and_by_nothing_e
 
     assert "worse" in state.condemned("b" * 64)
     assert state.condemned("c" * 64) is None
+
+
+def test_reading_an_older_database_names_the_daemon_and_no_damage(path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(state_schema, "MIGRATIONS", state_schema.MIGRATIONS[:1])
+        StateDb(path).close()
+    with pytest.raises(StateError, match=r"written by an older version.*restart the daemon once"):
+        StateDb(path, read_only=True)
+    StateDb(path).close()
+    StateDb(path, read_only=True).close()
+
+
+def test_a_question_that_the_tables_do_not_answer_is_no_damage(path):
+    with pytest.raises(StateError, match="does not have the tables") as raised, state_schema.named_errors(path):
+        sqlite3.connect(":memory:").execute("SELECT reached FROM deployments")
+    assert "damaged" not in str(raised.value)
+
+
+def test_a_forced_promotion_does_not_put_off_the_schedule(state):
+    run, _ = opened(state)
+    state.record(run.ended(Outcome.REFUSED, "not better", at=AT))
+    later = AT + timedelta(hours=3)
+    forced = replace(RUN, run_id="20260110_063000", created_at=later, stage=Stage.PROMOTE,
+                     facts={"gate": {"forced": {"by": "a person"}}})
+    state.record(forced.ended(Outcome.PROMOTED, "forced", at=later))
+    assert state.last_attempt_at() == AT
