@@ -42,25 +42,26 @@ class EngineRestart:
         """
         for _ in range(_ATTEMPTS):
             model = self._sound_model()
-            if self._systemctl("is-active", "--quiet", self._unit) != 0:
-                return f"{self._unit} is not at work; it takes {model.name} when it is started"
-            if self._systemctl("try-restart", self._unit) != 0 or not self._stays_active():
+            name = model.name if model else "no model"
+            if not self._is_at_work():
+                return f"{self._unit} is not at work; it takes {name} when it is started"
+            if self._systemctl("try-restart", self._unit)[0] != 0 or not self._stays_active():
                 raise SlotError("it does not come up with the new model", where=self._unit,
                                 remedy=f"see journalctl -u {self._unit}; retrain-worker rollback returns the old model")
             if self._slot.current_path() == model:
-                return f"{self._unit} was restarted with {model.name}"
+                return f"{self._unit} was restarted with {name}"
         raise SlotError(f"the env line changed {_ATTEMPTS} times during a restart", where=str(self._env_file),
                         remedy="see who writes it")
 
-    def _sound_model(self) -> Path:
-        """The model that the env line names, if everything about it is as it must be."""
+    def _sound_model(self) -> Path | None:
+        """The model that the env line names, if everything about it is as it must be; None: it names none any more."""
         loads = _LOADER_NAMES & set(env_file.parse(self._env_file.read_bytes()))
         if loads:
             raise SlotError(f"{', '.join(sorted(loads))} must not stand in this file", where=str(self._env_file),
                             remedy="remove the line; see who has written it")
         model = self._slot.current_path()
         if model is None:
-            raise SlotError("no PATCHTST_MODEL_PATH", where=str(self._env_file), remedy="name a model")
+            return None
         if model.parent != self._models_dir:
             raise SlotError(f"{model} does not lie in {self._models_dir}", where=str(self._env_file),
                             remedy="correct PATCHTST_MODEL_PATH, or ENGINE_MODELS_DIR")
@@ -83,14 +84,20 @@ class EngineRestart:
             raise ArtifactError(f"its sha256 is not the one in {beside.name}", where=str(model),
                                 remedy="retrain-worker rollback returns the model before it")
 
+    def _is_at_work(self) -> bool:
+        """Also while it starts: it has read the env file then, maybe before the swap."""
+        return self._systemctl("is-active", self._unit)[1] in {"active", "reloading", "activating"}
+
     def _stays_active(self) -> bool:
         time.sleep(_SETTLE_SECONDS)
-        return self._systemctl("is-active", "--quiet", self._unit) == 0
+        return self._systemctl("is-active", self._unit)[1] == "active"
 
-    def _systemctl(self, *arguments: str) -> int:
+    def _systemctl(self, *arguments: str) -> tuple[int, str]:
+        """Exit status, and what it said."""
+        command = ["systemctl", *arguments]
         try:
-            command = ["systemctl", *arguments]
-            return subprocess.run(command, timeout=_SYSTEMCTL_SECONDS, check=False).returncode
+            done = subprocess.run(command, timeout=_SYSTEMCTL_SECONDS, check=False, stdout=subprocess.PIPE, text=True)
         except (OSError, subprocess.SubprocessError) as error:
             raise SlotError(f"systemctl {arguments[0]} does not answer", where=self._unit,
                             remedy="restart the engine by hand") from error
+        return done.returncode, done.stdout.strip()

@@ -10,6 +10,8 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 PROMOTE, ROLLBACK, OBSERVED = "promote", "rollback", "observed"
 #: why a deployment is NOT_CONFIRMED although nobody failed to answer
 NOT_ASKED = "ENGINE_CONFIRM=none: nobody was asked"
+#: of a slot that names no model any more
+WITHDRAWN = "no model is named, so nobody can be seen serving it"
 #: the same of what somebody else has put there
 NOT_WATCHED = "not put there by this program"
 
@@ -43,7 +45,7 @@ def is_confirmed(one: Deployment) -> bool | None:
     """Whether the engine was seen serving it; None while that is not known, and when nobody was asked."""
     if one.state is DeploymentState.CONFIRMED:
         return True
-    was_asked = one.confirmation != NOT_ASKED and one.kind != OBSERVED
+    was_asked = one.confirmation not in {NOT_ASKED, WITHDRAWN} and one.kind != OBSERVED
     return False if one.state is DeploymentState.NOT_CONFIRMED and was_asked else None
 
 

@@ -59,7 +59,7 @@ def look(
 def looked(run: Run, world: World, found: Mapping[str, Any]) -> Run:
     """The run with what this look found, and the next one planned."""
     engine = {"engine": world.engine_says()} if run.stage is Stage.PROBATION else {}
-    fact = {**run.fact(run.stage), "problem": "", **found, **engine}
+    fact = {**run.fact(run.stage), "problem": "", "unsound": False, **found, **engine}
     return _planned(run.with_fact(run.stage, {**fact, "look": fact["look"] + 1}), world)
 
 

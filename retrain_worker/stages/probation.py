@@ -55,7 +55,7 @@ def probation(run: Run, world: World) -> Step:
             return _overtaken(run, str(current) if current else "nothing", world)
         return _look(run, deployment, world)
     except ArtifactError as error:
-        return _condemned(run, deployment, f"degenerate: its file is not sound: {error}", world)
+        return _unsound(run, deployment, f"its file is not sound: {error}", world)
     except (RetryLaterError, ContractError, SourceUnfitError, DataUnfitError, SlotError) as error:
         return _goes_on(looks.problem(run, world, str(error)), world)
 
@@ -83,6 +83,15 @@ def _look(run: Run, deployment: Deployment, world: World) -> Step:
         if why := worse_than_replaced(found, policy):
             return _condemned(known, deployment, why, world)
     return _goes_on(known, world)
+
+
+def _unsound(run: Run, deployment: Deployment, why: str, world: World) -> Step:
+    """Condemned when two looks running find it so: one read may fail by itself, and bytes are condemned for ever."""
+    fact = run.fact(Stage.PROBATION)
+    if fact.get("unsound"):
+        return _condemned(run, deployment, f"degenerate: {why}", world)
+    doubted = run.with_fact(Stage.PROBATION, {**fact, "unsound": True, "look": fact["look"] + 1})
+    return _goes_on(looks.problem(doubted, world, why), world)
 
 
 def _bound(found: Look) -> dict[str, object]:
@@ -156,7 +165,7 @@ def _withdrawn(run: Run, deployment: Deployment, why: str, world: World) -> Step
         deployment_id=_order_id(run), run_id=run.run_id, kind=deployments.ROLLBACK, version="none", model_path="",
         sha256="", size_bytes=0, previous_version=deployment.version, previous_model_path=deployment.model_path,
         previous_sha256=deployment.sha256, state=DeploymentState.NOT_CONFIRMED, created_at=now, updated_at=now,
-        requested_by=REQUESTED_BY, reason=why, confirmation=deployments.NOT_ASKED)
+        requested_by=REQUESTED_BY, reason=why, confirmation=deployments.WITHDRAWN)
     world.slot.trigger(Path(deployment.model_path))
     event = events.rolled_back(withdrawn, shadow_only=world.slot.is_shadow_only(), at=now,
                                evidence=evidence_of(run.fact(Stage.PROBATION)))

@@ -19,7 +19,7 @@ def stack(tmp_path, monkeypatch):
     bin_dir.mkdir()
     (bin_dir / "systemctl").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\nsh {tmp_path}/then "$1"\n')
     (bin_dir / "systemctl").chmod(0o755)
-    (tmp_path / "then").write_text("exit 0\n")
+    (tmp_path / "then").write_text("echo active; exit 0\n")
     monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
     models = tmp_path / "models"
     models.mkdir()
@@ -58,7 +58,7 @@ def test_a_sound_slot_is_one_restart(stack):
 def test_a_swap_during_the_restart_is_another_restart(stack):
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text(
-        f'[ "$1" = try-restart ] && sed -i s/v20260101/v20260102/ {stack}/engine.env\nexit 0\n')
+        f'[ "$1" = try-restart ] && sed -i s/v20260101/v20260102/ {stack}/engine.env\necho active\n')
 
     assert restart(stack) == "engine.service was restarted with patchtst_v20260102_000000.pth"
     assert len([call for call in calls(stack) if "restart" in call]) == 2
@@ -66,7 +66,7 @@ def test_a_swap_during_the_restart_is_another_restart(stack):
 
 def test_an_engine_that_is_not_at_work_is_not_started(stack):
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
-    (stack / "then").write_text("exit 3\n")
+    (stack / "then").write_text("echo inactive; exit 3\n")
 
     assert "not at work" in restart(stack)
     assert not [call for call in calls(stack) if "restart" in call]
@@ -78,7 +78,7 @@ def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack):
     (stack / "models/link.pth").symlink_to(model)
     (stack / "models/patchtst_v20260103_000000.pth").write_bytes(b"no checksum beside it")
     (stack / "models/folder.pth").mkdir()
-    wrong = [(stack / "elsewhere.pth",), (stack / "models/link.pth",), (stack / "models/missing.pth",), ("",),
+    wrong = [(stack / "elsewhere.pth",), (stack / "models/link.pth",), (stack / "models/missing.pth",),
              (stack / "models/../elsewhere.pth",), (stack / "models/patchtst_v20260103_000000.pth",),
              (stack / "models/folder.pth",), (model, "LD_PRELOAD=/tmp/evil.so"), (model, "PYTHONPATH=/tmp")]
     for lines in wrong:
@@ -101,7 +101,23 @@ def test_a_model_that_somebody_else_put_there_needs_no_checksum(stack):
 
 def test_an_engine_that_does_not_come_up_is_an_error(stack):
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
-    (stack / "then").write_text('[ "$1" = try-restart ] && exit 1\nexit 0\n')
+    (stack / "then").write_text('[ "$1" = try-restart ] && exit 1\necho active\n')
 
     with pytest.raises(SlotError, match="does not come up"):
         restart(stack)
+
+
+def test_a_model_that_was_withdrawn_leaves_the_engine_too(stack):
+    (stack / "engine.env").write_text("PATCHTST_SHADOW_ONLY=true\n")
+
+    assert restart(stack) == "engine.service was restarted with no model"
+    assert "try-restart engine.service" in calls(stack)
+
+
+def test_an_engine_that_is_starting_may_have_read_the_old_line_and_is_restarted(stack):
+    name(stack, stack / "models/patchtst_v20260101_000000.pth")
+    (stack / "then").write_text(
+        f'[ "$1" = try-restart ] && touch {stack}/up\n[ -e {stack}/up ] && echo active && exit 0\n'
+        "echo activating; exit 3\n")
+
+    assert "was restarted with" in restart(stack)

@@ -380,6 +380,18 @@ def test_a_damaged_file_in_service_is_degenerate(world):
     assert "not sound" in run.reasons[0]
 
 
+def test_one_read_that_fails_condemns_nobody(world):
+    run = on_probation(world)
+    world.children.answers[Stage.PROBATION] = Broken(error=ArtifactError("it cannot be read: Input/output error"))
+    run = until(run, world, lambda run: run.fact(Stage.PROBATION)["problem"] != "")
+    world.children.answers[Stage.PROBATION] = finding(a_look())
+    run = until(run, world, lambda run: run.fact(Stage.PROBATION)["problem"] == "")
+    world.children.answers[Stage.PROBATION] = Broken(error=ArtifactError("it cannot be read: Input/output error"))
+    run = until(run, world, lambda run: run.fact(Stage.PROBATION)["problem"] != "")
+
+    assert (run.outcome, world.store.condemned("a" * 64)) == (Outcome.PROMOTED, None)
+
+
 def test_with_nothing_before_it_a_degenerate_model_leaves_the_env_line_as_it_was(world):
     world.slot.named = None
     world.children.answers[Stage.PROBATION] = finding(
