@@ -107,10 +107,12 @@ def measured(request: LookRequest, pair: Pair, snapshot: Snapshot, book: NDArray
     by_id = np.argsort(book["id"])
     lines = book[by_id[np.searchsorted(book["id"], snapshot.ids[samples.positions], sorter=by_id)]]
     thresholds = pair.model.manifest.thresholds
-    theirs = None if pair.reference is None else pair.reference.manifest.thresholds
+    # what the reference said stands in the book, also when its file is gone since
+    was_asked = bool(book["has_reference"].any())
+    theirs = pair.reference.manifest.thresholds if pair.reference is not None else thresholds
     has = lines["has_reference"]
     worse = None
-    if pair.reference is not None:
+    if was_asked:
         stricter = replace(request.policy, incumbent_alpha=request.worse_alpha)
         shared = scoring.rows_of(snapshot, samples.where(has))
         worse = scoring.comparison(lines["reference"][has], lines["model"][has], shared, policy=stricter)
@@ -118,7 +120,7 @@ def measured(request: LookRequest, pair: Pair, snapshot: Snapshot, book: NDArray
         observed=len(book), foreseen=int(book["foreseen"].sum()), known=len(samples),
         evidence=_evidence(pair, snapshot, samples, lines, request), worse=worse,
         model=_spread(book["model"], thresholds),
-        reference=None if theirs is None else _spread(book["reference"][book["has_reference"]], theirs),
+        reference=_spread(book["reference"][book["has_reference"]], theirs) if was_asked else None,
         absence=pair.absence, answers=_answers(snapshot, book),
     )  # fmt: skip
 

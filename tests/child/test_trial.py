@@ -1,0 +1,71 @@
+"""A look records each row once, in its own book, without seeing an outcome; what stands there is measured later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.gates import GatePolicy
+from retrain_worker.domain.handoff import LookRequest
+from retrain_worker.model import bundle
+from retrain_worker.work import trial
+from tests.child.synthetic_market import START, market
+from tests.child.test_scoring import PAPER, write_model
+
+SNAPSHOT = market()
+BEGUN = datetime.fromtimestamp(START / 1e6, tz=UTC) + timedelta(days=3)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> trial.Pair:
+    folder = tmp_path_factory.mktemp("models")
+    new, old = (bundle.read(Path(write_model(folder / f"{seed}.pth", PAPER, seed=seed))) for seed in (1, 2))
+    return trial.Pair(model=new, reference=old, absence="")
+
+
+def request(run_dir: Path, *, book: str = "shadow_1") -> LookRequest:
+    return LookRequest(
+        run_id="20260101_000000", run_dir=str(run_dir), number=1, model_path="", reference_path="",
+        since=BEGUN.isoformat(), book=book, now=(BEGUN + timedelta(days=9)).isoformat(), data=DataPolicy(),
+        policy=GatePolicy(), prior=0.5, worse_alpha=0.05)
+
+
+def recorded(asked: LookRequest, pair: trial.Pair, snapshot=SNAPSHOT) -> np.ndarray:
+    return trial.recorded(asked, pair, snapshot, trial.book_file(asked))
+
+
+def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path, pair):
+    first = recorded(request(tmp_path), pair)
+    again = recorded(request(tmp_path), trial.Pair(model=pair.reference, reference=None, absence=""))
+
+    assert len(first) == np.sum(SNAPSHOT.decided_at > BEGUN.timestamp() * 1e6) > 500
+    assert np.array_equal(first, again), "what was said is not said anew"
+
+
+def test_predictions_do_not_depend_on_outcomes(tmp_path, pair):
+    turned = replace(SNAPSHOT, outcome=1 - SNAPSHOT.outcome, recorded_outcome=1 - SNAPSHOT.recorded_outcome,
+                     pnl=-SNAPSHOT.pnl)
+
+    assert np.array_equal(recorded(request(tmp_path, book="a"), pair), recorded(request(tmp_path, book="b"), pair, turned))
+
+
+def test_another_book_starts_empty(tmp_path, pair):
+    recorded(request(tmp_path), pair)
+    later = replace(request(tmp_path, book="probation_2"), since=(BEGUN + timedelta(days=1)).isoformat())
+
+    assert 0 < len(recorded(later, pair)) < len(recorded(request(tmp_path), pair))
+
+
+def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_path, pair):
+    asked = request(tmp_path)
+    book = recorded(asked, pair)
+    without = trial.Pair(model=pair.model, reference=None, absence="its file is gone")
+    there, gone = (trial.measured(asked, each, SNAPSHOT, book) for each in (pair, without))
+
+    assert gone.worse is not None
+    assert (gone.worse, gone.reference) == (there.worse, there.reference)
