@@ -51,7 +51,8 @@ def test_predictions_do_not_depend_on_outcomes(tmp_path, pair):
     turned = replace(SNAPSHOT, outcome=1 - SNAPSHOT.outcome, recorded_outcome=1 - SNAPSHOT.recorded_outcome,
                      pnl=-SNAPSHOT.pnl)
 
-    assert np.array_equal(recorded(request(tmp_path, book="a"), pair), recorded(request(tmp_path, book="b"), pair, turned))
+    said = recorded(request(tmp_path, book="a"), pair)
+    assert np.array_equal(said, recorded(request(tmp_path, book="b"), pair, turned))
 
 
 def test_another_book_starts_empty(tmp_path, pair):
