@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState
@@ -28,16 +28,20 @@ class Target:
     is_good: bool = True
 
 
-def roll_back_target(deployments: Sequence[Deployment], current_path: str | None) -> Target | None:
+def roll_back_target(
+    deployments: Sequence[Deployment], current_path: str | None, *,
+    is_condemned: Callable[[str], bool] = lambda _: False,
+) -> Target | None:
     """The model that stood in the slot before the current one and was not taken back; None if there is none.
 
     `deployments`: those that reached the env line, oldest first. One that nobody confirmed though they were asked is
-    passed over as long as there is another.
+    passed over as long as there is another; one whose sha256 a probation has condemned is no target at all.
     """
     stood = _standing(deployments)
     while stood and stood[-1].model_path != current_path:
         stood.pop()
     earlier = [target for target in reversed(stood) if target.model_path != current_path] if stood else []
+    earlier = [target for target in earlier if not (target.sha256 and is_condemned(target.sha256))]
     return next((target for target in earlier if target.is_good), earlier[0] if earlier else None)
 
 

@@ -174,7 +174,8 @@ def _target(order: Order, world: World) -> Target:
         raise SlotError(f"it names {found or 'nothing'} now, no longer {only_from}", where="PATCHTST_MODEL_PATH",
                         remedy="look at `retrain-worker deployments`, and order again if that is still wanted")
     history, version = world.store.reached_deployments(), order.arguments.get("version")
-    target = deployments.known_version(history, version) if version else deployments.roll_back_target(history, found)
+    target = deployments.known_version(history, version) if version else deployments.roll_back_target(
+        history, found, is_condemned=lambda sha256: world.store.condemned(sha256) is not None)
     if target is None:
         raise SlotError(*_no_target(history, version))
     if target.model_path == found:

@@ -38,6 +38,8 @@ from retrain_worker.stages.step import Step
 #: what a probation that takes its model back stores as its decision
 ROLL_BACK = "ROLL_BACK"
 REQUESTED_BY = "probation"
+#: orders to take a model back, one a look, before a person is left to do it
+MAX_TRIES = 5
 
 
 def probation(run: Run, world: World) -> Step:
@@ -136,8 +138,9 @@ def _order(run: Run, deployment: Deployment, why: str, world: World) -> Order:
 
 
 def _order_id(run: Run) -> str:
-    """Another than that of UNCONFIRMED=rollback, which may have failed before."""
-    return f"rollback_in_probation_of_{run.run_id}"
+    """Another than that of UNCONFIRMED=rollback, and than those of this probation that have failed before."""
+    tries = run.fact(Stage.PROBATION).get("tries", 1)
+    return f"rollback_in_probation_of_{run.run_id}" + (f"_{tries}" if tries > 1 else "")
 
 
 def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
@@ -151,6 +154,12 @@ def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
         return Step(run=run, sentence=f"run {run.run_id}: its model is taken back; {order.answer}")
     if order.state is OrderState.DONE:
         return _ended(run, Outcome.ROLLED_BACK, f"{why}; {order.answer}", world)
+    fact = run.fact(Stage.PROBATION)
+    tries = fact.get("tries", 1)
+    if tries < MAX_TRIES:
+        again = run.with_fact(Stage.PROBATION, {**fact, "tries": tries + 1})
+        return Step(run=looks.problem(again, world, order.answer),
+                    sentence=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {order.answer}")
     return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {order.answer}", world)
 
 

@@ -452,7 +452,19 @@ def test_a_roll_back_that_fails_is_said_and_not_called_one(world):
 
     assert run.outcome is Outcome.PROMOTED
     assert "could not be taken back" in run.reasons[-1]
-    assert next(iter(world.store.orders.values())).state is OrderState.REFUSED
+    assert [order.state for order in world.store.orders.values()] == [OrderState.REFUSED] * 5
+
+
+def test_a_roll_back_that_fails_once_is_ordered_again(world):
+    world.children.answers[Stage.PROBATION] = finding(a_look(worse=compared(0.02)))
+    run = on_probation(world)
+    sound = world.verifier.answers["VERIFY"]
+    world.verifier.answers["VERIFY"] = Broken(error=ArtifactError("it cannot be read"))
+    run = until(run, without_trial(world), lambda run: run.fact(Stage.PROBATION).get("tries") == 2)
+    world.verifier.answers["VERIFY"] = sound
+    run = until(run, without_trial(world), lambda run: run.is_finished)
+
+    assert (run.outcome, world.slot.named) == (Outcome.ROLLED_BACK, OLD)
 
 
 # ---------------------------------------------------------------- a person's word
