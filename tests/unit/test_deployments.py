@@ -10,7 +10,8 @@ AT = datetime(2026, 1, 10, tzinfo=UTC)
 
 def promoted(number: int) -> Deployment:
     return Deployment(
-        deployment_id=f"run_{number}", run_id=None, kind="promote", version=f"v{number}", model_path=f"/m/v{number}.pth",
+        deployment_id=f"run_{number}", run_id=None, kind="promote", version=f"v{number}",
+        model_path=f"/m/v{number}.pth",
         sha256=str(number) * 64, size_bytes=1, previous_version=f"v{number - 1}" if number > 1 else None,
         previous_model_path=f"/m/v{number - 1}.pth" if number > 1 else None,
         previous_sha256=str(number - 1) * 64 if number > 1 else None, state=DeploymentState.CONFIRMED, created_at=AT,
