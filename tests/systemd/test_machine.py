@@ -295,6 +295,7 @@ def test_wrong_settings_and_a_wrong_database_fail_the_start_where_an_operator_se
 
 
 def test_a_second_sigterm_ends_it_at_once(host):
+    host.settings(MAX_EPOCHS=500, PATIENCE=500)
     host.systemctl("start", UNIT)
     host.wait_status(r"epoch \d+ of")
     child, = host.children()
@@ -329,14 +330,22 @@ def test_the_root_oneshot_believes_nobody(host):
     host.systemctl("start", "quantum-ai-engine")
     before = host.show("MainPID", unit="quantum-ai-engine")["MainPID"]
     env = host.path("/etc/quantum/ai-engine.env")
-    for line in ("PATCHTST_MODEL_PATH=/tmp/evil.pth\n", "LD_PRELOAD=/tmp/evil.so\n", "",
+    for line in ("PATCHTST_MODEL_PATH=/tmp/evil.pth\n", "LD_PRELOAD=/tmp/evil.so\n",
                  "PATCHTST_MODEL_PATH=/opt/quantum/ai_engine/models/patchtst_v20260101_000000.pth\n"):
         with env.open("w") as file:
             file.write(f"PATCHTST_SHADOW_ONLY=true\n{line}")
         assert host.systemctl("start", "quantum-ai-engine-restart.service", check=False).returncode == 1
         host.systemctl("reset-failed")
-    assert len(host.journal("EVENT=engine_not_restarted")) == 4
+    assert len(host.journal("EVENT=engine_not_restarted")) == 3
     assert host.show("MainPID", unit="quantum-ai-engine")["MainPID"] == before
+
+
+def test_a_model_that_was_withdrawn_leaves_the_engine_too(host):
+    host.systemctl("start", "quantum-ai-engine")
+    before = host.show("MainPID", unit="quantum-ai-engine")["MainPID"]
+    host.path("/etc/quantum/ai-engine.env").write_text("PATCHTST_SHADOW_ONLY=true\n")
+    host.systemctl("start", "quantum-ai-engine-restart.service")
+    assert host.show("MainPID", unit="quantum-ai-engine")["MainPID"] != before
 
 
 def test_a_library_in_the_env_file_reaches_no_engine(host):
