@@ -21,6 +21,7 @@ from retrain_worker.domain.events import Event
 from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Run, Stage
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.domain.spending import Spending
+from retrain_worker.domain.trial import ROLL_BACK
 from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"
@@ -107,7 +108,7 @@ class StateDb:
         """Why a model with these bytes is never promoted again: a probation took it back. Else None."""
         for run in self._all(Run, "SELECT * FROM runs WHERE stage = ?", Stage.PROBATION):
             found = run.fact(Stage.PROBATION)
-            if found.get("decision") == "ROLL_BACK" and run.fact(Stage.PROMOTE).get("sha256") == sha256:
+            if found.get("decision") == ROLL_BACK and run.fact(Stage.PROMOTE).get("sha256") == sha256:
                 return f"its probation in run {run.run_id} has condemned it: {found['reasons'][0]}"
         return None
 

@@ -13,6 +13,7 @@ import structlog
 
 from retrain_worker.adapters.child_process import ChildProcesses
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.domain.trial import ROLL_BACK
 from retrain_worker.errors import StateError
 from retrain_worker.stages.advance import advance, postpone
 from retrain_worker.stages.ports import World
@@ -78,14 +79,14 @@ class Trials:
             tell("probation_ended", message=step.sentence, run_id=run.run_id, outcome=run.outcome,
                  reasons=list(run.reasons))
         else:
-            is_alarm = run.fact(run.stage).get("decision") == "ROLL_BACK"
+            is_alarm = _is_settled(run)
             tell = log.warning if is_alarm else log.info if step.is_move else log.debug
             tell("run_waits", message=step.sentence, run_id=run.run_id, stage=run.stage)
 
 
 def _is_settled(run: Run) -> bool:
     """Whether only the taking back is left to do, which needs no look."""
-    return run.fact(Stage.PROBATION).get("decision") == "ROLL_BACK"
+    return run.fact(Stage.PROBATION).get("decision") == ROLL_BACK
 
 
 def _step(run: Run, world: World) -> Step:

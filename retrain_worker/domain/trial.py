@@ -22,6 +22,8 @@ from retrain_worker.domain.gates import Comparison, Decision, Evidence, GatePoli
 GROWTH = 1.5
 #: outcomes on which a candidate on trial may be said to trail the incumbent
 MIN_TRAILING = 50
+#: what a probation that takes its model back stores as its decision
+ROLL_BACK = "ROLL_BACK"
 
 
 @dataclass(frozen=True, kw_only=True)

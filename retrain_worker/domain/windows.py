@@ -32,10 +32,6 @@ class Window:
     start: datetime
     end: datetime
 
-    def contains(self, instant: datetime) -> bool:
-        """Whether `instant` lies inside."""
-        return self.start <= instant < self.end
-
 
 @dataclass(frozen=True, kw_only=True)
 class Split:

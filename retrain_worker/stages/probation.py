@@ -14,6 +14,7 @@ from retrain_worker.domain import deployments, events
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
 from retrain_worker.domain.trial import (
+    ROLL_BACK,
     Look,
     alpha_of,
     degenerate,
@@ -35,8 +36,6 @@ from retrain_worker.stages import orders
 from retrain_worker.stages.ports import World
 from retrain_worker.stages.step import Step
 
-#: what a probation that takes its model back stores as its decision
-ROLL_BACK = "ROLL_BACK"
 REQUESTED_BY = "probation"
 #: orders to take a model back, one a look, before a person is left to do it
 MAX_TRIES = 5
