@@ -87,8 +87,9 @@ def sweep(folder: Path, *, step: int, recovery_step: int, kinds: Sequence[str] =
         bench = Bench(folder / kind.replace("-", ""), kind)
         for point in bench.points[::step]:
             bench.kill(point, tally)
-        for point, error in errors_at(bench.points)[::step]:
-            bench.fail(point, error, tally)
+        for error, points in errors_at(bench.points).items():
+            for point in points[::step]:
+                bench.fail(point, error, tally)
         for point in [one for one in bench.points if one.call == "write"][::step]:
             for size in SHORT_BYTES:
                 bench.write_short(point, size, tally)
@@ -96,8 +97,13 @@ def sweep(folder: Path, *, step: int, recovery_step: int, kinds: Sequence[str] =
     return tally
 
 
-def errors_at(points: list[Point]) -> list[tuple[Point, str]]:
-    return [(point, error) for point in points for error in ERRORS.get(point.call, ())]
+def errors_at(points: list[Point]) -> dict[str, list[Point]]:
+    """Where each error can be given: apart, so that a sample holds at least one of each."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        for error in ERRORS.get(point.call, ()):
+            found.setdefault(error, []).append(point)
+    return found
 
 
 class Bench:
