@@ -163,8 +163,8 @@ def _combinations(choices: Sequence[tuple], chance: random.Random) -> Iterator[t
 
 def recorded(scene: Scene, trace: Path) -> list[str]:
     """The calls of the whole work, with every byte; it is done then."""
-    code, said = forked(lambda: slot_scene.work(scene),
-                        strace=("-e", f"trace={','.join(_CALLS)}", "-xx", "-s", "1000000", "-o", str(trace)))
+    code, said = forked(lambda: slot_scene.work(scene), trace=_CALLS,
+                        options=("-xx", "-s", "1000000", "-o", str(trace)))
     assert code == 0, said
     return trace.read_text().splitlines()
 

@@ -6,11 +6,11 @@ counted from the first one of the work. `python -m tests.faults.strace_sweep` do
 
 import argparse
 import ctypes
+import gc
 import hashlib
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.errors import RetrainError
@@ -48,6 +49,10 @@ ERRORS = {
 SHORT_BYTES = (0, 5)
 _KILLED, _FAILED, _CRASHED = -signal.SIGKILL, 1, 2
 _PR_SET_PTRACER, _ANY = 0x59616D61, ctypes.c_ulong(-1)
+#: what strace lets getppid() say: no process has this id, so who hears it is seized
+_SEIZED = 2_000_000_000
+#: points from one word about the progress to the next
+_TELL_EVERY = 100
 
 
 #: calls that change nothing on the disk: killed at one of them leaves what a kill at the next changing call leaves
@@ -74,15 +79,21 @@ class Tally:
 
     tried: Counter = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
+    #: told now and then how far it is
+    progress: TextIO | None = None
 
     def note(self, fault: str, where: object, broken: list[str]) -> None:
         self.tried[fault] += 1
+        if self.progress is not None and (total := self.tried.total()) % _TELL_EVERY == 0:
+            print(f"{total} points, {len(self.violations)} violations; {fault} at {where}", file=self.progress,
+                  flush=True)
         self.violations += [f"{fault} at {where}: {one}" for one in broken]
 
 
-def sweep(folder: Path, *, step: int, recovery_step: int, kinds: Sequence[str] = slot_scene.SCENES) -> Tally:
+def sweep(folder: Path, *, step: int, recovery_step: int, kinds: Sequence[str] = slot_scene.SCENES,
+          progress: TextIO | None = None) -> Tally:
     """Every `step`th fault of the swap, and every `recovery_step`th kill of its recovery; 1 is all of them."""
-    tally = Tally()
+    tally = Tally(progress=progress)
     for kind in kinds:
         bench = Bench(folder / kind.replace("-", ""), kind)
         for point in bench.points[::step]:
@@ -123,7 +134,7 @@ class Bench:
 
     def kill(self, point: Point, tally: Tally) -> None:
         self._reset(self._template)
-        code, _ = self._run(f"inject={point.call}:signal=KILL:when={point.number}")
+        code, _ = self._run(point.call, f"signal=KILL:when={point.number}")
         assert code == _KILLED, (point, code)
         broken = slot_scene.broken_after_fault(self.scene)
         self._keep(point)
@@ -131,7 +142,7 @@ class Bench:
 
     def fail(self, point: Point, error: str, tally: Tally) -> None:
         self._reset(self._template)
-        code, said = self._run(f"inject={point.call}:error={error}:when={point.number}")
+        code, said = self._run(point.call, f"error={error}:when={point.number}")
         broken = slot_scene.broken_after_fault(self.scene)
         if code not in (0, _FAILED):
             broken.append(f"it ended with {code}: {said[-300:]}")
@@ -139,7 +150,7 @@ class Bench:
 
     def write_short(self, point: Point, size: int, tally: Tally) -> None:
         self._reset(self._template)
-        code, said = self._run(f"inject=write:retval={size}:when={point.number}")
+        code, said = self._run("write", f"retval={size}:when={point.number}")
         broken = slot_scene.broken_after_fault(self.scene)
         if code not in (0, _FAILED):
             broken.append(f"it ended with {code}: {said[-300:]}")
@@ -152,7 +163,7 @@ class Bench:
             self._reset(left)
             for point in [one for one in self._points() if one.changes][::step]:
                 self._reset(left)
-                code, _ = self._run(f"inject={point.call}:signal=KILL:when={point.number}")
+                code, _ = self._run(point.call, f"signal=KILL:when={point.number}")
                 assert code in (_KILLED, 0), (first, point, code)
                 broken = slot_scene.broken_after_fault(self.scene)
                 tally.note("SIGKILL in the recovery", f"{self.scene.kind}, after {first}, {point}",
@@ -171,7 +182,7 @@ class Bench:
 
     def _points(self) -> list[Point]:
         """The calls of the work on what stands there now; it is done then."""
-        code, said = self._run(f"trace={','.join(CALLS)}", "-y")
+        code, said = forked(lambda: slot_scene.work(self.scene), trace=CALLS, options=("-y", "-o", str(self._trace)))
         assert code == 0, said
         counts: Counter = Counter()
         found = []
@@ -183,11 +194,9 @@ class Bench:
                     found.append(Point(named[1], counts[named[1]], changes=not is_look))
         return found
 
-    def _run(self, inject: str, *options: str) -> tuple[int, str]:
-        call = inject.partition("=")[2].partition(":")[0]
-        trace = () if inject.startswith("trace=") else ("-e", f"trace={call}")
-        return forked(lambda: slot_scene.work(self.scene),
-                      strace=(*options, *trace, "-e", inject, "-o", str(self._trace)))
+    def _run(self, call: str, fault: str) -> tuple[int, str]:
+        return forked(lambda: slot_scene.work(self.scene), trace=(call,),
+                      options=("-e", f"inject={call}:{fault}", "-o", str(self._trace)))
 
     def _reset(self, source: Path) -> None:
         shutil.rmtree(self.scene.root, ignore_errors=True)
@@ -222,44 +231,44 @@ def _digest_of(scene: Scene) -> str:
 # ---------------------------------------------------------------- the fork
 
 
-def forked(work: Callable[[], None], *, strace: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Run `work` in a fork, seized by strace first if there are options: exit code, and what it said.
+def forked(work: Callable[[], None], *, trace: Sequence[str] = (), options: Sequence[str] = ()) -> tuple[int, str]:
+    """Run `work` in a fork, from its first call on under strace if there are calls to trace: exit code, what it said.
 
     0 done, 1 a RetrainError, 2 any other exception, negative: the signal.
     """
-    ready, go = os.pipe()
     with tempfile.TemporaryFile() as said:
+        ready, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _live(work, ready, said.fileno())
+            _live(work, said.fileno(), tell, is_traced=bool(trace))
+        os.close(tell)
+        os.read(ready, 1)
         os.close(ready)
-        tracer = subprocess.Popen([str(STRACE), "-qq", "-e", "signal=none", *strace, "-p", str(pid)],
-                                  stderr=subprocess.PIPE, text=True) if strace else None
-        while tracer is not None and not _is_traced(pid):
-            if tracer.poll() is not None:
+        if trace:
+            tracer = subprocess.run(
+                [str(STRACE), "-qq", "-e", "signal=none", "-e", f"trace={','.join((*trace, 'getppid'))}", "-e",
+                 f"inject=getppid:retval={_SEIZED}", *options, "-p", str(pid)],
+                stderr=subprocess.PIPE, text=True, check=False)
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # strace ends after it, or fails
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                raise OSError(f"strace cannot attach: {tracer.communicate()[1]}")
-            time.sleep(0.001)
-        os.write(go, b"\n")
+                raise OSError(f"strace cannot attach: {tracer.stderr}")
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        os.close(go)
-        if tracer is not None:
-            tracer.communicate()
         said.seek(0)
         return status, said.read().decode(errors="replace")
 
 
-def _live(work: Callable[[], None], ready: int, said: int) -> None:
-    """The child: wait until it is seized, work, and end without a word to the parent's interpreter."""
+def _live(work: Callable[[], None], said: int, tell: int, *, is_traced: bool) -> None:
+    """The child: wait until strace answers it, work, and end without a word to the parent's interpreter."""
     code = _CRASHED
     try:
+        gc.disable()  # what others have left open is not closed in the middle, which would shift the count of calls
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANY, 0, 0, 0)
         os.dup2(said, 2)
-        select.poll().register(ready)
-        waiter = select.poll()
-        waiter.register(ready, select.POLLIN)
-        waiter.poll()
+        os.write(tell, b"\n")
+        os.close(tell)
+        while is_traced and os.getppid() != _SEIZED:
+            time.sleep(0.001)
         work()
         code = 0
     except RetrainError:
@@ -268,10 +277,6 @@ def _live(work: Callable[[], None], ready: int, said: int) -> None:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)
-
-
-def _is_traced(pid: int) -> bool:
-    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def _rows(tally: Tally) -> Iterator[str]:
@@ -292,7 +297,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="retrain-sweep-") as folder:
         tally = sweep(Path(folder), step=arguments.step, recovery_step=arguments.recovery_step,
-                      kinds=[arguments.only] if arguments.only else slot_scene.SCENES)
+                      kinds=[arguments.only] if arguments.only else slot_scene.SCENES, progress=sys.stderr)
     print("\n".join(_rows(tally)))
     print("\n".join(tally.violations))
     print(f"{time.monotonic() - began:.0f} s")
