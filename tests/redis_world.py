@@ -10,12 +10,17 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from redis import Redis
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from retrain_worker.adapters.embedded_redis import find_server
 from retrain_worker.domain.events import Event, EventType, event_id_of
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 from retrain_worker.redis_client import connect
+
+
+class RedisDiedError(Exception):
+    """It ended before it answered."""
 
 
 class RedisServer:
@@ -39,6 +44,14 @@ class RedisServer:
         self._wait()
         return self
 
+    def start_loading(self):
+        """It comes up, and is busy with its snapshot until `end_loading`: with 400 keys for eight seconds at most."""
+        return self.start("--key-load-delay", "20000")
+
+    def end_loading(self):
+        with Redis(unix_socket_path=str(self.socket)) as plain:
+            plain.config_set("key-load-delay", 0)
+
     def client(self, url=None, **options):
         client = connect(url or self.url, **options)
         self._clients.append(client)
@@ -46,7 +59,7 @@ class RedisServer:
 
     def _wait(self):
         """Until it answers, if only that it is loading."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         with contextlib.closing(connect(self.url)) as client:
             while True:
                 try:
@@ -54,6 +67,8 @@ class RedisServer:
                 except (BusyLoadingError, AuthenticationError):
                     return
                 except RedisError:
+                    if self._process.poll() is not None:
+                        raise RedisDiedError from None
                     assert time.monotonic() < deadline, "Redis did not come up"
                     time.sleep(0.01)
                 else:

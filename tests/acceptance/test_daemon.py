@@ -6,13 +6,14 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from retrain_worker.domain.env_file import parse
-from tests.acceptance.conftest import COMMAND, clean_environment, retrain_worker, wait_for
+from tests.acceptance.conftest import COMMAND, PATIENCE_SECONDS, clean_environment, retrain_worker, wait_for
 
 QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 32}
 
@@ -105,7 +106,7 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(daem
     first.wait_for_event("ready")
     second = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
 
-    assert second.process.wait(60) == 1
+    assert second.process.wait(PATIENCE_SECONDS) == 1
     assert f"pid {first.process.pid}" in Path(second.log.name).read_text()
     assert first.wait_for_event("run_finished")
 
@@ -162,29 +163,39 @@ def hangup_is_harmless(pid: int) -> bool:
 
 @pytest.fixture
 def notify_socket(tmp_path):
-    address = tmp_path / "notify"
+    """The address, all that was heard there until now, and how to hear the rest.
+
+    A thread listens all the time: a socket holds as few as ten datagrams, and the daemon waits for nobody.
+    """
+    address, heard = tmp_path / "notify", []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(address))
-        receiver.settimeout(120)
-        yield receiver, address
+
+        def listen():
+            while message := receiver.recv(65536):
+                heard.append(message.decode())
+        listener = threading.Thread(target=listen)
+
+        def hear_the_rest():
+            if listener.is_alive():
+                receiver.sendto(b"", str(address))
+                listener.join()
+        listener.start()
+        yield address, heard, hear_the_rest
+        hear_the_rest()
 
 
 def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_speaks(
         notify_socket, daemon_of, hopeless, tmp_path):
-    receiver, address = notify_socket
-    daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address, WATCHDOG_USEC=2_000_000, **QUICK)
-    heard = [receiver.recv(65536).decode()]
+    address, heard, hear_the_rest = notify_socket
+    daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address, WATCHDOG_USEC=2_000_000, MAX_EPOCHS=500,
+                       PATIENCE=500, BATCH_SIZE=32)
     child = wait_for(lambda: training_child_of(daemon), what="a child in training")
     child_environment = Path(f"/proc/{child}/environ").read_bytes()
-    while not (heard[-1].startswith("STATUS=") and "epoch" in heard[-1]):
-        heard.append(receiver.recv(65536).decode())
+    wait_for(lambda: any(one.startswith("STATUS=") and "epoch" in one for one in heard), what="an epoch in the status")
+    wait_for(lambda: "WATCHDOG=1" in heard, what="a ping")
     daemon.stop()
-    receiver.setblocking(False)
-    while True:
-        try:
-            heard.append(receiver.recv(65536).decode())
-        except BlockingIOError:
-            break
+    hear_the_rest()
 
     assert heard[0].startswith("READY=1\nSTATUS=")
     assert sum(message.startswith("READY=1") for message in heard) == 1
@@ -208,7 +219,7 @@ def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, t
 
 def test_wrong_settings_stop_the_start_with_78(tmp_path):
     done = subprocess.run([*COMMAND, "run", "--home", str(tmp_path / "home")], env=clean_environment(LABEL="up"),
-                          capture_output=True, text=True, timeout=60, check=False)
+                          capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
     assert done.returncode == os.EX_CONFIG
     assert "LABEL=up" in done.stderr
@@ -222,7 +233,7 @@ def test_a_second_sigterm_ends_at_once(daemon_of, hopeless, tmp_path):
         daemon.send(signal.SIGTERM)
         wait_for(lambda: "stop" in " ".join(daemon.events()) or daemon.process.poll() is None, what="the first SIGTERM")
         daemon.send(signal.SIGTERM)
-        assert daemon.process.wait(30) in (0, 1)
+        assert daemon.process.wait(PATIENCE_SECONDS) in (0, 1)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

@@ -9,7 +9,7 @@ import pytest
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import env_file
-from tests.acceptance.conftest import COMMAND, clean_environment, retrain_worker, wait_for
+from tests.acceptance.conftest import COMMAND, PATIENCE_SECONDS, clean_environment, retrain_worker, wait_for
 from tests.slot_home import OTHER_LINES, VERSIONS, slot_home
 
 #: nothing listens there: the engine's restart and the relay must not be needed
@@ -77,7 +77,7 @@ def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine, daemon):
     waiting = ordered(engine, "--json")
     wait_for(lambda: engine.named() == engine.path_of(1), what="the swap")
     running.stop(signal.SIGKILL)
-    answer = json.loads(waiting.communicate(timeout=60)[0])
+    answer = json.loads(waiting.communicate(timeout=PATIENCE_SECONDS)[0])
 
     assert (waiting.returncode, answer["state"], engine.named()) == (0, "DONE", engine.path_of(1))
     assert events_of(engine) == ["model.rolled_back"]
@@ -91,7 +91,7 @@ def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine, daemon):
     assert engine.named() == engine.path_of(2)
     running.send(signal.SIGCONT)
 
-    waiting.communicate(timeout=120)
+    waiting.communicate(timeout=PATIENCE_SECONDS)
     assert waiting.returncode == 0
     assert (engine.named(), events_of(engine)) == (engine.path_of(1), ["model.rolled_back"])
 
@@ -104,7 +104,7 @@ def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(engine, daemo
         if running.process.poll() is None:
             running.send(signal.SIGTERM)
 
-    waiting.communicate(timeout=120)
+    waiting.communicate(timeout=PATIENCE_SECONDS)
     assert waiting.returncode == 0
     assert (engine.named(), events_of(engine)) == (engine.path_of(1), ["model.rolled_back"])
     assert not list(engine.home.rglob(".retrain-worker.*"))

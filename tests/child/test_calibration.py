@@ -68,7 +68,7 @@ def test_a_model_of_the_wrong_sign_is_flattened_not_turned_round() -> None:
     preset=st.sampled_from(["engine", "paper"]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_folding_changes_no_probability_by_more_than_1e_6(
     temperature: float, bias: float, preset: str, seed: int
 ) -> None:

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from retrain_worker.work.data import fingerprints
 from retrain_worker.work.data.pull import pull
@@ -13,7 +13,7 @@ from tests.child.table_life import STEPS, Life
 from tests.child.trading_database import insert, make_database, make_row, make_rows, pulled, request_for, url_of
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(steps=STEPS)
 def test_every_outcome_and_correction_is_new_exactly_once(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("table")

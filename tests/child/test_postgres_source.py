@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from psycopg.pq import TransactionStatus
 
 from retrain_worker.domain.audit import DataPolicy
@@ -47,7 +47,7 @@ def server():
         yield home
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -129,7 +129,7 @@ def test_only_committed_rows_are_read_and_no_writer_waits(connection, server, ur
     assert len(snapshot_of(url)) == 40
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(steps=STEPS)
 def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_smaller_id(
     connection, server, url, tmp_path_factory, steps

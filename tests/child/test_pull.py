@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrain_worker.domain.audit import DataPolicy
@@ -73,7 +73,7 @@ SPOILT = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(spoilt=st.lists(st.tuples(st.integers(0, COUNT - 1), SPOILT, CELLS), max_size=30))
 def test_any_cell_may_hold_anything_and_good_rows_keep_their_values(tmp_path_factory, spoilt):
     rows, touched = make_rows(COUNT), set()
@@ -111,8 +111,7 @@ UNTYPED = dict.fromkeys(COLUMNS, "") | {"id": "INTEGER PRIMARY KEY"}
 OWN_ROWID = COLUMNS | {"id": "BIGINT"}
 
 
-@settings(max_examples=80, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(
     spoilt=st.lists(st.tuples(st.integers(0, COUNT - 1), SPOILT, WILD), max_size=12),
     everywhere=st.none() | st.tuples(SPOILT, WILD), columns=st.sampled_from([COLUMNS, UNTYPED, OWN_ROWID]),

@@ -89,7 +89,6 @@ def test_labels_say_what_the_policy_asks(snapshot, label):
     )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60), st.booleans()), min_size=12, max_size=80),
     st.floats(0.1, 0.4), st.floats(0.1, 0.4), st.sampled_from([0.0, 1.0, 12.0]),
@@ -116,7 +115,7 @@ def test_parts_are_disjoint_in_time_order_and_hold_no_label_from_the_future(rows
         assert later.start - earlier.end in (timedelta(hours=embargo), later.end - earlier.end)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(60, 200), st.integers(0, 2**32 - 1))
 def test_the_purge_agrees_with_an_independent_implementation(count, seed):
     random = np.random.default_rng(seed)

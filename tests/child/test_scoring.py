@@ -384,7 +384,7 @@ def numbers_in(value: Any) -> list[float]:
     kind=st.sampled_from(["one class", "constant", "random", "extreme", "nan", "one instant", "late"]),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_scorecard_never_raises_and_never_holds_nan(count: int, kind: str, seed: int) -> None:
     random = np.random.default_rng(seed)
     answers, labels = random.random(count), random.integers(0, 2, count)

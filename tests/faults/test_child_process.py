@@ -66,7 +66,7 @@ class Nursery:
         return children.result_of(stage, self.run_dir, request or self.request)
 
     def end_of(self, children, **what):
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while isinstance(answer := self.ask(children, **what), Working):
             assert time.monotonic() < until, "the child never ended"
             time.sleep(0.01)
@@ -92,7 +92,7 @@ def nursery(tmp_path):
 
 
 def wait_for(condition):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < until, "it never came true"
         time.sleep(0.01)

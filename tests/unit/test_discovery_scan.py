@@ -167,7 +167,7 @@ def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path):
 @given(start=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x04\x95", b"\x08\x07\x12\x07pytorch", b'{"', b"REDIS0011",
                               b"SQLite format 3\0", b"a,b,c\n", b"DB_PATH=", b"[Service]\n", b"\x09\0\0\0\0\0\0\0{\""]),
        rest=st.binary(max_size=300), name=st.sampled_from(["a", "a.db", "a.pt", "a.csv", "a.jsonl", "a.py", "a.npz"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_content_whatever_stops_the_pack(tmp_path_factory, start, rest, name):
     folder = tmp_path_factory.mktemp("any")
     make(folder / name, start + rest)

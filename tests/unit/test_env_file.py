@@ -54,7 +54,7 @@ def read_or_none(content: bytes, **how: bool) -> dict[str, str] | None:
         return None
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(content=FILES)
 @example(b'A="x\\\ry\\\nz\\q\\$"\r\nB=x\\\r\ny\n')
 @example(b"A=x \\ \t\nB='a' \"b\" c'd \nC=a\\\n  b\n")
@@ -62,7 +62,7 @@ def test_what_is_read_equals_what_systemd_reads(systemd_reads, content):
     assert read_or_none(content, comments_continue=True) == systemd_reads(content)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=800)
 @given(content=FILES)
 def test_systemd_sees_one_key_changed_and_nothing_else(systemd_reads, content):
     try:
@@ -72,7 +72,7 @@ def test_systemd_sees_one_key_changed_and_nothing_else(systemd_reads, content):
     assert systemd_reads(after) == {**systemd_reads(content), KEY: NEW}
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=800)
 @given(content=FILES)
 @example(b"A=1\nB=2")
 @example(f"{KEY}=/old\r\nB=2\r\n".encode())
@@ -87,7 +87,7 @@ def test_replacing_twice_changes_nothing_more_and_the_file_is_never_left_in_doub
     assert env_file.replaced(after, KEY, NEW) == after
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(before=FILES, after=FILES)
 def test_bytes_outside_the_assignment_are_kept(before, after):
     content = before + f"\n{KEY}=/old/model.pth\n".encode() + after
