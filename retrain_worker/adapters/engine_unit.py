@@ -18,20 +18,29 @@ class UnitConfirmations:
         self._unit = unit
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
-        """One sentence when the unit is active since after `since`; None otherwise, also when systemctl fails."""
+        """One sentence when the unit is active since after `since`; None otherwise, also when systemctl fails.
+
+        `since`: an instant at which the env line named the model already.
+        """
         shown = self._show()
-        started = shown.get("ExecMainStartTimestamp", "")
-        if shown.get("ActiveState") != "active" or not started.startswith("@"):
-            return None
-        started_at = datetime.fromtimestamp(float(started[1:]), UTC)
-        if started_at < since.replace(microsecond=0):
+        started_at = _instant(shown.get("ExecMainStartTimestamp", ""))
+        if shown.get("ActiveState") != "active" or started_at is None or started_at < since:
             return None
         return f"{self._unit} was started at {started_at:%H:%M:%S} UTC with PATCHTST_MODEL_PATH naming {version}"
 
     def _show(self) -> dict[str, str]:
-        command = ["systemctl", "show", "--timestamp=unix", "-p", "ActiveState,ExecMainStartTimestamp", self._unit]
+        command = ["systemctl", "show", "--timestamp=us+utc", "-p", "ActiveState,ExecMainStartTimestamp", self._unit]
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
             return {}
         return dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
+
+
+def _instant(shown: str) -> datetime | None:
+    """`Fri 2026-11-27 15:53:22.651015 UTC`; None for what is none, as of a unit that was never started."""
+    try:
+        _weekday, day, time, _utc = shown.split()
+        return datetime.fromisoformat(f"{day} {time}").replace(tzinfo=UTC)
+    except ValueError:
+        return None

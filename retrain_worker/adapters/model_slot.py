@@ -153,10 +153,14 @@ class ModelSlot:
         return tuple(path for directory in sorted(directories) for path in durable_file.sweep_temporaries(directory))
 
     def remove_old_models(self, *, keep: int, protected: Collection[Path]) -> tuple[Path, ...]:
-        """Remove all but the newest `keep` of our own models; never what the env line names or what is protected."""
-        spared = {self.current_path(), *protected}
+        """Remove all but the newest `keep` of our own models; never what the env line names or what is protected.
+
+        A file may be named through a symbolic link or with dots: it is the file that counts.
+        """
+        named = self.current_path()
+        spared = {os.path.realpath(path) for path in (named, *protected) if path is not None}
         ours = sorted(path for path in self._models_dir.glob("patchtst_v*.pth") if is_our_version(path.stem))
-        gone = tuple(path for path in (ours[:-keep] if keep else ours) if path not in spared)
+        gone = tuple(path for path in (ours[:-keep] if keep else ours) if os.path.realpath(path) not in spared)
         for path in gone:
             with durable_file.named_errors(path):
                 for file in (path, checksum_file(path), manifest_file(path)):
@@ -207,9 +211,11 @@ class ModelSlot:
         with self._naming_the_file():
             content = (env_file.replaced(reading.content, self._path_key, str(model)) if model
                        else env_file.removed(reading.content, self._path_key))
-
-        backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
-        durable_file.replace_file(backup, reading.content, look=reading.look)
+            if not reading.look.mode & stat.S_IWUSR:
+                raise SlotError(f"it is marked read-only (mode {reading.look.mode:04o}), so it is left alone",
+                                remedy="chmod u+w, if this program is to edit it")
+            backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
+            durable_file.replace_file(backup, reading.content, look=reading.look)
         durable_file.exchange_file(self._env_file, content, look=reading.look,
                                    is_expected=lambda path: self._read(path) == reading)
         self._remove_old_backups()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import shlex
 import stat
 from collections.abc import Iterable
@@ -25,9 +26,7 @@ def slot_problems(
     found += _directory_problems(engine_env_file.parent, "ENGINE_ENV_FILE")
     if trigger_file is not None:
         found += _directory_problems(trigger_file.parent, "the trigger file")
-    if engine_env_file.is_mount():
-        found.append((f"{engine_env_file} is a mount point of its own, so it cannot be replaced",
-                      f"grant its directory: ReadWritePaths={engine_env_file.parent}"))
+    found += _env_file_problems(engine_env_file)
     if engine_models_dir.is_dir() and (free := durable_file.free_bytes(engine_models_dir)) < reserve_bytes:
         found.append((f"{engine_models_dir} has {free} bytes free", f"keep at least {reserve_bytes} bytes free"))
     if serving_user is not None:
@@ -45,6 +44,49 @@ def _directory_problems(directory: Path, name: str) -> list[Problem]:
     if directory.stat().st_mode & stat.S_IWOTH and not directory.stat().st_mode & stat.S_ISVTX:
         return [(f"{directory} ({name}) can be written by everybody", f"chmod o-w {directory}")]
     return []
+
+
+def _env_file_problems(env_file: Path) -> list[Problem]:
+    """Whether a file that is there may be replaced by one that looks like it."""
+    if _is_mount_point(env_file):
+        return [(f"{env_file} is a mount point of its own, so it cannot be replaced",
+                 f"grant its directory: ReadWritePaths={env_file.parent}")]
+    try:
+        found = env_file.lstat()
+    except OSError:
+        return []  # whoever reads it says so
+    if os.geteuid() != 0 and not (found.st_uid == os.geteuid() and found.st_gid in {os.getegid(), *os.getgroups()}):
+        return [(f"{env_file} belongs to {_owner(found)}: {_user()} cannot keep its owner and group in a new one",
+                 f"sudo chown {_user()}:{_group()} {_quoted(env_file)}")]
+    if not found.st_mode & stat.S_IWUSR:
+        return [(f"{env_file} is marked read-only, so it is left alone", f"sudo chmod u+w {_quoted(env_file)}")]
+    return []
+
+
+def _is_mount_point(path: Path) -> bool:
+    """Also of a file, which has the device of its directory when it is mounted upon itself."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    return any(_unescaped(line.split()[4]) == os.fsencode(os.path.realpath(path)) for line in mounts)
+
+
+def _unescaped(name: bytes) -> bytes:
+    """A name as the kernel writes it there: blanks and backslashes in octal."""
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), name)
+
+
+def _owner(found: os.stat_result) -> str:
+    """User and group of a file, by name where they have one."""
+    try:
+        user = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        user = str(found.st_uid)
+    try:
+        return f"{user}:{grp.getgrgid(found.st_gid).gr_name}"
+    except KeyError:
+        return f"{user}:{found.st_gid}"
 
 
 def _user() -> str:

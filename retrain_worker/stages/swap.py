@@ -56,9 +56,9 @@ def take_step(deployment: Deployment, world: World) -> SwapStep:
         case DeploymentState.INTENDED:
             return _point(deployment, world)
         case DeploymentState.SWAPPED:
+            told = _moved(deployment, DeploymentState.ANNOUNCED, world)  # dated before the engine can start again
             world.slot.trigger(Path(deployment.model_path))
-            return SwapStep(deployment=_moved(deployment, DeploymentState.ANNOUNCED, world),
-                            sentence=f"the engine was told to take {deployment.version}")
+            return SwapStep(deployment=told, sentence=f"the engine was told to take {deployment.version}")
         case DeploymentState.ANNOUNCED:
             return _confirm(deployment, world)
         case _:
@@ -116,9 +116,10 @@ def _confirm(deployment: Deployment, world: World) -> SwapStep:
         return _ended(deployment, f"PATCHTST_MODEL_PATH names {found} by now", world)
     if policies.engine_confirm == "none":
         return _ended(deployment, NOT_ASKED, world)
+    # a unit that was started before it was told has read the old line; a follower names what it serves, and is quick
+    since = deployment.updated_at if policies.engine_confirm == "unit" else deployment.created_at
     seen = world.confirmations.seen_serving(
-        version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path,
-        since=deployment.created_at)
+        version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since)
     if seen:
         confirmed = _moved(deployment, DeploymentState.CONFIRMED, world, confirmation=seen)
         return SwapStep(deployment=confirmed, sentence=seen)

@@ -133,6 +133,25 @@ def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_retu
     assert [model for model in models if model.exists()] == [*models[:4], *models[7:]]
 
 
+def test_retention_keeps_the_model_to_which_a_roll_back_returns_past_a_condemned_one(app):
+    app._settings = replace(app._settings, keep_models=2)
+    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, 8)]
+    for model in models:
+        model.write_bytes(b"x")
+    run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
+    promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "c" * 64})
+    judged = promoted.on_probation("", at=NOW).with_fact(
+        Stage.PROBATION, {"decision": "ROLL_BACK", "reasons": ["worse"]})
+    app.store.record(judged.ended(Outcome.ROLLED_BACK, "worse", at=NOW))
+    for number in range(3):
+        deployment = a_deployment(number, models)
+        app.store.record_deployment(replace(deployment, sha256="c" * 64) if number == 1 else deployment)
+    app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n")
+    app.sweep()
+
+    assert [model for model in models if model.exists()] == [*models[:3], *models[5:]]
+
+
 def test_the_model_that_a_hand_edit_names_is_never_swept(app):
     app._settings = replace(app._settings, keep_models=2)
     models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, 6)]

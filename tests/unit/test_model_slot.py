@@ -310,6 +310,18 @@ def test_old_models_go_but_never_one_that_is_named(engine):
         f"patchtst_v20260110_1200{n}.pth" for n in ("00", "02", "04")] + ["patchtst_v_mine.pth"]
 
 
+@pytest.mark.parametrize("folder", ["{link}", "{models}/../models"])
+def test_a_model_that_is_named_by_another_path_to_it_is_never_removed(engine, folder):
+    published = [engine.publish(f"patchtst_v20260110_1200{second:02}") for second in range(4)]
+    link = engine.models_dir.with_name("current")
+    link.symlink_to(engine.models_dir)
+    named = f"{folder.format(link=link, models=engine.models_dir)}/{published[0][0].name}"
+    engine.env_file.write_text(f"PATCHTST_MODEL_PATH={named}\n")
+    by_link = link / published[1][0].name
+
+    assert engine.slot.remove_old_models(keep=1, protected={by_link}) == (published[2][0],)
+
+
 def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine):
     published, sha256 = engine.publish()
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())

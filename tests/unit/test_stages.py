@@ -316,6 +316,33 @@ def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(world):
     assert EventType.PROMOTED not in types_of(world.store)
 
 
+class UnitStarts:
+    """Confirmations by the engine's unit: what counts is when it was started."""
+
+    def __init__(self, started_at):
+        self.started_at = started_at
+
+    def seen_serving(self, *, since, **_):
+        return "the unit was started with it" if self.started_at >= since else None
+
+
+@pytest.mark.parametrize(("restarts", "state"), [
+    (False, DeploymentState.NOT_CONFIRMED), (True, DeploymentState.CONFIRMED),
+])
+def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_model(world, restarts, state):
+    run, unit = intended(world), UnitStarts(world.now())
+    world.now.forward(3600)
+    world = replace(world, confirmations=unit, policies=replace(world.policies, engine_confirm="unit"))
+    if restarts:
+        world.slot.trigger = lambda _: setattr(unit, "started_at", world.now())
+    while not run.is_finished:
+        run = advance(run, world).run
+        world.now.forward(10)
+
+    assert run.outcome is Outcome.PROMOTED
+    assert world.store.deployments[run.run_id].state is state
+
+
 def test_an_intent_of_yesterday_does_not_override_a_persons_choice(world):
     run = intended(world)
     world.slot.named = Path("/engine/by_hand.pth")
