@@ -5,6 +5,8 @@ left, and carries it out with the real stages, the real state database and the r
 recovery as well. Only the child that would load the model is stood in for (no torch here).
 """
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from retrain_worker.stages.ports import Policies, World
 
 OLDER, OLD = "patchtst_v20260107_120000", "patchtst_v20260108_120000"
 NEW, NEXT = "patchtst_v20260109_120000", "patchtst_v20260110_120000"
+#: of the env file; the attribute, where the file system keeps one
+MODE, NOTE = 0o640, ("user.note", b"the operator's")
 START = datetime(2026, 1, 9, 12, 0, tzinfo=UTC)
 SCENES = ("promotion", "roll-back")
 
@@ -87,6 +91,9 @@ def prepare(scene: Scene) -> None:
     for name in ("models", "etc", "state", "run", "checkpoints"):
         (scene.root / name).mkdir(parents=True)
     scene.env.write_bytes(scene.env_content(OLD))
+    scene.env.chmod(MODE)
+    with contextlib.suppress(OSError):
+        os.setxattr(scene.env, *NOTE)
     shas = {version: _put(scene.model(version)) for version in (OLDER, OLD)}
     with StateDb(scene.root / "state/state.db") as store:
         run, _ = store.open_run(requested_by="schedule", reason="every 24 h", at=START)
@@ -151,6 +158,19 @@ def broken_after_fault(scene: Scene) -> list[str]:
         found.append(f"the env line names {path.name}, which is not whole")
     found += [f"{path.name} is not whole" for path in (scene.root / "models").glob("patchtst_v*.pth")
               if path.read_bytes() != content_of(path.stem)]
+    return found
+
+
+def undressed(scene: Scene) -> list[str]:
+    """Mode and attributes of the env file must be kept too; a crash state has none, so this is asked apart."""
+    mode = scene.env.stat().st_mode & 0o7777
+    found = [] if mode == MODE else [f"the env file's mode is {mode:o}"]
+    try:
+        os.setxattr(scene.root, *NOTE)
+    except OSError:
+        return found
+    if NOTE[0] not in os.listxattr(scene.env) or os.getxattr(scene.env, NOTE[0]) != NOTE[1]:
+        found.append(f"the env file's attributes are {os.listxattr(scene.env)}")
     return found
 
 

@@ -31,14 +31,17 @@ from tests.faults.slot_scene import Scene
 
 STRACE = shutil.which("strace")
 #: every call that opens, reads, changes, names, or makes durable
-CALLS = ("openat", "read", "pread64", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "rename",
-         "renameat2", "unlink", "newfstatat", "statfs", "getdents64", "flock", "fcntl", "close")
+CALLS = ("openat", "read", "pread64", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown",
+         "flistxattr", "fgetxattr", "fsetxattr", "rename", "renameat2", "unlink", "mkdir", "rmdir", "newfstatat",
+         "statfs", "getdents64", "lseek", "flock", "fcntl", "close")
 ERRORS = {
     "openat": ("EIO", "ENOSPC", "EACCES", "EROFS", "EMFILE", "EDQUOT"),
     "read": ("EIO",), "pread64": ("EIO",),
     "write": ("EIO", "ENOSPC", "EDQUOT", "EROFS"), "pwrite64": ("EIO", "ENOSPC", "EDQUOT"),
     "fsync": ("EIO", "ENOSPC", "EDQUOT"), "fdatasync": ("EIO", "ENOSPC"), "ftruncate": ("EIO",),
-    "fchmod": ("EPERM", "EIO", "EROFS"),
+    "fchmod": ("EPERM", "EIO", "EROFS"), "fchown": ("EPERM", "EIO", "EROFS"),
+    "flistxattr": ("EIO",), "fgetxattr": ("EIO",), "fsetxattr": ("EIO", "ENOSPC", "EDQUOT", "EPERM"),
+    "mkdir": ("EIO", "ENOSPC", "EACCES", "EROFS", "EDQUOT"), "rmdir": ("EIO", "EACCES", "EROFS"),
     "rename": ("EIO", "ENOSPC", "EACCES", "EROFS", "EBUSY", "EDQUOT"),
     # EINVAL: a file system that cannot exchange
     "renameat2": ("EIO", "ENOSPC", "EACCES", "EROFS", "EBUSY", "EINVAL", "ENOSYS"),
@@ -56,7 +59,8 @@ _TELL_EVERY = 100
 
 
 #: calls that change nothing on the disk: killed at one of them leaves what a kill at the next changing call leaves
-_LOOKING = frozenset({"read", "pread64", "newfstatat", "statfs", "getdents64", "flock", "fcntl", "close"})
+_LOOKING = frozenset({"read", "pread64", "flistxattr", "fgetxattr", "newfstatat", "statfs", "getdents64", "lseek",
+                      "flock", "fcntl", "close"})
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,14 @@ class Bench:
         self._reset(self._template)
         code, _ = self._run(point.call, f"signal=KILL:when={point.number}")
         assert code == _KILLED, (point, code)
-        broken = slot_scene.broken_after_fault(self.scene)
+        broken = self._broken_after_fault()
         self._keep(point)
         tally.note("SIGKILL in the swap", f"{self.scene.kind}, {point}", broken + self._after_restart(given_up=False))
 
     def fail(self, point: Point, error: str, tally: Tally) -> None:
         self._reset(self._template)
         code, said = self._run(point.call, f"error={error}:when={point.number}")
-        broken = slot_scene.broken_after_fault(self.scene)
+        broken = self._broken_after_fault()
         if code not in (0, _FAILED):
             broken.append(f"it ended with {code}: {said[-300:]}")
         tally.note(error, f"{self.scene.kind}, {point}", broken + self._after_restart(given_up=True))
@@ -151,7 +155,7 @@ class Bench:
     def write_short(self, point: Point, size: int, tally: Tally) -> None:
         self._reset(self._template)
         code, said = self._run("write", f"retval={size}:when={point.number}")
-        broken = slot_scene.broken_after_fault(self.scene)
+        broken = self._broken_after_fault()
         if code not in (0, _FAILED):
             broken.append(f"it ended with {code}: {said[-300:]}")
         tally.note("short write", f"{self.scene.kind}, {point}, {size} bytes",
@@ -165,7 +169,7 @@ class Bench:
                 self._reset(left)
                 code, _ = self._run(point.call, f"signal=KILL:when={point.number}")
                 assert code in (_KILLED, 0), (first, point, code)
-                broken = slot_scene.broken_after_fault(self.scene)
+                broken = self._broken_after_fault()
                 tally.note("SIGKILL in the recovery", f"{self.scene.kind}, after {first}, {point}",
                            broken + self._after_restart(given_up=False))
 
@@ -173,12 +177,15 @@ class Bench:
     def num_leavings(self) -> int:
         return len(self._leavings)
 
+    def _broken_after_fault(self) -> list[str]:
+        return slot_scene.broken_after_fault(self.scene) + slot_scene.undressed(self.scene)
+
     def _after_restart(self, *, given_up: bool) -> list[str]:
         code, said = forked(lambda: slot_scene.work(self.scene))
         if code not in (0, _FAILED):
             return [f"the restart ended with {code}: {said[-300:]}"]
         return (slot_scene.broken_after_restart(self.scene, may_be_given_up=given_up)
-                + slot_scene.broken_afterwards(self.scene))
+                + slot_scene.broken_afterwards(self.scene) + slot_scene.undressed(self.scene))
 
     def _points(self) -> list[Point]:
         """The calls of the work on what stands there now; it is done then."""
