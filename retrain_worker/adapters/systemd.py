@@ -80,10 +80,6 @@ class Notifier:
         """All that must move has moved."""
         return self._send("WATCHDOG=1")
 
-    def extend_timeout(self, seconds: float) -> bool:
-        """Ask for that many more seconds to start or stop, counted from now."""
-        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
-
     def close(self) -> None:
         """Close the socket; nothing is said any more."""
         if self._notifier is not None:

@@ -33,7 +33,7 @@ from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain import events
 from retrain_worker.domain.deployments import is_confirmed, known_version, roll_back_target
 from retrain_worker.domain.handoff import Errand
-from retrain_worker.domain.lifecycle import WAITING, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import WAITING, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
 from retrain_worker.domain.telemetry import INTENT_STREAM
 from retrain_worker.errors import RetrainError, RetryLaterError, SlotError, StateError
@@ -49,6 +49,8 @@ log = structlog.get_logger()
 
 #: seconds that a child has to write its checkpoint when we stop
 _CHILD_GRACE_SECONDS = 5.0
+#: that Redis has for one answer; a call under way holds up the stop, and a look at the engine's entries the tick
+_REDIS_SECONDS = 2.0
 #: of a look at a run that waits: it takes seconds, and keeps the run at work waiting
 _LOOK_DEADLINE_SECONDS = 600.0
 #: for the child that verifies the model of an order
@@ -98,7 +100,8 @@ class App:
                 assert settings.home is not None, "without a home, a Redis is always named"
                 self._embedded = doors.enter_context(EmbeddedRedis(settings.home))
                 self.redis_url = self._embedded.url
-            client = doors.enter_context(contextlib.closing(connect(self.redis_url)))
+            client = doors.enter_context(contextlib.closing(
+                connect(self.redis_url, socket_timeout_seconds=_REDIS_SECONDS)))
             self._relay = Relay(client, self.store, now)
             self._requests = Requests(client, now)
             self._children = ChildProcesses(
@@ -436,7 +439,10 @@ class App:
                 f"serving {serving.version if serving else 'nothing that this program has promoted'}")
 
     def _say(self, step: Step) -> None:
-        """Log a sentence when it is new: info for a move, debug for waiting; one canonical line at the end of a run."""
+        """Log a sentence when it is new: info for a move, debug for waiting and for the steps on both sides of a swap.
+
+        One canonical line at the end of a run.
+        """
         run, sentence = step.run, step.sentence
         if sentence == self._sentence:
             return
@@ -444,7 +450,7 @@ class App:
         if step.is_end:
             self._finish(step)
         else:
-            tell = log.info if step.is_move else log.debug
+            tell = log.info if step.is_move and not _is_between(step) else log.debug
             tell("run_progress", message=sentence, run_id=run.run_id, stage=run.stage)
 
     def _finish(self, step: Step) -> None:
@@ -477,6 +483,12 @@ class App:
             confirmations=confirmations, slot=self._slot, policies=policies_of(settings), now=now,
             engine_says=lambda: self._engine_finding,
         )
+
+
+def _is_between(step: Step) -> bool:
+    """A step of a swap that needs nobody's eye: the model beside the others, the engine told."""
+    moved = step.deployment
+    return moved is not None and moved.state in (DeploymentState.INTENDED, DeploymentState.ANNOUNCED)
 
 
 def _deadlines(settings: Settings) -> dict[Stage | Errand, float]:

@@ -30,8 +30,8 @@ log = structlog.get_logger()
 _HEARTBEAT_SECONDS = 2.0
 #: drift between wall clock and boot clock that counts as a jump
 _CLOCK_JUMP_SECONDS = 60.0
-#: how long a pass under way may hold up the stop
-_PASS_SECONDS = 8.0
+#: how long the child and the passes under way may hold up the stop, together; ten are promised for all of it
+_STOP_SECONDS = 7.0
 
 
 class Signals:
@@ -86,9 +86,10 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
         notifier.stopping(f"stopping; it was {app.status_line()}")
+        until = time.monotonic() + _STOP_SECONDS
         # first, because a pass may meanwhile wait for a Redis that does not answer
         app.stop_child()
-        schedule.stop(wait_seconds=_PASS_SECONDS)
+        schedule.stop(wait_seconds=max(0.0, until - time.monotonic()))
         app.interrupt()
         log.info("stopped", message="stopped")
     if app.broken is not None:

@@ -16,6 +16,7 @@ from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.trial import ROLL_BACK
 from retrain_worker.errors import StateError
 from retrain_worker.stages.advance import advance, postpone
+from retrain_worker.stages.look import standing
 from retrain_worker.stages.ports import World
 from retrain_worker.stages.step import Step
 
@@ -31,6 +32,8 @@ class Trials:
         self._conclude = conclude
         self._looking: str | None = None
         self._sentences: dict[str, str] = {}
+        #: why a run could not be looked at, as it was last told
+        self._problems: dict[str, str] = {}
 
     @property
     def is_looking(self) -> bool:
@@ -79,8 +82,12 @@ class Trials:
             tell("probation_ended", message=step.sentence, run_id=run.run_id, outcome=run.outcome,
                  reasons=list(run.reasons))
         else:
-            is_alarm = _is_settled(run)
-            tell = log.warning if is_alarm else log.info if step.is_move else log.debug
+            problem = run.fact(run.stage).get("problem", "")
+            is_alarm = _is_settled(run) or (bool(problem) and problem != self._problems.get(run.run_id))
+            self._problems[run.run_id] = problem
+            # how a look has ended stands in STATUS; hundreds of them fit into a trial
+            is_news = step.is_move and step.sentence != standing(run)
+            tell = log.warning if is_alarm else log.info if is_news else log.debug
             tell("run_waits", message=step.sentence, run_id=run.run_id, stage=run.stage)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from retrain_worker.domain.audit import Severity
+from retrain_worker.domain.audit import AuditVerdict, Severity
 from retrain_worker.domain.handoff import AuditRequest, AuditResult
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.stages.child import ask
@@ -27,12 +27,18 @@ def audit(run: Run, world: World) -> Step:
         reasons = result.verdict.reasons
         return Step(run=known.ended(Outcome.REFUSED, *reasons, at=world.now()),
                     sentence=f"run {run.run_id} refused: the data is not fit to train on: {'; '.join(reasons)}")
-    warnings = sum(found.severity is Severity.WARNING for found in result.verdict.findings)
     incumbent = world.slot.current_path()
     known = known.with_fact(Stage.AUDIT, {
         **asdict(result.verdict), "incumbent_path": str(incumbent) if incumbent else None})
     return Step(run=known.moved_to(Stage.TRAIN, at=world.now()),
-                sentence=f"run {run.run_id} audited: fit to train on, {warnings} warnings")
+                sentence=f"run {run.run_id} audited: fit to train on{_with_warnings(result.verdict)}")
+
+
+def _with_warnings(verdict: AuditVerdict) -> str:
+    """The weightiest warning, and how many more there are."""
+    told = [found.sentence for found in verdict.findings if found.severity is Severity.WARNING]
+    more = f", and {len(told) - 1} more (retrain-worker audit)" if len(told) > 1 else ""
+    return f"; warning: {told[0]}{more}" if told else ""
 
 
 def reference_run_id(store: RunStore) -> str | None:

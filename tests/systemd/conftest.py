@@ -20,7 +20,9 @@ from tests.systemd.machine import VENV, Machine, why_not
 
 UNIT = "quantum-retraining-worker"
 DROP_INS = f"/run/systemd/system/{UNIT}.service.d"
-PATIENCE_SECONDS = 180.0
+#: long, because a host may be busy with other tests; nothing but a failure waits for so long
+PATIENCE_SECONDS = 480.0
+_TEST_SECONDS = 1800
 #: a market that three epochs are enough for
 PLAIN = Regime(strength=1.0, lag=1, win_good=0.93, win_bad=0.08)
 SETTINGS = {"MAX_EPOCHS": 3, "SEQ_LEN": 32, "PROBATION_HOURS": 0,
@@ -46,6 +48,7 @@ def pytest_collection_modifyitems(items):
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.systemd)
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(_TEST_SECONDS))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=f"no disposable machine: {reason}"))
 
@@ -82,7 +85,8 @@ class Host:
 
     def fresh(self, **settings: object) -> None:
         """The service stopped, its memory empty, no model in the slot, Redis empty."""
-        self.systemctl("stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path")
+        self.systemctl("stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path",
+                       "quantum-ai-engine-restart.service")
         self.systemctl("reset-failed")
         self.shell(f"rm -rf {DROP_INS} /var/lib/quantum-retraining-worker /data/quantum/models/* "
                    "/data/quantum/checkpoints/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* "
@@ -119,6 +123,10 @@ class Host:
 
     def messages(self, *matches: str) -> list[str]:
         return [str(entry["MESSAGE"]) for entry in self.journal(*matches)]
+
+    def wait_message(self, part: str, *matches: str) -> None:
+        """The daemon's log is written by a thread of its own, maybe after what it tells of."""
+        self.wait(lambda: any(part in said for said in self.messages(*matches)), f"a message with {part!r}")
 
     def state(self, query: str) -> list[tuple]:
         """What the service's own database says; nothing while there is none."""

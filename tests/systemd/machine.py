@@ -27,7 +27,7 @@ _MASKED = ("avahi-daemon.service", "avahi-daemon.socket", "postgresql.service", 
            "systemd-timesyncd.service", "apt-daily.timer", "apt-daily-upgrade.timer", "machines.target",
            "systemd-resolved.service", "systemd-networkd.service", "NetworkManager.service", "ssh.service",
            "cron.service", "docker.service", "containerd.service")
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 300.0
 _PREFIX = "retrain-worker-machine-"
 
 
@@ -109,7 +109,7 @@ class Machine:
         self._nspawn.wait(60)
         self._nspawn = None
 
-    def run(self, *command: str, check: bool = True, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A command inside, as root."""
         done = subprocess.run(
             ["nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-n", "-C", "--", *command], check=False,
