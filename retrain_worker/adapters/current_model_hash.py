@@ -1,8 +1,9 @@
 """Keeps the hash `quantum:model:patchtst:current` true: the newest model that an event of ours put into service.
 
-What it must say is remembered in the outbox, so it can be written again whenever Redis has forgotten it, and an older
-event that is published again cannot turn it back. It is written before the event's entry: whoever reads the hash after
-hearing the event finds at least that model.
+What it must say is remembered in the outbox, so it can be written again whenever Redis has forgotten it. Newest is what
+was enqueued last, whatever the clock said: an older event that is published again cannot turn it back, and a clock that
+goes back cannot hold it up. It is written before the event's entry: whoever reads the hash after hearing the event finds
+at least that model.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class CurrentModelHash:
         """Note and write what `events`, which are about to be sent in this order, say of the model in service."""
         model = self._model
         for event in events:
-            model = _after(event, model)
+            model = self._after(event, model)
         if model is None or model == self._model:
             return
         self._outbox.remember(_REMEMBERED, msgspec.json.encode(to_fields(model)).decode())
@@ -52,16 +53,16 @@ class CurrentModelHash:
             self._write(wanted)
         return found.get("event_id") != wanted["event_id"]
 
+    def _after(self, event: Event, model: CurrentModel | None) -> CurrentModel | None:
+        """The model in service once `event` is known too."""
+        if event.event_type not in (*CHANGES, EventType.COMPLETED):
+            return model
+        if model and self._outbox.place_of(event.event_id) <= self._outbox.place_of(model.event_id):
+            return model
+        if event.event_type is EventType.COMPLETED:
+            return model.confirmed_by(event.payload) if model else None
+        named = named_by(event.event_type, event.event_id, event.payload)
+        return named.after(model) if named else model
+
     def _write(self, fields: Mapping[str, str]) -> None:
         self._client.hset(self.key, mapping=dict(fields.items()))
-
-
-def _after(event: Event, model: CurrentModel | None) -> CurrentModel | None:
-    """The model in service once `event` is known too."""
-    if event.event_type in CHANGES:
-        named = named_by(event.event_type, event.event_id, event.payload)
-        is_newer = named is not None and (model is None or named.promoted_at > model.promoted_at)
-        return named if is_newer else model
-    if event.event_type is EventType.COMPLETED and model and event.timestamp >= model.promoted_at:
-        return model.confirmed_by(event.payload)
-    return model

@@ -46,6 +46,9 @@ class Outbox(Protocol):
     def requeue(self, event_ids: Collection[str]) -> None:
         """Make them pending again, each in its old place, without a stream id."""
 
+    def place_of(self, event_id: str) -> int:
+        """The place of an event in the order in which they were enqueued; 0 when it is not known."""
+
     def num_pending(self) -> int:
         """How many events are not sent."""
 

@@ -65,6 +65,11 @@ class Poll:
     #: why we cannot look, in the same words for as long as it lasts
     problem: str | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be more."""
+        return len(self.requests) + len(self.set_aside) == BATCH
+
 
 class Requests:
     """The reading end, under one stable name. Never raises for what Redis does."""

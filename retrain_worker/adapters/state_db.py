@@ -231,6 +231,11 @@ class StateDb:
             f"SELECT * FROM outbox WHERE sent_at IS NULL AND stream NOT IN ({marks}) ORDER BY sequence LIMIT ?",  # noqa: S608
             *besides, limit)]
 
+    def place_of(self, event_id: str) -> int:
+        """The place of an event in the order in which they happened; 0 when it is not known."""
+        rows = self._rows("SELECT sequence FROM outbox WHERE event_id = ?", event_id)
+        return int(rows[0][0]) if rows else 0
+
     def num_pending(self) -> int:
         """How many events are not sent."""
         return int(self._rows("SELECT count(*) FROM outbox WHERE sent_at IS NULL")[0][0])

@@ -55,6 +55,8 @@ _REDIS_SECONDS = 2.0
 _LOOK_DEADLINE_SECONDS = 600.0
 #: for the child that verifies the model of an order
 _VERIFY_DEADLINE_SECONDS = 300.0
+#: polls of requests in one pass; the rest of a flood waits for the next
+_MOST_POLLS = 100
 _CLOCK_WENT_BACK = "clock_went_back"
 
 
@@ -282,10 +284,10 @@ class App:
     def take_requests(self) -> None:
         """A request on the stream starts a run or joins the one under way; acknowledged once it is recorded.
 
-        One that comes too late for the rows of the run under way makes another run follow it.
+        One that comes too late for the rows of the run under way makes another run follow it. A flood is read to its
+        end while nothing moves: read over several passes, it would begin a run after each that ends at once.
         """
-        found = self._requests.poll()
-        self._note_requests(found)
+        found = self._poll_requests()
         if not found.requests:
             return
         first = found.requests[0]
@@ -303,9 +305,14 @@ class App:
                 if under_way is not None:
                     log.info("request_joined", message=f"a request joined run {run.run_id}: {reason}",
                              run_id=run.run_id)
-        self._requests.acknowledge(request.stream_id for request in found.requests)
+            for _ in range(_MOST_POLLS):
+                unheard = self._requests.acknowledge(request.stream_id for request in found.requests)
+                if unheard or not found.is_full:
+                    return
+                found = self._poll_requests()
 
-    def _note_requests(self, found: Poll) -> None:
+    def _poll_requests(self) -> Poll:
+        found = self._requests.poll()
         for malformed in found.set_aside:
             log.warning("request_set_aside", message=f"request {malformed.stream_id} set aside: {malformed.reason}")
         # what concerns all of Redis, the relay says
@@ -314,6 +321,7 @@ class App:
             self._requests_problem = problem
             if problem:
                 log.warning("requests_problem", message=f"no request can be taken: {problem}")
+        return found
 
     def listen(self) -> None:
         """Count what the engine itself says; a serving fault is said once when it begins, and once when it is over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from retrain_worker.domain.artifact import is_our_version, version_of
@@ -16,7 +16,7 @@ CHANGES = (EventType.PROMOTED, EventType.ROLLED_BACK, EventType.OBSERVED)
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentModel:
-    """What serves, since when, and by which event."""
+    """What serves, since when, and by which event. An empty path: nothing, because the slot names no model any more."""
 
     version: str
     model_path: str
@@ -29,6 +29,12 @@ class CurrentModel:
     shadow_only: bool
     confirmed: bool
 
+    def after(self, before: CurrentModel | None) -> CurrentModel:
+        """The same, and its instant after that of the model `before` it, although the clock may have gone back."""
+        if before is None or self.promoted_at > before.promoted_at:
+            return self
+        return replace(self, promoted_at=before.promoted_at + timedelta(microseconds=1))
+
     def confirmed_by(self, payload: Mapping[str, Any]) -> CurrentModel:
         """The same model, knowing what the end of its run says about its confirmation."""
         if payload.get("sha256") != self.sha256:
@@ -37,10 +43,10 @@ class CurrentModel:
 
 
 def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> CurrentModel | None:
-    """The model that an event of CHANGES puts into service; None if it names none."""
+    """What an event of CHANGES puts into service; None if it does not say."""
     version, path = payload.get("new_version"), payload.get("model_path")
     at = payload.get(f"{event_type.removeprefix('model.')}_at")
-    if not (version and path and at):
+    if path is None or not (version and at):
         return None
     return CurrentModel(
         version=str(version), model_path=str(path), sha256=str(payload.get("sha256") or ""),

@@ -71,9 +71,9 @@ def stream_of(event_type: str) -> str:
     return STREAM_PREFIX + event_type
 
 
-def event_id_of(correlation_id: str, event_type: str) -> str:
-    """The id of the one event of this type that `correlation_id` causes."""
-    return str(uuid.uuid5(_NAMESPACE, f"{correlation_id}/{event_type}"))
+def event_id_of(cause: str, event_type: str) -> str:
+    """The id of the one event of this type that `cause`, a run or a deployment, causes."""
+    return str(uuid.uuid5(_NAMESPACE, f"{cause}/{event_type}"))
 
 
 def started(run: Run, *, at: datetime) -> Event:
@@ -168,7 +168,7 @@ def rolled_back(
         "rolled_back_at": at.isoformat(), "rolled_back_by": deployment.requested_by, "evidence": evidence,
     }
     return _event(EventType.ROLLED_BACK, deployment.deployment_id, at, payload=payload,
-                  flat=_flat_of(deployment, "rolled_back"))
+                  flat=_flat_of(deployment, "rolled_back"), run_id=deployment.run_id)
 
 
 def observed(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
@@ -207,11 +207,13 @@ def _trial(run: Run) -> dict[str, Any] | None:
 
 
 def _event(
-    event_type: EventType, correlation_id: str, at: datetime, *, payload: Mapping[str, Any], flat: Mapping[str, str]
+    event_type: EventType, cause: str, at: datetime, *, payload: Mapping[str, Any], flat: Mapping[str, str],
+    run_id: str | None = None,
 ) -> Event:
+    """`cause`: the run, or the deployment, that causes just one event of this type; `run_id`: whose run it was."""
     return Event(
-        event_id=event_id_of(correlation_id, event_type), event_type=event_type, payload=payload,
-        correlation_id=correlation_id, timestamp=at, flat={key: value for key, value in flat.items() if value},
+        event_id=event_id_of(cause, event_type), event_type=event_type, payload=payload,
+        correlation_id=run_id or cause, timestamp=at, flat={key: value for key, value in flat.items() if value},
     )
 
 

@@ -70,7 +70,7 @@ class Promoted(TypedDict):
 
 
 class SlotChange(TypedDict):
-    """What every change of the slot says that is not a promotion."""
+    """What every change of the slot says that is not a promotion. An empty model_path: it names no model any more."""
 
     model_name: str
     model_type: str
@@ -143,7 +143,10 @@ class Entry(TypedDict):
 
 
 class CurrentModelFields(TypedDict):
-    """The hash quantum:model:patchtst:current: the model in service. Every field is text."""
+    """The hash quantum:model:patchtst:current: the model in service. Every field is text.
+
+    With an empty model_path nothing is in service: the engine's slot names no model any more.
+    """
 
     version: str
     model_path: str

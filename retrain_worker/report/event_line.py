@@ -38,10 +38,13 @@ def _promoted(said: Mapping[str, Any]) -> str:
 
 
 def _rolled_back(said: Mapping[str, Any]) -> str:
-    return f"{said.get('new_version')} is back, {said.get('old_version')} is out: {said.get('reason')}"
+    now = f"{said.get('new_version')} is back" if said.get("model_path") else "no model is in service"
+    return f"{now}, {said.get('old_version')} is out: {said.get('reason')}"
 
 
 def _observed(said: Mapping[str, Any]) -> str:
+    if not said.get("model_path"):
+        return f"somebody else took {said.get('old_version')} out; no model is in service"
     return f"somebody else made {said.get('new_version')} serve instead of {said.get('old_version') or 'nothing'}"
 
 

@@ -164,8 +164,9 @@ class EventReader:
         self._waiting.clear()
         for stream in self._policy.streams:
             yield from self._create_group(stream)
+            passed = yield from self._last_delivered(stream)  # first: a colleague may be given more meanwhile
             pending = yield from self._pending(stream)
-            yield from self._learn_handled(stream, {entry["message_id"] for entry in pending})
+            yield from self._learn_handled(stream, passed, {entry["message_id"] for entry in pending})
             ours = [entry for entry in pending if text_of(entry["consumer"]) == self._policy.consumer]
             lost = (_waiting(stream, entry, 0) for entry in ours)
             self._waiting.extend(each for each in lost if (stream, each.stream_id) not in self._in_hand)
@@ -179,12 +180,15 @@ class EventReader:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    def _learn_handled(self, stream: str, pending: set[bytes]) -> Steps[None]:
-        """Entries that the group has passed and that are not pending are handled: by an earlier life or a colleague."""
+    def _last_delivered(self, stream: str) -> Steps[bytes]:
+        """The last id that our group was given; 0-0 when somebody has destroyed the group just now."""
         groups = yield call("xinfo_groups", stream)
-        last = next(group["last-delivered-id"] for group in groups if text_of(group["name"]) == self._policy.group)
-        passed = yield call("xrevrange", stream, last, "-", count=_LOOK_BACK)
-        for stream_id, fields in entries_in(passed):
+        found = (group["last-delivered-id"] for group in groups if text_of(group["name"]) == self._policy.group)
+        return next(found, b"0-0")
+
+    def _learn_handled(self, stream: str, passed: bytes, pending: set[bytes]) -> Steps[None]:
+        """Entries that the group had passed and that are not pending are handled: by an earlier life or a colleague."""
+        for stream_id, fields in entries_in((yield call("xrevrange", stream, passed, "-", count=_LOOK_BACK))):
             if stream_id.encode() not in pending and b"event_id" in fields:
                 self._handled.add(text_of(fields[b"event_id"]))
 

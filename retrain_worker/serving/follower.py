@@ -55,12 +55,12 @@ class _Following:
     def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
         """P(label = 1) (B,) of raw windows (B, T, F), by one model, without waiting for anything.
 
-        May be called from any thread. Raises RetryLaterError while there is no model yet, ContractError when the
-        windows do not fit it.
+        May be called from any thread. Raises RetryLaterError while there is no model, not yet or not any more,
+        ContractError when the windows do not fit it.
         """
         served = self._watch.served
         if served is None:
-            raise RetryLaterError(f"no model yet: {self.problem or 'nothing names one'}", where=CURRENT_MODEL_KEY)
+            raise RetryLaterError(f"no model: {self.problem or 'nothing names one yet'}", where=CURRENT_MODEL_KEY)
         return served.bundle.probabilities(windows)
 
     @property

@@ -3,7 +3,8 @@
 The hash `quantum:model:patchtst:current` says what serves; an event only wakes us to read it. So nothing depends on
 having seen an event, no consumer group is left behind, and while Redis is away the engine's env file says it. A model
 is loaded beside the one that answers, and takes over by one assignment when its hash and its canary are right; one that
-is not is refused, with the reason in `problem` and in the log. A take-over is acknowledged on `model.served`.
+is not is refused, with the reason in `problem` and in the log. A take-over is acknowledged on `model.served`. When the
+slot names no model any more, nothing answers.
 """
 
 from __future__ import annotations
@@ -170,6 +171,11 @@ class ModelWatch:
     def _follow_to(self, named: CurrentModel) -> Steps[None]:
         served = self.served
         is_newer = served is None or named.promoted_at > served.named.promoted_at
+        if not named.model_path:
+            if is_newer:
+                self.served = None
+                self._note_file("no model is in service: the engine's slot names none")
+            return
         if served is not None and _is_same_file(served, named):
             self._note_file(None)
             if named.event_id and (is_newer or not served.named.event_id):

@@ -172,7 +172,7 @@ def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_ke
 
     async def follow():
         async with AsyncModelFollower(redis_server.url, consumer="test-1") as model:
-            with pytest.raises(RetryLaterError, match="no model yet"):
+            with pytest.raises(RetryLaterError, match="nothing names one yet"):
                 model.predict(WINDOWS)
             promote(client, *first)
             assert await model.wait_for_model(120)

@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import threading
 import time
 
 import pytest
+from redis.exceptions import ResponseError
 
 from retrain_worker.adapters.relay import Relay
 from retrain_worker.domain.events import EventType, stream_of
@@ -61,9 +63,21 @@ def take(events, count, *, acknowledge=True):
     return taken
 
 
-def join(events):
+def join(events, before_each_command=None):
     """Have the group, without reading."""
-    drive(events._reader.prepare(), events._client, events._stopped)
+    client = Interrupted(events._client, before_each_command) if before_each_command else events._client
+    drive(events._reader.prepare(), client, events._stopped)
+
+
+class Interrupted:
+    """A client, and what others do to the server before each of its commands."""
+
+    def __init__(self, client, act):
+        self._client, self._act = client, act
+
+    def __getattr__(self, name):
+        self._act(name)
+        return getattr(self._client, name)
 
 
 def runs(*numbers):
@@ -165,6 +179,38 @@ def test_a_restarted_reader_still_knows_what_was_handled(publish, open_events, c
     publish(an_event(2))
 
     assert take(open_events(), 1) == runs(2)
+
+
+def test_what_a_colleague_is_given_while_we_start_is_not_taken_for_handled(publish, open_events, client):
+    publish(an_event(0))
+    take(open_events(), 1)
+    commands, given = set(), []
+
+    def a_colleague_is_given_one(command):
+        if command not in commands:
+            commands.add(command)
+            given.append(len(commands))
+            publish(an_event(given[-1]))
+            client.xreadgroup(GROUP, "colleague that dies", {SKIPPED: ">"})
+    events = open_events(types=[EventType.SKIPPED], reclaim_after_seconds=0.1)
+    join(events, a_colleague_is_given_one)
+
+    assert not any(an_event(number).event_id in events._reader._handled for number in given)
+    assert take(events, len(given)) == runs(*given)
+
+
+def test_a_group_destroyed_at_any_moment_of_our_start_is_made_again(publish, open_events, client):
+    publish(an_event(1))
+    for moment in range(6):
+        moments = iter(range(9))
+
+        def destroy(_, moment=moment, moments=moments):
+            if next(moments) == moment:
+                client.xgroup_destroy(SKIPPED, GROUP)
+        events = open_events(types=[EventType.SKIPPED])
+        with contextlib.suppress(ResponseError):
+            join(events, destroy)
+        assert take(events, 1, acknowledge=False) == runs(1)
 
 
 def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(publish, open_events, client, relay):

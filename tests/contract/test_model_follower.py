@@ -131,7 +131,7 @@ def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(promote
 def test_an_event_wakes_it_when_the_hash_is_not_there(follow, models, client):
     follower = follow()
     assert not follower.wait_for_model(0)
-    with pytest.raises(RetryLaterError, match="no model yet"):
+    with pytest.raises(RetryLaterError, match="nothing names one yet"):
         follower.predict(WINDOWS)
     event = an_event(1, EventType.PROMOTED, new_version="v", model_path=str(models[0].path), sha256=models[0].sha256,
                      promoted_at=datetime.now(UTC).isoformat())
@@ -260,6 +260,29 @@ def test_a_redis_that_came_back_with_older_news_does_not_turn_it_back(promote, f
     assert answers_like(follower, models[1])
     promote(models[2])
     wait_until(lambda: answers_like(follower, models[2]))
+
+
+def test_a_clock_that_went_back_holds_up_no_promotion(promote, follow, models, clock):
+    promote(models[0])
+    follower = follow()
+    clock.advance(-3600)
+    for model in models[1:]:
+        promote(model)
+        wait_until(lambda model=model: answers_like(follower, model))
+
+
+def test_a_model_that_was_withdrawn_answers_no_more(promote, follow, models):
+    promote(models[0])
+    follower = follow()
+    promote(models[0], EventType.ROLLED_BACK, new_version="none", model_path="", sha256="", size_bytes=0)
+    wait_until(lambda: follower.served is None)
+
+    for each in (follower, follow()):
+        with pytest.raises(RetryLaterError, match="names none"):
+            each.predict(WINDOWS)
+    promote(models[1])
+    wait_until(lambda: answers_like(follower, models[1]))
+    assert follower.problem is None
 
 
 @pytest.mark.parametrize("hash_value", [{"version": "v"}, {"promoted_at": "yesterday"}, {b"\xff": b"\xfe"}])

@@ -139,6 +139,33 @@ def test_a_roll_back_and_a_confirmation_change_the_hash(relay, client, outbox, c
         "engine_old", "", "false")
 
 
+def test_the_hash_holds_the_newest_model_although_the_clock_went_back(relay, client, outbox, clock):
+    enqueue(outbox, a_promotion(1, at=clock()), a_promotion(2, at=clock() - timedelta(hours=1)))
+    relay.relay_once()
+    newest = current(client)
+    assert newest["version"] == "patchtst_v20260101_000002"
+    assert newest["promoted_at"] > clock().isoformat(), "or followers take it for older than what they have"
+
+    enqueue(outbox, an_event(2, EventType.COMPLETED, at=clock() - timedelta(hours=1), sha256=f"{2:064x}",
+                             confirmed=True))
+    relay.relay_once()
+    assert current(client) == {**newest, "confirmed": "true"}
+
+    client.flushall()
+    clock.advance(60)
+    relay.relay_once()
+    assert current(client) == {**newest, "confirmed": "true"}
+
+
+def test_the_hash_says_when_the_slot_names_nothing_any_more(relay, client, outbox, clock):
+    enqueue(outbox, a_promotion(1, at=clock()))
+    enqueue(outbox, an_event(1, EventType.ROLLED_BACK, at=clock(), new_version="none", model_path="", sha256="",
+                             size_bytes=0, rolled_back_at=clock().isoformat()))
+    relay.relay_once()
+
+    assert (current(client)["version"], current(client)["model_path"]) == ("none", "")
+
+
 def test_the_hash_is_written_again_when_it_is_gone_even_by_a_later_process(relay, client, outbox, clock):
     enqueue(outbox, a_promotion(1, at=clock()))
     relay.relay_once()

@@ -309,6 +309,7 @@ def test_a_model_that_is_worse_is_taken_back_by_itself_with_the_evidence_in_the_
     event = next(event for event in world.store.events if event.event_type is EventType.ROLLED_BACK)
     assert event.payload["evidence"]["worse_by"] == 0.07
     assert event.payload["rolled_back_by"] == "probation"
+    assert event.correlation_id == run.run_id
 
 
 def test_a_crash_between_any_two_ticks_of_a_roll_back_changes_nothing_of_its_end(world):
