@@ -29,7 +29,7 @@ from scipy import stats  # noqa: E402
 from retrain_worker.domain.gates import Decision, Evidence, GatePolicy, GateResult, Scorecard, decide  # noqa: E402
 
 POLICY = GatePolicy()
-GOALS = {**dict.fromkeys("abcdefikl", "<= 0.3 %"), "g": "-", "h": ">= 95 %", "j": "<= 2 %", "h60": "-"}
+GOALS = {**dict.fromkeys("abcdefikl", "<= 0.3 %"), "g": "-", "h": ">= 95 %", "j": "<= 2 %", "h60": "-", "j1": "-"}
 
 
 def seed_rules(card: Scorecard) -> bool:
@@ -107,8 +107,8 @@ def main() -> None:
     with ProcessPoolExecutor(asked.jobs) as pool:
         if worlds:
             worlds_table(range(asked.first_seed, asked.first_seed + worlds), pool.map, asked.kinds)
-        gate_years.spending_table(500 if asked.full else 100)
         if years:
+            gate_years.spending_table(500 if asked.full else 100)
             gate_years.years_table(years, pool.map)
         if changes:
             gate_years.changes_table(changes, pool.map)

@@ -41,6 +41,7 @@ from retrain_worker.work import compute, inference, statistics
 from retrain_worker.work.data.instants import to_datetime, to_microseconds
 from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples
 from retrain_worker.work.data.snapshot import Snapshot, load
+from retrain_worker.work.statistics import Judged
 from retrain_worker.work.training.folds import read_folds
 
 Report = Callable[[Progress], None]
@@ -223,7 +224,7 @@ def scorecard(
     prior_losses = statistics.log_losses(labels, np.full(num_rows, prior))
     gain = statistics.mean(prior_losses - losses, blocks)
     effect = statistics.design_effect(labels, answers, blocks)
-    slope = statistics.confidence_slope(labels, answers, blocks)
+    slope = statistics.confidence_slope([Judged(labels=labels, probabilities=answers, blocks=blocks)])
     is_win = answers > 0.5
     return Scorecard(
         n=num_rows,
@@ -379,7 +380,7 @@ def skill(holdout: Answered, folds: Sequence[Answered], *, wanted: int, policy: 
     """The holdout together with 0, 1, ... past folds (newest first), each pool at its own error probability.
 
     AUC and gain are taken inside each stretch and averaged by rows, so a drift of the hit rate or of the answers from
-    one stretch to another is no skill.
+    one stretch to another is no skill. Whether the recipe's confidence is earned is told by all of them together.
     """
     stretches = [_stretch(answered) for answered in (holdout, *folds)]
     alone = stretches[0]
@@ -389,7 +390,11 @@ def skill(holdout: Answered, folds: Sequence[Answered], *, wanted: int, policy: 
         together = [each for each in stretches[: num_folds + 1] if each is not None]
         if len(together) == num_folds + 1:
             pools.append(_pool(together, alpha))
+    judged = [each.judged for each in stretches if each is not None]
+    slope = statistics.confidence_slope(judged) if len(judged) > 1 else None
     return Skill(
+        confidence_slope=slope.value if slope else None,
+        confidence_slope_high=slope.high(policy.calibration_alpha) if slope else None,
         folds=tuple(_fold(answered, stretch) for answered, stretch in zip(folds, stretches[1:], strict=True)),
         folds_wanted=wanted,
         pools=tuple(pools),
@@ -402,6 +407,7 @@ class _Stretch:
     n: int
     area: statistics.Estimate
     gain: statistics.Estimate
+    judged: Judged
 
 
 def _stretch(answered: Answered) -> _Stretch | None:
@@ -413,7 +419,8 @@ def _stretch(answered: Answered) -> _Stretch | None:
     area = statistics.auc(rows.labels, answers, blocks)
     prior_losses = statistics.log_losses(rows.labels, np.full(len(answers), answered.prior))
     gain = statistics.mean(prior_losses - statistics.log_losses(rows.labels, answers), blocks)
-    return _Stretch(n=len(answers), area=area, gain=gain) if area else None
+    judged = Judged(labels=rows.labels, probabilities=answers, blocks=blocks)
+    return _Stretch(n=len(answers), area=area, gain=gain, judged=judged) if area else None
 
 
 def _pool(together: Sequence[_Stretch], alpha: float) -> Pool:

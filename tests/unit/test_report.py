@@ -17,7 +17,9 @@ from retrain_worker.domain.gates import (
     Evidence,
     GatePolicy,
     GateResult,
+    Pool,
     Scorecard,
+    Skill,
     Slice,
 )
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
@@ -220,10 +222,21 @@ def test_the_gates_alone_say_their_sentences_too():
 # ---------------------------------------------------------------- gates as numbers
 
 
+def past(slope_high):
+    pool = Pool(num_folds=1, n=1500, num_blocks=40, alpha=1e-3, auc=0.8, auc_low=0.76, log_loss_gain=0.1,
+                log_loss_gain_low=0.05)
+    return Skill(folds=(), folds_wanted=1, pools=(pool,), newest_auc_low=0.75, confidence_slope=slope_high - 0.1,
+                 confidence_slope_high=slope_high)
+
+
 ON_THE_LINE = {
     "skill at its limit": evidence(candidate=card(auc_low=0.5)),
     "one bucket": evidence(candidate=card(worst_fall_z=None)),
     "a slice with one action": evidence(candidate=card(slices=(replace(card().slices[0], actions={"BUY": 1.0}),))),
+    "confidence in doubt": evidence(skill=past(0.64), candidate=card(confidence_slope=0.7, confidence_slope_high=0.9)),
+    "confidence in doubt of old": evidence(
+        skill=past(0.64), candidate=card(confidence_slope=0.9, confidence_slope_high=1.1)),
+    "confidence that one holdout does not tell": evidence(skill=past(0.64), candidate=card(confidence_slope=None)),
     "commonest action at its limit": evidence(candidate=card(actions={"BUY": 0.7, "SELL": 0.3, "HOLD": 0.0})),
 }
 
