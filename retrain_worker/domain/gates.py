@@ -375,8 +375,8 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     if why := _overconfidence(card, past, policy):
         return gate(GateResult.FAIL, f"overconfident: {why}")
     if card.ece > limit:
-        return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over {limit:.3f}: what {card.n} rows allow a perfectly "
-                                     f"calibrated model, and {policy.ece_tolerance:g}")
+        return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over {limit:.3f}, which is what {card.n} rows allow a "
+                                     f"perfectly calibrated model and {policy.ece_tolerance:g} more")
     return gate(GateResult.PASS, f"ECE {card.ece:.3f} (at most {limit:.3f}), hit rate does not fall with confidence")
 
 
@@ -420,11 +420,11 @@ def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     if (card.n < policy.min_rows or pool is None or pool.auc_low is None or pool.log_loss_gain_low is None
             or found.newest_auc_low is None or card.log_loss_gain is None):
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
-    shown = (f"AUC {pool.auc:.3f}, surely over {pool.auc_low:.3f}; log loss {pool.log_loss_gain:+.4f} against the "
+    shown = (f"AUC {pool.auc:.3f}, surely over {pool.auc_low:.3f}; log loss gain {pool.log_loss_gain:+.4f} over the "
              f"constant prior, surely over {pool.log_loss_gain_low:+.4f}, on {_rows_of(pool, found)}")
     if found.newest_auc_low <= 0.5 or card.log_loss_gain <= 0:
         return gate(GateResult.FAIL, f"the newest holdout alone shows no skill: AUC surely over "
-                                     f"{found.newest_auc_low:.3f} only, log loss {card.log_loss_gain:+.4f}")
+                                     f"{found.newest_auc_low:.3f} only, log loss gain {card.log_loss_gain:+.4f}")
     return gate(GateResult.PASS if carrying else GateResult.FAIL,
                 shown if carrying else f"no skill beyond luck: {shown}")
 
@@ -437,7 +437,7 @@ def _skill_of_holdout(card: Scorecard, policy: GatePolicy) -> Gate:
                  {"auc_low": 0.5, "log_loss_gain_low": 0.0, "skill_alpha": policy.skill_alpha})
     if card.n < policy.min_rows or card.auc is None or card.auc_low is None or card.log_loss_gain_low is None:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
-    shown = (f"AUC {card.auc:.3f}, surely over {card.auc_low:.3f}; log loss {card.log_loss_gain or 0.0:+.4f} against "
+    shown = (f"AUC {card.auc:.3f}, surely over {card.auc_low:.3f}; log loss gain {card.log_loss_gain or 0.0:+.4f} over "
              f"the constant prior, surely over {card.log_loss_gain_low:+.4f}")
     known = card.auc_low > 0.5 and card.log_loss_gain_low > 0
     return gate(GateResult.PASS if known else GateResult.FAIL, shown if known else f"no skill beyond luck: {shown}")
@@ -478,7 +478,7 @@ def incumbent_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
         return gate(GateResult.PASS, f"the incumbent fails its own gates ({', '.join(failed)}); the other gates decide")
     if paired is None or paired.n < policy.min_rows or paired.log_loss_gain_low is None:
         return gate(GateResult.UNDECIDED, _too_few(0 if paired is None else paired.n, policy))
-    shown = (f"log loss {paired.log_loss_gain or 0.0:+.4f} against the incumbent, surely over "
+    shown = (f"log loss gain {paired.log_loss_gain or 0.0:+.4f} over the incumbent, surely over "
              f"{paired.log_loss_gain_low:+.4f} (at least {-policy.incumbent_margin:+.4f})")
     better = paired.log_loss_gain_low >= -policy.incumbent_margin
     return gate(GateResult.PASS if better else GateResult.FAIL, shown if better else f"may be worse: {shown}")
