@@ -78,10 +78,12 @@ def worlds_table(seeds: range, run: Callable[..., Iterable[tuple[bool, bool, tup
         print(row(kind, title, run(one_world, [(kind, seed) for seed in seeds], chunksize=5)), flush=True)
 
 
-def trainings_table(count: int, run: Callable[..., Iterable[tuple[bool, bool, tuple[str, ...]]]]) -> None:
+def trainings_table(count: int, run: Callable[..., Iterable[Evidence]], kinds: str) -> None:
     print("\n### The same with real trainings: PatchTST, three past folds, the whole run\n")
     print("| world | worlds | approved by us | by the seed's rules | goal | stopped by |\n|---|---|---|---|---|---|")
     for kind, title in gate_trainings.TITLES.items():
+        if kinds and kind not in kinds.split(","):
+            continue
         found = (judged(evidence) for evidence in run(gate_trainings.train, [(kind, seed) for seed in range(count)]))
         print(row(kind, title, found), flush=True)
 
@@ -113,7 +115,7 @@ def main() -> None:
         if changes:
             gate_years.changes_table(changes, pool.map)
         if trainings:
-            trainings_table(trainings, pool.map)
+            trainings_table(trainings, pool.map, asked.kinds)
     print(f"\n{time.monotonic() - started:.0f} s with {asked.jobs} processes")
 
 

@@ -46,7 +46,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def as_text(run: Run) -> str:
     """The verdicts, what the gate spent, the gates, the stretches of the past behind the skill, and the trial."""
     from retrain_worker.report.result import result_of
-    from retrain_worker.report.summary import gates_table
+    from retrain_worker.report.summary import gates_table, hit_rates
     from retrain_worker.report.trials import trial_pairs
     from retrain_worker.report.words import number, signed, spent
 
@@ -56,6 +56,8 @@ def as_text(run: Run) -> str:
     if found.get("spending"):
         lines.append(spent(found["spending"]))
     lines.append(gates_table(result_of(run)))
+    if rates := hit_rates(found.get("candidate") or {}):
+        lines.append(f"\n{rates}")
     folds = [fold for gate in found["gates"] for fold in gate["measurements"].get("folds", ())]
     if folds:
         lines.append("\nthe same recipe, trained before each of these, knew of them:")

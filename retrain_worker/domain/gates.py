@@ -66,6 +66,9 @@ class Bucket:
     n: int
     mean_probability: float | None
     hit_rate: float | None
+    #: its 95 % interval, with as many rows as their shared luck leaves them worth
+    hit_rate_low: float | None = None
+    hit_rate_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

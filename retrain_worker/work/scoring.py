@@ -249,7 +249,7 @@ def scorecard(
         p_mean=float(answers.mean()),
         p_std=float(answers.std()),
         p10_p90=float(np.quantile(answers, 0.9) - np.quantile(answers, 0.1)),
-        buckets=_buckets(labels, answers),
+        buckets=_buckets(labels, answers, effect=effect),
         worst_fall_z=statistics.worst_fall_z(labels, answers, effect=effect),
         agreement=_agreement(answers, rows, thresholds),
         slices=_slices(answers, rows, blocks, policy, thresholds),
@@ -283,19 +283,20 @@ def action_shares(answers: Floats, thresholds: Thresholds) -> dict[str, float]:
     return {name: float(np.mean(actions == code)) for name, code in ACTIONS.items()}
 
 
-def _buckets(labels: Ints, answers: Floats) -> tuple[Bucket, ...]:
-    """Outcomes over the whole of 0..1."""
+def _buckets(labels: Ints, answers: Floats, *, effect: float) -> tuple[Bucket, ...]:
+    """Outcomes over the whole of 0..1; `effect` is the design effect of the rows."""
     bins = statistics.bins_of(answers)
     width = 1.0 / statistics.NUM_BINS
     found = []
     for index in range(statistics.NUM_BINS):
         inside = bins == index
         is_empty = not inside.any()
+        low, high = statistics.hit_rate_interval(labels[inside], confidence=WILSON_CONFIDENCE, effect=effect)
         found.append(
             Bucket(
                 low=index * width, high=(index + 1) * width, n=int(inside.sum()),
                 mean_probability=None if is_empty else float(answers[inside].mean()),
-                hit_rate=None if is_empty else float(labels[inside].mean()),
+                hit_rate=None if is_empty else float(labels[inside].mean()), hit_rate_low=low, hit_rate_high=high,
             )
         )  # fmt: skip
     return tuple(found)

@@ -162,6 +162,17 @@ def design_effect(labels: Ints, probabilities: Floats, blocks: Ints) -> float:
     return max(1.0, found / expected) if expected > 0 else 1.0
 
 
+def hit_rate_interval(labels: Ints, *, confidence: float, effect: float = 1.0) -> tuple[float | None, float | None]:
+    """Wilson's interval of the share of wins among `labels` (N,), whose rows are worth N / `effect`; None of none."""
+    if not len(labels):
+        return None, None
+    hit_rate, rows = float(labels.mean()), len(labels) / effect
+    z2 = float(stats.norm.isf((1.0 - confidence) / 2.0)) ** 2
+    centre = (hit_rate + z2 / (2.0 * rows)) / (1.0 + z2 / rows)
+    half = math.sqrt(z2 * hit_rate * (1.0 - hit_rate) / rows + z2**2 / (4.0 * rows**2)) / (1.0 + z2 / rows)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def ece_limit(probabilities: Floats, *, alpha: float, seed: int, effect: float = 1.0) -> float:
     """The ECE that a model whose every probability is true exceeds with probability `alpha`, by simulation.
 

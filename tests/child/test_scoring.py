@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 
 from retrain_worker.domain import artifact
@@ -66,6 +67,20 @@ def test_numbers_are_those_of_scikit_learn() -> None:
     assert card.actions == {
         name: np.mean([action_of(p, Thresholds()) == name for p in answers]) for name in ("BUY", "SELL", "HOLD")
     }
+
+
+def test_the_hit_rate_of_each_confidence_has_an_interval_as_wide_as_shared_luck_makes_it() -> None:
+    answers, labels = world(3000, skill=1.5, seed=1)
+    for bucket in scoring.scorecard(answers, rows(labels), prior=0.6, policy=POLICY).buckets:
+        assert bucket.hit_rate is not None
+        assert bucket.hit_rate_low is not None
+        assert bucket.hit_rate_high is not None
+        assert 0.0 <= bucket.hit_rate_low < bucket.hit_rate < bucket.hit_rate_high <= 1.0
+    wilson = stats.binomtest(7, 50).proportion_ci(0.95, method="wilson")
+    few, many = np.repeat([1, 0], [7, 43]), np.repeat([1, 0], [28, 172])
+    assert statistics.hit_rate_interval(few, confidence=0.95) == pytest.approx((wilson.low, wilson.high))
+    assert statistics.hit_rate_interval(many, confidence=0.95, effect=4.0) == pytest.approx((wilson.low, wilson.high))
+    assert statistics.hit_rate_interval(few[:0], confidence=0.95) == (None, None)
 
 
 def test_ties_count_half_in_the_auc() -> None:
