@@ -117,9 +117,10 @@ def _line(places: Sequence[tuple[float, float]], kind: str) -> str:
 
 def _dot(bucket: Mapping[str, Any], kind: str) -> str:
     x, y = _point(bucket["mean_probability"], bucket["hit_rate"])
-    said = (f"{kind}: {count(bucket['n'])} rows, said {share(bucket['mean_probability'])}, hit "
-            f"{share(bucket['hit_rate'])} ({share(bucket.get('hit_rate_low'))} to "
-            f"{share(bucket.get('hit_rate_high'))})")
+    said = (f"{kind}: {count(bucket['n'])} rows, said {share(bucket['mean_probability'])}, "
+            f"hit {share(bucket['hit_rate'])}")
+    if bucket.get("hit_rate_low") is not None:
+        said += f" ({share(bucket['hit_rate_low'])} to {share(bucket['hit_rate_high'])})"
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}"><title>{escape(said)}</title></circle>'
 
 

@@ -60,7 +60,7 @@ def hit_rates(card: Mapping[str, Any]) -> str:
         interval = f"{share(bucket.get('hit_rate_low'))} to {share(bucket.get('hit_rate_high'))}"
         table.add_row(f"{bucket['low']:.1f} to {bucket['high']:.1f}", count(bucket["n"]),
                       share(bucket["mean_probability"]), share(bucket["hit_rate"]),
-                      interval if bucket["n"] else NOTHING)
+                      NOTHING if bucket.get("hit_rate_low") is None else interval)
     return _printed(table, colour=False) if table.row_count else ""
 
 
