@@ -267,6 +267,13 @@ def overconfident(seed: int) -> Evidence:
     return evidence(world, models[0], models[1:])
 
 
+def overconfident_file(seed: int) -> Evidence:
+    """(j, the file alone) The same, but of the candidate only, not of its recipe in the past."""
+    world = World(seed, regime=GOOD)
+    answers = _learned(world, 0)
+    return evidence(world, lambda part: special.expit(2.0 * special.logit(answers(part))), _same_recipe(world))
+
+
 def too_few(seed: int) -> Evidence:
     """(k) Too few rows: a good model, judged on 150."""
     world = World(seed, rows=1000, regime=GOOD)
@@ -283,5 +290,6 @@ def drifting(seed: int) -> Evidence:
 
 KINDS: dict[str, Callable[[int], Evidence]] = {
     "a": nothing, "b": confident, "c": leak, "d": inverted, "e": collapsed, "f": one_action, "g": as_good,
-    "h": better, "h60": better_in_a_rising_market, "i": one_symbol, "j": overconfident, "k": too_few, "l": drifting,
+    "h": better, "h60": better_in_a_rising_market, "i": one_symbol, "j": overconfident, "j1": overconfident_file,
+    "k": too_few, "l": drifting,
 }  # fmt: skip

@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
     from retrain_worker.daemon.evaluation import evaluate
     from retrain_worker.errors import RefuseError
-    from retrain_worker.report.summary import gates_table
+    from retrain_worker.report.summary import gates_table, hit_rates
     from retrain_worker.report.words import spent
 
     settings = options.read_settings(arguments)
@@ -59,5 +59,5 @@ def execute(arguments: argparse.Namespace) -> int:
         print(f"{arguments.file}: {verdict.decision}, on {evidence.candidate.n} holdout rows")
         print(evidence.rows_note)
         print(spent(asdict(found.spending), is_spent=False))
-        print(gates_table(result))
+        print(f"{gates_table(result)}\n\n{hit_rates(asdict(evidence.candidate))}")
     return 0 if verdict.decision is Decision.PASS else _EXIT_REFUSED

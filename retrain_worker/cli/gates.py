@@ -44,24 +44,26 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def as_text(run: Run) -> str:
-    """The verdict, what it spent, the gates, the stretches of the past behind the skill, and its trial."""
+    """The verdicts, what the gate spent, the gates, the stretches of the past behind the skill, and the trial."""
     from retrain_worker.report.result import result_of
-    from retrain_worker.report.summary import gates_table
+    from retrain_worker.report.summary import gates_table, hit_rates
     from retrain_worker.report.trials import trial_pairs
     from retrain_worker.report.words import number, signed, spent
 
-    found = run.fact(Stage.GATE)
-    lines = [f"run {run.run_id}: {found['decision']}"]
+    found, trial = run.fact(Stage.GATE), run.fact(Stage.SHADOW)
+    on_trial = f" at the gate, {trial['decision']} on trial" if trial.get("decision") else ""
+    lines = [f"run {run.run_id}: {found['decision']}{on_trial}"]
     if found.get("spending"):
         lines.append(spent(found["spending"]))
     lines.append(gates_table(result_of(run)))
+    if rates := hit_rates(found.get("candidate") or {}):
+        lines.append(f"\n{rates}")
     folds = [fold for gate in found["gates"] for fold in gate["measurements"].get("folds", ())]
     if folds:
         lines.append("\nthe same recipe, trained before each of these, knew of them:")
         lines.extend(
             f"  {fold['first_at'][:16]} to {fold['last_at'][:16]}  {fold['n']:>6} rows  AUC {number(fold['auc'])}  "
-            f"log loss {signed(fold['log_loss_gain'])} against the prior" for fold in folds)
-    trial = run.fact(Stage.SHADOW)
+            f"log loss gain {signed(fold['log_loss_gain'])} over the prior" for fold in folds)
     if trial.get("gates"):
         lines += [f"\non the rows of its trial: {trial['decision']}",
                   gates_table({**result_of(run), "gates": trial["gates"]})]

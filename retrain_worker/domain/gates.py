@@ -66,6 +66,9 @@ class Bucket:
     n: int
     mean_probability: float | None
     hit_rate: float | None
+    #: its 95 % interval, with as many rows as their shared luck leaves them worth
+    hit_rate_low: float | None = None
+    hit_rate_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,9 @@ class Skill:
     pools: tuple[Pool, ...]
     #: lower bound of the AUC on the holdout alone, at newest_alpha
     newest_auc_low: float | None
+    #: as the scorecard's, on the holdout and all past folds together; None without past folds
+    confidence_slope: float | None = None
+    confidence_slope_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,13 +355,16 @@ def agreement_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
 
 
 def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
-    """The hit rate does not fall as confidence rises, and the ECE is what sampling alone allows."""
-    card = evidence.candidate
+    """The hit rate does not fall as confidence rises, confidence is earned, and the ECE is what sampling allows."""
+    card, past = evidence.candidate, evidence.skill
     fall_limit = _normal_quantile(1 - policy.calibration_alpha)
     limit = None if card.ece_limit is None else card.ece_limit + policy.ece_tolerance
     gate = _gate("calibration", {"ece": card.ece, "worst_fall_z": card.worst_fall_z,
                                  "confidence_slope": card.confidence_slope,
-                                 "confidence_slope_high": card.confidence_slope_high, "n": card.n},
+                                 "confidence_slope_high": card.confidence_slope_high,
+                                 "pooled_confidence_slope": past.confidence_slope if past else None,
+                                 "pooled_confidence_slope_high": past.confidence_slope_high if past else None,
+                                 "n": card.n},
                  {"ece_limit": limit, "worst_fall_z": fall_limit,
                   "min_confidence_slope": policy.min_confidence_slope})
     if card.n < policy.min_rows or card.ece is None or limit is None:
@@ -366,13 +375,30 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     if card.worst_fall_z > fall_limit:
         return gate(GateResult.FAIL, f"the hit rate falls as confidence rises (z {card.worst_fall_z:.1f}, "
                                      f"at most {fall_limit:.1f})")
-    if card.confidence_slope_high is not None and card.confidence_slope_high < policy.min_confidence_slope:
-        return gate(GateResult.FAIL, f"overconfident: {card.confidence_slope or 0.0:.2f} of its log odds are earned, "
-                                     f"surely under {card.confidence_slope_high:.2f}")
+    if why := _overconfidence(card, past, policy):
+        return gate(GateResult.FAIL, f"overconfident: {why}")
     if card.ece > limit:
-        return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over {limit:.3f}: what {card.n} rows allow a perfectly "
-                                     f"calibrated model, and {policy.ece_tolerance:g}")
+        return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over {limit:.3f}, which is what {card.n} rows allow a "
+                                     f"perfectly calibrated model and {policy.ece_tolerance:g} more")
     return gate(GateResult.PASS, f"ECE {card.ece:.3f} (at most {limit:.3f}), hit rate does not fall with confidence")
+
+
+def _overconfidence(card: Scorecard, past: Skill | None, policy: GatePolicy) -> str:
+    """How little of the candidate's confidence is earned; empty where that is not sure.
+
+    One holdout tells it roughly; with the past folds it is told of the recipe. An old market has no veto: their word
+    counts where the holdout's own estimate agrees.
+    """
+    least, alone = policy.min_confidence_slope, card.confidence_slope
+    if alone is None or card.confidence_slope_high is None:
+        return ""
+    if card.confidence_slope_high < least:
+        return f"{alone:.2f} of its log odds are earned, surely under {card.confidence_slope_high:.2f}"
+    pooled, pooled_high = (past.confidence_slope, past.confidence_slope_high) if past else (None, None)
+    if alone < least and pooled is not None and pooled_high is not None and pooled_high < least:
+        return (f"{alone:.2f} of its log odds are earned, and with the past folds {pooled:.2f}, surely under "
+                f"{pooled_high:.2f}")
+    return ""
 
 
 def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
@@ -397,11 +423,11 @@ def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     if (card.n < policy.min_rows or pool is None or pool.auc_low is None or pool.log_loss_gain_low is None
             or found.newest_auc_low is None or card.log_loss_gain is None):
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
-    shown = (f"AUC {pool.auc:.3f}, surely over {pool.auc_low:.3f}; log loss {pool.log_loss_gain:+.4f} against the "
+    shown = (f"AUC {pool.auc:.3f}, surely over {pool.auc_low:.3f}; log loss gain {pool.log_loss_gain:+.4f} over the "
              f"constant prior, surely over {pool.log_loss_gain_low:+.4f}, on {_rows_of(pool, found)}")
     if found.newest_auc_low <= 0.5 or card.log_loss_gain <= 0:
         return gate(GateResult.FAIL, f"the newest holdout alone shows no skill: AUC surely over "
-                                     f"{found.newest_auc_low:.3f} only, log loss {card.log_loss_gain:+.4f}")
+                                     f"{found.newest_auc_low:.3f} only, log loss gain {card.log_loss_gain:+.4f}")
     return gate(GateResult.PASS if carrying else GateResult.FAIL,
                 shown if carrying else f"no skill beyond luck: {shown}")
 
@@ -414,7 +440,7 @@ def _skill_of_holdout(card: Scorecard, policy: GatePolicy) -> Gate:
                  {"auc_low": 0.5, "log_loss_gain_low": 0.0, "skill_alpha": policy.skill_alpha})
     if card.n < policy.min_rows or card.auc is None or card.auc_low is None or card.log_loss_gain_low is None:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
-    shown = (f"AUC {card.auc:.3f}, surely over {card.auc_low:.3f}; log loss {card.log_loss_gain or 0.0:+.4f} against "
+    shown = (f"AUC {card.auc:.3f}, surely over {card.auc_low:.3f}; log loss gain {card.log_loss_gain or 0.0:+.4f} over "
              f"the constant prior, surely over {card.log_loss_gain_low:+.4f}")
     known = card.auc_low > 0.5 and card.log_loss_gain_low > 0
     return gate(GateResult.PASS if known else GateResult.FAIL, shown if known else f"no skill beyond luck: {shown}")
@@ -455,7 +481,7 @@ def incumbent_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
         return gate(GateResult.PASS, f"the incumbent fails its own gates ({', '.join(failed)}); the other gates decide")
     if paired is None or paired.n < policy.min_rows or paired.log_loss_gain_low is None:
         return gate(GateResult.UNDECIDED, _too_few(0 if paired is None else paired.n, policy))
-    shown = (f"log loss {paired.log_loss_gain or 0.0:+.4f} against the incumbent, surely over "
+    shown = (f"log loss gain {paired.log_loss_gain or 0.0:+.4f} over the incumbent, surely over "
              f"{paired.log_loss_gain_low:+.4f} (at least {-policy.incumbent_margin:+.4f})")
     better = paired.log_loss_gain_low >= -policy.incumbent_margin
     return gate(GateResult.PASS if better else GateResult.FAIL, shown if better else f"may be worse: {shown}")

@@ -179,8 +179,8 @@ def worse_than_replaced(look: Look, policy: ProbationPolicy) -> str:
         return ""
     if worse.log_loss_gain_low <= policy.margin:
         return ""
-    return (f"worse than the model it replaced: log loss {worse.log_loss_gain:+.4f} on {worse.n} new outcomes, surely "
-            f"over {worse.log_loss_gain_low:+.4f} (at most {policy.margin:+.4f})")
+    return (f"worse than the model it replaced: log loss higher by {worse.log_loss_gain:.4f} on {worse.n} new "
+            f"outcomes, surely by over {worse.log_loss_gain_low:.4f} (at most {policy.margin:g} may be)")
 
 
 def degenerate(look: Look, policy: ProbationPolicy) -> str:

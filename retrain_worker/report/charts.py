@@ -20,13 +20,18 @@ _COUNTS_HEIGHT = 46
 def reliability(
     candidate: Sequence[Mapping[str, Any]], incumbent: Sequence[Mapping[str, Any]] = ()
 ) -> str:  # fmt: skip
-    """Hit rate over probability by bucket (domain.gates.Bucket), and below how many rows each bucket has."""
+    """Hit rate over probability by bucket (domain.gates.Bucket), and below how many rows each bucket has.
+
+    The candidate's hit rates stand with their intervals.
+    """
     parts = [_frame(), _axis(("0", "0.25", "0.5", "0.75", "1"), ("0", "0.25", "0.5", "0.75", "1")),
              _line([(0, 0), (1, 1)], "ideal")]
     for name, buckets in (("incumbent", incumbent), ("candidate", candidate)):
         found = [bucket for bucket in buckets if bucket.get("hit_rate") is not None]
         parts.append(_line([(bucket["mean_probability"], bucket["hit_rate"]) for bucket in found], name))
         parts += [_dot(bucket, name) for bucket in found]
+        parts += [_line([(bucket["mean_probability"], bucket[end]) for end in ("hit_rate_low", "hit_rate_high")], name)
+                  for bucket in found if name == "candidate" and bucket.get("hit_rate_low") is not None]
     most = max((bucket["n"] for bucket in candidate), default=0) or 1
     parts += [_column(bucket, most) for bucket in candidate]
     return _svg("reliability diagram: hit rate by probability, and rows by probability", parts,
@@ -114,6 +119,8 @@ def _dot(bucket: Mapping[str, Any], kind: str) -> str:
     x, y = _point(bucket["mean_probability"], bucket["hit_rate"])
     said = (f"{kind}: {count(bucket['n'])} rows, said {share(bucket['mean_probability'])}, "
             f"hit {share(bucket['hit_rate'])}")
+    if bucket.get("hit_rate_low") is not None:
+        said += f" ({share(bucket['hit_rate_low'])} to {share(bucket['hit_rate_high'])})"
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}"><title>{escape(said)}</title></circle>'
 
 

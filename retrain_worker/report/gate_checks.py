@@ -93,13 +93,17 @@ def _agreement(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[C
 
 
 def _calibration(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+    alone, together = measured.get("confidence_slope_high"), measured.get("pooled_confidence_slope_high")
+    earned = {} if alone is None else {"earned confidence surely under": alone}
+    # the past folds' word counts only where the holdout's own estimate agrees
+    if earned and together is not None and measured["confidence_slope"] < asked["min_confidence_slope"]:
+        earned["the same with past folds"] = together
     return (
         Check(name="ECE", value=measured["ece"], high=asked["ece_limit"], scale=(0.0, 0.2)),
         Check(name="worst fall z", value=measured["worst_fall_z"], high=asked["worst_fall_z"], scale=(-4.0, 4.0),
               show=_one_digit),
-        *([Check(name="earned confidence surely under", value=measured["confidence_slope_high"],
-                 low=asked["min_confidence_slope"], scale=(0.0, 2.0))]
-          if measured.get("confidence_slope_high") is not None else []),
+        *(Check(name=name, value=value, low=asked["min_confidence_slope"], scale=(0.0, 2.0))
+          for name, value in earned.items()),
     )
 
 

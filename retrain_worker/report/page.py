@@ -136,7 +136,7 @@ def _pictures(result: Mapping[str, Any]) -> str:
         others = (result.get("incumbent") or {}).get("buckets", ())
         figures.append((charts.reliability(buckets, others),
                         "Hit rate by probability: candidate (blue), incumbent (dashed), a perfectly calibrated model "
-                        "(thin). Below: rows of the candidate by probability."))
+                        "(thin). Upright: the 95 % intervals. Below: rows of the candidate by probability."))
     if result.get("history"):
         figures.append((charts.history(result["history"], best_epoch=result.get("best_epoch")),
                         "Validation log loss (blue) and training loss (dashed) by epoch; the ring is the epoch that "

@@ -24,6 +24,7 @@ from retrain_worker.report.overview import (
     gate_lines,
     overview,
 )
+from retrain_worker.report.words import NOTHING, count, share
 
 _WIDTH = 100
 _LABEL_WIDTH = 14
@@ -50,6 +51,17 @@ def gates_table(result: Mapping[str, Any], *, colour: bool = False) -> str:
     for line in lines:
         sentences.add_row(_mark(line), Text(line.sentence))
     return _printed(_gates(lines), Text(), sentences, colour=colour) if lines else "no gate was asked"
+
+
+def hit_rates(card: Mapping[str, Any]) -> str:
+    """What came of each confidence, over the whole of 0..1 (domain.gates.Scorecard as a mapping); empty of none."""
+    table = _table("P(WIN)", "rows", "said", "hit", "95 % interval")
+    for bucket in card.get("buckets", ()):
+        interval = f"{share(bucket.get('hit_rate_low'))} to {share(bucket.get('hit_rate_high'))}"
+        table.add_row(f"{bucket['low']:.1f} to {bucket['high']:.1f}", count(bucket["n"]),
+                      share(bucket["mean_probability"]), share(bucket["hit_rate"]),
+                      NOTHING if bucket.get("hit_rate_low") is None else interval)
+    return _printed(table, colour=False) if table.row_count else ""
 
 
 def _head(seen: Overview, run_id: str) -> RenderableType:

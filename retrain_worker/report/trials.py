@@ -27,7 +27,7 @@ def _probation(run: Run) -> str:
     fact = run.fact(Stage.PROBATION)
     if not fact:
         return "begins" if run.stage is Stage.PROBATION else ""
-    decided = f"{fact['num_decided']} decisions so far" if not run.is_finished else f"{fact['num_decided']} decisions"
+    decided = f"decided {fact['num_decided']} times" + ("" if run.is_finished else " so far")
     condemned = f"; taken back: {fact['reasons'][0]}" if fact.get("decision") else ""
     return f"{_counts(fact)}{_against(fact, 'the model it replaced')}; {decided}{condemned}{_problem(fact)}"
 
@@ -48,7 +48,7 @@ def _counts(fact: Mapping[str, Any]) -> str:
 
 def _against(fact: Mapping[str, Any], whom: str) -> str:
     gain = fact.get("log_loss_gain")
-    return "" if gain is None else f"; log loss {gain:+.4f} against {whom}"
+    return "" if gain is None else f"; log loss gain {gain:+.4f} over {whom}"
 
 
 def _problem(fact: Mapping[str, Any]) -> str:

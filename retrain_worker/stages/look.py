@@ -89,7 +89,7 @@ def standing(run: Run) -> str:
     fact = run.fact(run.stage)
     name = "on trial" if run.stage is Stage.SHADOW else "on probation"
     gain = fact.get("log_loss_gain")
-    against = "" if gain is None else f", log loss {gain:+.4f} against {_reference_name(run)}"
+    against = "" if gain is None else f", log loss gain {gain:+.4f} over {_reference_name(run)}"
     told = f"run {run.run_id}: {run.fact(Stage.TRAIN).get('version')} is {name}"
     if not fact:
         return told

@@ -186,7 +186,8 @@ def _is_over(run: Run, world: World) -> bool:
 
 
 def _ended(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
-    """The confirmation's sentence stays the first reason of a promotion that stands."""
-    reasons = (*run.reasons, reason) if outcome is Outcome.PROMOTED else (reason, *run.reasons)
+    """The confirmation is the first reason of a promotion that stands, and history of one that was taken back."""
+    reasons = ((*run.reasons, reason) if outcome is Outcome.PROMOTED
+               else (reason, *(f"when it was promoted: {told}" for told in run.reasons)))
     word = "stays promoted" if outcome is Outcome.PROMOTED else "rolled back"
     return Step(run=run.ended(outcome, *reasons, at=world.now()), sentence=f"run {run.run_id} {word}: {reason}")

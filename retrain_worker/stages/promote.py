@@ -114,7 +114,7 @@ def _probation_in_the_way(run: Run, world: World) -> str:
     if low is not None and low > 0:
         return ""
     return (f"{serving.fact(Stage.TRAIN)['version']} is on probation, and the candidate is not surely better than it "
-            f"(log loss surely over {'nothing' if low is None else format(low, '+.4f')}, asked over 0)")
+            f"(log loss gain surely over {'nothing' if low is None else format(low, '+.4f')}, asked over 0)")
 
 
 def _swapped(run: Run, swapped: Deployment, world: World) -> Step:

@@ -41,6 +41,7 @@ from retrain_worker.work import compute, inference, statistics
 from retrain_worker.work.data.instants import to_datetime, to_microseconds
 from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples
 from retrain_worker.work.data.snapshot import Snapshot, load
+from retrain_worker.work.statistics import Judged
 from retrain_worker.work.training.folds import read_folds
 
 Report = Callable[[Progress], None]
@@ -223,7 +224,7 @@ def scorecard(
     prior_losses = statistics.log_losses(labels, np.full(num_rows, prior))
     gain = statistics.mean(prior_losses - losses, blocks)
     effect = statistics.design_effect(labels, answers, blocks)
-    slope = statistics.confidence_slope(labels, answers, blocks)
+    slope = statistics.confidence_slope([Judged(labels=labels, probabilities=answers, blocks=blocks)])
     is_win = answers > 0.5
     return Scorecard(
         n=num_rows,
@@ -248,7 +249,7 @@ def scorecard(
         p_mean=float(answers.mean()),
         p_std=float(answers.std()),
         p10_p90=float(np.quantile(answers, 0.9) - np.quantile(answers, 0.1)),
-        buckets=_buckets(labels, answers),
+        buckets=_buckets(labels, answers, effect=effect),
         worst_fall_z=statistics.worst_fall_z(labels, answers, effect=effect),
         agreement=_agreement(answers, rows, thresholds),
         slices=_slices(answers, rows, blocks, policy, thresholds),
@@ -282,19 +283,20 @@ def action_shares(answers: Floats, thresholds: Thresholds) -> dict[str, float]:
     return {name: float(np.mean(actions == code)) for name, code in ACTIONS.items()}
 
 
-def _buckets(labels: Ints, answers: Floats) -> tuple[Bucket, ...]:
-    """Outcomes over the whole of 0..1."""
+def _buckets(labels: Ints, answers: Floats, *, effect: float) -> tuple[Bucket, ...]:
+    """Outcomes over the whole of 0..1; `effect` is the design effect of the rows."""
     bins = statistics.bins_of(answers)
     width = 1.0 / statistics.NUM_BINS
     found = []
     for index in range(statistics.NUM_BINS):
         inside = bins == index
         is_empty = not inside.any()
+        low, high = statistics.hit_rate_interval(labels[inside], confidence=WILSON_CONFIDENCE, effect=effect)
         found.append(
             Bucket(
                 low=index * width, high=(index + 1) * width, n=int(inside.sum()),
                 mean_probability=None if is_empty else float(answers[inside].mean()),
-                hit_rate=None if is_empty else float(labels[inside].mean()),
+                hit_rate=None if is_empty else float(labels[inside].mean()), hit_rate_low=low, hit_rate_high=high,
             )
         )  # fmt: skip
     return tuple(found)
@@ -379,7 +381,7 @@ def skill(holdout: Answered, folds: Sequence[Answered], *, wanted: int, policy: 
     """The holdout together with 0, 1, ... past folds (newest first), each pool at its own error probability.
 
     AUC and gain are taken inside each stretch and averaged by rows, so a drift of the hit rate or of the answers from
-    one stretch to another is no skill.
+    one stretch to another is no skill. Whether the recipe's confidence is earned is told by all of them together.
     """
     stretches = [_stretch(answered) for answered in (holdout, *folds)]
     alone = stretches[0]
@@ -389,7 +391,11 @@ def skill(holdout: Answered, folds: Sequence[Answered], *, wanted: int, policy: 
         together = [each for each in stretches[: num_folds + 1] if each is not None]
         if len(together) == num_folds + 1:
             pools.append(_pool(together, alpha))
+    judged = [each.judged for each in stretches if each is not None]
+    slope = statistics.confidence_slope(judged) if len(judged) > 1 else None
     return Skill(
+        confidence_slope=slope.value if slope else None,
+        confidence_slope_high=slope.high(policy.calibration_alpha) if slope else None,
         folds=tuple(_fold(answered, stretch) for answered, stretch in zip(folds, stretches[1:], strict=True)),
         folds_wanted=wanted,
         pools=tuple(pools),
@@ -402,6 +408,7 @@ class _Stretch:
     n: int
     area: statistics.Estimate
     gain: statistics.Estimate
+    judged: Judged
 
 
 def _stretch(answered: Answered) -> _Stretch | None:
@@ -413,7 +420,8 @@ def _stretch(answered: Answered) -> _Stretch | None:
     area = statistics.auc(rows.labels, answers, blocks)
     prior_losses = statistics.log_losses(rows.labels, np.full(len(answers), answered.prior))
     gain = statistics.mean(prior_losses - statistics.log_losses(rows.labels, answers), blocks)
-    return _Stretch(n=len(answers), area=area, gain=gain) if area else None
+    judged = Judged(labels=rows.labels, probabilities=answers, blocks=blocks)
+    return _Stretch(n=len(answers), area=area, gain=gain, judged=judged) if area else None
 
 
 def _pool(together: Sequence[_Stretch], alpha: float) -> Pool:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -162,6 +162,17 @@ def design_effect(labels: Ints, probabilities: Floats, blocks: Ints) -> float:
     return max(1.0, found / expected) if expected > 0 else 1.0
 
 
+def hit_rate_interval(labels: Ints, *, confidence: float, effect: float = 1.0) -> tuple[float | None, float | None]:
+    """Wilson's interval of the share of wins among `labels` (N,), whose rows are worth N / `effect`; None of none."""
+    if not len(labels):
+        return None, None
+    hit_rate, rows = float(labels.mean()), len(labels) / effect
+    z2 = float(stats.norm.isf((1.0 - confidence) / 2.0)) ** 2
+    centre = (hit_rate + z2 / (2.0 * rows)) / (1.0 + z2 / rows)
+    half = math.sqrt(z2 * hit_rate * (1.0 - hit_rate) / rows + z2**2 / (4.0 * rows**2)) / (1.0 + z2 / rows)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def ece_limit(probabilities: Floats, *, alpha: float, seed: int, effect: float = 1.0) -> float:
     """The ECE that a model whose every probability is true exceeds with probability `alpha`, by simulation.
 
@@ -198,17 +209,34 @@ def ece_limit_by_blocks(labels: Ints, probabilities: Floats, blocks: Ints, *, al
     return float(np.quantile(drawn, 1.0 - alpha))
 
 
-def confidence_slope(labels: Ints, probabilities: Floats, blocks: Ints) -> Estimate | None:
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Outcomes (N,) of one stretch of time, what was said of them, and the stretch's own blocks, from 0."""
+
+    labels: Ints
+    probabilities: Floats
+    blocks: Ints
+
+
+def confidence_slope(stretches: Sequence[Judged]) -> Estimate | None:
     """The b of the likeliest logit P(label = 1) = a + b logit(p): 1 when confidence is earned, under 1 overconfident.
 
-    Cox, Biometrika 45 (1958) 562; the error is the sandwich over blocks of time. None where it cannot be told.
+    Each stretch has an a of its own, so a drift of the hit rate between them is no lack of confidence; b is common.
+    Cox, Biometrika 45 (1958) 562; the error is the sandwich over blocks of time. None where it cannot be told; a
+    stretch of one class, or with one probability, tells nothing.
     """
-    kept = np.clip(probabilities, EDGE, 1.0 - EDGE)
-    logits = np.log(kept) - np.log1p(-kept)
-    if float(logits.std()) < MIN_LOGIT_STD or not 0 < labels.sum() < len(labels):
+    logits = [special.logit(np.clip(each.probabilities, EDGE, 1.0 - EDGE)) for each in stretches]
+    telling = [(each, theirs) for each, theirs in zip(stretches, logits, strict=True)
+               if 0 < each.labels.sum() < len(each.labels) and float(theirs.std()) >= MIN_LOGIT_STD]
+    if not telling:
         return None
-    design = np.column_stack([np.ones(len(logits)), logits])
-    found = np.array([0.0, 1.0])
+    labels = np.concatenate([each.labels for each, _ in telling])
+    place = np.repeat(np.arange(len(telling)), [len(each.labels) for each, _ in telling])
+    first_block = np.cumsum([0, *(int(each.blocks.max()) + 1 for each, _ in telling)])
+    blocks = np.concatenate([each.blocks for each, _ in telling]) + first_block[place]
+    design = np.column_stack([np.eye(len(telling))[place], np.concatenate([theirs for _, theirs in telling])])
+    found = np.zeros(len(telling) + 1)
+    found[-1] = 1.0
     for _ in range(NEWTON_STEPS):
         fitted = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -30.0, 30.0)))
         hessian = design.T @ (design * (fitted * (1.0 - fitted))[:, None])
@@ -218,8 +246,8 @@ def confidence_slope(labels: Ints, probabilities: Floats, blocks: Ints) -> Estim
         found = found + np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-8:
             break
-    influence = (design * (labels - fitted)[:, None]) @ np.linalg.inv(hessian)[1]
-    return _estimate(float(found[1]), influence, blocks)
+    influence = (design * (labels - fitted)[:, None]) @ np.linalg.inv(hessian)[-1]
+    return replace(_estimate(float(found[-1]), influence, blocks), num_combined=len(telling))
 
 
 def worst_fall_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) -> float | None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 
 from retrain_worker.domain import artifact
@@ -66,6 +67,20 @@ def test_numbers_are_those_of_scikit_learn() -> None:
     assert card.actions == {
         name: np.mean([action_of(p, Thresholds()) == name for p in answers]) for name in ("BUY", "SELL", "HOLD")
     }
+
+
+def test_the_hit_rate_of_each_confidence_has_an_interval_as_wide_as_shared_luck_makes_it() -> None:
+    answers, labels = world(3000, skill=1.5, seed=1)
+    for bucket in scoring.scorecard(answers, rows(labels), prior=0.6, policy=POLICY).buckets:
+        assert bucket.hit_rate is not None
+        assert bucket.hit_rate_low is not None
+        assert bucket.hit_rate_high is not None
+        assert 0.0 <= bucket.hit_rate_low < bucket.hit_rate < bucket.hit_rate_high <= 1.0
+    wilson = stats.binomtest(7, 50).proportion_ci(0.95, method="wilson")
+    few, many = np.repeat([1, 0], [7, 43]), np.repeat([1, 0], [28, 172])
+    assert statistics.hit_rate_interval(few, confidence=0.95) == pytest.approx((wilson.low, wilson.high))
+    assert statistics.hit_rate_interval(many, confidence=0.95, effect=4.0) == pytest.approx((wilson.low, wilson.high))
+    assert statistics.hit_rate_interval(few[:0], confidence=0.95) == (None, None)
 
 
 def test_ties_count_half_in_the_auc() -> None:
@@ -254,12 +269,20 @@ def test_luck_that_all_confidences_share_is_no_miscalibration() -> None:
     assert naive_beyond / 200 > 0.3
 
 
+def doubled_log_odds(answers: np.ndarray) -> np.ndarray:
+    return answers**2 / (answers**2 + (1 - answers) ** 2)
+
+
+def judged(labels: np.ndarray, answers: np.ndarray, blocks: np.ndarray) -> statistics.Judged:
+    return statistics.Judged(labels=labels, probabilities=answers, blocks=blocks)
+
+
 def test_the_confidence_slope_is_one_for_true_probabilities_and_half_for_doubled_log_odds() -> None:
     answers, labels = world(6000, skill=1.5, seed=1)
-    doubled = answers**2 / (answers**2 + (1 - answers) ** 2)
+    doubled = doubled_log_odds(answers)
     blocks = np.arange(6000) // 200
     for given_answers, expected in ((answers, 1.0), (doubled, 0.5)):
-        found = statistics.confidence_slope(labels, given_answers, blocks)
+        found = statistics.confidence_slope([judged(labels, given_answers, blocks)])
         assert found is not None
         assert found.value == pytest.approx(expected, abs=0.1)
     card = scoring.scorecard(doubled, rows(labels), prior=0.5, policy=POLICY)
@@ -269,7 +292,36 @@ def test_the_confidence_slope_is_one_for_true_probabilities_and_half_for_doubled
 
 def test_a_constant_model_has_no_confidence_slope() -> None:
     _, labels = world(600, skill=1.5, seed=1)
-    assert statistics.confidence_slope(labels, np.full(600, 0.6), np.arange(600) // 20) is None
+    assert statistics.confidence_slope([judged(labels, np.full(600, 0.6), np.arange(600) // 20)]) is None
+
+
+def test_a_hit_rate_that_differs_from_stretch_to_stretch_is_no_lack_of_confidence() -> None:
+    blocks, drifting = np.arange(3000) // 100, []
+    for seed, drift in enumerate((-1.0, 0.0, 1.0)):
+        answers, _ = world(3000, skill=1.5, seed=seed)
+        luckier = sigmoid(np.log(answers / (1 - answers)) + drift)
+        labels = (np.random.default_rng(seed).random(3000) < luckier).astype(np.int64)
+        drifting.append(judged(labels, answers, blocks))
+    silent = judged(drifting[0].labels, np.full(3000, 0.6), blocks)
+    found = statistics.confidence_slope(drifting)
+    assert found is not None
+    assert found.value == pytest.approx(1.0, abs=0.06)
+    assert (found.num_blocks, found.num_combined) == (90, 3)
+    assert statistics.confidence_slope([*drifting, silent]) == found, "a stretch with one probability tells nothing"
+
+
+def test_past_folds_make_sure_of_an_overconfidence_that_one_holdout_leaves_in_doubt() -> None:
+    stretches = [answered(300, skill=0.6, seed=seed) for seed in range(4)]
+    bold = [dataclasses.replace(each, answers=doubled_log_odds(each.answers)) for each in stretches]
+    alone = scoring.scorecard(bold[0].answers, bold[0].rows, prior=0.5, policy=POLICY)
+    sound, found = (scoring.skill(each[0], each[1:], wanted=3, policy=POLICY) for each in (stretches, bold))
+    assert found.confidence_slope == pytest.approx(0.5, abs=0.12)
+    assert found.confidence_slope_high is not None
+    assert alone.confidence_slope_high is not None
+    assert found.confidence_slope_high < POLICY.min_confidence_slope < alone.confidence_slope_high
+    assert sound.confidence_slope_high is not None
+    assert sound.confidence_slope_high > 1.0
+    assert scoring.skill(bold[0], [], wanted=3, policy=POLICY).confidence_slope_high is None
 
 
 # ---------------------------------------------------------------- past folds

@@ -177,6 +177,24 @@ def test_a_brilliant_past_does_not_excuse_the_newest_holdout(newest):
     assert result_of(newest, "skill") is GateResult.FAIL
 
 
+@pytest.mark.parametrize(("alone", "together_high", "result"), [
+    (0.75, 0.64, GateResult.FAIL),  # the holdout is not sure of it (0.95), the folds are
+    (0.75, 0.88, GateResult.PASS),
+    (0.88, 0.64, GateResult.PASS),  # the folds knew another market: the holdout does not agree
+    (0.75, None, GateResult.PASS),
+    (None, 0.64, GateResult.PASS),
+])
+def test_past_folds_tell_an_overconfident_recipe_where_the_newest_holdout_agrees(alone, together_high, result):
+    evidence = with_skill(pool(3), confidence_slope=alone, confidence_slope_high=None if alone is None else 0.95)
+    told = replace(evidence, skill=replace(evidence.skill, confidence_slope=0.56, confidence_slope_high=together_high))
+    gate = next(gate for gate in decide(told, POLICY).gates if gate.name == "calibration")
+
+    assert gate.result is result
+    if result is GateResult.FAIL:
+        assert gate.sentence == ("overconfident: 0.75 of its log odds are earned, and with the past folds 0.56, surely "
+                                 "under 0.64")
+
+
 @pytest.mark.parametrize("evidence", [
     with_skill(), with_skill(pool(3, auc_low=None)), with_skill(pool(3), newest_auc_low=None),
     with_skill(pool(3), n=199),

@@ -17,14 +17,16 @@ from retrain_worker.domain.gates import (
     Evidence,
     GatePolicy,
     GateResult,
+    Pool,
     Scorecard,
+    Skill,
     Slice,
 )
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.report.gate_checks import checks_of
 from retrain_worker.report.page import page, write_page
 from retrain_worker.report.result import result_of
-from retrain_worker.report.summary import gates_table, summary
+from retrain_worker.report.summary import gates_table, hit_rates, summary
 from retrain_worker.report.words import count, duration, number, plain, share
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -35,7 +37,8 @@ HOSTILE = "<script>alert('x')</script>\x1b[31m\n[red]&\u202e\"><img src=//evil>"
 
 def card(**changes):
     buckets = tuple(Bucket(low=i / 10, high=(i + 1) / 10, n=11 * i, mean_probability=i / 10 + 0.05 if i else None,
-                           hit_rate=i / 10 if i else None) for i in range(10))
+                           hit_rate=i / 10 if i else None, hit_rate_low=i / 10 - 0.08 if i else None,
+                           hit_rate_high=i / 10 + 0.07 if i else None) for i in range(10))
     actions = {"BUY": 0.53, "SELL": 0.34, "HOLD": 0.13}
     return replace(Scorecard(
         n=842, num_win=471, num_blocks=20, auc=0.8203, auc_low=0.7627, log_loss=0.5176, prior_log_loss=0.6922,
@@ -220,10 +223,21 @@ def test_the_gates_alone_say_their_sentences_too():
 # ---------------------------------------------------------------- gates as numbers
 
 
+def past(slope_high):
+    pool = Pool(num_folds=1, n=1500, num_blocks=40, alpha=1e-3, auc=0.8, auc_low=0.76, log_loss_gain=0.1,
+                log_loss_gain_low=0.05)
+    return Skill(folds=(), folds_wanted=1, pools=(pool,), newest_auc_low=0.75, confidence_slope=slope_high - 0.1,
+                 confidence_slope_high=slope_high)
+
+
 ON_THE_LINE = {
     "skill at its limit": evidence(candidate=card(auc_low=0.5)),
     "one bucket": evidence(candidate=card(worst_fall_z=None)),
     "a slice with one action": evidence(candidate=card(slices=(replace(card().slices[0], actions={"BUY": 1.0}),))),
+    "confidence in doubt": evidence(skill=past(0.64), candidate=card(confidence_slope=0.7, confidence_slope_high=0.9)),
+    "confidence in doubt of old": evidence(
+        skill=past(0.64), candidate=card(confidence_slope=0.9, confidence_slope_high=1.1)),
+    "confidence that one holdout does not tell": evidence(skill=past(0.64), candidate=card(confidence_slope=None)),
     "commonest action at its limit": evidence(candidate=card(actions={"BUY": 0.7, "SELL": 0.3, "HOLD": 0.0})),
 }
 
@@ -236,6 +250,15 @@ def test_the_numbers_of_a_gate_agree_with_its_result(found):
 
         assert checks, gate.name
         assert all(check.is_within for check in checks) == (gate.result is GateResult.PASS), gate.name
+
+
+def test_what_came_of_each_confidence_is_shown_with_its_interval():
+    shown = hit_rates(msgspec.to_builtins(card())).splitlines()
+
+    assert len(shown) == 1 + 10
+    assert shown[1].split() == ["0.0", "to", "0.1", "0", "—", "—", "—"]
+    assert shown[6].split() == ["0.5", "to", "0.6", "55", "55", "%", "50", "%", "42", "%", "to", "57", "%"]
+    assert hit_rates({}) == ""
 
 
 def test_a_gate_without_measurements_is_shown_by_its_sentence():
