@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from retrain_worker import durable_file
-from retrain_worker.adapters.model_slot import ModelSlot
+from retrain_worker.adapters.model_slot import ModelSlot, is_published
 from retrain_worker.domain import env_file
-from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version
+from retrain_worker.domain.artifact import checksum_file, checksum_line
 from retrain_worker.errors import ArtifactError, SlotError
 
 #: names that change what a program loads before its first line
@@ -78,7 +78,7 @@ class EngineRestart:
     def _check_sum(model: Path) -> None:
         """A model of ours has its checksum beside it; one that somebody else put there may have none."""
         beside = checksum_file(model)
-        if not beside.exists() and not is_our_version(model.stem):
+        if not beside.exists() and not is_published(model):
             return
         if beside.read_bytes() != checksum_line(model, durable_file.sha256_of(model)).encode():
             raise ArtifactError(f"its sha256 is not the one in {beside.name}", where=str(model),

@@ -40,6 +40,11 @@ class _Reading:
     identity: tuple[int, int, int, int]
 
 
+def is_published(model: Path) -> bool:
+    """Whether this program has published it. The name does not tell: the stack's own scripts give the same."""
+    return is_our_version(model.stem) and manifest_file(model).exists()
+
+
 class ModelSlot:
     """Reads and changes the slot. Implements stages.ports.Slot."""
 
@@ -142,10 +147,10 @@ class ModelSlot:
         """
         self._name(None, replacing)
 
-    def trigger(self, model: Path) -> None:
+    def trigger(self, version: str) -> None:
         """Write the trigger file, in place: a path unit sees a file that is written, and misses one that is renamed."""
         if self._trigger_file is not None:
-            durable_file.write_in_place(self._trigger_file, f"{model}\n".encode())
+            durable_file.write_in_place(self._trigger_file, f"{version}\n".encode())
 
     def sweep(self) -> tuple[Path, ...]:
         """Remove the temporaries that a killed process left behind. To be called once, at start."""
@@ -159,7 +164,7 @@ class ModelSlot:
         """
         named = self.current_path()
         spared = {os.path.realpath(path) for path in (named, *protected) if path is not None}
-        ours = sorted(path for path in self._models_dir.glob("patchtst_v*.pth") if is_our_version(path.stem))
+        ours = sorted(path for path in self._models_dir.glob("patchtst_v*.pth") if is_published(path))
         gone = tuple(path for path in (ours[:-keep] if keep else ours) if os.path.realpath(path) not in spared)
         for path in gone:
             with durable_file.named_errors(path):

@@ -35,8 +35,11 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="exit: 0 the slot names it (and the engine was seen serving it, where ENGINE_CONFIRM asks for that), "
                "11 refused, nothing was changed, 1 not confirmed, or failed; the last line says which")
     options.add_places(parser)
-    parser.add_argument("version", nargs="?", help="which one (default: the one before that was not taken back); "
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("version", nargs="?", help="which one (default: the one before that was not taken back); "
                                                    "`retrain-worker deployments` lists them")
+    wanted.add_argument("--to-none", action="store_true",
+                        help="take the model out, so that PATCHTST_MODEL_PATH names none, as before the first one")
     parser.add_argument("--reason", default="asked for by a person", help="why, one line; it is kept")
     parser.add_argument("--wait", type=float, metavar="SECONDS",
                         help="how long to wait for a running daemon (default: ENGINE_CONFIRM_TIMEOUT_S and "
@@ -135,7 +138,8 @@ def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) 
     from retrain_worker.domain.orders import OrderKind
 
     slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file)
-    wanted = {"only_from": str(slot.current_path() or ""), "version": arguments.version}
+    wanted = {"only_from": str(slot.current_path() or ""), "version": arguments.version,
+              "to_none": "yes" if arguments.to_none else ""}
     return store.open_order(
         OrderKind.ROLLBACK, arguments={name: value for name, value in wanted.items() if value},
         requested_by=os.environ.get("SUDO_USER") or getpass.getuser(), reason=" ".join(arguments.reason.split()),

@@ -15,9 +15,14 @@ from enum import StrEnum
 class OrderKind(StrEnum):
     """What is wanted."""
 
-    #: an earlier model returns to the slot; arguments: see ROLLBACK_ARGUMENTS
+    #: An earlier model returns to the slot. Arguments: `version`: which one, else the previous good one. `to_none`:
+    #: "yes" where no model is to be named any more. `only_from`: the model path that the env line must still name,
+    #: else nothing is done. `run_id`: the run whose promotion is taken back.
     ROLLBACK = "rollback"
-    #: the candidate of a run goes into the slot at a person's word; arguments: see PROMOTE_ARGUMENTS
+    #: The candidate of a run goes into the slot at a person's word. Arguments: `run_id`: whose candidate. `force`:
+    #: "yes" where the order takes the place of gates that could not be evaluated. `accept_contract`: the contract
+    #: that the engine is to run from now on (domain.forced.contract_name). `opened`: the run that does it, once there
+    #: is one.
     PROMOTE = "promote"
 
 
@@ -32,15 +37,6 @@ class OrderState(StrEnum):
     REFUSED = "REFUSED"
     #: something broke; the answer says what, and the deployment how far it came
     FAILED = "FAILED"
-
-
-#: `version`: the model that is wanted, else the previous good one. `only_from`: the model path that the env line must
-#: still name, else nothing is done. `run_id`: the run whose promotion is taken back.
-ROLLBACK_ARGUMENTS = frozenset({"version", "only_from", "run_id"})
-#: `run_id`: whose candidate. `force`: "yes" where the order takes the place of gates that could not be evaluated.
-#: `accept_contract`: the contract that the engine is to run from now on (domain.forced.contract_name).
-#: `opened`: the run that does it, once there is one.
-PROMOTE_ARGUMENTS = frozenset({"run_id", "force", "accept_contract", "opened"})
 
 
 @dataclass(frozen=True, kw_only=True)

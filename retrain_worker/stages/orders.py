@@ -7,7 +7,6 @@ carry out the order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,11 +42,16 @@ def roll_back_id_of(run: Run) -> str:
     return f"rollback_of_{run.run_id}"
 
 
-def order_of_roll_back(run: Run, *, requested_by: str, reason: str, at: datetime, only_from: str) -> Order:
-    """The order that takes the promotion of `run` back, as long as the env line names `only_from`, its model."""
+def order_of_roll_back(run: Run, deployment: Deployment, *, requested_by: str, reason: str, at: datetime) -> Order:
+    """The order that takes the promotion of `run` back, as long as the env line names its model.
+
+    Where no model was there before, none is there afterwards.
+    """
+    arguments = {"only_from": deployment.model_path, "run_id": run.run_id}
+    if not deployment.previous_model_path:
+        arguments["to_none"] = "yes"
     return Order(order_id=roll_back_id_of(run), kind=OrderKind.ROLLBACK, requested_by=requested_by, reason=reason,
-                 created_at=at, updated_at=at, answer="waiting for its turn",
-                 arguments={"only_from": only_from, "run_id": run.run_id})
+                 created_at=at, updated_at=at, answer="waiting for its turn", arguments=arguments)
 
 
 def carry_out(order: Order, world: World) -> OrderStep:
@@ -86,7 +90,7 @@ def _given_up(order: Order, reason: str, world: World) -> OrderStep:
     if left.state is DeploymentState.UNDONE:
         return _answered(order, OrderState.REFUSED, f"nothing was changed: {reason}", world, deployment=left)
     raised = (_event(order, left, world),) if deployment.state is DeploymentState.INTENDED else ()
-    told = f"PATCHTST_MODEL_PATH names {left.version}, but: {reason}"
+    told = f"PATCHTST_MODEL_PATH names {left.version if left.model_path else 'no model'}, but: {reason}"
     return _answered(order, OrderState.FAILED, told, world, deployment=left, raised=raised)
 
 
@@ -153,7 +157,10 @@ def _forced_run(order: Order, judged: Run, world: World) -> Run:
 
 
 def _intend(order: Order, world: World) -> OrderStep:
-    target = _target(order, world)
+    named = _named(order, world)
+    if order.arguments.get("to_none"):
+        return _withdraw(order, named, world)
+    target = _target(order, named, world)
     verified = _verified(order, target, world)
     if isinstance(verified, OrderStep):
         return verified
@@ -165,29 +172,41 @@ def _intend(order: Order, world: World) -> OrderStep:
     return _moving(order, f"{target.version} is verified: {canary}", world, deployment=deployment)
 
 
-def _target(order: Order, world: World) -> Target:
-    """The model that is wanted. Raises SlotError when there is none, or when it stands in the slot already."""
+def _withdraw(order: Order, named: str | None, world: World) -> OrderStep:
+    """No model returns: the line goes, and the engine is as it was before the first model."""
+    if named is None:
+        raise SlotError("no model is named already", where="PATCHTST_MODEL_PATH")
+    deployment = swap.intended(
+        deployment_id=order.order_id, run_id=order.arguments.get("run_id"), kind=deployments.ROLLBACK,
+        version="none", model=None, sha256="", requested_by=order.requested_by, reason=order.reason, world=world)
+    return _moving(order, f"{deployment.previous_version} leaves the slot", world, deployment=deployment)
+
+
+def _named(order: Order, world: World) -> str | None:
+    """What the env line names. Raises SlotError when it is not what it was when the order was given."""
     current = world.slot.current_path()
     found = str(current) if current else None
     only_from = order.arguments.get("only_from")
     if only_from is not None and only_from != found:
         raise SlotError(f"it names {found or 'nothing'} now, no longer {only_from}", where="PATCHTST_MODEL_PATH",
                         remedy="look at `retrain-worker deployments`, and order again if that is still wanted")
+    return found
+
+
+def _target(order: Order, named: str | None, world: World) -> Target:
+    """The model that is wanted. Raises SlotError when there is none, or when it stands in the slot already."""
     history, version = world.store.reached_deployments(), order.arguments.get("version")
     target = deployments.known_version(history, version) if version else deployments.roll_back_target(
-        history, found, is_condemned=lambda sha256: world.store.condemned(sha256) is not None)
+        history, named, is_condemned=lambda sha256: world.store.condemned(sha256) is not None)
+    if target is None and version:
+        known = ", ".join(deployments.known_versions(history)[:10]) or "none"
+        raise SlotError(f"{version} never stood in the slot; known are {known}")
     if target is None:
-        raise SlotError(*_no_target(history, version))
-    if target.model_path == found:
+        raise SlotError("no earlier model is known that could return to the slot",
+                        remedy="`retrain-worker rollback --to-none` takes the model out, as before the first one")
+    if target.model_path == named:
         raise SlotError(f"{target.version} is in the slot already", where="PATCHTST_MODEL_PATH")
     return target
-
-
-def _no_target(history: Sequence[Deployment], version: str | None) -> tuple[str]:
-    known = deployments.known_versions(history)
-    if version is None:
-        return ("no earlier model is known that could return to the slot",)
-    return (f"{version} never stood in the slot; known are {', '.join(known[:10]) or 'none'}",)
 
 
 def _verified(order: Order, target: Target, world: World) -> OrderStep | VerifyResult:
@@ -215,6 +234,8 @@ def _event(order: Order, deployment: Deployment, world: World) -> Event:
 def _told(deployment: Deployment) -> str:
     before = f", instead of {deployment.previous_version}" if deployment.previous_version else ""
     how = deployment.confirmation
+    if not deployment.model_path:
+        return f"PATCHTST_MODEL_PATH names no model{before}; {how}"
     sure = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
     return f"PATCHTST_MODEL_PATH names {deployment.version}{before}; {sure}"
 

@@ -8,10 +8,9 @@ elsewhere meanwhile ends the probation.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from retrain_worker.domain import deployments, events
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain import deployments
+from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
 from retrain_worker.domain.trial import (
     ROLL_BACK,
@@ -32,7 +31,7 @@ from retrain_worker.errors import (
     SourceUnfitError,
 )
 from retrain_worker.stages import look as looks
-from retrain_worker.stages import orders
+from retrain_worker.stages import orders, swap
 from retrain_worker.stages.ports import World
 from retrain_worker.stages.step import Step
 
@@ -124,15 +123,12 @@ def _condemned(run: Run, deployment: Deployment, why: str, world: World) -> Step
     """The decision and the order are stored together; what follows is waited for."""
     known = replace(run, not_before=None).with_fact(
         Stage.PROBATION, {**run.fact(Stage.PROBATION), "decision": ROLL_BACK, "reasons": [why]})
-    if deployment.previous_model_path is None:
-        return Step(run=known, sentence=f"run {run.run_id}: {why}; there is no model to return to")
     return Step(run=known, order=_order(known, deployment, why, world),
                 sentence=f"run {run.run_id}: {why}; it is taken back")
 
 
 def _order(run: Run, deployment: Deployment, why: str, world: World) -> Order:
-    order = orders.order_of_roll_back(run, requested_by=REQUESTED_BY, reason=why, at=world.now(),
-                                      only_from=deployment.model_path)
+    order = orders.order_of_roll_back(run, deployment, requested_by=REQUESTED_BY, reason=why, at=world.now())
     return replace(order, order_id=_order_id(run))
 
 
@@ -144,8 +140,6 @@ def _order_id(run: Run) -> str:
 
 def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
     why = str(run.fact(Stage.PROBATION)["reasons"][0])
-    if deployment.previous_model_path is None:
-        return _withdrawn(run, deployment, why, world)
     order = world.store.order(_order_id(run))
     if order is None:
         return Step(run=run, order=_order(run, deployment, why, world), sentence=f"run {run.run_id}: it is taken back")
@@ -153,6 +147,8 @@ def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
         return Step(run=run, sentence=f"run {run.run_id}: its model is taken back; {order.answer}")
     if order.state is OrderState.DONE:
         return _ended(run, Outcome.ROLLED_BACK, f"{why}; {order.answer}", world)
+    if (named := swap.named(world)) not in (deployment.model_path, None):
+        return _overtaken(run, str(named), world)
     fact = run.fact(Stage.PROBATION)
     tries = fact.get("tries", 1)
     if tries < MAX_TRIES:
@@ -160,25 +156,6 @@ def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
         return Step(run=looks.problem(again, world, order.answer),
                     sentence=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {order.answer}")
     return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {order.answer}", world)
-
-
-def _withdrawn(run: Run, deployment: Deployment, why: str, world: World) -> Step:
-    """No model was there before: the env line names none again, as the engine was found."""
-    current = world.slot.current_path()
-    if current is not None and str(current) != deployment.model_path:
-        return _overtaken(run, str(current), world)
-    world.slot.clear(replacing=Path(deployment.model_path))
-    now = world.now()
-    withdrawn = Deployment(
-        deployment_id=_order_id(run), run_id=run.run_id, kind=deployments.ROLLBACK, version="none", model_path="",
-        sha256="", size_bytes=0, previous_version=deployment.version, previous_model_path=deployment.model_path,
-        previous_sha256=deployment.sha256, state=DeploymentState.NOT_CONFIRMED, created_at=now, updated_at=now,
-        requested_by=REQUESTED_BY, reason=why, confirmation=deployments.WITHDRAWN)
-    world.slot.trigger(Path(deployment.model_path))
-    event = events.rolled_back(withdrawn, shadow_only=world.slot.is_shadow_only(), at=now,
-                               evidence=evidence_of(run.fact(Stage.PROBATION)))
-    ended = _ended(run, Outcome.ROLLED_BACK, f"{why}; PATCHTST_MODEL_PATH is not set, as before it", world)
-    return replace(ended, deployment=withdrawn, events=(event,))
 
 
 def _is_over(run: Run, world: World) -> bool:

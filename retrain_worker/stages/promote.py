@@ -138,8 +138,8 @@ def _ended(run: Run, deployment: Deployment, world: World) -> Step:
         return _overtaken(run, deployment, world)
     if world.policies.unconfirmed != "rollback":
         return _promoted(run, deployment, world)
-    order = orders.order_of_roll_back(run, requested_by="UNCONFIRMED=rollback", reason=deployment.confirmation,
-                                      at=world.now(), only_from=deployment.model_path)
+    order = orders.order_of_roll_back(run, deployment, requested_by="UNCONFIRMED=rollback",
+                                      reason=deployment.confirmation, at=world.now())
     return Step(run=run, deployment=deployment, order=order,
                 sentence=f"run {run.run_id}: {deployment.confirmation}; it is taken back")
 

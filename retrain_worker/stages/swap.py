@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retrain_worker.domain.deployments import NOT_ASKED
+from retrain_worker.domain.deployments import NOT_ASKED, WITHDRAWN
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 from retrain_worker.errors import RetrainError, SlotError
 from retrain_worker.stages.ports import World
@@ -30,18 +30,20 @@ class SwapStep:
 
 
 def intended(
-    *, deployment_id: str, run_id: str | None, kind: str, version: str, model: Path, sha256: str,
+    *, deployment_id: str, run_id: str | None, kind: str, version: str, model: Path | None, sha256: str,
     requested_by: str, reason: str, world: World,
 ) -> Deployment:
     """A swap that may begin: `model` stands where the engine can read it, and the engine is in shadow mode.
 
-    Raises SlotError when it is not, ArtifactError when the model is not what `sha256` says.
+    None takes the model in the slot out. Raises SlotError when it may not begin, ArtifactError when the model is not
+    what `sha256` says.
     """
     check_shadow(world)
-    size_bytes = world.slot.check_ready(model, expected_sha256=sha256)
+    size_bytes = world.slot.check_ready(model, expected_sha256=sha256) if model else 0
     current, now = world.slot.current_path(), world.now()
     return Deployment(
-        deployment_id=deployment_id, run_id=run_id, kind=kind, version=version, model_path=str(model), sha256=sha256,
+        deployment_id=deployment_id, run_id=run_id, kind=kind, version=version,
+        model_path=str(model) if model else "", sha256=sha256,
         size_bytes=size_bytes, previous_version=current.stem if current else None,
         previous_model_path=str(current) if current else None, previous_sha256=_sha256_of(current, world),
         state=DeploymentState.INTENDED, created_at=now, updated_at=now, requested_by=requested_by, reason=reason)
@@ -57,8 +59,8 @@ def take_step(deployment: Deployment, world: World) -> SwapStep:
             return _point(deployment, world)
         case DeploymentState.SWAPPED:
             told = _moved(deployment, DeploymentState.ANNOUNCED, world)  # dated before the engine can start again
-            world.slot.trigger(Path(deployment.model_path))
-            return SwapStep(deployment=told, sentence=f"the engine was told to take {deployment.version}")
+            world.slot.trigger(deployment.version)
+            return SwapStep(deployment=told, sentence=f"the engine was told to take {_what(deployment)}")
         case DeploymentState.ANNOUNCED:
             return _confirm(deployment, world)
         case _:
@@ -73,7 +75,7 @@ def cut_short(deployment: Deployment, reason: str, world: World) -> Deployment:
     """
     if deployment.state in ENDED:
         return deployment
-    if deployment.state is DeploymentState.INTENDED and named(world) != deployment.model_path:
+    if deployment.state is DeploymentState.INTENDED and not _stands(deployment, world):
         return _moved(deployment, DeploymentState.UNDONE, world, confirmation=reason)
     return _moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=reason)
 
@@ -96,17 +98,20 @@ def check_shadow(world: World) -> None:
 
 def _point(deployment: Deployment, world: World) -> SwapStep:
     current = world.slot.current_path()
-    found = str(current) if current else None
-    if found not in (deployment.model_path, deployment.previous_model_path):
+    found = str(current) if current else ""
+    if found not in (deployment.model_path, deployment.previous_model_path or ""):
         how = f"somebody else changed PATCHTST_MODEL_PATH; it names {found or 'nothing'} now"
         undone = _moved(deployment, DeploymentState.UNDONE, world, confirmation=how)
         return SwapStep(deployment=undone, sentence=how)
     if found != deployment.model_path:
         check_shadow(world)
     # also when the line is right already: the rename may not be durable yet
-    world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
+    if deployment.model_path:
+        world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
+    else:
+        world.slot.clear(replacing=Path(str(deployment.previous_model_path)))
     return SwapStep(deployment=_moved(deployment, DeploymentState.SWAPPED, world),
-                    sentence=f"PATCHTST_MODEL_PATH names {deployment.version}")
+                    sentence=f"PATCHTST_MODEL_PATH names {_what(deployment)}")
 
 
 def _confirm(deployment: Deployment, world: World) -> SwapStep:
@@ -114,6 +119,8 @@ def _confirm(deployment: Deployment, world: World) -> SwapStep:
     found = named(world)
     if found not in (deployment.model_path, None):
         return _ended(deployment, f"PATCHTST_MODEL_PATH names {found} by now", world)
+    if not deployment.model_path:
+        return _ended(deployment, WITHDRAWN, world)
     if policies.engine_confirm == "none":
         return _ended(deployment, NOT_ASKED, world)
     # a unit that was started before it was told has read the old line; a follower names what it serves, and is quick
@@ -129,6 +136,19 @@ def _confirm(deployment: Deployment, world: World) -> SwapStep:
                                                         f"{policies.engine_confirm_seconds - waited:.0f} s left")
     how = f"nobody was seen serving {deployment.version} within {policies.engine_confirm_seconds:.0f} s"
     return _ended(deployment, how, world)
+
+
+def _stands(deployment: Deployment, world: World) -> bool:
+    """Whether the slot is as the deployment wants it."""
+    try:
+        current = world.slot.current_path()
+    except SlotError:
+        return False
+    return (str(current) if current else "") == deployment.model_path
+
+
+def _what(deployment: Deployment) -> str:
+    return deployment.version if deployment.model_path else "no model"
 
 
 def _ended(deployment: Deployment, how: str, world: World) -> SwapStep:

@@ -7,7 +7,7 @@ import pytest
 
 from retrain_worker.adapters import engine_restart
 from retrain_worker.adapters.engine_restart import EngineRestart
-from retrain_worker.domain.artifact import checksum_file, checksum_line
+from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
 from retrain_worker.errors import ArtifactError, SlotError
 
 
@@ -72,11 +72,21 @@ def test_an_engine_that_is_not_at_work_is_not_started(stack):
     assert not [call for call in calls(stack) if "restart" in call]
 
 
+def test_the_stack_s_own_model_may_return_although_it_is_named_as_ours_are(stack):
+    of_the_stack = stack / "models/patchtst_v20260109_233444.pth"
+    of_the_stack.write_bytes(b"weights, and nothing beside them")
+    name(stack, of_the_stack)
+
+    assert restart(stack) == f"engine.service was restarted with {of_the_stack.name}"
+
+
 def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack):
     model = stack / "models/patchtst_v20260101_000000.pth"
     (stack / "elsewhere.pth").write_bytes(b"x")
     (stack / "models/link.pth").symlink_to(model)
-    (stack / "models/patchtst_v20260103_000000.pth").write_bytes(b"no checksum beside it")
+    published = stack / "models/patchtst_v20260103_000000.pth"
+    published.write_bytes(b"no checksum beside it")
+    manifest_file(published).write_text("{}")
     (stack / "models/folder.pth").mkdir()
     wrong = [(stack / "elsewhere.pth",), (stack / "models/link.pth",), (stack / "models/missing.pth",),
              (stack / "models/../elsewhere.pth",), (stack / "models/patchtst_v20260103_000000.pth",),

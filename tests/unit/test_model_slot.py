@@ -75,8 +75,8 @@ def test_a_swap_changes_one_value_and_no_other_byte(engine):
     assert engine.env_file.read_bytes() == ENV.replace(b"/old/patchtst.pth", str(published).encode())
     assert stat.S_IMODE(engine.env_file.stat().st_mode) == 0o640
     assert engine.slot.current_path() == published
-    engine.slot.trigger(published)
-    assert engine.trigger_file.read_text() == f"{published}\n"
+    engine.slot.trigger(published.stem)
+    assert engine.trigger_file.read_text() == f"{published.stem}\n"
 
 
 def test_a_backup_with_the_same_rights_stands_beside_it(engine):
@@ -308,6 +308,15 @@ def test_old_models_go_but_never_one_that_is_named(engine):
     assert gone == (published[1][0], published[3][0])
     assert [name for name in names(engine.models_dir) if name.endswith(".pth")] == [
         f"patchtst_v20260110_1200{n}.pth" for n in ("00", "02", "04")] + ["patchtst_v_mine.pth"]
+
+
+def test_models_of_the_stack_itself_are_never_removed_whatever_their_names(engine):
+    for day in range(10, 20):
+        (engine.models_dir / f"patchtst_v202601{day}_000000.pth").write_bytes(b"of an older script")
+    engine.publish("patchtst_v20260110_120000")
+
+    assert engine.slot.remove_old_models(keep=0, protected=()) == (engine.models_dir / "patchtst_v20260110_120000.pth",)
+    assert len(list(engine.models_dir.glob("*.pth"))) == 10
 
 
 @pytest.mark.parametrize("folder", ["{link}", "{models}/../models"])

@@ -11,7 +11,7 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
 from retrain_worker.stages.advance import advance
-from retrain_worker.stages.orders import carry_out
+from retrain_worker.stages.orders import abandon, carry_out
 from tests.fakes import NOW, FakeChildren, FakeClock, FakeConfirmations, FakeSlot, fake_world
 from tests.unit import test_stages
 
@@ -60,7 +60,7 @@ def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(w
     assert (deployment.model_path, deployment.previous_model_path) == (B, C)
     assert [request.model_path for _, request in world.verifier.requests] == [B]
     assert types_of(world) == [EventType.ROLLED_BACK]
-    assert world.slot.triggered == [Path(B)]
+    assert world.slot.triggered == [Path(B).stem]
     assert "patchtst_v20260101_000000, instead of patchtst_v20260102_000000" in order.answer
 
 
@@ -72,6 +72,45 @@ def test_a_second_roll_back_goes_further_back_and_never_to_what_was_taken_back(w
     third = carried_out(world, replace(an_order(), order_id="rollback_20260110_034000"))
     assert third.state is OrderState.REFUSED
     assert "no earlier model" in third.answer
+
+
+def test_where_nothing_was_before_a_person_can_take_the_model_out(world):
+    world.store.deployments.clear()
+    world.store.reached.clear()
+    world.slot.named = Path(B)
+    refused = carried_out(world)
+    assert (refused.state, world.slot.named) == (OrderState.REFUSED, Path(B))
+    assert "--to-none" in refused.answer
+
+    order = carried_out(world, replace(an_order(to_none="yes", only_from=B), order_id="rollback_20260110_033500"))
+    assert (order.state, world.slot.named) == (OrderState.DONE, None)
+    assert order.answer == (f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; "
+                            "no model is named, so nobody can be seen serving it")
+    assert world.slot.triggered == ["none"]
+    event = world.store.events[-1]
+    assert (event.event_type, event.payload["model_path"]) == (EventType.ROLLED_BACK, "")
+    assert (event.payload["old_version"], event.payload["new_version"]) == (Path(B).stem, "none")
+    again = carried_out(world, replace(an_order(to_none="yes"), order_id="rollback_20260110_034000"))
+    assert again.state is OrderState.REFUSED
+
+
+@pytest.mark.parametrize("named", [None, Path(B)])
+def test_a_withdrawal_that_died_at_the_line_is_finished_or_given_up(world, named):
+    world.slot.named = Path(B)
+    order = carry_out(an_order(to_none="yes"), world).order
+    world.slot.named = named
+    ended = abandon(order, "the disk is gone", world).order
+
+    assert ended.state is (OrderState.FAILED if named is None else OrderState.REFUSED)
+    assert len(types_of(world)) == (named is None)
+
+
+def test_an_unconfirmed_first_model_leaves_the_slot_again(world, tmp_path):
+    world.slot.named = None
+    run = unconfirmed_run(world, tmp_path, "rollback")
+
+    assert (run.outcome, world.slot.named) == (Outcome.ROLLED_BACK, None)
+    assert types_of(world)[-2:] == [EventType.ROLLED_BACK, EventType.COMPLETED]
 
 
 def test_a_named_version_is_what_returns(world):
