@@ -27,6 +27,7 @@ from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.adapters.telemetry import Telemetry
 from retrain_worker.daemon import follow_up
 from retrain_worker.daemon.bookkeeping import Bookkeeping
+from retrain_worker.daemon.guard import Guard
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.daemon.telemetry import finding_of
 from retrain_worker.daemon.trials import Trials
@@ -81,8 +82,7 @@ class App:
         self._engine_finding = ""
         self._is_serving_fault = False
         self._telemetry_problem: str | None = None
-        #: our own memory failed: the process must end
-        self.broken: StateError | None = None
+        self.guard = Guard()
         self._relaying = threading.Lock()
         #: settings that wait for the run under way to end
         self._reread: Settings | None = None
@@ -159,7 +159,7 @@ class App:
             self.look_at_slot()
             self.carry_out_orders()
             self.look_at_trials()
-            if self._trials.is_looking or self.broken is not None:
+            if self._trials.is_looking:
                 return
             run = self.store.unfinished_run()
             if run is None and self._reread is not None:
@@ -174,8 +174,8 @@ class App:
                 return
             try:
                 self._advance(run)
-            except StateError as error:
-                self.broken = error
+            except (StateError, RetryLaterError):
+                raise
             except Exception:
                 # Unforeseen: the same tick would fail for ever, so it counts as a death of the process would.
                 log.exception("tick_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
@@ -195,11 +195,7 @@ class App:
     def look_at_trials(self, *, looked_since: datetime | None = None) -> bool:
         """One step of the runs on trial and on probation; whether anything moved, or a look is under way."""
         with self._moving:
-            try:
-                return not self._closing and self._trials.advance(self.world, looked_since=looked_since)
-            except StateError as error:
-                self.broken = error
-                return False
+            return not self._closing and self._trials.advance(self.world, looked_since=looked_since)
 
     def settle_trials(self, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> None:
         """Look once at every run that waits, and do what follows: for a process that does not stay."""
@@ -208,8 +204,6 @@ class App:
             self.look_at_slot()
             order, has_moved = self.carry_out_orders(), self.look_at_trials(looked_since=begun_at)
             self.relay()
-            if self.broken is not None:
-                raise self.broken
             if order is None and not has_moved:
                 return
             pause(0.05)
@@ -223,6 +217,8 @@ class App:
             try:
                 found = hand_edit.unrecorded(self.world)
                 problem = None
+            except StateError:
+                raise
             except RetrainError as error:
                 found, problem = None, str(error)
             if problem is not None and problem != self._slot_problem:
@@ -250,12 +246,8 @@ class App:
             while not self._closing and (order := self.store.waiting_order()) is not None:
                 try:
                     step = orders.carry_out(order, self.world)
-                except StateError as error:
-                    self.broken = error
-                    return order
-                except RetryLaterError as error:
-                    log.warning("order_waits", message=str(error), order_id=order.order_id)
-                    return order
+                except (StateError, RetryLaterError):
+                    raise
                 except Exception:
                     # Unforeseen: the same step would fail for ever.
                     log.exception("order_failed", message=f"{order.order_id} failed unexpectedly")
@@ -425,8 +417,14 @@ class App:
         return at
 
     def status_line(self) -> str:
-        """One sentence for STATUS=: what it does, or when it will; what is wrong."""
-        parts = [self._sentence or self._idle_sentence(), *self._trials.sentences()]
+        """One sentence for STATUS=: what it does, or when it will; what is wrong. Never raises."""
+        try:
+            return self._status_line()
+        except RetrainError as error:
+            return str(error)
+
+    def _status_line(self) -> str:
+        parts = [self._sentence or self._idle_sentence(), *self._trials.sentences(), *self.guard.sentences()]
         if self._redis_problem:
             parts.append(f"{self._redis_problem}, {self.store.num_pending()} events waiting")
         return "; ".join(parts)

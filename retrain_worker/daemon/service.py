@@ -74,7 +74,7 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
     log.info("ready", message=app.status_line())
     schedule.start()
     try:
-        while not signals.stopping and app.broken is None:
+        while not signals.stopping and app.guard.broken is None:
             if signals.reloading:
                 signals.reloading = False
                 _reload(app, notifier, reread, answer_path)
@@ -92,20 +92,22 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
         schedule.stop(wait_seconds=max(0.0, until - time.monotonic()))
         app.interrupt()
         log.info("stopped", message="stopped")
-    if app.broken is not None:
-        raise app.broken
+    if app.guard.broken is not None:
+        raise app.guard.broken
 
 
 def jobs_of(app: App) -> tuple[Job, ...]:
     """The table of jobs. Patience is what a pass may take when everything is slow but alive."""
-    return (
-        Job(name="advance", action=app.tick, every_seconds=1.0, patience_seconds=120.0),
-        Job(name="relay", action=app.relay, every_seconds=1.0, patience_seconds=120.0),
-        Job(name="requests", action=app.take_requests, every_seconds=2.0, patience_seconds=120.0),
-        Job(name="telemetry", action=app.listen, every_seconds=10.0, patience_seconds=120.0),
-        Job(name="bookkeeping", action=app.keep_books, every_seconds=60.0, patience_seconds=300.0),
-        Job(name="retention", action=app.sweep, every_seconds=3600.0, patience_seconds=900.0),
-    )
+    return tuple(
+        Job(name=name, action=app.guard.around(name, action), every_seconds=every, patience_seconds=patience)
+        for name, action, every, patience in (
+            ("advance", app.tick, 1.0, 120.0),
+            ("relay", app.relay, 1.0, 120.0),
+            ("requests", app.take_requests, 2.0, 120.0),
+            ("telemetry", app.listen, 10.0, 120.0),
+            ("bookkeeping", app.keep_books, 60.0, 300.0),
+            ("retention", app.sweep, 3600.0, 900.0),
+        ))
 
 
 def boot_clock() -> float:

@@ -14,7 +14,7 @@ import structlog
 from retrain_worker.adapters.child_process import ChildProcesses
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.trial import ROLL_BACK
-from retrain_worker.errors import StateError
+from retrain_worker.errors import RetryLaterError, StateError
 from retrain_worker.stages.advance import advance, postpone
 from retrain_worker.stages.look import standing
 from retrain_worker.stages.ports import World
@@ -44,7 +44,7 @@ class Trials:
         """One step of each waiting run whose turn it is; whether anything moved, or a look is under way.
 
         With `looked_since`, a run whose next look was planned after that instant is left alone: it was looked at.
-        Raises StateError; anything else that is unforeseen postpones the look.
+        Raises StateError and RetryLaterError of the store; anything else that is unforeseen postpones the look.
         """
         waiting, has_moved = world.store.waiting_runs(), False
         if self._looking not in {run.run_id for run in waiting}:
@@ -99,7 +99,7 @@ def _is_settled(run: Run) -> bool:
 def _step(run: Run, world: World) -> Step:
     try:
         return advance(run, world)
-    except StateError:
+    except (StateError, RetryLaterError):
         raise
     except Exception:
         log.exception("look_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")

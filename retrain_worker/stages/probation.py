@@ -17,7 +17,6 @@ from retrain_worker.domain.trial import (
     Look,
     alpha_of,
     degenerate,
-    evidence_of,
     is_decidable,
     outcomes_for,
     worse_than_replaced,

@@ -10,10 +10,13 @@ from retrain_worker import settings
 from retrain_worker.cli.options import prepare_home
 from retrain_worker.daemon import app as app_module
 from retrain_worker.daemon.app import App
+from retrain_worker.daemon.service import jobs_of
+from retrain_worker.domain.artifact import manifest_file
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
 from retrain_worker.domain.orders import OrderKind
-from retrain_worker.errors import StateError
+from retrain_worker.errors import DiskFullError, StateError
 from retrain_worker.stages.audit import reference_run_id
+from retrain_worker.stages.step import Step
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
@@ -24,6 +27,10 @@ def app(tmp_path):
     prepare_home(loaded)
     with App(loaded) as app:
         yield app
+
+
+def one_pass(app: App, name: str) -> None:
+    next(job for job in jobs_of(app) if job.name == name).action()
 
 
 def an_ended_run(app: App, at: datetime) -> None:
@@ -49,7 +56,7 @@ def test_a_tick_that_fails_unexpectedly_again_and_again_ends_the_run(app):
         app.tick()
 
     assert app.store.run(run.run_id).outcome is Outcome.ABANDONED
-    assert app.broken is None
+    assert app.guard.broken is None
 
 
 def test_a_broken_memory_ends_the_process_and_not_the_run(app, monkeypatch):
@@ -59,9 +66,42 @@ def test_a_broken_memory_ends_the_process_and_not_the_run(app, monkeypatch):
         raise StateError("the disk is gone")
 
     monkeypatch.setattr(app_module, "advance", advance)
-    app.tick()
+    one_pass(app, "advance")
 
-    assert isinstance(app.broken, StateError)
+    assert isinstance(app.guard.broken, StateError)
+
+
+@pytest.mark.parametrize("method", ["unfinished_run", "waiting_order", "last_deployment"])
+def test_a_memory_that_breaks_anywhere_in_a_pass_ends_the_process(app, monkeypatch, method):
+    def broken(*_, **__):
+        raise StateError("the disk is gone")
+
+    monkeypatch.setattr(app.store, method, broken)
+    one_pass(app, "advance")
+
+    assert isinstance(app.guard.broken, StateError)
+
+
+def test_a_memory_without_room_is_waited_for_and_said_once(app, monkeypatch, capsys):
+    run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
+    record = app.store.record
+
+    def full(*_, **__):
+        raise DiskFullError("no space is left", where="state.db")
+
+    monkeypatch.setattr(app.store, "record", full)
+    monkeypatch.setattr(app_module, "advance", lambda run, world: world.store.record(run))
+    for _ in range(5):
+        one_pass(app, "advance")
+
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("no space is left") == 1
+    assert "no space is left" in app.status_line()
+    assert (app.store.run(run.run_id).num_deaths, app.guard.broken) == (0, None)
+    monkeypatch.setattr(app.store, "record", record)
+    monkeypatch.setattr(app_module, "advance", lambda run, world: Step(run=run, sentence="it goes on"))
+    one_pass(app, "advance")
+    assert "no space" not in app.status_line()
 
 
 def test_nothing_begins_once_the_app_is_closing(app):
@@ -117,11 +157,17 @@ def a_deployment(number: int, models, *, kind="promote", before: int | None = No
         state=DeploymentState.CONFIRMED, created_at=NOW, updated_at=NOW, requested_by="schedule", reason="")
 
 
-def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_return_to(app):
-    app._settings = replace(app._settings, keep_models=2)
-    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, 10)]
+def published_models(app: App, number: int) -> list[Path]:
+    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, number + 1)]
     for model in models:
         model.write_bytes(b"x")
+        manifest_file(model).write_text("{}")
+    return models
+
+
+def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_return_to(app):
+    app._settings = replace(app._settings, keep_models=2)
+    models = published_models(app, 9)
     for number in range(4):
         app.store.record_deployment(a_deployment(number, models))
     # 3 was taken back, so 2 serves and 1 is what would return
@@ -135,9 +181,7 @@ def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_retu
 
 def test_retention_keeps_the_model_to_which_a_roll_back_returns_past_a_condemned_one(app):
     app._settings = replace(app._settings, keep_models=2)
-    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, 8)]
-    for model in models:
-        model.write_bytes(b"x")
+    models = published_models(app, 7)
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
     promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "c" * 64})
     judged = promoted.on_probation("", at=NOW).with_fact(
@@ -154,9 +198,7 @@ def test_retention_keeps_the_model_to_which_a_roll_back_returns_past_a_condemned
 
 def test_the_model_that_a_hand_edit_names_is_never_swept(app):
     app._settings = replace(app._settings, keep_models=2)
-    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, 6)]
-    for model in models:
-        model.write_bytes(b"x")
+    models = published_models(app, 5)
     app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[0]}\n")
     app.sweep()
 
