@@ -6,6 +6,7 @@ Exit codes: 0 done or PROMOTED, 1 FAILED or an error, 2 wrong usage, 10 SKIPPED,
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ _INSTALL_NAME = "retrain-worker"
 
 def main() -> int:
     """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a mark that the terminal does not know must not change how it ends
     arguments = parse(sys.argv[1:])
     # A verb that only looks still has something to tidy up; those that run install handlers of their own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

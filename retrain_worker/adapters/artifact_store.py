@@ -32,6 +32,10 @@ class ArtifactStore:
         """The folder of a run; made if it is not there. Raises SlotError, DiskFullError."""
         return _made(self.path_of(run_id))
 
+    def report_of(self, run_id: str) -> Path:
+        """Where the page of a run stands, once it is written."""
+        return self.path_of(run_id) / "report.html"
+
     def checkpoint_dir(self, run_id: str) -> Path:
         """Where the child keeps what it needs to resume; made if it is not there."""
         return _made(self._checkpoint_path / _checked(run_id))

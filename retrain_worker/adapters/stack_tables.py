@@ -1,13 +1,14 @@
 """The stack's own bookkeeping: rows in ai_model_versions and model_training_runs, when those tables exist.
 
-The tables belong to the stack and live in the trading database: one short transaction for each finished run, upserted
-by version, so that a repeat changes nothing.
+The tables belong to the stack and live in the trading database: one short transaction for each finished run, and for
+each change of what serves, upserted by version, so that a repeat changes nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -33,32 +34,45 @@ class StackTables:
             arguments["timeout"] = busy_timeout_seconds
         self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
 
-    def record(self, run: Run, *, serving: Deployment | None) -> tuple[str, ...]:
-        """Write `run` into the tables that exist; their names. Active is the version of `serving`, and no other.
+    def record(self, run: Run, *, serving: Deployment | None) -> None:
+        """Write `run` into the tables that exist; a version is active if it is that of `serving`.
 
         Raises DatabaseBusyError when that is to be tried again, RowRefusedError when the tables do not take this row.
         """
+        with self._tables(f"bookkeeping of run {run.run_id}") as (connection, tables):
+            if _RUNS in tables:
+                _upsert(connection, tables[_RUNS], "version", _run_row(run))
+            if _VERSIONS in tables and run.outcome is Outcome.PROMOTED:
+                _upsert(connection, tables[_VERSIONS], "version_id", _version_row(run, serving))
+
+    def record_serving(self, serving: Deployment) -> None:
+        """Active is the version that stands in the slot, whoever put it there, and no other. Raises as `record`."""
+        with self._tables(f"bookkeeping of {serving.version}") as (connection, tables):
+            if _VERSIONS not in tables:
+                return
+            table = tables[_VERSIONS]
+            is_serving = table.c.version_id == serving.version
+            others = (table.c.model_type == MODEL_TYPE) & ~is_serving & table.c.is_active
+            replaced = {"is_active": False, "replaced_at": _naive(serving.created_at)}
+            connection.execute(sa.update(table).where(others).values(**_known(table, replaced)))
+            active = {"is_active": True, "replaced_at": None}
+            connection.execute(sa.update(table).where(is_serving).values(**_known(table, active)))
+
+    @contextmanager
+    def _tables(self, what: str) -> Iterator[tuple[sa.Connection, Mapping[str, sa.Table]]]:
+        """One transaction, and those of the two tables that exist; its errors as ours."""
         try:
             with self._engine.begin() as connection:
                 present = set(sa.inspect(connection).get_table_names()) & {_VERSIONS, _RUNS}
                 metadata = sa.MetaData()
                 metadata.reflect(connection, only=sorted(present))
-                if _RUNS in present:
-                    _upsert(connection, metadata.tables[_RUNS], "version", _run_row(run))
-                if _VERSIONS in present and run.outcome is Outcome.PROMOTED:
-                    table, row = metadata.tables[_VERSIONS], _version_row(run, serving)
-                    _upsert(connection, table, "version_id", row)
-                    if serving is not None and row["is_active"]:
-                        _deactivate_others(connection, table, serving)
-                if _VERSIONS in present and run.outcome is Outcome.ROLLED_BACK and run.fact(Stage.PROMOTE):
-                    _take_back(connection, metadata.tables[_VERSIONS], run, serving)
-                return tuple(sorted(present))
+                yield connection, metadata.tables
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             reason = " ".join(str(error.orig).split())
-            raise RowRefusedError(f"bookkeeping of run {run.run_id} is refused ({reason})", where=self._where,
+            raise RowRefusedError(f"{what} is refused ({reason})", where=self._where,
                                   remedy="see what the table demands; BOOKKEEPING=false turns it off") from None
         except sa.exc.SQLAlchemyError as error:
-            raise DatabaseBusyError(f"bookkeeping was not written ({type(error).__name__})", where=self._where,
+            raise DatabaseBusyError(f"{what} was not written ({type(error).__name__})", where=self._where,
                                     remedy="it is tried again; BOOKKEEPING=false turns it off") from None
 
     @property
@@ -67,26 +81,15 @@ class StackTables:
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:
-    known = {name: value for name, value in row.items() if name in table.c}
+    known = _known(table, row)
     changed = connection.execute(sa.update(table).where(table.c[key] == row[key]).values(**known)).rowcount
     if not changed:
         connection.execute(sa.insert(table).values(**known))
 
 
-def _deactivate_others(connection: sa.Connection, table: sa.Table, serving: Deployment) -> None:
-    others = (table.c.model_type == MODEL_TYPE) & (table.c.version_id != serving.version) & table.c.is_active
-    replaced = _naive(serving.created_at)
-    connection.execute(sa.update(table).where(others).values(is_active=False, replaced_at=replaced))
-
-
-def _take_back(connection: sa.Connection, table: sa.Table, run: Run, serving: Deployment | None) -> None:
-    """The version of `run` is not active any more; the one that serves is, if the table knows it."""
-    promoted = run.fact(Stage.PROMOTE)
-    own = table.c.version_id == promoted["version"]
-    connection.execute(sa.update(table).where(own).values(is_active=False, replaced_at=_naive(run.finished_at)))
-    if serving is not None and serving.version != promoted["version"]:
-        now = table.c.version_id == serving.version
-        connection.execute(sa.update(table).where(now).values(is_active=True, replaced_at=None))
+def _known(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values for which the table has a column."""
+    return {name: value for name, value in row.items() if name in table.c}
 
 
 def _run_row(run: Run) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from retrain_worker.cli import (
     once,
     promote,
     reload,
+    report,
     restart_engine,
     rollback,
     run,
@@ -29,7 +30,7 @@ from retrain_worker.cli import (
 )
 
 _VERBS = (
-    once, run, check, discover, audit, status, history, gates, evaluate, deployments, rollback, promote, events,
+    once, run, check, discover, audit, status, history, report, gates, evaluate, deployments, rollback, promote, events,
     trigger, inspect, export, reload, restart_engine, demo,
 )
 
@@ -41,6 +42,7 @@ examples:
   retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try
   retrain-worker inspect model.pth                 what a model file is, and whether it can be trusted
   retrain-worker evaluate model.pth                what the gate would say of it; nothing is promoted
+  retrain-worker report                            what came of the newest run; --html FILE for the browser
   retrain-worker status                            what serves, what ran, what runs next, what waits
   retrain-worker rollback --reason "loses money"   the previous good model returns, verified first
   retrain-worker promote RUN --force --reason "..."   a candidate that its gate could not judge, at your word

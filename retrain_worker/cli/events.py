@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -96,10 +94,11 @@ def _types(named: Sequence[str]) -> list[str]:
 
 def _show(found: Found, *, as_json: bool) -> None:
     from retrain_worker.adapters.event_tail import Unreadable
+    from retrain_worker.cli.once import as_json as as_json_line
     from retrain_worker.report.event_line import event_line
 
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), default=str), flush=True)
+        print(as_json_line(found), flush=True)
     elif isinstance(found, Unreadable):
         print(f"entry {found.stream_id} of {found.stream} is no event: {found.reason}", flush=True)
     else:

@@ -22,18 +22,22 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the runs; nothing when there are none."""
+    from retrain_worker.adapters.artifact_store import ArtifactStore
     from retrain_worker.cli.once import as_json
     from retrain_worker.report.result import result_of
     from retrain_worker.report.trials import trial_pairs
 
-    store = options.open_state(options.read_settings(arguments))
+    settings = options.read_settings(arguments)
+    folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+    store = options.open_state(settings)
     if store is None:
         print("no run yet")
         return 0
     with store:
         for run in store.history(limit=arguments.limit):
             if arguments.json:
-                print(as_json(result_of(run)))
+                page = folders.report_of(run.run_id)
+                print(as_json(result_of(run, report=page if page.exists() else None)))
             else:
                 waits = [f"{name}: {text}" for name, text in trial_pairs(run) if run.is_waiting or name == "forced"]
                 reasons = "; ".join((*run.reasons, *waits))

@@ -60,8 +60,7 @@ def run_once(settings: Settings, *, stopping: Callable[[], bool], say: Callable[
 def run_in(app: App, *, stopping: Callable[[], bool], say: Callable[[str], None]) -> dict[str, Any]:
     """One run of an open app; an interrupted one goes on first."""
     from retrain_worker.daemon.app import ticks
-    from retrain_worker.report.page import write_page
-    from retrain_worker.report.result import result_of
+    from retrain_worker.daemon.reports import write_report
 
     last = ""
     app.recover()
@@ -73,10 +72,7 @@ def run_in(app: App, *, stopping: Callable[[], bool], say: Callable[[str], None]
             say(last)
     ended = app.store.run(run.run_id)
     assert ended is not None, "a run that was begun is stored"
-    report = app.world.folders.run_dir(run.run_id) / "report.html"
-    result = result_of(ended, report=report)
-    write_page(result, report)
-    return result
+    return write_report(ended, app.artifacts)
 
 
 def exit_code(result: dict[str, Any]) -> int:

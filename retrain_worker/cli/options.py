@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,11 @@ def environment_outside(arguments: argparse.Namespace) -> dict[str, str]:
     """
     given = _given_in(env_file_of(arguments))
     return {name: value for name, value in os.environ.items() if given.get(name) != value}
+
+
+def person() -> str:
+    """Who gives this command; the one who became root for it, where there is one."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def open_state(loaded: Settings) -> StateDb | None:

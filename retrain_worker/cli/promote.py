@@ -6,8 +6,6 @@ The order is written into the state database. A running daemon opens the run; wi
 from __future__ import annotations
 
 import argparse
-import getpass
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -131,7 +129,7 @@ def _written(store: StateDb, arguments: argparse.Namespace) -> Order:
               "accept_contract": arguments.accept_contract}
     order = store.open_order(
         OrderKind.PROMOTE, arguments={name: value for name, value in wanted.items() if value},
-        requested_by=os.environ.get("SUDO_USER") or getpass.getuser(), reason=" ".join(arguments.reason.split()),
+        requested_by=options.person(), reason=" ".join(arguments.reason.split()),
         at=datetime.now(UTC))
     print(f"{order.order_id} is written down", file=sys.stderr, flush=True)
     return order

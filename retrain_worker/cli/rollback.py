@@ -6,8 +6,6 @@ The order is written into the state database. A running daemon carries it out; w
 from __future__ import annotations
 
 import argparse
-import getpass
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -142,7 +140,7 @@ def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) 
               "to_none": "yes" if arguments.to_none else ""}
     return store.open_order(
         OrderKind.ROLLBACK, arguments={name: value for name, value in wanted.items() if value},
-        requested_by=os.environ.get("SUDO_USER") or getpass.getuser(), reason=" ".join(arguments.reason.split()),
+        requested_by=options.person(), reason=" ".join(arguments.reason.split()),
         at=datetime.now(UTC))
 
 

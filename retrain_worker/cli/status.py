@@ -36,6 +36,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The status as one object."""
     from retrain_worker.adapters.model_slot import ModelSlot
     from retrain_worker.adapters.state_lock import is_held
+    from retrain_worker.daemon import follow_up
     from retrain_worker.daemon.schedule import next_run_at
     from retrain_worker.errors import SlotError
     from retrain_worker.report.trials import trial_pairs
@@ -54,7 +55,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "slot_problem": slot_problem,
         "state": str(settings.state_path / "state.db"),
         "run_under_way": None, "waiting_runs": [], "order": None, "last_run": None, "last_deployment": None,
-        "next_run_at": None, "engine_says": None,
+        "next_run_at": None, "follow_up": None, "engine_says": None,
         "events_waiting": 0, "oldest_event_waiting_since": None,
     }
     store = options.open_state(settings)
@@ -82,6 +83,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 "state": deployment.state, "at": deployment.updated_at.isoformat(),
                 "confirmation": deployment.confirmation},
             "next_run_at": due.isoformat(),
+            "follow_up": follow_up.due(store),
             "events_waiting": store.num_pending(),
             "oldest_event_waiting_since": oldest and oldest.isoformat(),
         }
@@ -106,8 +108,9 @@ def _as_text(found: dict[str, Any]) -> str:
     if deployed:
         told = f": {deployed['confirmation']}" if deployed["confirmation"] else ""
         label = {"rollback": "returned", "observed": "by hand"}.get(deployed["kind"], "promoted")
-        lines.append((label, f"{deployed['version']} at {deployed['at'][:19]} UTC, {deployed['state']}{told}"))
-        if found["serving"] not in (None, deployed["model_path"]):
+        version = deployed["version"] if deployed["model_path"] else "no model"
+        lines.append((label, f"{version} at {deployed['at'][:19]} UTC, {deployed['state']}{told}"))
+        if (found["serving"] or "") != deployed["model_path"] and not found["slot_problem"]:
             lines.append(("", "PATCHTST_MODEL_PATH was changed since, by somebody else"))
     if found["order"]:
         lines.append(("ordered", f"{found['order']['order_id']}: {found['order']['answer']}"))
@@ -127,7 +130,9 @@ def _as_text(found: dict[str, Any]) -> str:
         lines.extend(("", reason) for reason in last["reasons"][:5])
     else:
         lines.append(("last run", "none yet"))
-    if found["next_run_at"]:
+    if found["follow_up"]:
+        lines.append(("next run", f"as soon as none is under way, asked for by {found['follow_up']}"))
+    elif found["next_run_at"]:
         due = datetime.fromisoformat(found["next_run_at"])
         lines.append(("next run", f"{due:%Y-%m-%d %H:%M} UTC ({in_words(due - datetime.now(UTC))})"))
     waiting = f"{found['events_waiting']} events for Redis"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
@@ -26,6 +25,6 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.redis_client import connect
 
     client = connect(options.redis_url(options.read_settings(arguments)))
-    entry_id = trigger(client, reason=arguments.reason, requested_by=getpass.getuser())
+    entry_id = trigger(client, reason=arguments.reason, requested_by=options.person())
     print(f"asked for a run (entry {entry_id}); `retrain-worker status` shows it")
     return 0

@@ -28,6 +28,7 @@ from retrain_worker.adapters.telemetry import Telemetry
 from retrain_worker.daemon import follow_up
 from retrain_worker.daemon.bookkeeping import Bookkeeping
 from retrain_worker.daemon.guard import Guard
+from retrain_worker.daemon.reports import write_report
 from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.daemon.telemetry import finding_of
 from retrain_worker.daemon.trials import Trials
@@ -110,13 +111,14 @@ class App:
                 database_url=str(settings.database_url), niceness=settings.child_nice,
                 deadline_seconds=_deadlines(settings))
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
-            self._trials = Trials(self._children, conclude=self._finish)
+            self._trials = Trials(self._children, conclude=self._finish,
+                                  closed=lambda run: write_report(run, self.artifacts))
             self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
             doors.callback(self._verifier.stop, 0.0)
             self._client = client
             self._telemetry = Telemetry(client, self.store)
             self.world = self._world(settings)
-            self._artifacts.sweep()
+            self.artifacts.sweep()
             if settings.home is None or settings.home in settings.engine_env_file.parents:
                 self._slot.sweep()
             self._doors = doors.pop_all()
@@ -354,7 +356,7 @@ class App:
         protected += [reference] if reference else []
         order = self.store.waiting_order()
         protected += [order.arguments["run_id"]] if order and "run_id" in order.arguments else []
-        gone = self._artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
+        gone = self.artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
         if gone:
             log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")
         try:
@@ -465,6 +467,7 @@ class App:
         end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
         end("run_finished", message=step.sentence, run_id=run.run_id, outcome=run.outcome, stage=run.stage,
             reasons=list(run.reasons), seconds=dict(run.seconds), model_path=run.fact(Stage.PROMOTE).get("model_path"))
+        write_report(run, self.artifacts)
 
     def _tell(self, step: orders.OrderStep) -> None:
         """Log a step of an order: waiting at debug, a move at info, an end that is not as ordered as a warning."""
@@ -475,7 +478,7 @@ class App:
         tell("order_progress", message=step.sentence, order_id=order.order_id, state=order.state)
 
     def _world(self, settings: Settings) -> World:
-        self._artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+        self.artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
         self._slot = ModelSlot(
             engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
             trigger_file=settings.engine_trigger_file, serving_user=settings.engine_user or None)
@@ -485,7 +488,7 @@ class App:
         if settings.engine_confirm is Confirm.TELEMETRY:
             confirmations = self._telemetry
         return World(
-            store=self.store, children=self._children, verifier=self._verifier, folders=self._artifacts,
+            store=self.store, children=self._children, verifier=self._verifier, folders=self.artifacts,
             confirmations=confirmations, slot=self._slot, policies=policies_of(settings), now=now,
             engine_says=lambda: self._engine_finding,
         )

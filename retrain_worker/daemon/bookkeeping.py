@@ -1,4 +1,4 @@
-"""Finished runs go into the stack's own tables, oldest first; a row that is refused for good does not hold up the next.
+"""Finished runs, and what serves, go into the stack's own tables; a row that is refused for good holds up no other.
 
 A database that is busy or away is waited for, however long. A row that the database itself refuses is tried a few
 times, then set aside with a warning that names its run.
@@ -24,6 +24,8 @@ _BOOKED_UNTIL = "booked_until"
 _BOOKED_LATE = "booked_late"
 #: ids of runs on probation whose promotion is written
 _BOOKED_ON_PROBATION = "booked_on_probation"
+#: id of the deployment that is written as the one in service
+_BOOKED_SERVING = "booked_serving"
 _LOOK_BACK = 50
 
 
@@ -56,6 +58,21 @@ class Bookkeeping:
                 return
             self._note(run, late, on_probation)
             self._store.remember(_BOOKED_UNTIL, run.run_id)
+        self._keep_serving(tables)
+
+    def _keep_serving(self, tables: StackTables) -> None:
+        """After the runs, so that the version in service has its row."""
+        serving = self._store.last_deployment()
+        if serving is None or serving.deployment_id == self._store.recall(_BOOKED_SERVING):
+            return
+        try:
+            tables.record_serving(serving)
+        except RowRefusedError as error:
+            log.warning("bookkeeping_set_aside", message=str(error), version=serving.version)
+        except RetryLaterError as error:
+            self._say(str(error))
+            return
+        self._store.remember(_BOOKED_SERVING, serving.deployment_id)
 
     def _note(self, run: Run, late: set[str], on_probation: set[str]) -> None:
         """What is still to be written of `run`; both sets are brought up to date, and remembered."""
@@ -73,7 +90,7 @@ class Bookkeeping:
         except RowRefusedError as error:
             return self._is_set_aside(run, error)
         except RetryLaterError as error:
-            self._say(run, str(error))
+            self._say(str(error), run_id=run.run_id)
             return False
         self._problem = None
         return True
@@ -83,14 +100,14 @@ class Bookkeeping:
         tries = tries + 1 if run_id == run.run_id else 1
         self._refused = (run.run_id, tries)
         if tries < MAX_TRIES:
-            self._say(run, str(error))
+            self._say(str(error), run_id=run.run_id)
             return False
         log.warning("bookkeeping_set_aside", run_id=run.run_id,
                     message=f"the row of run {run.run_id} was refused {tries} times and is set aside: {error}")
         self._problem = None
         return True
 
-    def _say(self, run: Run, problem: str) -> None:
+    def _say(self, problem: str, **about: str) -> None:
         if problem != self._problem:
             self._problem = problem
-            log.warning("bookkeeping_failed", message=problem, run_id=run.run_id)
+            log.warning("bookkeeping_failed", message=problem, **about)

@@ -26,10 +26,12 @@ log = structlog.get_logger()
 class Trials:
     """Advances the waiting runs; knows which of them a child is at work for."""
 
-    def __init__(self, children: ChildProcesses, *, conclude: Callable[[Step], None]) -> None:
-        """`conclude` is told the step by which a run's outcome became known."""
+    def __init__(
+        self, children: ChildProcesses, *, conclude: Callable[[Step], None], closed: Callable[[Run], object],
+    ) -> None:
+        """`conclude` is told the step by which a run's outcome became known, `closed` a run whose probation is over."""
         self._children = children
-        self._conclude = conclude
+        self._conclude, self._closed = conclude, closed
         self._looking: str | None = None
         self._sentences: dict[str, str] = {}
         #: why a run could not be looked at, as it was last told
@@ -81,6 +83,7 @@ class Trials:
             tell = log.warning if is_alarm else log.info
             tell("probation_ended", message=step.sentence, run_id=run.run_id, outcome=run.outcome,
                  reasons=list(run.reasons))
+            self._closed(run)
         else:
             problem = run.fact(run.stage).get("problem", "")
             is_alarm = _is_settled(run) or (bool(problem) and problem != self._problems.get(run.run_id))

@@ -161,3 +161,21 @@ def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(e
     for _ in range(2):
         books.keep(tables(versions))
     assert len(written) == 1
+
+
+def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, versions):
+    books = Bookkeeping(empty)
+    first, second = (waiting(empty, day, Stage.PROBATION) for day in (0, 1))
+    for run in (first, second):
+        ended(empty, run, AT + timedelta(days=2))
+    books.keep(tables(versions))
+    assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 0, second.run_id: 1}
+
+    back = replace(DEPLOYMENT, deployment_id="rollback_1", run_id=None, kind="rollback",
+                   version=first.fact(Stage.PROMOTE)["version"], state=DeploymentState.CONFIRMED)
+    empty.record_deployment(back)
+    books.keep(tables(versions))
+    assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 1, second.run_id: 0}
+    empty.record_deployment(replace(back, deployment_id="observed_1", kind="observed", version="by_hand"))
+    books.keep(tables(versions))
+    assert {row[0] for row in rows(versions).values()} == {0}

@@ -1,0 +1,64 @@
+"""`report`: what came of a run, on the screen or as a page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain_worker.cli import options
+from retrain_worker.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from retrain_worker.adapters.state_db import StateDb
+    from retrain_worker.domain.lifecycle import Run
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser(
+        "report", help="what came of a run, on the screen or as a page",
+        epilog="a page of each run whose outcome is known is written into its folder anyway: report.html; "
+               "exit: 0, 1 the page could not be written, 2 no such run")
+    options.add_places(parser)
+    parser.add_argument("run_id", nargs="?", help="the run (default: the newest whose outcome is known)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the page to FILE, as the run stands now")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print it. Raises UsageError when there is no such run, SlotError or DiskFullError when FILE cannot be written."""
+    from retrain_worker import durable_file
+    from retrain_worker.adapters.artifact_store import ArtifactStore
+    from retrain_worker.cli.once import as_json
+    from retrain_worker.report.page import write_page
+    from retrain_worker.report.result import result_of
+    from retrain_worker.report.summary import summary
+
+    settings = options.read_settings(arguments)
+    store = options.open_state(settings)
+    if store is None:
+        raise UsageError("no run yet", where=str(settings.state_path), remedy="start one: retrain-worker once")
+    with store:
+        run = _wanted(store, arguments.run_id)
+    folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+    page = folders.report_of(run.run_id)
+    if arguments.html:
+        page = arguments.html.expanduser().absolute()
+        with durable_file.named_errors(page):
+            write_page(result_of(run, report=page), page)
+    result = result_of(run, report=page if page.exists() else None)
+    print(as_json(result) if arguments.json else summary(result))
+    return 0
+
+
+def _wanted(store: StateDb, run_id: str | None) -> Run:
+    runs = store.history(limit=1000) if run_id is None else [store.run(run_id)]
+    found = next((run for run in runs if run is not None and (run_id or run.outcome is not None)), None)
+    if found is None:
+        raise UsageError("no such run" if run_id else "no run has ended yet", where=run_id or "report",
+                         remedy="`retrain-worker history` lists the runs")
+    return found

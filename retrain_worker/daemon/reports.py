@@ -1,0 +1,27 @@
+"""The page of a run, `report.html` in its folder: written when its outcome is known, and again when that changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from retrain_worker.adapters.artifact_store import ArtifactStore
+from retrain_worker.domain.lifecycle import Run
+from retrain_worker.errors import RetrainError
+from retrain_worker.report.page import write_page
+from retrain_worker.report.result import result_of
+
+log = structlog.get_logger()
+
+
+def write_report(run: Run, folders: ArtifactStore) -> dict[str, Any]:
+    """Write the page; what `--json` prints of the run. A page that cannot be written is a warning, and no more."""
+    report = folders.report_of(run.run_id)
+    result = result_of(run, report=report)
+    try:
+        folders.run_dir(run.run_id)
+        write_page(result, report)
+    except (OSError, RetrainError) as error:
+        log.warning("report_not_written", message=f"{report} was not written: {error}", run_id=run.run_id)
+    return result
