@@ -30,6 +30,10 @@ CREDENTIAL_NAMES = ("REDIS_PASSWORD", "REDIS_URL", "DATABASE_URL")
 #: LoadCredential=settings:DIRECTORY names each file settings_NAME
 _CREDENTIAL_PREFIX = "settings_"
 
+#: share of the samples that holdout and validation may take together
+_MAX_HELD_OUT = 0.8
+_MIN_CHILD_MEMORY_MB = 512
+
 #: true and false are what BALANCE was before it had three values
 _BALANCE_WORDS = {**{str(each): each for each in Balance}, "true": Balance.UNDERSAMPLE, "false": Balance.NONE}
 
@@ -160,6 +164,7 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         home=home,
         names=read.asked,
     )
+    read.problems += _contradictions(settings)
     read.finish()
     return settings
 
@@ -199,6 +204,27 @@ def likely_misspellings(given: Mapping[str, str], settings: Settings) -> tuple[s
         if close and name not in settings.names:
             found.append(f"{name} is not a setting; was {close[0]} meant?")
     return tuple(found)
+
+
+def unknown_names(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
+    """Names in an env file that no setting has: they may be meant for PyTorch, or be mistaken."""
+    return tuple(name for name in given if name not in settings.names)
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Values that are sound each by itself, and let nothing pass together."""
+    gate, shadow, split = settings.gate, settings.shadow, settings.split
+    found = [
+        (gate.min_agreement > gate.max_agreement, "GATE_MIN_AGREEMENT is over GATE_MAX_AGREEMENT"),
+        (gate.min_action_share > 0.5, "GATE_MIN_ACTION_SHARE is over 0.5, which two actions cannot both have"),
+        (shadow.hours >= shadow.max_hours and shadow.hours > 0, "SHADOW_HOURS is not under SHADOW_MAX_HOURS, so every "
+                                                               "trial would be over before it may be judged"),
+        (split.holdout_share + split.validation_share > _MAX_HELD_OUT,
+         f"HOLDOUT_SHARE and VALIDATION_SHARE leave less than {1 - _MAX_HELD_OUT:.0%} of the rows to train on"),
+        (0 < settings.child_memory_mb < _MIN_CHILD_MEMORY_MB,
+         f"CHILD_MEMORY_MB={settings.child_memory_mb}: PyTorch alone needs {_MIN_CHILD_MEMORY_MB}; 0 is no limit"),
+    ]
+    return [problem for is_so, problem in found if is_so]
 
 
 def _data_policy(read: _Reader) -> DataPolicy:
@@ -323,7 +349,7 @@ def _database(read: _Reader, db: str | None) -> tuple[Secret, Path | None]:
 
 
 def _redis_url(read: _Reader, home: Path | None) -> Secret:
-    named = any(read.is_given(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB"))
+    named = any(read.is_given(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"))
     url = read.text("REDIS_URL", "")
     host, port = read.text("REDIS_HOST", "localhost"), read.count("REDIS_PORT", 6379, low=1, high=65535)
     number, password = read.count("REDIS_DB", 0), read.text("REDIS_PASSWORD", "")

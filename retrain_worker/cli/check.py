@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.domain.audit import Severity
 from retrain_worker.errors import RedisUnavailableError, RetrainError
 from retrain_worker.settings import Settings
 
@@ -49,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     settings = options.read_settings(arguments)
     checks = []
-    for check in all_checks(settings):
+    for check in (*_names(options.unknown_names(arguments, settings)), *all_checks(settings)):
         checks.append(check)
         if not arguments.json:
             print(_as_text(check), flush=True)
@@ -73,6 +74,11 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield from _database(settings)
     yield from _engine(settings)
     yield from _redis(settings)
+
+
+def _names(unknown: tuple[str, ...]) -> list[Check]:
+    return [Check(name="settings", is_ok=False, blocks=False, finding=f"{name} is no setting, and has no effect here",
+                  remedy="remove it, or look up its name in etc/quantum/retraining-worker.env") for name in unknown]
 
 
 def _folder(name: str, path: Path) -> Check:
@@ -111,6 +117,9 @@ def _database(settings: Settings) -> Iterator[Check]:
                 f"({pulled.win} WIN, {pulled.loss} LOSS), features {', '.join(pulled.feature_names) or 'none'}")
     if audited.verdict.is_fit:
         yield Check(name="data", is_ok=True, finding="fit to train on")
+    for found in audited.verdict.findings:
+        if found.severity is Severity.WARNING:
+            yield Check(name="data", is_ok=False, finding=found.sentence, blocks=False)
     for reason in audited.verdict.reasons:
         yield Check(name="data", is_ok=False, finding=reason, blocks=False)
 
@@ -126,6 +135,10 @@ def _engine(settings: Settings) -> Iterator[Check]:
     problems = slot.problems()
     for finding, remedy in problems:
         yield Check(name="engine", is_ok=False, finding=finding, remedy=remedy)
+    if not settings.engine_user and settings.home is None:
+        yield Check(name="engine", is_ok=False, blocks=False,
+                    finding="ENGINE_USER is not set, so nobody looks whether the engine can read its models",
+                    remedy=f"set it to what `systemctl show -p User {settings.engine_unit}` says")
     if not problems:
         yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} and {settings.engine_models_dir} "
                                                        "can take a swap")

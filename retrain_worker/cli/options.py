@@ -50,6 +50,11 @@ def read_settings(arguments: argparse.Namespace, outside: Mapping[str, str] = os
     return loaded
 
 
+def unknown_names(arguments: argparse.Namespace, loaded: Settings) -> tuple[str, ...]:
+    """What stands in the env file and is no setting."""
+    return settings.unknown_names(_given_in(env_file_of(arguments)), loaded)
+
+
 def home_of(arguments: argparse.Namespace) -> Path | None:
     """--home, absolute."""
     return arguments.home.expanduser().absolute() if arguments.home else None

@@ -108,7 +108,9 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(daem
 
     assert second.process.wait(PATIENCE_SECONDS) == 1
     assert f"pid {first.process.pid}" in Path(second.log.name).read_text()
-    assert first.wait_for_event("run_finished")
+    ended = first.wait_for_event("run_finished")
+    page = tmp_path / "home/models/runs" / ended["run_id"] / "report.html"
+    assert ended["run_id"] in wait_for(lambda: page.exists() and page.read_text(), what="the page of the run")
 
 
 def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(daemon_of, hopeless, tmp_path):

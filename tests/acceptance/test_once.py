@@ -82,6 +82,18 @@ def test_status_history_and_gates_tell_of_it(promoted):
     assert "✔ skill" in told["gates"].stdout
 
 
+def test_report_shows_it_again_on_the_screen_and_as_a_page(promoted, tmp_path):
+    _, result, _, home = promoted
+    page = tmp_path / "page.html"
+    shown = retrain_worker("report", "--home", home, result["run_id"], "--html", page)
+
+    assert shown.returncode == 0, shown.stderr
+    assert "PROMOTED" in shown.stdout
+    assert str(page) in shown.stdout
+    assert result["run_id"] in page.read_text()
+    assert retrain_worker("report", "--home", home, "20200101_000000").returncode == 2
+
+
 def test_a_second_run_on_the_same_rows_is_skipped(promoted, learnable):
     home = promoted[3]
     before = (home / "engine/ai-engine.env").read_bytes()
