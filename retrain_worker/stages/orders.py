@@ -20,7 +20,7 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run, St
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.domain.trial import evidence_of
 from retrain_worker.errors import ArtifactError, RefuseError, RetrainError, RetryLaterError, SlotError
-from retrain_worker.stages import swap
+from retrain_worker.stages import hand_edit, swap
 from retrain_worker.stages.ports import World
 
 
@@ -153,6 +153,10 @@ def _forced_run(order: Order, judged: Run, world: World) -> Run:
 
 
 def _intend(order: Order, world: World) -> OrderStep:
+    if _is_as_ordered(order, world) and hand_edit.unrecorded(world) is not None:
+        # what was before it is known once it is part of the history, two looks from now
+        return OrderStep(order=order, sentence=f"{order.order_id}: PATCHTST_MODEL_PATH was just changed by hand, which "
+                                               "is recorded first")
     target = _target(order, world)
     verified = _verified(order, target, world)
     if isinstance(verified, OrderStep):
@@ -169,9 +173,9 @@ def _target(order: Order, world: World) -> Target:
     """The model that is wanted. Raises SlotError when there is none, or when it stands in the slot already."""
     current = world.slot.current_path()
     found = str(current) if current else None
-    only_from = order.arguments.get("only_from")
-    if only_from is not None and only_from != found:
-        raise SlotError(f"it names {found or 'nothing'} now, no longer {only_from}", where="PATCHTST_MODEL_PATH",
+    if not _is_as_ordered(order, world):
+        raise SlotError(f"it names {found or 'nothing'} now, no longer {order.arguments['only_from']}",
+                        where="PATCHTST_MODEL_PATH",
                         remedy="look at `retrain-worker deployments`, and order again if that is still wanted")
     history, version = world.store.reached_deployments(), order.arguments.get("version")
     target = deployments.known_version(history, version) if version else deployments.roll_back_target(
@@ -181,6 +185,12 @@ def _target(order: Order, world: World) -> Target:
     if target.model_path == found:
         raise SlotError(f"{target.version} is in the slot already", where="PATCHTST_MODEL_PATH")
     return target
+
+
+def _is_as_ordered(order: Order, world: World) -> bool:
+    """Whether the env line names what it named when the order was given, where the order says what that was."""
+    current, only_from = world.slot.current_path(), order.arguments.get("only_from")
+    return only_from is None or only_from == (str(current) if current else None)
 
 
 def _no_target(history: Sequence[Deployment], version: str | None) -> tuple[str]:
