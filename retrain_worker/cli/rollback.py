@@ -90,11 +90,10 @@ def _alone(
 
     journal.configure(level="ERROR", form=settings.log_format)
     with App(replace(settings, max_retries=0)) as app:
-        app.look_at_slot()
-        app.look_at_slot()
         order_id = order_id or _written(app.store, settings, arguments).order_id
         said = ""
         while True:
+            app.look_at_slot()
             app.carry_out_orders()
             order = _found(app.store, order_id)
             app.relay()

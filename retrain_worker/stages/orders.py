@@ -19,7 +19,7 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run, St
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.domain.trial import evidence_of
 from retrain_worker.errors import ArtifactError, RefuseError, RetrainError, RetryLaterError, SlotError
-from retrain_worker.stages import swap
+from retrain_worker.stages import hand_edit, swap
 from retrain_worker.stages.ports import World
 
 
@@ -158,6 +158,10 @@ def _forced_run(order: Order, judged: Run, world: World) -> Run:
 
 def _intend(order: Order, world: World) -> OrderStep:
     named = _named(order, world)
+    if hand_edit.unrecorded(world) is not None:
+        # what was before it is known once it is part of the history, two looks from now
+        return OrderStep(order=order, sentence=f"{order.order_id}: PATCHTST_MODEL_PATH was just changed by hand, which "
+                                               "is recorded first")
     if order.arguments.get("to_none"):
         return _withdraw(order, named, world)
     target = _target(order, named, world)
@@ -185,9 +189,8 @@ def _withdraw(order: Order, named: str | None, world: World) -> OrderStep:
 def _named(order: Order, world: World) -> str | None:
     """What the env line names. Raises SlotError when it is not what it was when the order was given."""
     current = world.slot.current_path()
-    found = str(current) if current else None
-    only_from = order.arguments.get("only_from")
-    if only_from is not None and only_from != found:
+    found, only_from = str(current) if current else None, order.arguments.get("only_from")
+    if only_from not in (None, found):
         raise SlotError(f"it names {found or 'nothing'} now, no longer {only_from}", where="PATCHTST_MODEL_PATH",
                         remedy="look at `retrain-worker deployments`, and order again if that is still wanted")
     return found

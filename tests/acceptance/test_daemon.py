@@ -121,12 +121,13 @@ def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(
     env.write_text("MAX_EPOCHS=many\n")
     daemon.send(signal.SIGHUP)
     refused = daemon.wait_for_event("reload_refused")
-    env.write_text("MAX_EPOCHS=1\nRETRAIN_INTERVAL_H=0.001\n")
-    daemon.send(signal.SIGHUP)
+    for number in range(100):
+        env.write_text(f"MAX_EPOCHS=1\nRETRAIN_INTERVAL_H={24 if number < 99 else 0.001}\n")
+        daemon.send(signal.SIGHUP)
     daemon.wait_for_event("reloaded")
 
     assert "MAX_EPOCHS=many" in refused["message"]
-    assert daemon.wait_for_event("run_finished", outcome="SKIPPED")
+    assert daemon.wait_for_event("run_finished", outcome="SKIPPED"), "the last of the hundred is in force"
 
 
 def test_a_reload_in_training_waits_for_the_end_of_the_run(daemon_of, hopeless, tmp_path):

@@ -140,6 +140,16 @@ def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(e
     assert (len(deployments(engine)), events_of(engine)) == (3, [])
 
 
+def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(engine, daemon):
+    for start in (lambda: None, lambda: daemon(REDIS_URL=REDIS_DOWN)):
+        start()
+        engine.write_line(engine.path_of(0))
+        done = rolled_back(engine)
+
+        assert (done.returncode, engine.named()) == (0, engine.path_of(2)), done.stdout
+        assert [one["kind"] for one in deployments(engine)[:2]] == ["rollback", "observed"]
+
+
 def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(engine, daemon):
     running = daemon(REDIS_URL=REDIS_DOWN)
     engine.write_line(engine.path_of(0))

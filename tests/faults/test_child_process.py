@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import msgspec
@@ -214,6 +215,16 @@ leave()
 """
     assert isinstance(nursery.end_of(nursery.children(script)), Done)
     wait_for(lambda: nursery.living() == [])
+
+
+def test_a_child_outlives_the_thread_that_started_it(nursery):
+    children = nursery.children("while not os.path.exists('go'): time.sleep(0.01)\nleave()")
+    starter = threading.Thread(target=lambda: nursery.ask(children))
+    starter.start()
+    starter.join()
+    (nursery.run_dir / "go").touch()
+
+    assert nursery.end_of(children) == Done(result=RESULT)
 
 
 def test_stop_lets_a_child_keep_what_it_has(nursery):

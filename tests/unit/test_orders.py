@@ -10,6 +10,7 @@ from retrain_worker.domain.handoff import Broken, Working
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
 from retrain_worker.domain.orders import Order, OrderKind, OrderState
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
+from retrain_worker.stages import hand_edit
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.orders import abandon, carry_out
 from tests.fakes import NOW, FakeChildren, FakeClock, FakeConfirmations, FakeSlot, fake_world
@@ -62,6 +63,17 @@ def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(w
     assert types_of(world) == [EventType.ROLLED_BACK]
     assert world.slot.triggered == [Path(B).stem]
     assert "patchtst_v20260101_000000, instead of patchtst_v20260102_000000" in order.answer
+
+
+def test_a_hand_edit_that_nobody_has_recorded_yet_is_recorded_first_and_then_taken_back(world):
+    world.slot.named = Path("/engine/by_hand.pth")
+    step = carry_out(an_order(only_from="/engine/by_hand.pth"), world)
+    assert "is recorded first" in step.sentence
+    assert not step.is_move
+
+    world.store.record_deployment(hand_edit.unrecorded(world))
+    order = carried_out(world, step.order)
+    assert (order.state, world.slot.named) == (OrderState.DONE, Path(C))
 
 
 def test_a_second_roll_back_goes_further_back_and_never_to_what_was_taken_back(world):

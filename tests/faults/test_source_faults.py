@@ -1,0 +1,44 @@
+"""A disk that cannot give a page of the trading database: an error of ours, or every row. Never some of them."""
+
+import os
+import re
+from collections import Counter
+
+import pytest
+
+from retrain_worker.work.data.rows import read_pages
+from tests.child.trading_database import make_database, make_rows, url_of
+from tests.faults.strace_sweep import STRACE, forked
+
+pytestmark = pytest.mark.skipif(STRACE is None, reason="strace injects the faults")
+
+CALLS, ROWS, DONE, FAILED = ("openat", "pread64", "read"), 600, 0, 1
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_an_error_of_the_disk_at_any_read_ends_the_reading_or_costs_no_row(tmp_path, journal):
+    path, trace = make_database(tmp_path / "trader.db", make_rows(ROWS), journal=journal), tmp_path / "trace"
+
+    def read():
+        found = sum(len(page.id) for page in read_pages(url_of(path), busy_timeout_seconds=1.0))
+        os.write(2, f"{found} rows".encode())
+    read()  # whatever is imported late is imported now
+    forked(read, trace=CALLS, options=("-y", "-o", str(trace)))
+    places = _calls_on(str(path), trace.read_text(errors="replace"))
+
+    assert len(places) > 50
+    for call, number in places[::7]:
+        code, said = forked(read, trace=(call,), options=("-e", f"inject={call}:error=EIO:when={number}", "-o",
+                                                                 os.devnull))
+        assert (code, said) == (DONE, f"{ROWS} rows") or code == FAILED, (call, number, said)
+
+
+def _calls_on(path, traced):
+    """Each call that names the file, and the how manieth of its kind it is."""
+    counts, found = Counter(), []
+    for line in traced.splitlines():
+        if named := re.match(r"(\w+)\(", line):
+            counts[named[1]] += 1
+            if path in line:
+                found.append((named[1], counts[named[1]]))
+    return found
