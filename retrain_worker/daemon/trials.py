@@ -32,8 +32,6 @@ class Trials:
         self._conclude = conclude
         self._looking: str | None = None
         self._sentences: dict[str, str] = {}
-        #: why a run could not be looked at, as it was last told
-        self._problems: dict[str, str] = {}
 
     @property
     def is_looking(self) -> bool:
@@ -82,9 +80,7 @@ class Trials:
             tell("probation_ended", message=step.sentence, run_id=run.run_id, outcome=run.outcome,
                  reasons=list(run.reasons))
         else:
-            problem = run.fact(run.stage).get("problem", "")
-            is_alarm = _is_settled(run) or (bool(problem) and problem != self._problems.get(run.run_id))
-            self._problems[run.run_id] = problem
+            is_alarm = _is_settled(run) or bool(run.fact(run.stage).get("problem"))
             # how a look has ended stands in STATUS; hundreds of them fit into a trial
             is_news = step.is_move and step.sentence != standing(run)
             tell = log.warning if is_alarm else log.info if is_news else log.debug
