@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import orjson
@@ -57,7 +58,7 @@ def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None 
     render = _as_text_line if form == "text" or (form == "auto" and stream.isatty()) else _as_json_line
     if form == "auto" and is_journal(fd) and (journal_fd := journal_entry.connected()) is not None:
         fd, render = journal_fd, _as_journal_entry
-    writer = LineWriter(fd)
+    writer = LineWriter(fd, about_lost=lambda num_lost: render(None, "warning", _about_lost(num_lost)))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -97,6 +98,11 @@ def is_journal(fd: int) -> bool:
     except OSError:
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _about_lost(num_lost: int) -> Record:
+    return {"timestamp": datetime.now(UTC).isoformat(), "level": "warning", "event": "records_lost",
+            "message": f"{num_lost} records of this log are lost: nobody read it in time"}
 
 
 class _LineLogger:

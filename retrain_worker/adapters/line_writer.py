@@ -1,6 +1,6 @@
 """Writes lines to a descriptor from a thread of its own, so that a reader who has stopped cannot stop the writer.
 
-The queue is bounded; lines that do not fit are dropped and counted.
+The queue is bounded; lines that do not fit are dropped and counted, and the count is told once the reader is back.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 _FLUSH_POLL_SECONDS = 0.01
 
@@ -16,8 +18,11 @@ _FLUSH_POLL_SECONDS = 0.01
 class LineWriter:
     """A bounded queue before a descriptor."""
 
-    def __init__(self, fd: int, *, max_lines: int = 1000) -> None:
+    def __init__(self, fd: int, *, max_lines: int = 1000, about_lost: Callable[[int], bytes] | None = None) -> None:
+        """`about_lost` makes the line that tells how many were dropped."""
         self._fd = fd
+        self._about_lost = about_lost
+        self._num_told = 0
         self._queue: queue.Queue[bytes] = queue.Queue(maxsize=max_lines)
         self._num_dropped = 0
         self._lock = threading.Lock()
@@ -48,13 +53,26 @@ class LineWriter:
         while True:
             line = self._queue.get()
             try:
-                view = memoryview(line)
-                while view:
-                    view = view[os.write(self._fd, view):]
+                self._write(line)
             except OSError:
                 self._drop()
+            else:
+                self._tell_lost()
             finally:
                 self._queue.task_done()
+
+    def _write(self, line: bytes) -> None:
+        view = memoryview(line)
+        while view:
+            view = view[os.write(self._fd, view):]
+
+    def _tell_lost(self) -> None:
+        """Once, when all that was kept is written."""
+        num_lost = self._num_dropped - self._num_told
+        if self._about_lost is not None and num_lost and self._queue.empty():
+            with suppress(OSError):
+                self._write(self._about_lost(num_lost))
+                self._num_told += num_lost
 
     def _drop(self) -> None:
         with self._lock:

@@ -69,6 +69,7 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
     """
     schedule = Schedule(jobs_of(app), clock=boot_clock)
     drift = time.time() - boot_clock()
+    stuck: tuple[str, ...] = ()
     app.recover()
     notifier.ready(app.status_line())
     log.info("ready", message=app.status_line())
@@ -82,7 +83,7 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
                 drift = time.time() - boot_clock()
                 log.warning("clock_jumped", message="the wall clock jumped; every job is planned anew")
                 schedule.restart()
-            _heartbeat(app, schedule, notifier)
+            stuck = _heartbeat(app, schedule, notifier, told=stuck)
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
         notifier.stopping(f"stopping; it was {app.status_line()}")
@@ -115,13 +116,15 @@ def boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _heartbeat(app: App, schedule: Schedule, notifier: Notifier) -> None:
+def _heartbeat(app: App, schedule: Schedule, notifier: Notifier, *, told: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Status and ping; the jobs that are stuck, which end the pings. `told`: those of the last time."""
     notifier.status(app.status_line())
     stuck = schedule.stuck()
-    if stuck:
-        log.error("job_stuck", message=f"no ping to the watchdog: {', '.join(stuck)} does not come back")
-    else:
+    if not stuck:
         notifier.watchdog()
+    elif stuck != told:
+        log.error("job_stuck", message=f"no ping to the watchdog: {', '.join(stuck)} does not come back")
+    return stuck
 
 
 def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings], answer_path: Path) -> None:

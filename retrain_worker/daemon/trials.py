@@ -34,8 +34,6 @@ class Trials:
         self._conclude, self._closed = conclude, closed
         self._looking: str | None = None
         self._sentences: dict[str, str] = {}
-        #: why a run could not be looked at, as it was last told
-        self._problems: dict[str, str] = {}
 
     @property
     def is_looking(self) -> bool:
@@ -85,9 +83,7 @@ class Trials:
                  reasons=list(run.reasons))
             self._closed(run)
         else:
-            problem = run.fact(run.stage).get("problem", "")
-            is_alarm = _is_settled(run) or (bool(problem) and problem != self._problems.get(run.run_id))
-            self._problems[run.run_id] = problem
+            is_alarm = _is_settled(run) or bool(run.fact(run.stage).get("problem"))
             # how a look has ended stands in STATUS; hundreds of them fit into a trial
             is_news = step.is_move and step.sentence != standing(run)
             tell = log.warning if is_alarm else log.info if is_news else log.debug

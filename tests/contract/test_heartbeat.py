@@ -2,6 +2,8 @@
 
 import threading
 
+from structlog.testing import capture_logs
+
 from retrain_worker.daemon import service
 from retrain_worker.daemon.schedule import Job, Schedule
 
@@ -43,9 +45,12 @@ def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not():
         service._heartbeat(Silent(), schedule, listener)
         assert listener.pings == 1
         now[0] = 200.0
-        service._heartbeat(Silent(), schedule, listener)
+        with capture_logs() as logged:
+            stuck = service._heartbeat(Silent(), schedule, listener)
+            service._heartbeat(Silent(), schedule, listener, told=stuck)
         assert listener.pings == 1
-        assert listener.said == ["idle", "idle"], "the status goes on"
+        assert listener.said == ["idle", "idle", "idle"], "the status goes on"
+        assert [each["event"] for each in logged] == ["job_stuck"], "it is said once"
     finally:
         held.set()
         schedule.stop(wait_seconds=60)

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 
 import pytest
 import structlog
@@ -152,6 +153,35 @@ def test_a_reader_who_has_stopped_does_not_stop_us():
     os.close(read_end)
     assert writer.flush(30)
     os.close(write_end)
+
+
+def test_how_much_was_lost_is_told_once_when_the_reader_is_back():
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write_end, b"full\n")
+    os.set_blocking(write_end, True)
+    writer = LineWriter(write_end, max_lines=10, about_lost=lambda num_lost: b"lost %d\n" % num_lost)
+    for _ in range(30):
+        writer.put(b"x\n")
+    lost = writer.num_dropped
+    found = b""
+    while b"lost" not in found:
+        found += os.read(read_end, 65536)
+    assert writer.flush(30)
+    writer.put(b"y\n")
+    assert writer.flush(30)
+    found += os.read(read_end, 65536)
+    os.close(write_end)
+    os.close(read_end)
+    assert found.endswith(b"x\nlost %d\ny\n" % lost)
+
+
+def test_the_line_about_lost_records_is_one_of_ours():
+    record = json.loads(journal._as_json_line(None, "warning", journal._about_lost(3))[3:])
+    assert (record["event"], record["level"]) == ("records_lost", "warning")
+    assert record["message"].startswith("3 records of this log are lost")
 
 
 def test_a_closed_stderr_does_not_hurt():

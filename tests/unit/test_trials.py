@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain.events import EventType
@@ -610,3 +611,29 @@ def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken
         orders.carry_out(order, world)
     trials.advance(world)
     assert world.store.run(run.run_id).outcome is Outcome.ROLLED_BACK
+
+
+# ---------------------------------------------------------------- what is said of it
+
+
+class _Idle:
+    is_running = False
+
+
+def test_the_journal_hears_of_a_trial_that_begins_and_of_what_is_in_its_way_but_not_of_each_look(world):
+    trials = Trials(_Idle(), conclude=lambda _step: None)
+    stored_previous(world)
+    run = until(a_run(), without_trial(world), lambda run: run.stage is Stage.PROBATION)
+    busy = Broken(error=DatabaseBusyError("locked by another", where="trader.db", remedy="wait"))
+    answers = (finding(a_look(known=0)), finding(a_look(known=0, observed=301)), busy, busy,
+               finding(a_look(known=0, observed=302)))
+    with capture_logs() as said:
+        trials.advance(world)
+        for answer in answers:
+            world.children.answers[Stage.PROBATION] = answer
+            world.now.now = max(world.now(), world.store.run(run.run_id).not_before or world.now())
+            trials.advance(world)
+
+    assert [each["log_level"] for each in said] == ["info", "debug", "debug", "warning", "debug"]
+    assert "is on probation for 48 h" in said[0]["message"]
+    assert "locked by another" in said[3]["message"]

@@ -24,7 +24,7 @@ from retrain_worker.work.data.snapshot import Snapshot
 def audit(request: AuditRequest, report: Callable[[Progress], None]) -> AuditResult:
     """The verdict on `run_dir/snapshot`. Raises DataUnfitError when that is missing or damaged."""
     snapshot = snapshots.load(Path(request.run_dir))
-    report(Progress(sentence=f"auditing {len(snapshot):,} rows", fields={"rows": len(snapshot)}))
+    report(Progress(sentence=f"audit {request.run_id}: {len(snapshot):,} rows", fields={"rows": len(snapshot)}))
     now = to_microseconds(datetime.fromisoformat(request.now))
     reference_dir = Path(request.reference_dir) if request.reference_dir else None
     drift = drift_findings(snapshot, reference_dir, request.policy) if len(snapshot) else []

@@ -33,7 +33,7 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
     snapshot = read_window(
         request.policy, database_url, now=to_microseconds(datetime.fromisoformat(request.now)),
         busy_timeout_seconds=request.busy_timeout_seconds, report=report)
-    report(Progress(sentence=f"freezing {len(snapshot):,} rows", fields={"rows": len(snapshot)}))
+    report(Progress(sentence=f"pull {request.run_id}: {len(snapshot):,} rows read", fields={"rows": len(snapshot)}))
     snapshots.save(snapshot, run_dir)
     watermark_path = run_dir / fingerprints.FILE_NAME
     fingerprints.save(fingerprints.fingerprints_of(snapshot), watermark_path)
