@@ -2,8 +2,8 @@
 
 What it must say is remembered in the outbox, so it can be written again whenever Redis has forgotten it. Newest is what
 was enqueued last, whatever the clock said: an older event that is published again cannot turn it back, and a clock that
-goes back cannot hold it up. It is written before the event's entry: whoever reads the hash after hearing the event finds
-at least that model.
+goes back cannot hold it up. It is written before the event's entry: whoever reads the hash after hearing the event
+finds at least that model.
 """
 
 from __future__ import annotations

@@ -300,13 +300,15 @@ def test_while_redis_loads_events_are_kept(snapshot_server, outbox, clock):
     client.config_set("rdbcompression", "no")
     client.save()
     snapshot_server.kill()
-    snapshot_server.start("--key-load-delay", "4000")
     enqueue(outbox, an_event(1))
     relay = Relay(client, outbox, clock)
+    # ten seconds, unless somebody says that it is enough
+    snapshot_server.start("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
 
     seen = set()
-    while relay.relay_once().pending:
-        seen.add(relay.relay_once().problem)
+    while (report := relay.relay_once()).pending:
+        seen.add(report.problem)
+        client.config_set("key-load-delay", 0)
         clock.advance(31)
 
     assert any("still loading" in sentence for sentence in seen), seen
