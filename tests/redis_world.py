@@ -17,6 +17,9 @@ from retrain_worker.domain.events import Event, EventType, event_id_of
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 from retrain_worker.redis_client import connect
 
+#: long enough for a loaded machine; nothing passes or fails by it unless something hangs
+PATIENCE_SECONDS = 120.0
+
 
 class RedisServer:
     """On a unix socket, without persistence unless `options` say otherwise."""
@@ -46,7 +49,7 @@ class RedisServer:
 
     def _wait(self):
         """Until it answers, if only that it is loading."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         with contextlib.closing(connect(self.url)) as client:
             while True:
                 try:

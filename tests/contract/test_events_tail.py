@@ -13,7 +13,7 @@ from retrain_worker.__main__ import main
 from retrain_worker.adapters.relay import Relay
 from retrain_worker.adapters.run_requests import trigger
 from retrain_worker.domain.events import EventType, stream_of
-from tests.redis_world import a_promotion, an_event, enqueue
+from tests.redis_world import PATIENCE_SECONDS, a_promotion, an_event, enqueue
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_followed_it_waits_for_redis_shows_what_comes_and_outlives_a_restart(pub
         redis_server.start()
         reader.start()
         publish(an_event(2, at=clock()))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not any("run_2" in line for line in lines):
             assert time.monotonic() < deadline, lines
             time.sleep(0.05)
