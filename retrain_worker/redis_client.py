@@ -244,11 +244,18 @@ def examine(client: redis.Redis) -> Examination:
     warnings = []
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_VERSION:
         warnings.append(f"Redis {version} is older than 6.2: requests and trimming do not work")
-    if memory.get("maxmemory") and "allkeys" in str(memory.get("maxmemory_policy")):
-        warnings.append(f"maxmemory-policy {memory['maxmemory_policy']} may evict a whole stream; use noeviction")
+    if warning := eviction_warning(memory):
+        warnings.append(warning)
     if not persistence.get("aof_enabled"):
         warnings.append("appendonly is off: Redis can forget the latest minutes; lost events will be published again")
     return Examination(version=version, run_id=str(info.get("run_id", "")), warnings=tuple(warnings))
+
+
+def eviction_warning(memory: Mapping[str, Any]) -> str | None:
+    """What `INFO memory` says that may cost us whole streams; None: nothing."""
+    if memory.get("maxmemory") and "allkeys" in str(memory.get("maxmemory_policy")):
+        return f"maxmemory-policy {memory['maxmemory_policy']} may evict a whole stream; use noeviction"
+    return None
 
 
 class BackOff:

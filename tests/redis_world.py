@@ -18,6 +18,9 @@ from retrain_worker.domain.events import Event, EventType, event_id_of
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 from retrain_worker.redis_client import connect
 
+#: long enough for a loaded machine; nothing passes or fails by it unless something hangs
+PATIENCE_SECONDS = 120.0
+
 
 class RedisDiedError(Exception):
     """It ended before it answered."""
@@ -45,8 +48,8 @@ class RedisServer:
         return self
 
     def start_loading(self):
-        """It comes up, and is busy with its snapshot until `end_loading`: with 400 keys for eight seconds at most."""
-        return self.start("--key-load-delay", "20000")
+        """It comes up, and is busy with its snapshot until `end_loading`: with 400 keys for forty seconds at most."""
+        return self.start("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
 
     def end_loading(self):
         with Redis(unix_socket_path=str(self.socket)) as plain:
@@ -59,7 +62,7 @@ class RedisServer:
 
     def _wait(self):
         """Until it answers, if only that it is loading."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         with contextlib.closing(connect(self.url)) as client:
             while True:
                 try:

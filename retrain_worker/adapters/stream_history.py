@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from retrain_worker.adapters.outbox import Outbox
 from retrain_worker.domain.envelope import StreamId, parts_of
 from retrain_worker.domain.events import STREAM_RETENTION_DAYS, EventType, stream_of
-from retrain_worker.redis_client import entries_in, is_no_such_key
+from retrain_worker.redis_client import entries_in, eviction_warning, is_no_such_key
 
 STREAMS = tuple(stream_of(kind) for kind in EventType)
 RETENTION = timedelta(days=STREAM_RETENTION_DAYS)
@@ -59,6 +59,7 @@ class StreamHistory:
         self._outbox = outbox
         self._now = now
         self._run_id = ""
+        self._eviction: str | None = None
         self._states: dict[str, StreamState | None] = {}
         #: stream -> time part of the highest id that we saw in it; 0: nothing sent
         self._sent_top: dict[str, int] = {}
@@ -68,9 +69,10 @@ class StreamHistory:
         """One round trip. Raises RedisError when Redis as a whole does not answer."""
         pipeline = self._client.pipeline(transaction=False)
         pipeline.info("server")
+        pipeline.info("memory")
         for stream in STREAMS:
             pipeline.xinfo_stream(stream)
-        server, *replies = pipeline.execute(raise_on_error=False)
+        server, memory, *replies = pipeline.execute(raise_on_error=False)
         states: dict[str, StreamState | None] = {}
         problems: dict[str, RedisError] = {}
         for stream, reply in zip(STREAMS, replies, strict=True):
@@ -82,7 +84,9 @@ class StreamHistory:
                 problems[stream] = reply
         self._states = states
         run_id = "" if isinstance(server, RedisError) else str(server.get("run_id", ""))
-        return Look(states=states, problems=problems, notices=self._restart_notice(run_id))
+        eviction = None if isinstance(memory, RedisError) else eviction_warning(memory)
+        notices = (*self._restart_notice(run_id), *self._eviction_notice(eviction))
+        return Look(states=states, problems=problems, notices=notices)
 
     def look_again(self, streams: Sequence[str]) -> None:
         """Learn the last ids of some streams, in one round trip. Raises RedisError."""
@@ -159,6 +163,10 @@ class StreamHistory:
     def _restart_notice(self, run_id: str) -> tuple[str, ...]:
         before, self._run_id = self._run_id, run_id or self._run_id
         return ("Redis was restarted, or is another one now",) if before and before != self._run_id else ()
+
+    def _eviction_notice(self, eviction: str | None) -> tuple[str, ...]:
+        before, self._eviction = self._eviction, eviction
+        return (eviction,) if eviction and eviction != before else ()
 
 
 def trim(client: redis.Redis, stream: str, *, before: datetime) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from retrain_worker.errors import RedisUnavailableError, UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from retrain_worker.adapters.event_tail import EventTail, Found
+    from retrain_worker.adapters.event_tail import Found
 
 TYPES = (*(str(kind) for kind in EventType), *(stream.removeprefix(STREAM_PREFIX)
                                                for stream in (REQUEST_STREAM, SERVED_STREAM)))
@@ -48,11 +49,12 @@ def execute_tail(arguments: argparse.Namespace) -> int:
     streams = [stream_of(kind) for kind in _types(arguments.types or ())]
     client = connect(options.redis_url(options.read_settings(arguments)))
     tail = EventTail(client, streams)
+    newest = partial(tail.newest, arguments.limit)
     try:
-        for found in tail.newest(arguments.limit):
+        for found in _patiently(newest) if arguments.follow else newest():
             _show(found, as_json=arguments.json)
         while arguments.follow:
-            for found in _coming(tail):
+            for found in _patiently(tail.coming):
                 _show(found, as_json=arguments.json)
     finally:
         client.close()
@@ -68,12 +70,12 @@ def execute_schemas(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _coming(tail: EventTail) -> Sequence[Found]:
-    """What has come; while Redis is away, nothing comes."""
+def _patiently(look: Callable[[], Sequence[Found]]) -> Sequence[Found]:
+    """What a look has found; while Redis is away, it waits."""
     problem = ""
     while True:
         try:
-            return tail.coming()
+            return look()
         except RedisUnavailableError as error:
             if error.what != problem:
                 problem = error.what

@@ -220,6 +220,40 @@ def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, t
     assert daemon.events().count("redis_problem") == 1
 
 
+def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the_watchdog_nor_the_stop(
+        notify_socket, daemon_of, hopeless, tmp_path):
+    receiver, address = notify_socket
+    heard = []
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent.sock"))
+        silent.listen()
+        daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address, WATCHDOG_USEC=2_000_000,
+                           REDIS_URL=f"unix://{tmp_path}/silent.sock", **QUICK)
+        daemon.wait_for_event("run_progress", stage="TRAIN")
+        while "WATCHDOG=1" not in heard or not any("does not answer in time" in message for message in heard):
+            heard.append(receiver.recv(65536).decode())
+        assert daemon.stop() == 0
+
+    assert heard[0].startswith("READY=1\nSTATUS=")
+    assert daemon.events().count("redis_problem") == 1
+
+
+def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
+        notify_socket, redis_server, daemon_of, hopeless, tmp_path):
+    receiver, address = notify_socket
+    redis_server.client().config_set("requirepass", "the-right-one")
+    daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address,
+                       REDIS_URL=f"unix://:s3cret-word@{redis_server.socket}", **QUICK)
+    heard = [receiver.recv(65536).decode()]
+    while "refuses our user or password; correct REDIS_URL, 1 events waiting" not in heard[-1]:
+        heard.append(receiver.recv(65536).decode())
+    daemon.wait_for_event("run_progress", stage="TRAIN")
+    assert daemon.stop() == 0
+
+    assert daemon.events().count("redis_problem") == 1
+    assert "s3cret-word" not in "".join(heard) + Path(daemon.log.name).read_text()
+
+
 def test_wrong_settings_stop_the_start_with_78(tmp_path):
     done = subprocess.run([*COMMAND, "run", "--home", str(tmp_path / "home")], env=clean_environment(LABEL="up"),
                           capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)

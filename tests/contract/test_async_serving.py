@@ -20,7 +20,7 @@ from retrain_worker.errors import RetryLaterError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.serving import AsyncModelEvents, AsyncModelFollower, event_reader, model_watch
-from tests.redis_world import RedisServer, an_event, enqueue
+from tests.redis_world import PATIENCE_SECONDS, RedisServer, an_event, enqueue
 
 SKIPPED = stream_of(EventType.SKIPPED)
 CONTRACT = ModelContract(preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"),
@@ -103,7 +103,7 @@ def test_a_cancelled_wait_loses_no_event(publish, redis_server):
                 waiting.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await note(taken, events, await waiting)
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 return taken + await take(events, 8 - len(taken))
 
     assert sorted(asyncio.run(read())) == [f"run_{number}" for number in range(8)]
@@ -160,7 +160,7 @@ def promote(client, path, sha256):
 
 
 async def until(question):
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not question():
             await asyncio.sleep(0.005)
 
@@ -175,7 +175,7 @@ def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_ke
             with pytest.raises(RetryLaterError, match="nothing names one yet"):
                 model.predict(WINDOWS)
             promote(client, *first)
-            assert await model.wait_for_model(120)
+            assert await model.wait_for_model(PATIENCE_SECONDS)
             promote(client, *second)
             await until(lambda: model.served.sha256 == second[1])
             answers = await asyncio.to_thread(model.predict, WINDOWS)
@@ -195,7 +195,7 @@ def test_a_load_never_blocks_the_event_loop(redis_server, client, tmp_path, monk
 
     def slow(self, named):
         loading.set()
-        assert may_go_on.wait(120)
+        assert may_go_on.wait(PATIENCE_SECONDS)
         return real(self, named)
     monkeypatch.setattr(model_watch.ModelWatch, "_verified", slow)
 
@@ -205,6 +205,6 @@ def test_a_load_never_blocks_the_event_loop(redis_server, client, tmp_path, monk
             await until(loading.is_set)
             assert model.served is None, "we are here, so the loop runs while the load waits for us"
             may_go_on.set()
-            assert await model.wait_for_model(120)
+            assert await model.wait_for_model(PATIENCE_SECONDS)
 
     asyncio.run(follow())

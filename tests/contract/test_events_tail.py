@@ -13,7 +13,7 @@ from retrain_worker.__main__ import main
 from retrain_worker.adapters.relay import Relay
 from retrain_worker.adapters.run_requests import trigger
 from retrain_worker.domain.events import EventType, stream_of
-from tests.redis_world import a_promotion, an_event, enqueue
+from tests.redis_world import PATIENCE_SECONDS, a_promotion, an_event, enqueue
 
 
 @pytest.fixture
@@ -97,21 +97,24 @@ def test_without_redis_it_says_so(monkeypatch, tail, redis_server):
     assert "cannot be reached" in shown.err
 
 
-def test_followed_it_shows_what_comes_and_outlives_a_restart_of_redis(publish, redis_server, client, clock):
-    publish(an_event(1, at=clock()))
+def test_followed_it_waits_for_redis_shows_what_comes_and_outlives_a_restart(publish, redis_server, client, clock):
+    redis_server.kill()
     process = subprocess.Popen(
         [sys.executable, "-m", "retrain_worker", "events", "tail", "--follow"], text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={"REDIS_URL": redis_server.url, "DB_PATH": "/nowhere.db", "PATH": "/usr/bin:/bin"})
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
     try:
+        assert "cannot be reached" in process.stderr.readline()
+        redis_server.start()
+        publish(an_event(1, at=clock()))
         assert "run_1" in process.stdout.readline()
         redis_server.kill()
         assert "cannot be reached" in process.stderr.readline()
         redis_server.start()
         reader.start()
         publish(an_event(2, at=clock()))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not any("run_2" in line for line in lines):
             assert time.monotonic() < deadline, lines
             time.sleep(0.05)

@@ -23,7 +23,7 @@ from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.serving import model_watch
 from retrain_worker.serving.driving import drive
 from retrain_worker.serving.follower import ModelFollower
-from tests.redis_world import RedisServer, an_event, enqueue
+from tests.redis_world import PATIENCE_SECONDS, RedisServer, an_event, enqueue
 
 CONTRACT = ModelContract(preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"),
                          input_transform=InputTransform.INSTANCE)
@@ -89,7 +89,7 @@ def follow(redis_server):
 
 
 def wait_until(question, what="it"):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not question():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.005)
@@ -137,7 +137,7 @@ def test_an_event_wakes_it_when_the_hash_is_not_there(follow, models, client):
                      promoted_at=datetime.now(UTC).isoformat())
     client.xadd("quantum:stream:model.promoted", {"event_type": event.event_type, "payload": json.dumps(event.payload)})
 
-    assert follower.wait_for_model(120)
+    assert follower.wait_for_model(PATIENCE_SECONDS)
     assert answers_like(follower, models[0])
 
 

@@ -13,3 +13,4 @@ def test_nothing_is_lost_and_nothing_comes_twice(name):
     assert tally.handled == tally.handled_distinct == tally.enqueued, tally
     assert tally.in_order
     assert len(tally.problems) <= 2, tally.problems
+    assert SCENARIOS[name].said in "; ".join(tally.problems + tally.notices)

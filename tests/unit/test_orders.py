@@ -90,6 +90,7 @@ def test_where_nothing_was_before_a_person_can_take_the_model_out(world):
     world.store.deployments.clear()
     world.store.reached.clear()
     world.slot.named = Path(B)
+    world.store.record_deployment(replace(promoted(B, A), previous_model_path=None, previous_version=None))
     refused = carried_out(world)
     assert (refused.state, world.slot.named) == (OrderState.REFUSED, Path(B))
     assert "--to-none" in refused.answer
@@ -108,7 +109,6 @@ def test_where_nothing_was_before_a_person_can_take_the_model_out(world):
 
 @pytest.mark.parametrize("named", [None, Path(B)])
 def test_a_withdrawal_that_died_at_the_line_is_finished_or_given_up(world, named):
-    world.slot.named = Path(B)
     order = carry_out(an_order(to_none="yes"), world).order
     world.slot.named = named
     ended = abandon(order, "the disk is gone", world).order

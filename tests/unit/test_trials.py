@@ -599,7 +599,7 @@ class _Busy:
 
 
 def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken_back(world):
-    trials = Trials(_Busy(), conclude=lambda _step: None)
+    trials = Trials(_Busy(), conclude=lambda _step: None, closed=lambda _run: None)
     run = on_probation(world)
     asked = len(world.children.requests)
     trials.advance(world)
@@ -621,7 +621,7 @@ class _Idle:
 
 
 def test_the_journal_hears_of_a_trial_that_begins_and_of_what_is_in_its_way_but_not_of_each_look(world):
-    trials = Trials(_Idle(), conclude=lambda _step: None)
+    trials = Trials(_Idle(), conclude=lambda _step: None, closed=lambda _run: None)
     stored_previous(world)
     run = until(a_run(), without_trial(world), lambda run: run.stage is Stage.PROBATION)
     busy = Broken(error=DatabaseBusyError("locked by another", where="trader.db", remedy="wait"))
