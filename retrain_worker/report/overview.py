@@ -34,7 +34,7 @@ _FAULTS = {
     "agreement": "it acts too unlike the ensemble, or too much like it",
     "calibration": "its probabilities do not mean what they say",
     "skill": "it knows nothing beyond luck",
-    "incumbent": "it may be worse than the model that serves",
+    "incumbent": "it does not stand up to the model that serves",
     "stability": "it fails on a part of the rows",
 }
 _RESULT_TONES = {"PASS": GOOD, "FAIL": BAD, "UNDECIDED": OPEN}
