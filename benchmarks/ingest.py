@@ -115,7 +115,8 @@ def measured(way: str, url: str) -> Measured:
     import_libraries(way, url)
     before = peak_megabytes()
     rows, seconds, cpu_seconds = timed(work, url)
-    more = [timed(work, url)[1:] for _ in range(ROWS_A_PROCESS // rows - 1)]
+    enough = SEED_ROWS if way.startswith("seed") else ROWS_A_PROCESS
+    more = [timed(work, url)[1:] for _ in range(enough // rows - 1)]
     if more:
         seconds, cpu_seconds = (median(column) for column in zip(*more, strict=True))
     return Measured(rows=rows, seconds=seconds, cpu_seconds=cpu_seconds, megabytes=peak_megabytes() - before)

@@ -3,9 +3,15 @@
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from retrain_worker.adapters.state_db import StateDb
 from tests.redis_world import Clock, LossyWire, RedisServer
+
+# neither luck nor a busy machine decides: the same examples each time, and no limit of milliseconds to each
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 @pytest.fixture
