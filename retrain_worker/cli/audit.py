@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
@@ -36,21 +37,29 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         pulled, audited = audit_source(settings, say=lambda text: print(text, file=sys.stderr))
     except RefuseError as error:
-        print(as_json({"is_fit": False, "reasons": [str(error)]}) if arguments.json else f"REFUSED  {error}")
+        print(as_json({"is_fit": False, "reasons": [str(error)], "findings": [], "source": None}) if arguments.json
+              else f"REFUSED  {error}")
         return _EXIT_REFUSED
     verdict = audited.verdict
     if arguments.json:
         print(as_json({"is_fit": verdict.is_fit, "reasons": verdict.reasons, "findings": verdict.findings,
                        "source": pulled}))
     else:
+        width = max(len(finding.name) for finding in verdict.findings)
         for finding in verdict.findings:
-            print(_as_text(finding))
+            print(_as_text(finding, width))
         print(f"\n{'fit to train on' if verdict.is_fit else 'NOT fit to train on'}: {pulled.loaded} rows, "
-              f"{pulled.labelled} labelled, from {pulled.first_at or '-'} to {pulled.last_at or '-'}")
+              f"{pulled.labelled} labelled, from {pulled.first_at or '-'} to {pulled.last_at or '-'}; "
+              f"refusals {_count(verdict.findings, Severity.REFUSAL)}, "
+              f"warnings {_count(verdict.findings, Severity.WARNING)}")
     return 0 if verdict.is_fit else _EXIT_REFUSED
 
 
-def _as_text(finding: Finding) -> str:
-    lines = [f"{_MARKS[finding.severity]:<8} {finding.name:<24} {finding.sentence}"]
-    lines.extend(f"{'':<33} {example}" for example in finding.examples)
+def _as_text(finding: Finding, width: int) -> str:
+    lines = [f"{_MARKS[finding.severity]:<8} {finding.name:<{width}} {finding.sentence}"]
+    lines.extend(f"{'':<{9 + width}} {example}" for example in finding.examples)
     return "\n".join(lines)
+
+
+def _count(findings: Sequence[Finding], severity: Severity) -> int:
+    return sum(finding.severity is severity for finding in findings)

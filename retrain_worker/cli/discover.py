@@ -101,7 +101,7 @@ def _next_commands(
 ) -> Iterator[str]:
     """What to change of our own settings, as comments, and the command."""
     places = [word for name, path in (("--home", arguments.home), ("--env-file", arguments.env_file)) if path
-              for word in (name, _quoted(path))]
+              for word in (name, _quoted(path.absolute()))]
     if source_path is None:
         if not arguments.cross_file_systems or arguments.roots:
             yield " ".join(("retrain-worker discover / --cross-file-systems", *places))

@@ -11,6 +11,7 @@ import pytest
 
 from retrain_worker.domain.audit import DataPolicy, Severity, judge
 from retrain_worker.domain.handoff import AuditRequest
+from retrain_worker.domain.labels import Label
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.work.data.audit import audit, findings
 from retrain_worker.work.data.instants import to_microseconds
@@ -69,6 +70,12 @@ def leak_upside_down(row):
     row["features"] = json.dumps([-row["realized_pnl"], 1.0 * row["id"], 0.5, 0.1])
 
 
+def leak_as_a_code(row):
+    """1 a stop, 2 a target, 3 another stop: the order of the codes tells nothing, each code everything."""
+    code = 2 if row["target_class"] == "WIN" else 1 + 2 * (row["id"] % 2)
+    row["features"] = json.dumps([code, 1.0 * row["id"], 0.5, 0.1])
+
+
 @pytest.mark.parametrize(
     ("spoil", "name", "said"),
     [
@@ -84,6 +91,10 @@ def leak_upside_down(row):
         (contradict, "labels.contradictions", r"80 of 400 classes contradict realized_pnl \(20\.0%, at most 5\.0%\)"),
         (leak, "features.leak", "rsi knows the outcome"),
         (leak_upside_down, "features.leak", "rsi knows the outcome"),
+        (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*: rsi knows the outcome"),
+        (every(1, exit_time=None, updated_at=None, hold_duration_seconds=None), "outcomes.time_unknown",
+         "leaves 0 where at least 300 are needed"),
+        (every(2, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", "leaves 200 where at least 300"),
         (every(1, features="[1, 1, 1, 1]"), "features.constant", "every feature has one value"),
     ],
 )
@@ -123,6 +134,10 @@ def permuted(row):
         row["feature_names"] = json.dumps(NAMES[::-1])
 
 
+def by_the_day(row):
+    row["timestamp"] = row["timestamp"][:10]
+
+
 def before(row):
     row["exit_time"] = "2025-11-01 00:00:00"
 
@@ -136,6 +151,12 @@ def before(row):
         (every(20, target_class=None), "outcomes.outcome_without_class", 20, "but no class"),
         (every(20, exit_time=None, updated_at=None, hold_duration_seconds=None), "outcomes.time_unknown", 20, "purged"),
         (before, "outcomes.before_decision", 400, "before their own timestamp"),
+        (every(20, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", 20, "purged"),
+        (every(1, realized_pnl=None), "labels.unproven", 1.0, "400 of 400 classes have no realized_pnl"),
+        (every(20, realized_pnl="much"), "labels.unproven", 0.05, "20 of 400"),
+        (every(20, realized_pnl=0.0), "labels.unproven", 0.05, "20 of 400"),
+        (every(20, target_class="NEUTRAL"), "classes.neutral", 20, "20 of them have a realized_pnl other than 0"),
+        (by_the_day, "time.ties", 1.0, "400 rows share symbol and instant"),
         (every(1, target_label=0.0), "labels.target_label", 0.0, "0 of 400"),
         (every(20, prediction_confidence=1.05), "confidence.range", 20, "outside 0..1"),
         (every(20, prediction_confidence="high"), "confidence.range", 20, "outside 0..1"),
@@ -198,6 +219,29 @@ def test_gaps_staleness_and_range_are_told_in_hours(tmp_path):
     hours = (to_microseconds(START + timedelta(days=40)) - to_microseconds(newest)) / 3.6e9
     assert the(verdict, "time.staleness").measured == pytest.approx(hours)
     assert "look whether outcomes are still written" in the(verdict, "time.staleness").sentence
+
+
+def test_a_symbol_that_is_no_longer_written_is_named(tmp_path):
+    rows = [row for row in make_rows(1_600) if row["symbol"] == "BTCUSDT" or row["id"] <= 400]
+    found = the(audited(tmp_path, rows), "symbols.ended")
+    assert (found.severity, found.measured) == (Severity.WARNING, 1)
+    assert found.examples == ("ETHUSDT since 2025-12-02 09:15:00 UTC",)
+
+
+def test_where_the_label_is_a_direction_sides_against_the_prices_refuse(tmp_path):
+    rows = without_edge()
+    for row in rows:
+        row["execution_side"] = {"BUY": "SELL", "SELL": "BUY"}[row["execution_side"]]
+    found = the(audited(tmp_path / "a", rows, label=Label.OUTCOME), "labels.price_move")
+    assert (found.severity, found.measured) == (Severity.WARNING, 1.0)
+    found = the(audited(tmp_path / "b", rows, label=Label.DIRECTION), "labels.price_move")
+    assert found.severity is Severity.REFUSAL
+    assert "LABEL=direction" in found.sentence
+
+
+def test_a_feature_without_a_leak_shows_none_in_any_reading(tmp_path):
+    found = the(audited(tmp_path, make_rows(3_000)), "features.leak")
+    assert found.measured < 0.56
 
 
 def test_too_few_rows_name_the_settings_to_change(tmp_path):

@@ -33,5 +33,5 @@ def audit(request: AuditRequest, report: Callable[[Progress], None]) -> AuditRes
 
 def findings(snapshot: Snapshot, policy: DataPolicy, *, now: int) -> tuple[Finding, ...]:
     """Every finding but drift, weightiest first within its severity. `now`: microseconds since the epoch."""
-    labels = label_findings(snapshot, policy)
+    labels = label_findings(snapshot, policy, now=now)
     return (*labels, *row_findings(snapshot, policy, now=now), *feature_findings(snapshot, policy))

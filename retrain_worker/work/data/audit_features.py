@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from retrain_worker.domain.audit import DataPolicy, Finding, Severity
@@ -10,6 +11,11 @@ from retrain_worker.work.data.audit_labels import EXAMPLES, safe_name
 from retrain_worker.work.data.outcomes import LOSS, WIN
 from retrain_worker.work.data.snapshot import Snapshot
 
+Float32s = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+#: as so many codes a feature is looked at, when it has more values
+_CODES = 200
 #: a feature whose values reach further than this was hardly meant so
 _HUGE = 1e6
 #: share of rows that repeat the row before them; more looks like a feed that stands still
@@ -41,21 +47,40 @@ def _leak(snapshot: Snapshot, policy: DataPolicy) -> Finding:
             sentence="with fewer than two classes nothing can be said about leaks",
         )
     names = _names_of(snapshot)
-    aucs = [float(roc_auc_score(is_win, snapshot.features[labelled, place])) for place in range(len(names))]
-    strength = [max(auc, 1.0 - auc) for auc in aucs]
+    columns = [snapshot.features[labelled, place] for place in range(len(names))]
+    aucs = [float(roc_auc_score(is_win, values)) for values in columns]
+    coded = [_auc_of_codes(values, is_win) for values in columns]
+    strength = [max(auc, 1.0 - auc, code) for auc, code in zip(aucs, coded, strict=True)]
     strongest = int(np.argmax(strength))
     leaks = [names[place] for place, each in enumerate(strength) if each >= limit]
     sentence = (
-        f"the strongest single feature is {names[strongest]} with an AUC of {aucs[strongest]:.3f} "
-        f"(a leak from {limit:g}, or {1 - limit:.2g} and under)"
+        f"the strongest single feature is {names[strongest]} with an AUC of {aucs[strongest]:.3f} by its order, "
+        f"{coded[strongest]:.3f} by its values as codes (a leak from {limit:g}, or {1 - limit:.2g} and under)"
     )
     if leaks:
         sentence += f": {', '.join(leaks)} knows the outcome; set FEATURE_NAMES without it, or mend what computes it"
     return Finding(
         name="features.leak", severity=Severity.REFUSAL if leaks else Severity.OK, sentence=sentence,
         measured=strength[strongest], limit=limit,
-        examples=tuple(f"{name} {auc:.3f}" for name, auc in zip(names, aucs, strict=True))[:EXAMPLES],
+        examples=tuple(f"{name} {auc:.3f}, {code:.3f}"
+                       for name, auc, code in zip(names, aucs, coded, strict=True))[:EXAMPLES],
     )
+
+
+def _auc_of_codes(values: Float32s, is_win: Bools) -> float:
+    """AUC of the share of WIN among rows of (nearly) the same value, learnt on every other row, measured on the rest.
+
+    A code for the outcome need not rise with it: 1 for a stop, 2 for a target, 3 for another stop has an AUC of 0.5.
+    """
+    edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, _CODES + 1), method="lower"))
+    codes = np.searchsorted(edges, values)
+    wins, rows = (np.bincount(codes[::2], weights=weights, minlength=len(edges) + 1)
+                  for weights in (is_win[::2].astype(np.float64), None))
+    share = (wins + 0.5) / (rows + 1.0)
+    measured = is_win[1::2]
+    if measured.all() or not measured.any():
+        return 0.5
+    return float(roc_auc_score(measured, share[codes[1::2]]))
 
 
 def _constant(snapshot: Snapshot) -> Finding:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from retrain_worker.domain.audit import DataPolicy, Finding, Severity
-from retrain_worker.domain.labels import LabelConflict
-from retrain_worker.work.data.instants import in_words
+from retrain_worker.domain.labels import Label, LabelConflict
+from retrain_worker.work.data.instants import CLOCK_TOLERANCE, NEVER, in_words
 from retrain_worker.work.data.outcomes import (
     CLASS_WITHOUT_OUTCOME,
     LOSS,
@@ -32,6 +32,8 @@ _FEES = 0.001
 #: share of rows that may disagree in a secondary field before it is worth a warning
 _DISAGREEMENT_SHARE = 0.01
 
+_PNL = "realized_pnl"
+
 _WHAT_CONFLICT_DOES = {
     LabelConflict.DROP: "these rows are history, not samples (LABEL_CONFLICT=drop)",
     LabelConflict.RELABEL: "these rows take the class of their profit (LABEL_CONFLICT=relabel)",
@@ -39,15 +41,16 @@ _WHAT_CONFLICT_DOES = {
 }
 
 
-def label_findings(snapshot: Snapshot, policy: DataPolicy) -> list[Finding]:
-    """Findings rows.labelled, classes.*, labels.*, outcomes.*, duplicates.*."""
+def label_findings(snapshot: Snapshot, policy: DataPolicy, *, now: int) -> list[Finding]:
+    """Findings rows.labelled, classes.*, labels.*, outcomes.*, duplicates.*. `now`: microseconds."""
     counted = {code: int((snapshot.outcome == code).sum()) for code in (WIN, LOSS, NEUTRAL, OPEN)}
     found = [_labelled(snapshot, policy, counted)]
     if counted[WIN] + counted[LOSS]:
         found.append(_balance(policy, counted))
     found += [
-        _contradictions(snapshot, policy), _conflicting_copies(snapshot, policy), _copies(snapshot),
-        *_disagreements(snapshot), *_half_told(snapshot), _neutral(counted[NEUTRAL]),
+        _contradictions(snapshot, policy), _unproven(snapshot), _conflicting_copies(snapshot, policy),
+        _copies(snapshot), *_disagreements(snapshot, policy), *_half_told(snapshot),
+        *_times_of_outcomes(snapshot, policy, now), _neutral(snapshot),
     ]
     return found
 
@@ -139,7 +142,21 @@ def _contradictions(snapshot: Snapshot, policy: DataPolicy) -> Finding:
     return Finding(
         name="labels.contradictions", severity=severity, sentence=sentence, measured=share,
         limit=policy.max_contradiction_share,
-        examples=_rows_in_words(snapshot, contradicted, "realized_pnl", snapshot.pnl),
+        examples=_rows_in_words(snapshot, contradicted, _PNL, snapshot.pnl),
+    )
+
+
+def _unproven(snapshot: Snapshot) -> Finding:
+    """No contradiction was found is not the same as none was looked for."""
+    classed = (snapshot.recorded_outcome == WIN) | (snapshot.recorded_outcome == LOSS)
+    unproven = classed & (np.isnan(snapshot.pnl) | (snapshot.pnl == 0))
+    rows = int(unproven.sum())
+    share = share_of(rows, int(classed.sum()))
+    return Finding(
+        name="labels.unproven", severity=Severity.WARNING if share > _DISAGREEMENT_SHARE else Severity.OK,
+        measured=share, limit=_DISAGREEMENT_SHARE, examples=_rows_in_words(snapshot, unproven, _PNL, snapshot.pnl),
+        sentence=f"{rows:,} of {int(classed.sum()):,} classes have no {_PNL} to check them by: none, no number, or 0 "
+        f"({share:.1%}, a warning over {_DISAGREEMENT_SHARE:.0%})",
     )
 
 
@@ -190,8 +207,11 @@ def _copies(snapshot: Snapshot) -> Finding:
     )
 
 
-def _disagreements(snapshot: Snapshot) -> list[Finding]:
-    """The class against target_label and against the price's move, counted only: neither decides the label."""
+def _disagreements(snapshot: Snapshot, policy: DataPolicy) -> list[Finding]:
+    """The class against target_label and against the price's move, counted only: neither decides the label.
+
+    Where the label is the price's direction, the side does: then it must go with the prices as the class with profit.
+    """
     sided = snapshot.side * snapshot.price_move
     moved = np.where(np.abs(sided) > _FEES, sided, np.float32(0.0))
     checks = (
@@ -203,10 +223,17 @@ def _disagreements(snapshot: Snapshot) -> list[Finding]:
     for name, words, column, values in checks:
         against = contradictions(snapshot.recorded_outcome, values)
         rows, share = int(against.sum()), share_of(int(against.sum()), classed)
+        severity, limit = Severity.WARNING if share > _DISAGREEMENT_SHARE else Severity.OK, _DISAGREEMENT_SHARE
+        sentence = f"{rows:,} of {classed:,} classes disagree with {words} ({share:.1%}); counted only"
+        if column == "return" and policy.label is Label.DIRECTION and share > policy.max_contradiction_share:
+            severity, limit = Severity.REFUSAL, policy.max_contradiction_share
+            sentence = (
+                f"{rows:,} of {classed:,} classes disagree with {words} ({share:.1%}, at most {limit:.1%}): "
+                "LABEL=direction takes the side for true; correct what writes execution_side, or the prices"
+            )
         found.append(Finding(
-            name=name, severity=Severity.WARNING if share > _DISAGREEMENT_SHARE else Severity.OK, measured=share,
-            limit=_DISAGREEMENT_SHARE, examples=_rows_in_words(snapshot, against, column, values),
-            sentence=f"{rows:,} of {classed:,} classes disagree with {words} ({share:.1%}); counted only",
+            name=name, severity=severity, measured=share, limit=limit, sentence=sentence,
+            examples=_rows_in_words(snapshot, against, column, values),
         ))
     return found
 
@@ -214,19 +241,44 @@ def _disagreements(snapshot: Snapshot) -> list[Finding]:
 def _half_told(snapshot: Snapshot) -> list[Finding]:
     """Rows whose class and outcome_known do not go together, or whose class is a word of its own."""
     recorded = snapshot.recorded_outcome
-    has_outcome = recorded >= 0
     checks = (
         ("classes.unknown", recorded == UNKNOWN_CLASS, "have a class other than WIN, LOSS, NEUTRAL and no label"
          + (f" ({_listed(snapshot.facts.unknown_classes)})" if snapshot.facts.unknown_classes else "")),
         ("outcomes.class_without_outcome", recorded == CLASS_WITHOUT_OUTCOME,
          "have a class, but outcome_known is not set"),
         ("outcomes.outcome_without_class", recorded == OUTCOME_WITHOUT_CLASS, "have outcome_known set, but no class"),
-        ("outcomes.time_unknown", has_outcome & (snapshot.known_at == np.iinfo(np.int64).max),
-         "have an outcome, but nothing says since when; they are purged from training"),
     )
     found = [_counted(name, int(rows.sum()), words) for name, rows, words in checks]
     early = snapshot.facts.noted.get("outcome_before_decision", 0)
     found.append(_counted("outcomes.before_decision", early, "have an exit_time before their own timestamp"))
+    return found
+
+
+def _times_of_outcomes(snapshot: Snapshot, policy: DataPolicy, now: int) -> list[Finding]:
+    """Rows that are purged because their outcome was known too late, or nobody knows when; refused when few are left.
+
+    What the table tells has happened: no outcome in it can be much younger than now, or than the newest decision.
+    """
+    usable = (snapshot.outcome == WIN) | (snapshot.outcome == LOSS)
+    in_time = snapshot.known_at <= max(now, int(snapshot.decided_at.max(initial=now))) + CLOCK_TOLERANCE
+    left = int((usable & in_time).sum())
+    is_short = left < policy.min_samples <= int(usable.sum())
+    checks = (
+        ("outcomes.time_unknown", snapshot.known_at == NEVER, "nothing says since when"),
+        ("outcomes.time_future", ~in_time & (snapshot.known_at != NEVER), "only since a time that is yet to come"),
+    )
+    found = []
+    for name, holds, words in checks:
+        rows = int((holds & (snapshot.recorded_outcome >= 0)).sum())
+        sentence = f"{rows:,} rows have an outcome, but {words}; they are purged from training"
+        if rows and is_short:
+            sentence += (
+                f", which leaves {left:,} where at least {policy.min_samples:,} are needed: correct the service that "
+                "writes exit_time"
+            )
+        severity = Severity.REFUSAL if is_short else Severity.WARNING
+        found.append(Finding(
+            name=name, severity=severity if rows else Severity.OK, sentence=sentence, measured=rows, limit=0))
     return found
 
 
@@ -237,8 +289,13 @@ def _counted(name: str, rows: int, words: str) -> Finding:
     )
 
 
-def _neutral(rows: int) -> Finding:
+def _neutral(snapshot: Snapshot) -> Finding:
+    neutral = snapshot.recorded_outcome == NEUTRAL
+    paid = neutral & (np.abs(snapshot.pnl) > 0)
+    rows = int(paid.sum())
     return Finding(
-        name="classes.neutral", severity=Severity.OK, measured=rows,
-        sentence=f"{rows:,} rows are NEUTRAL: history, not samples",
+        name="classes.neutral", severity=Severity.WARNING if rows else Severity.OK, measured=int(neutral.sum()),
+        sentence=f"{int(neutral.sum()):,} rows are NEUTRAL: history, not samples"
+        + (f"; {rows:,} of them have a {_PNL} other than 0: look what the service calls NEUTRAL" if rows else ""),
+        examples=_rows_in_words(snapshot, paid, _PNL, snapshot.pnl),
     )

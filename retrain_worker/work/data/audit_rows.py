@@ -18,6 +18,8 @@ _HOUR = 3600 * MICROSECONDS
 _COPIES = ("duplicate", "duplicate_conflict")
 #: a symbol with a smaller share of the largest symbol's rows is named
 _THIN_SYMBOL_SHARE = 0.05
+#: rows whose order among their neighbours nobody knows; a few share a second by chance
+_TIED_SHARE = 0.05
 #: a recorded confidence that one value holds in more rows than this looks like a constant or a cap
 _SAME_CONFIDENCE_SHARE = 0.05
 _SAME_CONFIDENCE_ROWS = 30
@@ -30,8 +32,8 @@ def row_findings(snapshot: Snapshot, policy: DataPolicy, *, now: int) -> list[Fi
     if len(snapshot):
         found += [
             _future(snapshot), _staleness(snapshot, policy, now), _range(snapshot), _gaps(snapshot, policy),
-            _coverage(snapshot), _look_alikes(snapshot), _actions(snapshot), _confidence_range(snapshot),
-            _fallback(snapshot),
+            _ties(snapshot), _coverage(snapshot), _ended(snapshot, policy), _look_alikes(snapshot), _actions(snapshot),
+            _confidence_range(snapshot), _fallback(snapshot),
         ]
     return found
 
@@ -103,6 +105,21 @@ def _gaps(snapshot: Snapshot, policy: DataPolicy) -> Finding:
     )
 
 
+def _ties(snapshot: Snapshot) -> Finding:
+    """Rows of one symbol and one instant: a window may then hold what was decided after its last row."""
+    follows = (np.diff(snapshot.symbol_codes) == 0) & (np.diff(snapshot.decided_at) == 0)
+    tied = np.zeros(len(snapshot), dtype=bool)
+    tied[1:] |= follows
+    tied[:-1] |= follows
+    rows, share = int(tied.sum()), share_of(int(tied.sum()), len(snapshot))
+    is_coarse = share > _TIED_SHARE
+    return Finding(
+        name="time.ties", severity=Severity.WARNING if is_coarse else Severity.OK, measured=share, limit=_TIED_SHARE,
+        sentence=f"{rows:,} rows share symbol and instant with another ({share:.1%}, a warning over {_TIED_SHARE:.0%})"
+        + (": their order is that of their ids; look what cuts the time off" if is_coarse else ""),
+    )
+
+
 def _coverage(snapshot: Snapshot) -> Finding:
     rows = np.bincount(snapshot.symbol_codes, minlength=len(snapshot.symbols))
     order = np.argsort(-rows, kind="stable")
@@ -113,6 +130,23 @@ def _coverage(snapshot: Snapshot) -> Finding:
         name="symbols.coverage", severity=Severity.WARNING if thin else Severity.OK, measured=len(words),
         sentence=f"{len(words)} symbols: {shown}" + (f"; {len(thin)} have few rows" if thin else ""),
         examples=tuple(thin[:EXAMPLES]),
+    )
+
+
+def _ended(snapshot: Snapshot, policy: DataPolicy) -> Finding:
+    """Symbols that a service has ceased to write, or to trade."""
+    lasts = np.append(np.flatnonzero(np.diff(snapshot.symbol_codes) != 0), len(snapshot) - 1)
+    silent = (snapshot.decided_at.max() - snapshot.decided_at[lasts]) / _HOUR
+    limit = policy.max_gap_hours
+    ended = [
+        f"{safe_name(snapshot.symbols[snapshot.symbol_codes[last]])} since {in_words(int(snapshot.decided_at[last]))}"
+        for last, hours in zip(lasts, silent, strict=True) if hours > limit > 0
+    ]
+    return Finding(
+        name="symbols.ended", severity=Severity.WARNING if ended else Severity.OK, measured=len(ended), limit=0,
+        sentence=f"{len(ended)} symbols have no row in the last {limit:g} hours of the data"
+        + ("; look whether they are still traded and written" if ended else ""),
+        examples=tuple(ended[:EXAMPLES]),
     )
 
 

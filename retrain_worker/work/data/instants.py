@@ -23,6 +23,8 @@ MICROSECONDS = 1_000_000
 UNREADABLE = np.iinfo(np.int64).min
 #: the instant of what has not happened
 NEVER = np.iinfo(np.int64).max
+#: how far ahead of our clock another host's may be
+CLOCK_TOLERANCE = 86_400 * MICROSECONDS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

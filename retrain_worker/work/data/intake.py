@@ -17,7 +17,14 @@ from retrain_worker.work.data.coded_cells import CodeBook, codes_of
 from retrain_worker.work.data.copies import find_copies
 from retrain_worker.work.data.feature_cells import Reason
 from retrain_worker.work.data.features import FeatureReader, FeatureTable
-from retrain_worker.work.data.instants import MICROSECONDS, NEVER, UNREADABLE, parse_instants, to_microseconds
+from retrain_worker.work.data.instants import (
+    CLOCK_TOLERANCE,
+    MICROSECONDS,
+    NEVER,
+    UNREADABLE,
+    parse_instants,
+    to_microseconds,
+)
 from retrain_worker.work.data.outcomes import (
     OPEN,
     UNKNOWN_CLASS,
@@ -35,8 +42,6 @@ Int32s = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
 
 _DAY = 86_400 * MICROSECONDS
-#: how far ahead of our clock a row may be
-_FUTURE_TOLERANCE = _DAY
 #: the first Bitcoin block; no trade is older
 _FIRST_POSSIBLE = to_microseconds(datetime(2009, 1, 3))  # noqa: DTZ001 (naive is UTC there)
 _MAX_UNKNOWN_CLASSES = 100
@@ -135,7 +140,7 @@ class Intake:
             ("symbol_missing", codes < 0),
             ("timestamp_unreadable", decided_at == UNREADABLE),
             ("timestamp_absurd", decided_at < _FIRST_POSSIBLE),
-            ("timestamp_future", decided_at > self._now + _FUTURE_TOLERANCE),
+            ("timestamp_future", decided_at > self._now + CLOCK_TOLERANCE),
         )
         for reason, holds in faults:
             is_faulty = holds & usable
