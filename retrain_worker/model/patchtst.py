@@ -293,7 +293,6 @@ class PatchTST(nn.Module):
         self.input_mean.copy_(torch.from_numpy(mean))
         self.input_scale.copy_(torch.from_numpy(scale))
 
-
     @torch.no_grad()
     def centre_on(self, raw_BTF: Tensor) -> None:
         """Fit the fresh patch embedding to what these raw windows look like after the transform: mean 0, std 1.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
@@ -283,6 +284,25 @@ def test_class_weights_see_every_sample_and_answer_as_calibrated(tmp_path: Path)
     assert result.validation_log_loss == pytest.approx(unweighted.validation_log_loss, abs=0.03)
 
 
+def test_label_smoothing_moves_what_training_aims_at_and_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path)
+    aims: list[float] = []
+    loss_of = loop.functional.binary_cross_entropy_with_logits
+
+    def overheard(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        aims.extend(target.tolist())
+        return loss_of(logits, target, weight=weight)
+
+    monkeypatch.setattr(loop.functional, "binary_cross_entropy_with_logits", overheard)
+    recipe = dataclasses.replace(RECIPE, label_smoothing=0.2, max_epochs=1)
+    result = train(request(tmp_path, recipe=recipe), Journal(), never)
+
+    assert sorted(set(aims)) == pytest.approx([0.1, 0.9])
+    assert bundle.read(Path(result.model_path)).manifest.training["recipe"]["label_smoothing"] == 0.2
+
+
 def test_class_weights_weigh_both_classes_the_same() -> None:
     snapshot = market(strength=0.0)
     samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
@@ -387,6 +407,10 @@ def test_a_collapse_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
     journal = Journal()
     with pytest.raises(TrainingCollapsedError, match=r"under 0.9 for 2 epochs.*; then .*under 0.9"):
         train(request(tmp_path, recipe=recipe), journal, never)
+    # whoever watches sees why the epochs begin anew
+    assert [progress.fields.get("number") for progress in journal] == [1, None, 1]
+    assert "under 0.9 for 2 epochs" in journal[1].sentence
+    assert journal[1].sentence.endswith("; once more with another seed and a slower rate")
 
 
 def test_a_loss_that_is_not_finite_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,9 @@ class Course:
                 _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, variant, collapse)
                 self._collapses, self._state = [*self._collapses, collapse.what], None
                 self._save()
+                if not is_retry:
+                    report(Progress(sentence=f"training {self.request.run_id}{self._said_of(variant)}: "
+                                    f"{collapse.what}; once more with another seed and a slower rate"))
             else:
                 history = [loop.packed(epoch) for epoch in fitted.history]
                 return {"weights": fitted.weights, "history": history, "collapses": self._collapses}
