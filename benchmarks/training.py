@@ -145,12 +145,15 @@ def main() -> None:
 
 def compare(section: str, *, threads: int, rounds: int) -> None:
     """Let the contestants of a section take turns; print a line for each."""
-    contestants = SECTIONS[section]
+    # without units for it, what is asked for in bf16 is computed in fp32
+    numbers = [number for number, each in enumerate(SECTIONS[section])
+               if each.precision == "fp32" or compute._has_bf16_units()]
+    contestants = [SECTIONS[section][number] for number in numbers]
     print(f"\n### {section}: {threads} threads; {parity(contestants[0])}\n")
     print("| contestant | batch | ms/step | samples/s | ratio | ratio of processor time |")
     print("|---|---|---|---|---|---|", flush=True)
     with ExitStack() as stack:
-        processes = [stack.enter_context(started(section, number, threads)) for number in range(len(contestants))]
+        processes = [stack.enter_context(started(section, number, threads)) for number in numbers]
         for process in processes:
             turn(process)  # warm-up
         turns = [[turn(process) for process in processes] for _ in range(rounds)]
