@@ -35,7 +35,7 @@ from torch.nn import functional
 from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
 from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
-from retrain_worker.work import compute
+from retrain_worker.work import compute, openblas
 from retrain_worker.work.data.samples import Samples, windows
 from retrain_worker.work.training import loop
 from retrain_worker.work.training.fast_path import FastPath, PlainPath
@@ -130,6 +130,7 @@ def main() -> None:
     if asked.learner:
         print(json.dumps(LEARNERS[asked.learner](asked.folder, threads=asked.threads, limit=asked.limit)))
         return
+    openblas.choose()  # for the contestants, which load numpy anew
     for short, section in (("engine",) * 2, ("paper",) * 2, ("default", "paper as trained by default")):
         if short in asked.only:
             compare(section, threads=asked.threads, rounds=asked.rounds)
@@ -144,12 +145,15 @@ def main() -> None:
 
 def compare(section: str, *, threads: int, rounds: int) -> None:
     """Let the contestants of a section take turns; print a line for each."""
-    contestants = SECTIONS[section]
+    # without units for it, what is asked for in bf16 is computed in fp32
+    numbers = [number for number, each in enumerate(SECTIONS[section])
+               if each.precision == "fp32" or compute._has_bf16_units()]
+    contestants = [SECTIONS[section][number] for number in numbers]
     print(f"\n### {section}: {threads} threads; {parity(contestants[0])}\n")
     print("| contestant | batch | ms/step | samples/s | ratio | ratio of processor time |")
     print("|---|---|---|---|---|---|", flush=True)
     with ExitStack() as stack:
-        processes = [stack.enter_context(started(section, number, threads)) for number in range(len(contestants))]
+        processes = [stack.enter_context(started(section, number, threads)) for number in numbers]
         for process in processes:
             turn(process)  # warm-up
         turns = [[turn(process) for process in processes] for _ in range(rounds)]
@@ -238,7 +242,9 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
     lesson = random_lesson(config, samples=steps * contestant.batch)
     recipe = dataclasses.replace(Recipe(), batch_size=contestant.batch, balance=Balance.NONE)
     model = PatchTST(config)
-    path = PlainPath(model) if contestant.way == "plain" else FastPath(model, threads=threads)
+    path = PlainPath(model) if contestant.way == "plain" else FastPath(
+        model, threads=threads, product=compute.product_for(Precision(contestant.precision))
+    )
     optimiser = torch.optim.AdamW(path.parameters, lr=3e-4, weight_decay=1e-2, fused=True)
     attempt = Attempt(config=config, seed=1, learning_rate=3e-4)
     smoothing = PatchSmoothing(model, 0.0)
@@ -350,7 +356,7 @@ def parity(baseline: Contestant) -> str:
     gradients = {name: each.grad for name, each in module.named_parameters()}
     if baseline.way == "HF":
         gradients = renamed(gradients, config.num_layers)
-    with FastPath(ours, threads=2) as path:
+    with FastPath(ours, threads=2, product=compute.product_for(Precision.FP32)) as path:
         found = path(raw)
         functional.binary_cross_entropy_with_logits(found, labels).backward()
     error = max(float((each.grad - gradients[name]).abs().max()) for name, each in ours.named_parameters())

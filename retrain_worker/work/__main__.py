@@ -46,6 +46,7 @@ from retrain_worker.domain.handoff import (
 )
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.errors import DiskFullError, RetrainError, UsageError
+from retrain_worker.work import openblas
 from retrain_worker.work.stopping import StopFlag, StoppedError
 
 Request = (
@@ -118,6 +119,7 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
 
             return audit(request, report)
         case TrainRequest():
+            openblas.choose()
             from retrain_worker.work.training.train import train
 
             return train(request, report, stopping)

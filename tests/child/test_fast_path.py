@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
+from retrain_worker.work import compute
 from retrain_worker.work.training import fast_path
 from retrain_worker.work.training.fast_path import FastPath, PlainPath, path_for
 
@@ -80,6 +81,17 @@ def test_outputs_and_gradients_are_those_of_the_plain_module(name: str, threads:
     with FastPath(fast, threads=threads) as path:
         learn(path, *lesson(CONFIGS[name], windows=7))  # what another batch left behind does not matter
         fast.load_state_dict(plain.state_dict())
+        found = learn(path, raw, aims)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    assert_equal_gradients(plain, fast)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_products_of_openblas_give_the_same_gradients(name: str) -> None:
+    plain, fast = twins(CONFIGS[name])
+    raw, aims = lesson(CONFIGS[name])
+    expected = learn(PlainPath(plain), raw, aims)
+    with FastPath(fast, threads=2, product=compute._product_of_openblas) as path:
         found = learn(path, raw, aims)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     assert_equal_gradients(plain, fast)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.work.compute import Product
 
 #: dropout is decided by one random byte per number
 BYTE = 256
@@ -33,9 +34,11 @@ ENCODER = ("patch_embedding.", "pos_encoding", "transformer.")
 CLIP_EPSILON = 1e-6
 
 
-def path_for(model: PatchTST, *, threads: int) -> PlainPath | FastPath:
+def path_for(model: PatchTST, *, threads: int, product: Product = torch.mm) -> PlainPath | FastPath:
     """The faster one that the model's device allows."""
-    return FastPath(model, threads=threads) if model.pos_encoding.device.type == "cpu" else PlainPath(model)
+    if model.pos_encoding.device.type != "cpu":
+        return PlainPath(model)
+    return FastPath(model, threads=threads, product=product)
 
 
 class PlainPath:
@@ -69,8 +72,8 @@ class FastPath:
     inside a `with`: there it has threads, from one batch to the next.
     """
 
-    def __init__(self, model: PatchTST, *, threads: int = 1) -> None:
-        self.model = model
+    def __init__(self, model: PatchTST, *, threads: int = 1, product: Product = torch.mm) -> None:
+        self.model, self._product = model, product
         self._flat = _flattened(model)
         #: all parameters of the model, as one
         self.parameters = [self._flat]
@@ -136,6 +139,7 @@ class FastPath:
         return [
             _Shard(
                 self.model, num_series=len(part) * per_window, number=number, exchange=self._exchange,
+                product=self._product,
                 gradient=torch.zeros_like(self._flat.data) if number else cast(Tensor, self._flat.grad),
             )
             for number, part in enumerate(windows)
@@ -214,9 +218,10 @@ class _Shard:
     """The encoder on `num_series` series of a batch, with gradients of its own."""
 
     def __init__(
-        self, model: PatchTST, *, num_series: int, number: int, exchange: _Exchange, gradient: Tensor
-    ) -> None:
-        self.config, self.num_series = model.config, num_series
+        self, model: PatchTST, *, num_series: int, number: int, exchange: _Exchange, product: Product,
+        gradient: Tensor,
+    ) -> None:  # fmt: skip
+        self.config, self.num_series, self.product = model.config, num_series, product
         self.num_tokens = num_series * model.config.num_patches
         self.ones_M = torch.ones(self.num_tokens)
         self.model = model
@@ -422,20 +427,20 @@ class _Linear:
     def __init__(self, shard: _Shard, name: str, width: int, *, separator: str = ".") -> None:
         self._weight_OI, self._dweight_OI = shard.weight(f"{name}{separator}weight")
         self._bias_O, self._dbias_O = shard.weight(f"{name}{separator}bias")
-        self._ones_M = shard.ones_M
+        self._ones_M, self._product = shard.ones_M, shard.product
         self._y_MO = torch.empty(shard.num_tokens, width)
         self._x_MI = torch.empty(0)
 
     def forward(self, x_MI: Tensor) -> Tensor:
         self._x_MI = x_MI
-        return torch.addmm(self._bias_O, x_MI, self._weight_OI.t(), out=self._y_MO)
+        return self._product(x_MI, self._weight_OI.t(), out=self._y_MO).add_(self._bias_O)
 
     def backward(self, dy_MO: Tensor, *, out: Tensor) -> Tensor:
         self.backward_to_weights(dy_MO)
-        return torch.mm(dy_MO, self._weight_OI, out=out)
+        return self._product(dy_MO, self._weight_OI, out=out)
 
     def backward_to_weights(self, dy_MO: Tensor) -> None:
-        torch.mm(dy_MO.t(), self._x_MI, out=self._dweight_OI)
+        self._product(dy_MO.t(), self._x_MI, out=self._dweight_OI)
         torch.mv(dy_MO.t(), self._ones_M, out=self._dbias_O)
 
 

@@ -124,7 +124,7 @@ def fit(
     model = PatchTST(attempt.config)
     settle(model, attempt.start, lesson)
     model.to(device)
-    path = path_for(model, threads=torch.get_num_threads())
+    path = path_for(model, threads=torch.get_num_threads(), product=compute.product_for(attempt.precision))
     optimiser = torch.optim.AdamW(
         path.parameters, lr=attempt.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
