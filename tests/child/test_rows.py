@@ -1,16 +1,18 @@
 """Reading the table from SQLite: what is refused, what is retried, and that nobody is disturbed by it."""
 
+import itertools
 import os
 import shutil
 import sqlite3
 from contextlib import closing
 from itertools import chain
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
-from retrain_worker.work.data import sqlite_source
+from retrain_worker.work.data import sqlite_pages, sqlite_source
 from retrain_worker.work.data.rows import ChangedWhileReadError, read_pages
 from tests.child.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
@@ -184,6 +186,18 @@ def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path, journal):
             seen.extend(page.id)
     assert set(range(1, 3001)) <= set(seen)
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_where_pages_are_interrupted_each_begins_with_a_pause_before_the_lock(database, monkeypatch, is_busy):
+    ticks, paused = itertools.count(), []
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        monkeypatch.setattr(sqlite_pages, "time", SimpleNamespace(
+            perf_counter=lambda: 0.01 * next(ticks), thread_time=lambda: 0.0 if is_busy else 0.01 * next(ticks),
+            sleep=lambda _seconds: paused.append(connection.in_transaction)))
+        pages = list(sqlite_pages.read_pages(connection))
+    assert len(pages) > 5
+    assert paused == ([False] * (len(pages) - 1) if is_busy else [])
 
 
 def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path):

@@ -7,6 +7,9 @@ cursor, or an outcome filled in after its page, is found by the next run, becaus
 that were read (fingerprints.py), not of a position. Rows are independent samples; nothing here needs two rows from
 the same instant. In WAL mode readers block nobody, and short transactions let checkpoints finish.
 
+On a busy host the kernel may take the processor away in the middle of a page. Who has just slept is left alone for a
+while: so where that has happened, a short pause comes before the lock.
+
 A Python object for every cell is most of what reading costs. So where a page looks like the one before it, its long
 texts come as one text each (JoinedTexts), and the names of the features, being the same in every row, as one object.
 Where anything in the page is unusual, it is read again, plainly, in the same transaction.
@@ -36,6 +39,11 @@ _FIRST_PAGE_ROWS = 200
 _MIN_PAGE_ROWS = 250
 _MAX_PAGE_ROWS = 20_000
 _TURNED_ROWS = 100
+#: a page that lasted so much longer than it worked was interrupted, its lock held
+_INTERRUPTED_SECONDS = 0.001
+#: after one such, so many pages begin with a pause of so long
+_PAUSED_PAGES = 100
+_PAUSE_SECONDS = 0.0003
 _MAX_ROWID = 2**63 - 1
 
 _OUTCOME_TIME = f"COALESCE({', '.join(OUTCOME_TIME_COLUMNS)})"
@@ -74,11 +82,16 @@ def read_pages(connection: sqlite3.Connection) -> Iterator[RawRows]:
         yield from _read_at_once(connection)
         return
     pages = _Pages(connection)
-    size = _FIRST_PAGE_ROWS
+    size, pauses = _FIRST_PAGE_ROWS, 0
     while True:
-        started = time.perf_counter()
+        if pauses:
+            time.sleep(_PAUSE_SECONDS)
+            pauses -= 1
+        started, worked = time.perf_counter(), time.thread_time()
         page = pages.next(size)
         seconds = max(time.perf_counter() - started, 1e-6)
+        if seconds - (time.thread_time() - worked) > _INTERRUPTED_SECONDS:
+            pauses = _PAUSED_PAGES
         if page is not None:
             yield page
         if page is None or len(page.id) < size:
