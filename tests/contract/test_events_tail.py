@@ -58,6 +58,17 @@ def test_the_newest_events_of_all_types_come_in_the_order_in_which_they_were_sen
     assert "ops wants a run: new data" in shown.out
 
 
+def test_a_slot_that_names_nothing_any_more_is_said_in_words(publish, tail, clock):
+    emptied = {"new_version": "none", "old_version": "v1", "model_path": "", "reason": "degenerate"}
+    publish(an_event(1, EventType.ROLLED_BACK, at=clock(), **emptied))
+    publish(an_event(2, EventType.OBSERVED, at=clock(), **emptied))
+
+    _, shown = tail()
+
+    assert "no model is in service, v1 is out: degenerate" in shown.out
+    assert "somebody else took v1 out; no model is in service" in shown.out
+
+
 def test_types_are_chosen_by_their_last_word_and_json_is_whole(publish, tail, clock):
     publish(an_event(1, at=clock(), reasons=["few"]), a_promotion(2, at=clock()))
 
