@@ -6,9 +6,10 @@ noted as INTERRUPTED, so that the next start resumes it; the relay has one last 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,25 +42,32 @@ class Signals:
         """Install the handlers: as early as possible, because an unhandled SIGHUP ends the process."""
         self.stopping = False
         self.reloading = False
-        self._woken = threading.Event()
+        # not an Event: its lock is held in the middle of wait(), and a handler that wants it then waits for ever
+        self._woken, self._waker = os.pipe()
+        for end in (self._woken, self._waker):
+            os.set_blocking(end, False)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._reload)
 
     def wait(self, seconds: float) -> None:
         """Sleep until a signal arrives or the time is over."""
-        self._woken.wait(seconds)
-        self._woken.clear()
+        if select.select([self._woken], [], [], seconds)[0]:
+            os.read(self._woken, select.PIPE_BUF)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopping:
             os._exit(1)
         self.stopping = True
-        self._woken.set()
+        self._wake()
 
     def _reload(self, _number: int, _frame: FrameType | None) -> None:
         self.reloading = True
-        self._woken.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it is woken already
+            os.write(self._waker, b"\0")
 
 
 def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[], Settings], answer_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""Signals at any instant only set flags: a handler that waits for a lock of what it interrupted ends nothing, ever."""
+
+import subprocess
+import sys
+
+HAIL = """
+import os, signal, threading
+from retrain_worker.daemon.service import Signals
+signals, is_over = Signals(), threading.Event()
+def hail():
+    for _ in range(100_000):
+        os.kill(os.getpid(), signal.SIGHUP)
+    is_over.set()
+threading.Thread(target=hail, daemon=True).start()
+while not is_over.is_set():
+    signals.wait(0)
+os.kill(os.getpid(), signal.SIGTERM)
+signals.wait(60)
+print(signals.reloading, signals.stopping)
+"""
+
+
+def test_a_hail_of_signals_while_it_goes_to_sleep_and_wakes_stops_nothing():
+    done = subprocess.run([sys.executable, "-c", HAIL], capture_output=True, text=True, timeout=240, check=False)
+
+    assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr
