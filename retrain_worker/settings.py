@@ -116,6 +116,11 @@ class Settings:
     #: every name that was asked for, with its default as text
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def child_memory_bytes(self) -> int:
+        """What one child may take; 0 = no limit."""
+        return self.child_memory_mb * 2**20
+
 
 def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | None = None) -> Settings:
     """Read the environment. Raises SettingsError that names every problem.
@@ -294,6 +299,7 @@ def _gate_policy(read: _Reader) -> GatePolicy:
         agreement_required=read.choice("AGREEMENT", "advisory", ("advisory", "required")) == "required",
         min_agreement=read.share("GATE_MIN_AGREEMENT", default.min_agreement),
         max_agreement=read.share("GATE_MAX_AGREEMENT", default.max_agreement),
+        borderline_agreement=read.share("GATE_BORDERLINE_AGREEMENT", default.borderline_agreement),
         max_opposition=read.share("GATE_MAX_OPPOSITION", default.max_opposition),
         skill_alpha=read.number("GATE_SKILL_ALPHA", default.skill_alpha, low=1e-9, high=0.2),
         false_promotions_per_year=read.number(
@@ -306,6 +312,9 @@ def _gate_policy(read: _Reader) -> GatePolicy:
         incumbent_alpha=read.number("GATE_INCUMBENT_ALPHA", default.incumbent_alpha, low=1e-6, high=0.5),
         min_slice_rows=read.count("GATE_MIN_SLICE_ROWS", default.min_slice_rows, low=10),
         slice_alpha=read.number("GATE_SLICE_ALPHA", default.slice_alpha, low=1e-6, high=0.2),
+        # a file that is further off is not even read
+        canary_tolerance=read.number("GATE_CANARY_TOLERANCE", default.canary_tolerance, low=1e-9, high=1e-5),
+        max_constant_input_share=read.share("GATE_MAX_CONSTANT_INPUT_SHARE", default.max_constant_input_share),
     )
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from retrain_worker import durable_file
-from retrain_worker.adapters.slot_check import Problem, reading_problems, serving_problems, slot_problems
+from retrain_worker.adapters.slot_check import Problem, reading_problems, slot_problems
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
 from retrain_worker.durable_file import Look
@@ -76,7 +76,7 @@ class ModelSlot:
         """Copy a model and its sidecars into the engine's directory, the model first; the path there. Idempotent.
 
         Raises ArtifactError when a file is missing or not what its hash says, SlotError when another file has that
-        name, the directory cannot be used or the serving user cannot read what is in it, DiskFullError.
+        name, the directory cannot be used or the serving user cannot read what was copied, DiskFullError.
         """
         if not (candidate.suffix == ".pth" and is_our_version(candidate.stem)):
             raise ArtifactError("this is not a name that this program gives to a model", where=str(candidate))
@@ -98,7 +98,7 @@ class ModelSlot:
             with durable_file.named_errors(source, doing="read"):
                 sha256 = durable_file.sha256_of(source)
             durable_file.copy_durably(source, sidecar_of(target), mode=self._model_mode, expected_sha256=sha256)
-        for finding, remedy in serving_problems(self._models_dir, self._serving_user) if self._serving_user else ():
+        for finding, remedy in reading_problems(target, self._serving_user) if self._serving_user else ():
             raise SlotError(finding, where="ENGINE_USER", remedy=remedy)
         return target
 
@@ -186,6 +186,8 @@ class ModelSlot:
                               f"correct that line of {self._env_file}, or set ALLOW_LIVE_SWAP=true here"))
             if model is not None and not model.is_file():
                 found.append((f"{self._path_key} names {model}, which is not there", "correct the line"))
+            elif model is not None and self._serving_user:
+                found += [each for each in reading_problems(model, self._serving_user) if each not in found]
         except SlotError as error:
             found.append((f"{error.where}: {error.what}", error.remedy))
         return found

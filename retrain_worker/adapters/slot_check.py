@@ -109,14 +109,14 @@ def _quoted(path: Path) -> str:
 
 
 def serving_problems(engine_models_dir: Path, user: str) -> list[Problem]:
-    """Whether `user` can reach and read what is published. Access control lists are not looked at."""
+    """Whether `user` can enter where models are published. Access control lists are not looked at."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
         return [(f"the serving user {user} does not exist", "name the user that the engine runs as")]
     if entry.pw_uid == 0 or not engine_models_dir.is_dir():
         return []
-    return _unreadable(engine_models_dir.resolve(), engine_models_dir.resolve().glob("*.pth"), entry)
+    return _unreadable(engine_models_dir.resolve(), (), entry)
 
 
 def reading_problems(model: Path, user: str) -> list[Problem]:

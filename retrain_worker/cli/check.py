@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
 from retrain_worker.domain.audit import Severity
-from retrain_worker.errors import RedisUnavailableError, RetrainError
+from retrain_worker.errors import RedisUnavailableError, RetrainError, SlotError
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from retrain_worker.adapters.model_slot import ModelSlot
 
 _MIN_FREE_BYTES = 2 * 2**30
 
@@ -132,7 +134,7 @@ def _engine(settings: Settings) -> Iterator[Check]:
         return
     slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
                      trigger_file=_trigger_file(settings), serving_user=settings.engine_user or None)
-    problems = slot.problems()
+    problems = [*slot.problems(), *_incumbent(slot)]
     for finding, remedy in problems:
         yield Check(name="engine", is_ok=False, finding=finding, remedy=remedy)
     if not settings.engine_user and settings.home is None:
@@ -142,6 +144,23 @@ def _engine(settings: Settings) -> Iterator[Check]:
     if not problems:
         yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} and {settings.engine_models_dir} "
                                                        "can take a swap")
+
+
+def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
+    """A model that is named and there, but that nobody can read: no gate would let a candidate take its place."""
+    from retrain_worker.daemon import errand
+
+    try:
+        model = slot.current_path()
+    except SlotError:
+        return  # a problem of the slot already
+    if model is None or not model.is_file():
+        return
+    report = errand.inspect((model,)).reports[0]
+    if report.problem:
+        yield (f"PATCHTST_MODEL_PATH names {model}, which is no model that can be read: {report.problem}",
+               "correct the line, or retrain-worker rollback; until then a person has to say: retrain-worker "
+               "promote RUN --accept-contract CONTRACT")
 
 
 def _trigger_file(settings: Settings) -> Path | None:

@@ -518,7 +518,7 @@ def policies_of(settings: Settings) -> Policies:
         allow_live_swap=settings.allow_live_swap, engine_confirm=settings.engine_confirm,
         engine_confirm_seconds=settings.engine_confirm_seconds, unconfirmed=settings.unconfirmed,
         shadow=settings.shadow, probation=settings.probation, trial_check_minutes=settings.trial_check_minutes,
-        max_retries=settings.max_retries, child_memory_bytes=settings.child_memory_mb * 2**20,
+        max_retries=settings.max_retries, child_memory_bytes=settings.child_memory_bytes,
     )
 
 

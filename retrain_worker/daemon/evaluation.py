@@ -43,11 +43,12 @@ def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> E
                                   deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
         try:
             awaited(children, Stage.PULL, Path(folder), PullRequest(
-                run_id="evaluate", run_dir=folder, policy=settings.data, watermark_path=None, now=now.isoformat()), say)
+                run_id="evaluate", run_dir=folder, policy=settings.data, watermark_path=None, now=now.isoformat(),
+                memory_limit_bytes=settings.child_memory_bytes), say)
             measured: GateMeasured = awaited(children, Stage.GATE, Path(folder), GateRequest(
                 run_id="evaluate", run_dir=folder, candidate_path=str(file.absolute()),
                 incumbent_path=str(incumbent) if incumbent else None, data=settings.data, split=settings.split,
-                recipe=settings.recipe, policy=policy), say)
+                recipe=settings.recipe, policy=policy, memory_limit_bytes=settings.child_memory_bytes), say)
         finally:
             children.stop(1.0)
     return Evaluation(verdict=decide(measured.evidence, policy), evidence=measured.evidence, incumbent_path=incumbent,

@@ -15,6 +15,7 @@ from retrain_worker.domain.handoff import AuditRequest, AuditResult, PullRequest
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.errors import StateError
 from retrain_worker.settings import Settings
+from retrain_worker.stages.audit import reference_run_id
 
 
 def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[PullResult, AuditResult]:
@@ -25,25 +26,26 @@ def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[Pul
                                   deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
         try:
             pulled: PullResult = awaited(children, Stage.PULL, Path(folder), PullRequest(
-                run_id="audit", run_dir=folder, policy=settings.data, watermark_path=None, now=now), say)
+                run_id="audit", run_dir=folder, policy=settings.data, watermark_path=None, now=now,
+                memory_limit_bytes=settings.child_memory_bytes), say)
             audited: AuditResult = awaited(children, Stage.AUDIT, Path(folder), AuditRequest(
                 run_id="audit", run_dir=folder, policy=settings.data, now=now,
-                reference_dir=_reference_dir(settings, say)), say)
+                reference_dir=_reference_dir(settings, say), memory_limit_bytes=settings.child_memory_bytes), say)
         finally:
             children.stop(1.0)
     return pulled, audited
 
 
 def _reference_dir(settings: Settings, say: Callable[[str], None]) -> str | None:
-    """The folder of the last promoted run; None when there is none, or nobody may tell us."""
+    """The folder that a run would measure drift against; None when there is none, or nobody may tell us."""
     state = settings.state_path / "state.db"
     try:
         if not state.exists():
             return None
         with StateDb(state, read_only=True) as store:
-            promoted = store.last_promotion()
+            run_id = reference_run_id(store)
     except (OSError, StateError) as error:
         say(f"drift is not measured, since the last promoted run is not known: {error}")
         return None
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
-    return str(folders.path_of(promoted.run_id)) if promoted and promoted.run_id else None
+    return str(folders.path_of(run_id)) if run_id else None

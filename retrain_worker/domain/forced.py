@@ -1,8 +1,9 @@
 """Whether a person may promote a candidate that its gate did not pass. Pure functions over what the run has stored.
 
 A person may take the place of a measurement that could not be made, and may decide that the engine is to run another
-contract. Nobody may waive what was measured and failed, nor the soundness of the file (hash, safe load, canary, live
-inputs): a model that does not give its own recorded answers is not the model that anybody judged.
+contract, also where nobody knows which one it runs now. Nobody may waive what was measured and failed, nor the
+soundness of the file (hash, safe load, canary, live inputs): a model that does not give its own recorded answers is not
+the model that anybody judged.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ def refusal(run: Run, *, is_forced: bool, accepted_contract: str) -> str:
 def _missing_word(run: Run, failed: Mapping[str, str], *, is_forced: bool, accepted_contract: str) -> str:
     """What the person has not said yet."""
     wanted = contract_name(run.fact(Stage.TRAIN)["contract"])
+    undecided = undecided_in(run)
     if "contract" in failed and accepted_contract != wanted:
         return (f"the engine runs another contract ({failed['contract']}); if the change is meant, name the new one: "
                 f"--accept-contract {wanted}")
-    undecided = undecided_in(run)
+    if "contract" in undecided and accepted_contract != wanted:
+        return (f"nobody knows what the engine runs ({_unknown_in(run)}); if it is to run the candidate's contract, "
+                f"name that: --accept-contract {wanted}")
+    undecided = [name for name in undecided if name != "contract"]
     if undecided and not is_forced:
         return f"{', '.join(undecided)} could not be evaluated; --force takes their place"
     return ""
@@ -57,6 +62,12 @@ def verdict_of(run: Run) -> Mapping[str, Any]:
 def undecided_in(run: Run) -> list[str]:
     """The gates that a person takes the place of."""
     return list(_named(verdict_of(run)["gates"], GateResult.UNDECIDED))
+
+
+def _unknown_in(run: Run) -> str:
+    """Why the contract gate is undecided, once the file itself is known to be sound."""
+    gates = verdict_of(run)["gates"]
+    return str(next(gate["measurements"]["unknown"] for gate in gates if gate["name"] == "contract"))
 
 
 def _named(gates: list[Mapping[str, Any]], result: GateResult) -> dict[str, str]:

@@ -55,6 +55,8 @@ class GatePolicy:
     slice_alpha: float = 0.005
     #: largest difference between a canary's probabilities and the replayed ones
     canary_tolerance: float = 1e-5
+    #: largest share of windows that reach the network as a constant
+    max_constant_input_share: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,8 @@ class ContractCheck:
     canary_max_error: float | None
     #: share of holdout windows that the serving preprocessor turns into a constant
     constant_input_share: float | None
+    #: why nobody knows what the engine runs, though a model is named; empty = known, or none is named
+    unknown: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,22 +290,40 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
 def contract_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """The candidate's bytes fit what the engine runs now and reproduce their canary; the inputs are alive."""
     check = evidence.contract
-    measurements = {"mismatches": list(check.mismatches), "canary_max_error": check.canary_max_error,
-                    "constant_input_share": check.constant_input_share}
-    thresholds = {"canary_tolerance": policy.canary_tolerance, "max_constant_input_share": 0.5}
-    gate = _gate("contract", measurements, thresholds)
-    if check.mismatches:
-        return gate(GateResult.FAIL, "does not fit what the engine runs: " + "; ".join(check.mismatches))
-    if check.canary_max_error is None:
-        return gate(GateResult.UNDECIDED, "the canary could not be replayed")
-    if check.canary_max_error > policy.canary_tolerance:
-        return gate(GateResult.FAIL, f"the file answers its own canary with an error of {check.canary_max_error:.1e}, "
-                                     f"over {policy.canary_tolerance:.0e}")
-    if check.constant_input_share is None:
-        return gate(GateResult.UNDECIDED, "no input window could be replayed through the serving preprocessor")
-    if check.constant_input_share > 0.5:
-        return gate(GateResult.FAIL, f"{check.constant_input_share:.0%} of the windows reach the network as a constant")
+    gate = _gate("contract",
+                 {"mismatches": list(check.mismatches), "unknown": check.unknown,
+                  "canary_max_error": check.canary_max_error, "constant_input_share": check.constant_input_share},
+                 {"canary_tolerance": policy.canary_tolerance,
+                  "max_constant_input_share": policy.max_constant_input_share})
+    if why := _broken_contract(check, policy):
+        return gate(GateResult.FAIL, why)
+    if why := _doubtful_contract(check):
+        return gate(GateResult.UNDECIDED, why)
     return gate(GateResult.PASS, f"fits the engine; canary reproduced within {check.canary_max_error:.1e}")
+
+
+def _broken_contract(check: ContractCheck, policy: GatePolicy) -> str:
+    """What was looked at and is wrong; empty when nothing is."""
+    if check.mismatches:
+        return "does not fit what the engine runs: " + "; ".join(check.mismatches)
+    if check.canary_max_error is not None and check.canary_max_error > policy.canary_tolerance:
+        return (f"the file answers its own canary with an error of {check.canary_max_error:.1e}, over "
+                f"{policy.canary_tolerance:.0e}")
+    if check.constant_input_share is not None and check.constant_input_share > policy.max_constant_input_share:
+        return f"{check.constant_input_share:.0%} of the windows reach the network as a constant"
+    return ""
+
+
+def _doubtful_contract(check: ContractCheck) -> str:
+    """What could not be looked at; empty when all was."""
+    if check.canary_max_error is None:
+        return "the canary could not be replayed"
+    if check.constant_input_share is None:
+        return "no input window could be replayed through the serving preprocessor"
+    if check.unknown:
+        return (f"nobody knows what the engine runs: {check.unknown}; correct PATCHTST_MODEL_PATH, roll back, or name "
+                "what it is to run: retrain-worker promote RUN --accept-contract CONTRACT")
+    return ""
 
 
 def action_diversity_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
@@ -414,7 +436,8 @@ def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     pool = carrying or max(found.pools, key=lambda pool: pool.num_folds, default=None)
     gate = _gate("skill",
                  {"auc": card.auc, "log_loss": card.log_loss, "log_loss_gain": card.log_loss_gain, "n": card.n,
-                  "num_blocks": card.num_blocks, "auc_low": pool.auc_low if pool else None,
+                  "num_blocks": card.num_blocks, "pooled_n": pool.n if pool else None,
+                  "pooled_auc": pool.auc if pool else None, "auc_low": pool.auc_low if pool else None,
                   "log_loss_gain_low": pool.log_loss_gain_low if pool else None, "alpha": pool.alpha if pool else None,
                   "num_folds": pool.num_folds if pool else 0, "folds": [asdict(fold) for fold in found.folds],
                   "newest_auc_low": found.newest_auc_low},

@@ -70,7 +70,7 @@ class PullRequest:
     #: ISO 8601 UTC; rows more than a day after it are quarantined
     now: str
     busy_timeout_seconds: float = 30.0
-    #: memory limit in bytes; 0 = none
+    #: private memory in bytes, here and in every request; 0 = no limit
     memory_limit_bytes: int = 0
 
 
@@ -138,7 +138,6 @@ class TrainRequest:
     checkpoint_dir: str
     #: the model file that serves now, or None: its contract decides PRESET=auto
     incumbent_path: str | None
-    #: resident memory limit in bytes; 0 = none
     memory_limit_bytes: int = 0
 
 
@@ -226,6 +225,7 @@ class VerifyRequest:
     model_path: str
     #: None: its checksum file decides, if there is one
     expected_sha256: str | None
+    memory_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,7 +217,8 @@ def _verified(order: Order, target: Target, world: World) -> OrderStep | VerifyR
     world.slot.check_ready(Path(target.model_path), expected_sha256=target.sha256)
     answer = world.verifier.result_of(
         Errand.VERIFY, world.folders.order_dir(order.order_id),
-        VerifyRequest(order_id=order.order_id, model_path=target.model_path, expected_sha256=target.sha256))
+        VerifyRequest(order_id=order.order_id, model_path=target.model_path, expected_sha256=target.sha256,
+                      memory_limit_bytes=world.policies.child_memory_bytes))
     if isinstance(answer, Working):
         return OrderStep(order=order, sentence=f"{order.order_id}: {target.version} is being verified")
     if isinstance(answer, Broken):

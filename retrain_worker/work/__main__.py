@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
         stage, request = _read_request(request_path)
         stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
         stopping.watch()
-        if isinstance(request, TrainRequest):
+        if not isinstance(request, InspectRequest | ExportRequest):  # a person's own calls
             _limit_memory(request.memory_limit_bytes)
         result = _run(request, _reporter(stdout), stopping)
         _write(result_path, {"kind": "result", "stage": stage, "result": result})

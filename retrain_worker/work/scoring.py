@@ -5,7 +5,6 @@ This module measures, `domain/gates.py` decides. What cannot be measured is None
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics
 
+from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import (
     Agreement,
@@ -32,15 +32,16 @@ from retrain_worker.domain.gates import (
     Slice,
     pool_alphas,
 )  # fmt: skip
-from retrain_worker.domain.handoff import GateMeasured, GateRequest, Progress
+from retrain_worker.domain.handoff import UNNAMED, GateMeasured, GateRequest, Progress
 from retrain_worker.domain.labels import Thresholds
-from retrain_worker.errors import ArtifactError, ContractError
+from retrain_worker.errors import ContractError
 from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
 from retrain_worker.work import compute, inference, statistics
 from retrain_worker.work.data.instants import to_datetime, to_microseconds
 from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples
 from retrain_worker.work.data.snapshot import Snapshot, load
+from retrain_worker.work.incumbent import Incumbent, incumbent_of
 from retrain_worker.work.statistics import Judged
 from retrain_worker.work.training.folds import read_folds
 
@@ -56,8 +57,6 @@ FALLBACK_CONFIDENCE = 0.5
 WILSON_CONFIDENCE = 0.95
 #: only the simulation inside the ECE limit is random; the same rows give the same limit
 ECE_SEED = 20260110
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
     samples, _left_out = select_samples(snapshot, policy=request.data, seq_len=candidate.contract.context_length)
     parts, rows_note = _unseen(split_samples(samples, request.split), candidate)
     report(Progress(sentence=f"gate {request.run_id}: measuring on {len(parts.holdout)} holdout rows"))
-    incumbent, absence = _incumbent(request.incumbent_path, candidate, snapshot)
+    incumbent = incumbent_of(request.incumbent_path, snapshot, label=candidate.contract.label)
     measured = evidence(
         candidate, incumbent, snapshot, parts.holdout, data=request.data, policy=request.policy,
         prior=_prior(parts),
@@ -115,7 +114,6 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
     return GateMeasured(
         evidence=replace(
             measured,
-            incumbent_absence=absence or measured.incumbent_absence,
             skill=_skill(request, candidate, snapshot, samples, parts),
             rows_note=rows_note,
         )
@@ -154,7 +152,7 @@ def _prior(parts: Parts) -> float:
 
 
 def evidence(
-    candidate: Bundle, incumbent: Bundle | None, snapshot: Snapshot, samples: Samples, *, prior: float,
+    candidate: Bundle, incumbent: Incumbent, snapshot: Snapshot, samples: Samples, *, prior: float,
     data: DataPolicy, policy: GatePolicy,
 ) -> Evidence:  # fmt: skip
     """All that a verdict on `candidate` rests on, measured on `samples`, which are samples of its window length.
@@ -167,38 +165,23 @@ def evidence(
     thresholds = candidate.manifest.thresholds
     card = scorecard(answers, rows, prior=prior, policy=policy, thresholds=thresholds)
     contract = contract_check(candidate, incumbent, snapshot, samples)
-    if incumbent is None:
-        return Evidence(candidate=card, contract=contract)
+    if (model := incumbent.model) is None:
+        return Evidence(candidate=card, contract=contract, incumbent_absence=incumbent.absence)
 
-    theirs, _left_out = select_samples(snapshot, policy=data, seq_len=incumbent.contract.context_length)
+    theirs, _left_out = select_samples(snapshot, policy=data, seq_len=model.contract.context_length)
     is_shared = np.isin(samples.positions, theirs.positions)
     if not is_shared.any():
         return Evidence(candidate=card, contract=contract, incumbent_absence="it has no window on these rows")
-    their_answers = answers_of(incumbent, snapshot, samples.where(is_shared))
+    their_answers = answers_of(model, snapshot, samples.where(is_shared))
     shared = rows.where(is_shared)
     return Evidence(
         candidate=card,
         contract=contract,
         incumbent=scorecard(
-            their_answers, shared, prior=prior, policy=policy, thresholds=incumbent.manifest.thresholds
+            their_answers, shared, prior=prior, policy=policy, thresholds=model.manifest.thresholds
         ),
         comparison=comparison(answers[is_shared], their_answers, shared, policy=policy),
     )
-
-
-def _incumbent(path: str | None, candidate: Bundle, snapshot: Snapshot) -> tuple[Bundle | None, str]:
-    """The incumbent, or why there is none to compare with."""
-    if path is None:
-        return None, "no model is in service"
-    try:
-        incumbent = bundle.read(Path(path), feature_names=snapshot.feature_names)
-        inference.features_of(snapshot, incumbent.contract.feature_names)
-    except (ArtifactError, ContractError) as error:
-        _log.warning("the incumbent is not measured: %s", error)
-        return None, str(error)
-    if incumbent.contract.label != candidate.contract.label:
-        return None, f"it predicts {incumbent.contract.label}, the candidate {candidate.contract.label}"
-    return incumbent, ""
 
 
 def answers_of(model: Bundle, snapshot: Snapshot, samples: Samples) -> Floats:
@@ -462,22 +445,23 @@ def comparison(ours: Floats, theirs: Floats, rows: Rows, *, policy: GatePolicy) 
     )
 
 
-def contract_check(
-    candidate: Bundle, incumbent: Bundle | None, snapshot: Snapshot, samples: Samples
-) -> ContractCheck:
+def contract_check(candidate: Bundle, incumbent: Incumbent, snapshot: Snapshot, samples: Samples) -> ContractCheck:
     """Whether the candidate's file, as read from its bytes, fits what the engine runs now."""
     features = inference.features_of(snapshot, candidate.contract.feature_names)
     return ContractCheck(
-        mismatches=() if incumbent is None else _mismatches(candidate, incumbent),
+        mismatches=() if incumbent.contract is None else _mismatches(candidate.contract, incumbent.contract),
+        unknown=incumbent.unknown,
         canary_max_error=candidate.canary_error(),
         constant_input_share=inference.constant_input_share(candidate.model, features, samples.positions),
     )
 
 
-def _mismatches(candidate: Bundle, incumbent: Bundle) -> tuple[str, ...]:
-    ours, theirs = candidate.contract, incumbent.contract
+def _mismatches(ours: ModelContract, theirs: ModelContract) -> tuple[str, ...]:
+    names = ["preset", "context_length", "feature_names", "input_transform", "label"]
+    if UNNAMED in theirs.feature_names:
+        names.remove("feature_names")
     return tuple(
         f"{name}: the engine runs {getattr(theirs, name)}, the candidate is {getattr(ours, name)}"
-        for name in ("preset", "context_length", "feature_names", "input_transform", "label")
+        for name in names
         if getattr(ours, name) != getattr(theirs, name)
     )

@@ -23,15 +23,15 @@ from retrain_worker.domain.gates import Evidence
 from retrain_worker.domain.handoff import LookRequest, LookResult, Progress
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.trial import Answer, Look, Spread
-from retrain_worker.errors import ArtifactError, ContractError
 from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
-from retrain_worker.work import compute, inference, scoring
+from retrain_worker.work import compute, scoring
 from retrain_worker.work.data import outcomes
 from retrain_worker.work.data.instants import to_microseconds
 from retrain_worker.work.data.pull import read_window
 from retrain_worker.work.data.samples import Samples, select_samples
 from retrain_worker.work.data.snapshot import Snapshot
+from retrain_worker.work.incumbent import Incumbent, incumbent_of
 
 Report = Callable[[Progress], None]
 
@@ -51,8 +51,7 @@ class Pair:
     """The model on trial and what it is compared with."""
 
     model: Bundle
-    reference: Bundle | None
-    absence: str
+    reference: Incumbent
 
 
 def look(request: LookRequest, database_url: str, report: Report) -> LookResult:
@@ -62,8 +61,9 @@ def look(request: LookRequest, database_url: str, report: Report) -> LookResult:
     snapshot = read_window(request.data, database_url, now=now, busy_timeout_seconds=request.busy_timeout_seconds,
                            report=report)
     model = bundle.read(Path(request.model_path))
-    reference, absence = _reference(request.reference_path, model, snapshot)
-    pair = Pair(model=model, reference=reference, absence=absence)
+    reference = incumbent_of(request.reference_path, snapshot, label=model.contract.label,
+                             if_none="there was no model before it")
+    pair = Pair(model=model, reference=reference)
     book = recorded(request, pair, snapshot, book_file(request))
     report(Progress(sentence=f"look {request.number} of run {request.run_id}: {len(book)} rows recorded"))
     return LookResult(look=measured(request, pair, snapshot, book))
@@ -87,11 +87,11 @@ def recorded(request: LookRequest, pair: Pair, snapshot: Snapshot, path: Path) -
     lines["id"], lines["decided_at"] = snapshot.ids[fresh.positions], fresh.decided_at
     lines["model"] = scoring.answers_of(pair.model, _blinded(snapshot), fresh)
     lines["foreseen"] = snapshot.recorded_outcome[fresh.positions] < 0
-    if pair.reference is not None:
-        theirs = _answerable(snapshot, request.data, pair.reference)
+    if (reference := pair.reference.model) is not None:
+        theirs = _answerable(snapshot, request.data, reference)
         has = np.isin(fresh.positions, theirs.positions)
         lines["has_reference"] = has
-        lines["reference"][has] = scoring.answers_of(pair.reference, _blinded(snapshot), fresh.where(has))
+        lines["reference"][has] = scoring.answers_of(reference, _blinded(snapshot), fresh.where(has))
     book = np.concatenate([book, lines])
     with durable_file.replacing(path) as file:
         np.save(file, book, allow_pickle=False)
@@ -109,7 +109,8 @@ def measured(request: LookRequest, pair: Pair, snapshot: Snapshot, book: NDArray
     thresholds = pair.model.manifest.thresholds
     # what the reference said stands in the book, also when its file is gone since
     was_asked = bool(book["has_reference"].any())
-    theirs = pair.reference.manifest.thresholds if pair.reference is not None else thresholds
+    reference = pair.reference.model
+    theirs = reference.manifest.thresholds if reference is not None else thresholds
     has = lines["has_reference"]
     worse = None
     if was_asked:
@@ -121,7 +122,7 @@ def measured(request: LookRequest, pair: Pair, snapshot: Snapshot, book: NDArray
         evidence=_evidence(pair, snapshot, samples, lines, request), worse=worse,
         model=_spread(book["model"], thresholds),
         reference=_spread(book["reference"][book["has_reference"]], theirs) if was_asked else None,
-        absence=pair.absence, answers=_answers(snapshot, book),
+        absence=pair.reference.absence, answers=_answers(snapshot, book),
     )  # fmt: skip
 
 
@@ -133,31 +134,16 @@ def _evidence(
     card = scoring.scorecard(lines["model"], rows, prior=request.prior, policy=policy,
                              thresholds=pair.model.manifest.thresholds)
     contract = scoring.contract_check(pair.model, pair.reference, snapshot, samples)
-    if pair.reference is None:
-        return Evidence(candidate=card, contract=contract, incumbent_absence=pair.absence)
+    if (reference := pair.reference.model) is None:
+        return Evidence(candidate=card, contract=contract, incumbent_absence=pair.reference.absence)
     has = lines["has_reference"]
     shared = rows.where(has)
     return Evidence(
         candidate=card, contract=contract,
         incumbent=scoring.scorecard(lines["reference"][has], shared, prior=request.prior, policy=policy,
-                                    thresholds=pair.reference.manifest.thresholds),
+                                    thresholds=reference.manifest.thresholds),
         comparison=scoring.comparison(lines["model"][has], lines["reference"][has], shared, policy=policy),
     )  # fmt: skip
-
-
-def _reference(path: str | None, model: Bundle, snapshot: Snapshot) -> tuple[Bundle | None, str]:
-    """What the model is compared with, or why there is nothing."""
-    if path is None:
-        return None, "there was no model before it"
-    try:
-        found = bundle.read(Path(path), feature_names=snapshot.feature_names)
-        inference.features_of(snapshot, found.contract.feature_names)
-    except (ArtifactError, ContractError) as error:
-        _log.warning("nothing to compare with: %s", error)
-        return None, str(error)
-    if found.contract.label != model.contract.label:
-        return None, f"it predicts {found.contract.label}, the model on trial {model.contract.label}"
-    return found, ""
 
 
 def _blinded(snapshot: Snapshot) -> Snapshot:

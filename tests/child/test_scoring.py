@@ -468,7 +468,7 @@ def write_model(path: Path, contract: ModelContract, *, seed: int) -> str:
     model = PatchTST(presets.config_for(contract, dropout=0.1))
     features = market().features
     if contract.input_transform == InputTransform.STANDARDISE:
-        model.standardise_on(features)
+        model.standardise_on(features[:, : len(contract.feature_names)])
     windows = np.stack([features[i : i + contract.context_length] for i in range(16)])[
         :, :, : len(contract.feature_names)
     ]

@@ -12,8 +12,10 @@ import pytest
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.handoff import LookRequest
+from retrain_worker.domain.labels import Label
 from retrain_worker.model import bundle
 from retrain_worker.work import trial
+from retrain_worker.work.incumbent import Incumbent
 from tests.child.synthetic_market import START, market
 from tests.child.test_scoring import PAPER, write_model
 
@@ -25,7 +27,7 @@ BEGUN = datetime.fromtimestamp(START / 1e6, tz=UTC) + timedelta(days=3)
 def pair(tmp_path_factory: pytest.TempPathFactory) -> trial.Pair:
     folder = tmp_path_factory.mktemp("models")
     new, old = (bundle.read(Path(write_model(folder / f"{seed}.pth", PAPER, seed=seed))) for seed in (1, 2))
-    return trial.Pair(model=new, reference=old, absence="")
+    return trial.Pair(model=new, reference=Incumbent(contract=old.contract, model=old))
 
 
 def request(run_dir: Path, *, book: str = "shadow_1") -> LookRequest:
@@ -41,7 +43,7 @@ def recorded(asked: LookRequest, pair: trial.Pair, snapshot=SNAPSHOT) -> np.ndar
 
 def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path, pair):
     first = recorded(request(tmp_path), pair)
-    again = recorded(request(tmp_path), trial.Pair(model=pair.reference, reference=None, absence=""))
+    again = recorded(request(tmp_path), trial.Pair(model=pair.reference.model, reference=Incumbent()))
 
     assert len(first) == np.sum(SNAPSHOT.decided_at > BEGUN.timestamp() * 1e6) > 500
     assert np.array_equal(first, again), "what was said is not said anew"
@@ -65,8 +67,20 @@ def test_another_book_starts_empty(tmp_path, pair):
 def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_path, pair):
     asked = request(tmp_path)
     book = recorded(asked, pair)
-    without = trial.Pair(model=pair.model, reference=None, absence="its file is gone")
+    without = trial.Pair(model=pair.model, reference=Incumbent(absence="its file is gone"))
     there, gone = (trial.measured(asked, each, SNAPSHOT, book) for each in (pair, without))
 
     assert gone.worse is not None
     assert (gone.worse, gone.reference) == (there.worse, there.reference)
+
+
+def test_what_the_engine_runs_is_asked_on_trial_too(tmp_path, pair):
+    asked = request(tmp_path)
+    book = recorded(asked, pair)
+    gone = Incumbent(absence="its file is gone", unknown="its file is gone")
+    another = Incumbent(contract=replace(PAPER, label=Label.DIRECTION), absence="it predicts direction")
+    found = [trial.measured(asked, trial.Pair(model=pair.model, reference=each), SNAPSHOT, book).evidence.contract
+             for each in (pair.reference, gone, another)]
+
+    assert [each.unknown for each in found] == ["", "its file is gone", ""]
+    assert [[one.partition(":")[0] for one in each.mismatches] for each in found] == [[], [], ["label"]]

@@ -16,7 +16,18 @@ import pytest
 
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
-from retrain_worker.domain.handoff import ChildExit, GateMeasured, GateRequest, Progress, TrainRequest, TrainResult
+from retrain_worker.domain.handoff import (
+    AuditRequest,
+    ChildExit,
+    GateMeasured,
+    GateRequest,
+    LookRequest,
+    Progress,
+    PullRequest,
+    TrainRequest,
+    TrainResult,
+    VerifyRequest,
+)  # fmt: skip
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.model import bundle
@@ -38,13 +49,15 @@ def train_request(folder: Path, **changes: Any) -> TrainRequest:
 class Child:
     """One child, its stdin held open as the daemon holds it."""
 
-    def __init__(self, folder: Path, stage: str, request: Any) -> None:
+    def __init__(
+        self, folder: Path, stage: str, request: Any, *, program: tuple[str, ...] = ("-m", "retrain_worker.work")
+    ) -> None:
         self.result_path = folder / "result.json"
         self.result_path.unlink(missing_ok=True)
         request_path = folder / "request.json"
         request_path.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "retrain_worker.work", str(request_path), str(self.result_path)],
+            [sys.executable, *program, str(request_path), str(self.result_path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -121,6 +134,46 @@ def test_a_memory_limit_ends_in_an_error_that_names_memory(tmp_path: Path) -> No
     error = child.result()["error"]
     assert error["kind"] == "MemoryError"
     assert "memory" in error["what"]
+
+
+#: asks for more than any limit below, whatever the stage
+GREEDY = """
+import sys
+from retrain_worker.work import __main__ as work
+work._run = lambda request, report, stopping: len(bytearray(400 << 20))
+sys.exit(work.main(sys.argv[1:]))
+"""
+
+
+def requests_of_every_stage(folder: Path, *, limit_bytes: int) -> dict[str, Any]:
+    where: dict[str, Any] = {"run_id": "20261123_031400", "run_dir": str(folder), "memory_limit_bytes": limit_bytes}
+    now, data, policy = "2026-11-23T03:14:00+00:00", DataPolicy(), GatePolicy()
+    look = LookRequest(
+        **where, number=1, model_path="", reference_path=None, since=now, book="a", now=now, data=data, policy=policy,
+        prior=0.5, worse_alpha=0.05,
+    )  # fmt: skip
+    return {
+        "PULL": PullRequest(**where, policy=data, watermark_path=None, now=now),
+        "AUDIT": AuditRequest(**where, policy=data, now=now),
+        "TRAIN": train_request(folder, memory_limit_bytes=limit_bytes),
+        "GATE": GateRequest(
+            **where, candidate_path="", incumbent_path=None, data=data, split=SplitPolicy(), recipe=RECIPE,
+            policy=policy,
+        ),
+        "SHADOW": look,
+        "PROBATION": look,
+        "VERIFY": VerifyRequest(order_id="a", model_path="", expected_sha256=None, memory_limit_bytes=limit_bytes),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["PULL", "AUDIT", "TRAIN", "GATE", "SHADOW", "PROBATION", "VERIFY"])
+def test_every_child_keeps_to_the_memory_limit(tmp_path: Path, stage: str) -> None:
+    for limit_bytes, code in ((200 << 20, ChildExit.ERROR), (0, ChildExit.DONE)):
+        request = requests_of_every_stage(tmp_path, limit_bytes=limit_bytes)[stage]
+        child = Child(tmp_path, stage, request, program=("-c", GREEDY))
+        assert child.ended() == code, child.log
+        found = child.result()
+        assert found.get("error", {}).get("kind", "no error") == ("MemoryError" if limit_bytes else "no error")
 
 
 LONG = replace(RECIPE, max_epochs=10, patience=10, dropout=0.2)

@@ -9,6 +9,7 @@ import pytest
 from retrain_worker import settings
 from retrain_worker.cli.options import prepare_home
 from retrain_worker.daemon import app as app_module
+from retrain_worker.daemon import source_audit
 from retrain_worker.daemon.app import App
 from retrain_worker.daemon.service import jobs_of
 from retrain_worker.domain.artifact import manifest_file
@@ -146,6 +147,18 @@ def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_
 
     assert reference_run_id(app.store) == ids[0]
     assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
+
+
+def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
+    ids = []
+    for day in range(1, 3):
+        an_ended_run(app, NOW + timedelta(days=day))
+        ids.append(app.store.history(1)[0].run_id)
+    forced = replace(app.store.run(ids[1]), facts={"gate": {"forced": {"of_run": ids[0]}}})
+    app.store.record(forced, deployment=replace(
+        a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id))
+
+    assert source_audit._reference_dir(app._settings, pytest.fail) == str(app.world.folders.path_of(ids[0]))
 
 
 def a_deployment(number: int, models, *, kind="promote", before: int | None = None, day: int = 0) -> Deployment:

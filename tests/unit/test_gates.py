@@ -128,6 +128,35 @@ def test_an_unreplayed_canary_is_undecided():
     assert decide(blind, POLICY).decision is Decision.UNDECIDED
 
 
+NOBODY_KNOWS = replace(GOOD.contract, unknown="/engine/old.pth: it cannot be read: No such file or directory")
+
+
+def test_a_model_in_the_slot_that_nobody_can_read_is_not_an_empty_slot():
+    verdict = decide(replace(GOOD, incumbent=None, comparison=None, contract=NOBODY_KNOWS), POLICY)
+
+    assert verdict.decision is Decision.UNDECIDED
+    [reason] = verdict.reasons
+    assert reason.startswith("contract: nobody knows what the engine runs: /engine/old.pth")
+    for way_out in ("correct PATCHTST_MODEL_PATH", "roll back", "promote RUN --accept-contract CONTRACT"):
+        assert way_out in reason
+
+
+@pytest.mark.parametrize("broken", [
+    replace(NOBODY_KNOWS, mismatches=("preset: the engine runs engine",)),
+    replace(NOBODY_KNOWS, canary_max_error=0.01),
+    replace(NOBODY_KNOWS, constant_input_share=1.0),
+])
+def test_what_is_known_to_be_wrong_weighs_more_than_what_nobody_knows(broken):
+    assert result_of(replace(GOOD, contract=broken), "contract") is GateResult.FAIL
+
+
+def test_the_share_of_constant_inputs_is_a_threshold_like_the_others():
+    stale = replace(GOOD, contract=replace(GOOD.contract, constant_input_share=0.3))
+
+    assert result_of(stale, "contract") is GateResult.PASS
+    assert result_of(stale, "contract", replace(POLICY, max_constant_input_share=0.2)) is GateResult.FAIL
+
+
 def test_failures_stand_before_what_is_undecided():
     both = replace(with_card(p_std=0.01), comparison=None)
 

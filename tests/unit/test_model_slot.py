@@ -1,7 +1,9 @@
 """The slot: a model published, an env line changed, nothing else touched."""
 
 import os
+import shutil
 import stat
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -54,6 +56,15 @@ class Engine:
 @pytest.fixture
 def engine(tmp_path):
     return Engine(tmp_path)
+
+
+@pytest.fixture
+def open_engine():
+    # not tmp_path: its parents are closed to others
+    root = Path(tempfile.mkdtemp(prefix="retrain-slot-"))
+    root.chmod(0o755)
+    yield Engine(root)
+    shutil.rmtree(root)
 
 
 def names(directory):
@@ -358,6 +369,20 @@ def test_a_model_that_the_serving_user_cannot_reach_is_not_published(engine):
 
     with pytest.raises(SlotError, match="nobody cannot enter"):
         engine.publish()
+
+
+def test_other_files_beside_the_models_are_nobodys_business(open_engine):
+    (open_engine.models_dir / "closed.pth").touch(0o600)
+    (open_engine.models_dir / "gone.pth").symlink_to("nowhere.pth")
+    open_engine.slot = open_engine.slot_for("nobody")
+    published, sha256 = open_engine.publish()
+    open_engine.slot.point_to(published, expected_sha256=sha256, replacing=open_engine.slot.current_path())
+    assert open_engine.slot.problems() == []
+
+    published.chmod(0o600)
+    assert [finding for finding, _ in open_engine.slot.problems()] == [f"nobody cannot read {published}"]
+    with pytest.raises(SlotError, match="nobody cannot read"):
+        open_engine.publish()
 
 
 def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine):

@@ -547,6 +547,34 @@ def test_another_contract_is_accepted_by_its_name_alone(world):
     assert run.outcome is Outcome.PROMOTED
 
 
+def test_where_nobody_knows_what_the_engine_runs_a_person_names_it_and_force_is_no_name(world):
+    why = "/engine/old.pth: it cannot be read: No such file or directory"
+    judged = gated(world, replace(GOOD, incumbent=None, comparison=None, contract=replace(GOOD.contract, unknown=why)))
+    forced, wrong = ordered(world, judged, force="yes"), ordered(world, judged, accept_contract="engine:128:minmax")
+    order = ordered(world, judged, accept_contract=NEW_CONTRACT)
+
+    assert judged.outcome is Outcome.REFUSED
+    assert forced.state is wrong.state is OrderState.REFUSED
+    assert why in forced.answer
+    assert f"--accept-contract {NEW_CONTRACT}" in forced.answer
+    run = until(world.store.run(order.arguments["opened"]), without_trial(world), lambda run: run.outcome is not None)
+    assert run.outcome is Outcome.PROMOTED
+    promoted = next(event for event in world.store.events if event.event_type is EventType.PROMOTED)
+    assert promoted.payload["forced"]["accepted_contract"] == NEW_CONTRACT
+    assert promoted.payload["forced"]["undecided"] == ["contract"]
+
+
+def test_a_named_contract_takes_the_place_of_no_other_gate(world):
+    unknown = replace(UNDECIDED.contract, unknown="/engine/old.pth: it cannot be read")
+    judged = gated(world, replace(UNDECIDED, contract=unknown))
+    named = ordered(world, judged, accept_contract=NEW_CONTRACT)
+
+    assert named.state is OrderState.REFUSED
+    assert "skill" in named.answer
+    assert "contract" not in named.answer
+    assert ordered(world, judged, accept_contract=NEW_CONTRACT, force="yes").state is OrderState.DONE
+
+
 def test_a_file_that_is_damaged_since_is_not_promoted(world):
     judged = gated(world, UNDECIDED)
     world.verifier.answers["VERIFY"] = Broken(error=ArtifactError("its canary differs"))

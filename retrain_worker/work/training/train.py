@@ -18,16 +18,17 @@ from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
-from retrain_worker.domain.handoff import Progress, TrainRequest, TrainResult
+from retrain_worker.domain.handoff import UNNAMED, Progress, TrainRequest, TrainResult
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
-from retrain_worker.errors import ArtifactError, DataUnfitError
+from retrain_worker.errors import DataUnfitError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST, sigmoid
 from retrain_worker.work import compute, scoring, statistics
 from retrain_worker.work.data.instants import to_microseconds
 from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples, window_ends, windows
 from retrain_worker.work.data.snapshot import Snapshot, load
+from retrain_worker.work.incumbent import incumbent_of
 from retrain_worker.work.inference import features_of, logits_at
 from retrain_worker.work.training import calibration, loop
 from retrain_worker.work.training.course import Course, Variant, variants_of
@@ -144,13 +145,15 @@ def contracts_to_try(
 
 
 def _incumbent_contract(request: TrainRequest, snapshot: Snapshot) -> ModelContract | None:
-    if request.incumbent_path is None or request.recipe.preset != Preset.AUTO:
+    """What PRESET=auto takes over; None where nothing is known of it, and the gate will ask a person."""
+    if request.recipe.preset != Preset.AUTO:
         return None
-    try:
-        return bundle.read(Path(request.incumbent_path), feature_names=snapshot.feature_names).contract
-    except ArtifactError as error:
-        _log.warning("the incumbent's contract is unknown, PRESET=auto means paper: %s", error)
-        return None
+    found = incumbent_of(request.incumbent_path, snapshot, label=request.data.label)
+    if found.contract is None and found.unknown:
+        _log.warning("the incumbent's contract is unknown, PRESET=auto means paper: %s", found.unknown)
+    if found.contract is not None and UNNAMED in found.contract.feature_names:
+        return replace(found.contract, feature_names=snapshot.feature_names)
+    return found.contract
 
 
 def _is_unfit(*parts: Samples) -> bool:
