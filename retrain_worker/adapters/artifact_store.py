@@ -9,8 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from retrain_worker import durable_file
-from retrain_worker.domain.artifact import checksum_file
-from retrain_worker.errors import ArtifactError, StateError
+from retrain_worker.errors import StateError
 
 _RUN_ID = re.compile(r"\d{8}_\d{6}")
 _DOOMED_PREFIX = f"{durable_file.TEMPORARY_PREFIX}doomed."
@@ -54,10 +53,6 @@ class ArtifactStore:
         """The runs that have a folder, oldest first."""
         return _run_ids_in(self._runs_dir)
 
-    def remove_checkpoints(self, run_id: str) -> None:
-        """Remove what only a resumed run would need."""
-        _remove(self._checkpoint_path / _checked(run_id))
-
     def remove_old_runs(self, *, keep: int, protected: Collection[str | Path]) -> tuple[str, ...]:
         """Remove all but the newest `keep` runs, with their checkpoints; the ids that are gone.
 
@@ -90,19 +85,6 @@ class ArtifactStore:
             if path.is_relative_to(runs_dir) and path != runs_dir:
                 named.add(path.relative_to(runs_dir).parts[0])
         return named
-
-
-def verified_sha256(model: Path) -> str:
-    """The sha256 of a model file, which is what its checksum file says. Raises ArtifactError when it is not."""
-    try:
-        said = checksum_file(model).read_text(errors="replace").split()
-        found = durable_file.sha256_of(model)
-    except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", where=str(error.filename or model)) from error
-    if said != [found, model.name]:
-        raise ArtifactError(f"the checksum file does not say its sha256, {found}", where=str(model),
-                            remedy="the file is damaged, or its checksum file is another's")
-    return found
 
 
 def _checked(run_id: str) -> str:

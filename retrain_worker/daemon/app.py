@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import TracebackType
 
 import structlog
@@ -25,7 +24,7 @@ from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.adapters.telemetry import Telemetry
-from retrain_worker.daemon import follow_up
+from retrain_worker.daemon import follow_up, retention
 from retrain_worker.daemon.bookkeeping import Bookkeeping
 from retrain_worker.daemon.guard import Guard
 from retrain_worker.daemon.reports import write_report
@@ -33,7 +32,7 @@ from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.daemon.telemetry import finding_of
 from retrain_worker.daemon.trials import Trials
 from retrain_worker.domain import events
-from retrain_worker.domain.deployments import is_confirmed, known_version, roll_back_target
+from retrain_worker.domain.deployments import is_confirmed
 from retrain_worker.domain.handoff import Errand
 from retrain_worker.domain.lifecycle import WAITING, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.orders import Order, OrderState
@@ -43,7 +42,6 @@ from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
 from retrain_worker.stages import hand_edit, orders
 from retrain_worker.stages.advance import advance, interrupt, resume
-from retrain_worker.stages.audit import reference_run_id
 from retrain_worker.stages.ports import Confirmations, Policies, World
 from retrain_worker.stages.step import Step
 
@@ -347,37 +345,9 @@ class App:
 
     def sweep(self) -> None:
         """Delete the oldest run folders and models; never one that serves, served before, or is needed."""
-        under_way, watermark = self.store.unfinished_run(), self.store.watermark_path()
-        protected: list[str | Path] = [run.run_id for run in self.store.waiting_runs()]
-        protected += [under_way.run_id] if under_way else []
-        protected += [watermark] if watermark else []
-        # the next audit measures drift against its snapshot
-        reference = reference_run_id(self.store)
-        protected += [reference] if reference else []
-        order = self.store.waiting_order()
-        protected += [order.arguments["run_id"]] if order and "run_id" in order.arguments else []
-        gone = self.artifacts.remove_old_runs(keep=self._settings.keep_runs, protected=protected)
-        if gone:
-            log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")
-        try:
-            with self._moving:  # between the choice of a model and its deployment nothing may go
-                old = self._slot.remove_old_models(keep=self._settings.keep_models, protected=self._models_needed())
-        except RetrainError as error:
-            log.warning("models_not_swept", message=str(error))
-        else:
-            if old:
-                log.info("models_swept", message=f"removed {', '.join(path.name for path in old)}")
-
-    def _models_needed(self) -> list[Path]:
-        """What serves, served before, would return, is on its way into the slot, or was ordered by name."""
-        reached, order = self.store.reached_deployments(), self.store.waiting_order()
-        last = reached[-1] if reached else None
-        target = roll_back_target(reached, last.model_path if last else None,
-                                  is_condemned=lambda sha256: self.store.condemned(sha256) is not None)
-        ordered = known_version(reached, order.arguments.get("version", "")) if order else None
-        needed = [last.model_path, last.previous_model_path] if last else []
-        needed += [each.model_path for each in (target, ordered, *self.store.intended_deployments()) if each]
-        return [Path(path) for path in needed if path]
+        retention.sweep_runs(self.store, self.artifacts, keep=self._settings.keep_runs)
+        with self._moving:  # between the choice of a model and its deployment nothing may go
+            retention.sweep_models(self.store, self._slot, keep=self._settings.keep_models)
 
     def stop_child(self) -> None:
         """Begin no new work, and give the child its grace to write a checkpoint."""
