@@ -6,13 +6,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.chosen_run import chosen_run
 from retrain_worker.domain.lifecycle import Stage
-from retrain_worker.errors import UsageError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.domain.lifecycle import Run
 
 
@@ -30,11 +29,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
 
     settings = options.read_settings(arguments)
-    store = options.open_state(settings)
-    if store is None:
-        raise UsageError("no run yet", where=str(settings.state_path), remedy="start one: retrain-worker once")
-    with store:
-        run = _wanted(store, arguments.run_id)
+    run = chosen_run(settings, arguments.run_id, fits=lambda run: bool(run.fact(Stage.GATE)),
+                     otherwise="no such run, or it never came to the gate")
     if arguments.json:
         print(as_json({**run.fact(Stage.GATE), "shadow": run.fact(Stage.SHADOW) or None,
                        "probation": run.fact(Stage.PROBATION) or None}))
@@ -69,12 +65,3 @@ def as_text(run: Run) -> str:
                   gates_table({**result_of(run), "gates": trial["gates"]})]
     lines.extend(f"{name:<10}{text}" for name, text in trial_pairs(run))
     return "\n".join(lines)
-
-
-def _wanted(store: StateDb, run_id: str | None) -> Run:
-    runs = store.history(limit=1000) if run_id is None else [store.run(run_id)]
-    gated = [run for run in runs if run is not None and run.fact(Stage.GATE)]
-    if not gated:
-        raise UsageError("no such run, or it never came to the gate", where=run_id or "gates",
-                         remedy="`retrain-worker history` lists the runs")
-    return gated[0]

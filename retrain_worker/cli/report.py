@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.errors import UsageError
+from retrain_worker.cli.chosen_run import chosen_run
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-    from retrain_worker.adapters.state_db import StateDb
-    from retrain_worker.domain.lifecycle import Run
 
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,11 +36,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.report.summary import summary
 
     settings = options.read_settings(arguments)
-    store = options.open_state(settings)
-    if store is None:
-        raise UsageError("no run yet", where=str(settings.state_path), remedy="start one: retrain-worker once")
-    with store:
-        run = _wanted(store, arguments.run_id)
+    wanted = arguments.run_id
+    run = chosen_run(settings, wanted, fits=lambda run: run.outcome is not None or run.run_id == wanted,
+                     otherwise="no such run, or none has ended yet")
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
     page = folders.report_of(run.run_id)
     if arguments.html:
@@ -53,12 +48,3 @@ def execute(arguments: argparse.Namespace) -> int:
     result = result_of(run, report=page if page.exists() else None)
     print(as_json(result) if arguments.json else summary(result))
     return 0
-
-
-def _wanted(store: StateDb, run_id: str | None) -> Run:
-    runs = store.history(limit=1000) if run_id is None else [store.run(run_id)]
-    found = next((run for run in runs if run is not None and (run_id or run.outcome is not None)), None)
-    if found is None:
-        raise UsageError("no such run" if run_id else "no run has ended yet", where=run_id or "report",
-                         remedy="`retrain-worker history` lists the runs")
-    return found
