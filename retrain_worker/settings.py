@@ -150,7 +150,7 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         engine_confirm_seconds=read.number("ENGINE_CONFIRM_TIMEOUT_S", 15.0 if home else 120.0, low=0.0, high=86400.0),
         unconfirmed=read.word("UNCONFIRMED", Unconfirmed.KEEP),
         allow_live_swap=read.flag("ALLOW_LIVE_SWAP", default=False),
-        bookkeeping=home is None and read.flag("BOOKKEEPING", default=True),
+        bookkeeping=read.flag("BOOKKEEPING", default=True) and home is None,
         keep_runs=read.count("KEEP_RUNS", 10, low=1),
         keep_models=read.count("KEEP_MODELS", 10, low=2),
         stage_deadline_minutes=read.number("STAGE_DEADLINE_MIN", 120.0, low=0.1),
@@ -220,10 +220,11 @@ def _contradictions(settings: Settings) -> list[str]:
     """Values that are sound each by itself, and let nothing pass together."""
     gate, shadow, split = settings.gate, settings.shadow, settings.split
     found = [
-        (gate.min_agreement > gate.max_agreement, "GATE_MIN_AGREEMENT is over GATE_MAX_AGREEMENT"),
+        (gate.agreement_required and gate.min_agreement > gate.max_agreement,
+         "GATE_MIN_AGREEMENT is over GATE_MAX_AGREEMENT"),
         (gate.min_action_share > 0.5, "GATE_MIN_ACTION_SHARE is over 0.5, which two actions cannot both have"),
-        (shadow.hours >= shadow.max_hours and shadow.hours > 0, "SHADOW_HOURS is not under SHADOW_MAX_HOURS, so every "
-                                                               "trial would be over before it may be judged"),
+        (shadow.hours > shadow.max_hours,
+         "SHADOW_HOURS is over SHADOW_MAX_HOURS, so every trial would be over before it may be judged"),
         (split.holdout_share + split.validation_share > _MAX_HELD_OUT,
          f"HOLDOUT_SHARE and VALIDATION_SHARE leave less than {1 - _MAX_HELD_OUT:.0%} of the rows to train on"),
         (0 < settings.child_memory_mb < _MIN_CHILD_MEMORY_MB,
@@ -358,7 +359,7 @@ def _database(read: _Reader, db: str | None) -> tuple[Secret, Path | None]:
 
 
 def _redis_url(read: _Reader, home: Path | None) -> Secret:
-    named = any(read.is_given(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"))
+    named = any(read.is_given(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB"))
     url = read.text("REDIS_URL", "")
     host, port = read.text("REDIS_HOST", "localhost"), read.count("REDIS_PORT", 6379, low=1, high=65535)
     number, password = read.count("REDIS_DB", 0), read.text("REDIS_PASSWORD", "")

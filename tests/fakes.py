@@ -154,8 +154,8 @@ class FakeSlot:
             raise self.fault
         self.named = None
 
-    def trigger(self, version):
-        self.triggered.append(version)
+    def trigger(self, model):
+        self.triggered.append(model)
 
 
 @dataclass

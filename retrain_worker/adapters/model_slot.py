@@ -147,10 +147,10 @@ class ModelSlot:
         """
         self._name(None, replacing)
 
-    def trigger(self, version: str) -> None:
+    def trigger(self, model: Path | None) -> None:
         """Write the trigger file, in place: a path unit sees a file that is written, and misses one that is renamed."""
         if self._trigger_file is not None:
-            durable_file.write_in_place(self._trigger_file, f"{version}\n".encode())
+            durable_file.write_in_place(self._trigger_file, f"{model or ''}\n".encode())
 
     def sweep(self) -> tuple[Path, ...]:
         """Remove the temporaries that a killed process left behind. To be called once, at start."""

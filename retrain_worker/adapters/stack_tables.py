@@ -20,6 +20,8 @@ from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
 from retrain_worker.errors import DatabaseBusyError, RowRefusedError
 
 _VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
+#: the columns that say which version is active
+_ACTIVITY = frozenset({"version_id", "model_type", "is_active"})
 
 
 class StackTables:
@@ -46,17 +48,25 @@ class StackTables:
                 _upsert(connection, tables[_VERSIONS], "version_id", _version_row(run, serving))
 
     def record_serving(self, serving: Deployment) -> None:
-        """Active is the version that stands in the slot, whoever put it there, and no other. Raises as `record`."""
+        """Active is what stands in the slot, whoever put it there, and no other. Raises as `record`.
+
+        A model that the table does not know makes no row of it inactive unless it is known that it took their place:
+        the stack may have named its own model otherwise.
+        """
         with self._tables(f"bookkeeping of {serving.version}") as (connection, tables):
-            if _VERSIONS not in tables:
+            table = tables.get(_VERSIONS)
+            if table is None or not set(table.c.keys()) >= _ACTIVITY:
                 return
-            table = tables[_VERSIONS]
             is_serving = table.c.version_id == serving.version
+            if "file_path" in table.c and serving.model_path:
+                is_serving |= table.c.file_path == serving.model_path
+            active = _known(table, {"is_active": True, "replaced_at": None})
+            num_known = connection.execute(sa.update(table).where(is_serving).values(**active)).rowcount
+            if not num_known and not serving.previous_model_path:
+                return
             others = (table.c.model_type == MODEL_TYPE) & ~is_serving & table.c.is_active
-            replaced = {"is_active": False, "replaced_at": _naive(serving.created_at)}
-            connection.execute(sa.update(table).where(others).values(**_known(table, replaced)))
-            active = {"is_active": True, "replaced_at": None}
-            connection.execute(sa.update(table).where(is_serving).values(**_known(table, active)))
+            replaced = _known(table, {"is_active": False, "replaced_at": _naive(serving.created_at)})
+            connection.execute(sa.update(table).where(others).values(**replaced))
 
     @contextmanager
     def _tables(self, what: str) -> Iterator[tuple[sa.Connection, Mapping[str, sa.Table]]]:

@@ -69,6 +69,7 @@ def _alone(settings: Settings, arguments: argparse.Namespace) -> tuple[Order, Ru
 
     from retrain_worker.adapters import journal
     from retrain_worker.daemon.app import App, ticks
+    from retrain_worker.daemon.reports import write_report
 
     journal.configure(level="ERROR", form=settings.log_format)
     with App(replace(settings, max_retries=0)) as app:
@@ -82,6 +83,7 @@ def _alone(settings: Settings, arguments: argparse.Namespace) -> tuple[Order, Ru
             return order, None
         for step in ticks(app, run, stopping=lambda: False, pause=time.sleep):
             run = step.run
+        write_report(run, app.artifacts)
         return order, run
 
 

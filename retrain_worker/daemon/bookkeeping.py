@@ -72,6 +72,7 @@ class Bookkeeping:
         except RetryLaterError as error:
             self._say(str(error))
             return
+        self._problem = None
         self._store.remember(_BOOKED_SERVING, serving.deployment_id)
 
     def _note(self, run: Run, late: set[str], on_probation: set[str]) -> None:

@@ -8,7 +8,6 @@ import structlog
 
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.domain.lifecycle import Run
-from retrain_worker.errors import RetrainError
 from retrain_worker.report.page import write_page
 from retrain_worker.report.result import result_of
 
@@ -16,12 +15,14 @@ log = structlog.get_logger()
 
 
 def write_report(run: Run, folders: ArtifactStore) -> dict[str, Any]:
-    """Write the page; what `--json` prints of the run. A page that cannot be written is a warning, and no more."""
+    """Write the page; what `--json` prints of the run. Whatever keeps the page from being written is a warning."""
     report = folders.report_of(run.run_id)
     result = result_of(run, report=report)
     try:
         folders.run_dir(run.run_id)
         write_page(result, report)
-    except (OSError, RetrainError) as error:
-        log.warning("report_not_written", message=f"{report} was not written: {error}", run_id=run.run_id)
+    except Exception as error:
+        # the run is over and stored: a picture of it must not look like a failure of its last stage
+        log.warning("report_not_written", message=f"{report} was not written: {error}", run_id=run.run_id,
+                    exc_info=not isinstance(error, OSError))
     return result

@@ -74,6 +74,8 @@ def _standing(deployments: Sequence[Deployment]) -> list[Target]:
         if before is not None and (not stood or stood[-1].model_path != before.model_path):
             stood.append(before)
         if after is None:
+            if one.kind == ROLLBACK and stood:
+                stood.pop()
             continue
         if one.kind == ROLLBACK and any(target.model_path == after.model_path for target in stood):
             while stood[-1].model_path != after.model_path:

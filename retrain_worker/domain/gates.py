@@ -306,10 +306,10 @@ def _broken_contract(check: ContractCheck, policy: GatePolicy) -> str:
     """What was looked at and is wrong; empty when nothing is."""
     if check.mismatches:
         return "does not fit what the engine runs: " + "; ".join(check.mismatches)
-    if check.canary_max_error is not None and check.canary_max_error > policy.canary_tolerance:
+    if check.canary_max_error is not None and not check.canary_max_error <= policy.canary_tolerance:
         return (f"the file answers its own canary with an error of {check.canary_max_error:.1e}, over "
                 f"{policy.canary_tolerance:.0e}")
-    if check.constant_input_share is not None and check.constant_input_share > policy.max_constant_input_share:
+    if check.constant_input_share is not None and not check.constant_input_share <= policy.max_constant_input_share:
         return f"{check.constant_input_share:.0%} of the windows reach the network as a constant"
     return ""
 

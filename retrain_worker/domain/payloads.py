@@ -84,7 +84,7 @@ class SlotChange(TypedDict):
 
 
 class RolledBack(SlotChange):
-    """model.rolled_back: the engine's slot names an earlier model again."""
+    """model.rolled_back: the engine's slot names an earlier model again, or, with an empty model_path, none."""
 
     rolled_back_at: str
     rolled_back_by: str

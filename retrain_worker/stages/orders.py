@@ -205,8 +205,9 @@ def _target(order: Order, named: str | None, world: World) -> Target:
         known = ", ".join(deployments.known_versions(history)[:10]) or "none"
         raise SlotError(f"{version} never stood in the slot; known are {known}")
     if target is None:
-        raise SlotError("no earlier model is known that could return to the slot",
-                        remedy="`retrain-worker rollback --to-none` takes the model out, as before the first one")
+        remedy = "`retrain-worker rollback --to-none` takes the model out, as before the first one" if named else (
+            "name a version: `retrain-worker deployments` lists them")
+        raise SlotError("no earlier model is known that could return to the slot", remedy=remedy)
     if target.model_path == named:
         raise SlotError(f"{target.version} is in the slot already", where="PATCHTST_MODEL_PATH")
     return target

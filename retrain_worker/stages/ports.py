@@ -119,7 +119,7 @@ class Slot(Protocol):
         Raises RetryLaterError when it names another model than `replacing` by now.
         """
 
-    def trigger(self, version: str) -> None:
+    def trigger(self, model: Path | None) -> None:
         """Tell whoever restarts the engine that the slot has changed."""
 
 

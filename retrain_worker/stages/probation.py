@@ -147,7 +147,7 @@ def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
     if order.state is OrderState.DONE:
         return _ended(run, Outcome.ROLLED_BACK, f"{why}; {order.answer}", world)
     if (named := swap.named(world)) not in (deployment.model_path, None):
-        return _overtaken(run, str(named), world)
+        return _overtaken(run, named or "nothing", world)
     fact = run.fact(Stage.PROBATION)
     tries = fact.get("tries", 1)
     if tries < MAX_TRIES:

@@ -53,7 +53,7 @@ def _after(run: Run, moved: Deployment, sentence: str, world: World) -> Step:
     """What a step of the swap means for the run."""
     match moved.state:
         case DeploymentState.UNDONE:
-            return replace(_gate_again(run, swap.named(world), world), deployment=moved)
+            return replace(_gate_again(run, swap.named(world) or None, world), deployment=moved)
         case DeploymentState.SWAPPED:
             return _swapped(run, moved, world)
         case DeploymentState.ANNOUNCED:
@@ -68,11 +68,12 @@ def _gate_again(run: Run, current: str | None, world: World) -> Step:
     A forced promotion is not judged again: a person has decided on what the engine ran then.
     """
     if run.fact(Stage.GATE).get("forced"):
-        why = f"PATCHTST_MODEL_PATH now names {current}, no longer what the order was given for"
+        why = f"PATCHTST_MODEL_PATH now names {current or 'nothing'}, no longer what the order was given for"
         return Step(run=run.ended(Outcome.REFUSED, why, at=world.now()), sentence=f"run {run.run_id} refused: {why}")
     known = run.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": current})
     return Step(run=known.moved_to(Stage.GATE, at=world.now()),
-                sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current}; compared with that one again")
+                sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current or 'nothing'}; compared with that "
+                         "one again")
 
 
 def _intend(run: Run, world: World) -> Step:

@@ -59,7 +59,7 @@ def take_step(deployment: Deployment, world: World) -> SwapStep:
             return _point(deployment, world)
         case DeploymentState.SWAPPED:
             told = _moved(deployment, DeploymentState.ANNOUNCED, world)  # dated before the engine can start again
-            world.slot.trigger(deployment.version)
+            world.slot.trigger(Path(deployment.model_path) if deployment.model_path else None)
             return SwapStep(deployment=told, sentence=f"the engine was told to take {_what(deployment)}")
         case DeploymentState.ANNOUNCED:
             return _confirm(deployment, world)
@@ -75,18 +75,18 @@ def cut_short(deployment: Deployment, reason: str, world: World) -> Deployment:
     """
     if deployment.state in ENDED:
         return deployment
-    if deployment.state is DeploymentState.INTENDED and not _stands(deployment, world):
+    if deployment.state is DeploymentState.INTENDED and named(world) != deployment.model_path:
         return _moved(deployment, DeploymentState.UNDONE, world, confirmation=reason)
     return _moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=reason)
 
 
 def named(world: World) -> str | None:
-    """What the env line names; None also when it cannot be read."""
+    """What the env line names, "" when it names nothing; None when it cannot be read."""
     try:
         current = world.slot.current_path()
     except SlotError:
         return None
-    return str(current) if current else None
+    return str(current) if current else ""
 
 
 def check_shadow(world: World) -> None:
@@ -118,7 +118,7 @@ def _confirm(deployment: Deployment, world: World) -> SwapStep:
     policies = world.policies
     found = named(world)
     if found not in (deployment.model_path, None):
-        return _ended(deployment, f"PATCHTST_MODEL_PATH names {found} by now", world)
+        return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} by now", world)
     if not deployment.model_path:
         return _ended(deployment, WITHDRAWN, world)
     if policies.engine_confirm == "none":
@@ -136,15 +136,6 @@ def _confirm(deployment: Deployment, world: World) -> SwapStep:
                                                         f"{policies.engine_confirm_seconds - waited:.0f} s left")
     how = f"nobody was seen serving {deployment.version} within {policies.engine_confirm_seconds:.0f} s"
     return _ended(deployment, how, world)
-
-
-def _stands(deployment: Deployment, world: World) -> bool:
-    """Whether the slot is as the deployment wants it."""
-    try:
-        current = world.slot.current_path()
-    except SlotError:
-        return False
-    return (str(current) if current else "") == deployment.model_path
 
 
 def _what(deployment: Deployment) -> str:

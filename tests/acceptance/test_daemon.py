@@ -188,6 +188,10 @@ def notify_socket(tmp_path):
         hear_the_rest()
 
 
+def ready_in(heard: list[str]) -> str:
+    return next(message for message in heard if message.startswith("READY=1\nSTATUS="))
+
+
 def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_speaks(
         notify_socket, daemon_of, hopeless, tmp_path):
     address, heard, hear_the_rest = notify_socket
@@ -200,7 +204,7 @@ def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_sp
     daemon.stop()
     hear_the_rest()
 
-    assert heard[0].startswith("READY=1\nSTATUS=")
+    assert all(one.startswith("STATUS=starting: ") for one in heard[:heard.index(ready_in(heard))])
     assert sum(message.startswith("READY=1") for message in heard) == 1
     assert "WATCHDOG=1" in heard
     assert [message for message in heard if message.startswith("STOPPING=1")] == [heard[-1]]
@@ -222,33 +226,33 @@ def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, t
 
 def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the_watchdog_nor_the_stop(
         notify_socket, daemon_of, hopeless, tmp_path):
-    receiver, address = notify_socket
-    heard = []
+    address, heard, hear_the_rest = notify_socket
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent.sock"))
         silent.listen()
         daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address, WATCHDOG_USEC=2_000_000,
                            REDIS_URL=f"unix://{tmp_path}/silent.sock", **QUICK)
         daemon.wait_for_event("run_progress", stage="TRAIN")
-        while "WATCHDOG=1" not in heard or not any("does not answer in time" in message for message in heard):
-            heard.append(receiver.recv(65536).decode())
+        wait_for(lambda: "WATCHDOG=1" in heard and any("does not answer in time" in one for one in heard),
+                 what="a ping, and a word about Redis")
         assert daemon.stop() == 0
+        hear_the_rest()
 
-    assert heard[0].startswith("READY=1\nSTATUS=")
+    assert ready_in(heard)
     assert daemon.events().count("redis_problem") == 1
 
 
 def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
         notify_socket, redis_server, daemon_of, hopeless, tmp_path):
-    receiver, address = notify_socket
+    address, heard, hear_the_rest = notify_socket
     redis_server.client().config_set("requirepass", "the-right-one")
     daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address,
                        REDIS_URL=f"unix://:s3cret-word@{redis_server.socket}", **QUICK)
-    heard = [receiver.recv(65536).decode()]
-    while "refuses our user or password; correct REDIS_URL, 1 events waiting" not in heard[-1]:
-        heard.append(receiver.recv(65536).decode())
+    wait_for(lambda: any("refuses our user or password; correct REDIS_URL, 1 events waiting" in one for one in heard),
+             what="a word about the password")
     daemon.wait_for_event("run_progress", stage="TRAIN")
     assert daemon.stop() == 0
+    hear_the_rest()
 
     assert daemon.events().count("redis_problem") == 1
     assert "s3cret-word" not in "".join(heard) + Path(daemon.log.name).read_text()

@@ -176,6 +176,23 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
     empty.record_deployment(back)
     books.keep(tables(versions))
     assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 1, second.run_id: 0}
-    empty.record_deployment(replace(back, deployment_id="observed_1", kind="observed", version="by_hand"))
+    empty.record_deployment(replace(back, deployment_id="observed_1", kind="observed", version="by_hand",
+                                      previous_model_path="/m/before.pth"))
     books.keep(tables(versions))
     assert {row[0] for row in rows(versions).values()} == {0}
+
+
+def test_what_stood_there_first_stays_active_under_the_name_that_the_stack_gave_it(empty, versions):
+    connection = sqlite3.connect(versions)
+    connection.execute("ALTER TABLE ai_model_versions ADD COLUMN file_path TEXT")
+    connection.executemany("INSERT INTO ai_model_versions VALUES (?, 'PatchTST', '', 1, NULL, ?)",
+                           [("patchtst_v_prod_3", "/m/best.pth"), ("patchtst_v_prod_2", "/m/older.pth")])
+    connection.commit()
+    connection.close()
+    first = replace(DEPLOYMENT, deployment_id="observed_1", run_id=None, kind="observed", version="best",
+                    previous_version=None, previous_model_path=None, state=DeploymentState.NOT_CONFIRMED)
+    for path, active in (("/m/unknown.pth", {1}), ("/m/best.pth", {0, 1})):
+        empty.record_deployment(replace(first, deployment_id=f"observed_{path}", model_path=path))
+        Bookkeeping(empty).keep(tables(versions))
+        assert {row[0] for row in rows(versions).values()} == active
+    assert rows(versions)["_prod_3"][0] == 1

@@ -86,8 +86,8 @@ def test_a_swap_changes_one_value_and_no_other_byte(engine):
     assert engine.env_file.read_bytes() == ENV.replace(b"/old/patchtst.pth", str(published).encode())
     assert stat.S_IMODE(engine.env_file.stat().st_mode) == 0o640
     assert engine.slot.current_path() == published
-    engine.slot.trigger(published.stem)
-    assert engine.trigger_file.read_text() == f"{published.stem}\n"
+    engine.slot.trigger(published)
+    assert engine.trigger_file.read_text() == f"{published}\n"
 
 
 def test_a_backup_with_the_same_rights_stands_beside_it(engine):

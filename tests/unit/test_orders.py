@@ -61,7 +61,7 @@ def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(w
     assert (deployment.model_path, deployment.previous_model_path) == (B, C)
     assert [request.model_path for _, request in world.verifier.requests] == [B]
     assert types_of(world) == [EventType.ROLLED_BACK]
-    assert world.slot.triggered == [Path(B).stem]
+    assert world.slot.triggered == [Path(B)]
     assert "patchtst_v20260101_000000, instead of patchtst_v20260102_000000" in order.answer
 
 
@@ -99,7 +99,7 @@ def test_where_nothing_was_before_a_person_can_take_the_model_out(world):
     assert (order.state, world.slot.named) == (OrderState.DONE, None)
     assert order.answer == (f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; "
                             "no model is named, so nobody can be seen serving it")
-    assert world.slot.triggered == ["none"]
+    assert world.slot.triggered == [None]
     event = world.store.events[-1]
     assert (event.event_type, event.payload["model_path"]) == (EventType.ROLLED_BACK, "")
     assert (event.payload["old_version"], event.payload["new_version"]) == (Path(B).stem, "none")
@@ -123,6 +123,32 @@ def test_an_unconfirmed_first_model_leaves_the_slot_again(world, tmp_path):
 
     assert (run.outcome, world.slot.named) == (Outcome.ROLLED_BACK, None)
     assert types_of(world)[-2:] == [EventType.ROLLED_BACK, EventType.COMPLETED]
+
+
+def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(world):
+    carried_out(world, an_order(to_none="yes"))
+    world.store.record_deployment(replace(
+        promoted("/engine/patchtst_v20260103_000000.pth", A), previous_model_path=None, previous_version=None))
+    world.slot.named = Path("/engine/patchtst_v20260103_000000.pth")
+    carried_out(world, replace(an_order(), order_id="rollback_20260110_033500"))
+
+    assert world.slot.named == Path(B)
+
+
+def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
+        world, tmp_path):
+    world.slot.named = None
+    answers = {Stage.PULL: test_stages.Done(result=test_stages.PULLED), Stage.AUDIT: test_stages.Done(
+        result=test_stages.FIT), Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD))}
+    world = replace(world, children=FakeChildren(answers=answers), confirmations=FakeConfirmations(seen=None))
+    run = test_stages.a_run()
+    while run.run_id not in world.store.deployments or world.store.deployments[run.run_id].state != "ANNOUNCED":
+        run = advance(run, world).run
+    assert carried_out(world, an_order(to_none="yes")).state is OrderState.DONE
+    run = advance(run, world).run
+
+    assert (run.outcome, world.slot.named) == (Outcome.ROLLED_BACK, None)
 
 
 def test_a_named_version_is_what_returns(world):

@@ -72,7 +72,7 @@ def test_names_that_no_setting_has_are_found():
 
 
 @pytest.mark.parametrize(("together", "named"), [
-    ({"GATE_MIN_AGREEMENT": "0.9", "GATE_MAX_AGREEMENT": "0.1"}, "GATE_MAX_AGREEMENT"),
+    ({"GATE_MIN_AGREEMENT": "0.9", "GATE_MAX_AGREEMENT": "0.1", "AGREEMENT": "required"}, "GATE_MAX_AGREEMENT"),
     ({"GATE_MIN_ACTION_SHARE": "0.9"}, "GATE_MIN_ACTION_SHARE"),
     ({"SHADOW_HOURS": "400", "SHADOW_MAX_HOURS": "10"}, "SHADOW_MAX_HOURS"),
     ({"HOLDOUT_SHARE": "0.5", "VALIDATION_SHARE": "0.4"}, "VALIDATION_SHARE"),
@@ -82,10 +82,6 @@ def test_values_that_would_let_nothing_pass_together_are_refused(together, named
     with pytest.raises(SettingsError, match=named) as refused:
         settings.load(together)
     assert len(refused.value.problems) == 1
-
-
-def test_a_password_alone_names_a_redis_for_a_home_too():
-    assert settings.load({"REDIS_PASSWORD": "x"}, home=Path("/h")).redis_url == "redis://:x@localhost:6379/0"
 
 
 @pytest.mark.parametrize("name", ["q?x.db", "p%41x.db", "a#b.db", "with space.db", "ünï.db"])

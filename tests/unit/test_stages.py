@@ -73,7 +73,7 @@ def test_a_good_candidate_is_promoted_confirmed_and_announced(world):
     assert last.outcome is Outcome.PROMOTED
     assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
     assert world.slot.named == Path(world.store.deployments[last.run_id].model_path)
-    assert world.slot.triggered == [world.slot.named.stem]
+    assert world.slot.triggered == [world.slot.named]
     assert world.store.deployments[last.run_id].state is DeploymentState.CONFIRMED
     assert world.store.watermark == Path(PULLED.watermark_path)
 
