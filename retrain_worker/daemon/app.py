@@ -426,6 +426,7 @@ class App:
             return
         self._sentence = sentence
         if step.is_end:
+            self._sentence = ""
             self._finish(step)
         else:
             tell = log.info if step.is_move and not _is_between(step) else log.debug

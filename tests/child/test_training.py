@@ -21,12 +21,12 @@ from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.errors import ContractError, DataUnfitError, TrainingCollapsedError
 from retrain_worker.model import bundle, presets
-from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.model.patchtst import PatchTST, sigmoid
 from retrain_worker.work import statistics
 from retrain_worker.work.data.samples import select_samples, split_samples
-from retrain_worker.work.inference import probabilities_at
+from retrain_worker.work.inference import logits_at
 from retrain_worker.work.stopping import StoppedError
-from retrain_worker.work.training import loop
+from retrain_worker.work.training import calibration, loop
 from retrain_worker.work.training.checkpoint import Checkpoint
 from retrain_worker.work.training.loop import Lesson
 from retrain_worker.work.training.train import contracts_to_try, train
@@ -109,7 +109,8 @@ def test_the_kept_weights_are_those_of_the_best_epoch_and_not_of_the_last(tmp_pa
     assert fitted.best.number < len(fitted.history)
     model = PatchTST(config)
     model.load_state_dict(fitted.weights)
-    answers = probabilities_at(model, snapshot.features, parts.validation.positions)
+    logits = logits_at(model, snapshot.features, parts.validation.positions)
+    answers = sigmoid(calibration.fit_on(logits, parts.validation, expected_bias=0.0).apply(logits))
     losses = statistics.log_losses(parts.validation.labels.astype(np.int64), answers)
     assert losses.mean() == pytest.approx(fitted.best.log_loss, abs=1e-12)
 

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.model.patchtst import PatchTST, sigmoid
+from retrain_worker.work import statistics
+from retrain_worker.work.data.samples import Samples
 
 #: bounds of 1 / temperature. Never negative: a model whose sign is wrong must stay visibly wrong, not be turned round
 SHARPNESS = (0.05, 20.0)
@@ -61,6 +63,14 @@ def fit(
         options={"ftol": 1e-14, "gtol": 1e-9},
     )  # fmt: skip
     return Calibration(temperature=float(1.0 / found.x[0]), bias=float(found.x[1]))
+
+
+def fit_on(logits: NDArray[np.float64], validation: Samples, *, expected_bias: float) -> Calibration:
+    """The calibration of `logits` (N,) of the validation part, whose rows count by blocks in time."""
+    labels = validation.labels.astype(np.int64)
+    blocks = statistics.blocks_in_time(validation.decided_at, validation.known_at)
+    effect = statistics.design_effect(labels, sigmoid(logits + expected_bias), blocks)
+    return fit(logits, validation.labels, expected_bias=expected_bias, effect=effect)
 
 
 def fit_bias(logits: NDArray[np.float64], labels: NDArray[np.int8]) -> float:

@@ -24,6 +24,7 @@ from retrain_worker.work import compute, statistics
 from retrain_worker.work.data.samples import Samples, balanced, windows
 from retrain_worker.work.inference import logits_at
 from retrain_worker.work.stopping import StoppedError
+from retrain_worker.work.training import calibration
 from retrain_worker.work.training.fast_path import FastPath, PlainPath, path_for
 from retrain_worker.work.training.smoothing import PatchSmoothing
 
@@ -83,7 +84,8 @@ class Epoch:
 
     number: int
     train_loss: float
-    #: on the validation part, with the prior put back
+    #: on the validation part, calibrated on it: the model that is kept will be, so a scale or a bias that is still off
+    #: must not choose the epoch
     log_loss: float
     auc: float
     #: std of the validation probabilities
@@ -242,7 +244,10 @@ class _Schedule:
 
 
 def _validate(number: int, train_loss: float, model: PatchTST, lesson: Lesson, *, offset: float) -> Epoch:
-    """Judge the weights on the validation part, `offset` added to the logits."""
+    """Judge the weights on the validation part; `offset` is where the bias of the logits is expected.
+
+    The spread is that of the answers before calibration, which would blow up what has collapsed.
+    """
     samples = lesson.validation
     logits = logits_at(model, lesson.features, samples.positions)
     answers = sigmoid(logits + offset)
@@ -251,10 +256,18 @@ def _validate(number: int, train_loss: float, model: PatchTST, lesson: Lesson, *
     return Epoch(
         number=number,
         train_loss=train_loss,
-        log_loss=float(statistics.log_losses(labels, answers).mean()),
+        log_loss=_calibrated_loss(logits, samples, offset=offset),
         auc=area.value if area else 0.5,
         spread=float(answers.std()),
     )
+
+
+def _calibrated_loss(logits: NDArray[np.float64], samples: Samples, *, offset: float) -> float:
+    if not np.isfinite(logits).all():
+        return math.nan
+    fix = calibration.fit_on(logits, samples, expected_bias=offset)
+    losses = statistics.log_losses(samples.labels.astype(np.int64), sigmoid(fix.apply(logits)))
+    return float(losses.mean())
 
 
 def _is_over(history: list[Epoch], recipe: Recipe) -> bool:

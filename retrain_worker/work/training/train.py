@@ -24,7 +24,7 @@ from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST, sigmoid
-from retrain_worker.work import compute, scoring, statistics
+from retrain_worker.work import compute, scoring
 from retrain_worker.work.data.instants import to_microseconds
 from retrain_worker.work.data.samples import Parts, Samples, select_samples, split_samples, window_ends, windows
 from retrain_worker.work.data.snapshot import Snapshot, load
@@ -198,16 +198,9 @@ def _calibrated(
     logits = logits_at(model, lesson.features, lesson.validation.positions)
     newest = lesson.train.where(np.arange(max(0, len(lesson.train) - NEWEST_FOR_BIAS), len(lesson.train)))
     bias = calibration.fit_bias(logits_at(model, lesson.features, newest.positions), newest.labels)
-    fix = _calibration(logits, lesson.validation, expected_bias=bias)
+    fix = calibration.fit_on(logits, lesson.validation, expected_bias=bias)
     calibration.fold(model, fix)
     return model, logits, fix
-
-
-def _calibration(logits: NDArray[np.float64], validation: Samples, *, expected_bias: float) -> calibration.Calibration:
-    labels = validation.labels.astype(np.int64)
-    blocks = statistics.blocks_in_time(validation.decided_at, validation.known_at)
-    effect = statistics.design_effect(labels, sigmoid(logits + expected_bias), blocks)
-    return calibration.fit(logits, validation.labels, expected_bias=expected_bias, effect=effect)
 
 
 # ---------------------------------------------------------------- the same recipe on the past
