@@ -2,8 +2,8 @@
 
 torch's MKL takes AVX2 on a CPU that is not Intel's even where it has AVX-512: half of what the CPU can do. OpenBLAS has
 kernels for AVX-512, compiled and not generated as oneDNN's are, so that they also work under MemoryDenyWriteExecute=.
-They are named here, so that they do not hang on what its version knows of a CPU. Where OPENBLAS_CORETYPE is set
-already, it stays, and torch keeps the products. On Intel's CPUs MKL takes AVX-512 by itself.
+They are named here, so that they do not hang on what its version knows of a CPU. Where OPENBLAS_CORETYPE names
+others already, they stay, and torch keeps the products. On Intel's CPUs MKL takes AVX-512 by itself.
 """
 
 from __future__ import annotations

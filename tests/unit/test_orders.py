@@ -135,9 +135,8 @@ def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(wor
     assert world.slot.named == Path(B)
 
 
-def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
-        world, tmp_path):
-    world.slot.named = None
+def awaiting_confirmation(world, tmp_path):
+    """A run whose model stands in the slot, and that nobody has been seen serving yet; and its world."""
     answers = {Stage.PULL: test_stages.Done(result=test_stages.PULLED), Stage.AUDIT: test_stages.Done(
         result=test_stages.FIT), Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
         Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD))}
@@ -145,6 +144,13 @@ def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends
     run = test_stages.a_run()
     while run.run_id not in world.store.deployments or world.store.deployments[run.run_id].state != "ANNOUNCED":
         run = advance(run, world).run
+    return run, world
+
+
+def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
+        world, tmp_path):
+    world.slot.named = None
+    run, world = awaiting_confirmation(world, tmp_path)
     assert carried_out(world, an_order(to_none="yes")).state is OrderState.DONE
     run = advance(run, world).run
 
@@ -305,13 +311,7 @@ def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(world, tmp_pa
 
 
 def test_a_person_who_rolls_back_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(world, tmp_path):
-    answers = {Stage.PULL: test_stages.Done(result=test_stages.PULLED), Stage.AUDIT: test_stages.Done(
-        result=test_stages.FIT), Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
-        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD))}
-    world = replace(world, children=FakeChildren(answers=answers), confirmations=FakeConfirmations(seen=None))
-    run = test_stages.a_run()
-    while run.run_id not in world.store.deployments or world.store.deployments[run.run_id].state != "ANNOUNCED":
-        run = advance(run, world).run
+    run, world = awaiting_confirmation(world, tmp_path)
     confirming = replace(world, confirmations=FakeConfirmations())
     assert carried_out(confirming).state is OrderState.DONE
     run = advance(run, world).run

@@ -1,0 +1,23 @@
+"""Log events are an interface: every name that the daemon or a verb logs stands in docs/operations.md."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LOGGED = re.compile(
+    r'(?:\b(?:log|get_logger\(\))\.(?:debug|info|warning|error|exception)|\btell|\bend)'
+    r'\(\s*"(\w+)"(?: if [^"]* else "(\w+)")?')
+
+
+def logged_names() -> set[str]:
+    rooms = ("daemon", "cli")
+    texts = [path.read_text() for room in rooms for path in (ROOT / "retrain_worker" / room).glob("*.py")]
+    return {name for text in texts for found in LOGGED.findall(text) for name in found if name}
+
+
+def test_every_event_that_is_logged_is_documented():
+    documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/operations.md").read_text()))
+    names = logged_names()
+
+    assert {"run_finished", "serving_fault_over", "job_waits"} <= names
+    assert names <= documented, names - documented
