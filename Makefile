@@ -45,6 +45,7 @@ test-faults: $(VENV)/.installed  ## the swap and its recovery under every fault,
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, import rules
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

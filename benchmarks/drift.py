@@ -46,36 +46,45 @@ def main() -> None:
     asked = parser.parse_args()
     # nothing is too small to be called drift: what is measured here is the limit, not the taste
     policy = DataPolicy(min_drift=0.0)
-    print(f"| world without drift | audits | false alarms at alpha {policy.drift_alpha:g} | with MIN_DRIFT=0.1 | rows "
-          "taken as independent |\n|---|---|---|---|---|")
+    print(
+        f"| world without drift | audits | false alarms at alpha {policy.drift_alpha:g} | with MIN_DRIFT=0.1 | rows "
+        "taken as independent |\n|---|---|---|---|---|"
+    )
     for name, earlier, newer, law in WORLDS:
         counts = np.zeros(3, dtype=int)
         for seed in range(asked.seeds):
             with tempfile.TemporaryDirectory() as folder:
                 reference, snapshot = world(Path(folder), seed=seed, earlier=earlier, newer=newer, law=law)
                 counts += [
-                    alarms(snapshot, Path(folder), policy), alarms(snapshot, Path(folder), DataPolicy()),
+                    alarms(snapshot, Path(folder), policy),
+                    alarms(snapshot, Path(folder), DataPolicy()),
                     naive_alarm(snapshot, reference, policy.drift_alpha),
                 ]
         shares = " | ".join(f"{count / asked.seeds:.1%}" for count in counts)
         print(f"| {name} | {asked.seeds} | {shares} |", flush=True)
-    print("\n| shift of one feature, standard deviations | " + " | ".join(f"{shift:g}" for shift in SHIFTS)
-          + " |\n|---|" + "---|" * len(SHIFTS))
+    print(
+        "\n| shift of one feature, standard deviations | "
+        + " | ".join(f"{shift:g}" for shift in SHIFTS)
+        + " |\n|---|"
+        + "---|" * len(SHIFTS)
+    )
     for name, earlier, newer, law in WORLDS[:3]:
         found = np.zeros(len(SHIFTS), dtype=int)
         for seed in range(asked.shift_seeds):
             with tempfile.TemporaryDirectory() as folder:
                 _, snapshot = world(Path(folder), seed=seed, earlier=earlier, newer=newer, law=law)
                 found += [alarms(shifted(snapshot, shift), Path(folder), DataPolicy()) for shift in SHIFTS]
-        print(f"| found: {name} | " + " | ".join(f"{count / asked.shift_seeds:.0%}" for count in found) + " |",
-              flush=True)
+        print(
+            f"| found: {name} | " + " | ".join(f"{count / asked.shift_seeds:.0%}" for count in found) + " |", flush=True
+        )
 
 
 def world(folder: Path, *, seed: int, earlier: int, newer: int, law: Regime) -> tuple[Snapshot, Snapshot]:
     """(the reference, saved in `folder`; the snapshot with the newer rows) of a market whose law does not change."""
     database = folder / "market.db"
-    write_market(database, seed=seed, end=END, rows=earlier + newer, open_rows=0, days=60.0, contradictions=0,
-                 regime=law)
+    write_market(
+        database, seed=seed, end=END, rows=earlier + newer, open_rows=0, days=60.0, contradictions=0, regime=law
+    )
     intake = Intake(DataPolicy(), now=to_microseconds(END + timedelta(days=1)))
     for page in read_pages(f"sqlite:///{database}", busy_timeout_seconds=5.0):
         intake.add(page)

@@ -13,17 +13,24 @@ from tests.faults.event_scenarios import SCENARIOS, Scene, play
 
 
 def main() -> int:
-    print("| row and fault | enqueued | in the stream | of them different | handled | of them different | in order "
-          "| said |\n|---|---:|---:|---:|---:|---:|---|---|")
+    print(
+        "| row and fault | enqueued | in the stream | of them different | handled | of them different | in order "
+        "| said |\n|---|---:|---:|---:|---:|---:|---|---|"
+    )
     num_bad = 0
     for name in SCENARIOS:
         tally = play(name)
-        is_good = (tally.enqueued == tally.in_stream == tally.distinct == tally.handled == tally.handled_distinct
-                   and tally.in_order)
+        is_good = (
+            tally.enqueued == tally.in_stream == tally.distinct == tally.handled == tally.handled_distinct
+            and tally.in_order
+        )
         num_bad += not is_good
         said = "; ".join(_short(text) for text in (*tally.problems, *tally.notices)) or "nothing"
-        print(f"| {name} | {tally.enqueued} | {tally.in_stream} | {tally.distinct} | {tally.handled} | "
-              f"{tally.handled_distinct} | {'yes' if tally.in_order else 'NO'} | {said} |", flush=True)
+        print(
+            f"| {name} | {tally.enqueued} | {tally.in_stream} | {tally.distinct} | {tally.handled} | "
+            f"{tally.handled_distinct} | {'yes' if tally.in_order else 'NO'} | {said} |",
+            flush=True,
+        )
     print(f"\n{len(SCENARIOS)} faults, {num_bad} with a loss, a repeat or a wrong order")
     for name in ("30 FLUSHALL", "29 Redis is killed with snapshots only: an old RDB comes back"):
         _show_streams(name)
@@ -39,8 +46,13 @@ def _show_streams(name: str) -> None:
     def read_and_look(scene: Scene) -> None:
         real_read(scene)
         client = scene.server.client()
-        shown.append([f"{stream_id.decode()}: {fields[b'event_id'].decode()[:8]}"
-                      for stream_id, fields in client.xrange("quantum:stream:model.promoted")])
+        shown.append(
+            [
+                f"{stream_id.decode()}: {fields[b'event_id'].decode()[:8]}"
+                for stream_id, fields in client.xrange("quantum:stream:model.promoted")
+            ]
+        )
+
     Scene.read = read_and_look
     try:
         play(name)
@@ -58,7 +70,7 @@ def _short(text: str) -> str:
     where = text.find(" at unix://")
     if where < 0:
         return text
-    _, _, rest = text[where + 4:].partition(" ")
+    _, _, rest = text[where + 4 :].partition(" ")
     return re.sub(r" connecting to \S+\.", ":", f"{text[:where]} {rest}".strip())
 
 

@@ -41,7 +41,7 @@ def bare_xadd(client, count: int) -> float:
     began = time.perf_counter()
     for start in range(0, count, BATCH):
         pipeline = client.pipeline(transaction=False)
-        for fields in made[start:start + BATCH]:
+        for fields in made[start : start + BATCH]:
             pipeline.xadd(STREAM, fields)
         pipeline.execute()
     rate = count / (time.perf_counter() - began)
@@ -101,23 +101,35 @@ def follow(server, folder: Path, turns: int) -> list[float]:
     from retrain_worker.serving import ModelFollower
 
     torch.set_num_threads(1)
-    contract = ModelContract(preset=Preset.ENGINE, context_length=128,
-                             feature_names=("rsi", "ma_cross", "volatility", "returns_1h"),
-                             input_transform=InputTransform.MINMAX)
+    contract = ModelContract(
+        preset=Preset.ENGINE,
+        context_length=128,
+        feature_names=("rsi", "ma_cross", "volatility", "returns_1h"),
+        input_transform=InputTransform.MINMAX,
+    )
     windows = np.random.default_rng(1).normal(size=(1, 128, 4)).astype(np.float32)
     made = []
     for number in range(2):
         torch.manual_seed(number)
         path = artifact.model_file(folder, f"patchtst_v20260101_00000{number}")
-        manifest = bundle.write(path, model=PatchTST(presets.config_for(contract, dropout=0.0)), contract=contract,
-                                canary_windows=np.repeat(windows, 16, axis=0), origin=bundle.Origin())
+        manifest = bundle.write(
+            path,
+            model=PatchTST(presets.config_for(contract, dropout=0.0)),
+            contract=contract,
+            canary_windows=np.repeat(windows, 16, axis=0),
+            origin=bundle.Origin(),
+        )
         made.append((path, manifest.sha256))
     client, taken = server.client(), []
     with ModelFollower(server.url, consumer="benchmark") as follower:
         for turn in range(turns + 1):
             path, sha256 = made[turn % 2]
-            payload = {"new_version": path.stem, "model_path": str(path), "sha256": sha256,
-                       "promoted_at": now().isoformat()}
+            payload = {
+                "new_version": path.stem,
+                "model_path": str(path),
+                "sha256": sha256,
+                "promoted_at": now().isoformat(),
+            }
             entry = {"event_type": "model.promoted", "payload": json.dumps(payload)}
             began = time.perf_counter()
             client.xadd(stream_of(EventType.PROMOTED), entry)
@@ -178,11 +190,15 @@ def main() -> int:
     print(f"| bare XADD, pipelines of {BATCH} | {best:,.0f} entries/s |")
     print(f"| outbox drained ({arguments.events:,} waiting) | {ours:,.0f} events/s, {ours / best:.0%} of bare |")
     print(f"| outbox drained ({arguments.pending:,} waiting) | {rate:,.0f} events/s, memory grew by {grown:.1f} MiB |")
-    print(f"| one event, from its commit to its entry, p50 | {alone:.1f} ms (two commits, "
-          f"{1000 / commits:.1f} ms each here) |")
+    print(
+        f"| one event, from its commit to its entry, p50 | {alone:.1f} ms (two commits, "
+        f"{1000 / commits:.1f} ms each here) |"
+    )
     print(f"| consumer, each event acknowledged | {statistics.median(consumed):,.0f} events/s |")
-    print(f"| follower, from XADD to the new model's first answer | p50 {statistics.median(latency):.0f} ms, "
-          f"p99 {latency[int(0.99 * (len(latency) - 1))]:.0f} ms ({len(latency)} take-overs) |")
+    print(
+        f"| follower, from XADD to the new model's first answer | p50 {statistics.median(latency):.0f} ms, "
+        f"p99 {latency[int(0.99 * (len(latency) - 1))]:.0f} ms ({len(latency)} take-overs) |"
+    )
     return 0
 
 

@@ -35,11 +35,17 @@ def train(kind_and_seed: tuple[str, int]) -> Evidence:
         candidate = _trained(folder / "new", regime, seed=seed, rows=6000, folds=SplitPolicy().past_folds)
         return scoring.measure(
             GateRequest(
-                run_id="20251230_210000", run_dir=str(folder / "new"), candidate_path=candidate,
-                incumbent_path=incumbent, data=DataPolicy(), split=SplitPolicy(), recipe=RECIPE, policy=GatePolicy(),
+                run_id="20251230_210000",
+                run_dir=str(folder / "new"),
+                candidate_path=candidate,
+                incumbent_path=incumbent,
+                data=DataPolicy(),
+                split=SplitPolicy(),
+                recipe=RECIPE,
+                policy=GatePolicy(),
             ),
             lambda _: None,
-        ).evidence  # fmt: skip
+        ).evidence
 
 
 def _trained(folder: Path, regime: Regime, *, seed: int, rows: int, folds: int) -> str:
@@ -49,15 +55,23 @@ def _trained(folder: Path, regime: Regime, *, seed: int, rows: int, folds: int) 
     folder.mkdir()
     write_market(folder / "market.db", seed=seed, end=END, rows=rows, days=rows / 200, regime=regime)
     pull(
-        PullRequest(run_id="20251230_210000", run_dir=str(folder), policy=DataPolicy(), watermark_path=None,
-                    now=END.isoformat()),
-        f"sqlite:///{folder}/market.db", lambda _: None,
-    )  # fmt: skip
+        PullRequest(
+            run_id="20251230_210000", run_dir=str(folder), policy=DataPolicy(), watermark_path=None, now=END.isoformat()
+        ),
+        f"sqlite:///{folder}/market.db",
+        lambda _: None,
+    )
     return train_stage(
         TrainRequest(
-            run_id="20251230_210000", run_dir=str(folder), version="patchtst_v20251230_210000", data=DataPolicy(),
-            split=SplitPolicy(past_folds=folds), recipe=RECIPE, checkpoint_dir=str(folder / "checkpoints"),
+            run_id="20251230_210000",
+            run_dir=str(folder),
+            version="patchtst_v20251230_210000",
+            data=DataPolicy(),
+            split=SplitPolicy(past_folds=folds),
+            recipe=RECIPE,
+            checkpoint_dir=str(folder / "checkpoints"),
             incumbent_path=None,
         ),
-        lambda _: None, lambda: False,
-    ).model_path  # fmt: skip
+        lambda _: None,
+        lambda: False,
+    ).model_path

@@ -60,9 +60,11 @@ class World:
             self.x, chances = np.zeros(self.rows), np.full(self.rows, special.expit(self.odds))
         else:
             self.x, chances = self.market(self.regime)
-        luck = (np.sqrt(MARKET_LUCK) * self.slow(LUCK_HOURS, shared=1.0)
-                + np.sqrt(SYMBOL_LUCK) * self.slow(LUCK_HOURS, shared=0.0)
-                + np.sqrt(1 - MARKET_LUCK - SYMBOL_LUCK) * random.standard_normal(self.rows))
+        luck = (
+            np.sqrt(MARKET_LUCK) * self.slow(LUCK_HOURS, shared=1.0)
+            + np.sqrt(SYMBOL_LUCK) * self.slow(LUCK_HOURS, shared=0.0)
+            + np.sqrt(1 - MARKET_LUCK - SYMBOL_LUCK) * random.standard_normal(self.rows)
+        )
         if self.drift:
             chances = special.expit(special.logit(chances) + self.drift * self.slow(self.drift_hours, shared=0.5))
         self.labels = (special.ndtr(luck) < chances).astype(np.int64)
@@ -99,9 +101,14 @@ class World:
     def table(self, part: slice) -> Rows:
         """The rows of a part, as the scoring wants them."""
         size = len(self.labels[part])
-        return Rows(labels=self.labels[part], decided_at=self.decided_at[part], known_at=self.known_at[part],
-                    symbols=SYMBOLS[self.codes[part]], actions=self.random.choice(np.array([1, -1], np.int8), size),
-                    confidences=np.full(size, 0.7, np.float32))
+        return Rows(
+            labels=self.labels[part],
+            decided_at=self.decided_at[part],
+            known_at=self.known_at[part],
+            symbols=SYMBOLS[self.codes[part]],
+            actions=self.random.choice(np.array([1, -1], np.int8), size),
+            confidences=np.full(size, 0.7, np.float32),
+        )
 
     # ---------------------------------------------------------------- the split of domain.windows, in shares of rows
 
@@ -127,14 +134,21 @@ class World:
     def answered(self, answers: Answers, fold: int) -> Answered:
         """A model's answers on the part where it is judged."""
         validation, judged = self.parts(fold)
-        return Answered(answers=np.asarray(answers(judged)), rows=self.table(judged),
-                        prior=float(self.labels[: validation.start].mean()))
+        return Answered(
+            answers=np.asarray(answers(judged)),
+            rows=self.table(judged),
+            prior=float(self.labels[: validation.start].mean()),
+        )
 
 
 def evidence(
-    world: World, candidate: Answers, folds: list[Answers], *, incumbent: Answers | None = None,
+    world: World,
+    candidate: Answers,
+    folds: list[Answers],
+    *,
+    incumbent: Answers | None = None,
     policy: GatePolicy | None = None,
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     """What the gate's child would have measured."""
     policy = policy or GatePolicy()
     judged = world.answered(candidate, 0)
@@ -145,10 +159,12 @@ def evidence(
         return Evidence(candidate=card, contract=FITS, skill=skill, incumbent_absence="no model is in service")
     theirs = world.answered(incumbent, 0).answers
     return Evidence(
-        candidate=card, contract=FITS, skill=skill,
+        candidate=card,
+        contract=FITS,
+        skill=skill,
         incumbent=scoring.scorecard(theirs, judged.rows, prior=judged.prior, policy=policy),
         comparison=scoring.comparison(judged.answers, theirs, judged.rows, policy=policy),
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------- the kinds
@@ -289,7 +305,18 @@ def drifting(seed: int) -> Evidence:
 
 
 KINDS: dict[str, Callable[[int], Evidence]] = {
-    "a": nothing, "b": confident, "c": leak, "d": inverted, "e": collapsed, "f": one_action, "g": as_good,
-    "h": better, "h60": better_in_a_rising_market, "i": one_symbol, "j": overconfident, "j1": overconfident_file,
-    "k": too_few, "l": drifting,
-}  # fmt: skip
+    "a": nothing,
+    "b": confident,
+    "c": leak,
+    "d": inverted,
+    "e": collapsed,
+    "f": one_action,
+    "g": as_good,
+    "h": better,
+    "h60": better_in_a_rising_market,
+    "i": one_symbol,
+    "j": overconfident,
+    "j1": overconfident_file,
+    "k": too_few,
+    "l": drifting,
+}

@@ -128,8 +128,7 @@ class Retraining:
         before = int(len(seen.inputs) * (1 - HOLDOUT))
         self.newest = candidate = fitted(seen, before)
         at = datetime.fromtimestamp(now / 1e6, UTC)
-        self.last = spend(self.last, at=at, skill_alpha=POLICY.skill_alpha,
-                          per_year=POLICY.false_promotions_per_year)
+        self.last = spend(self.last, at=at, skill_alpha=POLICY.skill_alpha, per_year=POLICY.false_promotions_per_year)
         judged = self._answered(seen, candidate, before, len(seen.inputs), before)
         if judged.answers.std() < POLICY.min_spread_std:
             return  # the spread gate stops it, and so do the seed's rules
@@ -153,23 +152,33 @@ class Retraining:
     @staticmethod
     def _answered(seen: Table, model: Model, first: int, last: int, trained: int) -> Answered:
         part = seen.between(first + ROWS_A_DAY // 24, last)
-        return Answered(answers=model.answers(part.inputs), rows=part.rows,
-                        prior=float(seen.rows.labels[: int(trained * (1 - VALIDATION))].mean()))
+        return Answered(
+            answers=model.answers(part.inputs),
+            rows=part.rows,
+            prior=float(seen.rows.labels[: int(trained * (1 - VALIDATION))].mean()),
+        )
 
     def _evidence(
-        self, seen: Table, judged: Answered, past: list[Answered], incumbent: Model | None, before: int,
+        self,
+        seen: Table,
+        judged: Answered,
+        past: list[Answered],
+        incumbent: Model | None,
+        before: int,
         policy: GatePolicy,
-    ) -> Evidence:  # fmt: skip
+    ) -> Evidence:
         card = scoring.scorecard(judged.answers, judged.rows, prior=judged.prior, policy=policy)
         skill = scoring.skill(judged, past, wanted=FOLDS, policy=policy)
         if incumbent is None:
             return Evidence(candidate=card, contract=FITS, skill=skill)
         theirs = self._answered(seen, incumbent, before, len(seen.inputs), before).answers
         return Evidence(
-            candidate=card, contract=FITS, skill=skill,
+            candidate=card,
+            contract=FITS,
+            skill=skill,
             incumbent=scoring.scorecard(theirs, judged.rows, prior=judged.prior, policy=policy),
             comparison=scoring.comparison(judged.answers, theirs, judged.rows, policy=policy),
-        )  # fmt: skip
+        )
 
 
 def _seed_rules(evidence: Evidence) -> bool:
@@ -246,8 +255,10 @@ def changes_table(count: int, run: Callable[..., Iterable]) -> None:
     print("|---|---|---|")
     for place, way in enumerate(WAYS):
         days, worse = changes[:, place, 0], changes[:, place, 1]
-        print(f"| {way} | {np.median(days):.0f} ({np.quantile(days, 0.1, method='lower'):.0f}.."
-              f"{np.quantile(days, 0.9, method='higher'):.0f}) | {worse.mean():.0%} |")
+        print(
+            f"| {way} | {np.median(days):.0f} ({np.quantile(days, 0.1, method='lower'):.0f}.."
+            f"{np.quantile(days, 0.9, method='higher'):.0f}) | {worse.mean():.0%} |"
+        )
 
 
 def _rate(counts: NDArray[np.int64]) -> str:
@@ -281,12 +292,16 @@ def spending_table(repeats: int) -> None:
         limits = stats.norm.isf(alphas)
         false = _onsets(z > limits)
         waits = [_wait(z, limits, start, effect, span) for start in (0, days - 365)]
-        print(f"| {name} | {false[:, :365].sum(axis=1).mean():.3f}, {false[:, -365:].sum(axis=1).mean():.3f} "
-              f"| {waits[0]:.0f}, {waits[1]:.0f} |")
+        print(
+            f"| {name} | {false[:, :365].sum(axis=1).mean():.3f}, {false[:, -365:].sum(axis=1).mean():.3f} "
+            f"| {waits[0]:.0f}, {waits[1]:.0f} |"
+        )
     drift = effect / np.sqrt(span)
     false_sr, waits = _e_detector(noise[:, span:], drift, start=days - 365)
-    print(f"| e-detector, mean time to a false alarm 10 years (Shin et al.), edge and variance known "
-          f"| {false_sr:.3f} | {waits:.0f} |")
+    print(
+        f"| e-detector, mean time to a false alarm 10 years (Shin et al.), edge and variance known "
+        f"| {false_sr:.3f} | {waits:.0f} |"
+    )
 
 
 def _purse(days: int) -> Floats:

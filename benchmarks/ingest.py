@@ -74,8 +74,13 @@ def main() -> None:
         for rows in asked.rows:
             path = Path(folder) / f"market_{rows}.db"
             big_table(path, rows=rows, as_objects=asked.objects)
-            compare("SQLite", f"sqlite:///{path}", ["floor", "ours", "seed", "floor-6", "seed-6"],
-                    rows=rows, repeats=asked.repeats)
+            compare(
+                "SQLite",
+                f"sqlite:///{path}",
+                ["floor", "ours", "seed", "floor-6", "seed-6"],
+                rows=rows,
+                repeats=asked.repeats,
+            )
             if home:
                 url = f"postgresql://trader@/postgres?host={home}"
                 fill_postgres(url, path)
@@ -93,9 +98,11 @@ def compare(source: str, url: str, ways: list[str], *, rows: int, repeats: int) 
         seed = f"seed{columns}"
         of_seed = f"{median(each[way].rate / each[seed].rate for each in rounds):.1f}" if seed in ways else ""
         shown = f"{rows:,}" if way != seed else f"{found[0].rows:,}"
-        print(f"| {source} | {shown} | {way} | {median(each.rate for each in found):,.0f} | {of_floor:.2f} | {of_seed} "
-              f"| {median(each.cpu_seconds for each in found):.2f} | {median(e.megabytes for e in found):.0f} |",
-              flush=True)
+        print(
+            f"| {source} | {shown} | {way} | {median(each.rate for each in found):,.0f} | {of_floor:.2f} | {of_seed} "
+            f"| {median(each.cpu_seconds for each in found):.2f} | {median(e.megabytes for e in found):.0f} |",
+            flush=True,
+        )
 
 
 def in_own_process(way: str, url: str) -> Measured:
@@ -107,7 +114,10 @@ def in_own_process(way: str, url: str) -> Measured:
 def measured(way: str, url: str) -> Measured:
     """Do the work in this process, a big table once, a small one several times after a warm-up."""
     work = {
-        "floor": sqlite_floor, "ours": ours, "seed": seeds_way, "floor-6": partial(sqlite_floor, columns=SIX),
+        "floor": sqlite_floor,
+        "ours": ours,
+        "seed": seeds_way,
+        "floor-6": partial(sqlite_floor, columns=SIX),
         "seed-6": partial(seeds_way, columns=SIX),
     }[way]
     if url.startswith("postgresql:") and way == "floor":
@@ -215,8 +225,13 @@ def postgres_server(initdb: str) -> Iterator[Path]:
     who = {"user": "nobody"} if os.geteuid() == 0 else {}
     if who:
         shutil.chown(home, "nobody")
-    subprocess.run([initdb, "-D", home / "data", "-A", "trust", "-U", "trader", "--no-sync"], check=True, cwd=home,
-                   stdout=subprocess.DEVNULL, **who)
+    subprocess.run(
+        [initdb, "-D", home / "data", "-A", "trust", "-U", "trader", "--no-sync"],
+        check=True,
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        **who,
+    )
     postgres = Path(initdb).resolve().with_name("postgres")
     command = [postgres, "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-F"]
     process = subprocess.Popen(command, cwd=home, stderr=subprocess.DEVNULL, **who)

@@ -38,14 +38,22 @@ SEED_ROWS, SEED_EPOCHS, SEED_RATE, SEED_BATCH = 4_000, 20, 3e-4, 32
 #: rows, days, the law; `planted` is a regime 16 rows back; in `nonlinear` only the sign of correlations turns
 MARKETS = {
     "demo": (6_000, 30.0, Regime()),
-    "planted": (20_000, 100.0, Regime(
-        turns_good=0.0625, turns_bad=0.0416667, win_good=0.87, win_bad=0.17, lag=16, strength=0.45)),
+    "planted": (
+        20_000,
+        100.0,
+        Regime(turns_good=0.0625, turns_bad=0.0416667, win_good=0.87, win_bad=0.17, lag=16, strength=0.45),
+    ),
     "nonlinear": (20_000, 100.0, Regime(nonlinear=True, correlation=0.8)),
 }
 LEARNERS = ("paper", "engine", "lr row", "lr window", "boosting row", "boosting window", "seed's recipe")
 #: how far from the best a preset may stay
-GOALS = {("demo", "paper"): 0.02, ("demo", "engine"): 0.03, ("planted", "paper"): 0.02, ("planted", "engine"): 0.03,
-         ("nonlinear", "engine"): 0.05}
+GOALS = {
+    ("demo", "paper"): 0.02,
+    ("demo", "engine"): 0.03,
+    ("planted", "paper"): 0.02,
+    ("planted", "engine"): 0.03,
+    ("nonlinear", "engine"): 0.05,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +82,33 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="learning") as folder, ProcessPoolExecutor(asked.workers) as pool:
         tasks = [
             (market, seed, learner, Path(folder), given)
-            for market in asked.markets for learner in asked.learners for seed in range(1, asked.seeds + 1)
+            for market in asked.markets
+            for learner in asked.learners
+            for seed in range(1, asked.seeds + 1)
             if learner != "seed's recipe" or seed == 1
-        ]  # fmt: skip
-        list(pool.map(prepared, [(market, seed, Path(folder)) for market in asked.markets
-                                 for seed in range(1, asked.seeds + 1)]))
+        ]
+        list(
+            pool.map(
+                prepared,
+                [(market, seed, Path(folder)) for market in asked.markets for seed in range(1, asked.seeds + 1)],
+            )
+        )
         found = dict(zip([task[:3] for task in tasks], pool.map(judged, tasks), strict=True))
         with_engine = asked.markets if "engine" in asked.learners else []
         ceilings = dict(zip(with_engine, pool.map(without_level, with_engine), strict=True))
-    print("| market | learner | holdout AUC | best possible | short of it | goal | log loss | ECE | "
-          "ECE of a perfect one, p95 | seconds |\n|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| market | learner | holdout AUC | best possible | short of it | goal | log loss | ECE | "
+        "ECE of a perfect one, p95 | seconds |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     for market in asked.markets:
         for learner in asked.learners:
             print(line(market, learner, [found[key] for key in found if (key[0], key[2]) == (market, learner)]))
         if ceilings.get(market):
             with_level, hidden = ceilings[market]
-            print(f"| {market} | best possible without the level (min-max) | {hidden:.3f} | {with_level:.3f} | "
-                  f"{with_level - hidden:.3f} | | | | | |")
+            print(
+                f"| {market} | best possible without the level (min-max) | {hidden:.3f} | {with_level:.3f} | "
+                f"{with_level - hidden:.3f} | | | | | |"
+            )
 
 
 def line(market: str, learner: str, found: list[Judged]) -> str:
@@ -98,10 +116,12 @@ def line(market: str, learner: str, found: list[Judged]) -> str:
     short = mean(each.best - each.auc for each in found)
     goal = GOALS.get((market, learner))
     verdict = "" if goal is None else f"{goal:g} {'reached' if short <= goal else 'MISSED'}"
-    return (f"| {market} | {learner} | {mean(aucs):.3f} ({min(aucs):.3f}..{max(aucs):.3f}) | "
-            f"{mean(each.best for each in found):.3f} | {short:.3f} | {verdict} | "
-            f"{mean(each.log_loss for each in found):.3f} | {mean(each.ece for each in found):.3f} | "
-            f"{mean(each.ece_limit for each in found):.3f} | {mean(each.seconds for each in found):.0f} |")
+    return (
+        f"| {market} | {learner} | {mean(aucs):.3f} ({min(aucs):.3f}..{max(aucs):.3f}) | "
+        f"{mean(each.best for each in found):.3f} | {short:.3f} | {verdict} | "
+        f"{mean(each.log_loss for each in found):.3f} | {mean(each.ece for each in found):.3f} | "
+        f"{mean(each.ece_limit for each in found):.3f} | {mean(each.seconds for each in found):.0f} |"
+    )
 
 
 # ---------------------------------------------------------------- in a process of the pool
@@ -125,8 +145,11 @@ def prepared(task: tuple[str, int, Path]) -> None:
     run_dir = folder / f"{name}-{seed}"
     run_dir.mkdir()
     policy = DataPolicy(train_window_days=0)
-    pull(PullRequest(run_id=RUN_ID, run_dir=str(run_dir), policy=policy, watermark_path=None, now=END.isoformat()),
-         f"sqlite:///{market.path}", lambda _progress: None)
+    pull(
+        PullRequest(run_id=RUN_ID, run_dir=str(run_dir), policy=policy, watermark_path=None, now=END.isoformat()),
+        f"sqlite:///{market.path}",
+        lambda _progress: None,
+    )
     probabilities = {window: market.oracle(window=window) for window in (WINDOW, ENGINE_WINDOW)}
     np.savez(run_dir / "oracle.npz", **{str(window): found for window, found in probabilities.items()})
     market.path.unlink()
@@ -161,8 +184,14 @@ def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
     oracle = np.load(run_dir / "oracle.npz")[str(window)]
     places = np.searchsorted(oracle["id"], snapshot.ids[parts.holdout.positions])
     best = area_under_curve(oracle["probability"][places], rows.labels == 1)
-    return Judged(auc=area_under_curve(answers, rows.labels == 1), best=best, log_loss=card.log_loss, ece=card.ece,
-                  ece_limit=card.ece_limit, seconds=seconds)
+    return Judged(
+        auc=area_under_curve(answers, rows.labels == 1),
+        best=best,
+        log_loss=card.log_loss,
+        ece=card.ece,
+        ece_limit=card.ece_limit,
+        seconds=seconds,
+    )
 
 
 def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot, holdout) -> np.ndarray:
@@ -178,9 +207,19 @@ def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot,
     own_dir.mkdir()
     (own_dir / "snapshot").symlink_to(run_dir / "snapshot")
     result = train(
-        TrainRequest(run_id=RUN_ID, run_dir=str(own_dir), version=version, data=asked.data, split=asked.split,
-                     recipe=asked.recipe, checkpoint_dir=str(own_dir / "checkpoints"), incumbent_path=None),
-        lambda progress: print(f"{run_dir.name} {preset}: {progress.sentence}", file=sys.stderr), lambda: False)
+        TrainRequest(
+            run_id=RUN_ID,
+            run_dir=str(own_dir),
+            version=version,
+            data=asked.data,
+            split=asked.split,
+            recipe=asked.recipe,
+            checkpoint_dir=str(own_dir / "checkpoints"),
+            incumbent_path=None,
+        ),
+        lambda progress: print(f"{run_dir.name} {preset}: {progress.sentence}", file=sys.stderr),
+        lambda: False,
+    )
     return scoring.answers_of(bundle.read(Path(result.model_path)), snapshot, holdout)
 
 
@@ -196,7 +235,7 @@ def by_sklearn(learner: str, snapshot, parts) -> np.ndarray:
     train, holdout = (
         windows(snapshot.features, part.positions, length).reshape(len(part), -1)
         for part in (parts.train, parts.holdout)
-    )  # fmt: skip
+    )
     if learner.startswith("lr"):
         # C of a ridge that suits a window of noise; on one row it does not matter
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
@@ -277,8 +316,9 @@ def without_level(market: str) -> tuple[float, float] | None:
 def level_unknown(regime: Regime, along: np.ndarray) -> np.ndarray:
     """P(WIN) (B,) of windows (B, T) plus an unknown constant: of every constant, weighed by its likelihood."""
     centred = along - along.mean(axis=1, keepdims=True)
-    logs, answers = zip(*(forward_backward(regime, centred + level) for level in np.linspace(-0.7, 0.7, 29)),
-                        strict=True)
+    logs, answers = zip(
+        *(forward_backward(regime, centred + level) for level in np.linspace(-0.7, 0.7, 29)), strict=True
+    )
     weights = np.exp(np.array(logs) - np.max(logs, axis=0))
     return regime.win_probability((weights * np.array(answers)).sum(axis=0) / weights.sum(axis=0))
 

@@ -55,8 +55,11 @@ def main() -> None:
 
 def show(journal: str, who: str, milliseconds: np.ndarray, pulls: str) -> None:
     median, high = np.percentile(milliseconds, (50, 99))
-    print(f"| {journal} | {who} | {len(milliseconds):,} | {median:.2f} | {high:.2f} | {milliseconds.max():.1f} | "
-          f"{int((milliseconds > 50).sum())} | {pulls} |", flush=True)
+    print(
+        f"| {journal} | {who} | {len(milliseconds):,} | {median:.2f} | {high:.2f} | {milliseconds.max():.1f} | "
+        f"{int((milliseconds > 50).sum())} | {pulls} |",
+        flush=True,
+    )
 
 
 def commits(path: Path, seconds: float) -> np.ndarray:

@@ -49,13 +49,35 @@ def main() -> None:
         peaks = [
             child("PULL", run_dir, database, PullRequest(**where, policy=known.data, watermark_path=None, now=now)),
             child("AUDIT", run_dir, database, AuditRequest(**where, policy=known.data, now=now)),
-            child("TRAIN", run_dir, database, TrainRequest(
-                **where, version=f"patchtst_v{RUN_ID}", data=known.data, split=known.split, recipe=known.recipe,
-                checkpoint_dir=str(run_dir / "checkpoints"), incumbent_path=None)),
-            child("GATE", run_dir, database, GateRequest(
-                **where, candidate_path=str(run_dir / "candidate" / f"patchtst_v{RUN_ID}.pth"), incumbent_path=None,
-                data=known.data, split=known.split, recipe=known.recipe, policy=known.gate)),
-        ]  # fmt: skip
+            child(
+                "TRAIN",
+                run_dir,
+                database,
+                TrainRequest(
+                    **where,
+                    version=f"patchtst_v{RUN_ID}",
+                    data=known.data,
+                    split=known.split,
+                    recipe=known.recipe,
+                    checkpoint_dir=str(run_dir / "checkpoints"),
+                    incumbent_path=None,
+                ),
+            ),
+            child(
+                "GATE",
+                run_dir,
+                database,
+                GateRequest(
+                    **where,
+                    candidate_path=str(run_dir / "candidate" / f"patchtst_v{RUN_ID}.pth"),
+                    incumbent_path=None,
+                    data=known.data,
+                    split=known.split,
+                    recipe=known.recipe,
+                    policy=known.gate,
+                ),
+            ),
+        ]
     print(f"\nhighest peak {max(peaks):.0f} MB, limit {asked.limit_mb} MB")
     sys.exit(0 if max(peaks) <= asked.limit_mb else 1)
 
@@ -66,8 +88,11 @@ def child(stage: str, run_dir: Path, database: Path, request: object) -> float:
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)], stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin", DATABASE_URL_VARIABLE: f"sqlite:///{database}"})
+        [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin", DATABASE_URL_VARIABLE: f"sqlite:///{database}"},
+    )
     _pid, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdin.close()

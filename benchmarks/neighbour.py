@@ -62,8 +62,11 @@ def training(database: Path, home: Path, *, threads: int, is_nice: bool) -> subp
     settings = {"MAX_EPOCHS": "1000", "PATIENCE": "1000", "TRAIN_THREADS": str(threads)}
     return subprocess.Popen(
         [sys.executable, "-m", "retrain_worker", "once", "--db", str(database), "--home", str(home)],
-        env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=as_the_unit if is_nice else None)  # noqa: PLW1509 - no thread runs here yet
+        env={**os.environ, **settings},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=as_the_unit if is_nice else None,  # noqa: PLW1509 (it starts no thread before)
+    )
 
 
 def measured(database: Path, folder: Path, seconds: float, *, threads: int, is_nice: bool) -> tuple[np.ndarray, float]:
@@ -108,11 +111,18 @@ def main() -> None:
         print(f"{len(os.sched_getaffinity(0))} processors; {options.seconds:g} s each; lateness in milliseconds\n")
         print("| beside the neighbours | p50 | p99 | p99.9 | worst | training's CPU s |\n|---|---|---|---|---|---|")
         print(row("nothing", neighbours(options.seconds), None), flush=True)
-        for title, threads, is_nice in (("a training as the unit runs it", 1, True),
-                                        ("a training of ordinary priority", 1, False),
-                                        ("the same with all threads", 0, False)):
-            late, cpu = measured(folder / "trader.db", folder / f"home-{threads}-{is_nice}", options.seconds,
-                                 threads=threads, is_nice=is_nice)
+        for title, threads, is_nice in (
+            ("a training as the unit runs it", 1, True),
+            ("a training of ordinary priority", 1, False),
+            ("the same with all threads", 0, False),
+        ):
+            late, cpu = measured(
+                folder / "trader.db",
+                folder / f"home-{threads}-{is_nice}",
+                options.seconds,
+                threads=threads,
+                is_nice=is_nice,
+            )
             print(row(title, late, cpu), flush=True)
         print(row("nothing, again", neighbours(options.seconds), None))
 

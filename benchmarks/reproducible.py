@@ -46,10 +46,11 @@ def main() -> None:
             found = {
                 "first": trained(Path(folder) / f"{preset}-1", database, plain),
                 "second": trained(Path(folder) / f"{preset}-2", database, plain),
-                f"stopped after epoch {STOP_AFTER_EPOCHS}, resumed":
-                    trained(Path(folder) / f"{preset}-3", database, plain, is_stopped=True),
+                f"stopped after epoch {STOP_AFTER_EPOCHS}, resumed": trained(
+                    Path(folder) / f"{preset}-3", database, plain, is_stopped=True
+                ),
                 "another seed": trained(Path(folder) / f"{preset}-4", database, other),
-            }  # fmt: skip
+            }
             for name, (epochs, sha256) in found.items():
                 print(f"| {preset} | {name} | {epochs} | {sha256} |", flush=True)
             first, second, resumed, another = (sha256 for _epochs, sha256 in found.values())
@@ -61,11 +62,22 @@ def main() -> None:
 def trained(run_dir: Path, database: Path, asked: Settings, *, is_stopped: bool = False) -> tuple[str, str]:
     """(epochs before + after the interruption, sha256 of the weights)."""
     run_dir.mkdir()
-    child("PULL", run_dir, database, PullRequest(
-        run_id=RUN_ID, run_dir=str(run_dir), policy=asked.data, watermark_path=None, now=END.isoformat()))
+    child(
+        "PULL",
+        run_dir,
+        database,
+        PullRequest(run_id=RUN_ID, run_dir=str(run_dir), policy=asked.data, watermark_path=None, now=END.isoformat()),
+    )
     request = TrainRequest(
-        run_id=RUN_ID, run_dir=str(run_dir), version=f"patchtst_v{RUN_ID}", data=asked.data, split=asked.split,
-        recipe=asked.recipe, checkpoint_dir=str(run_dir / "checkpoints"), incumbent_path=None)
+        run_id=RUN_ID,
+        run_dir=str(run_dir),
+        version=f"patchtst_v{RUN_ID}",
+        data=asked.data,
+        split=asked.split,
+        recipe=asked.recipe,
+        checkpoint_dir=str(run_dir / "checkpoints"),
+        incumbent_path=None,
+    )
     before = child("TRAIN", run_dir, database, request, stop_after=STOP_AFTER_EPOCHS)[0] if is_stopped else 0
     after, result = child("TRAIN", run_dir, database, request)
     return f"{before} + {after}" if is_stopped else str(after), result["manifest"]["training"]["weights_sha256"]
@@ -76,9 +88,13 @@ def child(stage: str, run_dir: Path, database: Path, request: object, *, stop_af
     asked, answered = run_dir / f"{stage}.request.json", run_dir / f"{stage}.result.json"
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
     process = subprocess.Popen(
-        [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={"PATH": "/usr/bin:/bin", DATABASE_URL_VARIABLE: f"sqlite:///{database}"})
+        [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", DATABASE_URL_VARIABLE: f"sqlite:///{database}"},
+    )
     epochs = 0
     with process:
         for progress in process.stdout:

@@ -31,8 +31,11 @@ from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.serving.follower import ModelFollower
 
 CONTRACT = ModelContract(
-    preset=Preset.ENGINE, context_length=128, input_transform=InputTransform.MINMAX,
-    feature_names=("rsi", "ma_cross", "volatility", "returns_1h", "volume", "spread", "trend", "atr"))
+    preset=Preset.ENGINE,
+    context_length=128,
+    input_transform=InputTransform.MINMAX,
+    feature_names=("rsi", "ma_cross", "volatility", "returns_1h", "volume", "spread", "trend", "atr"),
+)
 WINDOWS = np.random.default_rng(1).normal(size=(4, 128, 8)).astype(np.float32)
 THREADS = 2
 PATIENCE_SECONDS = 60.0
@@ -87,8 +90,13 @@ def write_candidate(folder: Path, number: int) -> tuple[Path, str, Run]:
     run_id = f"{at:%Y%m%d_%H%M%S}"
     torch.manual_seed(number)
     path = model_file(folder, version_of(run_id))
-    manifest = bundle.write(path, model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)), contract=CONTRACT,
-                            canary_windows=WINDOWS, origin=bundle.Origin())
+    manifest = bundle.write(
+        path,
+        model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)),
+        contract=CONTRACT,
+        canary_windows=WINDOWS,
+        origin=bundle.Origin(),
+    )
     run = Run(run_id=run_id, requested_by="benchmark", request_reason="benchmark", created_at=at, updated_at=at)
     return path, manifest.sha256, run
 
@@ -98,9 +106,17 @@ def due(app: App, path: Path, sha256: str, run: Run) -> Run:
     current = app.world.slot.current_path()
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         run = run.moved_to(stage, at=run.created_at)
-    run = run.with_fact(Stage.TRAIN, {
-        "candidate_path": str(path), "version": path.stem, "sha256": sha256, "contract": {}, "final_loss": 0.5,
-        "incumbent_path": str(current) if current else None})
+    run = run.with_fact(
+        Stage.TRAIN,
+        {
+            "candidate_path": str(path),
+            "version": path.stem,
+            "sha256": sha256,
+            "contract": {},
+            "final_loss": 0.5,
+            "incumbent_path": str(current) if current else None,
+        },
+    )
     app.store.record(run)
     return run
 
@@ -167,15 +183,21 @@ def main() -> int:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="retrain-swap-") as name:
         folder = Path(name)
-        loaded = settings.load({"ENGINE_CONFIRM_TIMEOUT_S": "60", "KEEP_MODELS": "2", "PROBATION_HOURS": "0"},
-                               home=folder / "home", db=str(folder / "none.db"))
+        loaded = settings.load(
+            {"ENGINE_CONFIRM_TIMEOUT_S": "60", "KEEP_MODELS": "2", "PROBATION_HOURS": "0"},
+            home=folder / "home",
+            db=str(folder / "none.db"),
+        )
         prepare_home(loaded)
         candidates = folder / "candidates"
         candidates.mkdir()
         naive, floor, to_line, to_answer = [], [], [], []
         with App(loaded) as app:
-            slot = TimedSlot(engine_models_dir=loaded.engine_models_dir, engine_env_file=loaded.engine_env_file,
-                             trigger_file=loaded.engine_trigger_file)
+            slot = TimedSlot(
+                engine_models_dir=loaded.engine_models_dir,
+                engine_env_file=loaded.engine_env_file,
+                trigger_file=loaded.engine_trigger_file,
+            )
             object.__setattr__(app.world, "slot", slot)
             follower = ModelFollower(app.redis_url, consumer="benchmark")
             answers, stopped = [Answers() for _ in range(THREADS)], threading.Event()
@@ -208,8 +230,10 @@ def main() -> int:
     print(line("for comparison: a script's copy and rewrite, nothing durable", naive))
     print(line("for comparison: one durable copy of the model (floor)", floor))
     print(line("one prediction meanwhile (4 windows)", [second for each in answers for second in each.seconds]))
-    print(f"\npredictions meanwhile: {sum(each.answered for each in answers)} answered, {len(refused)} refused; "
-          f"the whole swap takes {np.median(to_line) / np.median(floor):.1f} times the floor")
+    print(
+        f"\npredictions meanwhile: {sum(each.answered for each in answers)} answered, {len(refused)} refused; "
+        f"the whole swap takes {np.median(to_line) / np.median(floor):.1f} times the floor"
+    )
     print("\n".join(refused[:5]), f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
     return 1 if refused else 0
 

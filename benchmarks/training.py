@@ -46,8 +46,12 @@ ENGINE = presets.engine(num_features=8, dropout=0.1)
 #: the size of the paper's own experiments
 PAPER = dataclasses.replace(
     presets.paper(num_features=8, context_length=128, input_transform=InputTransform.INSTANCE, dropout=0.2),
-    d_model=128, num_layers=3, num_heads=16, ffn_dim=256, head_hidden=0,
-)  # fmt: skip
+    d_model=128,
+    num_layers=3,
+    num_heads=16,
+    ffn_dim=256,
+    head_hidden=0,
+)
 #: the size that the program trains by default
 OURS = presets.paper(num_features=4, context_length=64, input_transform=InputTransform.INSTANCE, dropout=0.4)
 OURS = dataclasses.replace(OURS, head_hidden=0)  # which transformers' module has not
@@ -116,8 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant (default 9)")
-    parser.add_argument("--only", nargs="+", choices=["engine", "paper", "default", "quality", "inference"],
-                        default=["engine", "paper", "default", "quality", "inference"])
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=["engine", "paper", "default", "quality", "inference"],
+        default=["engine", "paper", "default", "quality", "inference"],
+    )
     parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a slow learner is given up")
     parser.add_argument("--contestant", nargs=2, metavar=("SECTION", "NUMBER"), help=argparse.SUPPRESS)
     parser.add_argument("--learner", help=argparse.SUPPRESS)
@@ -146,8 +154,9 @@ def main() -> None:
 def compare(section: str, *, threads: int, rounds: int) -> None:
     """Let the contestants of a section take turns; print a line for each."""
     # without units for it, what is asked for in bf16 is computed in fp32
-    numbers = [number for number, each in enumerate(SECTIONS[section])
-               if each.precision == "fp32" or compute._has_bf16_units()]
+    numbers = [
+        number for number, each in enumerate(SECTIONS[section]) if each.precision == "fp32" or compute._has_bf16_units()
+    ]
     contestants = [SECTIONS[section][number] for number in numbers]
     print(f"\n### {section}: {threads} threads; {parity(contestants[0])}\n")
     print("| contestant | batch | ms/step | samples/s | ratio | ratio of processor time |")
@@ -163,19 +172,25 @@ def compare(section: str, *, threads: int, rounds: int) -> None:
         seconds = [each[number].seconds for each in turns]
         ratios, of_cpu = (
             median(getattr(each[0], what) / getattr(each[number], what) for each in turns)
-            * contestant.batch / contestants[0].batch
+            * contestant.batch
+            / contestants[0].batch
             for what in ("seconds", "cpu_seconds")
-        )  # fmt: skip
-        print(f"| {contestant.name} | {contestant.batch} | {median(seconds) * 1e3:.1f} "
-              f"| {contestant.batch / median(seconds):,.0f} | {ratios:.2f} | {of_cpu:.2f} |", flush=True)
+        )
+        print(
+            f"| {contestant.name} | {contestant.batch} | {median(seconds) * 1e3:.1f} "
+            f"| {contestant.batch / median(seconds):,.0f} | {ratios:.2f} | {of_cpu:.2f} |",
+            flush=True,
+        )
 
 
 def started(section: str, number: int, threads: int) -> subprocess.Popen[str]:
     launcher = ["-c", FORBIDDEN] if SECTIONS[section][number].is_forbidden else []
     return subprocess.Popen(
         [sys.executable, *launcher, __file__, "--contestant", section, str(number), "--threads", str(threads)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,8 +257,10 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
     lesson = random_lesson(config, samples=steps * contestant.batch)
     recipe = dataclasses.replace(Recipe(), batch_size=contestant.batch, balance=Balance.NONE)
     model = PatchTST(config)
-    path = PlainPath(model) if contestant.way == "plain" else FastPath(
-        model, threads=threads, product=compute.product_for(Precision(contestant.precision))
+    path = (
+        PlainPath(model)
+        if contestant.way == "plain"
+        else FastPath(model, threads=threads, product=compute.product_for(Precision(contestant.precision)))
     )
     optimiser = torch.optim.AdamW(path.parameters, lr=3e-4, weight_decay=1e-2, fused=True)
     attempt = Attempt(config=config, seed=1, learning_rate=3e-4)
@@ -251,8 +268,17 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
     schedule = loop._Schedule(attempt, recipe, num_samples=len(lesson.train))
     with path, compute.products_in(Precision(contestant.precision)):
         while True:
-            loop._one_epoch(1, path, optimiser, schedule=schedule, smoothing=smoothing, seed=1, lesson=lesson,
-                            recipe=recipe, stopping=lambda: False)
+            loop._one_epoch(
+                1,
+                path,
+                optimiser,
+                schedule=schedule,
+                smoothing=smoothing,
+                seed=1,
+                lesson=lesson,
+                recipe=recipe,
+                stopping=lambda: False,
+            )
             yield steps
 
 
@@ -260,10 +286,12 @@ def random_lesson(config: PatchTSTConfig, *, samples: int) -> Lesson:
     random = np.random.default_rng(1)
     rows = samples + config.context_length
     part = Samples(
-        positions=np.arange(config.context_length, rows, dtype=np.int64), decided_at=np.arange(samples),
-        labels=random.integers(0, 2, samples).astype(np.int8), known_at=np.arange(samples) + 1,
+        positions=np.arange(config.context_length, rows, dtype=np.int64),
+        decided_at=np.arange(samples),
+        labels=random.integers(0, 2, samples).astype(np.int8),
+        known_at=np.arange(samples) + 1,
         symbol_codes=np.zeros(samples, dtype=np.int32),
-    )  # fmt: skip
+    )
     features = random.normal(size=(rows, config.num_features)).astype(np.float32)
     return Lesson(features=features, fitting_rows=features, train=part, validation=part)
 
@@ -307,14 +335,30 @@ class HuggingFace(nn.Module):
 def hugging_face(config: PatchTSTConfig) -> HuggingFace:
     import transformers
 
-    return HuggingFace(transformers.PatchTSTForClassification(transformers.PatchTSTConfig(
-        num_input_channels=config.num_features, context_length=config.context_length, patch_length=config.patch_length,
-        patch_stride=config.patch_stride, num_hidden_layers=config.num_layers, d_model=config.d_model,
-        num_attention_heads=config.num_heads, ffn_dim=config.ffn_dim, norm_type=config.norm,
-        pre_norm=config.is_pre_norm, activation_function=config.activation, pooling_type=config.pooling, num_targets=1,
-        use_cls_token=False, scaling="std" if config.input_transform == InputTransform.INSTANCE else None,
-        attention_dropout=config.dropout, path_dropout=config.dropout, ff_dropout=config.dropout,
-    )))  # fmt: skip
+    return HuggingFace(
+        transformers.PatchTSTForClassification(
+            transformers.PatchTSTConfig(
+                num_input_channels=config.num_features,
+                context_length=config.context_length,
+                patch_length=config.patch_length,
+                patch_stride=config.patch_stride,
+                num_hidden_layers=config.num_layers,
+                d_model=config.d_model,
+                num_attention_heads=config.num_heads,
+                ffn_dim=config.ffn_dim,
+                norm_type=config.norm,
+                pre_norm=config.is_pre_norm,
+                activation_function=config.activation,
+                pooling_type=config.pooling,
+                num_targets=1,
+                use_cls_token=False,
+                scaling="std" if config.input_transform == InputTransform.INSTANCE else None,
+                attention_dropout=config.dropout,
+                path_dropout=config.dropout,
+                ff_dropout=config.dropout,
+            )
+        )
+    )
 
 
 def renamed(values: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
@@ -331,8 +375,13 @@ def renamed(values: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
             ours[f"{here}self_attn.in_proj_{part}"] = torch.cat(
                 [values[f"{there}self_attn.{name}_proj.{part}"] for name in "qkv"]
             )
-            for theirs, name in (("self_attn.out_proj", "self_attn.out_proj"), ("ff.0", "linear1"), ("ff.3", "linear2"),
-                                 ("norm_sublayer1.batchnorm", "norm1"), ("norm_sublayer3.batchnorm", "norm2")):
+            for theirs, name in (
+                ("self_attn.out_proj", "self_attn.out_proj"),
+                ("ff.0", "linear1"),
+                ("ff.3", "linear2"),
+                ("norm_sublayer1.batchnorm", "norm1"),
+                ("norm_sublayer3.batchnorm", "norm2"),
+            ):
                 ours[f"{here}{name}.{part}"] = values[f"{there}{theirs}.{part}"]
     return ours
 
@@ -362,7 +411,7 @@ def parity(baseline: Contestant) -> str:
     error = max(float((each.grad - gradients[name]).abs().max()) for name, each in ours.named_parameters())
     longest = max(float(each.abs().max()) for each in gradients.values())
     apart = float((found - expected).detach().abs().max())
-    return (f"at equal weights outputs differ by {apart:.1e}, gradients by {error:.1e} (largest {longest:.1e})")
+    return f"at equal weights outputs differ by {apart:.1e}, gradients by {error:.1e} (largest {longest:.1e})"
 
 
 # ---------------------------------------------------------------- seconds to a good model
@@ -371,19 +420,34 @@ def parity(baseline: Contestant) -> str:
 def compare_learners(*, threads: int, limit: float) -> None:
     with tempfile.TemporaryDirectory(prefix="training") as name:
         bayes = write_market_snapshot(Path(name))
-        print(f"\n### seconds until the holdout AUC is within {NEAR} of Bayes ({bayes:.3f}): {MARKET_ROWS:,} rows, "
-              f"{threads} threads\n")
+        print(
+            f"\n### seconds until the holdout AUC is within {NEAR} of Bayes ({bayes:.3f}): {MARKET_ROWS:,} rows, "
+            f"{threads} threads\n"
+        )
         print("| learner | epochs | seconds | ratio | processor s | AUC then | best AUC |")
         print("|---|---|---|---|---|---|---|", flush=True)
         ours = None
         for learner in LEARNERS:
-            command = [sys.executable, __file__, "--learner", learner, "--folder", name, "--threads", str(threads),
-                       "--limit", str(limit)]
+            command = [
+                sys.executable,
+                __file__,
+                "--learner",
+                learner,
+                "--folder",
+                name,
+                "--threads",
+                str(threads),
+                "--limit",
+                str(limit),
+            ]
             each = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
             ours = ours or each["seconds"]
             sign = "" if each["reached"] else "> "
-            print(f"| {learner} | {each['epochs']} | {sign}{each['seconds']:.1f} | {sign}{each['seconds'] / ours:.1f} "
-                  f"| {each['cpu']:.1f} | {each['auc']:.3f} | {each['best']:.3f} |", flush=True)
+            print(
+                f"| {learner} | {each['epochs']} | {sign}{each['seconds']:.1f} | {sign}{each['seconds'] / ours:.1f} "
+                f"| {each['cpu']:.1f} | {each['auc']:.3f} | {each['best']:.3f} |",
+                flush=True,
+            )
 
 
 def write_market_snapshot(folder: Path) -> float:
@@ -396,8 +460,11 @@ def write_market_snapshot(folder: Path) -> float:
 
     market = write_market(folder / "market.db", seed=7, end=NOW, rows=MARKET_ROWS, open_rows=100, days=90.0)
     policy = dataclasses.replace(DataPolicy(), train_window_days=0)
-    pull(PullRequest(run_id="x", run_dir=str(folder), policy=policy, watermark_path=None, now=NOW.isoformat()),
-         f"sqlite:///{folder / 'market.db'}", lambda _progress: None)
+    pull(
+        PullRequest(run_id="x", run_dir=str(folder), policy=policy, watermark_path=None, now=NOW.isoformat()),
+        f"sqlite:///{folder / 'market.db'}",
+        lambda _progress: None,
+    )
     snapshot = load(folder)
     bayes = market.bayes_auc(snapshot.ids[parts_of(folder)[1].holdout.positions])
     (folder / "bayes.json").write_text(json.dumps(bayes))
@@ -440,8 +507,14 @@ class Watch:
 
     def facts(self) -> dict[str, Any]:
         """For the table."""
-        return {"epochs": len(self.aucs), "seconds": self.seconds, "cpu": self.cpu, "auc": self.aucs[-1],
-                "best": max(self.aucs), "reached": self.aucs[-1] >= self.goal}
+        return {
+            "epochs": len(self.aucs),
+            "seconds": self.seconds,
+            "cpu": self.cpu,
+            "auc": self.aucs[-1],
+            "best": max(self.aucs),
+            "reached": self.aucs[-1] >= self.goal,
+        }
 
 
 def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
@@ -452,11 +525,16 @@ def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
     watch, recipe = Watch(folder, limit=limit), Recipe()
     features = np.ascontiguousarray(watch.snapshot.features)
     is_seen = watch.snapshot.decided_at <= watch.parts.train.decided_at.max()
-    lesson = Lesson(features=features, fitting_rows=features[is_seen], train=watch.parts.train,
-                    validation=watch.parts.validation)
+    lesson = Lesson(
+        features=features, fitting_rows=features[is_seen], train=watch.parts.train, validation=watch.parts.validation
+    )
     tuning = recipe.tunings(Preset.PAPER)[0]
-    config = presets.paper(num_features=features.shape[1], context_length=recipe.seq_len,
-                           input_transform=InputTransform.STANDARDISE, dropout=tuning.dropout)
+    config = presets.paper(
+        num_features=features.shape[1],
+        context_length=recipe.seq_len,
+        input_transform=InputTransform.STANDARDISE,
+        dropout=tuning.dropout,
+    )
     is_over = False
 
     def after_epoch(_epoch: loop.Epoch, state: loop.State) -> None:
@@ -467,8 +545,15 @@ def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
 
     watch.start()
     with suppress(loop.StoppedError):
-        loop.fit(Attempt(config=config, seed=recipe.seed, learning_rate=tuning.learning_rate), lesson, recipe,
-                 device=device, saved=None, after_epoch=after_epoch, stopping=lambda: is_over)
+        loop.fit(
+            Attempt(config=config, seed=recipe.seed, learning_rate=tuning.learning_rate),
+            lesson,
+            recipe,
+            device=device,
+            saved=None,
+            after_epoch=after_epoch,
+            stopping=lambda: is_over,
+        )
     return watch.facts()
 
 
@@ -543,8 +628,11 @@ def compare_answers(*, threads: int) -> None:
         first = next(iter(runtimes))
         for runtime in runtimes:
             one, many = figures[1][runtime], figures[256][runtime]
-            print(f"| {name} | {runtime} | {one * 1e3:.2f} | {figures[1][first] / one:.2f} | {256 / many:,.0f} "
-                  f"| {figures[256][first] / many:.2f} |", flush=True)
+            print(
+                f"| {name} | {runtime} | {one * 1e3:.2f} | {figures[1][first] / one:.2f} | {256 / many:,.0f} "
+                f"| {figures[256][first] / many:.2f} |",
+                flush=True,
+            )
 
 
 def runtimes_of(config: PatchTSTConfig, threads: int) -> dict[str, Callable[[Tensor], Any]]:
@@ -565,9 +653,14 @@ def runtimes_of(config: PatchTSTConfig, threads: int) -> dict[str, Callable[[Ten
     with tempfile.TemporaryDirectory(prefix="training") as folder:
         path = str(Path(folder) / "model.onnx")
         torch.onnx.export(
-            ours, (torch.randn(2, config.context_length, config.num_features),), path, input_names=["raw"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
-        )  # fmt: skip
+            ours,
+            (torch.randn(2, config.context_length, config.num_features),),
+            path,
+            input_names=["raw"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

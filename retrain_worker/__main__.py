@@ -36,8 +36,12 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "retrain_worker"):
             raise
-        return _fail(UsageError(f"`{arguments.verb}` needs the package {error.name}, which is not installed",
-                                remedy=f"pip install '{_INSTALL_NAME}[daemon]' (this installation can consume events)"))
+        return _fail(
+            UsageError(
+                f"`{arguments.verb}` needs the package {error.name}, which is not installed",
+                remedy=f"pip install '{_INSTALL_NAME}[daemon]' (this installation can consume events)",
+            )
+        )
     except BrokenPipeError:
         # The reader of our output went away (`retrain-worker history | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

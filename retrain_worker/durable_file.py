@@ -41,7 +41,7 @@ _REMEDIES = {
     errno.EPERM: "give this file to the daemon's user, or let its group write there",
     errno.EROFS: "the file system is read-only here: grant the directory with ReadWritePaths=",
     errno.EBUSY: "the file is a mount point of its own, so it cannot be replaced: "
-                 "grant its directory with ReadWritePaths=, not the file",
+    "grant its directory with ReadWritePaths=, not the file",
     errno.ELOOP: "put a regular file there; symbolic links are not followed",
     errno.ENOTDIR: "a part of this path is not a directory",
     errno.ENOENT: "make the directory, or name another one",
@@ -118,8 +118,9 @@ def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str)
         _sync_and_close(file)
         written_sha256 = _read_back(temporary)
         if written_sha256 != expected_sha256:
-            raise RetryLaterError("the copy does not read back as it was written", where=str(target),
-                                  remedy="look at the disk")
+            raise RetryLaterError(
+                "the copy does not read back as it was written", where=str(target), remedy="look at the disk"
+            )
         temporary.rename(target)
         sync_directory(target.parent)
 
@@ -272,8 +273,9 @@ def _fill(temporary: Path, file: FileIO, content: bytes, look: Look | None, *, m
     _dress(file.fileno(), look, mode=mode, target=target)
     _sync_and_close(file)
     if _read_back(temporary) != hashlib.sha256(content).hexdigest():
-        raise RetryLaterError("the bytes on the disk are not those that were written", where=str(target),
-                              remedy="look at the disk")
+        raise RetryLaterError(
+            "the bytes on the disk are not those that were written", where=str(target), remedy="look at the disk"
+        )
 
 
 def _exchanged(one: Path, other: Path) -> bool:
@@ -297,14 +299,13 @@ def _put_back(temporary: Path, target: Path, ours: int) -> None:
         if temporary.lstat().st_ino == stands:
             return
         stands = put
-    raise SlotError("the file is changed by somebody else all the time", where=str(target),
-                    remedy="see who writes it")
+    raise SlotError("the file is changed by somebody else all the time", where=str(target), remedy="see who writes it")
 
 
 def _write_all(fd: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
-        view = view[os.write(fd, view):]
+        view = view[os.write(fd, view) :]
 
 
 def _copy(source: Path, fd: int) -> str:
@@ -321,8 +322,9 @@ def _chunks(source: Path) -> Iterator[bytes]:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
     except OSError as error:
-        raise RetryLaterError(f"cannot be read: {error.strerror}", where=str(source),
-                              remedy="look at the disk") from error
+        raise RetryLaterError(
+            f"cannot be read: {error.strerror}", where=str(source), remedy="look at the disk"
+        ) from error
 
 
 def _dress(fd: int, look: Look | None, *, mode: int, target: Path) -> None:

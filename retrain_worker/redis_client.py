@@ -63,11 +63,19 @@ class Problem:
 _ALWAYS: dict[str, Any] = {"protocol": 2, "decode_responses": False, "health_check_interval": HEALTH_CHECK_SECONDS}
 #: class of the error -> our code, most of them the server's own
 _CODES = {
-    "AuthenticationError": "NOAUTH", "AuthorizationError": "NOAUTH", "BusyLoadingError": "LOADING",
-    "TimeoutError": "TIMEOUT", "ConnectionError": "UNREACHABLE", "OSError": "UNREACHABLE",
-    "ReadOnlyError": "READONLY", "OutOfMemoryError": "OOM", "NoPermissionError": "NOPERM",
-    "MasterDownError": "MASTERDOWN", "ClusterDownError": "CLUSTERDOWN", "TryAgainError": "TRYAGAIN",
-}  # fmt: skip
+    "AuthenticationError": "NOAUTH",
+    "AuthorizationError": "NOAUTH",
+    "BusyLoadingError": "LOADING",
+    "TimeoutError": "TIMEOUT",
+    "ConnectionError": "UNREACHABLE",
+    "OSError": "UNREACHABLE",
+    "ReadOnlyError": "READONLY",
+    "OutOfMemoryError": "OOM",
+    "NoPermissionError": "NOPERM",
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+    "TryAgainError": "TRYAGAIN",
+}
 _SENTENCES = {
     "UNREACHABLE": (ProblemKind.PASSING, "Redis at {where} cannot be reached ({text})"),
     "TIMEOUT": (ProblemKind.PASSING, "Redis at {where} does not answer in time"),
@@ -86,25 +94,41 @@ _SENTENCES = {
 
 
 def connect(
-    url: str, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
-    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS, client_name: str = "retrain-worker",
+    url: str,
+    *,
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+    client_name: str = "retrain-worker",
 ) -> redis.Redis:
     """A client of `redis://`, `rediss://` or `unix://`; nothing is sent yet. Raises SettingsError on a wrong URL."""
     with _named_errors(url):
         return redis.Redis.from_url(
-            url, retry=Retry(NoBackoff(), 0), client_name=client_name,
-            socket_connect_timeout=connect_timeout_seconds, socket_timeout=socket_timeout_seconds, **_ALWAYS)
+            url,
+            retry=Retry(NoBackoff(), 0),
+            client_name=client_name,
+            socket_connect_timeout=connect_timeout_seconds,
+            socket_timeout=socket_timeout_seconds,
+            **_ALWAYS,
+        )
 
 
 def connect_async(
-    url: str, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
-    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS, client_name: str = "retrain-worker",
+    url: str,
+    *,
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+    client_name: str = "retrain-worker",
 ) -> redis.asyncio.Redis:
     """The same for asyncio. Raises SettingsError on a wrong URL."""
     with _named_errors(url):
         return redis.asyncio.Redis.from_url(
-            url, retry=AsyncRetry(NoBackoff(), 0), client_name=client_name,
-            socket_connect_timeout=connect_timeout_seconds, socket_timeout=socket_timeout_seconds, **_ALWAYS)
+            url,
+            retry=AsyncRetry(NoBackoff(), 0),
+            client_name=client_name,
+            socket_connect_timeout=connect_timeout_seconds,
+            socket_timeout=socket_timeout_seconds,
+            **_ALWAYS,
+        )
 
 
 @contextmanager
@@ -114,7 +138,8 @@ def _named_errors(url: str) -> Iterator[None]:
     except ValueError:
         # the library repeats parts of the URL in its message, and a URL may hold a password
         raise SettingsError(
-            ("the Redis URL cannot be read",), where=where_of(url),
+            ("the Redis URL cannot be read",),
+            where=where_of(url),
             remedy="use redis://host:port/db, rediss://... or unix:///path/to/socket",
         ) from None
 
@@ -181,7 +206,11 @@ def _without_secrets(text: str, client: AnyRedis) -> str:
 
 
 def add_entry(
-    client: redis.Redis, stream: str, fields: Mapping[str, str] | Mapping[bytes, bytes], *, entry_id: str = "*",
+    client: redis.Redis,
+    stream: str,
+    fields: Mapping[str, str] | Mapping[bytes, bytes],
+    *,
+    entry_id: str = "*",
     longest: int | None = None,
 ) -> str:
     """XADD; the id of the entry. `longest` trims the stream to about that many entries."""
@@ -199,9 +228,7 @@ def set_aside(
     client.xack(stream, group, entry_id)
 
 
-def set_aside_fields(
-    *, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str
-) -> dict[bytes, bytes]:
+def set_aside_fields(*, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str) -> dict[bytes, bytes]:
     """What is kept of an entry that nobody can handle: its fields, where it was, and the reason."""
     return {**fields, b"set_aside_from": f"{stream} {entry_id}".encode(), b"set_aside_reason": reason.encode()}
 

@@ -138,12 +138,15 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         state_path=_under(home, "state", read.path("STATE_PATH", _state_default(environment))),
         model_path=_under(home, "models", read.path("MODEL_PATH", "/data/quantum/models")),
         checkpoint_path=_under(home, "checkpoints", read.path("CHECKPOINT_PATH", "/data/quantum/checkpoints")),
-        engine_models_dir=_under(home, "engine/models",
-                                 read.path("ENGINE_MODELS_DIR", "/opt/quantum/ai_engine/models")),
-        engine_env_file=read.path("ENGINE_ENV_FILE",
-                                  str(home / "engine/ai-engine.env") if home else "/etc/quantum/ai-engine.env"),
-        engine_trigger_file=_under(home, "engine/restart-requested",
-                                   read.path("ENGINE_TRIGGER_FILE", _trigger_default(environment))),
+        engine_models_dir=_under(
+            home, "engine/models", read.path("ENGINE_MODELS_DIR", "/opt/quantum/ai_engine/models")
+        ),
+        engine_env_file=read.path(
+            "ENGINE_ENV_FILE", str(home / "engine/ai-engine.env") if home else "/etc/quantum/ai-engine.env"
+        ),
+        engine_trigger_file=_under(
+            home, "engine/restart-requested", read.path("ENGINE_TRIGGER_FILE", _trigger_default(environment))
+        ),
         engine_unit=read.text("ENGINE_UNIT", "quantum-ai-engine.service"),
         engine_user=read.text("ENGINE_USER", ""),
         engine_confirm=read.word("ENGINE_CONFIRM", Confirm.EVENT),
@@ -185,12 +188,18 @@ def credentials_in(environment: Mapping[str, str], *, home: Path | None = None) 
     if (not given and home is not None) or not os.access(directory, os.R_OK | os.X_OK):
         return {}
     try:
-        found = {path.name.removeprefix(_CREDENTIAL_PREFIX): path.read_text().strip()
-                 for path in sorted(directory.iterdir()) if path.is_file()}
+        found = {
+            path.name.removeprefix(_CREDENTIAL_PREFIX): path.read_text().strip()
+            for path in sorted(directory.iterdir())
+            if path.is_file()
+        }
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError((f"{directory}: a credential cannot be read ({error})",), where=str(directory)) from None
-    unknown = tuple(f"{directory}/{name} is not one of {', '.join(CREDENTIAL_NAMES)}"
-                    for name in found if name not in CREDENTIAL_NAMES)
+    unknown = tuple(
+        f"{directory}/{name} is not one of {', '.join(CREDENTIAL_NAMES)}"
+        for name in found
+        if name not in CREDENTIAL_NAMES
+    )
     if unknown:
         raise SettingsError(unknown, where=str(directory), remedy="rename or remove the file")
     return found
@@ -220,15 +229,23 @@ def _contradictions(settings: Settings) -> list[str]:
     """Values that are sound each by itself, and let nothing pass together."""
     gate, shadow, split = settings.gate, settings.shadow, settings.split
     found = [
-        (gate.agreement_required and gate.min_agreement > gate.max_agreement,
-         "GATE_MIN_AGREEMENT is over GATE_MAX_AGREEMENT"),
+        (
+            gate.agreement_required and gate.min_agreement > gate.max_agreement,
+            "GATE_MIN_AGREEMENT is over GATE_MAX_AGREEMENT",
+        ),
         (gate.min_action_share > 0.5, "GATE_MIN_ACTION_SHARE is over 0.5, which two actions cannot both have"),
-        (shadow.hours > shadow.max_hours,
-         "SHADOW_HOURS is over SHADOW_MAX_HOURS, so every trial would be over before it may be judged"),
-        (split.holdout_share + split.validation_share > _MAX_HELD_OUT,
-         f"HOLDOUT_SHARE and VALIDATION_SHARE leave less than {1 - _MAX_HELD_OUT:.0%} of the rows to train on"),
-        (0 < settings.child_memory_mb < _MIN_CHILD_MEMORY_MB,
-         f"CHILD_MEMORY_MB={settings.child_memory_mb}: PyTorch alone needs {_MIN_CHILD_MEMORY_MB}; 0 is no limit"),
+        (
+            shadow.hours > shadow.max_hours,
+            "SHADOW_HOURS is over SHADOW_MAX_HOURS, so every trial would be over before it may be judged",
+        ),
+        (
+            split.holdout_share + split.validation_share > _MAX_HELD_OUT,
+            f"HOLDOUT_SHARE and VALIDATION_SHARE leave less than {1 - _MAX_HELD_OUT:.0%} of the rows to train on",
+        ),
+        (
+            0 < settings.child_memory_mb < _MIN_CHILD_MEMORY_MB,
+            f"CHILD_MEMORY_MB={settings.child_memory_mb}: PyTorch alone needs {_MIN_CHILD_MEMORY_MB}; 0 is no limit",
+        ),
     ]
     return [problem for is_so, problem in found if is_so]
 
@@ -304,7 +321,8 @@ def _gate_policy(read: _Reader) -> GatePolicy:
         max_opposition=read.share("GATE_MAX_OPPOSITION", default.max_opposition),
         skill_alpha=read.number("GATE_SKILL_ALPHA", default.skill_alpha, low=1e-9, high=0.2),
         false_promotions_per_year=read.number(
-            "GATE_FALSE_PROMOTIONS_PER_YEAR", default.false_promotions_per_year, low=0.0, high=100.0),
+            "GATE_FALSE_PROMOTIONS_PER_YEAR", default.false_promotions_per_year, low=0.0, high=100.0
+        ),
         newest_alpha=read.number("GATE_NEWEST_ALPHA", default.newest_alpha, low=1e-9, high=0.5),
         calibration_alpha=read.number("GATE_CALIBRATION_ALPHA", default.calibration_alpha, low=1e-6, high=0.2),
         ece_tolerance=read.share("GATE_ECE_TOLERANCE", default.ece_tolerance),

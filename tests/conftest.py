@@ -10,8 +10,13 @@ from tests.redis_world import Clock, LossyWire, RedisServer
 
 # The same examples each time: a change that breaks something is to blame for it, not the dice, and no pause of a loaded
 # machine is. `pytest --hypothesis-profile=explore` throws the dice.
-settings.register_profile("same", derandomize=True, database=None, deadline=None,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "same",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.register_profile("explore", settings.get_profile("same"), derandomize=False)
 settings.load_profile("same")
 

@@ -88,8 +88,11 @@ class FakeStore:
         return [one for one in self.deployments.values() if one.state == "INTENDED"]
 
     def last_promotion(self):
-        promotions = [one for one in self.deployments.values() if one.kind == "promote" and one.run_id
-                      and one.state not in ("INTENDED", "UNDONE")]
+        promotions = [
+            one
+            for one in self.deployments.values()
+            if one.kind == "promote" and one.run_id and one.state not in ("INTENDED", "UNDONE")
+        ]
         return max(promotions, key=lambda one: one.updated_at, default=None)
 
     def watermark_path(self):
@@ -215,9 +218,13 @@ def _sound(request):
 
 def fake_world(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> World:
     parts: dict[str, Any] = {
-        "store": FakeStore(), "children": FakeChildren(), "verifier": FakeChildren(answers={"VERIFY": _sound}),
-        "slot": FakeSlot(), "folders": FakeFolders(root),
-        "confirmations": FakeConfirmations(), "now": clock or FakeClock(),
+        "store": FakeStore(),
+        "children": FakeChildren(),
+        "verifier": FakeChildren(answers={"VERIFY": _sound}),
+        "slot": FakeSlot(),
+        "folders": FakeFolders(root),
+        "confirmations": FakeConfirmations(),
+        "now": clock or FakeClock(),
         "policies": Policies(data=DataPolicy(), split=SplitPolicy(), recipe=Recipe(), gate=GatePolicy()),
     }
     return World(**{**parts, **changes})

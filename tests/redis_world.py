@@ -43,7 +43,8 @@ class RedisServer:
         data.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [find_server(), "--port", "0", "--unixsocket", self.socket, "--dir", data, *self.options, *more],
-            stdout=subprocess.DEVNULL)
+            stdout=subprocess.DEVNULL,
+        )
         self._wait()
         return self
 
@@ -178,25 +179,51 @@ class Clock:
 
 def an_event(number, event_type=EventType.SKIPPED, *, at=None, **payload):
     run_id = f"run_{number}"
-    return Event(event_id=event_id_of(run_id, event_type), event_type=event_type, correlation_id=run_id,
-                 timestamp=at or datetime.now(UTC), payload={"run_id": run_id, **payload},
-                 flat={"model": "patchtst", "status": "skipped"})
+    return Event(
+        event_id=event_id_of(run_id, event_type),
+        event_type=event_type,
+        correlation_id=run_id,
+        timestamp=at or datetime.now(UTC),
+        payload={"run_id": run_id, **payload},
+        flat={"model": "patchtst", "status": "skipped"},
+    )
 
 
 def a_promotion(number, *, at, event_type=EventType.PROMOTED, version=None):
     at_name = "promoted_at" if event_type is EventType.PROMOTED else "rolled_back_at"
     version = version or f"patchtst_v20260101_{number:06d}"
-    return an_event(number, event_type, at=at, new_version=version, model_path=f"/models/{version}.pth",
-                    sha256=f"{number:064x}", size_bytes=number, shadow_only=True, confirmed=False,
-                    **{at_name: at.isoformat()})
+    return an_event(
+        number,
+        event_type,
+        at=at,
+        new_version=version,
+        model_path=f"/models/{version}.pth",
+        sha256=f"{number:064x}",
+        size_bytes=number,
+        shadow_only=True,
+        confirmed=False,
+        **{at_name: at.isoformat()},
+    )
 
 
 def enqueue(outbox, *events):
     now = datetime.now(UTC)
     deployment = Deployment(
-        deployment_id=f"deployment_{events[0].event_id}", run_id=None, kind="observed", version="v", model_path="/m",
-        sha256="", size_bytes=0, previous_version=None, previous_model_path=None, state=DeploymentState.SWAPPED,
-        created_at=now, updated_at=now, requested_by="test", reason="test")
+        deployment_id=f"deployment_{events[0].event_id}",
+        run_id=None,
+        kind="observed",
+        version="v",
+        model_path="/m",
+        sha256="",
+        size_bytes=0,
+        previous_version=None,
+        previous_model_path=None,
+        state=DeploymentState.SWAPPED,
+        created_at=now,
+        updated_at=now,
+        requested_by="test",
+        reason="test",
+    )
     outbox.record_deployment(deployment, events=events)
 
 

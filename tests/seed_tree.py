@@ -85,8 +85,10 @@ def _databases(root: Path, *, rows: int, seed: int) -> Path:
 
 def _tables(root: Path) -> None:
     training = root / "opt/quantum/data/binance_training_data_full.csv"
-    make(training, "timestamp,symbol,rsi,label\n" + "".join(
-        f"2025-12-0{day} 00:00:00,BTCUSDT,{day}.5,1\n" for day in range(1, 8)))
+    make(
+        training,
+        "timestamp,symbol,rsi,label\n" + "".join(f"2025-12-0{day} 00:00:00,BTCUSDT,{day}.5,1\n" for day in range(1, 8)),
+    )
     make(root / "root/quantum_trader/data/binance_training_data_full.csv", training.read_bytes())
     link = root / "home/qt/quantum_trader/data/binance_training_data_full.csv"
     link.parent.mkdir(parents=True)
@@ -115,8 +117,10 @@ class _Bomb:
 
 def _observations(folder: Path) -> None:
     for name, number in (("policy_obs_2025-11-22.jsonl", 88), ("signals_2025-11-22.jsonl", 510)):
-        lines = ({"timestamp": f"2025-11-22T{minute // 60:02}:{minute % 60:02}:00Z", "regime": "bull", "risk_state": {}}
-                 for minute in range(number))
+        lines = (
+            {"timestamp": f"2025-11-22T{minute // 60:02}:{minute % 60:02}:00Z", "regime": "bull", "risk_state": {}}
+            for minute in range(number)
+        )
         make(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -128,20 +132,27 @@ def _redis(folder: Path) -> None:
 def _services(root: Path, source: Path) -> None:
     etc = root / "etc/quantum"
     model = "/opt/quantum/ai_engine/models/patchtst_v20260109_233444.pth"
-    make(etc / "ai-engine.env", f"# engine\nPATCHTST_MODEL_PATH={model}\n"
-         f"PATCHTST_SHADOW_ONLY=true\nBINANCE_API_SECRET={SECRETS[1]}\nREDIS_PASSWORD={SECRETS[0]}\n"
-         f"REDIS_URL=redis://:{SECRETS[3]}@localhost:6379/0\nLOGLEVEL=INFO\n")
+    make(
+        etc / "ai-engine.env",
+        f"# engine\nPATCHTST_MODEL_PATH={model}\n"
+        f"PATCHTST_SHADOW_ONLY=true\nBINANCE_API_SECRET={SECRETS[1]}\nREDIS_PASSWORD={SECRETS[0]}\n"
+        f"REDIS_URL=redis://:{SECRETS[3]}@localhost:6379/0\nLOGLEVEL=INFO\n",
+    )
     make(etc / "retraining-worker.env", f"MODEL_PATH=/data/quantum/models\nDB_PATH={root}/home/qt/quantum.db\n")
     make(etc / "clm.env", f"DATABASE_URL=sqlite:///{root}/opt/quantum/data/trades.db\n")
     make(etc / "rl-sizer.env", f"MODEL_PATH=/data/quantum/models/rl_sizer\nDB_PATH={source}\n")
     units = root / "etc/systemd/system"
-    make(units / "quantum-ai-engine.service",
-         "[Unit]\nDescription=engine\n\n[Service]\nUser=qt\nWorkingDirectory=/home/qt/quantum_trader\n"
-         f"EnvironmentFile={etc}/ai-engine.env\nEnvironment=\"API_TOKEN={SECRETS[2]}\" DB_PATH={root}/gone.db\n"
-         f"ExecStart=/opt/quantum/venvs/ai-engine/bin/python \\\n    -m engine --api-secret {SECRETS[4]}\n")
+    make(
+        units / "quantum-ai-engine.service",
+        "[Unit]\nDescription=engine\n\n[Service]\nUser=qt\nWorkingDirectory=/home/qt/quantum_trader\n"
+        f'EnvironmentFile={etc}/ai-engine.env\nEnvironment="API_TOKEN={SECRETS[2]}" DB_PATH={root}/gone.db\n'
+        f"ExecStart=/opt/quantum/venvs/ai-engine/bin/python \\\n    -m engine --api-secret {SECRETS[4]}\n",
+    )
     make(units / "cron.service", "[Unit]\nDescription=cron\n[Service]\nExecStart=/usr/sbin/cron -f\n")
-    make(root / "home/qt/quantum_trader/scripts/retrain_patchtst_p06.py",
-         f'import sqlite3\n# db_path = "{root}/home/qt/no_rows.db"\ndb_path = "{root}/home/qt/quantum.db"\n')
+    make(
+        root / "home/qt/quantum_trader/scripts/retrain_patchtst_p06.py",
+        f'import sqlite3\n# db_path = "{root}/home/qt/no_rows.db"\ndb_path = "{root}/home/qt/quantum.db"\n',
+    )
 
 
 def _oddities(root: Path, source: Path) -> None:

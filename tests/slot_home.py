@@ -14,8 +14,12 @@ from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
 
-CONTRACT = ModelContract(preset=Preset.PAPER, context_length=16, feature_names=("rsi", "ma_cross"),
-                         input_transform=InputTransform.STANDARDISE)
+CONTRACT = ModelContract(
+    preset=Preset.PAPER,
+    context_length=16,
+    feature_names=("rsi", "ma_cross"),
+    input_transform=InputTransform.STANDARDISE,
+)
 VERSIONS = ("patchtst_v20260101_000000", "patchtst_v20260102_000000", "patchtst_v20260103_000000")
 OTHER_LINES = "# engine\nA=1\nPATCHTST_SHADOW_ONLY=true\n"
 
@@ -43,8 +47,13 @@ def write_model(folder: Path, version: str, *, seed: int) -> tuple[Path, str]:
     torch.manual_seed(seed)
     path = model_file(folder, version)
     windows = np.random.default_rng(seed).normal(size=(4, CONTRACT.context_length, 2)).astype(np.float32)
-    manifest = bundle.write(path, model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)), contract=CONTRACT,
-                            canary_windows=windows, origin=bundle.Origin())
+    manifest = bundle.write(
+        path,
+        model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)),
+        contract=CONTRACT,
+        canary_windows=windows,
+        origin=bundle.Origin(),
+    )
     return path, manifest.sha256
 
 
@@ -63,11 +72,24 @@ def slot_home(home: Path) -> SlotHome:
         for number, (path, sha256) in enumerate(models):
             before = models[number - 1] if number else (None, None)
             at = now - timedelta(days=len(models) - number)
-            store.record_deployment(Deployment(
-                deployment_id=f"{at:%Y%m%d_%H%M%S}", run_id=None, kind="promote", version=path.stem,
-                model_path=str(path), sha256=sha256, size_bytes=path.stat().st_size,
-                previous_version=before[0].stem if before[0] else None,
-                previous_model_path=str(before[0]) if before[0] else None, previous_sha256=before[1],
-                state=DeploymentState.CONFIRMED, created_at=at, updated_at=at, requested_by="schedule",
-                reason="every gate that counts has passed", confirmation="follower engine-1 answers with it"))
+            store.record_deployment(
+                Deployment(
+                    deployment_id=f"{at:%Y%m%d_%H%M%S}",
+                    run_id=None,
+                    kind="promote",
+                    version=path.stem,
+                    model_path=str(path),
+                    sha256=sha256,
+                    size_bytes=path.stat().st_size,
+                    previous_version=before[0].stem if before[0] else None,
+                    previous_model_path=str(before[0]) if before[0] else None,
+                    previous_sha256=before[1],
+                    state=DeploymentState.CONFIRMED,
+                    created_at=at,
+                    updated_at=at,
+                    requested_by="schedule",
+                    reason="every gate that counts has passed",
+                    confirmation="follower engine-1 answers with it",
+                )
+            )
     return made

@@ -19,8 +19,16 @@ from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.durable_file import sha256_of
 
 OTHER_LINES = "# engine\nA=1\nPATCHTST_SHADOW_ONLY=true\n"
-RECIPE = Recipe(preset=Preset.PAPER, max_epochs=4, patience=4, batch_size=32, learning_rate=3e-3, dropout=0.1,
-                threads=1, device="cpu")
+RECIPE = Recipe(
+    preset=Preset.PAPER,
+    max_epochs=4,
+    patience=4,
+    batch_size=32,
+    learning_rate=3e-3,
+    dropout=0.1,
+    threads=1,
+    device="cpu",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +45,20 @@ def two_models(folder: Path) -> TwoModels:
     folder.mkdir(parents=True, exist_ok=True)
     end = datetime.now(UTC) - timedelta(days=3)
     market = write_market(folder / "trader.db", seed=11, end=end, rows=4_000)
-    old = write_market(folder / "old.db", seed=12, end=end - timedelta(days=40), rows=3_000,
-                       regime=Regime(turn_degrees=70.0))
-    made = [write_incumbent(one.path, work_dir=folder / name, engine_models_dir=folder / name / "models",
-                            engine_env_file=folder / name / "engine.env", trained_at=one.end, recipe=RECIPE)
-            for name, one in (("good", market), ("stale", old))]
+    old = write_market(
+        folder / "old.db", seed=12, end=end - timedelta(days=40), rows=3_000, regime=Regime(turn_degrees=70.0)
+    )
+    made = [
+        write_incumbent(
+            one.path,
+            work_dir=folder / name,
+            engine_models_dir=folder / name / "models",
+            engine_env_file=folder / name / "engine.env",
+            trained_at=one.end,
+            recipe=RECIPE,
+        )
+        for name, one in (("good", market), ("stale", old))
+    ]
     return TwoModels(market=market, good=made[0], stale=made[1])
 
 
@@ -72,7 +89,12 @@ class TrialHome:
 
 
 def trial_home(
-    home: Path, models: TwoModels, *, stage: Stage, candidate: Path, incumbent: Path | None,
+    home: Path,
+    models: TwoModels,
+    *,
+    stage: Stage,
+    candidate: Path,
+    incumbent: Path | None,
 ) -> TrialHome:
     """A home in which `candidate` is on trial beside `incumbent`, or on probation after it."""
     for folder in ("engine/models", "state", "models/runs"):
@@ -89,16 +111,30 @@ def trial_home(
         serving = _copied(candidate, home / "engine/models")
     made = TrialHome(home=home, market=replace(models.market, path=database), run_id=run_id)
     made.env_file.write_text(OTHER_LINES + (f"PATCHTST_MODEL_PATH={serving}\n" if serving else ""))
-    run = Run(run_id=run_id, requested_by="schedule", request_reason="every 24 h", created_at=now, updated_at=now,
-              stage=Stage.SHADOW, facts=_facts(candidate, ours, before, models.market))
+    run = Run(
+        run_id=run_id,
+        requested_by="schedule",
+        request_reason="every 24 h",
+        created_at=now,
+        updated_at=now,
+        stage=Stage.SHADOW,
+        facts=_facts(candidate, ours, before, models.market),
+    )
     with StateDb(home / "state/state.db") as store:
         if before is not None:
             store.record_deployment(_deployment(before, None, kind="observed", run_id=None, at=models.market.end))
         if stage is Stage.PROBATION:
             run = run.moved_to(Stage.PROMOTE, at=now).with_fact(
-                Stage.PROMOTE, {"model_path": str(serving), "sha256": sha256_of(serving), "version": candidate.stem,
-                                "previous_version": before.stem if before else None,
-                                "previous_model_path": str(before) if before else None, "confirmed": True})
+                Stage.PROMOTE,
+                {
+                    "model_path": str(serving),
+                    "sha256": sha256_of(serving),
+                    "version": candidate.stem,
+                    "previous_version": before.stem if before else None,
+                    "previous_model_path": str(before) if before else None,
+                    "confirmed": True,
+                },
+            )
             run = run.on_probation("follower engine-1 answers with it", at=now)
         store.record(run)
         if stage is Stage.PROBATION:
@@ -114,20 +150,37 @@ def _facts(candidate: Path, ours: Path, incumbent: Path | None, market: Market) 
     newest = max(market.rows["decided_at"]) / 1e6
     return {
         "pull": {"last_at": datetime.fromtimestamp(newest, UTC).isoformat()},
-        "train": {"candidate_path": str(ours), "version": candidate.stem, "sha256": sha256_of(ours),
-                  "contract": manifest["contract"], "incumbent_path": str(incumbent) if incumbent else None,
-                  "parts": {"train": {"win": 60, "loss": 40}}},
+        "train": {
+            "candidate_path": str(ours),
+            "version": candidate.stem,
+            "sha256": sha256_of(ours),
+            "contract": manifest["contract"],
+            "incumbent_path": str(incumbent) if incumbent else None,
+            "parts": {"train": {"win": 60, "loss": 40}},
+        },
         "gate": {"decision": "PASS", "gates": [], "candidate": None},
     }
 
 
 def _deployment(model: Path, before: Path | None, *, kind: str, run_id: str | None, at: datetime) -> Deployment:
     return Deployment(
-        deployment_id=run_id or "observed_1", run_id=run_id, kind=kind, version=model.stem, model_path=str(model),
-        sha256=sha256_of(model), size_bytes=model.stat().st_size, previous_version=before.stem if before else None,
-        previous_model_path=str(before) if before else None, previous_sha256=sha256_of(before) if before else None,
-        state=DeploymentState.CONFIRMED, created_at=at, updated_at=at, requested_by="schedule", reason="a test",
-        confirmation="follower engine-1 answers with it")
+        deployment_id=run_id or "observed_1",
+        run_id=run_id,
+        kind=kind,
+        version=model.stem,
+        model_path=str(model),
+        sha256=sha256_of(model),
+        size_bytes=model.stat().st_size,
+        previous_version=before.stem if before else None,
+        previous_model_path=str(before) if before else None,
+        previous_sha256=sha256_of(before) if before else None,
+        state=DeploymentState.CONFIRMED,
+        created_at=at,
+        updated_at=at,
+        requested_by="schedule",
+        reason="a test",
+        confirmation="follower engine-1 answers with it",
+    )
 
 
 def _copied(model: Path, folder: Path) -> Path:

@@ -59,7 +59,7 @@ class ArtifactStore:
         `protected` holds run ids, and paths of which none that lies in a run's folder is removed with it.
         """
         ids = self.run_ids()
-        spared = {*ids[len(ids) - keep if keep < len(ids) else 0:], *self._named_by(protected)}
+        spared = {*ids[len(ids) - keep if keep < len(ids) else 0 :], *self._named_by(protected)}
         gone = tuple(run_id for run_id in ids if run_id not in spared)
         for run_id in gone:
             _remove(self._runs_dir / run_id)

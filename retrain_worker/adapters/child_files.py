@@ -34,9 +34,15 @@ from retrain_worker.domain.masking import masked
 from retrain_worker.errors import ChildFailedError, RetrainError
 
 _RESULT_TYPES: dict[str, type[Any]] = {
-    Stage.PULL: PullResult, Stage.AUDIT: AuditResult, Stage.TRAIN: TrainResult, Stage.GATE: GateMeasured,
-    Stage.SHADOW: LookResult, Stage.PROBATION: LookResult,
-    Errand.INSPECT: InspectResult, Errand.EXPORT: ExportResult, Errand.VERIFY: VerifyResult,
+    Stage.PULL: PullResult,
+    Stage.AUDIT: AuditResult,
+    Stage.TRAIN: TrainResult,
+    Stage.GATE: GateMeasured,
+    Stage.SHADOW: LookResult,
+    Stage.PROBATION: LookResult,
+    Errand.INSPECT: InspectResult,
+    Errand.EXPORT: ExportResult,
+    Errand.VERIFY: VerifyResult,
 }
 _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_CHARACTERS = 300
@@ -80,8 +86,9 @@ class ChildFiles:
 
 def files_of(stage: str, run_dir: Path, request: object) -> ChildFiles:
     """The files of this request. Equal requests have equal files."""
-    return ChildFiles(stage=str(stage), run_dir=run_dir,
-                      content=msgspec.json.encode({"stage": str(stage), "request": request}))
+    return ChildFiles(
+        stage=str(stage), run_dir=run_dir, content=msgspec.json.encode({"stage": str(stage), "request": request})
+    )
 
 
 def remove_older(files: ChildFiles) -> None:
@@ -97,8 +104,11 @@ def read_result(files: ChildFiles, *, limit_bytes: int) -> Any:
     if answer.kind == "error" and answer.error is not None:
         raise _error_of(answer.error)
     if answer.kind != "result" or answer.stage != files.stage:
-        raise ChildFailedError(f"the child's result is of kind {answer.kind!r} and stage {answer.stage!r}",
-                               where=str(files.result_path), remedy=f"see {files.log_path}")
+        raise ChildFailedError(
+            f"the child's result is of kind {answer.kind!r} and stage {answer.stage!r}",
+            where=str(files.result_path),
+            remedy=f"see {files.log_path}",
+        )
     return _decoded(answer.result, _RESULT_TYPES[files.stage], files)
 
 
@@ -117,17 +127,24 @@ def _content(files: ChildFiles, limit_bytes: int) -> bytes:
     try:
         fd = durable_file.open_unfollowed(files.result_path)
     except OSError as error:
-        raise ChildFailedError(f"the child left no result ({error.strerror})", where=str(files.result_path),
-                               remedy=f"see {files.log_path}") from error
+        raise ChildFailedError(
+            f"the child left no result ({error.strerror})", where=str(files.result_path), remedy=f"see {files.log_path}"
+        ) from error
     try:
         size = os.fstat(fd).st_size
         if not stat.S_ISREG(os.fstat(fd).st_mode) or size > limit_bytes:
-            raise ChildFailedError(f"the child's result is not a file of at most {limit_bytes} bytes ({size})",
-                                   where=str(files.result_path), remedy=f"see {files.log_path}")
+            raise ChildFailedError(
+                f"the child's result is not a file of at most {limit_bytes} bytes ({size})",
+                where=str(files.result_path),
+                remedy=f"see {files.log_path}",
+            )
         return durable_file.read_all(fd, limit_bytes)
     except OSError as error:
-        raise ChildFailedError(f"the child's result cannot be read ({error.strerror})", where=str(files.result_path),
-                               remedy="look at the disk") from error
+        raise ChildFailedError(
+            f"the child's result cannot be read ({error.strerror})",
+            where=str(files.result_path),
+            remedy="look at the disk",
+        ) from error
     finally:
         os.close(fd)
 
@@ -136,8 +153,11 @@ def _decoded(content: bytes | msgspec.Raw, kind: type[Any], files: ChildFiles) -
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ChildFailedError(f"the child's result is not what it should be: {error}", where=str(files.result_path),
-                               remedy=f"see {files.log_path}") from error
+        raise ChildFailedError(
+            f"the child's result is not what it should be: {error}",
+            where=str(files.result_path),
+            remedy=f"see {files.log_path}",
+        ) from error
 
 
 def _error_of(found: ChildError) -> RetrainError:

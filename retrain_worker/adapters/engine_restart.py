@@ -18,9 +18,18 @@ from retrain_worker.domain.artifact import checksum_file, checksum_line
 from retrain_worker.errors import ArtifactError, SlotError
 
 #: names that change what a program loads before its first line
-_LOADER_NAMES = frozenset({
-    "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP",
-    "PYTHONINSPECT"})
+_LOADER_NAMES = frozenset(
+    {
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "LD_AUDIT",
+        "LD_DEBUG",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONSTARTUP",
+        "PYTHONINSPECT",
+    }
+)
 _ATTEMPTS = 5
 _SETTLE_SECONDS = 2.0
 _SYSTEMCTL_SECONDS = 90
@@ -46,25 +55,37 @@ class EngineRestart:
             if not self._is_at_work():
                 return f"{self._unit} is not at work; it takes {name} when it is started"
             if self._systemctl("try-restart", self._unit)[0] != 0 or not self._stays_active():
-                raise SlotError("it does not come up with the new model", where=self._unit,
-                                remedy=f"see journalctl -u {self._unit}; retrain-worker rollback returns the old model")
+                raise SlotError(
+                    "it does not come up with the new model",
+                    where=self._unit,
+                    remedy=f"see journalctl -u {self._unit}; retrain-worker rollback returns the old model",
+                )
             if self._slot.current_path() == model:
                 return f"{self._unit} was restarted with {name}"
-        raise SlotError(f"the env line changed {_ATTEMPTS} times during a restart", where=str(self._env_file),
-                        remedy="see who writes it")
+        raise SlotError(
+            f"the env line changed {_ATTEMPTS} times during a restart",
+            where=str(self._env_file),
+            remedy="see who writes it",
+        )
 
     def _sound_model(self) -> Path | None:
         """The model that the env line names, if everything about it is as it must be; None: it names none any more."""
         loads = _LOADER_NAMES & set(env_file.parse(self._env_file.read_bytes()))
         if loads:
-            raise SlotError(f"{', '.join(sorted(loads))} must not stand in this file", where=str(self._env_file),
-                            remedy="remove the line; see who has written it")
+            raise SlotError(
+                f"{', '.join(sorted(loads))} must not stand in this file",
+                where=str(self._env_file),
+                remedy="remove the line; see who has written it",
+            )
         model = self._slot.current_path()
         if model is None:
             return None
         if model.parent != self._models_dir:
-            raise SlotError(f"{model} does not lie in {self._models_dir}", where=str(self._env_file),
-                            remedy="correct PATCHTST_MODEL_PATH, or ENGINE_MODELS_DIR")
+            raise SlotError(
+                f"{model} does not lie in {self._models_dir}",
+                where=str(self._env_file),
+                remedy="correct PATCHTST_MODEL_PATH, or ENGINE_MODELS_DIR",
+            )
         with durable_file.named_errors(model, doing="read"):
             fd = durable_file.open_unfollowed(model)
             is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -81,8 +102,11 @@ class EngineRestart:
         if not beside.exists() and not is_published(model):
             return
         if beside.read_bytes() != checksum_line(model, durable_file.sha256_of(model)).encode():
-            raise ArtifactError(f"its sha256 is not the one in {beside.name}", where=str(model),
-                                remedy="retrain-worker rollback returns the model before it")
+            raise ArtifactError(
+                f"its sha256 is not the one in {beside.name}",
+                where=str(model),
+                remedy="retrain-worker rollback returns the model before it",
+            )
 
     def _is_at_work(self) -> bool:
         """Also while it starts: it has read the env file then, maybe before the swap."""
@@ -98,6 +122,7 @@ class EngineRestart:
         try:
             done = subprocess.run(command, timeout=_SYSTEMCTL_SECONDS, check=False, stdout=subprocess.PIPE, text=True)
         except (OSError, subprocess.SubprocessError) as error:
-            raise SlotError(f"systemctl {arguments[0]} does not answer", where=self._unit,
-                            remedy="restart the engine by hand") from error
+            raise SlotError(
+                f"systemctl {arguments[0]} does not answer", where=self._unit, remedy="restart the engine by hand"
+            ) from error
         return done.returncode, done.stdout.strip()

@@ -80,8 +80,7 @@ def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None 
 def set_level(level: str) -> None:
     """From now on, records below `level` are left out; those of libraries below warning always."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(**{**structlog.get_config(),
-                           "wrapper_class": structlog.make_filtering_bound_logger(threshold)})
+    structlog.configure(**{**structlog.get_config(), "wrapper_class": structlog.make_filtering_bound_logger(threshold)})
     logging.root.setLevel(max(threshold, logging.WARNING))
 
 
@@ -101,8 +100,12 @@ def is_journal(fd: int) -> bool:
 
 
 def _about_lost(num_lost: int) -> Record:
-    return {"timestamp": datetime.now(UTC).isoformat(), "level": "warning", "event": "records_lost",
-            "message": f"{num_lost} records of this log are lost: nobody read it in time"}
+    return {
+        "timestamp": datetime.now(UTC).isoformat(),
+        "level": "warning",
+        "event": "records_lost",
+        "message": f"{num_lost} records of this log are lost: nobody read it in time",
+    }
 
 
 class _LineLogger:
@@ -123,7 +126,8 @@ class _LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             get_logger(library=record.name).log(
-                record.levelno, "library_message", message=record.getMessage(), exc_info=record.exc_info or None)
+                record.levelno, "library_message", message=record.getMessage(), exc_info=record.exc_info or None
+            )
         except Exception:
             self.handleError(record)
 

@@ -64,7 +64,7 @@ class LineWriter:
     def _write(self, line: bytes) -> None:
         view = memoryview(line)
         while view:
-            view = view[os.write(self._fd, view):]
+            view = view[os.write(self._fd, view) :]
 
     def _tell_lost(self) -> None:
         """Once, when all that was kept is written."""

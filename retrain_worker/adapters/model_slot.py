@@ -49,9 +49,15 @@ class ModelSlot:
     """Reads and changes the slot. Implements stages.ports.Slot."""
 
     def __init__(
-        self, *, engine_models_dir: Path, engine_env_file: Path, trigger_file: Path | None = None,
-        serving_user: str | None = None, model_mode: int = 0o644,
-        path_key: str = PATH_KEY, shadow_key: str = SHADOW_KEY,
+        self,
+        *,
+        engine_models_dir: Path,
+        engine_env_file: Path,
+        trigger_file: Path | None = None,
+        serving_user: str | None = None,
+        model_mode: int = 0o644,
+        path_key: str = PATH_KEY,
+        shadow_key: str = SHADOW_KEY,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._models_dir = engine_models_dir
@@ -81,8 +87,11 @@ class ModelSlot:
         if not (candidate.suffix == ".pth" and is_our_version(candidate.stem)):
             raise ArtifactError("this is not a name that this program gives to a model", where=str(candidate))
         if not stat.S_ISDIR(self._mode_of(self._models_dir)):
-            raise SlotError("the engine's directory of models is not there", where=str(self._models_dir),
-                            remedy="make it, or set ENGINE_MODELS_DIR")
+            raise SlotError(
+                "the engine's directory of models is not there",
+                where=str(self._models_dir),
+                remedy="make it, or set ENGINE_MODELS_DIR",
+            )
         with durable_file.named_errors(candidate, doing="read"):
             self._check_sidecars(candidate, expected_sha256)
             self._check_space(candidate.stat().st_size)
@@ -91,8 +100,11 @@ class ModelSlot:
         if found is None:
             durable_file.copy_durably(candidate, target, mode=self._model_mode, expected_sha256=expected_sha256)
         elif found != expected_sha256:
-            raise SlotError(f"another file has this name: its sha256 is {found}, expected {expected_sha256}",
-                            where=str(target), remedy="see who put it there, and move it away")
+            raise SlotError(
+                f"another file has this name: its sha256 is {found}, expected {expected_sha256}",
+                where=str(target),
+                remedy="see who put it there, and move it away",
+            )
         for sidecar_of in (checksum_file, manifest_file):
             source = sidecar_of(candidate)
             with durable_file.named_errors(source, doing="read"):
@@ -117,15 +129,20 @@ class ModelSlot:
         into the env file or the serving user cannot read it.
         """
         if not model.is_absolute() or ".." in model.parts or not env_file.PLAIN_VALUE.fullmatch(str(model)):
-            raise SlotError("only an absolute path of letters, digits and . _ / + - is written into the env file",
-                            where=str(model))
+            raise SlotError(
+                "only an absolute path of letters, digits and . _ / + - is written into the env file", where=str(model)
+            )
         found = self.sha256_of(model)
         if found is None:
-            raise ArtifactError("the model's file is not there any more", where=str(model),
-                                remedy="choose another version")
+            raise ArtifactError(
+                "the model's file is not there any more", where=str(model), remedy="choose another version"
+            )
         if expected_sha256 not in (None, found):
-            raise ArtifactError(f"the model's sha256 is {found}, expected {expected_sha256}: the file was changed",
-                                where=str(model), remedy="choose another version")
+            raise ArtifactError(
+                f"the model's sha256 is {found}, expected {expected_sha256}: the file was changed",
+                where=str(model),
+                remedy="choose another version",
+            )
         for finding, remedy in reading_problems(model, self._serving_user) if self._serving_user else ():
             raise SlotError(finding, where="ENGINE_USER", remedy=remedy)
         with durable_file.named_errors(model, doing="read"):
@@ -175,15 +192,23 @@ class ModelSlot:
     def problems(self) -> list[Problem]:
         """What would keep a swap from working, each with its remedy; nothing is changed."""
         found = slot_problems(
-            engine_models_dir=self._models_dir, engine_env_file=self._env_file, trigger_file=self._trigger_file,
-            serving_user=self._serving_user, reserve_bytes=_RESERVE_BYTES)
+            engine_models_dir=self._models_dir,
+            engine_env_file=self._env_file,
+            trigger_file=self._trigger_file,
+            serving_user=self._serving_user,
+            reserve_bytes=_RESERVE_BYTES,
+        )
         try:
             reading = self._read()
             env_file.parse(reading.content)
             model = self.current_path()
             if not self.is_shadow_only():
-                found.append((f"{self._shadow_key}=true is not set in {self._env_file}",
-                              f"correct that line of {self._env_file}, or set ALLOW_LIVE_SWAP=true here"))
+                found.append(
+                    (
+                        f"{self._shadow_key}=true is not set in {self._env_file}",
+                        f"correct that line of {self._env_file}, or set ALLOW_LIVE_SWAP=true here",
+                    )
+                )
             if model is not None and not model.is_file():
                 found.append((f"{self._path_key} names {model}, which is not there", "correct the line"))
             elif model is not None and self._serving_user:
@@ -207,24 +232,36 @@ class ModelSlot:
                 durable_file.sync_directory(self._env_file.parent)
                 return
             if named != (str(replacing) if replacing else None):
-                raise RetryLaterError(f"{self._path_key} was just set to {named or 'nothing'} by somebody else",
-                                      where=str(self._env_file), remedy="it is left as it is")
+                raise RetryLaterError(
+                    f"{self._path_key} was just set to {named or 'nothing'} by somebody else",
+                    where=str(self._env_file),
+                    remedy="it is left as it is",
+                )
             with contextlib.suppress(durable_file.ChangedMeanwhileError):
                 self._replace(reading, model)
-        raise SlotError(f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
-                        where=str(self._env_file), remedy="see who writes it; the next tick tries again")
+        raise SlotError(
+            f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
+            where=str(self._env_file),
+            remedy="see who writes it; the next tick tries again",
+        )
 
     def _replace(self, reading: _Reading, model: Path | None) -> None:
         with self._naming_the_file():
-            content = (env_file.replaced(reading.content, self._path_key, str(model)) if model
-                       else env_file.removed(reading.content, self._path_key))
+            content = (
+                env_file.replaced(reading.content, self._path_key, str(model))
+                if model
+                else env_file.removed(reading.content, self._path_key)
+            )
             if not reading.look.mode & stat.S_IWUSR:
-                raise SlotError(f"it is marked read-only (mode {reading.look.mode:04o}), so it is left alone",
-                                remedy="chmod u+w, if this program is to edit it")
+                raise SlotError(
+                    f"it is marked read-only (mode {reading.look.mode:04o}), so it is left alone",
+                    remedy="chmod u+w, if this program is to edit it",
+                )
             backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
             durable_file.replace_file(backup, reading.content, look=reading.look)
-        durable_file.exchange_file(self._env_file, content, look=reading.look,
-                                   is_expected=lambda path: self._read(path) == reading)
+        durable_file.exchange_file(
+            self._env_file, content, look=reading.look, is_expected=lambda path: self._read(path) == reading
+        )
         self._remove_old_backups()
 
     def _read(self, path: Path | None = None) -> _Reading:
@@ -232,9 +269,11 @@ class ModelSlot:
         try:
             fd = durable_file.open_unfollowed(path or self._env_file)
         except FileNotFoundError as error:
-            raise SlotError("the engine's env file is not there; it is left alone, never invented",
-                            where=str(self._env_file),
-                            remedy="the engine's installation makes it; or ENGINE_ENV_FILE names another") from error
+            raise SlotError(
+                "the engine's env file is not there; it is left alone, never invented",
+                where=str(self._env_file),
+                remedy="the engine's installation makes it; or ENGINE_ENV_FILE names another",
+            ) from error
         except OSError as error:
             raise durable_file.named_error(error, self._env_file, doing="read") from error
         try:
@@ -244,8 +283,11 @@ class ModelSlot:
             if found.st_size > env_file.MAX_BYTES:
                 raise SlotError(f"{found.st_size} bytes are too many for an env file", where=str(self._env_file))
             content = durable_file.read_all(fd, env_file.MAX_BYTES)
-            return _Reading(content=content, look=durable_file.look_of(fd),
-                            identity=(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+            return _Reading(
+                content=content,
+                look=durable_file.look_of(fd),
+                identity=(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns),
+            )
         except OSError as error:
             raise durable_file.named_error(error, self._env_file, doing="read") from error
         finally:
@@ -277,8 +319,11 @@ class ModelSlot:
     def _check_space(self, size_bytes: int) -> None:
         free = durable_file.free_bytes(self._models_dir)
         if free < size_bytes + _RESERVE_BYTES:
-            raise DiskFullError(f"{free} bytes are free, {size_bytes + _RESERVE_BYTES} are needed",
-                                where=str(self._models_dir), remedy="make room on this file system")
+            raise DiskFullError(
+                f"{free} bytes are free, {size_bytes + _RESERVE_BYTES} are needed",
+                where=str(self._models_dir),
+                remedy="make room on this file system",
+            )
 
     @staticmethod
     def _mode_of(path: Path) -> int:

@@ -88,9 +88,13 @@ class Relay:
 
     def _report(self, sent: int, notices: tuple[str, ...]) -> RelayReport:
         sentences = dict.fromkeys(problem.sentence for problem in self._problems.values())
-        return RelayReport(sent=sent, pending=self._outbox.num_pending(),
-                           oldest_pending_at=self._outbox.oldest_pending_at(),
-                           problem="; ".join(sentences) or None, notices=notices)
+        return RelayReport(
+            sent=sent,
+            pending=self._outbox.num_pending(),
+            oldest_pending_at=self._outbox.oldest_pending_at(),
+            problem="; ".join(sentences) or None,
+            notices=notices,
+        )
 
     # ---------------------------------------------------------------- problems
 
@@ -137,8 +141,9 @@ class Relay:
 
     def _held_up(self) -> list[str]:
         """The streams that cannot be written to now."""
-        return [stream for stream in STREAMS
-                if f"look {stream}" in self._problems or not self._may_try(f"send {stream}")]
+        return [
+            stream for stream in STREAMS if f"look {stream}" in self._problems or not self._may_try(f"send {stream}")
+        ]
 
     def _send(self, batch: Sequence[StoredEvent]) -> int:
         """Bring these events to their streams; how many are there now."""

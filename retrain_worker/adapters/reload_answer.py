@@ -46,10 +46,12 @@ def reload_process(pid: int, path: Path, *, wait_seconds: float) -> ReloadAnswer
             os.kill(pid, 0)
             time.sleep(_POLL_SECONDS)
     except ProcessLookupError:
-        raise CallPersonError("no such process: the daemon is gone", where=f"pid {pid}",
-                              remedy="see its log") from None
-    raise CallPersonError(f"no answer to the reload within {wait_seconds:g} s", where=f"pid {pid}",
-                          remedy=f"see its log, and whether it can write {path}")
+        raise CallPersonError("no such process: the daemon is gone", where=f"pid {pid}", remedy="see its log") from None
+    raise CallPersonError(
+        f"no answer to the reload within {wait_seconds:g} s",
+        where=f"pid {pid}",
+        remedy=f"see its log, and whether it can write {path}",
+    )
 
 
 def _read(path: Path) -> ReloadAnswer | None:

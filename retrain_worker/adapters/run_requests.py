@@ -75,7 +75,11 @@ class Requests:
     """The reading end, under one stable name. Never raises for what Redis does."""
 
     def __init__(
-        self, client: redis.Redis, now: Callable[[], datetime], *, consumer: str = CONSUMER,
+        self,
+        client: redis.Redis,
+        now: Callable[[], datetime],
+        *,
+        consumer: str = CONSUMER,
         abandoned_after: timedelta = ABANDONED_AFTER,
     ) -> None:
         self._client = client
@@ -139,8 +143,14 @@ class Requests:
                 requests.append(_request_in(stream_id, fields))
             except ValueError as error:
                 refused.append(SetAside(stream_id=stream_id, reason=str(error)))
-                set_aside(self._client, group=REQUEST_GROUP, stream=REQUEST_STREAM, entry_id=stream_id, fields=fields,
-                          reason=str(error))
+                set_aside(
+                    self._client,
+                    group=REQUEST_GROUP,
+                    stream=REQUEST_STREAM,
+                    entry_id=stream_id,
+                    fields=fields,
+                    reason=str(error),
+                )
         return Poll(requests=tuple(requests), set_aside=tuple(refused))
 
 
@@ -151,8 +161,13 @@ def trigger(client: redis.Redis, *, reason: str, requested_by: str) -> str:
     """
     event_id = str(uuid.uuid4())
     payload: RetrainRequest = {"reason": reason, "requested_by": requested_by}
-    fields = envelope(event_type=_EVENT_TYPE, payload=msgspec.json.encode(payload).decode(), correlation_id=event_id,
-                      event_id=event_id, timestamp=datetime.now(UTC))
+    fields = envelope(
+        event_type=_EVENT_TYPE,
+        payload=msgspec.json.encode(payload).decode(),
+        correlation_id=event_id,
+        event_id=event_id,
+        timestamp=datetime.now(UTC),
+    )
     try:
         return add_entry(client, REQUEST_STREAM, fields)
     except RedisError as error:
@@ -177,7 +192,9 @@ def _request_in(stream_id: str, fields: Mapping[bytes, bytes]) -> Request:
         raise ValueError(f"its event_type is {event.event_type[:40]!r}, not {_EVENT_TYPE!r}")
     said = {**event.flat, **event.payload}
     return Request(
-        stream_id=stream_id, requested_at=event.timestamp, reason=_line(said.get("reason")) or "no reason given",
+        stream_id=stream_id,
+        requested_at=event.timestamp,
+        reason=_line(said.get("reason")) or "no reason given",
         requested_by=_line(said.get("requested_by")) or event.source or "unknown",
     )
 

@@ -22,15 +22,26 @@ _JOIN_SECONDS = 1.0
 
 
 def start_child(
-    command: tuple[str, ...], files: ChildFiles, *, environment: dict[str, str], lock_fd: int, niceness: int = 0,
+    command: tuple[str, ...],
+    files: ChildFiles,
+    *,
+    environment: dict[str, str],
+    lock_fd: int,
+    niceness: int = 0,
 ) -> RunningChild:
     """Start `command REQUEST RESULT` in a session of its own, in the run's folder. Raises OSError."""
     log_fd = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         log_start_bytes = os.fstat(log_fd).st_size
         process = subprocess.Popen(
-            [*command, str(files.request_path), str(files.result_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=log_fd, cwd=files.run_dir, env=environment, start_new_session=True, pass_fds=(lock_fd,),
+            [*command, str(files.request_path), str(files.result_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_fd,
+            cwd=files.run_dir,
+            env=environment,
+            start_new_session=True,
+            pass_fds=(lock_fd,),
         )
     finally:
         os.close(log_fd)

@@ -18,7 +18,11 @@ Problem = tuple[str, str]
 
 
 def slot_problems(
-    *, engine_models_dir: Path, engine_env_file: Path, trigger_file: Path | None, serving_user: str | None,
+    *,
+    engine_models_dir: Path,
+    engine_env_file: Path,
+    trigger_file: Path | None,
+    serving_user: str | None,
     reserve_bytes: int,
 ) -> list[Problem]:
     """The problems of directories, rights and space; those of the env file's content are not looked at."""
@@ -36,11 +40,16 @@ def slot_problems(
 
 def _directory_problems(directory: Path, name: str) -> list[Problem]:
     if not directory.is_dir():
-        return [(f"{directory} ({name}) is not a directory",
-                 f"sudo install -d -o {_user()} -m 2755 {_quoted(directory)}")]
+        return [
+            (f"{directory} ({name}) is not a directory", f"sudo install -d -o {_user()} -m 2755 {_quoted(directory)}")
+        ]
     if not os.access(directory, os.W_OK | os.X_OK):
-        return [(f"{directory} ({name}) cannot be written by {_user()}; a rename needs the directory",
-                 f"sudo chgrp {_group()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}")]
+        return [
+            (
+                f"{directory} ({name}) cannot be written by {_user()}; a rename needs the directory",
+                f"sudo chgrp {_group()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}",
+            )
+        ]
     if directory.stat().st_mode & stat.S_IWOTH and not directory.stat().st_mode & stat.S_ISVTX:
         return [(f"{directory} ({name}) can be written by everybody", f"chmod o-w {directory}")]
     return []
@@ -49,15 +58,23 @@ def _directory_problems(directory: Path, name: str) -> list[Problem]:
 def _env_file_problems(env_file: Path) -> list[Problem]:
     """Whether a file that is there may be replaced by one that looks like it."""
     if _is_mount_point(env_file):
-        return [(f"{env_file} is a mount point of its own, so it cannot be replaced",
-                 f"grant its directory: ReadWritePaths={env_file.parent}")]
+        return [
+            (
+                f"{env_file} is a mount point of its own, so it cannot be replaced",
+                f"grant its directory: ReadWritePaths={env_file.parent}",
+            )
+        ]
     try:
         found = env_file.lstat()
     except OSError:
         return []  # whoever reads it says so
     if os.geteuid() != 0 and not (found.st_uid == os.geteuid() and found.st_gid in {os.getegid(), *os.getgroups()}):
-        return [(f"{env_file} belongs to {_owner(found)}: {_user()} cannot keep its owner and group in a new one",
-                 f"sudo chown {_user()}:{_group()} {_quoted(env_file)}")]
+        return [
+            (
+                f"{env_file} belongs to {_owner(found)}: {_user()} cannot keep its owner and group in a new one",
+                f"sudo chown {_user()}:{_group()} {_quoted(env_file)}",
+            )
+        ]
     if not found.st_mode & stat.S_IWUSR:
         return [(f"{env_file} is marked read-only, so it is left alone", f"sudo chmod u+w {_quoted(env_file)}")]
     return []

@@ -79,11 +79,17 @@ class StackTables:
                 yield connection, metadata.tables
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             reason = " ".join(str(error.orig).split())
-            raise RowRefusedError(f"{what} is refused ({reason})", where=self._where,
-                                  remedy="see what the table demands; BOOKKEEPING=false turns it off") from None
+            raise RowRefusedError(
+                f"{what} is refused ({reason})",
+                where=self._where,
+                remedy="see what the table demands; BOOKKEEPING=false turns it off",
+            ) from None
         except sa.exc.SQLAlchemyError as error:
-            raise DatabaseBusyError(f"{what} was not written ({type(error).__name__})", where=self._where,
-                                    remedy="it is tried again; BOOKKEEPING=false turns it off") from None
+            raise DatabaseBusyError(
+                f"{what} was not written ({type(error).__name__})",
+                where=self._where,
+                remedy="it is tried again; BOOKKEEPING=false turns it off",
+            ) from None
 
     @property
     def _where(self) -> str:

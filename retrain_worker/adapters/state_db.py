@@ -82,15 +82,24 @@ class StateDb:
     # --- runs -----------------------------------------------------------------------------------------------------
 
     def open_run(
-        self, *, requested_by: str, reason: str, at: datetime,
+        self,
+        *,
+        requested_by: str,
+        reason: str,
+        at: datetime,
         announce: Callable[[Run], Sequence[Event]] = lambda _: (),
     ) -> tuple[Run, bool]:
         """A new run, stored with the events that `announce` makes of it, and True; or the unfinished one, and False."""
         with self._transaction() as connection:
             if unfinished := self.unfinished_run():
                 return unfinished, False
-            run = Run(run_id=_free_id(connection, "runs", "run_id", at), requested_by=requested_by,
-                      request_reason=reason, created_at=at, updated_at=at)
+            run = Run(
+                run_id=_free_id(connection, "runs", "run_id", at),
+                requested_by=requested_by,
+                request_reason=reason,
+                created_at=at,
+                updated_at=at,
+            )
             _store(connection, "runs", "run_id", run)
             _enqueue(connection, announce(run))
         return run, True
@@ -102,7 +111,10 @@ class StateDb:
     def waiting_runs(self) -> list[Run]:
         """The runs on trial and on probation, oldest first."""
         return self._all(
-            Run, f"SELECT * FROM runs WHERE finished_at IS NULL AND stage IN ({_MARKS}) ORDER BY rowid", *WAITING)  # noqa: S608
+            Run,
+            f"SELECT * FROM runs WHERE finished_at IS NULL AND stage IN ({_MARKS}) ORDER BY rowid",  # noqa: S608
+            *WAITING,
+        )
 
     def condemned(self, sha256: str) -> str | None:
         """Why a model with these bytes is never promoted again: a probation took it back. Else None."""
@@ -113,8 +125,13 @@ class StateDb:
         return None
 
     def record(
-        self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None,
-        order: Order | None = None, watermark_path: Path | None = None,
+        self,
+        run: Run,
+        *,
+        events: Sequence[Event] = (),
+        deployment: Deployment | None = None,
+        order: Order | None = None,
+        watermark_path: Path | None = None,
     ) -> None:
         """Store a move, the events it causes, a deployment, an order and a new watermark: all or nothing.
 
@@ -143,13 +160,16 @@ class StateDb:
         found = self._rows(
             "SELECT json_extract(facts, '$.gate.spending') FROM runs WHERE rowid < coalesce((SELECT rowid FROM runs"
             " WHERE run_id = ?), 9223372036854775807) AND json_extract(facts, '$.gate.spending') IS NOT NULL"
-            " ORDER BY rowid DESC LIMIT 1", run_id)
+            " ORDER BY rowid DESC LIMIT 1",
+            run_id,
+        )
         return msgspec.json.decode(found[0][0], type=Spending) if found else None
 
     def last_attempt_at(self) -> datetime | None:
         """When the newest run that looked at data was begun, not a forced promotion; the schedule counts from it."""
-        newest = self._one(Run, "SELECT * FROM runs WHERE json_extract(facts, '$.gate.forced') IS NULL"
-                                " ORDER BY rowid DESC LIMIT 1")
+        newest = self._one(
+            Run, "SELECT * FROM runs WHERE json_extract(facts, '$.gate.forced') IS NULL ORDER BY rowid DESC LIMIT 1"
+        )
         return newest.created_at if newest else None
 
     # --- deployments ----------------------------------------------------------------------------------------------
@@ -167,7 +187,8 @@ class StateDb:
     def last_deployment(self) -> Deployment | None:
         """The newest deployment that reached the env file."""
         return self._one(
-            Deployment, "SELECT * FROM deployments WHERE reached IS NOT NULL ORDER BY reached DESC LIMIT 1")
+            Deployment, "SELECT * FROM deployments WHERE reached IS NOT NULL ORDER BY reached DESC LIMIT 1"
+        )
 
     def reached_deployments(self) -> list[Deployment]:
         """Every deployment that reached the env file, in the order in which they did."""
@@ -180,8 +201,9 @@ class StateDb:
     def last_promotion(self) -> Deployment | None:
         """The newest deployment that a run made and that reached the env file, whether it serves still or not."""
         return self._one(
-            Deployment, "SELECT * FROM deployments WHERE reached IS NOT NULL AND kind = 'promote' "
-            "ORDER BY reached DESC LIMIT 1")
+            Deployment,
+            "SELECT * FROM deployments WHERE reached IS NOT NULL AND kind = 'promote' ORDER BY reached DESC LIMIT 1",
+        )
 
     def deployments(self, limit: int) -> list[Deployment]:
         """The newest deployments, newest first."""
@@ -190,19 +212,35 @@ class StateDb:
     # --- orders ---------------------------------------------------------------------------------------------------
 
     def open_order(
-        self, kind: OrderKind, *, arguments: Mapping[str, str], requested_by: str, reason: str, at: datetime,
+        self,
+        kind: OrderKind,
+        *,
+        arguments: Mapping[str, str],
+        requested_by: str,
+        reason: str,
+        at: datetime,
     ) -> Order:
         """A new order, written down; the process that holds the lock carries it out."""
         with self._transaction() as connection:
             order = Order(
-                order_id=f"{kind}_{_free_id(connection, 'orders', 'order_id', at, prefix=f'{kind}_')}", kind=kind,
-                arguments=arguments, requested_by=requested_by, reason=reason, created_at=at, updated_at=at,
-                answer="waiting for its turn")
+                order_id=f"{kind}_{_free_id(connection, 'orders', 'order_id', at, prefix=f'{kind}_')}",
+                kind=kind,
+                arguments=arguments,
+                requested_by=requested_by,
+                reason=reason,
+                created_at=at,
+                updated_at=at,
+                answer="waiting for its turn",
+            )
             _store(connection, "orders", "order_id", order)
         return order
 
     def record_order(
-        self, order: Order, *, deployment: Deployment | None = None, events: Sequence[Event] = (),
+        self,
+        order: Order,
+        *,
+        deployment: Deployment | None = None,
+        events: Sequence[Event] = (),
         run: Run | None = None,
     ) -> None:
         """Store an order, its deployment, the events it causes and the run it opens: all or nothing."""
@@ -227,9 +265,14 @@ class StateDb:
     def pending_events(self, limit: int, *, besides: Collection[str] = ()) -> list[OutboxRow]:
         """The oldest events that are not sent, in the order in which they happened; none of the streams `besides`."""
         marks = ", ".join("?" * len(besides))
-        return [_outbox_row(row) for row in self._rows(
-            f"SELECT * FROM outbox WHERE sent_at IS NULL AND stream NOT IN ({marks}) ORDER BY sequence LIMIT ?",  # noqa: S608
-            *besides, limit)]
+        return [
+            _outbox_row(row)
+            for row in self._rows(
+                f"SELECT * FROM outbox WHERE sent_at IS NULL AND stream NOT IN ({marks}) ORDER BY sequence LIMIT ?",  # noqa: S608
+                *besides,
+                limit,
+            )
+        ]
 
     def place_of(self, event_id: str) -> int:
         """The place of an event in the order in which they happened; 0 when it is not known."""
@@ -247,29 +290,43 @@ class StateDb:
 
     def assign_stream_ids(self, stream_ids: Mapping[str, str]) -> None:
         """Note the id (event id -> stream id) under which each event will be sent, before the first attempt."""
-        self._change_each("UPDATE outbox SET stream_id = ? WHERE event_id = ?",
-                          [(stream_id, event_id) for event_id, stream_id in stream_ids.items()])
+        self._change_each(
+            "UPDATE outbox SET stream_id = ? WHERE event_id = ?",
+            [(stream_id, event_id) for event_id, stream_id in stream_ids.items()],
+        )
 
     def mark_sent(self, event_ids: Collection[str], *, at: datetime) -> None:
         """Note that these events stand in their streams."""
-        self._change_each("UPDATE outbox SET sent_at = ? WHERE event_id = ?",
-                          [(_text(at), event_id) for event_id in event_ids])
+        self._change_each(
+            "UPDATE outbox SET sent_at = ? WHERE event_id = ?", [(_text(at), event_id) for event_id in event_ids]
+        )
 
     def requeue(self, event_ids: Collection[str]) -> None:
         """Redis has lost these events: pending again, without an id."""
-        self._change_each("UPDATE outbox SET sent_at = NULL, stream_id = NULL WHERE event_id = ?",
-                          [(event_id,) for event_id in event_ids])
+        self._change_each(
+            "UPDATE outbox SET sent_at = NULL, stream_id = NULL WHERE event_id = ?",
+            [(event_id,) for event_id in event_ids],
+        )
 
     def sent_event_ids(self, stream: str, *, since: datetime) -> list[str]:
         """The ids of the events sent to `stream` since then, in the order in which they happened."""
-        return [str(row[0]) for row in self._rows(
-            "SELECT event_id FROM outbox WHERE stream = ? AND sent_at >= ? ORDER BY sequence", stream, _text(since))]
+        return [
+            str(row[0])
+            for row in self._rows(
+                "SELECT event_id FROM outbox WHERE stream = ? AND sent_at >= ? ORDER BY sequence", stream, _text(since)
+            )
+        ]
 
     def highest_sent_milliseconds(self, stream: str, *, since: datetime) -> int:
         """The highest time part among the stream ids of those events; 0 when there are none."""
-        return int(self._rows(
-            "SELECT coalesce(max(CAST(substr(stream_id, 1, instr(stream_id, '-') - 1) AS INTEGER)), 0)"
-            " FROM outbox WHERE stream = ? AND sent_at >= ?", stream, _text(since))[0][0])
+        return int(
+            self._rows(
+                "SELECT coalesce(max(CAST(substr(stream_id, 1, instr(stream_id, '-') - 1) AS INTEGER)), 0)"
+                " FROM outbox WHERE stream = ? AND sent_at >= ?",
+                stream,
+                _text(since),
+            )[0][0]
+        )
 
     # --- words ----------------------------------------------------------------------------------------------------
 
@@ -347,7 +404,9 @@ def _store_deployment(connection: sqlite3.Connection, deployment: Deployment) ->
     if deployment.state not in (DeploymentState.INTENDED, DeploymentState.UNDONE):
         connection.execute(
             "UPDATE deployments SET reached = (SELECT coalesce(max(reached), 0) + 1 FROM deployments)"
-            " WHERE deployment_id = ? AND reached IS NULL", (deployment.deployment_id,))
+            " WHERE deployment_id = ? AND reached IS NULL",
+            (deployment.deployment_id,),
+        )
 
 
 def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | Deployment | Order) -> None:
@@ -356,7 +415,9 @@ def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | De
     names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
     updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != key)
     connection.execute(
-        f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {updates}", row)  # noqa: S608
+        f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {updates}",  # noqa: S608
+        row,
+    )
 
 
 def _enqueue(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
@@ -369,8 +430,9 @@ def _enqueue(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
 
 
 def _remember(connection: sqlite3.Connection, key: str, value: str) -> None:
-    connection.execute("INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                       (key, value))
+    connection.execute(
+        "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+    )
 
 
 def _columns(value: Run | Deployment | Order | Event) -> dict[str, Any]:
@@ -389,14 +451,20 @@ def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        raise StateError(f"a stored {kind.__name__} is not one that this version knows ({error})", where="state.db",
-                         remedy="run the version that wrote it, or move the file aside to start anew") from None
+        raise StateError(
+            f"a stored {kind.__name__} is not one that this version knows ({error})",
+            where="state.db",
+            remedy="run the version that wrote it, or move the file aside to start anew",
+        ) from None
 
 
 def _outbox_row(row: sqlite3.Row) -> OutboxRow:
     sent_at = row["sent_at"]
-    return OutboxRow(event=_value_of(row, Event), stream_id=row["stream_id"],
-                     sent_at=datetime.fromisoformat(sent_at) if sent_at else None)
+    return OutboxRow(
+        event=_value_of(row, Event),
+        stream_id=row["stream_id"],
+        sent_at=datetime.fromisoformat(sent_at) if sent_at else None,
+    )
 
 
 def _text(at: datetime) -> str:

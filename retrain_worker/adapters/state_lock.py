@@ -28,8 +28,10 @@ class StateLock:
             holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
             raise AlreadyRunningError(
-                f"another retrain-worker (pid {holder}) uses this state directory", where=str(state_dir),
-                remedy="stop that one first, or use another --home") from None
+                f"another retrain-worker (pid {holder}) uses this state directory",
+                where=str(state_dir),
+                remedy="stop that one first, or use another --home",
+            ) from None
         # who holds it is a courtesy to whoever meets the lock; a full disk must not keep us from holding it
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)

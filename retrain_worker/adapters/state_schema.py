@@ -119,13 +119,19 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection that changes nothing and creates no file, whether or not a daemon has the file open."""
     if not path.is_file():
-        raise StateError("there is no state database here", where=str(path),
-                         remedy="start the daemon once, or name the right --home")
+        raise StateError(
+            "there is no state database here", where=str(path), remedy="start the daemon once, or name the right --home"
+        )
     # Without a -wal file nobody writes, and only `immutable` keeps SQLite from making one.
     mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
     with named_errors(path):
-        connection = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=_BUSY_TIMEOUT_SECONDS,
-                                     isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?{mode}",
+            uri=True,
+            timeout=_BUSY_TIMEOUT_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
         connection.row_factory = sqlite3.Row
         try:
             check_migrated(connection, path)
@@ -148,8 +154,11 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     with named_errors(path):
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
-        raise StateError(f"written by a newer version of this program (schema {version}, known {len(MIGRATIONS)})",
-                         where=str(path), remedy="install the newer version again")
+        raise StateError(
+            f"written by a newer version of this program (schema {version}, known {len(MIGRATIONS)})",
+            where=str(path),
+            remedy="install the newer version again",
+        )
     return version
 
 
@@ -157,16 +166,22 @@ def check_same_version(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StateError when a daemon of another version owns the file."""
     version = check_version(connection, path)
     if version < len(MIGRATIONS):
-        raise StateError(f"a running daemon of an older version uses it (schema {version}, here {len(MIGRATIONS)})",
-                         where=str(path), remedy="restart the daemon, then try again")
+        raise StateError(
+            f"a running daemon of an older version uses it (schema {version}, here {len(MIGRATIONS)})",
+            where=str(path),
+            remedy="restart the daemon, then try again",
+        )
 
 
 def check_migrated(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StateError when a reader would not find this version's tables; only the daemon makes them."""
     version = check_version(connection, path)
     if version < len(MIGRATIONS):
-        raise StateError(f"written by an older version of this program (schema {version}, here {len(MIGRATIONS)})",
-                         where=str(path), remedy="start or restart the daemon once: it brings the tables up to date")
+        raise StateError(
+            f"written by an older version of this program (schema {version}, here {len(MIGRATIONS)})",
+            where=str(path),
+            remedy="start or restart the daemon once: it brings the tables up to date",
+        )
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -206,30 +221,49 @@ def named_errors(path: Path) -> Iterator[None]:
 def _named_error(error: sqlite3.Error, path: Path) -> RetrainError:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_FULL:
-            return DiskFullError("no space for the state database", where=str(path),
-                                 remedy="make room on this file system")
+            return DiskFullError(
+                "no space for the state database", where=str(path), remedy="make room on this file system"
+            )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return RetryLaterError(f"another process has held the state database for {_BUSY_TIMEOUT_SECONDS:.0f} s",
-                                   where=str(path), remedy="see who has it open")
+            return RetryLaterError(
+                f"another process has held the state database for {_BUSY_TIMEOUT_SECONDS:.0f} s",
+                where=str(path),
+                remedy="see who has it open",
+            )
         case sqlite3.SQLITE_IOERR:
-            return RetryLaterError(f"the state database cannot be read or written ({error})", where=str(path),
-                                   remedy="look at the disk and at the system's log")
+            return RetryLaterError(
+                f"the state database cannot be read or written ({error})",
+                where=str(path),
+                remedy="look at the disk and at the system's log",
+            )
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-            return StateError(f"the state database cannot be opened for writing ({error})", where=str(path),
-                              remedy="give the daemon's user its directory")
+            return StateError(
+                f"the state database cannot be opened for writing ({error})",
+                where=str(path),
+                remedy="give the daemon's user its directory",
+            )
         case sqlite3.SQLITE_CONSTRAINT:
-            return StateError(f"the state database refuses this ({error})", where=str(path),
-                              remedy="two things happened that exclude each other: report it with the log")
+            return StateError(
+                f"the state database refuses this ({error})",
+                where=str(path),
+                remedy="two things happened that exclude each other: report it with the log",
+            )
         case code:
             return (_unfit if code == sqlite3.SQLITE_ERROR else _damaged)(str(error), path)
 
 
 def _unfit(finding: str, path: Path) -> StateError:
-    return StateError(f"the state database does not have the tables of this version: {finding}", where=str(path),
-                      remedy="see that one version only is installed, and restart the daemon")
+    return StateError(
+        f"the state database does not have the tables of this version: {finding}",
+        where=str(path),
+        remedy="see that one version only is installed, and restart the daemon",
+    )
 
 
 def _damaged(finding: str, path: Path) -> StateError:
-    return StateError(f"the state database is damaged: {finding}", where=str(path),
-                      remedy="stop the daemon, keep the file for inspection, and move it away with its -wal and -shm, "
-                             "or restore a copy; a new one is made at the next start")
+    return StateError(
+        f"the state database is damaged: {finding}",
+        where=str(path),
+        remedy="stop the daemon, keep the file for inspection, and move it away with its -wal and -shm, "
+        "or restore a copy; a new one is made at the next start",
+    )

@@ -187,5 +187,6 @@ def trim(client: redis.Redis, stream: str, *, before: datetime) -> int:
 
 def _state_of(reply: Mapping[str, Any]) -> StreamState:
     added = reply.get("entries-added")
-    return StreamState(last_id=parts_of(reply["last-generated-id"].decode()),
-                       entries_added=None if added is None else int(added))
+    return StreamState(
+        last_id=parts_of(reply["last-generated-id"].decode()), entries_added=None if added is None else int(added)
+    )

@@ -58,8 +58,9 @@ class Telemetry:
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
         """The engine's own word, where its entries name the model (version, path or sha256). None while none does."""
         try:
-            entries = entries_in(self._client.xrevrange(
-                INTENT_STREAM, "+", str(int(since.timestamp() * 1000)), count=_LOOK_BACK))
+            entries = entries_in(
+                self._client.xrevrange(INTENT_STREAM, "+", str(int(since.timestamp() * 1000)), count=_LOOK_BACK)
+            )
         except RedisError:
             return None
         for stream_id, fields in entries:

@@ -36,8 +36,9 @@ def _look_at_sqlite(path: Path) -> None:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
             found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (TABLE,)).fetchone()
     except sqlite3.Error as error:
-        raise DatabaseUnreachableError(f"cannot be read: {error}", where=str(path),
-                                       remedy="see whether a writer holds it, and who may read it") from error
+        raise DatabaseUnreachableError(
+            f"cannot be read: {error}", where=str(path), remedy="see whether a writer holds it, and who may read it"
+        ) from error
     if found is None:
         raise SourceUnfitError(f"has no table {TABLE}", where=str(path), remedy=_REMEDY)
 

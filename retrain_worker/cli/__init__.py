@@ -30,8 +30,26 @@ from retrain_worker.cli import (
 )
 
 _VERBS = (
-    once, run, check, discover, audit, status, history, report, gates, evaluate, deployments, rollback, promote, events,
-    trigger, inspect, export, reload, restart_engine, demo,
+    once,
+    run,
+    check,
+    discover,
+    audit,
+    status,
+    history,
+    report,
+    gates,
+    evaluate,
+    deployments,
+    rollback,
+    promote,
+    events,
+    trigger,
+    inspect,
+    export,
+    reload,
+    restart_engine,
+    demo,
 )
 
 _EPILOG = """\
@@ -54,8 +72,11 @@ exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The chosen verb and its options; `execute` does it. Exits with 2 on wrong usage."""
     parser = argparse.ArgumentParser(
-        prog="retrain-worker", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Continuous retraining of PatchTST: audited data, honest gates, a swap that is never half-done.")
+        prog="retrain-worker",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Continuous retraining of PatchTST: audited data, honest gates, a swap that is never half-done.",
+    )
     parser.add_argument("--version", action="version", version=f"retrain-worker {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in _VERBS:

@@ -19,8 +19,11 @@ _EXIT_REFUSED = 11
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("audit", help="is this data fit to train on, measurement by measurement",
-                              epilog="exit: 0 fit, 11 refused, 1 the source cannot be reached, 78 wrong settings")
+    parser = verbs.add_parser(
+        "audit",
+        help="is this data fit to train on, measurement by measurement",
+        epilog="exit: 0 fit, 11 refused, 1 the source cannot be reached, 78 wrong settings",
+    )
     options.add_places(parser)
     options.add_database(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -37,21 +40,29 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         pulled, audited = audit_source(settings, say=lambda text: print(text, file=sys.stderr))
     except RefuseError as error:
-        print(as_json({"is_fit": False, "reasons": [str(error)], "findings": [], "source": None}) if arguments.json
-              else f"REFUSED  {error}")
+        print(
+            as_json({"is_fit": False, "reasons": [str(error)], "findings": [], "source": None})
+            if arguments.json
+            else f"REFUSED  {error}"
+        )
         return _EXIT_REFUSED
     verdict = audited.verdict
     if arguments.json:
-        print(as_json({"is_fit": verdict.is_fit, "reasons": verdict.reasons, "findings": verdict.findings,
-                       "source": pulled}))
+        print(
+            as_json(
+                {"is_fit": verdict.is_fit, "reasons": verdict.reasons, "findings": verdict.findings, "source": pulled}
+            )
+        )
     else:
         width = max(len(finding.name) for finding in verdict.findings)
         for finding in verdict.findings:
             print(_as_text(finding, width))
-        print(f"\n{'fit to train on' if verdict.is_fit else 'NOT fit to train on'}: {pulled.loaded} rows, "
-              f"{pulled.labelled} labelled, from {pulled.first_at or '-'} to {pulled.last_at or '-'}; "
-              f"refusals {_count(verdict.findings, Severity.REFUSAL)}, "
-              f"warnings {_count(verdict.findings, Severity.WARNING)}")
+        print(
+            f"\n{'fit to train on' if verdict.is_fit else 'NOT fit to train on'}: {pulled.loaded} rows, "
+            f"{pulled.labelled} labelled, from {pulled.first_at or '-'} to {pulled.last_at or '-'}; "
+            f"refusals {_count(verdict.findings, Severity.REFUSAL)}, "
+            f"warnings {_count(verdict.findings, Severity.WARNING)}"
+        )
     return 0 if verdict.is_fit else _EXIT_REFUSED
 
 

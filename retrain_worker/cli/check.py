@@ -38,8 +38,11 @@ class Check:
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("check", help="what is missing before the first start, and what mends it",
-                              epilog="exit: 0 nothing that blocks, 1 something blocks, 78 wrong settings")
+    parser = verbs.add_parser(
+        "check",
+        help="what is missing before the first start, and what mends it",
+        epilog="exit: 0 nothing that blocks, 1 something blocks, 78 wrong settings",
+    )
     options.add_places(parser)
     options.add_database(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -69,9 +72,14 @@ def execute(arguments: argparse.Namespace) -> int:
 def all_checks(settings: Settings) -> Iterator[Check]:
     """Every check, in the order in which a start would trip over it."""
     yield Check(name="settings", is_ok=True, finding=f"{len(settings.names)} settings are sound")
-    yield from (_folder(name, path) for name, path in (
-        ("STATE_PATH", settings.state_path), ("MODEL_PATH", settings.model_path),
-        ("CHECKPOINT_PATH", settings.checkpoint_path)))
+    yield from (
+        _folder(name, path)
+        for name, path in (
+            ("STATE_PATH", settings.state_path),
+            ("MODEL_PATH", settings.model_path),
+            ("CHECKPOINT_PATH", settings.checkpoint_path),
+        )
+    )
     yield _free_space(settings)
     yield from _database(settings)
     yield from _engine(settings)
@@ -79,8 +87,16 @@ def all_checks(settings: Settings) -> Iterator[Check]:
 
 
 def _names(unknown: tuple[str, ...]) -> list[Check]:
-    return [Check(name="settings", is_ok=False, blocks=False, finding=f"{name} is no setting, and has no effect here",
-                  remedy="remove it, or look up its name in etc/quantum/retraining-worker.env") for name in unknown]
+    return [
+        Check(
+            name="settings",
+            is_ok=False,
+            blocks=False,
+            finding=f"{name} is no setting, and has no effect here",
+            remedy="remove it, or look up its name in etc/quantum/retraining-worker.env",
+        )
+        for name in unknown
+    ]
 
 
 def _folder(name: str, path: Path) -> Check:
@@ -89,8 +105,12 @@ def _folder(name: str, path: Path) -> Check:
     if not existing.is_dir():
         return Check(name=name, is_ok=False, finding=f"{existing} is not a directory", remedy=f"name another {name}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        return Check(name=name, is_ok=False, finding=f"{existing} cannot be written by {_user()}",
-                     remedy=f"sudo install -d -o {user} -m 750 {shlex.quote(str(path))}")
+        return Check(
+            name=name,
+            is_ok=False,
+            finding=f"{existing} cannot be written by {_user()}",
+            remedy=f"sudo install -d -o {user} -m 750 {shlex.quote(str(path))}",
+        )
     state = "can be written" if existing == path else f"will be made in {existing}"
     return Check(name=name, is_ok=True, finding=f"{path} {state}")
 
@@ -103,8 +123,12 @@ def _nearest(path: Path) -> Path:
 def _free_space(settings: Settings) -> Check:
     free = shutil.disk_usage(_nearest(settings.model_path)).free
     finding = f"{free / 2**30:.1f} GiB free for {settings.model_path}"
-    return Check(name="disk", is_ok=free >= _MIN_FREE_BYTES, finding=finding,
-                 remedy="" if free >= _MIN_FREE_BYTES else "free at least 2 GiB there, or name another MODEL_PATH")
+    return Check(
+        name="disk",
+        is_ok=free >= _MIN_FREE_BYTES,
+        finding=finding,
+        remedy="" if free >= _MIN_FREE_BYTES else "free at least 2 GiB there, or name another MODEL_PATH",
+    )
 
 
 def _database(settings: Settings) -> Iterator[Check]:
@@ -115,8 +139,12 @@ def _database(settings: Settings) -> Iterator[Check]:
     except RetrainError as error:
         yield Check(name="database", is_ok=False, finding=f"{error.where}: {error.what}", remedy=error.remedy)
         return
-    yield Check(name="database", is_ok=True, finding=f"{pulled.loaded} rows, {pulled.labelled} labelled "
-                f"({pulled.win} WIN, {pulled.loss} LOSS), features {', '.join(pulled.feature_names) or 'none'}")
+    yield Check(
+        name="database",
+        is_ok=True,
+        finding=f"{pulled.loaded} rows, {pulled.labelled} labelled "
+        f"({pulled.win} WIN, {pulled.loss} LOSS), features {', '.join(pulled.feature_names) or 'none'}",
+    )
     if audited.verdict.is_fit:
         yield Check(name="data", is_ok=True, finding="fit to train on")
     for found in audited.verdict.findings:
@@ -132,18 +160,29 @@ def _engine(settings: Settings) -> Iterator[Check]:
     if settings.home and settings.home in settings.engine_env_file.parents and not settings.engine_env_file.exists():
         yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} will be made at the first run")
         return
-    slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-                     trigger_file=_trigger_file(settings), serving_user=settings.engine_user or None)
+    slot = ModelSlot(
+        engine_models_dir=settings.engine_models_dir,
+        engine_env_file=settings.engine_env_file,
+        trigger_file=_trigger_file(settings),
+        serving_user=settings.engine_user or None,
+    )
     problems = [*slot.problems(), *_incumbent(slot)]
     for finding, remedy in problems:
         yield Check(name="engine", is_ok=False, finding=finding, remedy=remedy)
     if not settings.engine_user and settings.home is None:
-        yield Check(name="engine", is_ok=False, blocks=False,
-                    finding="ENGINE_USER is not set, so nobody looks whether the engine can read its models",
-                    remedy=f"set it to what `systemctl show -p User {settings.engine_unit}` says")
+        yield Check(
+            name="engine",
+            is_ok=False,
+            blocks=False,
+            finding="ENGINE_USER is not set, so nobody looks whether the engine can read its models",
+            remedy=f"set it to what `systemctl show -p User {settings.engine_unit}` says",
+        )
     if not problems:
-        yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} and {settings.engine_models_dir} "
-                                                       "can take a swap")
+        yield Check(
+            name="engine",
+            is_ok=True,
+            finding=f"{settings.engine_env_file} and {settings.engine_models_dir} can take a swap",
+        )
 
 
 def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
@@ -158,9 +197,11 @@ def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
         return
     report = errand.inspect((model,)).reports[0]
     if report.problem:
-        yield (f"PATCHTST_MODEL_PATH names {model}, which is no model that can be read: {report.problem}",
-               "correct the line, or retrain-worker rollback; until then a person has to say: retrain-worker "
-               "promote RUN --accept-contract CONTRACT")
+        yield (
+            f"PATCHTST_MODEL_PATH names {model}, which is no model that can be read: {report.problem}",
+            "correct the line, or retrain-worker rollback; until then a person has to say: retrain-worker "
+            "promote RUN --accept-contract CONTRACT",
+        )
 
 
 def _trigger_file(settings: Settings) -> Path | None:
@@ -178,8 +219,13 @@ def _redis(settings: Settings) -> Iterator[Check]:
     try:
         found = examine(connect(str(settings.redis_url)))
     except RedisUnavailableError as error:
-        yield Check(name="redis", is_ok=False, blocks=False, finding=error.what,
-                    remedy="sudo systemctl start redis-server, or correct REDIS_URL; events wait until then")
+        yield Check(
+            name="redis",
+            is_ok=False,
+            blocks=False,
+            finding=error.what,
+            remedy="sudo systemctl start redis-server, or correct REDIS_URL; events wait until then",
+        )
         return
     yield Check(name="redis", is_ok=True, finding=f"{where_of(str(settings.redis_url))} answers, {found.version}")
     for warning in found.warnings:

@@ -28,8 +28,13 @@ _EVENT_SECONDS = 20.0
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser("demo", help="watch the whole idea work on a simulated market")
-    parser.add_argument("--home", type=Path, default=Path("demo-home"), metavar="DIR",
-                        help="where everything is written (default ./demo-home; made anew each time)")
+    parser.add_argument(
+        "--home",
+        type=Path,
+        default=Path("demo-home"),
+        metavar="DIR",
+        help="where everything is written (default ./demo-home; made anew each time)",
+    )
     parser.add_argument("--seed", type=int, default=7, metavar="N", help="another market for another number")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.set_defaults(execute=execute)
@@ -56,13 +61,17 @@ def execute(arguments: argparse.Namespace) -> int:
     say("a market of 30 days is made, and an older one in which other things moved it")
     today, old = stage.write_markets(home, seed=arguments.seed, now=now)
     say("yesterday's model is trained on the older market and put into the engine's slot")
-    stage.write_stale_incumbent(old, work_dir=home / "older_run", models_dir=loaded.engine_models_dir,
-                                env_file=loaded.engine_env_file)
+    stage.write_stale_incumbent(
+        old, work_dir=home / "older_run", models_dir=loaded.engine_models_dir, env_file=loaded.engine_env_file
+    )
     with ExitStack() as doors:
         app = doors.enter_context(App(loaded))
         say("the engine's stand-in starts and answers with it")
-        engine = doors.enter_context(stage.engine(
-            env_file=loaded.engine_env_file, redis_url=app.redis_url, database=today.path, log=home / "engine.jsonl"))
+        engine = doors.enter_context(
+            stage.engine(
+                env_file=loaded.engine_env_file, redis_url=app.redis_url, database=today.path, log=home / "engine.jsonl"
+            )
+        )
         consumer = doors.enter_context(stage.consumer(redis_url=app.redis_url, log=home / "consumer.log"))
         result = run_in(app, stopping=lambda: signals.stopping, say=say)
         event = _event_of(engine, result)
@@ -99,8 +108,14 @@ def _event_of(engine: Listener, result: dict[str, Any]) -> dict[str, Any] | None
     if line is None:
         return None
     payload = line["payload"]
-    return {"type": line["event_type"], "id": line["event_id"], "old": payload["old_version"],
-            "new": payload["new_version"], "auc": f"{payload['auc']:.3f}", "shadow_only": payload["shadow_only"]}
+    return {
+        "type": line["event_type"],
+        "id": line["event_id"],
+        "old": payload["old_version"],
+        "new": payload["new_version"],
+        "auc": f"{payload['auc']:.3f}",
+        "shadow_only": payload["shadow_only"],
+    }
 
 
 def _answers(engine: Listener) -> dict[str, Any]:

@@ -48,8 +48,10 @@ def _table(found: list[Deployment], store: StateDb) -> str:
     serving = store.last_deployment()
     rows = [_HEADER, *(_row(one, is_serving=one == serving) for one in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
-    lines = ["  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
-             for row in rows]
+    lines = [
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
+        for row in rows
+    ]
     if (waiting := store.waiting_order()) is not None:
         lines.append(f"{waiting.order_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}")
     if serving is not None:
@@ -65,5 +67,13 @@ def _row(one: Deployment, *, is_serving: bool) -> tuple[str, ...]:
     if one.state not in (DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED):
         said = one.state.lower()
     told = f"{one.reason}; {one.confirmation}" if one.confirmation else one.reason
-    return ("*" if is_serving else "", f"{one.created_at:%Y-%m-%d %H:%M:%S}", one.kind, one.version,
-            one.sha256[:12] or "-", said, one.requested_by, told)
+    return (
+        "*" if is_serving else "",
+        f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+        one.kind,
+        one.version,
+        one.sha256[:12] or "-",
+        said,
+        one.requested_by,
+        told,
+    )

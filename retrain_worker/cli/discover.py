@@ -30,15 +30,24 @@ _SECONDS_BETWEEN_SENTENCES = 1.0
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("discover", help="which files of this host hold training data: the proof pack",
-                              epilog="exit: 0 READY, 11 NOT READY, 2 usage, 78 wrong settings")
+    parser = verbs.add_parser(
+        "discover",
+        help="which files of this host hold training data: the proof pack",
+        epilog="exit: 0 READY, 11 NOT READY, 2 usage, 78 wrong settings",
+    )
     parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="directories to look through (default: /)")
     borders = parser.add_mutually_exclusive_group()
-    borders.add_argument("--one-file-system", action="store_true",
-                         help="stay on the file system of each ROOT (default)")
+    borders.add_argument(
+        "--one-file-system", action="store_true", help="stay on the file system of each ROOT (default)"
+    )
     borders.add_argument("--cross-file-systems", action="store_true", help="enter what is mounted within a ROOT, too")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR",
-                        help="where PROOF_PACK_<date>.md and .json are written (default: the current directory)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where PROOF_PACK_<date>.md and .json are written (default: the current directory)",
+    )
     options.add_places(parser)
     parser.add_argument("--json", action="store_true", help="print the pack as one JSON object")
     parser.set_defaults(execute=execute)
@@ -54,8 +63,14 @@ def execute(arguments: argparse.Namespace) -> int:
     out = _writable(arguments.out)
     say = _now_and_then(lambda sentence: print(sentence, file=sys.stderr, flush=True))
     configured = tuple(_configured(arguments, settings))
-    found = discover(arguments.roots or [Path("/")], cross_file_systems=arguments.cross_file_systems,
-                     configured=configured, redis_url=str(settings.redis_url), now=datetime.now(UTC), say=say)
+    found = discover(
+        arguments.roots or [Path("/")],
+        cross_file_systems=arguments.cross_file_systems,
+        configured=configured,
+        redis_url=str(settings.redis_url),
+        now=datetime.now(UTC),
+        say=say,
+    )
     judged = with_verdict(found.pack, _quality(arguments, found, say))
     ours = frozenset(where for where, *_ in configured)
     pack = replace(judged, next_commands=tuple(_next_commands(arguments, judged, found.source_path, ours)))
@@ -92,16 +107,25 @@ def _quality(arguments: argparse.Namespace, found: Discovery, say: Callable[[str
         return Quality(is_fit=False, reasons=(), problem=f"{error.what}; {error.remedy}")
     except OSError as error:
         return Quality(is_fit=False, reasons=(), problem=f"the source could not be audited: {error}")
-    return Quality(is_fit=audited.verdict.is_fit, reasons=audited.verdict.reasons, findings=audited.verdict.findings,
-                   quarantined=pulled.quarantined, contradictions=pulled.contradictions)
+    return Quality(
+        is_fit=audited.verdict.is_fit,
+        reasons=audited.verdict.reasons,
+        findings=audited.verdict.findings,
+        quarantined=pulled.quarantined,
+        contradictions=pulled.contradictions,
+    )
 
 
 def _next_commands(
     arguments: argparse.Namespace, pack: ProofPack, source_path: Path | None, ours: frozenset[str]
 ) -> Iterator[str]:
     """What to change of our own settings, as comments, and the command."""
-    places = [word for name, path in (("--home", arguments.home), ("--env-file", arguments.env_file)) if path
-              for word in (name, _quoted(path.absolute()))]
+    places = [
+        word
+        for name, path in (("--home", arguments.home), ("--env-file", arguments.env_file))
+        if path
+        for word in (name, _quoted(path.absolute()))
+    ]
     if source_path is None:
         if not arguments.cross_file_systems or arguments.roots:
             yield " ".join(("retrain-worker discover / --cross-file-systems", *places))

@@ -20,8 +20,10 @@ _EXIT_REFUSED = 11
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
-        "evaluate", help="what the gate would say of a model file; nothing is promoted",
-        epilog="exit: 0 PASS, 11 REFUSE or UNDECIDED, or the rows or the file cannot be used")
+        "evaluate",
+        help="what the gate would say of a model file; nothing is promoted",
+        epilog="exit: 0 PASS, 11 REFUSE or UNDECIDED, or the rows or the file cannot be used",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="a model of this program, or of an older layout")
     options.add_places(parser)
     options.add_database(parser)
@@ -46,13 +48,18 @@ def execute(arguments: argparse.Namespace) -> int:
         return _EXIT_REFUSED
     verdict, evidence = found.verdict, found.evidence
     result = {
-        "file": str(arguments.file), "decision": verdict.decision, "reasons": list(verdict.reasons),
-        "gates": [asdict(gate) for gate in verdict.gates], "candidate": asdict(evidence.candidate),
+        "file": str(arguments.file),
+        "decision": verdict.decision,
+        "reasons": list(verdict.reasons),
+        "gates": [asdict(gate) for gate in verdict.gates],
+        "candidate": asdict(evidence.candidate),
         "incumbent": asdict(evidence.incumbent) if evidence.incumbent else None,
         "incumbent_path": str(found.incumbent_path) if found.incumbent_path else None,
-        "incumbent_absence": evidence.incumbent_absence, "rows_note": evidence.rows_note,
-        "policy": asdict(verdict.policy), "spending": asdict(found.spending),
-    }  # fmt: skip
+        "incumbent_absence": evidence.incumbent_absence,
+        "rows_note": evidence.rows_note,
+        "policy": asdict(verdict.policy),
+        "spending": asdict(found.spending),
+    }
     if arguments.json:
         print(as_json(result))
     else:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from retrain_worker.adapters.event_tail import Found
 
-TYPES = (*(str(kind) for kind in EventType), *(stream.removeprefix(STREAM_PREFIX)
-                                               for stream in (REQUEST_STREAM, SERVED_STREAM)))
+TYPES = (
+    *(str(kind) for kind in EventType),
+    *(stream.removeprefix(STREAM_PREFIX) for stream in (REQUEST_STREAM, SERVED_STREAM)),
+)
 _PAUSE_SECONDS = 1.0
 
 
@@ -28,8 +30,11 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb and what it can do."""
     parser = verbs.add_parser("events", help="what goes over the Redis streams, readable")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    tail = actions.add_parser("tail", help="the newest events, oldest first",
-                              epilog="types: " + ", ".join(TYPES) + "; the last word of one is enough")
+    tail = actions.add_parser(
+        "tail",
+        help="the newest events, oldest first",
+        epilog="types: " + ", ".join(TYPES) + "; the last word of one is enough",
+    )
     options.add_places(tail)
     tail.add_argument("--follow", "-f", action="store_true", help="go on as events come, until Ctrl-C")
     tail.add_argument("--type", action="append", metavar="TYPE", dest="types", help="only these (may be repeated)")

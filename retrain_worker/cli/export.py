@@ -17,9 +17,11 @@ _SUFFIXES = {ExportFormat.ONNX: ".onnx", ExportFormat.TORCH_EXPORT: ".pt2", Expo
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
-        "export", help="write a model file for another runtime, checked against its recorded answers",
+        "export",
+        help="write a model file for another runtime, checked against its recorded answers",
         epilog="onnx and torch-export take raw windows (B, rows, features) and answer P(label = 1); safetensors holds "
-               "the weights, and the network's config in its header")
+        "the weights, and the network's config in its header",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="a model file of this program")
     parser.add_argument("--format", required=True, choices=[str(each) for each in ExportFormat])
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside FILE, with the ending of the format")
@@ -32,9 +34,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
     wanted = ExportFormat(arguments.format)
     output: Path = arguments.out or arguments.file.with_suffix(_SUFFIXES[wanted])
-    result = errand.export(ExportRequest(
-        model_path=str(arguments.file.absolute()), format=wanted, output_path=str(output.absolute())))
-    print(f"{result.output_path}\n"
-          f"  {result.size_bytes:,} bytes, sha256 {result.sha256}\n"
-          f"  gave the {result.canary_windows} recorded answers, largest difference {result.canary_error:.2g}")
+    result = errand.export(
+        ExportRequest(model_path=str(arguments.file.absolute()), format=wanted, output_path=str(output.absolute()))
+    )
+    print(
+        f"{result.output_path}\n"
+        f"  {result.size_bytes:,} bytes, sha256 {result.sha256}\n"
+        f"  gave the {result.canary_windows} recorded answers, largest difference {result.canary_error:.2g}"
+    )
     return 0

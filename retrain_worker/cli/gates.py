@@ -29,11 +29,22 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
 
     settings = options.read_settings(arguments)
-    run = chosen_run(settings, arguments.run_id, fits=lambda run: bool(run.fact(Stage.GATE)),
-                     otherwise="no such run, or it never came to the gate")
+    run = chosen_run(
+        settings,
+        arguments.run_id,
+        fits=lambda run: bool(run.fact(Stage.GATE)),
+        otherwise="no such run, or it never came to the gate",
+    )
     if arguments.json:
-        print(as_json({**run.fact(Stage.GATE), "shadow": run.fact(Stage.SHADOW) or None,
-                       "probation": run.fact(Stage.PROBATION) or None}))
+        print(
+            as_json(
+                {
+                    **run.fact(Stage.GATE),
+                    "shadow": run.fact(Stage.SHADOW) or None,
+                    "probation": run.fact(Stage.PROBATION) or None,
+                }
+            )
+        )
     else:
         print(as_text(run))
     return 0
@@ -59,9 +70,13 @@ def as_text(run: Run) -> str:
         lines.append("\nthe same recipe, trained before each of these, knew of them:")
         lines.extend(
             f"  {fold['first_at'][:16]} to {fold['last_at'][:16]}  {fold['n']:>6} rows  AUC {number(fold['auc'])}  "
-            f"log loss gain {signed(fold['log_loss_gain'])} over the prior" for fold in folds)
+            f"log loss gain {signed(fold['log_loss_gain'])} over the prior"
+            for fold in folds
+        )
     if trial.get("gates"):
-        lines += [f"\non the rows of its trial: {trial['decision']}",
-                  gates_table({**result_of(run), "gates": trial["gates"]})]
+        lines += [
+            f"\non the rows of its trial: {trial['decision']}",
+            gates_table({**result_of(run), "gates": trial["gates"]}),
+        ]
     lines.extend(f"{name:<10}{text}" for name, text in trial_pairs(run))
     return "\n".join(lines)

@@ -24,8 +24,11 @@ _CHECKSUMS = {
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("inspect", help="what a model file is and whether it can be trusted",
-                              epilog="exit: 0 every file can be used, 11 one cannot, with the reason")
+    parser = verbs.add_parser(
+        "inspect",
+        help="what a model file is and whether it can be trusted",
+        epilog="exit: 0 every file can be used, 11 one cannot, with the reason",
+    )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="any file; nothing in it is executed")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each file, one a line")
     parser.set_defaults(execute=execute)
@@ -75,24 +78,39 @@ def _model_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     names = f"{len(contract.feature_names)} features ({', '.join(contract.feature_names)})"
     if UNNAMED in contract.feature_names:
         names = "8 features, or 4 twice: the file does not name them"
-    yield "contract", (f"preset {contract.preset}: {contract.context_length} rows of {names}, "
-                       f"transform {contract.input_transform}, label {contract.label}")
+    yield (
+        "contract",
+        (
+            f"preset {contract.preset}: {contract.context_length} rows of {names}, "
+            f"transform {contract.input_transform}, label {contract.label}"
+        ),
+    )
     if "run_id" not in training:
         return
     yield "made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {training['run_id']}, version {manifest.version}"
     train = training.get("parts", {}).get("train")
     if train:
-        yield "trained on", (f"{sum(train.values()):,} samples ({train['win']:,} of label 1), "
-                             f"seed {training['seed']}, from {training.get('start', 'scratch')}")
+        yield (
+            "trained on",
+            (
+                f"{sum(train.values()):,} samples ({train['win']:,} of label 1), "
+                f"seed {training['seed']}, from {training.get('start', 'scratch')}"
+            ),
+        )
         yield "data", f"sha256 {training['data_sha256']}"
         yield "weights", f"sha256 {training['weights_sha256']}"
-    measured = [f"{name} {manifest.scorecard[name]:.3f}" for name in ("auc", "log_loss", "ece")
-                if isinstance(manifest.scorecard.get(name), float)]
+    measured = [
+        f"{name} {manifest.scorecard[name]:.3f}"
+        for name in ("auc", "log_loss", "ece")
+        if isinstance(manifest.scorecard.get(name), float)
+    ]
     yield "validation", ", ".join(measured) or "not measured"
 
 
 def _some_tensors(report: FileReport) -> str:
-    shown = [f"{name} {'x'.join(map(str, shape)) or 'scalar'}"
-             for name, shape in list(report.tensors.items())[:_SHOWN_TENSORS]]
+    shown = [
+        f"{name} {'x'.join(map(str, shape)) or 'scalar'}"
+        for name, shape in list(report.tensors.items())[:_SHOWN_TENSORS]
+    ]
     more = len(report.tensors) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

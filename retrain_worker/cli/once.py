@@ -25,8 +25,10 @@ _EXIT_FAILED = 1
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
-        "once", help="one run: pull, audit, train, gate, promote",
-        epilog="exit: 0 PROMOTED, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings")
+        "once",
+        help="one run: pull, audit, train, gate, promote",
+        epilog="exit: 0 PROMOTED, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings",
+    )
     options.add_places(parser)
     options.add_database(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
@@ -91,4 +93,3 @@ def as_json(result: object) -> str:
 
 def _to_stderr(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
-

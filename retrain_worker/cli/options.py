@@ -26,8 +26,12 @@ PATCHTST_SHADOW_ONLY=true
 def add_places(parser: argparse.ArgumentParser) -> None:
     """--home and --env-file."""
     parser.add_argument("--home", type=Path, metavar="DIR", help="keep everything this program writes under DIR")
-    parser.add_argument("--env-file", type=Path, metavar="FILE",
-                        help=f"read settings from FILE (default without --home: {settings.ENV_FILE}, if it is there)")
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help=f"read settings from FILE (default without --home: {settings.ENV_FILE}, if it is there)",
+    )
 
 
 def add_database(parser: argparse.ArgumentParser) -> None:

@@ -30,15 +30,21 @@ _REFUSED = 11
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
-        "promote", help="put the candidate of a refused run into the engine's slot, at a person's word",
+        "promote",
+        help="put the candidate of a refused run into the engine's slot, at a person's word",
         epilog="What was measured and failed is never waived, nor the soundness of the file. exit: 0 promoted, "
-               "11 refused, nothing was changed, 1 failed or not known in time")
+        "11 refused, nothing was changed, 1 failed or not known in time",
+    )
     options.add_places(parser)
     parser.add_argument("run_id", help="the run; `retrain-worker history` lists them")
     parser.add_argument("--reason", required=True, help="why, one line; it is kept, and stands in the events")
     parser.add_argument("--force", action="store_true", help="take the place of the gates that could not be evaluated")
-    parser.add_argument("--accept-contract", metavar="CONTRACT", default="",
-                        help="the engine is to run this contract from now on; the refusal says how it is written")
+    parser.add_argument(
+        "--accept-contract",
+        metavar="CONTRACT",
+        default="",
+        help="the engine is to run this contract from now on; the refusal says how it is written",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -97,8 +103,11 @@ def _beside_daemon(settings: Settings, arguments: argparse.Namespace) -> tuple[O
         order_id = _written(store, arguments).order_id
         if _within(seconds, lambda: _is_settled(store, order_id)):
             return _standing(store, order_id)
-    raise RetryLaterError(f"the daemon has not come to an end within {seconds:.0f} s; the order {order_id} stands",
-                          where=str(settings.state_path), remedy="`retrain-worker status` shows what became of it")
+    raise RetryLaterError(
+        f"the daemon has not come to an end within {seconds:.0f} s; the order {order_id} stands",
+        where=str(settings.state_path),
+        remedy="`retrain-worker status` shows what became of it",
+    )
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:
@@ -127,11 +136,17 @@ def _written(store: StateDb, arguments: argparse.Namespace) -> Order:
 
     from retrain_worker.domain.orders import OrderKind
 
-    wanted = {"run_id": arguments.run_id, "force": "yes" if arguments.force else "",
-              "accept_contract": arguments.accept_contract}
+    wanted = {
+        "run_id": arguments.run_id,
+        "force": "yes" if arguments.force else "",
+        "accept_contract": arguments.accept_contract,
+    }
     order = store.open_order(
-        OrderKind.PROMOTE, arguments={name: value for name, value in wanted.items() if value},
-        requested_by=options.person(), reason=" ".join(arguments.reason.split()),
-        at=datetime.now(UTC))
+        OrderKind.PROMOTE,
+        arguments={name: value for name, value in wanted.items() if value},
+        requested_by=options.person(),
+        reason=" ".join(arguments.reason.split()),
+        at=datetime.now(UTC),
+    )
     print(f"{order.order_id} is written down", file=sys.stderr, flush=True)
     return order

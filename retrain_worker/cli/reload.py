@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("reload", help="the daemon reads its settings again (what `systemctl reload` runs)",
-                              epilog="exit: 0 the new settings are taken, 78 they are wrong and the old ones stay")
+    parser = verbs.add_parser(
+        "reload",
+        help="the daemon reads its settings again (what `systemctl reload` runs)",
+        epilog="exit: 0 the new settings are taken, 78 they are wrong and the old ones stay",
+    )
     options.add_places(parser)
     parser.add_argument("--pid", type=int, help="the daemon (default: the one that works on the state directory)")
     parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="seconds to wait for its answer")
@@ -36,8 +39,9 @@ def execute(arguments: argparse.Namespace) -> int:
         pid = holder_of(state_path)
         if pid is None:
             raise UsageError("no daemon is at work", where=str(state_path), remedy="start it")
-    answer = reload_process(pid, reload_answer_path(os.environ, home=options.home_of(arguments)),
-                            wait_seconds=arguments.wait)
+    answer = reload_process(
+        pid, reload_answer_path(os.environ, home=options.home_of(arguments)), wait_seconds=arguments.wait
+    )
     for problem in answer.problems:
         print(f"retrain-worker: {problem}", file=sys.stderr)
     if answer.problems:

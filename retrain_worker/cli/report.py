@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
-        "report", help="what came of a run, on the screen or as a page",
+        "report",
+        help="what came of a run, on the screen or as a page",
         epilog="a page of each run whose outcome is known is written into its folder anyway: report.html; "
-               "exit: 0, 1 the page could not be written, 2 no such run")
+        "exit: 0, 1 the page could not be written, 2 no such run",
+    )
     options.add_places(parser)
     parser.add_argument("run_id", nargs="?", help="the run (default: the newest whose outcome is known)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page to FILE, as the run stands now")
@@ -37,8 +39,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
     settings = options.read_settings(arguments)
     wanted = arguments.run_id
-    run = chosen_run(settings, wanted, fits=lambda run: run.outcome is not None or run.run_id == wanted,
-                     otherwise="no such run, or none has ended yet")
+    run = chosen_run(
+        settings,
+        wanted,
+        fits=lambda run: run.outcome is not None or run.run_id == wanted,
+        otherwise="no such run, or none has ended yet",
+    )
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
     page = folders.report_of(run.run_id)
     if arguments.html:

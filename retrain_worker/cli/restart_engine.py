@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("restart-engine", help="check the engine's slot, then restart its unit (needs root)",
-                              epilog="exit: 0 restarted, or not at work; 1 the slot is not sound or the unit fails")
+    parser = verbs.add_parser(
+        "restart-engine",
+        help="check the engine's slot, then restart its unit (needs root)",
+        epilog="exit: 0 restarted, or not at work; 1 the slot is not sound or the unit fails",
+    )
     options.add_places(parser)
     parser.set_defaults(execute=execute)
 
@@ -30,8 +33,11 @@ def execute(arguments: argparse.Namespace) -> int:
     settings = options.read_settings(arguments)
     said = journal.configure(level=settings.log_level, form=settings.log_format)
     log = structlog.get_logger()
-    engine = EngineRestart(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-                           unit=settings.engine_unit)
+    engine = EngineRestart(
+        engine_models_dir=settings.engine_models_dir,
+        engine_env_file=settings.engine_env_file,
+        unit=settings.engine_unit,
+    )
     try:
         log.info("engine_restarted", message=engine.restart())
     except RetrainError as error:

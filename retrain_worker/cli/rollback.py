@@ -29,19 +29,30 @@ _REFUSED, _FAILED = 11, 1
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
-        "rollback", help="return an earlier model to the engine's slot",
+        "rollback",
+        help="return an earlier model to the engine's slot",
         epilog="exit: 0 the slot names it (and the engine was seen serving it, where ENGINE_CONFIRM asks for that), "
-               "11 refused, nothing was changed, 1 not confirmed, or failed; the last line says which")
+        "11 refused, nothing was changed, 1 not confirmed, or failed; the last line says which",
+    )
     options.add_places(parser)
     wanted = parser.add_mutually_exclusive_group()
-    wanted.add_argument("version", nargs="?", help="which one (default: the one before that was not taken back); "
-                                                   "`retrain-worker deployments` lists them")
-    wanted.add_argument("--to-none", action="store_true",
-                        help="take the model out, so that PATCHTST_MODEL_PATH names none, as before the first one")
+    wanted.add_argument(
+        "version",
+        nargs="?",
+        help="which one (default: the one before that was not taken back); `retrain-worker deployments` lists them",
+    )
+    wanted.add_argument(
+        "--to-none",
+        action="store_true",
+        help="take the model out, so that PATCHTST_MODEL_PATH names none, as before the first one",
+    )
     parser.add_argument("--reason", default="asked for by a person", help="why, one line; it is kept")
-    parser.add_argument("--wait", type=float, metavar="SECONDS",
-                        help="how long to wait for a running daemon (default: ENGINE_CONFIRM_TIMEOUT_S and "
-                             f"{_PATIENCE_SECONDS:.0f} s)")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help=f"how long to wait for a running daemon (default: ENGINE_CONFIRM_TIMEOUT_S and {_PATIENCE_SECONDS:.0f} s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.set_defaults(execute=execute)
 
@@ -53,8 +64,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
     settings = options.read_settings(arguments)
     if not (settings.state_path / "state.db").exists():
-        raise StateError("there is no state database here, so no earlier model is known",
-                         where=str(settings.state_path), remedy="name the right --home or --env-file")
+        raise StateError(
+            "there is no state database here, so no earlier model is known",
+            where=str(settings.state_path),
+            remedy="name the right --home or --env-file",
+        )
     order, deployment = _carried_out(settings, arguments)
     if arguments.json:
         print(as_json(_as_object(order, deployment)))
@@ -80,7 +94,9 @@ def _carried_out(settings: Settings, arguments: argparse.Namespace) -> tuple[Ord
 
 
 def _alone(
-    settings: Settings, arguments: argparse.Namespace, order_id: str | None,
+    settings: Settings,
+    arguments: argparse.Namespace,
+    order_id: str | None,
 ) -> tuple[Order, Deployment | None]:
     """Raises AlreadyRunningError when a daemon has the lock."""
     from dataclasses import replace
@@ -104,7 +120,9 @@ def _alone(
 
 
 def _beside_daemon(
-    settings: Settings, arguments: argparse.Namespace, order_id: str | None,
+    settings: Settings,
+    arguments: argparse.Namespace,
+    order_id: str | None,
 ) -> tuple[Order, Deployment | None] | str:
     """The answer; or the id of the order, when the daemon ends before it has answered. Raises RetryLaterError."""
     from retrain_worker.adapters.state_db import StateDb
@@ -123,8 +141,11 @@ def _beside_daemon(
                 return order_id
             said = _say_once(order, said)
             time.sleep(_POLL_SECONDS)
-    raise RetryLaterError(f"the daemon has not answered within {seconds:.0f} s; the order {order_id} stands",
-                          where=str(settings.state_path), remedy="`retrain-worker deployments` shows what became of it")
+    raise RetryLaterError(
+        f"the daemon has not answered within {seconds:.0f} s; the order {order_id} stands",
+        where=str(settings.state_path),
+        remedy="`retrain-worker deployments` shows what became of it",
+    )
 
 
 def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) -> Order:
@@ -135,12 +156,18 @@ def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) 
     from retrain_worker.domain.orders import OrderKind
 
     slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file)
-    wanted = {"only_from": str(slot.current_path() or ""), "version": arguments.version,
-              "to_none": "yes" if arguments.to_none else ""}
+    wanted = {
+        "only_from": str(slot.current_path() or ""),
+        "version": arguments.version,
+        "to_none": "yes" if arguments.to_none else "",
+    }
     return store.open_order(
-        OrderKind.ROLLBACK, arguments={name: value for name, value in wanted.items() if value},
-        requested_by=options.person(), reason=" ".join(arguments.reason.split()),
-        at=datetime.now(UTC))
+        OrderKind.ROLLBACK,
+        arguments={name: value for name, value in wanted.items() if value},
+        requested_by=options.person(),
+        reason=" ".join(arguments.reason.split()),
+        at=datetime.now(UTC),
+    )
 
 
 def _found(store: StateDb, order_id: str) -> Order:
@@ -160,8 +187,14 @@ def _exit_code(order: Order, deployment: Deployment | None) -> int:
 
 
 def _as_object(order: Order, deployment: Deployment | None) -> dict[str, Any]:
-    return {"order_id": order.order_id, "state": order.state, "answer": order.answer,
-            "requested_by": order.requested_by, "reason": order.reason, "deployment": deployment}
+    return {
+        "order_id": order.order_id,
+        "state": order.state,
+        "answer": order.answer,
+        "requested_by": order.requested_by,
+        "reason": order.reason,
+        "deployment": deployment,
+    }
 
 
 def _say_once(order: Order, said: str) -> str:

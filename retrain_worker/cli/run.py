@@ -58,7 +58,12 @@ def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) 
             notifier.status("starting: checking directories and the trading database")
             for warning in check_start(settings):
                 journal.get_logger().warning("start_warning", message=warning)
-            serve(app, signals=signals, notifier=notifier, reread=lambda: options.read_settings(arguments, outside),
-                  answer_path=reload_answer_path(os.environ, home=settings.home))
+            serve(
+                app,
+                signals=signals,
+                notifier=notifier,
+                reread=lambda: options.read_settings(arguments, outside),
+                answer_path=reload_answer_path(os.environ, home=settings.home),
+            )
     finally:
         said.flush()

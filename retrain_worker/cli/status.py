@@ -42,8 +42,11 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrain_worker.report.trials import trial_pairs
 
     settings = options.read_settings(arguments)
-    slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-                     trigger_file=settings.engine_trigger_file)
+    slot = ModelSlot(
+        engine_models_dir=settings.engine_models_dir,
+        engine_env_file=settings.engine_env_file,
+        trigger_file=settings.engine_trigger_file,
+    )
     try:
         current, slot_problem = slot.current_path(), None
     except SlotError as error:
@@ -54,9 +57,16 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "serving": str(current) if current else None,
         "slot_problem": slot_problem,
         "state": str(settings.state_path / "state.db"),
-        "run_under_way": None, "waiting_runs": [], "order": None, "last_run": None, "last_deployment": None,
-        "next_run_at": None, "follow_up": None, "engine_says": None,
-        "events_waiting": 0, "oldest_event_waiting_since": None,
+        "run_under_way": None,
+        "waiting_runs": [],
+        "order": None,
+        "last_run": None,
+        "last_deployment": None,
+        "next_run_at": None,
+        "follow_up": None,
+        "engine_says": None,
+        "events_waiting": 0,
+        "oldest_event_waiting_since": None,
     }
     store = options.open_state(settings)
     if store is None:
@@ -66,22 +76,52 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
         last = next((run for run in history if run.is_concluded), None)
         order = store.waiting_order()
         deployment, oldest = store.last_deployment(), store.oldest_pending_at()
-        due = next_run_at(last_attempt_at=store.last_attempt_at(), now=datetime.now(UTC),
-                          interval=timedelta(hours=settings.retrain_interval_hours))
+        due = next_run_at(
+            last_attempt_at=store.last_attempt_at(),
+            now=datetime.now(UTC),
+            interval=timedelta(hours=settings.retrain_interval_hours),
+        )
         found |= {
             "engine_says": _engine_says(store),
-            "waiting_runs": [{"run_id": run.run_id, "stage": run.stage, "version": run.fact(Stage.TRAIN).get("version"),
-                              "trials": [list(pair) for pair in trial_pairs(run)]} for run in store.waiting_runs()],
-            "run_under_way": under_way and {"run_id": under_way.run_id, "stage": under_way.stage,
-                                            "outcome": under_way.outcome, "since": under_way.updated_at.isoformat()},
-            "order": order and {"order_id": order.order_id, "requested_by": order.requested_by, "reason": order.reason,
-                                "answer": order.answer},
-            "last_run": last and {"run_id": last.run_id, "outcome": last.outcome, "reasons": list(last.reasons),
-                                  "finished_at": (last.finished_at or last.updated_at).isoformat()},
-            "last_deployment": deployment and {
-                "kind": deployment.kind, "version": deployment.version, "model_path": deployment.model_path,
-                "state": deployment.state, "at": deployment.updated_at.isoformat(),
-                "confirmation": deployment.confirmation},
+            "waiting_runs": [
+                {
+                    "run_id": run.run_id,
+                    "stage": run.stage,
+                    "version": run.fact(Stage.TRAIN).get("version"),
+                    "trials": [list(pair) for pair in trial_pairs(run)],
+                }
+                for run in store.waiting_runs()
+            ],
+            "run_under_way": under_way
+            and {
+                "run_id": under_way.run_id,
+                "stage": under_way.stage,
+                "outcome": under_way.outcome,
+                "since": under_way.updated_at.isoformat(),
+            },
+            "order": order
+            and {
+                "order_id": order.order_id,
+                "requested_by": order.requested_by,
+                "reason": order.reason,
+                "answer": order.answer,
+            },
+            "last_run": last
+            and {
+                "run_id": last.run_id,
+                "outcome": last.outcome,
+                "reasons": list(last.reasons),
+                "finished_at": (last.finished_at or last.updated_at).isoformat(),
+            },
+            "last_deployment": deployment
+            and {
+                "kind": deployment.kind,
+                "version": deployment.version,
+                "model_path": deployment.model_path,
+                "state": deployment.state,
+                "at": deployment.updated_at.isoformat(),
+                "confirmation": deployment.confirmation,
+            },
             "next_run_at": due.isoformat(),
             "follow_up": follow_up.due(store),
             "events_waiting": store.num_pending(),
@@ -117,14 +157,19 @@ def _as_text(found: dict[str, Any]) -> str:
     running, last = found["run_under_way"], found["last_run"]
     if running:
         standing = "is" if found["daemon"] == "at work" else "goes on at the next start:"
-        lines.append(("under way", f"run {running['run_id']} {standing} at {running['stage']} since "
-                                   f"{running['since'][:19]} UTC"))
+        lines.append(
+            ("under way", f"run {running['run_id']} {standing} at {running['stage']} since {running['since'][:19]} UTC")
+        )
     if found["engine_says"]:
         lines.append(("engine", found["engine_says"]))
     for run in found["waiting_runs"]:
         told = "; ".join(text for _, text in run["trials"])
-        lines.append(("on trial" if run["stage"] == Stage.SHADOW else "probation",
-                      f"{run['version']} (run {run['run_id']}): {told}"))
+        lines.append(
+            (
+                "on trial" if run["stage"] == Stage.SHADOW else "probation",
+                f"{run['version']} (run {run['run_id']}): {told}",
+            )
+        )
     if last:
         lines.append(("last run", f"{last['run_id']} {last['outcome']} at {last['finished_at'][:19]} UTC"))
         lines.extend(("", reason) for reason in last["reasons"][:5])

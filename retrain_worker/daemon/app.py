@@ -101,16 +101,20 @@ class App:
                 assert settings.home is not None, "without a home, a Redis is always named"
                 self._embedded = doors.enter_context(EmbeddedRedis(settings.home))
                 self.redis_url = self._embedded.url
-            client = doors.enter_context(contextlib.closing(
-                connect(self.redis_url, socket_timeout_seconds=_REDIS_SECONDS)))
+            client = doors.enter_context(
+                contextlib.closing(connect(self.redis_url, socket_timeout_seconds=_REDIS_SECONDS))
+            )
             self._relay = Relay(client, self.store, now)
             self._requests = Requests(client, now)
             self._children = ChildProcesses(
-                database_url=str(settings.database_url), niceness=settings.child_nice,
-                deadline_seconds=_deadlines(settings))
+                database_url=str(settings.database_url),
+                niceness=settings.child_nice,
+                deadline_seconds=_deadlines(settings),
+            )
             doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
-            self._trials = Trials(self._children, conclude=self._finish,
-                                  closed=lambda run: write_report(run, self.artifacts))
+            self._trials = Trials(
+                self._children, conclude=self._finish, closed=lambda run: write_report(run, self.artifacts)
+            )
             self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
             doors.callback(self._verifier.stop, 0.0)
             self._client = client
@@ -122,8 +126,9 @@ class App:
             self._doors = doors.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop the child, close everything, in the reverse order of opening."""
         self._doors.close()
 
@@ -139,7 +144,8 @@ class App:
         at = self.world.now()
         with self._moving:
             run, is_new = self.store.open_run(
-                requested_by=requested_by, reason=reason, at=at, announce=lambda new: (events.started(new, at=at),))
+                requested_by=requested_by, reason=reason, at=at, announce=lambda new: (events.started(new, at=at),)
+            )
             if is_new:
                 self._sentence = f"run {run.run_id} started: {reason}"
                 log.info("run_started", message=self._sentence, run_id=run.run_id)
@@ -229,12 +235,20 @@ class App:
                 return
             self._glimpsed = None
             is_first = self.store.last_deployment() is None
-            told = () if is_first else (
-                events.observed(found, shadow_only=self._slot.is_shadow_only(), at=found.created_at),)
+            told = (
+                ()
+                if is_first
+                else (events.observed(found, shadow_only=self._slot.is_shadow_only(), at=found.created_at),)
+            )
             self.store.record_deployment(found, events=told)
             tell = log.info if is_first else log.warning
-            tell("slot_observed", message=f"PATCHTST_MODEL_PATH names {found.model_path or 'nothing'}: {found.reason}; "
-                                          f"{found.confirmation}", version=found.version, sha256=found.sha256)
+            tell(
+                "slot_observed",
+                message=f"PATCHTST_MODEL_PATH names {found.model_path or 'nothing'}: {found.reason}; "
+                f"{found.confirmation}",
+                version=found.version,
+                sha256=found.sha256,
+            )
 
     def carry_out_orders(self) -> Order | None:
         """Carry out what was ordered, as far as it goes without waiting; the order that is waited for, if there is one.
@@ -290,13 +304,17 @@ class App:
             under_way = self.store.unfinished_run()
             if under_way is not None and follow_up.comes_too_late(under_way):
                 if follow_up.note(self.store, under_way, reason):
-                    log.info("request_follows", message=f"a request follows run {under_way.run_id}, which has taken "
-                                                        f"its rows: {reason}", run_id=under_way.run_id)
+                    log.info(
+                        "request_follows",
+                        message=f"a request follows run {under_way.run_id}, which has taken its rows: {reason}",
+                        run_id=under_way.run_id,
+                    )
             else:
                 run = self.begin("trigger", reason)
                 if under_way is not None:
-                    log.info("request_joined", message=f"a request joined run {run.run_id}: {reason}",
-                             run_id=run.run_id)
+                    log.info(
+                        "request_joined", message=f"a request joined run {run.run_id}: {reason}", run_id=run.run_id
+                    )
             for _ in range(_MOST_POLLS):
                 unheard = self._requests.acknowledge(request.stream_id for request in found.requests)
                 if unheard or not found.is_full:
@@ -334,8 +352,11 @@ class App:
         if found.is_fault != self._is_serving_fault:
             self._is_serving_fault = found.is_fault
             tell = log.warning if found.is_fault else log.info
-            tell("serving_fault" if found.is_fault else "serving_fault_over", message=found.sentence,
-                 model_path=str(current))
+            tell(
+                "serving_fault" if found.is_fault else "serving_fault_over",
+                message=found.sentence,
+                model_path=str(current),
+            )
 
     def keep_books(self) -> None:
         """Write what came of the runs into the stack's own tables. A failure is logged and tried again."""
@@ -374,8 +395,11 @@ class App:
 
     def next_run_at(self, at: datetime) -> datetime:
         """When the next run is due, seen from `at`."""
-        return next_run_at(last_attempt_at=self._last_attempt_at(at), now=at,
-                           interval=timedelta(hours=self._settings.retrain_interval_hours))
+        return next_run_at(
+            last_attempt_at=self._last_attempt_at(at),
+            now=at,
+            interval=timedelta(hours=self._settings.retrain_interval_hours),
+        )
 
     def _last_attempt_at(self, at: datetime) -> datetime | None:
         """The last attempt; one dated in the future counts from when this was noticed, because the clock went back."""
@@ -404,17 +428,24 @@ class App:
     def _adopt(self, settings: Settings) -> None:
         self._reread = None
         self._settings = replace(
-            settings, state_path=self._settings.state_path, redis_url=self._settings.redis_url,
-            database_url=self._settings.database_url, database_path=self._settings.database_path,
-            model_path=self._settings.model_path, checkpoint_path=self._settings.checkpoint_path)
+            settings,
+            state_path=self._settings.state_path,
+            redis_url=self._settings.redis_url,
+            database_url=self._settings.database_url,
+            database_path=self._settings.database_path,
+            model_path=self._settings.model_path,
+            checkpoint_path=self._settings.checkpoint_path,
+        )
         self.world = self._world(self._settings)
 
     def _idle_sentence(self) -> str:
         at = self.world.now()
         wait = self.next_run_at(at) - at
         serving = self.store.last_deployment()
-        return (f"idle; next run {f'in {in_words(wait)}' if wait > timedelta() else 'now'}; "
-                f"serving {serving.version if serving else 'nothing that this program has promoted'}")
+        return (
+            f"idle; next run {f'in {in_words(wait)}' if wait > timedelta() else 'now'}; "
+            f"serving {serving.version if serving else 'nothing that this program has promoted'}"
+        )
 
     def _say(self, step: Step) -> None:
         """Log a sentence when it is new: info for a move, debug for waiting and for the steps on both sides of a swap.
@@ -436,8 +467,16 @@ class App:
         """The canonical line: what came of a run, once its outcome is known."""
         run = step.run
         end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
-        end("run_finished", message=step.sentence, run_id=run.run_id, outcome=run.outcome, stage=run.stage,
-            reasons=list(run.reasons), seconds=dict(run.seconds), model_path=run.fact(Stage.PROMOTE).get("model_path"))
+        end(
+            "run_finished",
+            message=step.sentence,
+            run_id=run.run_id,
+            outcome=run.outcome,
+            stage=run.stage,
+            reasons=list(run.reasons),
+            seconds=dict(run.seconds),
+            model_path=run.fact(Stage.PROMOTE).get("model_path"),
+        )
         write_report(run, self.artifacts)
 
     def _tell(self, step: orders.OrderStep) -> None:
@@ -451,16 +490,25 @@ class App:
     def _world(self, settings: Settings) -> World:
         self.artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
         self._slot = ModelSlot(
-            engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-            trigger_file=settings.engine_trigger_file, serving_user=settings.engine_user or None)
+            engine_models_dir=settings.engine_models_dir,
+            engine_env_file=settings.engine_env_file,
+            trigger_file=settings.engine_trigger_file,
+            serving_user=settings.engine_user or None,
+        )
         confirmations: Confirmations = EventConfirmations(self._client)
         if settings.engine_confirm is Confirm.UNIT:
             confirmations = UnitConfirmations(settings.engine_unit)
         if settings.engine_confirm is Confirm.TELEMETRY:
             confirmations = self._telemetry
         return World(
-            store=self.store, children=self._children, verifier=self._verifier, folders=self.artifacts,
-            confirmations=confirmations, slot=self._slot, policies=policies_of(settings), now=now,
+            store=self.store,
+            children=self._children,
+            verifier=self._verifier,
+            folders=self.artifacts,
+            confirmations=confirmations,
+            slot=self._slot,
+            policies=policies_of(settings),
+            now=now,
             engine_says=lambda: self._engine_finding,
         )
 
@@ -485,11 +533,19 @@ def now() -> datetime:
 def policies_of(settings: Settings) -> Policies:
     """The policies of a run under these settings."""
     return Policies(
-        data=settings.data, split=settings.split, recipe=settings.recipe, gate=settings.gate,
-        allow_live_swap=settings.allow_live_swap, engine_confirm=settings.engine_confirm,
-        engine_confirm_seconds=settings.engine_confirm_seconds, unconfirmed=settings.unconfirmed,
-        shadow=settings.shadow, probation=settings.probation, trial_check_minutes=settings.trial_check_minutes,
-        max_retries=settings.max_retries, child_memory_bytes=settings.child_memory_bytes,
+        data=settings.data,
+        split=settings.split,
+        recipe=settings.recipe,
+        gate=settings.gate,
+        allow_live_swap=settings.allow_live_swap,
+        engine_confirm=settings.engine_confirm,
+        engine_confirm_seconds=settings.engine_confirm_seconds,
+        unconfirmed=settings.unconfirmed,
+        shadow=settings.shadow,
+        probation=settings.probation,
+        trial_check_minutes=settings.trial_check_minutes,
+        max_retries=settings.max_retries,
+        child_memory_bytes=settings.child_memory_bytes,
     )
 
 

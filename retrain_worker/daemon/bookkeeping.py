@@ -103,8 +103,11 @@ class Bookkeeping:
         if tries < MAX_TRIES:
             self._say(str(error), run_id=run.run_id)
             return False
-        log.warning("bookkeeping_set_aside", run_id=run.run_id,
-                    message=f"the row of run {run.run_id} was refused {tries} times and is set aside: {error}")
+        log.warning(
+            "bookkeeping_set_aside",
+            run_id=run.run_id,
+            message=f"the row of run {run.run_id} was refused {tries} times and is set aside: {error}",
+        )
         self._problem = None
         return True
 

@@ -35,24 +35,61 @@ def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> E
     now = datetime.now(UTC)
     spending = _spending(settings, now)
     policy = replace(settings.gate, skill_alpha=spending.alpha)
-    incumbent = ModelSlot(
-        engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-        trigger_file=settings.engine_trigger_file).current_path() if settings.engine_env_file.exists() else None
+    incumbent = (
+        ModelSlot(
+            engine_models_dir=settings.engine_models_dir,
+            engine_env_file=settings.engine_env_file,
+            trigger_file=settings.engine_trigger_file,
+        ).current_path()
+        if settings.engine_env_file.exists()
+        else None
+    )
     with tempfile.TemporaryDirectory(prefix="retrain-worker-evaluate-") as folder:
-        children = ChildProcesses(database_url=str(settings.database_url), niceness=settings.child_nice,
-                                  deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
+        children = ChildProcesses(
+            database_url=str(settings.database_url),
+            niceness=settings.child_nice,
+            deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60),
+        )
         try:
-            awaited(children, Stage.PULL, Path(folder), PullRequest(
-                run_id="evaluate", run_dir=folder, policy=settings.data, watermark_path=None, now=now.isoformat(),
-                memory_limit_bytes=settings.child_memory_bytes), say)
-            measured: GateMeasured = awaited(children, Stage.GATE, Path(folder), GateRequest(
-                run_id="evaluate", run_dir=folder, candidate_path=str(file.absolute()),
-                incumbent_path=str(incumbent) if incumbent else None, data=settings.data, split=settings.split,
-                recipe=settings.recipe, policy=policy, memory_limit_bytes=settings.child_memory_bytes), say)
+            awaited(
+                children,
+                Stage.PULL,
+                Path(folder),
+                PullRequest(
+                    run_id="evaluate",
+                    run_dir=folder,
+                    policy=settings.data,
+                    watermark_path=None,
+                    now=now.isoformat(),
+                    memory_limit_bytes=settings.child_memory_bytes,
+                ),
+                say,
+            )
+            measured: GateMeasured = awaited(
+                children,
+                Stage.GATE,
+                Path(folder),
+                GateRequest(
+                    run_id="evaluate",
+                    run_dir=folder,
+                    candidate_path=str(file.absolute()),
+                    incumbent_path=str(incumbent) if incumbent else None,
+                    data=settings.data,
+                    split=settings.split,
+                    recipe=settings.recipe,
+                    policy=policy,
+                    memory_limit_bytes=settings.child_memory_bytes,
+                ),
+                say,
+            )
         finally:
             children.stop(1.0)
-    return Evaluation(verdict=decide(measured.evidence, policy), evidence=measured.evidence, incumbent_path=incumbent,
-                      spending=spending)
+    return Evaluation(
+        verdict=decide(measured.evidence, policy),
+        evidence=measured.evidence,
+        incumbent_path=incumbent,
+        spending=spending,
+    )
 
 
 def _spending(settings: Settings, now: datetime) -> Spending:
@@ -60,5 +97,4 @@ def _spending(settings: Settings, now: datetime) -> Spending:
     if path.exists():
         with StateDb(path, read_only=True) as store:
             last = store.spending_before(None)
-    return spend(last, at=now, skill_alpha=settings.gate.skill_alpha,
-                 per_year=settings.gate.false_promotions_per_year)
+    return spend(last, at=now, skill_alpha=settings.gate.skill_alpha, per_year=settings.gate.false_promotions_per_year)

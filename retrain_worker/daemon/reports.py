@@ -23,6 +23,10 @@ def write_report(run: Run, folders: ArtifactStore) -> dict[str, Any]:
         write_page(result, report)
     except Exception as error:
         # the run is over and stored: a picture of it must not look like a failure of its last stage
-        log.warning("report_not_written", message=f"{report} was not written: {error}", run_id=run.run_id,
-                    exc_info=not isinstance(error, OSError))
+        log.warning(
+            "report_not_written",
+            message=f"{report} was not written: {error}",
+            run_id=run.run_id,
+            exc_info=not isinstance(error, OSError),
+        )
     return result

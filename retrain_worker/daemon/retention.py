@@ -47,8 +47,9 @@ def _needed(store: StateDb) -> list[Path]:
     """What serves, served before, would return, is on its way into the slot, or was ordered by name."""
     reached, order = store.reached_deployments(), store.waiting_order()
     last = reached[-1] if reached else None
-    target = roll_back_target(reached, last.model_path if last else None,
-                              is_condemned=lambda sha256: store.condemned(sha256) is not None)
+    target = roll_back_target(
+        reached, last.model_path if last else None, is_condemned=lambda sha256: store.condemned(sha256) is not None
+    )
     ordered = known_version(reached, order.arguments.get("version", "")) if order else None
     needed = [last.model_path, last.previous_model_path] if last else []
     needed += [each.model_path for each in (target, ordered, *store.intended_deployments()) if each]

@@ -55,13 +55,19 @@ class Schedule:
         """Every job once at once, then at its interval."""
         # Memory job store: a persistent one deletes what it cannot unpickle and repeats jobs without id (K3).
         scheduler = BackgroundScheduler(
-            jobstores={"default": MemoryJobStore()}, timezone=UTC,
+            jobstores={"default": MemoryJobStore()},
+            timezone=UTC,
             executors={"default": ThreadPoolExecutor(max_workers=len(self._jobs))},
         )
         for job in self._jobs:
             scheduler.add_job(
-                self._watched(job), IntervalTrigger(seconds=job.every_seconds, timezone=UTC), id=job.name,
-                next_run_time=datetime.now(UTC), coalesce=True, max_instances=1, misfire_grace_time=None,
+                self._watched(job),
+                IntervalTrigger(seconds=job.every_seconds, timezone=UTC),
+                id=job.name,
+                next_run_time=datetime.now(UTC),
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=None,
             )
         # A pass that takes longer than its interval is no news; one that takes longer than its patience is `stuck`.
         logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
@@ -84,8 +90,11 @@ class Schedule:
     def stuck(self) -> tuple[str, ...]:
         """The jobs that have not finished a pass for longer than their patience."""
         now = self._clock()
-        return tuple(job.name for job in self._jobs
-                     if now - self._finished_at[job.name] > job.every_seconds + job.patience_seconds)
+        return tuple(
+            job.name
+            for job in self._jobs
+            if now - self._finished_at[job.name] > job.every_seconds + job.patience_seconds
+        )
 
     def _watched(self, job: Job) -> Callable[[], None]:
         def one_pass() -> None:
@@ -98,4 +107,5 @@ class Schedule:
                 with self._idle:
                     self._num_passes -= 1
                     self._idle.notify_all()
+
         return one_pass

@@ -116,7 +116,8 @@ def jobs_of(app: App) -> tuple[Job, ...]:
             ("telemetry", app.listen, 10.0, 120.0),
             ("bookkeeping", app.keep_books, 60.0, 300.0),
             ("retention", app.sweep, 3600.0, 900.0),
-        ))
+        )
+    )
 
 
 def boot_clock() -> float:

@@ -22,15 +22,40 @@ def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[Pul
     """What the source holds and whether it is fit to train on. Raises what the child raised."""
     now = datetime.now(UTC).isoformat()
     with tempfile.TemporaryDirectory(prefix="retrain-worker-audit-") as folder:
-        children = ChildProcesses(database_url=str(settings.database_url), niceness=settings.child_nice,
-                                  deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60))
+        children = ChildProcesses(
+            database_url=str(settings.database_url),
+            niceness=settings.child_nice,
+            deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60),
+        )
         try:
-            pulled: PullResult = awaited(children, Stage.PULL, Path(folder), PullRequest(
-                run_id="audit", run_dir=folder, policy=settings.data, watermark_path=None, now=now,
-                memory_limit_bytes=settings.child_memory_bytes), say)
-            audited: AuditResult = awaited(children, Stage.AUDIT, Path(folder), AuditRequest(
-                run_id="audit", run_dir=folder, policy=settings.data, now=now,
-                reference_dir=_reference_dir(settings, say), memory_limit_bytes=settings.child_memory_bytes), say)
+            pulled: PullResult = awaited(
+                children,
+                Stage.PULL,
+                Path(folder),
+                PullRequest(
+                    run_id="audit",
+                    run_dir=folder,
+                    policy=settings.data,
+                    watermark_path=None,
+                    now=now,
+                    memory_limit_bytes=settings.child_memory_bytes,
+                ),
+                say,
+            )
+            audited: AuditResult = awaited(
+                children,
+                Stage.AUDIT,
+                Path(folder),
+                AuditRequest(
+                    run_id="audit",
+                    run_dir=folder,
+                    policy=settings.data,
+                    now=now,
+                    reference_dir=_reference_dir(settings, say),
+                    memory_limit_bytes=settings.child_memory_bytes,
+                ),
+                say,
+            )
         finally:
             children.stop(1.0)
     return pulled, audited

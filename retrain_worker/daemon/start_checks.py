@@ -26,6 +26,10 @@ def check_start(settings: Settings) -> Iterator[str]:
         trading_database.look_at(str(settings.database_url), settings.database_path)
     except DatabaseUnreachableError as error:
         yield f"trading database: {error}"
-    slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file,
-                     trigger_file=settings.engine_trigger_file, serving_user=settings.engine_user or None)
+    slot = ModelSlot(
+        engine_models_dir=settings.engine_models_dir,
+        engine_env_file=settings.engine_env_file,
+        trigger_file=settings.engine_trigger_file,
+        serving_user=settings.engine_user or None,
+    )
     yield from (f"no model can be promoted: {finding}; {remedy}" for finding, remedy in slot.problems())

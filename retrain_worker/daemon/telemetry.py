@@ -18,8 +18,11 @@ def finding_of(store: StateDb, tally: Tally) -> Finding:
     card = (run.fact(Stage.GATE).get("candidate") if run else None) or {}
     spread = (watched.get("model") or {}).get("p_std")
     return judge(
-        tally, answers=msgspec.convert(watched.get("answers", []), list[Answer]), thresholds=Thresholds(),
-        model_std=card.get("p_std") if spread is None else spread)
+        tally,
+        answers=msgspec.convert(watched.get("answers", []), list[Answer]),
+        thresholds=Thresholds(),
+        model_std=card.get("p_std") if spread is None else spread,
+    )
 
 
 def _run_of(store: StateDb, model_path: str) -> Run | None:

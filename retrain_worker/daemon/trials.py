@@ -27,7 +27,11 @@ class Trials:
     """Advances the waiting runs; knows which of them a child is at work for."""
 
     def __init__(
-        self, children: ChildProcesses, *, conclude: Callable[[Step], None], closed: Callable[[Run], object],
+        self,
+        children: ChildProcesses,
+        *,
+        conclude: Callable[[Step], None],
+        closed: Callable[[Run], object],
     ) -> None:
         """`conclude` is told the step by which a run's outcome became known, `closed` a run whose probation is over."""
         self._children = children
@@ -79,8 +83,13 @@ class Trials:
         elif run.is_finished:
             is_alarm = run.outcome is Outcome.ROLLED_BACK or bool(run.fact(Stage.PROBATION).get("decision"))
             tell = log.warning if is_alarm else log.info
-            tell("probation_ended", message=step.sentence, run_id=run.run_id, outcome=run.outcome,
-                 reasons=list(run.reasons))
+            tell(
+                "probation_ended",
+                message=step.sentence,
+                run_id=run.run_id,
+                outcome=run.outcome,
+                reasons=list(run.reasons),
+            )
             self._closed(run)
         else:
             is_alarm = _is_settled(run) or bool(run.fact(run.stage).get("problem"))

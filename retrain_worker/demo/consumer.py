@@ -1,4 +1,5 @@
 """A consumer in twenty lines: what happens to the model, as it happens."""
+
 import os
 
 from retrain_worker.serving import ModelEvents

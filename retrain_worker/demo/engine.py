@@ -117,11 +117,19 @@ class Engine:
         return {version: asdict(counts) for version, counts in self.answers.items()}
 
     def _note_swap(self, served: Served, probabilities: NDArray[np.float64]) -> None:
-        self._diary.write("swap", {
-            "old_version": self._version, "version": served.version, "model_path": str(served.model_path),
-            "sha256": served.sha256, "event_id": served.named.event_id, "canary_max_error": served.canary_max_error,
-            "first_answers": [round(float(p), 4) for p in probabilities], "answers": self.tally(),
-        })  # fmt: skip
+        self._diary.write(
+            "swap",
+            {
+                "old_version": self._version,
+                "version": served.version,
+                "model_path": str(served.model_path),
+                "sha256": served.sha256,
+                "event_id": served.named.event_id,
+                "canary_max_error": served.canary_max_error,
+                "first_answers": [round(float(p), 4) for p in probabilities],
+                "answers": self.tally(),
+            },
+        )
         self._version = served.version
 
     def _note_failure(self, served: Served, reason: str) -> None:
@@ -150,12 +158,24 @@ class Intents:
                 if symbol not in answers or (symbol, timestamp, served.version) in self._said:
                     continue
                 action = action_of(answers[symbol], served.bundle.manifest.thresholds)
-                ours = {"action": action, "confidence": round(answers[symbol], 4), "shadow": True,
-                        "version": served.version}
-                payload = {"symbol": symbol, "side": side, "timestamp": timestamp,
-                           "model_breakdown": {"patchtst": ours}}
-                add_entry(self._client, INTENT_STREAM, {
-                    "event_type": "trade.intent", "source": CONSUMER, "payload": json.dumps(payload)}, longest=_LONGEST)
+                ours = {
+                    "action": action,
+                    "confidence": round(answers[symbol], 4),
+                    "shadow": True,
+                    "version": served.version,
+                }
+                payload = {
+                    "symbol": symbol,
+                    "side": side,
+                    "timestamp": timestamp,
+                    "model_breakdown": {"patchtst": ours},
+                }
+                add_entry(
+                    self._client,
+                    INTENT_STREAM,
+                    {"event_type": "trade.intent", "source": CONSUMER, "payload": json.dumps(payload)},
+                    longest=_LONGEST,
+                )
                 self._said.add((symbol, timestamp, served.version))
 
 
@@ -193,8 +213,10 @@ def _symbols_and_windows(database: Path, contract: ModelContract) -> tuple[list[
 
 
 def _newest_rows(connection: sqlite3.Connection, symbol: str, contract: ModelContract) -> Iterator[list[float]]:
-    query = (f"SELECT features, feature_names FROM {TRAINING_SAMPLES} WHERE symbol = ? "  # noqa: S608 (our own name)
-             "ORDER BY timestamp DESC, id DESC LIMIT ?")
+    query = (
+        f"SELECT features, feature_names FROM {TRAINING_SAMPLES} WHERE symbol = ? "  # noqa: S608 (our own name)
+        "ORDER BY timestamp DESC, id DESC LIMIT ?"
+    )
     for features, names in connection.execute(query, (symbol, contract.context_length)):
         found = json.loads(features)
         values = found if isinstance(found, dict) else dict(zip(json.loads(names), found, strict=True))
@@ -220,8 +242,10 @@ def main(arguments: Sequence[str]) -> int:
 def _run(options: argparse.Namespace, diary: Diary, stopping: threading.Event) -> None:
     parent = os.getppid()
     named = model_in_env_file(options.env_file)
-    diary.write("started", {"pid": os.getpid(), "env_file": str(options.env_file),
-                            "model_path": named.model_path if named else None})
+    diary.write(
+        "started",
+        {"pid": os.getpid(), "env_file": str(options.env_file), "model_path": named.model_path if named else None},
+    )
     events = ModelEvents(options.redis_url, group="demo_engine", consumer=CONSUMER)
     client = connect(options.redis_url)
     follower = ModelFollower(options.redis_url, consumer=CONSUMER, env_file=options.env_file)

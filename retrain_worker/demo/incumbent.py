@@ -22,9 +22,15 @@ from retrain_worker.errors import ChildFailedError
 
 #: learns the relation of a few thousand rows in seconds. One thread: two wait for each other where cores are shared
 _RECIPE = Recipe(
-    preset=Preset.PAPER, max_epochs=5, patience=5, batch_size=32, learning_rate=3e-3, dropout=0.1, threads=1,
+    preset=Preset.PAPER,
+    max_epochs=5,
+    patience=5,
+    batch_size=32,
+    learning_rate=3e-3,
+    dropout=0.1,
+    threads=1,
     device="cpu",
-)  # fmt: skip
+)
 _ENV_FILE = """\
 # Environment of the AI engine (stand-in of the demo; a real one looks like this).
 PYTHONUNBUFFERED=1
@@ -43,9 +49,14 @@ MIN_CONFIDENCE=0.55
 
 
 def write_incumbent(
-    database: Path, *, work_dir: Path, engine_models_dir: Path, engine_env_file: Path, trained_at: datetime,
+    database: Path,
+    *,
+    work_dir: Path,
+    engine_models_dir: Path,
+    engine_env_file: Path,
+    trained_at: datetime,
     recipe: Recipe = _RECIPE,
-) -> Path:  # fmt: skip
+) -> Path:
     """Train on `database` as of `trained_at`, put the model into the engine's directory, and write its env file.
 
     The run's own files stay in `work_dir`. Raises ChildFailedError when a stage does not end with a result.
@@ -54,11 +65,19 @@ def write_incumbent(
     version, data, run_dir = version_of(run_id), DataPolicy(), work_dir / run_id
     run_dir.mkdir(parents=True, exist_ok=True)
     pull = PullRequest(
-        run_id=run_id, run_dir=str(run_dir), policy=data, watermark_path=None, now=trained_at.isoformat())
+        run_id=run_id, run_dir=str(run_dir), policy=data, watermark_path=None, now=trained_at.isoformat()
+    )
     _run(Stage.PULL, pull, run_dir, database)
     train = TrainRequest(
-        run_id=run_id, run_dir=str(run_dir), version=version, data=data, split=SplitPolicy(past_folds=0),
-        recipe=recipe, checkpoint_dir=str(work_dir / "checkpoints"), incumbent_path=None)
+        run_id=run_id,
+        run_dir=str(run_dir),
+        version=version,
+        data=data,
+        split=SplitPolicy(past_folds=0),
+        recipe=recipe,
+        checkpoint_dir=str(work_dir / "checkpoints"),
+        incumbent_path=None,
+    )
     result = _run(Stage.TRAIN, train, run_dir, database)
     candidate, incumbent = Path(result["model_path"]), model_file(engine_models_dir, version)
     engine_models_dir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +96,8 @@ def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, datab
     environment = dict(os.environ) | {DATABASE_URL_VARIABLE: f"sqlite:///{database.absolute()}"}
     # an open stdin says that somebody waits for the result
     child = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     with child:
         assert child.stdout is not None, "it was asked for"
         said = child.stdout.read()

@@ -74,9 +74,18 @@ class Market:
 
 
 def write_market(
-    path: Path, *, seed: int, end: datetime, rows: int = 6_000, open_rows: int = 60, days: float = 30.0,
-    contradictions: int = 12, num_features: int = 4, as_objects: bool = False, regime: Regime | None = None,
-) -> Market:  # fmt: skip
+    path: Path,
+    *,
+    seed: int,
+    end: datetime,
+    rows: int = 6_000,
+    open_rows: int = 60,
+    days: float = 30.0,
+    contradictions: int = 12,
+    num_features: int = 4,
+    as_objects: bool = False,
+    regime: Regime | None = None,
+) -> Market:
     """Make the database `path`: `rows` known outcomes and `open_rows` open positions in the `days` before `end`.
 
     Ids are not in time order; `contradictions` losses are called WIN, id 1 among them. Raises UsageError when `path` is
@@ -84,12 +93,21 @@ def write_market(
     """
     names_of(num_features)
     if path.exists():
-        raise UsageError("a market is written into a new file, and this one is there", where=str(path),
-                         remedy="remove it, or name another")
+        raise UsageError(
+            "a market is written into a new file, and this one is there",
+            where=str(path),
+            remedy="remove it, or name another",
+        )
     nothing = Market(
-        path=path, seed=seed, regime=regime or Regime(), end=end - timedelta(days=days), open_rows=open_rows,
-        as_objects=as_objects, rows=np.zeros(0, ROW), signals=np.zeros((0, num_features)),
-    )  # fmt: skip
+        path=path,
+        seed=seed,
+        regime=regime or Regime(),
+        end=end - timedelta(days=days),
+        open_rows=open_rows,
+        as_objects=as_objects,
+        rows=np.zeros(0, ROW),
+        signals=np.zeros((0, num_features)),
+    )
     market = _later(nothing, count=rows + open_rows, until=end)
     _contradict(market.rows, contradictions, seed=seed)
     with closing(sqlite3.connect(path)) as database, database:
@@ -101,9 +119,7 @@ def write_market(
     return market
 
 
-def continue_market(
-    market: Market, *, rows: int = 200, days: float = 1.0, turn_degrees: float | None = None
-) -> Market:  # fmt: skip
+def continue_market(market: Market, *, rows: int = 200, days: float = 1.0, turn_degrees: float | None = None) -> Market:
     """Let `days` pass: open positions get their outcome, `rows` new decisions arrive, the newest of them stay open.
 
     `turn_degrees` turns the relation between features and regime from now on. Written as live services write: one
@@ -128,8 +144,9 @@ def _later(market: Market, *, count: int, until: datetime) -> Market:
     rows, signals, first = [], [], 0
     for code, number in enumerate(int(number) for number in counts):
         old = market.rows["symbol_code"] == code
-        new, seen = _new_rows(random, market, market.rows["is_good"][old], code=code,
-                              at=instants(random, number, start=start, stop=stop))
+        new, seen = _new_rows(
+            random, market, market.rows["is_good"][old], code=code, at=instants(random, number, start=start, stop=stop)
+        )
         new["id"] = ids[first : first + number]
         first += number
         rows += [market.rows[old], new]
@@ -141,7 +158,7 @@ def _later(market: Market, *, count: int, until: datetime) -> Market:
 
 def _new_rows(
     random: np.random.Generator, market: Market, before: NDArray[np.bool_], *, code: int, at: NDArray[np.int64]
-) -> tuple[Rows, Floats]:  # fmt: skip
+) -> tuple[Rows, Floats]:
     """Rows of one symbol at the instants `at`, after rows whose regime was `before`, and their signals."""
     regime, count = market.regime, len(at)
     if not len(before):  # the first trades look back, too

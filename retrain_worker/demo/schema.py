@@ -6,11 +6,31 @@ from __future__ import annotations
 TRAINING_SAMPLES = "ai_training_samples"
 
 SAMPLE_COLUMNS = (
-    "id", "symbol", "timestamp", "run_id", "predicted_action", "prediction_score", "prediction_confidence",
-    "model_version", "features", "feature_names", "executed", "execution_side", "entry_price", "entry_quantity",
-    "entry_time", "outcome_known", "exit_price", "exit_time", "realized_pnl", "hold_duration_seconds", "target_label",
-    "target_class", "created_at", "updated_at",
-)  # fmt: skip
+    "id",
+    "symbol",
+    "timestamp",
+    "run_id",
+    "predicted_action",
+    "prediction_score",
+    "prediction_confidence",
+    "model_version",
+    "features",
+    "feature_names",
+    "executed",
+    "execution_side",
+    "entry_price",
+    "entry_quantity",
+    "entry_time",
+    "outcome_known",
+    "exit_price",
+    "exit_time",
+    "realized_pnl",
+    "hold_duration_seconds",
+    "target_label",
+    "target_class",
+    "created_at",
+    "updated_at",
+)
 
 TABLES = (
     """CREATE TABLE trade_logs (id INTEGER NOT NULL, symbol VARCHAR, side VARCHAR, qty FLOAT, price FLOAT,

@@ -56,22 +56,40 @@ class Listener:
 def write_markets(folder: Path, *, seed: int, now: datetime) -> tuple[Market, Market]:
     """The market of the last 30 days, and an older one with another relation; both as databases in `folder`."""
     today = write_market(folder / "quantum_trader.db", seed=seed, end=now)
-    old = write_market(folder / "older_market.db", seed=seed + 1, end=now - timedelta(days=30), rows=_OLD_ROWS,
-                       days=12.0, regime=Regime(turn_degrees=_TURN_DEGREES))
+    old = write_market(
+        folder / "older_market.db",
+        seed=seed + 1,
+        end=now - timedelta(days=30),
+        rows=_OLD_ROWS,
+        days=12.0,
+        regime=Regime(turn_degrees=_TURN_DEGREES),
+    )
     return today, old
 
 
 def write_stale_incumbent(old: Market, *, work_dir: Path, models_dir: Path, env_file: Path) -> Path:
     """A model of the older market in the engine's slot."""
-    return write_incumbent(old.path, work_dir=work_dir, engine_models_dir=models_dir, engine_env_file=env_file,
-                           trained_at=old.end)
+    return write_incumbent(
+        old.path, work_dir=work_dir, engine_models_dir=models_dir, engine_env_file=env_file, trained_at=old.end
+    )
 
 
 @contextmanager
 def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iterator[Listener]:
     """The stand-in at work; stopped with SIGTERM at the end. Raises ChildFailedError when it does not answer."""
-    command = [sys.executable, "-m", "retrain_worker.demo.engine", "--env-file", str(env_file),
-               "--redis-url", redis_url, "--db", str(database), "--log", str(log)]
+    command = [
+        sys.executable,
+        "-m",
+        "retrain_worker.demo.engine",
+        "--env-file",
+        str(env_file),
+        "--redis-url",
+        redis_url,
+        "--db",
+        str(database),
+        "--log",
+        str(log),
+    ]
     with (log.with_suffix(".stderr")).open("wb") as errors:
         process = subprocess.Popen(command, stderr=errors)
     listener = Listener(log=log, process=process)
@@ -92,8 +110,12 @@ def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iter
 def consumer(*, redis_url: str, log: Path) -> Iterator[Callable[[], list[str]]]:
     """The twenty lines of docs/consumers.md at work; gives what they print, up to the end of the run."""
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "retrain_worker.demo.consumer"], stdout=output,
-                                   stderr=subprocess.STDOUT, env={**os.environ, "REDIS_URL": redis_url})
+        process = subprocess.Popen(
+            [sys.executable, "-m", "retrain_worker.demo.consumer"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "REDIS_URL": redis_url},
+        )
 
     def printed() -> list[str]:
         until = time.monotonic() + _CONSUMER_SECONDS
@@ -102,6 +124,7 @@ def consumer(*, redis_url: str, log: Path) -> Iterator[Callable[[], list[str]]]:
                 break
             time.sleep(_POLL_SECONDS)
         return lines
+
     try:
         yield printed
     finally:

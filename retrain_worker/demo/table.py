@@ -18,9 +18,15 @@ from retrain_worker.demo.trades import HOLD_SCORE, MODEL_VERSIONS, SYMBOLS, Rows
 _CHUNK_ROWS = 50_000
 #: set when the outcome becomes known
 _OUTCOME = (
-    "outcome_known", "exit_price", "exit_time", "realized_pnl", "hold_duration_seconds", "target_label", "target_class",
+    "outcome_known",
+    "exit_price",
+    "exit_time",
+    "realized_pnl",
+    "hold_duration_seconds",
+    "target_label",
+    "target_class",
     "updated_at",
-)  # fmt: skip
+)
 
 
 def insert_rows(database: sqlite3.Connection, rows: Rows, signals: Floats, *, as_objects: bool) -> None:

@@ -20,8 +20,15 @@ SYMBOLS = ("ADAUSDT", "BNBUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT")
 #: price in USDT, decimals of the price, decimals of the quantity
 _LISTINGS = ((0.42, 5, 0), (880.0, 2, 3), (91_000.0, 2, 6), (3_000.0, 2, 5), (136.0, 3, 3))
 NAMES = (
-    "rsi", "ma_cross", "volatility", "returns_1h", "returns_4h", "volume_ratio", "bb_position", "range_pos_24h",
-)  # fmt: skip
+    "rsi",
+    "ma_cross",
+    "volatility",
+    "returns_1h",
+    "returns_4h",
+    "volume_ratio",
+    "bb_position",
+    "range_pos_24h",
+)
 MODEL_VERSIONS = ("ensemble_v2.1", "ensemble_v2.2")
 
 _NOTIONAL = 250.0
@@ -32,16 +39,33 @@ _LONGEST_HOLD_SECONDS = 4 * 3600
 _MICROSECONDS = 1_000_000
 
 #: one row of a market; instants in microseconds since the epoch
-ROW = np.dtype([
-    ("id", np.int64), ("symbol_code", np.int8), ("decided_at", np.int64),
-    # hidden: regime, evidence for good times in this row's features, and how the trade ends
-    ("is_good", bool), ("evidence", np.float64), ("is_win", bool),
-    ("is_open", bool), ("is_contradiction", bool),
-    ("score", np.float64), ("confidence", np.float64), ("is_lower_case", bool), ("model_version", np.int8),
-    ("side", np.int8), ("entry_price", np.float64), ("quantity", np.float64), ("entry_at", np.int64),
-    ("exit_price", np.float64), ("exit_at", np.int64), ("pnl", np.float64), ("net_percent", np.float64),
-    ("created_at", np.int64), ("updated_at", np.int64),
-])  # fmt: skip
+ROW = np.dtype(
+    [
+        ("id", np.int64),
+        ("symbol_code", np.int8),
+        ("decided_at", np.int64),
+        # hidden: regime, evidence for good times in this row's features, and how the trade ends
+        ("is_good", bool),
+        ("evidence", np.float64),
+        ("is_win", bool),
+        ("is_open", bool),
+        ("is_contradiction", bool),
+        ("score", np.float64),
+        ("confidence", np.float64),
+        ("is_lower_case", bool),
+        ("model_version", np.int8),
+        ("side", np.int8),
+        ("entry_price", np.float64),
+        ("quantity", np.float64),
+        ("entry_at", np.int64),
+        ("exit_price", np.float64),
+        ("exit_at", np.int64),
+        ("pnl", np.float64),
+        ("net_percent", np.float64),
+        ("created_at", np.int64),
+        ("updated_at", np.int64),
+    ]
+)
 
 
 def names_of(num_features: int) -> tuple[str, ...]:
@@ -63,8 +87,11 @@ def features_of(signals: Floats) -> Floats:
 def instants(random: np.random.Generator, count: int, *, start: int, stop: int) -> Ints:
     """`count` irregular, strictly rising whole seconds in [start, stop), in microseconds since the epoch."""
     if count > stop - start:
-        raise UsageError(f"{count} rows of one symbol do not fit into {stop - start} whole seconds", where="market",
-                         remedy="more days or fewer rows")
+        raise UsageError(
+            f"{count} rows of one symbol do not fit into {stop - start} whole seconds",
+            where="market",
+            remedy="more days or fewer rows",
+        )
     gaps = np.sort(random.random(count)) * (stop - start - count)
     return (start + gaps.astype(np.int64) + np.arange(count)) * _MICROSECONDS
 

@@ -28,7 +28,8 @@ _ENV_LINE = re.compile(r"(?:export\s+)?[A-Za-z_]\w*=")
 DATA_NAME = re.compile(r"(?i)(?:^|_)(?:DB|DATABASE|DATASET|DATA|MODELS?|CHECKPOINTS?|REDIS|PATCHTST|STORAGE)(?:_|$)")
 #: `db_path = "/home/qt/quantum.db"`: a path of a database, written into a program
 DATABASE_IN_SCRIPT = re.compile(
-    r"""(?i)\b(?P<name>\w*(?:db|database)\w*)\s*[=:]\s*(?:\w+\()?["']?(?:sqlite:///)?(?P<path>/[^\s"'$]+\.(?:db|sqlite3?))\b""")
+    r"""(?i)\b(?P<name>\w*(?:db|database)\w*)\s*[=:]\s*(?:\w+\()?["']?(?:sqlite:///)?(?P<path>/[^\s"'$]+\.(?:db|sqlite3?))\b"""
+)
 _CANDLE_COLUMNS = {"open", "high", "low", "close"}
 _MIN_KLINE_COLUMNS = 6
 
@@ -102,7 +103,7 @@ def _binary_kind(path: Path, head: bytes) -> Kind | None:
 def _holds_arrays(head: bytes) -> bool:
     """Whether the first member of a zip file is what torch.save or numpy.savez writes first."""
     length = int.from_bytes(head[26:28], "little")
-    name = head[30:30 + length]
+    name = head[30 : 30 + length]
     return name.endswith((b"/data.pkl", b".npy")) or name == b"data.pkl"
 
 
@@ -117,7 +118,7 @@ def _as_text(head: bytes) -> str | None:
     try:
         return head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        return head[:error.start].decode("utf-8-sig") if error.start > len(head) - 4 > 0 else None
+        return head[: error.start].decode("utf-8-sig") if error.start > len(head) - 4 > 0 else None
 
 
 def _text_kind(path: Path, text: str, size: int, more: Callable[[int], bytes]) -> Kind | None:

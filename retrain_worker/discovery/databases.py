@@ -65,14 +65,17 @@ def _survey(found: Found, connection: sqlite3.Connection) -> Survey:
 
 def columns_of(connection: sqlite3.Connection) -> tuple[str, ...]:
     """The columns of the training table, in lower case."""
-    return tuple(str(name).lower() for (name,) in connection.execute(
-        "SELECT name FROM pragma_table_info(?)", (TABLE,)))
+    return tuple(str(name).lower() for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (TABLE,)))
 
 
 def judged(
-    surveys: Sequence[Survey], *, facts: Mapping[Path, FileFacts], configured: Sequence[Path], now: datetime,
+    surveys: Sequence[Survey],
+    *,
+    facts: Mapping[Path, FileFacts],
+    configured: Sequence[Path],
+    now: datetime,
     say: Callable[[str], None],
-) -> tuple[tuple[Database, ...], Survey | None]:  # fmt: skip
+) -> tuple[tuple[Database, ...], Survey | None]:
     """Every database with its role, the source first; and the source. `configured` decides between equals."""
     source = _source(surveys, configured, now)
     databases = []
@@ -80,21 +83,27 @@ def judged(
         if source is not None and each is not source and each.training is not None:
             say(f"comparing {shown(each.found.path)} with the source")
         role, why = _role(each, source)
-        databases.append(Database(file=facts[each.found.path], role=role, why=why, tables=each.tables,
-                                  training=each.training))
+        databases.append(
+            Database(file=facts[each.found.path], role=role, why=why, tables=each.tables, training=each.training)
+        )
     order = list(Role)
     return tuple(sorted(databases, key=lambda one: (order.index(one.role), one.file.path))), source
 
 
 def _tables(connection: sqlite3.Connection) -> Iterator[Table]:
-    names = [name for (name,) in connection.execute(
-        "SELECT name FROM sqlite_schema WHERE (type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\') "
-        "OR (type = 'view' AND name = ?) ORDER BY name", (TABLE,))]
+    names = [
+        name
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_schema WHERE (type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\') "
+            "OR (type = 'view' AND name = ?) ORDER BY name",
+            (TABLE,),
+        )
+    ]
     for name in names:
         quoted = name.replace('"', '""')
         limit_time(connection)
         try:
-            (rows,), = connection.execute(f'SELECT count(*) FROM "{quoted}"')  # noqa: S608 (quoted as an identifier)
+            ((rows,),) = connection.execute(f'SELECT count(*) FROM "{quoted}"')  # noqa: S608 (quoted as an identifier)
         except sqlite3.OperationalError:  # a module that is not here, or too long; damage is another class
             rows = None
         yield Table(name=shown(name), rows=rows)
@@ -102,14 +111,22 @@ def _tables(connection: sqlite3.Connection) -> Iterator[Table]:
 
 def _training(connection: sqlite3.Connection) -> tuple[TrainingTable, dict[str, int]]:
     limit_time(connection)
-    (rows, labelled, first, last, newest), = connection.execute(
+    ((rows, labelled, first, last, newest),) = connection.execute(
         f"SELECT count(*), total({_LABELLED}), min(timestamp), max(timestamp), "  # noqa: S608 (constants)
-        f"max(CASE WHEN {_LABELLED} THEN timestamp END) FROM {TABLE}")
+        f"max(CASE WHEN {_LABELLED} THEN timestamp END) FROM {TABLE}"
+    )
     limit_time(connection)
-    days = connection.execute(f"SELECT substr(timestamp, 1, 10), count(*) FROM {TABLE} "  # noqa: S608 (constants)
-                              f"WHERE {_LABELLED} GROUP BY 1").fetchmany(_MAX_DAYS)
-    table = TrainingTable(rows=rows, labelled=int(labelled), first_at=shown(first or ""), last_at=shown(last or ""),
-                          newest_labelled_at=shown(newest or ""))
+    days = connection.execute(
+        f"SELECT substr(timestamp, 1, 10), count(*) FROM {TABLE} "  # noqa: S608 (constants)
+        f"WHERE {_LABELLED} GROUP BY 1"
+    ).fetchmany(_MAX_DAYS)
+    table = TrainingTable(
+        rows=rows,
+        labelled=int(labelled),
+        first_at=shown(first or ""),
+        last_at=shown(last or ""),
+        newest_labelled_at=shown(newest or ""),
+    )
     return table, {str(day): count for day, count in days}
 
 
@@ -125,8 +142,14 @@ def _source(surveys: Sequence[Survey], configured: Sequence[Path], now: datetime
         training = each.training
         assert training is not None, "only candidates are weighed"
         recent = sum(count for day, count in each.labelled_by_day.items() if oldest <= day <= newest)
-        return (recent, training.labelled, training.newest_labelled_at, each.found.path in configured,
-                each.found.modified, -len(str(each.found.path)))
+        return (
+            recent,
+            training.labelled,
+            training.newest_labelled_at,
+            each.found.path in configured,
+            each.found.modified,
+            -len(str(each.found.path)),
+        )
 
     return max(candidates, key=weight, default=None)
 
@@ -171,8 +194,10 @@ def _compared(each: Survey, source: Survey) -> tuple[Role, str]:
     if whole == total == in_source:
         return Role.BACKUP, f"the same {total:,} training rows as the source"
     if total and lasting / total >= _MIN_SHARED:
-        return Role.BACKUP, (f"an earlier state of the source: {lasting:,} of its {total:,} training rows stand there, "
-                             f"{whole:,} of them with the same label; the source has {in_source:,}")
+        return Role.BACKUP, (
+            f"an earlier state of the source: {lasting:,} of its {total:,} training rows stand there, "
+            f"{whole:,} of them with the same label; the source has {in_source:,}"
+        )
     return Role.OTHER_TRAINING, f"other rows than the source: {lasting:,} of {total:,} stand in both"
 
 
@@ -199,10 +224,12 @@ _END = (float("inf"), b"", b"")
 def _digests(connection: sqlite3.Connection) -> Iterator[tuple[float, bytes, bytes]]:
     """(id, hash of what never changes, hash of the label) by id."""
     columns = ", ".join((*_LASTING, *_LATER))
-    rows = connection.execute(f"SELECT {columns} FROM {TABLE} WHERE typeof(id) = 'integer' "  # noqa: S608 (constants)
-                              "ORDER BY id")
+    rows = connection.execute(
+        f"SELECT {columns} FROM {TABLE} WHERE typeof(id) = 'integer' "  # noqa: S608 (constants)
+        "ORDER BY id"
+    )
     for row in rows:
-        lasting, later = row[:len(_LASTING)], row[len(_LASTING):]
+        lasting, later = row[: len(_LASTING)], row[len(_LASTING) :]
         yield row[0], hashlib.sha256(repr(lasting).encode()).digest(), hashlib.sha256(repr(later).encode()).digest()
 
 
@@ -210,8 +237,10 @@ def _in_words(error: sqlite3.Error | OSError) -> str:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
     text = shown(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
     return {
-        sqlite3.SQLITE_BUSY: f"a writer holds it ({text})", sqlite3.SQLITE_LOCKED: f"a writer holds it ({text})",
-        sqlite3.SQLITE_CORRUPT: f"it is damaged ({text})", sqlite3.SQLITE_NOTADB: f"it is damaged ({text})",
+        sqlite3.SQLITE_BUSY: f"a writer holds it ({text})",
+        sqlite3.SQLITE_LOCKED: f"a writer holds it ({text})",
+        sqlite3.SQLITE_CORRUPT: f"it is damaged ({text})",
+        sqlite3.SQLITE_NOTADB: f"it is damaged ({text})",
         sqlite3.SQLITE_READONLY: f"a writer died and left a journal that must be rolled back first ({text})",
         sqlite3.SQLITE_INTERRUPT: "reading it takes too long",
     }.get(code, text)

@@ -38,9 +38,14 @@ class Discovery:
 
 
 def discover(
-    roots: Sequence[Path], *, cross_file_systems: bool, configured: Sequence[tuple[str, str, Path]], redis_url: str,
-    now: datetime, say: Say,
-) -> Discovery:  # fmt: skip
+    roots: Sequence[Path],
+    *,
+    cross_file_systems: bool,
+    configured: Sequence[tuple[str, str, Path]],
+    redis_url: str,
+    now: datetime,
+    say: Say,
+) -> Discovery:
     """Look through `roots`. `configured`: (where, name, path) of each database that our own settings name.
 
     Raises UsageError when a root is no directory; everything else that goes wrong is a finding in the pack.
@@ -58,12 +63,29 @@ def discover(
     described, problem = _described(source, facts)
     paths = services.examined(named, databases, walk.roots, ours=[where for where, *_ in configured])
     pack = ProofPack(
-        made_at=now, host=host(), walk=walk, databases=databases, csv_files=csv_files, models=models,
-        observations=lines, redis_files=redis_files, redis=live_redis(redis_url) if redis_url else None,
-        env_files=env_files, units=units, configured=paths, source=described,
-        suitability=suitability(databases=databases, csv_files=csv_files, models=models, observations=lines,
-                                redis_files=redis_files, units=units),
-        reasons=(problem,) if problem else ())
+        made_at=now,
+        host=host(),
+        walk=walk,
+        databases=databases,
+        csv_files=csv_files,
+        models=models,
+        observations=lines,
+        redis_files=redis_files,
+        redis=live_redis(redis_url) if redis_url else None,
+        env_files=env_files,
+        units=units,
+        configured=paths,
+        source=described,
+        suitability=suitability(
+            databases=databases,
+            csv_files=csv_files,
+            models=models,
+            observations=lines,
+            redis_files=redis_files,
+            units=units,
+        ),
+        reasons=(problem,) if problem else (),
+    )
     return Discovery(pack=pack, source_path=source.found.path if source else None)
 
 
@@ -72,8 +94,9 @@ def with_verdict(pack: ProofPack, quality: Quality | None) -> ProofPack:
     reasons = [*pack.reasons, *(quality.reasons if quality else ())]
     if quality and quality.problem:
         reasons.append(quality.problem)
-    return replace(pack, quality=quality, is_ready=quality is not None and quality.is_fit and not reasons,
-                   reasons=tuple(reasons))
+    return replace(
+        pack, quality=quality, is_ready=quality is not None and quality.is_fit and not reasons, reasons=tuple(reasons)
+    )
 
 
 def _facts(found: Sequence[Found], say: Say) -> dict[Path, FileFacts]:
@@ -86,10 +109,16 @@ def _facts(found: Sequence[Found], say: Say) -> dict[Path, FileFacts]:
     for size, group in by_size.items():
         if 0 < size <= _MAX_HASHED_BYTES and len(group) > 1:
             same |= dict(_same_bytes(group, say))
-    return {each.path: FileFacts(
-        path=shown(each.path), size_bytes=each.size, modified_at=_instant(each.modified),
-        same_as=shown(same[each.path]) if each.path in same else "", links=tuple(shown(link) for link in each.links),
-    ) for each in found}
+    return {
+        each.path: FileFacts(
+            path=shown(each.path),
+            size_bytes=each.size,
+            modified_at=_instant(each.modified),
+            same_as=shown(same[each.path]) if each.path in same else "",
+            links=tuple(shown(link) for link in each.links),
+        )
+        for each in found
+    }
 
 
 def _instant(seconds: float) -> datetime | None:

@@ -11,8 +11,18 @@ MAX_COUNTED_BYTES = 2 << 30
 _END_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 20
 #: columns and keys that say when, in order of preference
-TIME_NAMES = ("timestamp", "open_time", "opentime", "open time", "time", "datetime", "date", "ts", "created_at",
-              "close_time")
+TIME_NAMES = (
+    "timestamp",
+    "open_time",
+    "opentime",
+    "open time",
+    "time",
+    "datetime",
+    "date",
+    "ts",
+    "created_at",
+    "close_time",
+)
 #: a number of seconds, milliseconds, microseconds, nanoseconds since 1970 that falls in this century
 _UNITS = ((1e9, 4.1e9, 1.0), (1e12, 4.1e12, 1e3), (1e15, 4.1e15, 1e6), (1e18, 4.1e18, 1e9))
 

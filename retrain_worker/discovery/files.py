@@ -34,9 +34,13 @@ def csv_file(path: Path, facts: FileFacts) -> TextTable:
     at = _time_column(columns, second if has_header else header)
     rows = None if ends.lines is None else max(ends.lines - has_header, 0)
     return TextTable(
-        file=facts, columns=tuple(shown(name) for name in columns[:_MAX_SHOWN_NAMES]), rows=rows,
-        is_candles=is_candle_header(columns), first_at=_instant_at(second if has_header else header, at),
-        last_at=_instant_at(last, at))
+        file=facts,
+        columns=tuple(shown(name) for name in columns[:_MAX_SHOWN_NAMES]),
+        rows=rows,
+        is_candles=is_candle_header(columns),
+        first_at=_instant_at(second if has_header else header, at),
+        last_at=_instant_at(last, at),
+    )
 
 
 def observations(path: Path, facts: FileFacts) -> Observations:
@@ -45,8 +49,9 @@ def observations(path: Path, facts: FileFacts) -> Observations:
     first, last = _object(ends.first), _object(ends.last)
     key = next((name for name in first if name.lower() in TIME_NAMES), "")
     keys = tuple(shown(name) for name in list(first)[:_MAX_SHOWN_NAMES])
-    return Observations(file=facts, lines=ends.lines, keys=keys, first_at=instant_of(first.get(key)),
-                        last_at=instant_of(last.get(key)))
+    return Observations(
+        file=facts, lines=ends.lines, keys=keys, first_at=instant_of(first.get(key)), last_at=instant_of(last.get(key))
+    )
 
 
 def model_file(path: Path, facts: FileFacts) -> BinaryFile:

@@ -20,8 +20,14 @@ _SECTOR_BYTES = 512  # of /sys/block/*/size, whatever the device's own sectors a
 _UNIT_DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _PATIENCE_SECONDS = 5
 _REDIS_SETTINGS = ("save", "appendonly", "appendfsync", "dir", "dbfilename", "maxmemory", "maxmemory-policy")
-_REDIS_PERSISTENCE = ("rdb_last_save_time", "rdb_changes_since_last_save", "rdb_last_bgsave_status", "aof_enabled",
-                      "aof_last_write_status", "aof_last_bgrewrite_status")
+_REDIS_PERSISTENCE = (
+    "rdb_last_save_time",
+    "rdb_changes_since_last_save",
+    "rdb_last_bgsave_status",
+    "aof_enabled",
+    "aof_last_write_status",
+    "aof_last_bgrewrite_status",
+)
 
 
 def host() -> Host:
@@ -38,8 +44,13 @@ def unit_state(path: Path) -> str:
     if str(path.parent) not in _UNIT_DIRECTORIES or not (systemctl := shutil.which("systemctl")):
         return ""
     try:
-        done = subprocess.run([systemctl, "is-active", "--", path.name], capture_output=True, text=True, check=False,
-                              timeout=_PATIENCE_SECONDS)
+        done = subprocess.run(
+            [systemctl, "is-active", "--", path.name],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE_SECONDS,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return shown(done.stdout.strip())
@@ -59,8 +70,10 @@ def live_redis(url: str) -> LiveRedis:
             said = {name: shown(str(info[name])) for name in _REDIS_PERSISTENCE if name in info}
             try:
                 for name in _REDIS_SETTINGS:
-                    said |= {shown(text_of(key or b"")): shown(str(text_of(value or b"")))
-                             for key, value in client.config_get(name).items()}
+                    said |= {
+                        shown(text_of(key or b"")): shown(str(text_of(value or b"")))
+                        for key, value in client.config_get(name).items()
+                    }
             except RedisError as error:
                 said["CONFIG GET"] = shown(unavailable(error, client).what)
         except (RedisError, OSError) as error:
@@ -84,8 +97,14 @@ def _file_systems(mounted: list[Mount], gaps: list[str]) -> Iterator[FileSystem]
         if device in seen or not usage.total:  # bind mounts show a file system again
             continue
         seen.add(device)
-        yield FileSystem(device=shown(mount.device), mount_point=shown(mount.point), kind=shown(mount.kind),
-                         size=usage.total, used=usage.used, available=usage.free)
+        yield FileSystem(
+            device=shown(mount.device),
+            mount_point=shown(mount.point),
+            kind=shown(mount.kind),
+            size=usage.total,
+            used=usage.used,
+            available=usage.free,
+        )
 
 
 def _block_devices(mounted: list[Mount], gaps: list[str]) -> Iterator[BlockDevice]:
@@ -104,8 +123,13 @@ def _block_devices(mounted: list[Mount], gaps: list[str]) -> Iterator[BlockDevic
 
 def _device(name: str, parent: str, size: int, mounted: list[Mount]) -> BlockDevice:
     ours = [mount for mount in mounted if os.path.realpath(mount.device) == f"/dev/{name}"]
-    return BlockDevice(name=shown(name), parent=shown(parent), size=size, kind=shown(ours[0].kind) if ours else "",
-                       mount_points=tuple(dict.fromkeys(shown(mount.point) for mount in ours)))
+    return BlockDevice(
+        name=shown(name),
+        parent=shown(parent),
+        size=size,
+        kind=shown(ours[0].kind) if ours else "",
+        mount_points=tuple(dict.fromkeys(shown(mount.point) for mount in ours)),
+    )
 
 
 def _size(device: Path) -> int:

@@ -42,8 +42,10 @@ def table(header: str, rows: Iterable[Sequence[str]], *, most: int = MAX_ROWS) -
 
 def shares(name: str, counts: Mapping[str, int], total: int) -> Iterator[str]:
     """A table of counts with their shares of `total`."""
-    yield from table(f"{name}|Rows|Share", (
-        (code(value) or "(empty)", f"{count:,}", f"{count / max(total, 1):.1%}") for value, count in counts.items()))
+    yield from table(
+        f"{name}|Rows|Share",
+        ((code(value) or "(empty)", f"{count:,}", f"{count / max(total, 1):.1%}") for value, count in counts.items()),
+    )
 
 
 def bullets(title: str, lines: Sequence[str], total: int = 0) -> Iterator[str]:

@@ -24,10 +24,31 @@ _MAX_LINKS = 50_000
 _SECONDS_BETWEEN_SENTENCES = 2.0
 _MOUNTS = Path("/proc/self/mounts")
 #: file systems that hold no files of anybody
-PSEUDO_FILE_SYSTEMS = frozenset({
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
-    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs",
-    "tracefs"})
+PSEUDO_FILE_SYSTEMS = frozenset(
+    {
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "devtmpfs",
+        "efivarfs",
+        "fusectl",
+        "hugetlbfs",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +121,9 @@ class _Walker:
     files: list[Found] = field(default_factory=list)
     counts: Counter[Kind] = field(default_factory=Counter)
     _said_at: float = field(default_factory=time.monotonic)
-    _pseudo: dict[str, str] = field(default_factory=lambda: {
-        mount.point: mount.kind for mount in mounts() if mount.kind in PSEUDO_FILE_SYSTEMS})
+    _pseudo: dict[str, str] = field(
+        default_factory=lambda: {mount.point: mount.kind for mount in mounts() if mount.kind in PSEUDO_FILE_SYSTEMS}
+    )
 
     def walk(self, root: Path) -> None:
         if str(root) in self._pseudo:
@@ -154,8 +176,15 @@ class _Walker:
             return
         self.counts[kind] += 1
         if self.counts[kind] <= MAX_LISTED:
-            self.files.append(Found(path=Path(path), kind=kind, size=about.st_size, modified=about.st_mtime,
-                                    identity=(about.st_dev, about.st_ino)))
+            self.files.append(
+                Found(
+                    path=Path(path),
+                    kind=kind,
+                    size=about.st_size,
+                    modified=about.st_mtime,
+                    identity=(about.st_dev, about.st_ino),
+                )
+            )
 
     def _note_link(self, path: str) -> None:
         target = os.path.realpath(path)
@@ -182,17 +211,31 @@ class _Walker:
             self.say(f"{self.num_files:,} files in {self.num_directories:,} folders, now {shown(folder)}")
 
     def found(self) -> list[Found]:
-        return [Found(path=each.path, kind=each.kind, size=each.size, modified=each.modified, identity=each.identity,
-                      links=tuple(self.links.get(str(each.path), ())))
-                for each in sorted(self.files, key=lambda one: one.path)]
+        return [
+            Found(
+                path=each.path,
+                kind=each.kind,
+                size=each.size,
+                modified=each.modified,
+                identity=each.identity,
+                links=tuple(self.links.get(str(each.path), ())),
+            )
+            for each in sorted(self.files, key=lambda one: one.path)
+        ]
 
     def walked(self) -> Walk:
         return Walk(
-            roots=tuple(shown(root) for root in self.roots), is_one_file_system=not self.cross_file_systems,
-            num_files=self.num_files, num_directories=self.num_directories, unreadable=tuple(self.unreadable),
-            num_unreadable=self.num_unreadable, not_entered=tuple(self.not_entered), links_out=tuple(self.links_out),
+            roots=tuple(shown(root) for root in self.roots),
+            is_one_file_system=not self.cross_file_systems,
+            num_files=self.num_files,
+            num_directories=self.num_directories,
+            unreadable=tuple(self.unreadable),
+            num_unreadable=self.num_unreadable,
+            not_entered=tuple(self.not_entered),
+            links_out=tuple(self.links_out),
             num_links_out=self.num_links_out,
-            left_out={str(kind): count - MAX_LISTED for kind, count in self.counts.items() if count > MAX_LISTED})
+            left_out={str(kind): count - MAX_LISTED for kind, count in self.counts.items() if count > MAX_LISTED},
+        )
 
 
 def _unescaped(text: str) -> str:

@@ -57,18 +57,26 @@ def _databases(pack: ProofPack) -> Iterator[tuple[str, str]]:
 
 def _rest(pack: ProofPack) -> Iterator[tuple[str, str]]:
     candles = sum(each.is_candles for each in pack.csv_files)
-    numbers = ((candles, "candle files"), (len(pack.csv_files) - candles, "other CSV files"),
-               (len(pack.models), "models"), (len(pack.observations), "observations"),
-               (len(pack.redis_files), "Redis files"), (len(pack.env_files), "env files"),
-               (len(pack.units), "services"))
+    numbers = (
+        (candles, "candle files"),
+        (len(pack.csv_files) - candles, "other CSV files"),
+        (len(pack.models), "models"),
+        (len(pack.observations), "observations"),
+        (len(pack.redis_files), "Redis files"),
+        (len(pack.env_files), "env files"),
+        (len(pack.units), "services"),
+    )
     yield "beside them", ", ".join(f"{what} {number}" for number, what in numbers if number) or "nothing"
     if pack.redis:
         kept = " ".join(f"{name}={pack.redis.settings.get(name, '?')}" for name in ("save", "appendonly"))
         yield "redis", pack.redis.problem or f"{pack.redis.where} {kept}"
     walk = pack.walk
     yield "looked at", f"{walk.num_files:,} files in {walk.num_directories:,} folders"
-    missed = ((walk.num_unreadable, "unreadable", walk.unreadable), (walk.num_links_out, "links out", walk.links_out),
-              (len(walk.not_entered), "not entered", walk.not_entered))
+    missed = (
+        (walk.num_unreadable, "unreadable", walk.unreadable),
+        (walk.num_links_out, "links out", walk.links_out),
+        (len(walk.not_entered), "not entered", walk.not_entered),
+    )
     for number, what, examples in missed:
         if number:
             yield "", f"{what} {number}: {'; '.join(examples[:3])}{' ...' if number > 3 else ''}"

@@ -34,8 +34,11 @@ def env_of(path: Path, facts: FileFacts) -> tuple[EnvFile, Mapping[str, str]]:
         return EnvFile(file=facts, values={}, other_names=(), finding=shown(error.what)), {}
     data = {name: safe_value(name, value) for name, value in values.items() if DATA_NAME.search(name)}
     secrets = {name: safe_value(name, value) for name, value in values.items() if is_secret_name(name)}
-    return EnvFile(file=facts, values={**data, **secrets},
-                   other_names=tuple(name for name in values if name not in data and name not in secrets)), values
+    return EnvFile(
+        file=facts,
+        values={**data, **secrets},
+        other_names=tuple(name for name in values if name not in data and name not in secrets),
+    ), values
 
 
 def safe_value(name: str, value: str) -> str:
@@ -53,18 +56,23 @@ def unit_of(path: Path, facts: FileFacts) -> Unit:
             said.setdefault(setting["name"], []).append(setting["value"].strip())
     assigned = [word.partition("=") for line in said.get("Environment", ()) for word in _words(line)]
     return Unit(
-        file=facts, user=shown((said.get("User") or [""])[-1]),
+        file=facts,
+        user=shown((said.get("User") or [""])[-1]),
         working_directory=shown((said.get("WorkingDirectory") or [""])[-1]),
         exec_start=shown(" ; ".join(_safe_command(line) for line in said.get("ExecStart", ()) if line)),
         environment_files=tuple(shown(value.removeprefix("-")) for value in said.get("EnvironmentFile", ()) if value),
-        environment={shown(name): safe_value(name, value) for name, _, value in assigned})
+        environment={shown(name): safe_value(name, value) for name, _, value in assigned},
+    )
 
 
 def is_of_the_stack(unit: Unit, env_paths: Sequence[str]) -> bool:
     """Whether a unit belongs to the stack: by name or directory, or because it reads an env file with data paths."""
     said = (Path(unit.file.path).name, unit.working_directory, unit.exec_start, *unit.environment_files)
-    return (any(STACK_NAME in text for text in said) or any(DATA_NAME.search(name) for name in unit.environment)
-            or any(name in env_paths for name in unit.environment_files))
+    return (
+        any(STACK_NAME in text for text in said)
+        or any(DATA_NAME.search(name) for name in unit.environment)
+        or any(name in env_paths for name in unit.environment_files)
+    )
 
 
 def paths_in(where: str, values: Mapping[str, str]) -> Iterator[tuple[str, str, Path]]:
@@ -109,21 +117,24 @@ def examined(
         finding, is_wrong = _finding(path, database, source, roots)
         if database is not None and database.role is Role.UNRELATED:
             is_wrong = where in ours
-        found[where, name, path] = ConfiguredPath(where=where, name=name, path=shown(path), finding=finding,
-                                                  is_wrong=is_wrong)
+        found[where, name, path] = ConfiguredPath(
+            where=where, name=name, path=shown(path), finding=finding, is_wrong=is_wrong
+        )
     return tuple(found.values())
 
 
-def _finding(
-    path: Path, database: Database | None, source: Database | None, roots: Sequence[str]
-) -> tuple[str, bool]:
+def _finding(path: Path, database: Database | None, source: Database | None, roots: Sequence[str]) -> tuple[str, bool]:
     if database is None:
         return _finding_outside(path, roots), source is not None and is_there(path) is False
     if database.role is Role.SOURCE:
         return "this is the training source", False
-    what = {Role.BACKUP: "a backup of the training source", Role.EMPTY: "an empty database",
-            Role.UNRELATED: "another database", Role.UNREADABLE: "not readable as a database",
-            Role.OTHER_TRAINING: "other training rows than the source's"}[database.role]
+    what = {
+        Role.BACKUP: "a backup of the training source",
+        Role.EMPTY: "an empty database",
+        Role.UNRELATED: "another database",
+        Role.UNREADABLE: "not readable as a database",
+        Role.OTHER_TRAINING: "other training rows than the source's",
+    }[database.role]
     return f"{what} ({database.why})", True
 
 

@@ -12,8 +12,16 @@ from retrain_worker.discovery.pack import Column, FileFacts, Source, TrainingTab
 from retrain_worker.discovery.sqlite_file import limit_time, looked_into
 
 _MAX_SHOWN = 40
-_SAMPLE = ("id", "symbol", "timestamp", "target_class", "prediction_confidence", "realized_pnl", "features",
-           "feature_names")
+_SAMPLE = (
+    "id",
+    "symbol",
+    "timestamp",
+    "target_class",
+    "prediction_confidence",
+    "realized_pnl",
+    "features",
+    "feature_names",
+)
 _MAX_CELL = 80
 
 
@@ -61,14 +69,23 @@ def describe(survey: Survey, facts: FileFacts) -> Source:
 def _describe(training: TrainingTable, facts: FileFacts, connection: sqlite3.Connection) -> Source:
     columns = _columns(connection)
     symbols = _counts(connection, "CAST(symbol AS TEXT)", most=_MAX_SHOWN)
-    (num_symbols,), = _rows(connection, f"SELECT count(DISTINCT symbol) FROM {TABLE}")  # noqa: S608 (constants)
+    ((num_symbols,),) = _rows(connection, f"SELECT count(DISTINCT symbol) FROM {TABLE}")  # noqa: S608 (constants)
     sample, note = _sample(connection, {column.name for column in columns if column.finding != "missing"})
     return Source(
-        path=facts.path, size_bytes=facts.size_bytes, rows=training.rows, columns=columns,
-        classes=_counts(connection, "coalesce(CAST(target_class AS TEXT), 'none (open)')"), symbols=symbols,
-        first_at=training.first_at, last_at=training.last_at, num_symbols=num_symbols,
-        features=_counts(connection, _FORM_OF_FEATURES), feature_names=_feature_names(connection, columns),
-        sample=sample, sample_note=note)
+        path=facts.path,
+        size_bytes=facts.size_bytes,
+        rows=training.rows,
+        columns=columns,
+        classes=_counts(connection, "coalesce(CAST(target_class AS TEXT), 'none (open)')"),
+        symbols=symbols,
+        first_at=training.first_at,
+        last_at=training.last_at,
+        num_symbols=num_symbols,
+        features=_counts(connection, _FORM_OF_FEATURES),
+        feature_names=_feature_names(connection, columns),
+        sample=sample,
+        sample_note=note,
+    )
 
 
 _FORM_OF_FEATURES = """
@@ -82,12 +99,24 @@ _FORM_OF_FEATURES = """
 def _columns(connection: sqlite3.Connection) -> tuple[Column, ...]:
     """The columns as they are, then those that are missing."""
     rows = connection.execute('SELECT name, type, "notnull", pk FROM pragma_table_info(?)', (TABLE,)).fetchall()
-    found = [_column(shown(name), shown(kind).upper(), is_nullable=not (notnull or pk))
-             for name, kind, notnull, pk in rows]
+    found = [
+        _column(shown(name), shown(kind).upper(), is_nullable=not (notnull or pk)) for name, kind, notnull, pk in rows
+    ]
     present = {column.name.lower() for column in found}
-    return (*found, *(Column(name=name, kind=expected.kind, is_nullable=expected.is_nullable, finding="missing",
-                             description=expected.description)
-                      for name, expected in EXPECTED.items() if name not in present))
+    return (
+        *found,
+        *(
+            Column(
+                name=name,
+                kind=expected.kind,
+                is_nullable=expected.is_nullable,
+                finding="missing",
+                description=expected.description,
+            )
+            for name, expected in EXPECTED.items()
+            if name not in present
+        ),
+    )
 
 
 def _column(name: str, kind: str, *, is_nullable: bool) -> Column:
@@ -99,8 +128,9 @@ def _column(name: str, kind: str, *, is_nullable: bool) -> Column:
         differences.append(f"expected {expected.kind}")
     if is_nullable and not expected.is_nullable:
         differences.append("expected NOT NULL")
-    return Column(name=name, kind=kind, is_nullable=is_nullable, description=expected.description,
-                  finding=", ".join(differences))
+    return Column(
+        name=name, kind=kind, is_nullable=is_nullable, description=expected.description, finding=", ".join(differences)
+    )
 
 
 def _counts(connection: sqlite3.Connection, expression: str, *, most: int = 20) -> dict[str, int]:
@@ -118,8 +148,11 @@ def _feature_names(connection: sqlite3.Connection, columns: tuple[Column, ...]) 
 def _sample(connection: sqlite3.Connection, present: set[str]) -> tuple[tuple[tuple[str, str], ...], str]:
     names = [name for name in _SAMPLE if name in present]
     columns = ", ".join(names)
-    rows = _rows(connection, f"SELECT {columns} FROM {TABLE} "  # noqa: S608 (constants)
-                             "WHERE target_class IN ('WIN', 'LOSS') ORDER BY id LIMIT 1")
+    rows = _rows(
+        connection,
+        f"SELECT {columns} FROM {TABLE} "  # noqa: S608 (constants)
+        "WHERE target_class IN ('WIN', 'LOSS') ORDER BY id LIMIT 1",
+    )
     if not rows:
         return (), ""
     values = dict(zip(names, rows[0], strict=True))

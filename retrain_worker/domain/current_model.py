@@ -49,9 +49,15 @@ def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> Curr
     if path is None or not (version and at):
         return None
     return CurrentModel(
-        version=str(version), model_path=str(path), sha256=str(payload.get("sha256") or ""),
-        size_bytes=int(payload.get("size_bytes") or 0), run_id=_run_of(str(version)), promoted_at=_instant(str(at)),
-        event_id=event_id, shadow_only=bool(payload.get("shadow_only")), confirmed=bool(payload.get("confirmed")),
+        version=str(version),
+        model_path=str(path),
+        sha256=str(payload.get("sha256") or ""),
+        size_bytes=int(payload.get("size_bytes") or 0),
+        run_id=_run_of(str(version)),
+        promoted_at=_instant(str(at)),
+        event_id=event_id,
+        shadow_only=bool(payload.get("shadow_only")),
+        confirmed=bool(payload.get("confirmed")),
     )
 
 
@@ -74,9 +80,14 @@ def from_fields(fields: Mapping[str, str]) -> CurrentModel:
     """The model that the hash names. Raises ValueError when a field is missing or makes no sense."""
     try:
         return CurrentModel(
-            version=fields["version"], model_path=fields["model_path"], sha256=fields["sha256"],
-            size_bytes=int(fields["size_bytes"]), run_id=fields["run_id"], promoted_at=_instant(fields["promoted_at"]),
-            event_id=fields["event_id"], shadow_only=fields["shadow_only"] == "true",
+            version=fields["version"],
+            model_path=fields["model_path"],
+            sha256=fields["sha256"],
+            size_bytes=int(fields["size_bytes"]),
+            run_id=fields["run_id"],
+            promoted_at=_instant(fields["promoted_at"]),
+            event_id=fields["event_id"],
+            shadow_only=fields["shadow_only"] == "true",
             confirmed=fields["confirmed"] == "true",
         )
     except KeyError as error:

@@ -29,7 +29,9 @@ class Target:
 
 
 def roll_back_target(
-    deployments: Sequence[Deployment], current_path: str | None, *,
+    deployments: Sequence[Deployment],
+    current_path: str | None,
+    *,
     is_condemned: Callable[[str], bool] = lambda _: False,
 ) -> Target | None:
     """The model that stood in the slot before the current one and was not taken back; None if there is none.
@@ -94,5 +96,9 @@ def _before(one: Deployment) -> Target | None:
 def _after(one: Deployment) -> Target | None:
     if not one.model_path:
         return None
-    return Target(version=one.version, model_path=one.model_path, sha256=one.sha256 or None,
-                  is_good=is_confirmed(one) is not False)
+    return Target(
+        version=one.version,
+        model_path=one.model_path,
+        sha256=one.sha256 or None,
+        is_good=is_confirmed(one) is not False,
+    )

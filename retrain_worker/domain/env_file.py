@@ -20,16 +20,16 @@ MAX_BYTES = 1 << 20
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9._/+-]+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Unicode noncharacters, which systemd does not take for UTF-8
-_NONCHARACTER = re.compile("[\ufdd0-\ufdef" + "".join(chr((plane << 16) + 0xFFFE) + chr((plane << 16) + 0xFFFF)
-                                                        for plane in range(17)) + "]")
+_NONCHARACTER = re.compile(
+    "[\ufdd0-\ufdef" + "".join(chr((plane << 16) + 0xFFFE) + chr((plane << 16) + 0xFFFF) for plane in range(17)) + "]"
+)
 
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
 #: up to 253, a backslash in a comment takes the next character with it, the end of the line too
 _COMMENT_253 = re.compile(rb"[#;](?:[^\\\r\n]|\\(?s:.)|\\\Z)*+")
 _COMMENT_254 = re.compile(rb"[#;][^\r\n]*+")
 _KEY = re.compile(rb"[^ \t\r\n#;][^=\r\n]*+")
-_QUOTED = re.compile(
-    rb"""[ \t]*+(?:'(?P<single>[^']*+)(?:'|\Z)|"(?P<double>(?:[^"\\]|\\(?s:.)|\\\Z)*+)(?:"|\Z))""")
+_QUOTED = re.compile(rb"""[ \t]*+(?:'(?P<single>[^']*+)(?:'|\Z)|"(?P<double>(?:[^"\\]|\\(?s:.)|\\\Z)*+)(?:"|\Z))""")
 _UNQUOTED = re.compile(rb"[ \t]*+(?P<text>(?:[ \t]*+(?:[^\\ \t\r\n]|\\(?s:.)|\\\Z))*+)[ \t]*+")
 _ESCAPED = re.compile(rb"\\(.?)", re.DOTALL)
 _LINE_END = re.compile(rb"\r\n|\r|\n|\Z")
@@ -56,8 +56,10 @@ def parse(content: bytes, *, comments_continue: bool = False) -> dict[str, str]:
         raise SlotError(f"an environment file of {len(content)} bytes is more than {MAX_BYTES}")
     if b"\0" in content:
         raise SlotError("a NUL byte stands in the file, so systemd refuses it", remedy="remove the byte")
-    found = {_text(each.key, content, each): _text(each.value, content, each)
-             for each in _assignments(content, comments_continue=comments_continue)}
+    found = {
+        _text(each.key, content, each): _text(each.value, content, each)
+        for each in _assignments(content, comments_continue=comments_continue)
+    }
     return {key: value for key, value in found.items() if _NAME.fullmatch(key)}
 
 
@@ -65,8 +67,10 @@ def value_of(content: bytes, key: str) -> str | None:
     """The value of `key`, or None. Raises SlotError where systemd refuses the file or its versions read it apart."""
     now, before = parse(content), parse(content, comments_continue=True)
     if now.get(key) != before.get(key):
-        raise SlotError(f"what {key} is depends on the version of systemd, because a comment ends in a backslash",
-                        remedy="remove the backslash at the end of the comment")
+        raise SlotError(
+            f"what {key} is depends on the version of systemd, because a comment ends in a backslash",
+            remedy="remove the backslash at the end of the comment",
+        )
     return now.get(key)
 
 
@@ -76,8 +80,10 @@ def replaced(content: bytes, key: str, value: str) -> bytes:
     Raises SlotError when the result would not differ in exactly that key, for every version of systemd.
     """
     if not PLAIN_VALUE.fullmatch(value):
-        raise SlotError(f"{value!r} is not written into an environment file",
-                        remedy="use a path of letters, digits and . _ / + - only")
+        raise SlotError(
+            f"{value!r} is not written into an environment file",
+            remedy="use a path of letters, digits and . _ / + - only",
+        )
     if not _NAME.fullmatch(key):
         raise SlotError(f"{key!r} is not the name of an environment variable")
     if value_of(content, key) is None:
@@ -89,23 +95,27 @@ def replaced(content: bytes, key: str, value: str) -> bytes:
     for result in results:
         if _differ_only_in(key, value, content, result):
             return result
-    raise SlotError(f"{key} cannot be changed without changing the rest of the file",
-                    remedy="look for an open quotation mark, or a backslash at the end of a line")
+    raise SlotError(
+        f"{key} cannot be changed without changing the rest of the file",
+        remedy="look for an open quotation mark, or a backslash at the end of a line",
+    )
 
 
 def removed(content: bytes, key: str) -> bytes:
     """`content` without any assignment of `key`; every other byte is kept. Raises SlotError as `replaced` does."""
     kept, position = [], 0
     for ours in (each for each in _assignments(content, comments_continue=False) if each.key == key.encode()):
-        kept.append(content[position:ours.start])
+        kept.append(content[position : ours.start])
         position = ours.end
     result = b"".join((*kept, content[position:]))
     for comments_continue in (False, True):
         without = parse(content, comments_continue=comments_continue)
         without.pop(key, None)
         if parse(result, comments_continue=comments_continue) != without:
-            raise SlotError(f"{key} cannot be removed without changing the rest of the file",
-                            remedy="look for an open quotation mark, or a backslash at the end of a line")
+            raise SlotError(
+                f"{key} cannot be removed without changing the rest of the file",
+                remedy="look for an open quotation mark, or a backslash at the end of a line",
+            )
     return result
 
 
@@ -113,10 +123,10 @@ def _with_last_set(content: bytes, key: bytes, value: bytes) -> bytes:
     ours = [each for each in _assignments(content, comments_continue=False) if each.key == key]
     kept, position = [], 0
     for duplicate in ours[:-1]:
-        kept.append(content[position:duplicate.start])
+        kept.append(content[position : duplicate.start])
         position = duplicate.end
     last = ours[-1]
-    return b"".join((*kept, content[position:last.value_start], value, content[last.value_end:]))
+    return b"".join((*kept, content[position : last.value_start], value, content[last.value_end :]))
 
 
 def _differ_only_in(key: str, value: str, before: bytes, after: bytes) -> bool:
@@ -135,14 +145,19 @@ def _assignments(content: bytes, *, comments_continue: bool) -> Iterator[_Assign
             position = passed.end()
             continue
         key_end = _match_end(_KEY, content, position)
-        if content[key_end:key_end + 1] != b"=":
+        if content[key_end : key_end + 1] != b"=":
             position = key_end
             continue
         value, value_end = _value_at(content, key_end + 1)
         end = _match_end(_LINE_END, content, value_end)
         yield _Assignment(
-            key=content[position:key_end].rstrip(b" \t"), value=value, value_start=key_end + 1, value_end=value_end,
-            start=_line_start(content, blanks_start, position), end=end)
+            key=content[position:key_end].rstrip(b" \t"),
+            value=value,
+            value_start=key_end + 1,
+            value_end=value_end,
+            start=_line_start(content, blanks_start, position),
+            end=end,
+        )
         position = end
 
 
@@ -163,7 +178,7 @@ def _in_double_quotes(escape: re.Match[bytes]) -> bytes:
     character = escape[1]
     if character == b"\n":
         return b""
-    return character if character in b"\"\\`$" else b"\\" + character
+    return character if character in b'"\\`$' else b"\\" + character
 
 
 def _without_quotes(escape: re.Match[bytes]) -> bytes:

@@ -14,9 +14,18 @@ from typing import Any
 
 from retrain_worker.domain.events import SCHEMA_VERSION, SOURCE, STREAM_PREFIX, Event
 
-_ENVELOPE = frozenset({
-    "event_type", "payload", "trace_id", "correlation_id", "timestamp", "source", "event_id", "schema_version",
-})  # fmt: skip
+_ENVELOPE = frozenset(
+    {
+        "event_type",
+        "payload",
+        "trace_id",
+        "correlation_id",
+        "timestamp",
+        "source",
+        "event_id",
+        "schema_version",
+    }
+)
 #: Unix milliseconds and a sequence number
 StreamId = tuple[int, int]
 
@@ -58,8 +67,11 @@ def envelope(
 def fields_of(event: Event, payload: str) -> dict[str, str]:
     """The entry of `event`; `payload` is its payload as JSON."""
     return dict(event.flat) | envelope(
-        event_type=str(event.event_type), payload=payload, correlation_id=event.correlation_id,
-        event_id=event.event_id, timestamp=event.timestamp,
+        event_type=str(event.event_type),
+        payload=payload,
+        correlation_id=event.correlation_id,
+        event_id=event.event_id,
+        timestamp=event.timestamp,
     )
 
 

@@ -79,7 +79,9 @@ def event_id_of(cause: str, event_type: str) -> str:
 def started(run: Run, *, at: datetime) -> Event:
     """A run has begun."""
     payload: payloads.Started = {
-        "run_id": run.run_id, "requested_by": run.requested_by, "request_reason": run.request_reason,
+        "run_id": run.run_id,
+        "requested_by": run.requested_by,
+        "request_reason": run.request_reason,
         "started_at": run.created_at.isoformat(),
     }
     return _event(EventType.STARTED, run.run_id, at, payload=payload, flat={"model": MODEL_NAME, "status": "started"})
@@ -154,31 +156,49 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         "promoted_at": at.isoformat(),
         "promoted_by": deployment.requested_by,
     }
-    flat = {"model": MODEL_NAME, "status": "promoted", "model_path": deployment.model_path,
-            "final_loss": _number(trained.get("final_loss"))}
+    flat = {
+        "model": MODEL_NAME,
+        "status": "promoted",
+        "model_path": deployment.model_path,
+        "final_loss": _number(trained.get("final_loss")),
+    }
     return _event(EventType.PROMOTED, run.run_id, at, payload=payload, flat=flat)
 
 
 def rolled_back(
-    deployment: Deployment, *, shadow_only: bool, at: datetime, evidence: Mapping[str, Any] | None = None,
+    deployment: Deployment,
+    *,
+    shadow_only: bool,
+    at: datetime,
+    evidence: Mapping[str, Any] | None = None,
 ) -> Event:
     """The slot names an earlier model again. `evidence`: what a probation found, where one took the model back."""
     payload: payloads.RolledBack = {
         **_changed(deployment, shadow_only=shadow_only),
-        "rolled_back_at": at.isoformat(), "rolled_back_by": deployment.requested_by, "evidence": evidence,
+        "rolled_back_at": at.isoformat(),
+        "rolled_back_by": deployment.requested_by,
+        "evidence": evidence,
     }
-    return _event(EventType.ROLLED_BACK, deployment.deployment_id, at, payload=payload,
-                  flat=_flat_of(deployment, "rolled_back"), run_id=deployment.run_id)
+    return _event(
+        EventType.ROLLED_BACK,
+        deployment.deployment_id,
+        at,
+        payload=payload,
+        flat=_flat_of(deployment, "rolled_back"),
+        run_id=deployment.run_id,
+    )
 
 
 def observed(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
     """Somebody else has made the slot name another model."""
     payload: payloads.Observed = {
         **_changed(deployment, shadow_only=shadow_only),
-        "observed_at": at.isoformat(), "observed_by": deployment.requested_by,
+        "observed_at": at.isoformat(),
+        "observed_by": deployment.requested_by,
     }
-    return _event(EventType.OBSERVED, deployment.deployment_id, at, payload=payload,
-                  flat=_flat_of(deployment, "observed"))
+    return _event(
+        EventType.OBSERVED, deployment.deployment_id, at, payload=payload, flat=_flat_of(deployment, "observed")
+    )
 
 
 def _changed(deployment: Deployment, *, shadow_only: bool) -> payloads.SlotChange:
@@ -207,13 +227,22 @@ def _trial(run: Run) -> dict[str, Any] | None:
 
 
 def _event(
-    event_type: EventType, cause: str, at: datetime, *, payload: Mapping[str, Any], flat: Mapping[str, str],
+    event_type: EventType,
+    cause: str,
+    at: datetime,
+    *,
+    payload: Mapping[str, Any],
+    flat: Mapping[str, str],
     run_id: str | None = None,
 ) -> Event:
     """`cause`: the run, or the deployment, that causes just one event of this type; `run_id`: whose run it was."""
     return Event(
-        event_id=event_id_of(cause, event_type), event_type=event_type, payload=payload,
-        correlation_id=run_id or cause, timestamp=at, flat={key: value for key, value in flat.items() if value},
+        event_id=event_id_of(cause, event_type),
+        event_type=event_type,
+        payload=payload,
+        correlation_id=run_id or cause,
+        timestamp=at,
+        flat={key: value for key, value in flat.items() if value},
     )
 
 

@@ -17,8 +17,15 @@ from retrain_worker.domain.lifecycle import Run, Stage
 
 def contract_name(contract: Mapping[str, Any]) -> str:
     """A contract as one word, to be typed by whoever accepts it: `preset:rows:transform:label:feature,feature`."""
-    return ":".join((str(contract["preset"]), str(contract["context_length"]), str(contract["input_transform"]),
-                     str(contract["label"]), ",".join(contract["feature_names"])))
+    return ":".join(
+        (
+            str(contract["preset"]),
+            str(contract["context_length"]),
+            str(contract["input_transform"]),
+            str(contract["label"]),
+            ",".join(contract["feature_names"]),
+        )
+    )
 
 
 def refusal(run: Run, *, is_forced: bool, accepted_contract: str) -> str:
@@ -42,11 +49,15 @@ def _missing_word(run: Run, failed: Mapping[str, str], *, is_forced: bool, accep
     wanted = contract_name(run.fact(Stage.TRAIN)["contract"])
     undecided = undecided_in(run)
     if "contract" in failed and accepted_contract != wanted:
-        return (f"the engine runs another contract ({failed['contract']}); if the change is meant, name the new one: "
-                f"--accept-contract {wanted}")
+        return (
+            f"the engine runs another contract ({failed['contract']}); if the change is meant, name the new one: "
+            f"--accept-contract {wanted}"
+        )
     if "contract" in undecided and accepted_contract != wanted:
-        return (f"nobody knows what the engine runs ({_unknown_in(run)}); if it is to run the candidate's contract, "
-                f"name that: --accept-contract {wanted}")
+        return (
+            f"nobody knows what the engine runs ({_unknown_in(run)}); if it is to run the candidate's contract, "
+            f"name that: --accept-contract {wanted}"
+        )
     undecided = [name for name in undecided if name != "contract"]
     if undecided and not is_forced:
         return f"{', '.join(undecided)} could not be evaluated; --force takes their place"

@@ -290,11 +290,16 @@ def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
 def contract_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """The candidate's bytes fit what the engine runs now and reproduce their canary; the inputs are alive."""
     check = evidence.contract
-    gate = _gate("contract",
-                 {"mismatches": list(check.mismatches), "unknown": check.unknown,
-                  "canary_max_error": check.canary_max_error, "constant_input_share": check.constant_input_share},
-                 {"canary_tolerance": policy.canary_tolerance,
-                  "max_constant_input_share": policy.max_constant_input_share})
+    gate = _gate(
+        "contract",
+        {
+            "mismatches": list(check.mismatches),
+            "unknown": check.unknown,
+            "canary_max_error": check.canary_max_error,
+            "constant_input_share": check.constant_input_share,
+        },
+        {"canary_tolerance": policy.canary_tolerance, "max_constant_input_share": policy.max_constant_input_share},
+    )
     if why := _broken_contract(check, policy):
         return gate(GateResult.FAIL, why)
     if why := _doubtful_contract(check):
@@ -307,8 +312,10 @@ def _broken_contract(check: ContractCheck, policy: GatePolicy) -> str:
     if check.mismatches:
         return "does not fit what the engine runs: " + "; ".join(check.mismatches)
     if check.canary_max_error is not None and not check.canary_max_error <= policy.canary_tolerance:
-        return (f"the file answers its own canary with an error of {check.canary_max_error:.1e}, over "
-                f"{policy.canary_tolerance:.0e}")
+        return (
+            f"the file answers its own canary with an error of {check.canary_max_error:.1e}, over "
+            f"{policy.canary_tolerance:.0e}"
+        )
     if check.constant_input_share is not None and not check.constant_input_share <= policy.max_constant_input_share:
         return f"{check.constant_input_share:.0%} of the windows reach the network as a constant"
     return ""
@@ -321,16 +328,21 @@ def _doubtful_contract(check: ContractCheck) -> str:
     if check.constant_input_share is None:
         return "no input window could be replayed through the serving preprocessor"
     if check.unknown:
-        return (f"nobody knows what the engine runs: {check.unknown}; correct PATCHTST_MODEL_PATH, roll back, or name "
-                "what it is to run: retrain-worker promote RUN --accept-contract CONTRACT")
+        return (
+            f"nobody knows what the engine runs: {check.unknown}; correct PATCHTST_MODEL_PATH, roll back, or name "
+            "what it is to run: retrain-worker promote RUN --accept-contract CONTRACT"
+        )
     return ""
 
 
 def action_diversity_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """No action dominates, at least two are used."""
     card = evidence.candidate
-    gate = _gate("action diversity", {"actions": dict(card.actions), "n": card.n},
-                 {"max_action_share": policy.max_action_share, "min_action_share": policy.min_action_share})
+    gate = _gate(
+        "action diversity",
+        {"actions": dict(card.actions), "n": card.n},
+        {"max_action_share": policy.max_action_share, "min_action_share": policy.min_action_share},
+    )
     if card.n < policy.min_rows:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
     shown = ", ".join(f"{name} {share:.0%}" for name, share in sorted(card.actions.items()))
@@ -345,12 +357,17 @@ def action_diversity_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
 def confidence_spread_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """The probabilities differ from row to row."""
     card = evidence.candidate
-    gate = _gate("confidence spread", {"p_std": card.p_std, "p10_p90": card.p10_p90, "n": card.n},
-                 {"min_spread_std": policy.min_spread_std, "min_spread_p10_p90": policy.min_spread_p10_p90})
+    gate = _gate(
+        "confidence spread",
+        {"p_std": card.p_std, "p10_p90": card.p10_p90, "n": card.n},
+        {"min_spread_std": policy.min_spread_std, "min_spread_p10_p90": policy.min_spread_p10_p90},
+    )
     if card.n < policy.min_rows or card.p_std is None or card.p10_p90 is None:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
-    shown = (f"std {card.p_std:.3f} (at least {policy.min_spread_std}), P90 - P10 {card.p10_p90:.3f} "
-             f"(at least {policy.min_spread_p10_p90})")
+    shown = (
+        f"std {card.p_std:.3f} (at least {policy.min_spread_std}), P90 - P10 {card.p10_p90:.3f} "
+        f"(at least {policy.min_spread_p10_p90})"
+    )
     enough = card.p_std >= policy.min_spread_std and card.p10_p90 >= policy.min_spread_p10_p90
     return gate(GateResult.PASS if enough else GateResult.FAIL, shown if enough else f"collapsed: {shown}")
 
@@ -358,21 +375,43 @@ def confidence_spread_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
 def agreement_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """The candidate acts like the ensemble, neither too little nor too much. Advisory by default (DESIGN 4.6)."""
     found = evidence.candidate.agreement
-    measurements = {} if found is None else {
-        "n": found.n, "share": found.share, "share_low": found.share_low, "share_high": found.share_high,
-        "opposed": found.opposed, "kappa": found.kappa, "fallbacks": found.fallbacks}
-    gate = _gate("agreement", measurements,
-                 {"min": policy.min_agreement, "max": policy.max_agreement,
-                  "borderline": policy.borderline_agreement, "max_opposition": policy.max_opposition},
-                 counts=policy.agreement_required)
+    measurements = (
+        {}
+        if found is None
+        else {
+            "n": found.n,
+            "share": found.share,
+            "share_low": found.share_low,
+            "share_high": found.share_high,
+            "opposed": found.opposed,
+            "kappa": found.kappa,
+            "fallbacks": found.fallbacks,
+        }
+    )
+    gate = _gate(
+        "agreement",
+        measurements,
+        {
+            "min": policy.min_agreement,
+            "max": policy.max_agreement,
+            "borderline": policy.borderline_agreement,
+            "max_opposition": policy.max_opposition,
+        },
+        counts=policy.agreement_required,
+    )
     if found is None or found.n < policy.min_rows:
         return gate(GateResult.UNDECIDED, _too_few(0 if found is None else found.n, policy))
     kappa = "not defined" if found.kappa is None else f"{found.kappa:.2f}"
-    shown = (f"same action in {found.share:.0%} ({found.share_low:.0%}..{found.share_high:.0%}), "
-             f"opposed in {found.opposed:.0%}, kappa {kappa}")
+    shown = (
+        f"same action in {found.share:.0%} ({found.share_low:.0%}..{found.share_high:.0%}), "
+        f"opposed in {found.opposed:.0%}, kappa {kappa}"
+    )
     if not policy.min_agreement <= found.share <= policy.max_agreement or found.opposed >= policy.max_opposition:
-        return gate(GateResult.FAIL, f"{shown}; asked {policy.min_agreement:.0%}..{policy.max_agreement:.0%} and "
-                                     f"opposed under {policy.max_opposition:.0%}")
+        return gate(
+            GateResult.FAIL,
+            f"{shown}; asked {policy.min_agreement:.0%}..{policy.max_agreement:.0%} and "
+            f"opposed under {policy.max_opposition:.0%}",
+        )
     return gate(GateResult.PASS, shown + ("; borderline" if found.share > policy.borderline_agreement else ""))
 
 
@@ -381,27 +420,39 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     card, past = evidence.candidate, evidence.skill
     fall_limit = _normal_quantile(1 - policy.calibration_alpha)
     limit = None if card.ece_limit is None else card.ece_limit + policy.ece_tolerance
-    gate = _gate("calibration", {"ece": card.ece, "worst_fall_z": card.worst_fall_z,
-                                 "confidence_slope": card.confidence_slope,
-                                 "confidence_slope_high": card.confidence_slope_high,
-                                 "pooled_confidence_slope": past.confidence_slope if past else None,
-                                 "pooled_confidence_slope_high": past.confidence_slope_high if past else None,
-                                 "n": card.n},
-                 {"ece_limit": limit, "worst_fall_z": fall_limit,
-                  "min_confidence_slope": policy.min_confidence_slope})
+    gate = _gate(
+        "calibration",
+        {
+            "ece": card.ece,
+            "worst_fall_z": card.worst_fall_z,
+            "confidence_slope": card.confidence_slope,
+            "confidence_slope_high": card.confidence_slope_high,
+            "pooled_confidence_slope": past.confidence_slope if past else None,
+            "pooled_confidence_slope_high": past.confidence_slope_high if past else None,
+            "n": card.n,
+        },
+        {"ece_limit": limit, "worst_fall_z": fall_limit, "min_confidence_slope": policy.min_confidence_slope},
+    )
     if card.n < policy.min_rows or card.ece is None or limit is None:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
     if card.worst_fall_z is None:
-        return gate(GateResult.UNDECIDED, "all probabilities fall into one bucket, so nothing says that more "
-                                          "confidence means more hits")
+        return gate(
+            GateResult.UNDECIDED,
+            "all probabilities fall into one bucket, so nothing says that more confidence means more hits",
+        )
     if card.worst_fall_z > fall_limit:
-        return gate(GateResult.FAIL, f"the hit rate falls as confidence rises (z {card.worst_fall_z:.1f}, "
-                                     f"at most {fall_limit:.1f})")
+        return gate(
+            GateResult.FAIL,
+            f"the hit rate falls as confidence rises (z {card.worst_fall_z:.1f}, at most {fall_limit:.1f})",
+        )
     if why := _overconfidence(card, past, policy):
         return gate(GateResult.FAIL, f"overconfident: {why}")
     if card.ece > limit:
-        return gate(GateResult.FAIL, f"ECE {card.ece:.3f} over {limit:.3f}, which is what {card.n} rows allow a "
-                                     f"perfectly calibrated model and {policy.ece_tolerance:g} more")
+        return gate(
+            GateResult.FAIL,
+            f"ECE {card.ece:.3f} over {limit:.3f}, which is what {card.n} rows allow a "
+            f"perfectly calibrated model and {policy.ece_tolerance:g} more",
+        )
     return gate(GateResult.PASS, f"ECE {card.ece:.3f} (at most {limit:.3f}), hit rate does not fall with confidence")
 
 
@@ -418,8 +469,10 @@ def _overconfidence(card: Scorecard, past: Skill | None, policy: GatePolicy) -> 
         return f"{alone:.2f} of its log odds are earned, surely under {card.confidence_slope_high:.2f}"
     pooled, pooled_high = (past.confidence_slope, past.confidence_slope_high) if past else (None, None)
     if alone < least and pooled is not None and pooled_high is not None and pooled_high < least:
-        return (f"{alone:.2f} of its log odds are earned, and with the past folds {pooled:.2f}, surely under "
-                f"{pooled_high:.2f}")
+        return (
+            f"{alone:.2f} of its log odds are earned, and with the past folds {pooled:.2f}, surely under "
+            f"{pooled_high:.2f}"
+        )
     return ""
 
 
@@ -434,37 +487,75 @@ def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     found, card = evidence.skill, evidence.candidate
     carrying = max((pool for pool in found.pools if _is_skilled(pool)), key=lambda pool: pool.num_folds, default=None)
     pool = carrying or max(found.pools, key=lambda pool: pool.num_folds, default=None)
-    gate = _gate("skill",
-                 {"auc": card.auc, "log_loss": card.log_loss, "log_loss_gain": card.log_loss_gain, "n": card.n,
-                  "num_blocks": card.num_blocks, "pooled_n": pool.n if pool else None,
-                  "pooled_auc": pool.auc if pool else None, "auc_low": pool.auc_low if pool else None,
-                  "log_loss_gain_low": pool.log_loss_gain_low if pool else None, "alpha": pool.alpha if pool else None,
-                  "num_folds": pool.num_folds if pool else 0, "folds": [asdict(fold) for fold in found.folds],
-                  "newest_auc_low": found.newest_auc_low},
-                 {"auc_low": 0.5, "log_loss_gain_low": 0.0, "skill_alpha": policy.skill_alpha,
-                  "newest_alpha": policy.newest_alpha, "folds_wanted": found.folds_wanted})
-    if (card.n < policy.min_rows or pool is None or pool.auc_low is None or pool.log_loss_gain_low is None
-            or found.newest_auc_low is None or card.log_loss_gain is None):
+    gate = _gate(
+        "skill",
+        {
+            "auc": card.auc,
+            "log_loss": card.log_loss,
+            "log_loss_gain": card.log_loss_gain,
+            "n": card.n,
+            "num_blocks": card.num_blocks,
+            "pooled_n": pool.n if pool else None,
+            "pooled_auc": pool.auc if pool else None,
+            "auc_low": pool.auc_low if pool else None,
+            "log_loss_gain_low": pool.log_loss_gain_low if pool else None,
+            "alpha": pool.alpha if pool else None,
+            "num_folds": pool.num_folds if pool else 0,
+            "folds": [asdict(fold) for fold in found.folds],
+            "newest_auc_low": found.newest_auc_low,
+        },
+        {
+            "auc_low": 0.5,
+            "log_loss_gain_low": 0.0,
+            "skill_alpha": policy.skill_alpha,
+            "newest_alpha": policy.newest_alpha,
+            "folds_wanted": found.folds_wanted,
+        },
+    )
+    if (
+        card.n < policy.min_rows
+        or pool is None
+        or pool.auc_low is None
+        or pool.log_loss_gain_low is None
+        or found.newest_auc_low is None
+        or card.log_loss_gain is None
+    ):
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
-    shown = (f"AUC {pool.auc:.3f}, surely over {pool.auc_low:.3f}; log loss gain {pool.log_loss_gain:+.4f} over the "
-             f"constant prior, surely over {pool.log_loss_gain_low:+.4f}, on {_rows_of(pool, found)}")
+    shown = (
+        f"AUC {pool.auc:.3f}, surely over {pool.auc_low:.3f}; log loss gain {pool.log_loss_gain:+.4f} over the "
+        f"constant prior, surely over {pool.log_loss_gain_low:+.4f}, on {_rows_of(pool, found)}"
+    )
     if found.newest_auc_low <= 0.5 or card.log_loss_gain <= 0:
-        return gate(GateResult.FAIL, f"the newest holdout alone shows no skill: AUC surely over "
-                                     f"{found.newest_auc_low:.3f} only, log loss gain {card.log_loss_gain:+.4f}")
-    return gate(GateResult.PASS if carrying else GateResult.FAIL,
-                shown if carrying else f"no skill beyond luck: {shown}")
+        return gate(
+            GateResult.FAIL,
+            f"the newest holdout alone shows no skill: AUC surely over "
+            f"{found.newest_auc_low:.3f} only, log loss gain {card.log_loss_gain:+.4f}",
+        )
+    return gate(
+        GateResult.PASS if carrying else GateResult.FAIL, shown if carrying else f"no skill beyond luck: {shown}"
+    )
 
 
 def _skill_of_holdout(card: Scorecard, policy: GatePolicy) -> Gate:
-    gate = _gate("skill",
-                 {"auc": card.auc, "auc_low": card.auc_low, "log_loss": card.log_loss,
-                  "log_loss_gain": card.log_loss_gain, "log_loss_gain_low": card.log_loss_gain_low,
-                  "n": card.n, "num_blocks": card.num_blocks},
-                 {"auc_low": 0.5, "log_loss_gain_low": 0.0, "skill_alpha": policy.skill_alpha})
+    gate = _gate(
+        "skill",
+        {
+            "auc": card.auc,
+            "auc_low": card.auc_low,
+            "log_loss": card.log_loss,
+            "log_loss_gain": card.log_loss_gain,
+            "log_loss_gain_low": card.log_loss_gain_low,
+            "n": card.n,
+            "num_blocks": card.num_blocks,
+        },
+        {"auc_low": 0.5, "log_loss_gain_low": 0.0, "skill_alpha": policy.skill_alpha},
+    )
     if card.n < policy.min_rows or card.auc is None or card.auc_low is None or card.log_loss_gain_low is None:
         return gate(GateResult.UNDECIDED, _too_few(card.n, policy))
-    shown = (f"AUC {card.auc:.3f}, surely over {card.auc_low:.3f}; log loss gain {card.log_loss_gain or 0.0:+.4f} over "
-             f"the constant prior, surely over {card.log_loss_gain_low:+.4f}")
+    shown = (
+        f"AUC {card.auc:.3f}, surely over {card.auc_low:.3f}; log loss gain {card.log_loss_gain or 0.0:+.4f} over "
+        f"the constant prior, surely over {card.log_loss_gain_low:+.4f}"
+    )
     known = card.auc_low > 0.5 and card.log_loss_gain_low > 0
     return gate(GateResult.PASS if known else GateResult.FAIL, shown if known else f"no skill beyond luck: {shown}")
 
@@ -475,8 +566,12 @@ def pool_alphas(skill_alpha: float, folds_wanted: int) -> tuple[float, ...]:
 
 
 def _is_skilled(pool: Pool) -> bool:
-    return (pool.auc_low is not None and pool.auc_low > 0.5
-            and pool.log_loss_gain_low is not None and pool.log_loss_gain_low > 0)
+    return (
+        pool.auc_low is not None
+        and pool.auc_low > 0.5
+        and pool.log_loss_gain_low is not None
+        and pool.log_loss_gain_low > 0
+    )
 
 
 def _rows_of(pool: Pool, found: Skill) -> str:
@@ -491,21 +586,33 @@ def _rows_of(pool: Pool, found: Skill) -> str:
 def incumbent_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """Not worse than the incumbent beyond a margin, on the same rows. A bad incumbent protects nobody."""
     paired, incumbent = evidence.comparison, evidence.incumbent
-    measurements = {} if paired is None else {
-        "n": paired.n, "auc_difference": paired.auc_difference, "log_loss_gain": paired.log_loss_gain,
-        "log_loss_gain_low": paired.log_loss_gain_low}
-    gate = _gate("incumbent", measurements,
-                 {"margin": policy.incumbent_margin, "incumbent_alpha": policy.incumbent_alpha})
+    measurements = (
+        {}
+        if paired is None
+        else {
+            "n": paired.n,
+            "auc_difference": paired.auc_difference,
+            "log_loss_gain": paired.log_loss_gain,
+            "log_loss_gain_low": paired.log_loss_gain_low,
+        }
+    )
+    gate = _gate(
+        "incumbent", measurements, {"margin": policy.incumbent_margin, "incumbent_alpha": policy.incumbent_alpha}
+    )
     if incumbent is None:
-        return gate(GateResult.PASS, f"no incumbent to compare with ({evidence.incumbent_absence or 'none named'}); "
-                                     "the other gates decide")
+        return gate(
+            GateResult.PASS,
+            f"no incumbent to compare with ({evidence.incumbent_absence or 'none named'}); the other gates decide",
+        )
     failed = _faults_of(incumbent, policy)
     if failed:
         return gate(GateResult.PASS, f"the incumbent fails its own gates ({', '.join(failed)}); the other gates decide")
     if paired is None or paired.n < policy.min_rows or paired.log_loss_gain_low is None:
         return gate(GateResult.UNDECIDED, _too_few(0 if paired is None else paired.n, policy))
-    shown = (f"log loss gain {paired.log_loss_gain or 0.0:+.4f} over the incumbent, surely over "
-             f"{paired.log_loss_gain_low:+.4f} (at least {-policy.incumbent_margin:+.4f})")
+    shown = (
+        f"log loss gain {paired.log_loss_gain or 0.0:+.4f} over the incumbent, surely over "
+        f"{paired.log_loss_gain_low:+.4f} (at least {-policy.incumbent_margin:+.4f})"
+    )
     better = paired.log_loss_gain_low >= -policy.incumbent_margin
     return gate(GateResult.PASS if better else GateResult.FAIL, shown if better else f"may be worse: {shown}")
 
@@ -513,38 +620,63 @@ def incumbent_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
 def stability_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
     """No symbol with a single action, no slice whose sign is flipped."""
     judged = [part for part in evidence.candidate.slices if part.n >= policy.min_slice_rows]
-    gate = _gate("stability",
-                 {part.name: {"n": part.n, "auc": part.auc, "auc_high": part.auc_high, "actions": dict(part.actions)}
-                  for part in evidence.candidate.slices},
-                 {"min_slice_rows": policy.min_slice_rows, "auc_high": 0.5, "slice_alpha": policy.slice_alpha})
+    gate = _gate(
+        "stability",
+        {
+            part.name: {"n": part.n, "auc": part.auc, "auc_high": part.auc_high, "actions": dict(part.actions)}
+            for part in evidence.candidate.slices
+        },
+        {"min_slice_rows": policy.min_slice_rows, "auc_high": 0.5, "slice_alpha": policy.slice_alpha},
+    )
     if evidence.candidate.n < policy.min_rows or not judged:
         return gate(GateResult.UNDECIDED, _too_few(evidence.candidate.n, policy))
-    faults = [f"{part.name} always says {max(part.actions, key=lambda name: part.actions[name])}"
-              for part in judged if max(part.actions.values(), default=0.0) >= 1.0]
-    faults += [f"{part.name} is right less often than chance (AUC {part.auc:.3f}, surely under {part.auc_high:.3f})"
-               for part in judged if part.auc is not None and part.auc_high is not None and part.auc_high < 0.5]
-    faults += [f"{part.name} falls surely behind the other rows, to less than chance (AUC {part.auc:.3f})"
-               for part in judged if part.auc is not None and part.auc < 0.5 <= (part.auc_high or 0.5)
-               and part.auc_lag_high is not None and part.auc_lag_high < 0]
+    faults = [
+        f"{part.name} always says {max(part.actions, key=lambda name: part.actions[name])}"
+        for part in judged
+        if max(part.actions.values(), default=0.0) >= 1.0
+    ]
+    faults += [
+        f"{part.name} is right less often than chance (AUC {part.auc:.3f}, surely under {part.auc_high:.3f})"
+        for part in judged
+        if part.auc is not None and part.auc_high is not None and part.auc_high < 0.5
+    ]
+    faults += [
+        f"{part.name} falls surely behind the other rows, to less than chance (AUC {part.auc:.3f})"
+        for part in judged
+        if part.auc is not None
+        and part.auc < 0.5 <= (part.auc_high or 0.5)
+        and part.auc_lag_high is not None
+        and part.auc_lag_high < 0
+    ]
     if faults:
         return gate(GateResult.FAIL, "; ".join(faults))
     return gate(GateResult.PASS, f"{len(judged)} slices agree")
 
 
 GATES: tuple[Callable[[Evidence, GatePolicy], Gate], ...] = (
-    contract_gate, action_diversity_gate, confidence_spread_gate, agreement_gate,
-    calibration_gate, skill_gate, incumbent_gate, stability_gate,
+    contract_gate,
+    action_diversity_gate,
+    confidence_spread_gate,
+    agreement_gate,
+    calibration_gate,
+    skill_gate,
+    incumbent_gate,
+    stability_gate,
 )
 
 
 def _faults_of(incumbent: Scorecard, policy: GatePolicy) -> list[str]:
     """The gates that the incumbent fails. It need not prove its skill anew each day; it must not be a burden."""
-    alone = Evidence(candidate=incumbent, contract=ContractCheck(
-        mismatches=(), canary_max_error=None, constant_input_share=None))
+    alone = Evidence(
+        candidate=incumbent, contract=ContractCheck(mismatches=(), canary_max_error=None, constant_input_share=None)
+    )
     own = (action_diversity_gate, confidence_spread_gate, calibration_gate)
     failed = [gate.name for gate in (judge(alone, policy) for judge in own) if gate.result is GateResult.FAIL]
-    knows = incumbent.auc is None or incumbent.log_loss_gain is None or (
-        incumbent.auc > 0.5 and incumbent.log_loss_gain > 0)
+    knows = (
+        incumbent.auc is None
+        or incumbent.log_loss_gain is None
+        or (incumbent.auc > 0.5 and incumbent.log_loss_gain > 0)
+    )
     return failed if knows else [*failed, "skill"]
 
 
@@ -552,8 +684,10 @@ def _gate(
     name: str, measurements: Mapping[str, Any], thresholds: Mapping[str, Any], *, counts: bool = True
 ) -> Callable[[GateResult, str], Gate]:
     def named(result: GateResult, sentence: str) -> Gate:
-        return Gate(name=name, result=result, counts=counts, sentence=sentence, measurements=measurements,
-                    thresholds=thresholds)
+        return Gate(
+            name=name, result=result, counts=counts, sentence=sentence, measurements=measurements, thresholds=thresholds
+        )
+
     return named
 
 

@@ -134,7 +134,11 @@ class Run:
         allowed = MOVES[self.stage] | ALWAYS_ALLOWED
         assert outcome in allowed, f"a run at {self.stage} may not end as {outcome}"
         return replace(
-            self, outcome=outcome, reasons=reasons, updated_at=at, not_before=None,
+            self,
+            outcome=outcome,
+            reasons=reasons,
+            updated_at=at,
+            not_before=None,
             finished_at=at if outcome in FINAL else None,
         )
 

@@ -46,6 +46,9 @@ def spend(last: Spending | None, *, at: datetime, skill_alpha: float, per_year: 
         purse = min(full, last.left + years * per_year)
     alpha = SHARE * purse
     return Spending(
-        alpha=alpha, left=purse - alpha, num_decisions=last.num_decisions + 1 if last else 1, at=at,
+        alpha=alpha,
+        left=purse - alpha,
+        num_decisions=last.num_decisions + 1 if last else 1,
+        at=at,
         since=last.since if last else at,
     )

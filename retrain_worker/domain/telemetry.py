@@ -87,9 +87,15 @@ class Tally:
         counts = {**self.counts, found.action: self.counts.get(found.action, 0) + 1}
         newest = self.newest if found.is_fallback else (*self.newest, found)[-KEPT:]
         return replace(
-            self, entries=self.entries + 1, answers=self.answers + 1, fallbacks=self.fallbacks + found.is_fallback,
-            agreed=self.agreed + (found.action == found.side), live=self.live + (not found.is_shadow), newest=newest,
-            counts=counts)
+            self,
+            entries=self.entries + 1,
+            answers=self.answers + 1,
+            fallbacks=self.fallbacks + found.is_fallback,
+            agreed=self.agreed + (found.action == found.side),
+            live=self.live + (not found.is_shadow),
+            newest=newest,
+            counts=counts,
+        )
 
     def with_malformed(self) -> Tally:
         """One more entry that means nothing."""
@@ -119,9 +125,15 @@ def said_in(fields: Mapping[str, Any], *, at: datetime) -> Said | None:
     if isinstance(confidence, bool) or not isinstance(confidence, int | float):
         raise ValueError("its confidence is not a number")  # noqa: TRY004 - one kind of answer for all that is wrong
     names = (ours.get(name) for name in ("version", "model_version", "model_path", "sha256"))
-    return Said(at=round(at.timestamp() * 1e6), symbol=str(fields.get("symbol", "")), action=action,
-                confidence=float(confidence), side=str(fields.get("side", "")).strip().upper(),
-                is_shadow=_is_yes(ours.get("shadow")), names=tuple(str(name) for name in names if name))
+    return Said(
+        at=round(at.timestamp() * 1e6),
+        symbol=str(fields.get("symbol", "")),
+        action=action,
+        confidence=float(confidence),
+        side=str(fields.get("side", "")).strip().upper(),
+        is_shadow=_is_yes(ours.get("shadow")),
+        names=tuple(str(name) for name in names if name),
+    )
 
 
 def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, thresholds: Thresholds) -> Finding:
@@ -132,8 +144,11 @@ def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, t
     if tally.answers < MIN_ANSWERS:
         return Finding(sentence=f"the engine has given {tally.answers} answers, {MIN_ANSWERS} are needed to judge it")
     if len(tally.newest) < MIN_ANSWERS // 2:
-        return Finding(is_fault=True, sentence=f"serving fault: {tally.fallbacks} of the engine's {tally.answers} "
-                                               "answers are fallbacks (0.5, or no probability)")
+        return Finding(
+            is_fault=True,
+            sentence=f"serving fault: {tally.fallbacks} of the engine's {tally.answers} "
+            "answers are fallbacks (0.5, or no probability)",
+        )
     said = tally.newest
     if pstdev(one.confidence for one in said) < CONSTANT_STD and len({one.action for one in said}) == 1:
         told = f"the engine said {said[-1].action} {said[-1].confidence:.4f} in all of its last {len(said)} answers"
@@ -143,12 +158,16 @@ def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, t
         return Finding(is_fault=True, sentence=f"serving fault: {told}{varies}")
     same, matched = matches(said, answers, thresholds)
     if matched >= MIN_MATCHED and same < MIN_SAME * matched:
-        return Finding(is_fault=True, sentence=f"serving fault: {same} of {matched} answers of the engine are those of "
-                                               "the model in the slot: it runs another model, or feeds it otherwise")
+        return Finding(
+            is_fault=True,
+            sentence=f"serving fault: {same} of {matched} answers of the engine are those of "
+            "the model in the slot: it runs another model, or feeds it otherwise",
+        )
     shares = ", ".join(f"{name} {count / tally.answers:.0%}" for name, count in sorted(tally.counts.items()))
     known = f"; {same} of {matched} are the model's own" if matched else ""
-    return Finding(sentence=f"{tally.answers} answers, {shares}, as the ensemble in "
-                            f"{tally.agreed / tally.answers:.0%}{known}")
+    return Finding(
+        sentence=f"{tally.answers} answers, {shares}, as the ensemble in {tally.agreed / tally.answers:.0%}{known}"
+    )
 
 
 def matches(said: Sequence[Said], answers: Sequence[Answer], thresholds: Thresholds) -> tuple[int, int]:

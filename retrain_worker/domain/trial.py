@@ -179,8 +179,10 @@ def worse_than_replaced(look: Look, policy: ProbationPolicy) -> str:
         return ""
     if worse.log_loss_gain_low <= policy.margin:
         return ""
-    return (f"worse than the model it replaced: log loss higher by {worse.log_loss_gain:.4f} on {worse.n} new "
-            f"outcomes, surely by over {worse.log_loss_gain_low:.4f} (at most {policy.margin:g} may be)")
+    return (
+        f"worse than the model it replaced: log loss higher by {worse.log_loss_gain:.4f} on {worse.n} new "
+        f"outcomes, surely by over {worse.log_loss_gain_low:.4f} (at most {policy.margin:g} may be)"
+    )
 
 
 def degenerate(look: Look, policy: ProbationPolicy) -> str:
@@ -196,7 +198,8 @@ def degenerate(look: Look, policy: ProbationPolicy) -> str:
         return f"degenerate: its {look.model.n} answers have collapsed (std {look.model.p_std or 0.0:.4f})"
     action, share = max(look.model.actions.items(), key=lambda item: item[1])
     if share > policy.max_action_share and not (
-            look.reference and look.reference.actions.get(action, 0.0) > policy.max_action_share):
+        look.reference and look.reference.actions.get(action, 0.0) > policy.max_action_share
+    ):
         return f"degenerate: {action} in {share:.0%} of {look.model.n} rows"
     return ""
 
@@ -208,6 +211,19 @@ def is_collapsed(spread: Spread, policy: ProbationPolicy) -> bool:
 
 def evidence_of(probation: Mapping[str, Any]) -> dict[str, Any]:
     """What the decision of a probation (its stored fact) rests on, for the event."""
-    names = ("reasons", "since", "observed", "foreseen", "known", "auc", "log_loss", "worse_by", "worse_by_low",
-             "num_decided", "model", "reference", "absence")
+    names = (
+        "reasons",
+        "since",
+        "observed",
+        "foreseen",
+        "known",
+        "auc",
+        "log_loss",
+        "worse_by",
+        "worse_by_low",
+        "num_decided",
+        "model",
+        "reference",
+        "absence",
+    )
     return {name: probation.get(name) for name in names}

@@ -36,7 +36,7 @@ from retrain_worker.domain.artifact import (
     checksum_file,
     checksum_line,
     manifest_file,
-)  # fmt: skip
+)
 from retrain_worker.domain.labels import Label, Thresholds
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import ArtifactError, ContractError

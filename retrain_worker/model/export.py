@@ -52,9 +52,10 @@ def export(request: ExportRequest) -> ExportResult:
     model_file = bundle.read(Path(request.model_path))
     if model_file.canary is None:
         raise ContractError(
-            "it has no recorded answers to check an export against", where=str(model_file.path),
+            "it has no recorded answers to check an export against",
+            where=str(model_file.path),
             remedy="export a file that this program has trained",
-        )  # fmt: skip
+        )
     write = {
         ExportFormat.ONNX: _write_onnx,
         ExportFormat.TORCH_EXPORT: _write_torch_export,
@@ -66,8 +67,9 @@ def export(request: ExportRequest) -> ExportResult:
         except ImportError as error:
             raise UsageError(
                 f"--format {request.format} needs a package that is not installed ({error.name})",
-                where="export", remedy=INSTALL,
-            ) from error  # fmt: skip
+                where="export",
+                remedy=INSTALL,
+            ) from error
         error_found = _largest_difference(answer, model_file)
         if error_found > bundle.CANARY_TOLERANCE:
             raise ArtifactError(
@@ -77,9 +79,12 @@ def export(request: ExportRequest) -> ExportResult:
             )
         data = temporary.read_bytes()
     return ExportResult(
-        output_path=str(output), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
-        canary_error=error_found, canary_windows=len(model_file.canary.windows),
-    )  # fmt: skip
+        output_path=str(output),
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        canary_error=error_found,
+        canary_windows=len(model_file.canary.windows),
+    )
 
 
 @contextmanager
@@ -99,10 +104,12 @@ def _largest_difference(answer: Reader, model_file: Bundle) -> float:
     """Over the whole canary at once, and over its first window alone: an export must take any number of windows."""
     canary = model_file.canary
     assert canary is not None, "checked before anything was written"
-    differences = np.concatenate([
-        np.abs(answer(canary.windows) - canary.probabilities),
-        np.abs(answer(canary.windows[:1]) - canary.probabilities[:1]),
-    ])  # fmt: skip
+    differences = np.concatenate(
+        [
+            np.abs(answer(canary.windows) - canary.probabilities),
+            np.abs(answer(canary.windows[:1]) - canary.probabilities[:1]),
+        ]
+    )
     return float(np.max(np.where(np.isfinite(differences), differences, np.inf)))
 
 
@@ -143,10 +150,15 @@ def _write_onnx(model_file: Bundle, path: Path) -> Reader:
 
     with _quietly():
         program = torch.onnx.export(
-            _Answering(model_file.model).eval(), (_example(model_file),), dynamo=True, opset_version=ONNX_OPSET,
-            input_names=["windows"], output_names=["probabilities"],
-            dynamic_shapes={"windows": {0: torch.export.Dim("batch")}}, verbose=False,
-        )  # fmt: skip
+            _Answering(model_file.model).eval(),
+            (_example(model_file),),
+            dynamo=True,
+            opset_version=ONNX_OPSET,
+            input_names=["windows"],
+            output_names=["probabilities"],
+            dynamic_shapes={"windows": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
     assert program is not None, "dynamo=True returns a program"
     proto = program.model_proto
     onnx.helper.set_model_props(proto, _described(model_file))
@@ -166,9 +178,10 @@ def _write_onnx(model_file: Bundle, path: Path) -> Reader:
 def _write_torch_export(model_file: Bundle, path: Path) -> Reader:
     with _quietly():
         program = torch.export.export(
-            _Answering(model_file.model).eval(), (_example(model_file),),
+            _Answering(model_file.model).eval(),
+            (_example(model_file),),
             dynamic_shapes={"windows": {0: torch.export.Dim("batch")}},
-        )  # fmt: skip
+        )
         torch.export.save(program, path, extra_files={"model.json": json.dumps(_described(model_file))})
         module = torch.export.load(path).module()
 

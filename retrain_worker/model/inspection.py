@@ -41,17 +41,23 @@ def inspect(path: Path) -> FileReport:
     try:
         data = bundle.bytes_of(path)
         report = replace(
-            report, kind=kind_of_bytes(data), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
-            checksum=_checksum(path, data), refused_globals=refused_globals(data),
-        )  # fmt: skip
+            report,
+            kind=kind_of_bytes(data),
+            size_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            checksum=_checksum(path, data),
+            refused_globals=refused_globals(data),
+        )
         found = _weights_file(path, data, report.kind)
         report = replace(report, kind=bundle.kind_of(found), tensors=_shapes(found))
         # this is about the file, not about the rows: one of the older scripts' need not name its features
         read = bundle.read(path, feature_names=(UNNAMED,) * presets.ENGINE_INPUTS)
         return replace(
-            report, manifest=read.manifest, canary_error=read.canary_error(),
+            report,
+            manifest=read.manifest,
+            canary_error=read.canary_error(),
             parameters=sum(tensor.numel() for tensor in read.model.parameters()),
-        )  # fmt: skip
+        )
     except ArtifactError as error:
         return replace(report, problem=error.what.removeprefix("this model file cannot be used: "))
 

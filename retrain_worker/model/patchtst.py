@@ -87,10 +87,19 @@ class PatchTSTConfig:
         """Check that the sizes fit."""
         problems = [
             f"{name} {size} is not in 1..{MAX_SIZE}"
-            for name in ("num_features", "feature_repeats", "context_length", "patch_length", "patch_stride", "d_model",
-                         "num_layers", "num_heads", "ffn_dim")
+            for name in (
+                "num_features",
+                "feature_repeats",
+                "context_length",
+                "patch_length",
+                "patch_stride",
+                "d_model",
+                "num_layers",
+                "num_heads",
+                "ffn_dim",
+            )
             if not (isinstance(size := getattr(self, name), int) and 1 <= size <= MAX_SIZE)
-        ]  # fmt: skip
+        ]
         if not (isinstance(self.head_hidden, int) and 0 <= self.head_hidden <= MAX_SIZE):
             problems.append(f"head_hidden {self.head_hidden} is not in 0..{MAX_SIZE}")
         if not problems and self.context_length < self.patch_length:

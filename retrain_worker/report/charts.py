@@ -17,25 +17,30 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 34
 _COUNTS_HEIGHT = 46
 
 
-def reliability(
-    candidate: Sequence[Mapping[str, Any]], incumbent: Sequence[Mapping[str, Any]] = ()
-) -> str:  # fmt: skip
+def reliability(candidate: Sequence[Mapping[str, Any]], incumbent: Sequence[Mapping[str, Any]] = ()) -> str:
     """Hit rate over probability by bucket (domain.gates.Bucket), and below how many rows each bucket has.
 
     The candidate's hit rates stand with their intervals.
     """
-    parts = [_frame(), _axis(("0", "0.25", "0.5", "0.75", "1"), ("0", "0.25", "0.5", "0.75", "1")),
-             _line([(0, 0), (1, 1)], "ideal")]
+    parts = [
+        _frame(),
+        _axis(("0", "0.25", "0.5", "0.75", "1"), ("0", "0.25", "0.5", "0.75", "1")),
+        _line([(0, 0), (1, 1)], "ideal"),
+    ]
     for name, buckets in (("incumbent", incumbent), ("candidate", candidate)):
         found = [bucket for bucket in buckets if bucket.get("hit_rate") is not None]
         parts.append(_line([(bucket["mean_probability"], bucket["hit_rate"]) for bucket in found], name))
         parts += [_dot(bucket, name) for bucket in found]
-        parts += [_line([(bucket["mean_probability"], bucket[end]) for end in ("hit_rate_low", "hit_rate_high")], name)
-                  for bucket in found if name == "candidate" and bucket.get("hit_rate_low") is not None]
+        parts += [
+            _line([(bucket["mean_probability"], bucket[end]) for end in ("hit_rate_low", "hit_rate_high")], name)
+            for bucket in found
+            if name == "candidate" and bucket.get("hit_rate_low") is not None
+        ]
     most = max((bucket["n"] for bucket in candidate), default=0) or 1
     parts += [_column(bucket, most) for bucket in candidate]
-    return _svg("reliability diagram: hit rate by probability, and rows by probability", parts,
-                height=_HEIGHT + _COUNTS_HEIGHT)
+    return _svg(
+        "reliability diagram: hit rate by probability, and rows by probability", parts, height=_HEIGHT + _COUNTS_HEIGHT
+    )
 
 
 def history(epochs: Sequence[Sequence[float]], *, best_epoch: int | None) -> str:
@@ -47,15 +52,19 @@ def history(epochs: Sequence[Sequence[float]], *, best_epoch: int | None) -> str
     def place(epoch: Sequence[float], value: float) -> tuple[float, float]:
         return (epoch[0] - first) / length, (value - low) / height
 
-    parts = [_frame(), _axis((f"{first:.0f}", f"{epochs[-1][0]:.0f}"), (number(low), number((low + high) / 2),
-                                                                        number(high)))]
+    parts = [
+        _frame(),
+        _axis((f"{first:.0f}", f"{epochs[-1][0]:.0f}"), (number(low), number((low + high) / 2), number(high))),
+    ]
     parts.append(_line([place(epoch, epoch[1]) for epoch in epochs], "incumbent"))
     parts.append(_line([place(epoch, epoch[2]) for epoch in epochs], "candidate"))
     for epoch in epochs:
         if epoch[0] == best_epoch:
             x, y = _point(*place(epoch, epoch[2]))
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" class="best"><title>epoch {epoch[0]:.0f} is kept: '
-                         f"log loss {number(epoch[2], 4)}</title></circle>")
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" class="best"><title>epoch {epoch[0]:.0f} is kept: '
+                f"log loss {number(epoch[2], 4)}</title></circle>"
+            )
     return _svg("training loss and validation log loss by epoch", parts)
 
 
@@ -69,16 +78,23 @@ def bar(check: Check) -> str:
 
     start = across(low if check.low is None else check.low)
     end = across(high if check.high is None else check.high)
-    parts = ['<rect x="6" y="9" width="228" height="6" rx="3" class="scale"/>',
-             f'<rect x="{start:.1f}" y="9" width="{max(end - start, 1):.1f}" height="6" rx="3" class="allowed"/>']
-    parts += [f'<line x1="{across(limit):.1f}" x2="{across(limit):.1f}" y1="4" y2="20" class="limit"/>'
-              for limit in (check.low, check.high) if limit is not None]
+    parts = [
+        '<rect x="6" y="9" width="228" height="6" rx="3" class="scale"/>',
+        f'<rect x="{start:.1f}" y="9" width="{max(end - start, 1):.1f}" height="6" rx="3" class="allowed"/>',
+    ]
+    parts += [
+        f'<line x1="{across(limit):.1f}" x2="{across(limit):.1f}" y1="4" y2="20" class="limit"/>'
+        for limit in (check.low, check.high)
+        if limit is not None
+    ]
     if check.value is not None:
         kind = "inside" if check.is_within else "outside"
         parts.append(f'<circle cx="{across(check.value):.1f}" cy="12" r="6" class="{kind}"/>')
     label = escape(f"{check.measured}, asked {check.asked}")
-    return (f'<svg class="bar" viewBox="0 0 240 24" role="img" aria-label="{label}"><title>{label}</title>'
-            f"{''.join(parts)}</svg>")
+    return (
+        f'<svg class="bar" viewBox="0 0 240 24" role="img" aria-label="{label}"><title>{label}</title>'
+        f"{''.join(parts)}</svg>"
+    )
 
 
 # ---------------------------------------------------------------- pieces
@@ -117,8 +133,9 @@ def _line(places: Sequence[tuple[float, float]], kind: str) -> str:
 
 def _dot(bucket: Mapping[str, Any], kind: str) -> str:
     x, y = _point(bucket["mean_probability"], bucket["hit_rate"])
-    said = (f"{kind}: {count(bucket['n'])} rows, said {share(bucket['mean_probability'])}, "
-            f"hit {share(bucket['hit_rate'])}")
+    said = (
+        f"{kind}: {count(bucket['n'])} rows, said {share(bucket['mean_probability'])}, hit {share(bucket['hit_rate'])}"
+    )
     if bucket.get("hit_rate_low") is not None:
         said += f" ({share(bucket['hit_rate_low'])} to {share(bucket['hit_rate_high'])})"
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}"><title>{escape(said)}</title></circle>'
@@ -128,6 +145,8 @@ def _column(bucket: Mapping[str, Any], most: int) -> str:
     (left, _), (right, _) = _point(bucket["low"], 0), _point(min(bucket["high"], 1.0), 0)
     height = (_COUNTS_HEIGHT - 18) * bucket["n"] / most
     floor = _HEIGHT + _COUNTS_HEIGHT - 2
-    return (f'<rect x="{left + 1:.1f}" y="{floor - height:.1f}" width="{right - left - 2:.1f}" height="{height:.1f}" '
-            f'class="count"/><text x="{(left + right) / 2:.0f}" y="{floor - height - 3:.0f}" '
-            f'text-anchor="middle">{count(bucket["n"])}</text>')
+    return (
+        f'<rect x="{left + 1:.1f}" y="{floor - height:.1f}" width="{right - left - 2:.1f}" height="{height:.1f}" '
+        f'class="count"/><text x="{(left + right) / 2:.0f}" y="{floor - height - 3:.0f}" '
+        f'text-anchor="middle">{count(bucket["n"])}</text>'
+    )

@@ -63,10 +63,19 @@ def checks_of(gate: Mapping[str, Any]) -> tuple[Check, ...]:
 def _contract(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
     tolerance = asked["canary_tolerance"]
     return (
-        Check(name="canary error", value=measured["canary_max_error"], high=tolerance, scale=(0.0, 2 * tolerance),
-              show=_tiny),
-        Check(name="constant inputs", value=measured["constant_input_share"], high=asked["max_constant_input_share"],
-              show=share),
+        Check(
+            name="canary error",
+            value=measured["canary_max_error"],
+            high=tolerance,
+            scale=(0.0, 2 * tolerance),
+            show=_tiny,
+        ),
+        Check(
+            name="constant inputs",
+            value=measured["constant_input_share"],
+            high=asked["max_constant_input_share"],
+            show=share,
+        ),
     )
 
 
@@ -100,28 +109,64 @@ def _calibration(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple
         earned["the same with past folds"] = together
     return (
         Check(name="ECE", value=measured["ece"], high=asked["ece_limit"], scale=(0.0, 0.2)),
-        Check(name="worst fall z", value=measured["worst_fall_z"], high=asked["worst_fall_z"], scale=(-4.0, 4.0),
-              show=_one_digit),
-        *(Check(name=name, value=value, low=asked["min_confidence_slope"], scale=(0.0, 2.0))
-          for name, value in earned.items()),
+        Check(
+            name="worst fall z",
+            value=measured["worst_fall_z"],
+            high=asked["worst_fall_z"],
+            scale=(-4.0, 4.0),
+            show=_one_digit,
+        ),
+        *(
+            Check(name=name, value=value, low=asked["min_confidence_slope"], scale=(0.0, 2.0))
+            for name, value in earned.items()
+        ),
     )
 
 
 def _skill(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
-    newest = [Check(name="AUC, holdout alone, surely over", value=measured["newest_auc_low"], low=asked["auc_low"],
-                    scale=(0.3, 1.0), is_strict=True)] if "newest_auc_low" in measured else []
+    newest = (
+        [
+            Check(
+                name="AUC, holdout alone, surely over",
+                value=measured["newest_auc_low"],
+                low=asked["auc_low"],
+                scale=(0.3, 1.0),
+                is_strict=True,
+            )
+        ]
+        if "newest_auc_low" in measured
+        else []
+    )
     return (
         *newest,
-        Check(name="AUC, with past folds, surely over" if newest else "AUC surely over", value=measured["auc_low"],
-              low=asked["auc_low"], scale=(0.3, 1.0), is_strict=True),
-        Check(name="log loss gain surely over", value=measured["log_loss_gain_low"], low=asked["log_loss_gain_low"],
-              scale=(-0.15, 0.15), is_strict=True, show=signed),
+        Check(
+            name="AUC, with past folds, surely over" if newest else "AUC surely over",
+            value=measured["auc_low"],
+            low=asked["auc_low"],
+            scale=(0.3, 1.0),
+            is_strict=True,
+        ),
+        Check(
+            name="log loss gain surely over",
+            value=measured["log_loss_gain_low"],
+            low=asked["log_loss_gain_low"],
+            scale=(-0.15, 0.15),
+            is_strict=True,
+            show=signed,
+        ),
     )
 
 
 def _incumbent(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
-    return (Check(name="log loss gain surely over", value=measured["log_loss_gain_low"], low=-asked["margin"],
-                  scale=(-0.15, 0.15), show=signed),)
+    return (
+        Check(
+            name="log loss gain surely over",
+            value=measured["log_loss_gain_low"],
+            low=-asked["margin"],
+            scale=(-0.15, 0.15),
+            show=signed,
+        ),
+    )
 
 
 def _stability(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
@@ -143,7 +188,12 @@ def _one_digit(value: object) -> str:
 
 
 _CHECKS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Check, ...]]] = {
-    "contract": _contract, "action diversity": _action_diversity, "confidence spread": _confidence_spread,
-    "agreement": _agreement, "calibration": _calibration, "skill": _skill, "incumbent": _incumbent,
+    "contract": _contract,
+    "action diversity": _action_diversity,
+    "confidence spread": _confidence_spread,
+    "agreement": _agreement,
+    "calibration": _calibration,
+    "skill": _skill,
+    "incumbent": _incumbent,
     "stability": _stability,
-}  # fmt: skip
+}

@@ -23,9 +23,14 @@ GOOD, BAD, OPEN, QUIET = "good", "bad", "open", "quiet"
 MARKS = {GOOD: "✔", BAD: "✘", OPEN: "?", QUIET: "·"}
 
 _TONES = {
-    Outcome.PROMOTED: GOOD, Outcome.REFUSED: BAD, Outcome.FAILED: BAD, Outcome.ABANDONED: BAD,
-    Outcome.ROLLED_BACK: BAD, Outcome.SKIPPED: QUIET, Outcome.INTERRUPTED: OPEN,
-}  # fmt: skip
+    Outcome.PROMOTED: GOOD,
+    Outcome.REFUSED: BAD,
+    Outcome.FAILED: BAD,
+    Outcome.ABANDONED: BAD,
+    Outcome.ROLLED_BACK: BAD,
+    Outcome.SKIPPED: QUIET,
+    Outcome.INTERRUPTED: OPEN,
+}
 #: what it means that a gate did not pass
 _FAULTS = {
     "contract": "the file does not fit what the engine runs",
@@ -38,8 +43,12 @@ _FAULTS = {
     "stability": "it fails on a part of the rows",
 }
 _RESULT_TONES = {"PASS": GOOD, "FAIL": BAD, "UNDECIDED": OPEN}
-_PARTS = (("train", "training"), ("train_balanced", "training, balanced"), ("validation", "validation"),
-          ("holdout", "holdout"))  # fmt: skip
+_PARTS = (
+    ("train", "training"),
+    ("train_balanced", "training, balanced"),
+    ("validation", "validation"),
+    ("holdout", "holdout"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +130,16 @@ def overview(
         reasons=_reasons(outcome, result),
         next_step=_next_step(outcome, result),
         rows=_rows(result),
-        classes=tuple(_class_line(title, result["parts"][name]) for name, title in _PARTS
-                      if name in result.get("parts", {})),
+        classes=tuple(
+            _class_line(title, result["parts"][name]) for name, title in _PARTS if name in result.get("parts", {})
+        ),
         scores=_scores(result.get("candidate"), result.get("incumbent"), bayes_auc),
         holdout_rows=count((result.get("candidate") or {}).get("n")),
         has_incumbent=bool(result.get("incumbent")),
         incumbent_absence=plain(result.get("incumbent_absence") or ""),
         gates=gate_lines(result),
-        slot=_slot(outcome, result), trials=tuple((name, plain(text)) for name, text in result.get("trials", ())),
+        slot=_slot(outcome, result),
+        trials=tuple((name, plain(text)) for name, text in result.get("trials", ())),
         event=tuple((plain(name), plain(value)) for name, value in (event or {}).items() if value is not None),
         answers=tuple(_answers(version, tally) for version, tally in (result.get("engine") or {}).items()),
         files=_files(result),
@@ -192,8 +203,10 @@ def _in_plain_words(reason: str, undecided: Collection[str | None]) -> str:
 
 def _next_step(outcome: Outcome | None, result: Mapping[str, Any]) -> str:
     if outcome is Outcome.REFUSED and result.get("gates"):
-        return ("The next run trains anew on the rows that have come by then. "
-                "The refused candidate stays in its run folder, to be looked at.")
+        return (
+            "The next run trains anew on the rows that have come by then. "
+            "The refused candidate stays in its run folder, to be looked at."
+        )
     steps = {
         Outcome.PROMOTED: "The engine's other settings, PATCHTST_SHADOW_ONLY among them, are as they were.",
         Outcome.REFUSED: "Mend what the reasons name; the next run looks at the data anew.",
@@ -213,10 +226,16 @@ def _rows(result: Mapping[str, Any]) -> Pairs:
     rows: Mapping[str, Any] = result.get("rows") or {}
     if not rows:
         return ()
-    read = [f"{count(rows.get('loaded'))} read", f"{count(rows.get('labelled'))} labelled",
-            f"{count(rows.get('win'))} WIN", f"{count(rows.get('loss'))} LOSS"]
-    aside = [f"{count(rows.get('open'))} without a usable label",
-             f"{count(rows.get('contradictions'))} whose label contradicts its profit"]
+    read = [
+        f"{count(rows.get('loaded'))} read",
+        f"{count(rows.get('labelled'))} labelled",
+        f"{count(rows.get('win'))} WIN",
+        f"{count(rows.get('loss'))} LOSS",
+    ]
+    aside = [
+        f"{count(rows.get('open'))} without a usable label",
+        f"{count(rows.get('contradictions'))} whose label contradicts its profit",
+    ]
     aside += [f"{count(number_left)} {plain(reason)}" for reason, number_left in rows.get("quarantined", {}).items()]
     left_out = [f"{count(left)} {plain(reason)}" for reason, left in result.get("left_out", {}).items()]
     symbols = [f"{plain(name)} {count(rows_of)}" for name, rows_of in result.get("symbols", {}).items()]
@@ -233,13 +252,14 @@ def _rows(result: Mapping[str, Any]) -> Pairs:
 
 def _class_line(title: str, part: Mapping[str, int]) -> ClassLine:
     win, loss = part.get("win", 0), part.get("loss", 0)
-    return ClassLine(name=title, win=count(win), loss=count(loss),
-                     win_share=share(win / (win + loss)) if win + loss else NOTHING)
+    return ClassLine(
+        name=title, win=count(win), loss=count(loss), win_share=share(win / (win + loss)) if win + loss else NOTHING
+    )
 
 
 def _scores(
     candidate: Mapping[str, Any] | None, incumbent: Mapping[str, Any] | None, bayes_auc: float | None
-) -> tuple[ScoreLine, ...]:  # fmt: skip
+) -> tuple[ScoreLine, ...]:
     if not candidate:
         return ()
     other = incumbent or {}
@@ -247,11 +267,22 @@ def _scores(
     def line(name: str, key: str) -> ScoreLine:
         return ScoreLine(name=name, candidate=number(candidate.get(key)), incumbent=number(other.get(key)))
 
-    auc = ScoreLine(name="AUC", candidate=number(candidate.get("auc")), incumbent=number(other.get("auc")),
-                    best="" if bayes_auc is None else number(bayes_auc))
+    auc = ScoreLine(
+        name="AUC",
+        candidate=number(candidate.get("auc")),
+        incumbent=number(other.get("auc")),
+        best="" if bayes_auc is None else number(bayes_auc),
+    )
     actions = ScoreLine(name="BUY / HOLD / SELL", candidate=_actions(candidate), incumbent=_actions(other))
-    return (auc, line("log loss", "log_loss"), line("Brier score", "brier"), line("ECE", "ece"),
-            line("accuracy", "accuracy"), line("spread of P(WIN)", "p_std"), actions)
+    return (
+        auc,
+        line("log loss", "log_loss"),
+        line("Brier score", "brier"),
+        line("ECE", "ece"),
+        line("accuracy", "accuracy"),
+        line("spread of P(WIN)", "p_std"),
+        actions,
+    )
 
 
 def _actions(card: Mapping[str, Any]) -> str:
@@ -262,9 +293,13 @@ def _actions(card: Mapping[str, Any]) -> str:
 def _gate_line(gate: Mapping[str, Any]) -> GateLine:
     checks = checks_of(gate)
     return GateLine(
-        name=plain(gate.get("name") or ""), tone=_RESULT_TONES.get(str(gate.get("result")), OPEN),
-        counts=bool(gate.get("counts", True)), measured="; ".join(check.measured for check in checks),
-        asked="; ".join(check.asked for check in checks), sentence=plain(gate.get("sentence") or ""), checks=checks,
+        name=plain(gate.get("name") or ""),
+        tone=_RESULT_TONES.get(str(gate.get("result")), OPEN),
+        counts=bool(gate.get("counts", True)),
+        measured="; ".join(check.measured for check in checks),
+        asked="; ".join(check.asked for check in checks),
+        sentence=plain(gate.get("sentence") or ""),
+        checks=checks,
     )
 
 
@@ -277,15 +312,23 @@ def _slot(outcome: Outcome | None, result: Mapping[str, Any]) -> Pairs:
 
 
 def _answers(version: str, tally: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return (plain(version), count(tally.get("answered")), count(tally.get("failed")),
-            duration(tally.get("slowest_seconds")))
+    return (
+        plain(version),
+        count(tally.get("answered")),
+        count(tally.get("failed")),
+        duration(tally.get("slowest_seconds")),
+    )
 
 
 def _files(result: Mapping[str, Any]) -> Pairs:
     # once it is promoted, the copy in the engine's directory is the one that counts
     candidate = None if result.get("model_path") else result.get("candidate_path")
-    found = (("model", result.get("model_path")), ("sha256", result.get("sha256")), ("candidate", candidate),
-             ("report", result.get("report")))
+    found = (
+        ("model", result.get("model_path")),
+        ("sha256", result.get("sha256")),
+        ("candidate", candidate),
+        ("report", result.get("report")),
+    )
     return tuple((name, plain(value)) for name, value in found if value)
 
 

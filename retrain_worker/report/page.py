@@ -63,9 +63,7 @@ def write_page(
         draft.unlink(missing_ok=True)
 
 
-def page(
-    result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None
-) -> str:  # fmt: skip
+def page(result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None) -> str:
     """The page as text. `bayes_auc` and `event` as in report.summary."""
     seen = overview(result, bayes_auc=bayes_auc, event=event)
     sections = (
@@ -124,9 +122,13 @@ def _gate(line: GateLine) -> str:
     note = "" if line.counts else ' <small class="advisory">shown, does not count</small>'
     checks = "".join(
         f'<div class="check"><span>{escape(check.measured)}</span><span class="asked">asked '
-        f"{escape(check.asked)}</span>{charts.bar(check)}</div>" for check in line.checks)
-    return (f'<div class="gate {line.tone}"><h3><span>{MARKS[line.tone]}</span> {escape(line.name)}{note}</h3>{checks}'
-            f"<p>{escape(line.sentence)}</p></div>")
+        f"{escape(check.asked)}</span>{charts.bar(check)}</div>"
+        for check in line.checks
+    )
+    return (
+        f'<div class="gate {line.tone}"><h3><span>{MARKS[line.tone]}</span> {escape(line.name)}{note}</h3>{checks}'
+        f"<p>{escape(line.sentence)}</p></div>"
+    )
 
 
 def _pictures(result: Mapping[str, Any]) -> str:
@@ -134,28 +136,45 @@ def _pictures(result: Mapping[str, Any]) -> str:
     buckets = (result.get("candidate") or {}).get("buckets")
     if buckets:
         others = (result.get("incumbent") or {}).get("buckets", ())
-        figures.append((charts.reliability(buckets, others),
-                        "Hit rate by probability: candidate (blue), incumbent (dashed), a perfectly calibrated model "
-                        "(thin). Upright: the 95 % intervals. Below: rows of the candidate by probability."))
+        figures.append(
+            (
+                charts.reliability(buckets, others),
+                "Hit rate by probability: candidate (blue), incumbent (dashed), a perfectly calibrated model "
+                "(thin). Upright: the 95 % intervals. Below: rows of the candidate by probability.",
+            )
+        )
     if result.get("history"):
-        figures.append((charts.history(result["history"], best_epoch=result.get("best_epoch")),
-                        "Validation log loss (blue) and training loss (dashed) by epoch; the ring is the epoch that "
-                        "was kept."))
+        figures.append(
+            (
+                charts.history(result["history"], best_epoch=result.get("best_epoch")),
+                "Validation log loss (blue) and training loss (dashed) by epoch; the ring is the epoch that was kept.",
+            )
+        )
     drawn = "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in figures)
     return f'<div class="charts">{drawn}</div>' if drawn else ""
 
 
 def _classes(seen: Overview) -> str:
-    return _table("part", ["WIN", "LOSS", "share of WIN"],
-                  [(line.name, line.win, line.loss, line.win_share) for line in seen.classes])
+    return _table(
+        "part",
+        ["WIN", "LOSS", "share of WIN"],
+        [(line.name, line.win, line.loss, line.win_share) for line in seen.classes],
+    )
 
 
 def _slices(candidate: Mapping[str, Any]) -> str:
     rows = []
     for part in candidate.get("slices", ()):
         actions = part.get("actions") or {}
-        rows.append((plain(part["name"]), count(part["n"]), number(part["auc"]), number(part["p_std"]),
-                     *(share(actions.get(name)) for name in ("BUY", "HOLD", "SELL"))))
+        rows.append(
+            (
+                plain(part["name"]),
+                count(part["n"]),
+                number(part["auc"]),
+                number(part["p_std"]),
+                *(share(actions.get(name)) for name in ("BUY", "HOLD", "SELL")),
+            )
+        )
     return _table("slice", ["rows", "AUC", "spread", "BUY", "HOLD", "SELL"], rows)
 
 
@@ -165,8 +184,9 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
         tone = _SEVERITY_TONES.get(str(found.get("severity")), QUIET)
         examples = "; ".join(plain(example) for example in found.get("examples", ()))
         shown = f'<br><small class="note">{escape(examples)}</small>' if examples else ""
-        rows.append(f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(found.get("sentence", "")))}{shown}'
-                    "</td></tr>")
+        rows.append(
+            f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(found.get("sentence", "")))}{shown}</td></tr>'
+        )
     return f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
 
 
@@ -175,10 +195,16 @@ def _answers(seen: Overview) -> str:
 
 
 def _run(result: Mapping[str, Any], seen: Overview) -> Pairs:
-    found = (("asked for by", result.get("requested_by")), ("started", result.get("started_at")),
-             ("finished", result.get("finished_at")), ("time", seen.seconds), ("event id", result.get("event_id")),
-             ("data sha256", result.get("data_sha256")), ("contract", _flat(result.get("contract"))),
-             ("policy", _flat(result.get("policy"))))
+    found = (
+        ("asked for by", result.get("requested_by")),
+        ("started", result.get("started_at")),
+        ("finished", result.get("finished_at")),
+        ("time", seen.seconds),
+        ("event id", result.get("event_id")),
+        ("data sha256", result.get("data_sha256")),
+        ("contract", _flat(result.get("contract"))),
+        ("policy", _flat(result.get("policy"))),
+    )
     return tuple((name, plain(value)) for name, value in found if value)
 
 
@@ -190,16 +216,17 @@ def _pairs(pairs: Pairs) -> str:
     return f'<table class="pairs">{rows}</table>' if rows else ""
 
 
-def _table(
-    first: str, others: Sequence[str], rows: Iterable[Sequence[str]], *, first_is_bold: bool = False
-) -> str:  # fmt: skip
+def _table(first: str, others: Sequence[str], rows: Iterable[Sequence[str]], *, first_is_bold: bool = False) -> str:
     """The first column to the left, numbers to the right."""
     head = f"<th>{escape(first)}</th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in others)
     body = []
     for place, (name, *cells) in enumerate(rows):
         kind = ' class="first"' if first_is_bold and place == 0 else ""
-        body.append(f"<tr{kind}><td>{escape(name)}</td>"
-                    + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells) + "</tr>")
+        body.append(
+            f"<tr{kind}><td>{escape(name)}</td>"
+            + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+            + "</tr>"
+        )
     if not body:
         return ""
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'

@@ -32,9 +32,12 @@ _STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow", QUIET: "cyan"}
 
 
 def summary(
-    result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any],
+    *,
+    bayes_auc: float | None = None,
+    event: Mapping[str, Any] | None = None,
     colour: bool = False,
-) -> str:  # fmt: skip
+) -> str:
     """The summary of `result` (report.result), 100 columns wide. Only paths may be longer: they are to be copied.
 
     `bayes_auc`: the best possible AUC on the holdout, where it is known. `event`: name -> value of the promotion as a
@@ -58,16 +61,22 @@ def hit_rates(card: Mapping[str, Any]) -> str:
     table = _table("P(WIN)", "rows", "said", "hit", "95 % interval")
     for bucket in card.get("buckets", ()):
         interval = f"{share(bucket.get('hit_rate_low'))} to {share(bucket.get('hit_rate_high'))}"
-        table.add_row(f"{bucket['low']:.1f} to {bucket['high']:.1f}", count(bucket["n"]),
-                      share(bucket["mean_probability"]), share(bucket["hit_rate"]),
-                      NOTHING if bucket.get("hit_rate_low") is None else interval)
+        table.add_row(
+            f"{bucket['low']:.1f} to {bucket['high']:.1f}",
+            count(bucket["n"]),
+            share(bucket["mean_probability"]),
+            share(bucket["hit_rate"]),
+            NOTHING if bucket.get("hit_rate_low") is None else interval,
+        )
     return _printed(table, colour=False) if table.row_count else ""
 
 
 def _head(seen: Overview, run_id: str) -> RenderableType:
     style = _STYLES[seen.tone]
-    lines = [Text.assemble((f"{MARKS[seen.tone]} {seen.outcome}", f"bold {style}"), f"   run {run_id}"),
-             Text(seen.sentence)]
+    lines = [
+        Text.assemble((f"{MARKS[seen.tone]} {seen.outcome}", f"bold {style}"), f"   run {run_id}"),
+        Text(seen.sentence),
+    ]
     if seen.reasons:
         lines += [Text(), *(Text.assemble(("because ", "dim"), reason) for reason in seen.reasons)]
     lines += [Text(), Text.assemble(("next ", "dim"), seen.next_step)] if seen.next_step else []
@@ -131,8 +140,12 @@ def _scores(seen: Overview) -> RenderableType:
     extra = (["incumbent"] if seen.has_incumbent else []) + (["best possible"] if has_best else [])
     table = _table("", "candidate", *extra)
     for line in seen.scores:
-        cells = [line.name, line.candidate, *([line.incumbent] if seen.has_incumbent else []),
-                 *([line.best] if has_best else [])]  # fmt: skip
+        cells = [
+            line.name,
+            line.candidate,
+            *([line.incumbent] if seen.has_incumbent else []),
+            *([line.best] if has_best else []),
+        ]
         table.add_row(*(Text(cell) for cell in cells), style="bold" if line.name == "AUC" else "")
     if seen.has_incumbent:
         return table
@@ -179,8 +192,16 @@ def _table(first: str, *others: str) -> Table:
 def _printed(*parts: RenderableType, colour: bool) -> str:
     """Texts, never markup: symbols and reasons may hold brackets, or anything else."""
     file = io.StringIO()
-    console = Console(file=file, width=_WIDTH, force_terminal=colour, no_color=not colour, highlight=False,
-                      markup=False, emoji=False, legacy_windows=False)
+    console = Console(
+        file=file,
+        width=_WIDTH,
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
     for part in parts:
         console.print(part, crop=False)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

@@ -10,8 +10,12 @@ from retrain_worker.domain.lifecycle import Run, Stage
 
 def trial_pairs(run: Run) -> tuple[tuple[str, str], ...]:
     """What is to be said besides the gates; empty for a run with none of it."""
-    found = [("on trial", _trial(run)), ("probation", _probation(run)),
-             ("the engine", str(run.fact(Stage.PROBATION).get("engine") or "")), ("forced", _forced(run))]
+    found = [
+        ("on trial", _trial(run)),
+        ("probation", _probation(run)),
+        ("the engine", str(run.fact(Stage.PROBATION).get("engine") or "")),
+        ("forced", _forced(run)),
+    ]
     return tuple((name, text) for name, text in found if text)
 
 
@@ -42,8 +46,10 @@ def _forced(run: Run) -> str:
 
 
 def _counts(fact: Mapping[str, Any]) -> str:
-    return (f"{fact['observed']} rows recorded since {fact['since'][:16]} UTC, {fact['foreseen']} of them before their "
-            f"outcome; {fact['known']} outcomes known")
+    return (
+        f"{fact['observed']} rows recorded since {fact['since'][:16]} UTC, {fact['foreseen']} of them before their "
+        f"outcome; {fact['known']} outcomes known"
+    )
 
 
 def _against(fact: Mapping[str, Any], whom: str) -> str:

@@ -22,6 +22,13 @@ def model_in_env_file(path: Path) -> CurrentModel | None:
     if not named:
         return None
     return CurrentModel(
-        version=Path(named).stem, model_path=named, sha256="", size_bytes=0, run_id="", promoted_at=changed_at,
-        event_id="", shadow_only=True, confirmed=False,
+        version=Path(named).stem,
+        model_path=named,
+        sha256="",
+        size_bytes=0,
+        run_id="",
+        promoted_at=changed_at,
+        event_id="",
+        shadow_only=True,
+        confirmed=False,
     )

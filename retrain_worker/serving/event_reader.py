@@ -116,8 +116,13 @@ class EventReader:
         if not self._fresh:
             seconds = min(BLOCK_SECONDS, self._reclaim_at - time.monotonic())
             reply = yield call(
-                "xreadgroup", self._policy.group, self._policy.consumer, dict.fromkeys(self._policy.streams, ">"),
-                count=_PAGE, block=max(1, int(seconds * 1000)))
+                "xreadgroup",
+                self._policy.group,
+                self._policy.consumer,
+                dict.fromkeys(self._policy.streams, ">"),
+                count=_PAGE,
+                block=max(1, int(seconds * 1000)),
+            )
             self._fresh.extend(streams_in(reply))
         return (yield from self._offer(*self._fresh.popleft())) if self._fresh else None
 
@@ -204,8 +209,9 @@ class EventReader:
     def _pending(self, stream: str, idle_milliseconds: int | None = None) -> Steps[list[dict[str, Any]]]:
         found: list[dict[str, Any]] = []
         start = "-"
-        while page := (yield call("xpending_range", stream, self._policy.group, start, "+", _PAGE,
-                                  idle=idle_milliseconds)):
+        while page := (
+            yield call("xpending_range", stream, self._policy.group, start, "+", _PAGE, idle=idle_milliseconds)
+        ):
             found += page
             start = f"({text_of(page[-1]['message_id'])}"
         return found
@@ -229,5 +235,9 @@ class EventReader:
 
 
 def _waiting(stream: str, entry: dict[str, Any], min_idle_milliseconds: int) -> _Waiting:
-    return _Waiting(stream=stream, stream_id=text_of(entry["message_id"]), times_delivered=entry["times_delivered"],
-                    min_idle_milliseconds=min_idle_milliseconds)
+    return _Waiting(
+        stream=stream,
+        stream_id=text_of(entry["message_id"]),
+        times_delivered=entry["times_delivered"],
+        min_idle_milliseconds=min_idle_milliseconds,
+    )

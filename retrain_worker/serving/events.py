@@ -46,8 +46,15 @@ class _Reading:
     _flag: ClassVar[type[Any]]
 
     def __init__(
-        self, redis_url: str, *, group: str, consumer: str, types: Iterable[str] = tuple(EventType),
-        only_new: bool = False, max_tries: int = MAX_TRIES, reclaim_after_seconds: float = RECLAIM_AFTER_SECONDS,
+        self,
+        redis_url: str,
+        *,
+        group: str,
+        consumer: str,
+        types: Iterable[str] = tuple(EventType),
+        only_new: bool = False,
+        max_tries: int = MAX_TRIES,
+        reclaim_after_seconds: float = RECLAIM_AFTER_SECONDS,
         handled_file: Path | None = None,
     ) -> None:
         """`consumer` names this process and must stay the same over restarts.
@@ -57,10 +64,17 @@ class _Reading:
         is down. Raises SettingsError on a wrong URL, OSError when that file cannot be read or written.
         """
         self._client = self._connect(
-            redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-events:{consumer}")
+            redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-events:{consumer}"
+        )
         self._stopped = self._flag()
-        policy = ReaderPolicy(group=group, consumer=consumer, streams=tuple(stream_of(kind) for kind in types),
-                              only_new=only_new, max_tries=max_tries, reclaim_after_seconds=reclaim_after_seconds)
+        policy = ReaderPolicy(
+            group=group,
+            consumer=consumer,
+            streams=tuple(stream_of(kind) for kind in types),
+            only_new=only_new,
+            max_tries=max_tries,
+            reclaim_after_seconds=reclaim_after_seconds,
+        )
         self._streams = policy.streams
         self._reader = EventReader(policy, HandledEvents(handled_file), sentence_of=self._sentence_of)
 

@@ -46,11 +46,13 @@ class _Following:
     ) -> None:
         """`consumer` names us in acknowledgements. `feature_names` only for files that do not say their own."""
         self._client = self._connect(
-            redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-follower:{consumer}")
+            redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-follower:{consumer}"
+        )
         self._stopped = self._flag()
         self._has_model = self._flag()
-        self._watch = ModelWatch(consumer=consumer, env_file=env_file, feature_names=feature_names,
-                                 sentence_of=self._sentence_of)
+        self._watch = ModelWatch(
+            consumer=consumer, env_file=env_file, feature_names=feature_names, sentence_of=self._sentence_of
+        )
 
     def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
         """P(label = 1) (B,) of raw windows (B, T, F), by one model, without waiting for anything.

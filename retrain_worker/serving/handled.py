@@ -48,8 +48,9 @@ class HandledEvents:
                 file.write(json.dumps(event_id) + "\n")
             self._num_lines += 1
         except OSError as error:
-            _log.warning("%s cannot be written (%s): after a restart a few events may come twice", self._path,
-                         error.strerror)
+            _log.warning(
+                "%s cannot be written (%s): after a restart a few events may come twice", self._path, error.strerror
+            )
 
     def _keep(self, event_id: str) -> None:
         self._ids[event_id] = None

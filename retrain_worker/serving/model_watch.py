@@ -61,7 +61,11 @@ class ModelWatch:
     """What answers, what should, and the steps from one to the other. What returns Steps is to be driven."""
 
     def __init__(
-        self, *, consumer: str, env_file: Path | None, feature_names: tuple[str, ...],
+        self,
+        *,
+        consumer: str,
+        env_file: Path | None,
+        feature_names: tuple[str, ...],
         sentence_of: Callable[[RedisError], str],
     ) -> None:
         """`sentence_of` puts an error of Redis into words without secrets."""
@@ -207,8 +211,13 @@ class ModelWatch:
         contract = loaded.contract
         loaded.probabilities(np.zeros((1, contract.context_length, len(contract.feature_names)), dtype=np.float32))
         return Served(
-            bundle=loaded, version=named.version, model_path=path, sha256=loaded.manifest.sha256,
-            served_at=datetime.now(UTC), canary_max_error=loaded.canary_error(), named=named,
+            bundle=loaded,
+            version=named.version,
+            model_path=path,
+            sha256=loaded.manifest.sha256,
+            served_at=datetime.now(UTC),
+            canary_max_error=loaded.canary_error(),
+            named=named,
         )
 
     def _acknowledge(self) -> Steps[None]:
@@ -217,13 +226,20 @@ class ModelWatch:
         if served is None or served is self._acknowledged or self._redis_problem is not None:
             return
         payload: payloads.Served = {
-            "version": served.version, "sha256": served.sha256, "model_path": str(served.model_path),
-            "consumer": self._consumer, "canary_max_error": served.canary_max_error,
-            "served_at": served.served_at.isoformat(), "event_id": served.named.event_id,
+            "version": served.version,
+            "sha256": served.sha256,
+            "model_path": str(served.model_path),
+            "consumer": self._consumer,
+            "canary_max_error": served.canary_max_error,
+            "served_at": served.served_at.isoformat(),
+            "event_id": served.named.event_id,
         }
         fields = envelope(
-            event_type=SERVED_STREAM.removeprefix(STREAM_PREFIX), payload=json.dumps(payload),
-            correlation_id=served.named.run_id, event_id=str(uuid.uuid4()), timestamp=datetime.now(UTC),
+            event_type=SERVED_STREAM.removeprefix(STREAM_PREFIX),
+            payload=json.dumps(payload),
+            correlation_id=served.named.run_id,
+            event_id=str(uuid.uuid4()),
+            timestamp=datetime.now(UTC),
             source=self._consumer,
         )
         try:

@@ -71,15 +71,19 @@ def resume(run: Run, world: World) -> Step:
 
 def postpone(run: Run, reason: str, world: World) -> Step:
     """A run on trial or on probation that failed in an unforeseen way: the next look tries again."""
-    later = looks.problem(run, world, reason) if run.fact(run.stage) else replace(
-        run, not_before=world.now() + timedelta(minutes=world.policies.trial_check_minutes))
+    later = (
+        looks.problem(run, world, reason)
+        if run.fact(run.stage)
+        else replace(run, not_before=world.now() + timedelta(minutes=world.policies.trial_check_minutes))
+    )
     return _stored(run, Step(run=later, sentence=f"{_name(run)}: {reason}"), world)
 
 
 def interrupt(run: Run, world: World) -> Step:
     """Note that this process stops while the run is under way; the next start resumes it."""
-    ended = run.ended(Outcome.INTERRUPTED, f"stopped at {run.stage.lower()}; the next start goes on there",
-                      at=world.now())
+    ended = run.ended(
+        Outcome.INTERRUPTED, f"stopped at {run.stage.lower()}; the next start goes on there", at=world.now()
+    )
     return _stored(run, Step(run=ended, sentence=f"{_name(run)} interrupted"), world)
 
 
@@ -96,8 +100,9 @@ def _end(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
     left = promote.cut_short(run, reason, world) if run.stage is Stage.PROMOTE else None
     if isinstance(left, Step):
         return left
-    return Step(run=run.ended(outcome, reason, at=world.now()), sentence=f"{_name(run)} {outcome}: {reason}",
-                deployment=left)
+    return Step(
+        run=run.ended(outcome, reason, at=world.now()), sentence=f"{_name(run)} {outcome}: {reason}", deployment=left
+    )
 
 
 def _stored(before: Run, step: Step, world: World) -> Step:
@@ -116,8 +121,7 @@ def _stored(before: Run, step: Step, world: World) -> Step:
         if after.outcome in _COMMITS_WATERMARK and after.fact(Stage.GATE) and pulled:
             watermark = Path(pulled)
     world.store.record(after, events=raised, deployment=step.deployment, order=step.order, watermark_path=watermark)
-    return replace(step, run=after, events=raised, watermark_path=watermark, is_move=True,
-                   is_end=is_end)
+    return replace(step, run=after, events=raised, watermark_path=watermark, is_move=True, is_end=is_end)
 
 
 def _name(run: Run) -> str:

@@ -14,24 +14,36 @@ from retrain_worker.stages.step import Step
 
 def audit(run: Run, world: World) -> Step:
     """REFUSED with the reasons in order of weight, or training is due. Notes which incumbent the training is for."""
-    answer = ask(run, world, AuditRequest(
-        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), policy=world.policies.data,
-        now=run.created_at.isoformat(), reference_dir=_reference_dir(world),
-        memory_limit_bytes=world.policies.child_memory_bytes,
-    ))
+    answer = ask(
+        run,
+        world,
+        AuditRequest(
+            run_id=run.run_id,
+            run_dir=str(world.folders.run_dir(run.run_id)),
+            policy=world.policies.data,
+            now=run.created_at.isoformat(),
+            reference_dir=_reference_dir(world),
+            memory_limit_bytes=world.policies.child_memory_bytes,
+        ),
+    )
     if isinstance(answer, Step):
         return answer
     result: AuditResult = answer
     known = run.with_fact(Stage.AUDIT, asdict(result.verdict))
     if not result.verdict.is_fit:
         reasons = result.verdict.reasons
-        return Step(run=known.ended(Outcome.REFUSED, *reasons, at=world.now()),
-                    sentence=f"run {run.run_id} refused: the data is not fit to train on: {'; '.join(reasons)}")
+        return Step(
+            run=known.ended(Outcome.REFUSED, *reasons, at=world.now()),
+            sentence=f"run {run.run_id} refused: the data is not fit to train on: {'; '.join(reasons)}",
+        )
     incumbent = world.slot.current_path()
-    known = known.with_fact(Stage.AUDIT, {
-        **asdict(result.verdict), "incumbent_path": str(incumbent) if incumbent else None})
-    return Step(run=known.moved_to(Stage.TRAIN, at=world.now()),
-                sentence=f"run {run.run_id} audited: fit to train on{_with_warnings(result.verdict)}")
+    known = known.with_fact(
+        Stage.AUDIT, {**asdict(result.verdict), "incumbent_path": str(incumbent) if incumbent else None}
+    )
+    return Step(
+        run=known.moved_to(Stage.TRAIN, at=world.now()),
+        sentence=f"run {run.run_id} audited: fit to train on{_with_warnings(result.verdict)}",
+    )
 
 
 def _with_warnings(verdict: AuditVerdict) -> str:

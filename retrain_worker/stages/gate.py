@@ -25,38 +25,63 @@ def gate(run: Run, world: World) -> Step:
     """
     policies, trained = world.policies, run.fact(Stage.TRAIN)
     if trained["trained_under"] != trained_under(policies):
-        return Step(run=run.moved_to(Stage.TRAIN, at=world.now()),
-                    sentence=f"run {run.run_id}: the settings changed since the training; trained again")
+        return Step(
+            run=run.moved_to(Stage.TRAIN, at=world.now()),
+            sentence=f"run {run.run_id}: the settings changed since the training; trained again",
+        )
     # the run's own instant, not the tick's: asked again, the request must be the same
-    spending = spend(world.store.spending_before(run.run_id), at=run.created_at, skill_alpha=policies.gate.skill_alpha,
-                     per_year=policies.gate.false_promotions_per_year)
+    spending = spend(
+        world.store.spending_before(run.run_id),
+        at=run.created_at,
+        skill_alpha=policies.gate.skill_alpha,
+        per_year=policies.gate.false_promotions_per_year,
+    )
     policy = replace(policies.gate, skill_alpha=spending.alpha)
-    answer = ask(run, world, GateRequest(
-        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), candidate_path=trained["candidate_path"],
-        incumbent_path=trained["incumbent_path"], data=policies.data, split=policies.split, recipe=policies.recipe,
-        policy=policy, memory_limit_bytes=policies.child_memory_bytes,
-    ))
+    answer = ask(
+        run,
+        world,
+        GateRequest(
+            run_id=run.run_id,
+            run_dir=str(world.folders.run_dir(run.run_id)),
+            candidate_path=trained["candidate_path"],
+            incumbent_path=trained["incumbent_path"],
+            data=policies.data,
+            split=policies.split,
+            recipe=policies.recipe,
+            policy=policy,
+            memory_limit_bytes=policies.child_memory_bytes,
+        ),
+    )
     if isinstance(answer, Step):
         return answer
     measured: GateMeasured = answer
     verdict = decide(measured.evidence, policy)
     incumbent = measured.evidence.incumbent
-    known = run.with_fact(Stage.GATE, {
-        "decision": verdict.decision,
-        "reasons": list(verdict.reasons),
-        "gates": [asdict(one) for one in verdict.gates],
-        "candidate": asdict(measured.evidence.candidate),
-        "incumbent": asdict(incumbent) if incumbent else None,
-        "incumbent_absence": measured.evidence.incumbent_absence,
-        "policy": asdict(verdict.policy),
-        "spending": {**asdict(spending), "at": spending.at.isoformat(), "since": spending.since.isoformat()},
-    })
+    known = run.with_fact(
+        Stage.GATE,
+        {
+            "decision": verdict.decision,
+            "reasons": list(verdict.reasons),
+            "gates": [asdict(one) for one in verdict.gates],
+            "candidate": asdict(measured.evidence.candidate),
+            "incumbent": asdict(incumbent) if incumbent else None,
+            "incumbent_absence": measured.evidence.incumbent_absence,
+            "policy": asdict(verdict.policy),
+            "spending": {**asdict(spending), "at": spending.at.isoformat(), "since": spending.since.isoformat()},
+        },
+    )
     if policies.shadow.is_on and may_go_on_trial(verdict):
         # anew: an earlier trial was beside another incumbent
-        return Step(run=known.with_fact(Stage.SHADOW, {}).moved_to(Stage.SHADOW, at=world.now()),
-                    sentence=f"run {run.run_id}: gate {verdict.decision}; the candidate goes on trial")
+        return Step(
+            run=known.with_fact(Stage.SHADOW, {}).moved_to(Stage.SHADOW, at=world.now()),
+            sentence=f"run {run.run_id}: gate {verdict.decision}; the candidate goes on trial",
+        )
     if verdict.decision is Decision.PASS:
-        return Step(run=known.moved_to(Stage.PROMOTE, at=world.now()),
-                    sentence=f"run {run.run_id}: every gate that counts has passed")
-    return Step(run=known.ended(Outcome.REFUSED, *verdict.reasons, at=world.now()),
-                sentence=f"run {run.run_id} refused at the gate ({verdict.decision}): {'; '.join(verdict.reasons)}")
+        return Step(
+            run=known.moved_to(Stage.PROMOTE, at=world.now()),
+            sentence=f"run {run.run_id}: every gate that counts has passed",
+        )
+    return Step(
+        run=known.ended(Outcome.REFUSED, *verdict.reasons, at=world.now()),
+        sentence=f"run {run.run_id} refused at the gate ({verdict.decision}): {'; '.join(verdict.reasons)}",
+    )

@@ -28,12 +28,23 @@ def unrecorded(world: World) -> Deployment | None:
     sha256, size_bytes, finding = _measured(current, world)
     now = world.now()
     return Deployment(
-        deployment_id=f"{deployments.OBSERVED}_{now:%Y%m%d_%H%M%S_%f}", run_id=None, kind=deployments.OBSERVED,
-        version=current.stem if current else "none", model_path=path, sha256=sha256, size_bytes=size_bytes,
-        previous_version=last.version if last else None, previous_model_path=last.model_path or None if last else None,
-        previous_sha256=last.sha256 or None if last else None, state=DeploymentState.NOT_CONFIRMED,
-        created_at=now, updated_at=now, requested_by="a person" if last else "unknown",
-        reason=_CHANGED if last else _FOUND_FIRST, confirmation=finding)
+        deployment_id=f"{deployments.OBSERVED}_{now:%Y%m%d_%H%M%S_%f}",
+        run_id=None,
+        kind=deployments.OBSERVED,
+        version=current.stem if current else "none",
+        model_path=path,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        previous_version=last.version if last else None,
+        previous_model_path=last.model_path or None if last else None,
+        previous_sha256=last.sha256 or None if last else None,
+        state=DeploymentState.NOT_CONFIRMED,
+        created_at=now,
+        updated_at=now,
+        requested_by="a person" if last else "unknown",
+        reason=_CHANGED if last else _FOUND_FIRST,
+        confirmation=finding,
+    )
 
 
 def _measured(model: Path | None, world: World) -> tuple[str, int, str]:

@@ -23,8 +23,17 @@ from retrain_worker.stages.step import Step
 def begun(run: Run, world: World, found: Mapping[str, Any], sentence: str) -> Step:
     """The trial begins: what is known of it from the start, and a first look at once."""
     now = world.now()
-    fact = {"started_at": now.isoformat(), "look_at": now.isoformat(), "look": 1, "book": new_book(run, now),
-            "observed": 0, "foreseen": 0, "known": 0, "problem": "", **found}
+    fact = {
+        "started_at": now.isoformat(),
+        "look_at": now.isoformat(),
+        "look": 1,
+        "book": new_book(run, now),
+        "observed": 0,
+        "foreseen": 0,
+        "known": 0,
+        "problem": "",
+        **found,
+    }
     return Step(run=run.with_fact(run.stage, fact), sentence=sentence)
 
 
@@ -34,16 +43,36 @@ def new_book(run: Run, at: datetime) -> str:
 
 
 def look(
-    run: Run, world: World, *, model_path: str, reference_path: str | None, policy: GatePolicy, alpha: float,
+    run: Run,
+    world: World,
+    *,
+    model_path: str,
+    reference_path: str | None,
+    policy: GatePolicy,
+    alpha: float,
 ) -> Step | Look:
     """What this look found, or a Step that waits. Raises the child's error."""
     fact, policies = run.fact(run.stage), world.policies
-    answer = world.children.result_of(run.stage, world.folders.run_dir(run.run_id), LookRequest(
-        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), number=fact["look"], model_path=model_path,
-        reference_path=reference_path, since=fact["since"], book=fact["book"], now=fact["look_at"],
-        data=policies.data, policy=policy, prior=_prior(run), worse_alpha=alpha,
-        threads=policies.recipe.threads, memory_limit_bytes=policies.child_memory_bytes,
-    ))
+    answer = world.children.result_of(
+        run.stage,
+        world.folders.run_dir(run.run_id),
+        LookRequest(
+            run_id=run.run_id,
+            run_dir=str(world.folders.run_dir(run.run_id)),
+            number=fact["look"],
+            model_path=model_path,
+            reference_path=reference_path,
+            since=fact["since"],
+            book=fact["book"],
+            now=fact["look_at"],
+            data=policies.data,
+            policy=policy,
+            prior=_prior(run),
+            worse_alpha=alpha,
+            threads=policies.recipe.threads,
+            memory_limit_bytes=policies.child_memory_bytes,
+        ),
+    )
     match answer:
         case Working():
             return Step(run=run, sentence=standing(run))
@@ -72,10 +101,16 @@ def counts_of(found: Look) -> dict[str, Any]:
     """What every look leaves in the fact."""
     card, paired = found.evidence.candidate, found.evidence.comparison
     return {
-        "observed": found.observed, "foreseen": found.foreseen, "known": found.known,
-        "auc": card.auc, "log_loss": card.log_loss, "log_loss_gain": paired.log_loss_gain if paired else None,
-        "model": asdict(found.model), "reference": asdict(found.reference) if found.reference else None,
-        "absence": found.absence, "answers": [asdict(each) for each in found.answers],
+        "observed": found.observed,
+        "foreseen": found.foreseen,
+        "known": found.known,
+        "auc": card.auc,
+        "log_loss": card.log_loss,
+        "log_loss_gain": paired.log_loss_gain if paired else None,
+        "model": asdict(found.model),
+        "reference": asdict(found.reference) if found.reference else None,
+        "absence": found.absence,
+        "answers": [asdict(each) for each in found.answers],
     }
 
 
@@ -93,8 +128,9 @@ def standing(run: Run) -> str:
     told = f"run {run.run_id}: {run.fact(Stage.TRAIN).get('version')} is {name}"
     if not fact:
         return told
-    return (f"{told}: {fact['observed']} rows recorded, {fact['known']} outcomes known{against}"
-            + (f"; {fact['problem']}" if fact["problem"] else ""))
+    return f"{told}: {fact['observed']} rows recorded, {fact['known']} outcomes known{against}" + (
+        f"; {fact['problem']}" if fact["problem"] else ""
+    )
 
 
 def _reference_name(run: Run) -> str:

@@ -50,8 +50,16 @@ def order_of_roll_back(run: Run, deployment: Deployment, *, requested_by: str, r
     arguments = {"only_from": deployment.model_path, "run_id": run.run_id}
     if not deployment.previous_model_path:
         arguments["to_none"] = "yes"
-    return Order(order_id=roll_back_id_of(run), kind=OrderKind.ROLLBACK, requested_by=requested_by, reason=reason,
-                 created_at=at, updated_at=at, answer="waiting for its turn", arguments=arguments)
+    return Order(
+        order_id=roll_back_id_of(run),
+        kind=OrderKind.ROLLBACK,
+        requested_by=requested_by,
+        reason=reason,
+        created_at=at,
+        updated_at=at,
+        answer="waiting for its turn",
+        arguments=arguments,
+    )
 
 
 def carry_out(order: Order, world: World) -> OrderStep:
@@ -122,8 +130,11 @@ def _promote(order: Order, world: World) -> OrderStep:
     judged = world.store.run(order.arguments["run_id"])
     if judged is None:
         raise RefuseError(f"there is no run {order.arguments['run_id']}", remedy="`retrain-worker history` lists them")
-    if why := forced.refusal(judged, is_forced=order.arguments.get("force") == "yes",
-                             accepted_contract=order.arguments.get("accept_contract", "")):
+    if why := forced.refusal(
+        judged,
+        is_forced=order.arguments.get("force") == "yes",
+        accepted_contract=order.arguments.get("accept_contract", ""),
+    ):
         raise RefuseError(why)
     if (working := world.store.unfinished_run()) is not None:
         raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="order again when it has ended")
@@ -135,8 +146,13 @@ def _promote(order: Order, world: World) -> OrderStep:
     if isinstance(verified, OrderStep):
         return verified
     run = _forced_run(order, judged, world)
-    step = _answered(order, OrderState.DONE, f"run {run.run_id} promotes {target.version}", world,
-                     raised=(events.started(run, at=run.created_at),))
+    step = _answered(
+        order,
+        OrderState.DONE,
+        f"run {run.run_id} promotes {target.version}",
+        world,
+        raised=(events.started(run, at=run.created_at),),
+    )
     opened = replace(step.order, arguments={**order.arguments, "opened": run.run_id})
     return replace(step, order=opened, run=run)
 
@@ -146,22 +162,38 @@ def _forced_run(order: Order, judged: Run, world: World) -> Run:
     at, current = world.now(), world.slot.current_path()
     while world.store.run(run_id := f"{at.astimezone(UTC):%Y%m%d_%H%M%S}") is not None:
         at += timedelta(seconds=1)
-    said = {"by": order.requested_by, "reason": order.reason, "of_run": judged.run_id,
-            "undecided": forced.undecided_in(judged), "accepted_contract": order.arguments.get("accept_contract")}
+    said = {
+        "by": order.requested_by,
+        "reason": order.reason,
+        "of_run": judged.run_id,
+        "undecided": forced.undecided_in(judged),
+        "accepted_contract": order.arguments.get("accept_contract"),
+    }
     return Run(
-        run_id=run_id, requested_by=order.requested_by, request_reason=f"forced: {order.reason}",
-        created_at=world.now(), updated_at=world.now(), stage=Stage.PROMOTE, facts={
+        run_id=run_id,
+        requested_by=order.requested_by,
+        request_reason=f"forced: {order.reason}",
+        created_at=world.now(),
+        updated_at=world.now(),
+        stage=Stage.PROMOTE,
+        facts={
             "train": {**judged.fact(Stage.TRAIN), "incumbent_path": str(current) if current else None},
-            "gate": {**{name: found for name, found in judged.fact(Stage.GATE).items() if name != "spending"},
-                     "forced": said}})
+            "gate": {
+                **{name: found for name, found in judged.fact(Stage.GATE).items() if name != "spending"},
+                "forced": said,
+            },
+        },
+    )
 
 
 def _intend(order: Order, world: World) -> OrderStep:
     named = _named(order, world)
     if hand_edit.unrecorded(world) is not None:
         # what was before it is known once it is part of the history, two looks from now
-        return OrderStep(order=order, sentence=f"{order.order_id}: PATCHTST_MODEL_PATH was just changed by hand, which "
-                                               "is recorded first")
+        return OrderStep(
+            order=order,
+            sentence=f"{order.order_id}: PATCHTST_MODEL_PATH was just changed by hand, which is recorded first",
+        )
     if order.arguments.get("to_none"):
         return _withdraw(order, named, world)
     target = _target(order, named, world)
@@ -169,9 +201,16 @@ def _intend(order: Order, world: World) -> OrderStep:
     if isinstance(verified, OrderStep):
         return verified
     deployment = swap.intended(
-        deployment_id=order.order_id, run_id=order.arguments.get("run_id"), kind=deployments.ROLLBACK,
-        version=target.version, model=Path(target.model_path), sha256=verified.sha256,
-        requested_by=order.requested_by, reason=order.reason, world=world)
+        deployment_id=order.order_id,
+        run_id=order.arguments.get("run_id"),
+        kind=deployments.ROLLBACK,
+        version=target.version,
+        model=Path(target.model_path),
+        sha256=verified.sha256,
+        requested_by=order.requested_by,
+        reason=order.reason,
+        world=world,
+    )
     canary = "it has no canary" if verified.canary_error is None else f"canary within {verified.canary_error:.1g}"
     return _moving(order, f"{target.version} is verified: {canary}", world, deployment=deployment)
 
@@ -181,8 +220,16 @@ def _withdraw(order: Order, named: str | None, world: World) -> OrderStep:
     if named is None:
         raise SlotError("no model is named already", where="PATCHTST_MODEL_PATH")
     deployment = swap.intended(
-        deployment_id=order.order_id, run_id=order.arguments.get("run_id"), kind=deployments.ROLLBACK,
-        version="none", model=None, sha256="", requested_by=order.requested_by, reason=order.reason, world=world)
+        deployment_id=order.order_id,
+        run_id=order.arguments.get("run_id"),
+        kind=deployments.ROLLBACK,
+        version="none",
+        model=None,
+        sha256="",
+        requested_by=order.requested_by,
+        reason=order.reason,
+        world=world,
+    )
     return _moving(order, f"{deployment.previous_version} leaves the slot", world, deployment=deployment)
 
 
@@ -191,22 +238,33 @@ def _named(order: Order, world: World) -> str | None:
     current = world.slot.current_path()
     found, only_from = str(current) if current else None, order.arguments.get("only_from")
     if only_from not in (None, found):
-        raise SlotError(f"it names {found or 'nothing'} now, no longer {only_from}", where="PATCHTST_MODEL_PATH",
-                        remedy="look at `retrain-worker deployments`, and order again if that is still wanted")
+        raise SlotError(
+            f"it names {found or 'nothing'} now, no longer {only_from}",
+            where="PATCHTST_MODEL_PATH",
+            remedy="look at `retrain-worker deployments`, and order again if that is still wanted",
+        )
     return found
 
 
 def _target(order: Order, named: str | None, world: World) -> Target:
     """The model that is wanted. Raises SlotError when there is none, or when it stands in the slot already."""
     history, version = world.store.reached_deployments(), order.arguments.get("version")
-    target = deployments.known_version(history, version) if version else deployments.roll_back_target(
-        history, named, is_condemned=lambda sha256: world.store.condemned(sha256) is not None)
+    target = (
+        deployments.known_version(history, version)
+        if version
+        else deployments.roll_back_target(
+            history, named, is_condemned=lambda sha256: world.store.condemned(sha256) is not None
+        )
+    )
     if target is None and version:
         known = ", ".join(deployments.known_versions(history)[:10]) or "none"
         raise SlotError(f"{version} never stood in the slot; known are {known}")
     if target is None:
-        remedy = "`retrain-worker rollback --to-none` takes the model out, as before the first one" if named else (
-            "name a version: `retrain-worker deployments` lists them")
+        remedy = (
+            "`retrain-worker rollback --to-none` takes the model out, as before the first one"
+            if named
+            else ("name a version: `retrain-worker deployments` lists them")
+        )
         raise SlotError("no earlier model is known that could return to the slot", remedy=remedy)
     if target.model_path == named:
         raise SlotError(f"{target.version} is in the slot already", where="PATCHTST_MODEL_PATH")
@@ -217,9 +275,15 @@ def _verified(order: Order, target: Target, world: World) -> OrderStep | VerifyR
     """The child's finding on the target's file; a step that waits for it. Raises the child's error."""
     world.slot.check_ready(Path(target.model_path), expected_sha256=target.sha256)
     answer = world.verifier.result_of(
-        Errand.VERIFY, world.folders.order_dir(order.order_id),
-        VerifyRequest(order_id=order.order_id, model_path=target.model_path, expected_sha256=target.sha256,
-                      memory_limit_bytes=world.policies.child_memory_bytes))
+        Errand.VERIFY,
+        world.folders.order_dir(order.order_id),
+        VerifyRequest(
+            order_id=order.order_id,
+            model_path=target.model_path,
+            expected_sha256=target.sha256,
+            memory_limit_bytes=world.policies.child_memory_bytes,
+        ),
+    )
     if isinstance(answer, Working):
         return OrderStep(order=order, sentence=f"{order.order_id}: {target.version} is being verified")
     if isinstance(answer, Broken):
@@ -255,15 +319,33 @@ def _later(order: Order, error: RetryLaterError, world: World) -> OrderStep:
 
 
 def _moving(
-    order: Order, sentence: str, world: World, *, deployment: Deployment, raised: tuple[Event, ...] = (),
+    order: Order,
+    sentence: str,
+    world: World,
+    *,
+    deployment: Deployment,
+    raised: tuple[Event, ...] = (),
 ) -> OrderStep:
-    return OrderStep(order=replace(order, answer=sentence, updated_at=world.now(), num_retries=0, not_before=None),
-                     sentence=f"{order.order_id}: {sentence}", deployment=deployment, events=raised)
+    return OrderStep(
+        order=replace(order, answer=sentence, updated_at=world.now(), num_retries=0, not_before=None),
+        sentence=f"{order.order_id}: {sentence}",
+        deployment=deployment,
+        events=raised,
+    )
 
 
 def _answered(
-    order: Order, state: OrderState, told: str, world: World, *, deployment: Deployment | None = None,
+    order: Order,
+    state: OrderState,
+    told: str,
+    world: World,
+    *,
+    deployment: Deployment | None = None,
     raised: tuple[Event, ...] = (),
 ) -> OrderStep:
-    return OrderStep(order=order.answered(state, told, at=world.now()), sentence=f"{order.order_id} {state}: {told}",
-                     deployment=deployment, events=raised)
+    return OrderStep(
+        order=order.answered(state, told, at=world.now()),
+        sentence=f"{order.order_id} {state}: {told}",
+        deployment=deployment,
+        events=raised,
+    )

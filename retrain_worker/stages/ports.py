@@ -36,8 +36,13 @@ class RunStore(Protocol):
         """Why a model with these bytes is never promoted again; None when nothing is known against it."""
 
     def record(
-        self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None,
-        order: Order | None = None, watermark_path: Path | None = None,
+        self,
+        run: Run,
+        *,
+        events: Sequence[Event] = (),
+        deployment: Deployment | None = None,
+        order: Order | None = None,
+        watermark_path: Path | None = None,
     ) -> None:
         """Store a move, the events it causes, a deployment, an order and a new watermark: all or nothing."""
 
@@ -45,7 +50,11 @@ class RunStore(Protocol):
         """Store a deployment that no run makes, with the events it causes."""
 
     def record_order(
-        self, order: Order, *, deployment: Deployment | None = None, events: Sequence[Event] = (),
+        self,
+        order: Order,
+        *,
+        deployment: Deployment | None = None,
+        events: Sequence[Event] = (),
         run: Run | None = None,
     ) -> None:
         """Store an order, its deployment, the events it causes and the run it opens: all or nothing."""

@@ -61,15 +61,24 @@ def probation(run: Run, world: World) -> Step:
 
 def _begun(run: Run, deployment: Deployment, world: World) -> Step:
     return looks.begun(
-        run, world, {"since": deployment.created_at.isoformat(), "num_decided": 0, "last_known": 0},
+        run,
+        world,
+        {"since": deployment.created_at.isoformat(), "num_decided": 0, "last_known": 0},
         f"run {run.run_id}: {deployment.version} is on probation for {world.policies.probation.hours:g} h, beside "
-        f"{deployment.previous_version or 'nothing: there was no model before it'}")
+        f"{deployment.previous_version or 'nothing: there was no model before it'}",
+    )
 
 
 def _look(run: Run, deployment: Deployment, world: World) -> Step:
     fact, policy = run.fact(Stage.PROBATION), world.policies.probation
-    found = looks.look(run, world, model_path=deployment.model_path, reference_path=deployment.previous_model_path,
-                       policy=world.policies.gate, alpha=alpha_of(fact["num_decided"], policy))
+    found = looks.look(
+        run,
+        world,
+        model_path=deployment.model_path,
+        reference_path=deployment.previous_model_path,
+        policy=world.policies.gate,
+        alpha=alpha_of(fact["num_decided"], policy),
+    )
     if isinstance(found, Step):
         return found
     known = looks.looked(run, world, {**looks.counts_of(found), **_bound(found)})
@@ -77,8 +86,10 @@ def _look(run: Run, deployment: Deployment, world: World) -> Step:
         return _condemned(known, deployment, why, world)
     asked = outcomes_for(fact["num_decided"], policy, last_known=fact["last_known"])
     if is_decidable(found) and (found.known >= asked or _is_over(run, world)):
-        known = known.with_fact(Stage.PROBATION, {
-            **known.fact(Stage.PROBATION), "num_decided": fact["num_decided"] + 1, "last_known": found.known})
+        known = known.with_fact(
+            Stage.PROBATION,
+            {**known.fact(Stage.PROBATION), "num_decided": fact["num_decided"] + 1, "last_known": found.known},
+        )
         if why := worse_than_replaced(found, policy):
             return _condemned(known, deployment, why, world)
     return _goes_on(known, world)
@@ -95,8 +106,10 @@ def _unsound(run: Run, deployment: Deployment, why: str, world: World) -> Step:
 
 def _bound(found: Look) -> dict[str, object]:
     worse = found.worse
-    return {"worse_by": worse.log_loss_gain if worse else None,
-            "worse_by_low": worse.log_loss_gain_low if worse else None}
+    return {
+        "worse_by": worse.log_loss_gain if worse else None,
+        "worse_by_low": worse.log_loss_gain_low if worse else None,
+    }
 
 
 def _goes_on(run: Run, world: World) -> Step:
@@ -113,17 +126,20 @@ def _overtaken(run: Run, named: str, world: World) -> Step:
     """Somebody decided otherwise: a person, or a newer candidate. That is respected."""
     last = world.store.last_deployment()
     if last is not None and last.kind == deployments.ROLLBACK and last.run_id in (None, run.run_id):
-        return _ended(run, Outcome.ROLLED_BACK, f"taken back during probation by {last.requested_by}: {last.reason}",
-                      world)
+        return _ended(
+            run, Outcome.ROLLED_BACK, f"taken back during probation by {last.requested_by}: {last.reason}", world
+        )
     return _ended(run, Outcome.PROMOTED, f"probation ended early: PATCHTST_MODEL_PATH names {named}", world)
 
 
 def _condemned(run: Run, deployment: Deployment, why: str, world: World) -> Step:
     """The decision and the order are stored together; what follows is waited for."""
     known = replace(run, not_before=None).with_fact(
-        Stage.PROBATION, {**run.fact(Stage.PROBATION), "decision": ROLL_BACK, "reasons": [why]})
-    return Step(run=known, order=_order(known, deployment, why, world),
-                sentence=f"run {run.run_id}: {why}; it is taken back")
+        Stage.PROBATION, {**run.fact(Stage.PROBATION), "decision": ROLL_BACK, "reasons": [why]}
+    )
+    return Step(
+        run=known, order=_order(known, deployment, why, world), sentence=f"run {run.run_id}: {why}; it is taken back"
+    )
 
 
 def _order(run: Run, deployment: Deployment, why: str, world: World) -> Order:
@@ -152,8 +168,10 @@ def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
     tries = fact.get("tries", 1)
     if tries < MAX_TRIES:
         again = run.with_fact(Stage.PROBATION, {**fact, "tries": tries + 1})
-        return Step(run=looks.problem(again, world, order.answer),
-                    sentence=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {order.answer}")
+        return Step(
+            run=looks.problem(again, world, order.answer),
+            sentence=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {order.answer}",
+        )
     return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {order.answer}", world)
 
 
@@ -163,7 +181,10 @@ def _is_over(run: Run, world: World) -> bool:
 
 def _ended(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
     """The confirmation is the first reason of a promotion that stands, and history of one that was taken back."""
-    reasons = ((*run.reasons, reason) if outcome is Outcome.PROMOTED
-               else (reason, *(f"when it was promoted: {told}" for told in run.reasons)))
+    reasons = (
+        (*run.reasons, reason)
+        if outcome is Outcome.PROMOTED
+        else (reason, *(f"when it was promoted: {told}" for told in run.reasons))
+    )
     word = "stays promoted" if outcome is Outcome.PROMOTED else "rolled back"
     return Step(run=run.ended(outcome, *reasons, at=world.now()), sentence=f"run {run.run_id} {word}: {reason}")

@@ -71,9 +71,11 @@ def _gate_again(run: Run, current: str | None, world: World) -> Step:
         why = f"PATCHTST_MODEL_PATH now names {current or 'nothing'}, no longer what the order was given for"
         return Step(run=run.ended(Outcome.REFUSED, why, at=world.now()), sentence=f"run {run.run_id} refused: {why}")
     known = run.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": current})
-    return Step(run=known.moved_to(Stage.GATE, at=world.now()),
-                sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current or 'nothing'}; compared with that "
-                         "one again")
+    return Step(
+        run=known.moved_to(Stage.GATE, at=world.now()),
+        sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current or 'nothing'}; compared with that "
+        "one again",
+    )
 
 
 def _intend(run: Run, world: World) -> Step:
@@ -86,11 +88,21 @@ def _intend(run: Run, world: World) -> Step:
     swap.check_shadow(world)
     published = world.slot.publish(Path(trained["candidate_path"]), expected_sha256=trained["sha256"])
     deployment = swap.intended(
-        deployment_id=run.run_id, run_id=run.run_id, kind=deployments.PROMOTE, version=trained["version"],
-        model=published, sha256=trained["sha256"], requested_by=run.requested_by,
-        reason=_why(run), world=world)
-    return Step(run=run, deployment=deployment,
-                sentence=f"run {run.run_id}: {published.name} stands in the engine's directory, verified")
+        deployment_id=run.run_id,
+        run_id=run.run_id,
+        kind=deployments.PROMOTE,
+        version=trained["version"],
+        model=published,
+        sha256=trained["sha256"],
+        requested_by=run.requested_by,
+        reason=_why(run),
+        world=world,
+    )
+    return Step(
+        run=run,
+        deployment=deployment,
+        sentence=f"run {run.run_id}: {published.name} stands in the engine's directory, verified",
+    )
 
 
 def _why(run: Run) -> str:
@@ -105,8 +117,15 @@ def _probation_in_the_way(run: Run, world: World) -> str:
     It may when it is surely better than that model on the same rows, or when a person says so: else each day's
     candidate would end the probation of the day before, and nothing would ever be proven.
     """
-    serving = next((other for other in world.store.waiting_runs() if other.stage is Stage.PROBATION
-                    and other.fact(Stage.PROMOTE).get("model_path") == run.fact(Stage.TRAIN)["incumbent_path"]), None)
+    serving = next(
+        (
+            other
+            for other in world.store.waiting_runs()
+            if other.stage is Stage.PROBATION
+            and other.fact(Stage.PROMOTE).get("model_path") == run.fact(Stage.TRAIN)["incumbent_path"]
+        ),
+        None,
+    )
     if serving is None or run.fact(Stage.GATE).get("forced"):
         return ""
     found = run.fact(Stage.SHADOW) or run.fact(Stage.GATE)
@@ -114,21 +133,34 @@ def _probation_in_the_way(run: Run, world: World) -> str:
     low = (paired or {}).get("measurements", {}).get("log_loss_gain_low")
     if low is not None and low > 0:
         return ""
-    return (f"{serving.fact(Stage.TRAIN)['version']} is on probation, and the candidate is not surely better than it "
-            f"(log loss gain surely over {'nothing' if low is None else format(low, '+.4f')}, asked over 0)")
+    return (
+        f"{serving.fact(Stage.TRAIN)['version']} is on probation, and the candidate is not surely better than it "
+        f"(log loss gain surely over {'nothing' if low is None else format(low, '+.4f')}, asked over 0)"
+    )
 
 
 def _swapped(run: Run, swapped: Deployment, world: World) -> Step:
     """The env line names the candidate: say so."""
     now = world.now()
-    known = run.with_fact(Stage.PROMOTE, {
-        "model_path": swapped.model_path, "sha256": swapped.sha256, "version": swapped.version,
-        "previous_model_path": swapped.previous_model_path, "previous_version": swapped.previous_version,
-        "event_id": events.event_id_of(run.run_id, events.EventType.PROMOTED), "confirmed": None,
-    })
+    known = run.with_fact(
+        Stage.PROMOTE,
+        {
+            "model_path": swapped.model_path,
+            "sha256": swapped.sha256,
+            "version": swapped.version,
+            "previous_model_path": swapped.previous_model_path,
+            "previous_version": swapped.previous_version,
+            "event_id": events.event_id_of(run.run_id, events.EventType.PROMOTED),
+            "confirmed": None,
+        },
+    )
     event = events.promoted(known, swapped, shadow_only=world.slot.is_shadow_only(), at=now)
-    return Step(run=known, deployment=swapped, events=(event,),
-                sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH names {swapped.version}")
+    return Step(
+        run=known,
+        deployment=swapped,
+        events=(event,),
+        sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH names {swapped.version}",
+    )
 
 
 def _ended(run: Run, deployment: Deployment, world: World) -> Step:
@@ -139,10 +171,15 @@ def _ended(run: Run, deployment: Deployment, world: World) -> Step:
         return _overtaken(run, deployment, world)
     if world.policies.unconfirmed != "rollback":
         return _promoted(run, deployment, world)
-    order = orders.order_of_roll_back(run, deployment, requested_by="UNCONFIRMED=rollback",
-                                      reason=deployment.confirmation, at=world.now())
-    return Step(run=run, deployment=deployment, order=order,
-                sentence=f"run {run.run_id}: {deployment.confirmation}; it is taken back")
+    order = orders.order_of_roll_back(
+        run, deployment, requested_by="UNCONFIRMED=rollback", reason=deployment.confirmation, at=world.now()
+    )
+    return Step(
+        run=run,
+        deployment=deployment,
+        order=order,
+        sentence=f"run {run.run_id}: {deployment.confirmation}; it is taken back",
+    )
 
 
 def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
@@ -160,8 +197,9 @@ def _after_order(run: Run, deployment: Deployment, order: Order, world: World) -
         return _rolled_back(run, deployment, order.answer, world)
     ended = _promoted(run, deployment, world)
     told = f"could not be taken back: {order.answer}"
-    return replace(ended, run=replace(ended.run, reasons=(*ended.run.reasons, told)),
-                   sentence=f"{ended.sentence}; {told}")
+    return replace(
+        ended, run=replace(ended.run, reasons=(*ended.run.reasons, told)), sentence=f"{ended.sentence}; {told}"
+    )
 
 
 def _overtaken(run: Run, deployment: Deployment, world: World) -> Step:
@@ -175,8 +213,11 @@ def _overtaken(run: Run, deployment: Deployment, world: World) -> Step:
 def _rolled_back(run: Run, deployment: Deployment, how: str, world: World) -> Step:
     known = _with_confirmation(run, deployment)
     said = (f"not confirmed: {deployment.confirmation}", f"taken back: {how}")
-    return Step(run=known.ended(Outcome.ROLLED_BACK, *said, at=world.now()), deployment=deployment,
-                sentence=f"run {run.run_id} rolled back: {'; '.join(said)}")
+    return Step(
+        run=known.ended(Outcome.ROLLED_BACK, *said, at=world.now()),
+        deployment=deployment,
+        sentence=f"run {run.run_id} rolled back: {'; '.join(said)}",
+    )
 
 
 def _promoted(run: Run, deployment: Deployment, world: World) -> Step:
@@ -185,13 +226,24 @@ def _promoted(run: Run, deployment: Deployment, world: World) -> Step:
     said = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
     known = _with_confirmation(run, deployment)
     if watched.is_on:
-        return Step(run=known.on_probation(said, at=world.now()), deployment=deployment,
-                    sentence=f"run {run.run_id} promoted {deployment.version}: {said}; on probation for "
-                             f"{watched.hours:g} h")
-    return Step(run=known.ended(Outcome.PROMOTED, said, at=world.now()), deployment=deployment,
-                sentence=f"run {run.run_id} promoted {deployment.version}: {said}")
+        return Step(
+            run=known.on_probation(said, at=world.now()),
+            deployment=deployment,
+            sentence=f"run {run.run_id} promoted {deployment.version}: {said}; on probation for {watched.hours:g} h",
+        )
+    return Step(
+        run=known.ended(Outcome.PROMOTED, said, at=world.now()),
+        deployment=deployment,
+        sentence=f"run {run.run_id} promoted {deployment.version}: {said}",
+    )
 
 
 def _with_confirmation(run: Run, deployment: Deployment) -> Run:
-    return run.with_fact(Stage.PROMOTE, {**run.fact(Stage.PROMOTE), "confirmed": deployments.is_confirmed(deployment),
-                                         "confirmation": deployment.confirmation})
+    return run.with_fact(
+        Stage.PROMOTE,
+        {
+            **run.fact(Stage.PROMOTE),
+            "confirmed": deployments.is_confirmed(deployment),
+            "confirmation": deployment.confirmation,
+        },
+    )

@@ -12,31 +12,49 @@ from retrain_worker.stages.step import Step
 def pull(run: Run, world: World) -> Step:
     """SKIPPED when too few rows are new since the last committed run; else the audit is due."""
     watermark, policy = world.store.watermark_path(), world.policies.data
-    answer = ask(run, world, PullRequest(
-        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), policy=policy,
-        watermark_path=str(watermark) if watermark else None, now=run.created_at.isoformat(),
-        memory_limit_bytes=world.policies.child_memory_bytes,
-    ))
+    answer = ask(
+        run,
+        world,
+        PullRequest(
+            run_id=run.run_id,
+            run_dir=str(world.folders.run_dir(run.run_id)),
+            policy=policy,
+            watermark_path=str(watermark) if watermark else None,
+            now=run.created_at.isoformat(),
+            memory_limit_bytes=world.policies.child_memory_bytes,
+        ),
+    )
     if isinstance(answer, Step):
         return answer
     result: PullResult = answer
     known = run.with_fact(Stage.PULL, _facts(result))
     if watermark is not None and result.new_labelled < policy.min_new_samples:
-        reason = (f"{result.new_labelled} newly labelled rows since the last run, "
-                  f"MIN_NEW_SAMPLES asks for {policy.min_new_samples}")
-        return Step(run=known.ended(Outcome.SKIPPED, reason, at=world.now()),
-                    sentence=f"run {run.run_id} skipped: {reason}")
-    sentence = (f"run {run.run_id} pulled {result.loaded} rows, {result.labelled} labelled "
-                f"({result.win} WIN, {result.loss} LOSS), {result.new_labelled} of them new")
+        reason = (
+            f"{result.new_labelled} newly labelled rows since the last run, "
+            f"MIN_NEW_SAMPLES asks for {policy.min_new_samples}"
+        )
+        return Step(
+            run=known.ended(Outcome.SKIPPED, reason, at=world.now()), sentence=f"run {run.run_id} skipped: {reason}"
+        )
+    sentence = (
+        f"run {run.run_id} pulled {result.loaded} rows, {result.labelled} labelled "
+        f"({result.win} WIN, {result.loss} LOSS), {result.new_labelled} of them new"
+    )
     return Step(run=known.moved_to(Stage.AUDIT, at=world.now()), sentence=sentence)
 
 
 def _facts(result: PullResult) -> dict[str, object]:
     return {
         "rows": {
-            "loaded": result.loaded, "labelled": result.labelled, "win": result.win, "loss": result.loss,
-            "neutral": result.neutral, "open": result.open, "new_labelled": result.new_labelled,
-            "quarantined": dict(result.quarantined), "contradictions": result.contradictions,
+            "loaded": result.loaded,
+            "labelled": result.labelled,
+            "win": result.win,
+            "loss": result.loss,
+            "neutral": result.neutral,
+            "open": result.open,
+            "new_labelled": result.new_labelled,
+            "quarantined": dict(result.quarantined),
+            "contradictions": result.contradictions,
         },
         "symbols": dict(result.symbols),
         "feature_names": list(result.feature_names),

@@ -30,8 +30,16 @@ class SwapStep:
 
 
 def intended(
-    *, deployment_id: str, run_id: str | None, kind: str, version: str, model: Path | None, sha256: str,
-    requested_by: str, reason: str, world: World,
+    *,
+    deployment_id: str,
+    run_id: str | None,
+    kind: str,
+    version: str,
+    model: Path | None,
+    sha256: str,
+    requested_by: str,
+    reason: str,
+    world: World,
 ) -> Deployment:
     """A swap that may begin: `model` stands where the engine can read it, and the engine is in shadow mode.
 
@@ -42,11 +50,22 @@ def intended(
     size_bytes = world.slot.check_ready(model, expected_sha256=sha256) if model else 0
     current, now = world.slot.current_path(), world.now()
     return Deployment(
-        deployment_id=deployment_id, run_id=run_id, kind=kind, version=version,
-        model_path=str(model) if model else "", sha256=sha256,
-        size_bytes=size_bytes, previous_version=current.stem if current else None,
-        previous_model_path=str(current) if current else None, previous_sha256=_sha256_of(current, world),
-        state=DeploymentState.INTENDED, created_at=now, updated_at=now, requested_by=requested_by, reason=reason)
+        deployment_id=deployment_id,
+        run_id=run_id,
+        kind=kind,
+        version=version,
+        model_path=str(model) if model else "",
+        sha256=sha256,
+        size_bytes=size_bytes,
+        previous_version=current.stem if current else None,
+        previous_model_path=str(current) if current else None,
+        previous_sha256=_sha256_of(current, world),
+        state=DeploymentState.INTENDED,
+        created_at=now,
+        updated_at=now,
+        requested_by=requested_by,
+        reason=reason,
+    )
 
 
 def take_step(deployment: Deployment, world: World) -> SwapStep:
@@ -92,8 +111,11 @@ def named(world: World) -> str | None:
 def check_shadow(world: World) -> None:
     """Raise SlotError unless the engine is in shadow mode, or ALLOW_LIVE_SWAP says that this does not matter."""
     if not world.policies.allow_live_swap and not world.slot.is_shadow_only():
-        raise SlotError("the engine is not in shadow mode, so its model is not replaced", where="PATCHTST_SHADOW_ONLY",
-                        remedy="set PATCHTST_SHADOW_ONLY=true in the engine's env file, or ALLOW_LIVE_SWAP=true here")
+        raise SlotError(
+            "the engine is not in shadow mode, so its model is not replaced",
+            where="PATCHTST_SHADOW_ONLY",
+            remedy="set PATCHTST_SHADOW_ONLY=true in the engine's env file, or ALLOW_LIVE_SWAP=true here",
+        )
 
 
 def _point(deployment: Deployment, world: World) -> SwapStep:
@@ -110,8 +132,10 @@ def _point(deployment: Deployment, world: World) -> SwapStep:
         world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
     else:
         world.slot.clear(replacing=Path(str(deployment.previous_model_path)))
-    return SwapStep(deployment=_moved(deployment, DeploymentState.SWAPPED, world),
-                    sentence=f"PATCHTST_MODEL_PATH names {_what(deployment)}")
+    return SwapStep(
+        deployment=_moved(deployment, DeploymentState.SWAPPED, world),
+        sentence=f"PATCHTST_MODEL_PATH names {_what(deployment)}",
+    )
 
 
 def _confirm(deployment: Deployment, world: World) -> SwapStep:
@@ -126,14 +150,18 @@ def _confirm(deployment: Deployment, world: World) -> SwapStep:
     # a unit that was started before it was told has read the old line; a follower names what it serves, and is quick
     since = deployment.updated_at if policies.engine_confirm == "unit" else deployment.created_at
     seen = world.confirmations.seen_serving(
-        version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since)
+        version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since
+    )
     if seen:
         confirmed = _moved(deployment, DeploymentState.CONFIRMED, world, confirmation=seen)
         return SwapStep(deployment=confirmed, sentence=seen)
     waited = (world.now() - deployment.updated_at).total_seconds()
     if waited < policies.engine_confirm_seconds:
-        return SwapStep(deployment=deployment, sentence=f"waiting to see the engine serve {deployment.version}, "
-                                                        f"{policies.engine_confirm_seconds - waited:.0f} s left")
+        return SwapStep(
+            deployment=deployment,
+            sentence=f"waiting to see the engine serve {deployment.version}, "
+            f"{policies.engine_confirm_seconds - waited:.0f} s left",
+        )
     how = f"nobody was seen serving {deployment.version} within {policies.engine_confirm_seconds:.0f} s"
     return _ended(deployment, how, world)
 
@@ -143,8 +171,10 @@ def _what(deployment: Deployment) -> str:
 
 
 def _ended(deployment: Deployment, how: str, world: World) -> SwapStep:
-    return SwapStep(deployment=_moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=how),
-                    sentence=f"not confirmed: {how}")
+    return SwapStep(
+        deployment=_moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=how),
+        sentence=f"not confirmed: {how}",
+    )
 
 
 def _moved(deployment: Deployment, state: DeploymentState, world: World, *, confirmation: str = "") -> Deployment:

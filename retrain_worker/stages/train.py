@@ -21,31 +21,45 @@ def trained_under(policies: Policies) -> str:
 def train(run: Run, world: World) -> Step:
     """The gate is due once the candidate's file stands."""
     policies = world.policies
-    answer = ask(run, world, TrainRequest(
-        run_id=run.run_id, run_dir=str(world.folders.run_dir(run.run_id)), version=version_of(run.run_id),
-        data=policies.data, split=policies.split, recipe=policies.recipe,
-        checkpoint_dir=str(world.folders.checkpoint_dir(run.run_id)),
-        incumbent_path=run.fact(Stage.AUDIT)["incumbent_path"], memory_limit_bytes=policies.child_memory_bytes,
-    ))
+    answer = ask(
+        run,
+        world,
+        TrainRequest(
+            run_id=run.run_id,
+            run_dir=str(world.folders.run_dir(run.run_id)),
+            version=version_of(run.run_id),
+            data=policies.data,
+            split=policies.split,
+            recipe=policies.recipe,
+            checkpoint_dir=str(world.folders.checkpoint_dir(run.run_id)),
+            incumbent_path=run.fact(Stage.AUDIT)["incumbent_path"],
+            memory_limit_bytes=policies.child_memory_bytes,
+        ),
+    )
     if isinstance(answer, Step):
         return answer
     result: TrainResult = answer
     incumbent = world.slot.current_path()
-    known = run.with_fact(Stage.TRAIN, {
-        "candidate_path": result.model_path,
-        "version": result.manifest.version,
-        "sha256": result.manifest.sha256,
-        "contract": asdict(result.manifest.contract),
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "final_loss": result.final_loss,
-        "validation_log_loss": result.validation_log_loss,
-        "parts": {name: dict(part) for name, part in result.parts.items()},
-        "left_out": dict(result.left_out),
-        "history": [list(epoch) for epoch in result.history],
-        "incumbent_path": str(incumbent) if incumbent else None,
-        "trained_under": trained_under(policies),
-    })
-    return Step(run=known.moved_to(Stage.GATE, at=world.now()),
-                sentence=f"run {run.run_id} trained {result.manifest.version}: best of {result.epochs} epochs is "
-                         f"{result.best_epoch}, validation log loss {result.validation_log_loss:.4f}")
+    known = run.with_fact(
+        Stage.TRAIN,
+        {
+            "candidate_path": result.model_path,
+            "version": result.manifest.version,
+            "sha256": result.manifest.sha256,
+            "contract": asdict(result.manifest.contract),
+            "epochs": result.epochs,
+            "best_epoch": result.best_epoch,
+            "final_loss": result.final_loss,
+            "validation_log_loss": result.validation_log_loss,
+            "parts": {name: dict(part) for name, part in result.parts.items()},
+            "left_out": dict(result.left_out),
+            "history": [list(epoch) for epoch in result.history],
+            "incumbent_path": str(incumbent) if incumbent else None,
+            "trained_under": trained_under(policies),
+        },
+    )
+    return Step(
+        run=known.moved_to(Stage.GATE, at=world.now()),
+        sentence=f"run {run.run_id} trained {result.manifest.version}: best of {result.epochs} epochs is "
+        f"{result.best_epoch}, validation log loss {result.validation_log_loss:.4f}",
+    )

@@ -50,7 +50,13 @@ from retrain_worker.work import openblas
 from retrain_worker.work.stopping import StopFlag, StoppedError
 
 Request = (
-    PullRequest | AuditRequest | TrainRequest | GateRequest | LookRequest | VerifyRequest | InspectRequest
+    PullRequest
+    | AuditRequest
+    | TrainRequest
+    | GateRequest
+    | LookRequest
+    | VerifyRequest
+    | InspectRequest
     | ExportRequest
 )
 Result = (

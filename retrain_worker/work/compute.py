@@ -56,9 +56,7 @@ def prepare(*, device: str, threads: int) -> torch.device:
     return torch.device("cuda")
 
 
-def precision_for(
-    asked: Precision, config: PatchTSTConfig, *, batch_size: int, device: torch.device
-) -> Precision:
+def precision_for(asked: Precision, config: PatchTSTConfig, *, batch_size: int, device: torch.device) -> Precision:
     """fp32 or bf16: a function of the machine and the network, not of a measurement, so that runs stay repeatable."""
     if asked is Precision.FP32 or device.type != "cpu":
         return Precision.FP32

@@ -34,9 +34,7 @@ def features_of(snapshot: Snapshot, names: tuple[str, ...]) -> NDArray[np.float3
     return np.ascontiguousarray(snapshot.features[:, columns], dtype=np.float32)
 
 
-def logits_at(
-    model: PatchTST, features_NF: NDArray[np.float32], positions: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def logits_at(model: PatchTST, features_NF: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Logits (M,) of the windows that end at `positions` (M,).
 
     The threads that torch may use take a chunk each, instead of meeting at every operation.
@@ -46,10 +44,12 @@ def logits_at(
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads, "answers", torch.set_num_threads, (1,)) as pool:
-            parts = list(pool.map(
-                lambda chunk: patchtst.logits(model, windows(features_NF, chunk, model.config.context_length)),
-                [positions[start : start + CHUNK] for start in range(0, len(positions), CHUNK)],
-            ))  # fmt: skip
+            parts = list(
+                pool.map(
+                    lambda chunk: patchtst.logits(model, windows(features_NF, chunk, model.config.context_length)),
+                    [positions[start : start + CHUNK] for start in range(0, len(positions), CHUNK)],
+                )
+            )
     finally:
         torch.set_num_threads(threads)
         model.train(was_training)

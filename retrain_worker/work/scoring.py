@@ -31,7 +31,7 @@ from retrain_worker.domain.gates import (
     Skill,
     Slice,
     pool_alphas,
-)  # fmt: skip
+)
 from retrain_worker.domain.handoff import UNNAMED, GateMeasured, GateRequest, Progress
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.errors import ContractError
@@ -108,9 +108,14 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
     report(Progress(sentence=f"gate {request.run_id}: measuring on {len(parts.holdout)} holdout rows"))
     incumbent = incumbent_of(request.incumbent_path, snapshot, label=candidate.contract.label)
     measured = evidence(
-        candidate, incumbent, snapshot, parts.holdout, data=request.data, policy=request.policy,
+        candidate,
+        incumbent,
+        snapshot,
+        parts.holdout,
+        data=request.data,
+        policy=request.policy,
         prior=_prior(parts),
-    )  # fmt: skip
+    )
     return GateMeasured(
         evidence=replace(
             measured,
@@ -133,13 +138,12 @@ def _unseen(parts: Parts, candidate: Bundle) -> tuple[Parts, str]:
     return replace(parts, holdout=parts.holdout.where(is_unseen)), note
 
 
-def _skill(
-    request: GateRequest, candidate: Bundle, snapshot: Snapshot, samples: Samples, parts: Parts
-) -> Skill:
+def _skill(request: GateRequest, candidate: Bundle, snapshot: Snapshot, samples: Samples, parts: Parts) -> Skill:
     holdout = Answered(
-        answers=answers_of(candidate, snapshot, parts.holdout), rows=rows_of(snapshot, parts.holdout),
+        answers=answers_of(candidate, snapshot, parts.holdout),
+        rows=rows_of(snapshot, parts.holdout),
         prior=_prior(parts),
-    )  # fmt: skip
+    )
     past = []
     for fold in read_folds(Path(request.run_dir)):
         judged = samples.where(np.isin(samples.positions, fold.positions))
@@ -152,9 +156,15 @@ def _prior(parts: Parts) -> float:
 
 
 def evidence(
-    candidate: Bundle, incumbent: Incumbent, snapshot: Snapshot, samples: Samples, *, prior: float,
-    data: DataPolicy, policy: GatePolicy,
-) -> Evidence:  # fmt: skip
+    candidate: Bundle,
+    incumbent: Incumbent,
+    snapshot: Snapshot,
+    samples: Samples,
+    *,
+    prior: float,
+    data: DataPolicy,
+    policy: GatePolicy,
+) -> Evidence:
     """All that a verdict on `candidate` rests on, measured on `samples`, which are samples of its window length.
 
     The incumbent is measured on those of them for which it has a window, too. `prior` is P(label = 1) of the training
@@ -177,9 +187,7 @@ def evidence(
     return Evidence(
         candidate=card,
         contract=contract,
-        incumbent=scorecard(
-            their_answers, shared, prior=prior, policy=policy, thresholds=model.manifest.thresholds
-        ),
+        incumbent=scorecard(their_answers, shared, prior=prior, policy=policy, thresholds=model.manifest.thresholds),
         comparison=comparison(answers[is_shared], their_answers, shared, policy=policy),
     )
 
@@ -248,11 +256,27 @@ def _ece_limit(labels: Ints, answers: Floats, blocks: Ints, *, alpha: float) -> 
 
 def _unmeasured(num_rows: int, num_win: int) -> Scorecard:
     return Scorecard(
-        n=num_rows, num_win=num_win, num_blocks=0, auc=None, auc_low=None, log_loss=None, prior_log_loss=None,
-        log_loss_gain=None, log_loss_gain_low=None, brier=None, ece=None, ece_limit=None, accuracy=None,
-        precision=None, recall=None, f1_score=None, actions=dict.fromkeys(ACTIONS, 0.0), p_mean=None, p_std=None,
+        n=num_rows,
+        num_win=num_win,
+        num_blocks=0,
+        auc=None,
+        auc_low=None,
+        log_loss=None,
+        prior_log_loss=None,
+        log_loss_gain=None,
+        log_loss_gain_low=None,
+        brier=None,
+        ece=None,
+        ece_limit=None,
+        accuracy=None,
+        precision=None,
+        recall=None,
+        f1_score=None,
+        actions=dict.fromkeys(ACTIONS, 0.0),
+        p_mean=None,
+        p_std=None,
         p10_p90=None,
-    )  # fmt: skip
+    )
 
 
 def _actions(answers: Floats, thresholds: Thresholds) -> NDArray[np.int8]:
@@ -277,11 +301,15 @@ def _buckets(labels: Ints, answers: Floats, *, effect: float) -> tuple[Bucket, .
         low, high = statistics.hit_rate_interval(labels[inside], confidence=WILSON_CONFIDENCE, effect=effect)
         found.append(
             Bucket(
-                low=index * width, high=(index + 1) * width, n=int(inside.sum()),
+                low=index * width,
+                high=(index + 1) * width,
+                n=int(inside.sum()),
                 mean_probability=None if is_empty else float(answers[inside].mean()),
-                hit_rate=None if is_empty else float(labels[inside].mean()), hit_rate_low=low, hit_rate_high=high,
+                hit_rate=None if is_empty else float(labels[inside].mean()),
+                hit_rate_low=low,
+                hit_rate_high=high,
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
@@ -316,9 +344,7 @@ def _kappa(ours: NDArray[np.int8], theirs: NDArray[np.int8]) -> float | None:
     return kappa if math.isfinite(kappa) else None
 
 
-def _slices(
-    answers: Floats, rows: Rows, blocks: Ints, policy: GatePolicy, thresholds: Thresholds
-) -> tuple[Slice, ...]:
+def _slices(answers: Floats, rows: Rows, blocks: Ints, policy: GatePolicy, thresholds: Thresholds) -> tuple[Slice, ...]:
     """Every symbol, then both halves in time."""
     is_early = np.arange(len(answers)) < len(answers) // 2
     masks = [(str(symbol), rows.symbols == symbol) for symbol in np.unique(rows.symbols)]
@@ -333,12 +359,15 @@ def _slices(
         lag = statistics.combined((area, rest), (1.0, -1.0)) if area and rest else None
         found.append(
             Slice(
-                name=name, n=int(inside.sum()), auc=area.value if area else None,
+                name=name,
+                n=int(inside.sum()),
+                auc=area.value if area else None,
                 auc_high=area.high(policy.slice_alpha) if area else None,
-                actions=action_shares(answers[inside], thresholds), p_std=float(answers[inside].std()),
+                actions=action_shares(answers[inside], thresholds),
+                p_std=float(answers[inside].std()),
                 auc_lag_high=lag.high(policy.slice_alpha) if lag else None,
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
@@ -410,20 +439,31 @@ def _stretch(answered: Answered) -> _Stretch | None:
 def _pool(together: Sequence[_Stretch], alpha: float) -> Pool:
     num_rows = sum(each.n for each in together)
     weights = [each.n / num_rows for each in together]
-    area, gain = (statistics.combined(each, weights) for each in (
-        [stretch.area for stretch in together], [stretch.gain for stretch in together]))  # fmt: skip
+    area, gain = (
+        statistics.combined(each, weights)
+        for each in ([stretch.area for stretch in together], [stretch.gain for stretch in together])
+    )
     return Pool(
-        num_folds=len(together) - 1, n=num_rows, num_blocks=gain.num_blocks, alpha=alpha, auc=area.value,
-        auc_low=area.low(alpha), log_loss_gain=gain.value, log_loss_gain_low=gain.low(alpha),
-    )  # fmt: skip
+        num_folds=len(together) - 1,
+        n=num_rows,
+        num_blocks=gain.num_blocks,
+        alpha=alpha,
+        auc=area.value,
+        auc_low=area.low(alpha),
+        log_loss_gain=gain.value,
+        log_loss_gain_low=gain.low(alpha),
+    )
 
 
 def _fold(answered: Answered, stretch: _Stretch | None) -> Fold:
     first, last = (to_datetime(int(answered.rows.decided_at[place])).isoformat() for place in (0, -1))
     return Fold(
-        first_at=first, last_at=last, n=len(answered.answers), auc=stretch.area.value if stretch else None,
+        first_at=first,
+        last_at=last,
+        n=len(answered.answers),
+        auc=stretch.area.value if stretch else None,
         log_loss_gain=stretch.gain.value if stretch else None,
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------- two models, and the contract

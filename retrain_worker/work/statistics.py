@@ -226,8 +226,11 @@ def confidence_slope(stretches: Sequence[Judged]) -> Estimate | None:
     stretch of one class, or with one probability, tells nothing.
     """
     logits = [special.logit(np.clip(each.probabilities, EDGE, 1.0 - EDGE)) for each in stretches]
-    telling = [(each, theirs) for each, theirs in zip(stretches, logits, strict=True)
-               if 0 < each.labels.sum() < len(each.labels) and float(theirs.std()) >= MIN_LOGIT_STD]
+    telling = [
+        (each, theirs)
+        for each, theirs in zip(stretches, logits, strict=True)
+        if 0 < each.labels.sum() < len(each.labels) and float(theirs.std()) >= MIN_LOGIT_STD
+    ]
     if not telling:
         return None
     labels = np.concatenate([each.labels for each, _ in telling])

@@ -36,10 +36,16 @@ from retrain_worker.work.incumbent import Incumbent, incumbent_of
 Report = Callable[[Progress], None]
 
 #: one line of the book; `reference` counts only where `has_reference`
-DTYPE = np.dtype([
-    ("id", "<i8"), ("decided_at", "<i8"), ("model", "<f8"), ("reference", "<f8"), ("has_reference", "?"),
-    ("foreseen", "?"),
-])  # fmt: skip
+DTYPE = np.dtype(
+    [
+        ("id", "<i8"),
+        ("decided_at", "<i8"),
+        ("model", "<f8"),
+        ("reference", "<f8"),
+        ("has_reference", "?"),
+        ("foreseen", "?"),
+    ]
+)
 #: newest answers that go back to the daemon
 NUM_ANSWERS = 200
 
@@ -58,11 +64,13 @@ def look(request: LookRequest, database_url: str, report: Report) -> LookResult:
     """Read, record, join, measure. Raises ArtifactError when the model on trial is not sound; rows.py says the rest."""
     compute.prepare(device="cpu", threads=request.threads)
     now = to_microseconds(datetime.fromisoformat(request.now))
-    snapshot = read_window(request.data, database_url, now=now, busy_timeout_seconds=request.busy_timeout_seconds,
-                           report=report)
+    snapshot = read_window(
+        request.data, database_url, now=now, busy_timeout_seconds=request.busy_timeout_seconds, report=report
+    )
     model = bundle.read(Path(request.model_path))
-    reference = incumbent_of(request.reference_path, snapshot, label=model.contract.label,
-                             if_none="there was no model before it")
+    reference = incumbent_of(
+        request.reference_path, snapshot, label=model.contract.label, if_none="there was no model before it"
+    )
     pair = Pair(model=model, reference=reference)
     book = recorded(request, pair, snapshot, book_file(request))
     report(Progress(sentence=f"look {request.number} of run {request.run_id}: {len(book)} rows recorded"))
@@ -118,42 +126,56 @@ def measured(request: LookRequest, pair: Pair, snapshot: Snapshot, book: NDArray
         shared = scoring.rows_of(snapshot, samples.where(has))
         worse = scoring.comparison(lines["reference"][has], lines["model"][has], shared, policy=stricter)
     return Look(
-        observed=len(book), foreseen=int(book["foreseen"].sum()), known=len(samples),
-        evidence=_evidence(pair, snapshot, samples, lines, request), worse=worse,
+        observed=len(book),
+        foreseen=int(book["foreseen"].sum()),
+        known=len(samples),
+        evidence=_evidence(pair, snapshot, samples, lines, request),
+        worse=worse,
         model=_spread(book["model"], thresholds),
         reference=_spread(book["reference"][book["has_reference"]], theirs) if was_asked else None,
-        absence=pair.reference.absence, answers=_answers(snapshot, book),
-    )  # fmt: skip
+        absence=pair.reference.absence,
+        answers=_answers(snapshot, book),
+    )
 
 
 def _evidence(
     pair: Pair, snapshot: Snapshot, samples: Samples, lines: NDArray[np.void], request: LookRequest
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     """As scoring.evidence, but on recorded answers."""
     rows, policy = scoring.rows_of(snapshot, samples), request.policy
-    card = scoring.scorecard(lines["model"], rows, prior=request.prior, policy=policy,
-                             thresholds=pair.model.manifest.thresholds)
+    card = scoring.scorecard(
+        lines["model"], rows, prior=request.prior, policy=policy, thresholds=pair.model.manifest.thresholds
+    )
     contract = scoring.contract_check(pair.model, pair.reference, snapshot, samples)
     if (reference := pair.reference.model) is None:
         return Evidence(candidate=card, contract=contract, incumbent_absence=pair.reference.absence)
     has = lines["has_reference"]
     shared = rows.where(has)
     return Evidence(
-        candidate=card, contract=contract,
-        incumbent=scoring.scorecard(lines["reference"][has], shared, prior=request.prior, policy=policy,
-                                    thresholds=reference.manifest.thresholds),
+        candidate=card,
+        contract=contract,
+        incumbent=scoring.scorecard(
+            lines["reference"][has],
+            shared,
+            prior=request.prior,
+            policy=policy,
+            thresholds=reference.manifest.thresholds,
+        ),
         comparison=scoring.comparison(lines["model"][has], lines["reference"][has], shared, policy=policy),
-    )  # fmt: skip
+    )
 
 
 def _blinded(snapshot: Snapshot) -> Snapshot:
     """The same rows as if every position were open: what a prediction may see."""
     nothing = np.full(len(snapshot), np.nan)
     return replace(
-        snapshot, outcome=np.full(len(snapshot), outcomes.LOSS, dtype=np.int8),
-        recorded_outcome=np.full(len(snapshot), outcomes.OPEN, dtype=np.int8), pnl=nothing,
-        target_label=nothing.astype(np.float32), price_move=nothing.astype(np.float32),
-    )  # fmt: skip
+        snapshot,
+        outcome=np.full(len(snapshot), outcomes.LOSS, dtype=np.int8),
+        recorded_outcome=np.full(len(snapshot), outcomes.OPEN, dtype=np.int8),
+        pnl=nothing,
+        target_label=nothing.astype(np.float32),
+        price_move=nothing.astype(np.float32),
+    )
 
 
 def _answerable(snapshot: Snapshot, policy: DataPolicy, model: Bundle) -> Samples:
@@ -165,9 +187,11 @@ def _answerable(snapshot: Snapshot, policy: DataPolicy, model: Bundle) -> Sample
 def _spread(answers: NDArray[np.float64], thresholds: Thresholds) -> Spread:
     finite = answers[np.isfinite(answers)]
     return Spread(
-        n=len(answers), not_finite=len(answers) - len(finite), p_std=float(finite.std()) if len(finite) else None,
+        n=len(answers),
+        not_finite=len(answers) - len(finite),
+        p_std=float(finite.std()) if len(finite) else None,
         actions=scoring.action_shares(finite, thresholds) if len(finite) else dict.fromkeys(scoring.ACTIONS, 0.0),
-    )  # fmt: skip
+    )
 
 
 def _answers(snapshot: Snapshot, book: NDArray[np.void]) -> tuple[Answer, ...]:

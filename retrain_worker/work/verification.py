@@ -13,6 +13,5 @@ _UNKNOWN_NAMES = tuple(f"feature_{number}" for number in range(presets.ENGINE_IN
 
 def verify(request: VerifyRequest) -> VerifyResult:
     """The hash and the canary of the file, both as they must be. Raises ArtifactError."""
-    found = bundle.read(Path(request.model_path), expected_sha256=request.expected_sha256,
-                        feature_names=_UNKNOWN_NAMES)
+    found = bundle.read(Path(request.model_path), expected_sha256=request.expected_sha256, feature_names=_UNKNOWN_NAMES)
     return VerifyResult(sha256=found.manifest.sha256, canary_error=found.canary_error())

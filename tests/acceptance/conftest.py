@@ -23,16 +23,25 @@ PATIENCE_SECONDS = 240.0
 
 def clean_environment(**settings: object) -> dict[str, str]:
     """The environment without anything that this program would read."""
-    kept = {name: value for name, value in os.environ.items()
-            if name in {"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"} or name.startswith(("COVERAGE", "COV_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in {"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"} or name.startswith(("COVERAGE", "COV_"))
+    }
     quick = {"ENGINE_CONFIRM_TIMEOUT_S": "1", "TRAIN_THREADS": "1"}
     return {**kept, **quick, **{name: str(value) for name, value in settings.items()}}
 
 
 def retrain_worker(*arguments: object, **settings: object) -> subprocess.CompletedProcess:
     """One call of the command, to its end."""
-    return subprocess.run([*COMMAND, *map(str, arguments)], env=clean_environment(**settings), capture_output=True,
-                          text=True, timeout=600, check=False)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        env=clean_environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 def once(database: Path, home: Path, **settings: object) -> tuple[int, dict, str]:
@@ -65,13 +74,19 @@ class Daemon:
         self.log = (self.home.parent / f"daemon-{time.monotonic_ns()}.log").open("w+b")
         self.process = subprocess.Popen(
             [*COMMAND, "run", "--home", str(self.home), "--db", str(self.database), *map(str, self.options)],
-            env=clean_environment(**self.settings), stderr=self.log, stdout=self.log)
+            env=clean_environment(**self.settings),
+            stderr=self.log,
+            stdout=self.log,
+        )
         return self
 
     def lines(self) -> list[dict]:
         text = Path(self.log.name).read_text(errors="replace")
-        return [json.loads(line[line.index("{"):]) for line in text.splitlines(keepends=True)
-                if "{" in line and line.endswith("\n")]
+        return [
+            json.loads(line[line.index("{") :])
+            for line in text.splitlines(keepends=True)
+            if "{" in line and line.endswith("\n")
+        ]
 
     def events(self) -> list[str]:
         return [line["event"] for line in self.lines()]
@@ -79,8 +94,15 @@ class Daemon:
     def wait_for_event(self, event: str, **wanted: object) -> dict:
         def found():
             assert self.process.poll() is None or event in self.events(), Path(self.log.name).read_text()
-            return next((line for line in self.lines() if line["event"] == event
-                         and all(line.get(name) == value for name, value in wanted.items())), None)
+            return next(
+                (
+                    line
+                    for line in self.lines()
+                    if line["event"] == event and all(line.get(name) == value for name, value in wanted.items())
+                ),
+                None,
+            )
+
         return wait_for(found, what=f"{event} {wanted}")
 
     def send(self, number: int) -> None:

@@ -60,16 +60,20 @@ def without_outcomes(folder: Path, good: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("make", "code", "finding"), [
-    (missing, 1, "no such file"),
-    (a_directory, 11, ""),
-    (zero_byte, 11, "0 bytes"),
-    (not_a_database, 11, "not a"),
-    (without_table, 11, "ai_training_samples"),
-    (without_column, 11, "target_class"),
-    (truncated, 11, "damaged"),
-    (without_outcomes, 11, ""),
-], ids=lambda value: value.__name__ if callable(value) else None)
+@pytest.mark.parametrize(
+    ("make", "code", "finding"),
+    [
+        (missing, 1, "no such file"),
+        (a_directory, 11, ""),
+        (zero_byte, 11, "0 bytes"),
+        (not_a_database, 11, "not a"),
+        (without_table, 11, "ai_training_samples"),
+        (without_column, 11, "target_class"),
+        (truncated, 11, "damaged"),
+        (without_outcomes, 11, ""),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
 def test_a_bad_source_ends_in_one_clear_error(make, code, finding, hopeless, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -34,6 +34,7 @@ def publish(client, outbox, clock):
     def publish(*events):
         enqueue(outbox, *events)
         assert relay.relay_once(at_once=True).problem is None
+
     return publish
 
 
@@ -43,8 +44,14 @@ def a_run():
     return (
         an_event(1, EventType.STARTED, at=at),
         an_event(1, EventType.PROMOTED, at=at, auc=0.8164, promoted_at=at.isoformat(), **slot),
-        an_event(1, EventType.ROLLED_BACK, at=at, reason="worse than the one before", rolled_back_at=at.isoformat(),
-                 **{**slot, "new_version": "patchtst_v1", "old_version": "patchtst_v2"}),
+        an_event(
+            1,
+            EventType.ROLLED_BACK,
+            at=at,
+            reason="worse than the one before",
+            rolled_back_at=at.isoformat(),
+            **{**slot, "new_version": "patchtst_v1", "old_version": "patchtst_v2"},
+        ),
         an_event(1, EventType.SKIPPED, at=at, reasons=["12 new rows, 200 wanted", "and old"]),
     )
 
@@ -62,8 +69,13 @@ def test_the_consumer_as_printed_prints_each_event_once_also_when_it_is_restarte
     printed = []
     for events in (a_run()[:2], a_run()[2:]):
         publish(*events)
-        process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-                                   env={**os.environ, "REDIS_URL": redis_server.url})
+        process = subprocess.Popen(
+            [sys.executable, script],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "REDIS_URL": redis_server.url},
+        )
         try:
             printed += [process.stdout.readline() for _ in events]
             time.sleep(0.2)
@@ -71,12 +83,14 @@ def test_the_consumer_as_printed_prints_each_event_once_also_when_it_is_restarte
             process.kill()
             process.communicate()
 
-    assert sorted(line.strip() for line in printed) == sorted([
-        "learning.retraining.started skipped",
-        "patchtst_v2 replaces patchtst_v1, AUC 0.816",
-        "patchtst_v1 is back: worse than the one before",
-        "learning.retraining.skipped skipped 12 new rows, 200 wanted",
-    ])
+    assert sorted(line.strip() for line in printed) == sorted(
+        [
+            "learning.retraining.started skipped",
+            "patchtst_v2 replaces patchtst_v1, AUC 0.816",
+            "patchtst_v1 is back: worse than the one before",
+            "learning.retraining.skipped skipped 12 new rows, 200 wanted",
+        ]
+    )
 
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="no redis-cli on this host")
@@ -86,8 +100,14 @@ def test_the_redis_cli_lines_work_as_printed(publish, redis_server, client, tmp_
     wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("redis-cli")} -s {redis_server.socket} "$@"\n')
     wrapper.chmod(0o755)
 
-    done = subprocess.run(["sh", "-e"], input=blocks("sh")[0], text=True, capture_output=True, check=False,
-                          env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    done = subprocess.run(
+        ["sh", "-e"],
+        input=blocks("sh")[0],
+        text=True,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
 
     assert done.returncode == 0, done.stderr
     assert "ERR" not in done.stdout
@@ -101,7 +121,15 @@ def test_the_entry_shown_has_the_fields_that_we_write():
     shown = blocks("text")[1].splitlines()[2:]
 
     assert [line.split()[0] for line in shown][-8:] == [
-        "event_type", "payload", "trace_id", "correlation_id", "timestamp", "source", "event_id", "schema_version"]
+        "event_type",
+        "payload",
+        "trace_id",
+        "correlation_id",
+        "timestamp",
+        "source",
+        "event_id",
+        "schema_version",
+    ]
     assert {line.split()[0] for line in shown} <= set(payloads.Entry.__annotations__)
 
 
@@ -113,8 +141,15 @@ def permitted(who):
 
 def test_the_permissions_named_are_enough(publish, redis_server, client, outbox, clock):
     def url_of(name, *rows):
-        client.execute_command("ACL", "SETUSER", name, "on", ">word", "~quantum:*",
-                               *(permission for row in rows for permission in permitted(row)))
+        client.execute_command(
+            "ACL",
+            "SETUSER",
+            name,
+            "on",
+            ">word",
+            "~quantum:*",
+            *(permission for row in rows for permission in permitted(row)),
+        )
         return f"unix://{name}:word@{redis_server.socket}"
 
     writer = url_of("writer", "the daemon, events")

@@ -42,8 +42,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_throughout(
-        daemon_of, hopeless, tmp_path):
+def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_throughout(daemon_of, hopeless, tmp_path):
     home = tmp_path / "home"
     env = home / "engine/ai-engine.env"
     first = daemon_of(home, hopeless, **QUICK)
@@ -177,12 +176,14 @@ def notify_socket(tmp_path):
         def listen():
             while message := receiver.recv(65536):
                 heard.append(message.decode())
+
         listener = threading.Thread(target=listen)
 
         def hear_the_rest():
             if listener.is_alive():
                 receiver.sendto(b"", str(address))
                 listener.join()
+
         listener.start()
         yield address, heard, hear_the_rest
         hear_the_rest()
@@ -193,10 +194,18 @@ def ready_in(heard: list[str]) -> str:
 
 
 def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_speaks(
-        notify_socket, daemon_of, hopeless, tmp_path):
+    notify_socket, daemon_of, hopeless, tmp_path
+):
     address, heard, hear_the_rest = notify_socket
-    daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address, WATCHDOG_USEC=2_000_000, MAX_EPOCHS=500,
-                       PATIENCE=500, BATCH_SIZE=32)
+    daemon = daemon_of(
+        tmp_path / "home",
+        hopeless,
+        NOTIFY_SOCKET=address,
+        WATCHDOG_USEC=2_000_000,
+        MAX_EPOCHS=500,
+        PATIENCE=500,
+        BATCH_SIZE=32,
+    )
     child = wait_for(lambda: training_child_of(daemon), what="a child in training")
     child_environment = Path(f"/proc/{child}/environ").read_bytes()
     wait_for(lambda: any(one.startswith("STATUS=") and "epoch" in one for one in heard), what="an epoch in the status")
@@ -204,7 +213,7 @@ def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_sp
     daemon.stop()
     hear_the_rest()
 
-    assert all(one.startswith("STATUS=starting: ") for one in heard[:heard.index(ready_in(heard))])
+    assert all(one.startswith("STATUS=starting: ") for one in heard[: heard.index(ready_in(heard))])
     assert sum(message.startswith("READY=1") for message in heard) == 1
     assert "WATCHDOG=1" in heard
     assert [message for message in heard if message.startswith("STOPPING=1")] == [heard[-1]]
@@ -225,16 +234,25 @@ def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, t
 
 
 def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the_watchdog_nor_the_stop(
-        notify_socket, daemon_of, hopeless, tmp_path):
+    notify_socket, daemon_of, hopeless, tmp_path
+):
     address, heard, hear_the_rest = notify_socket
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent.sock"))
         silent.listen()
-        daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address, WATCHDOG_USEC=2_000_000,
-                           REDIS_URL=f"unix://{tmp_path}/silent.sock", **QUICK)
+        daemon = daemon_of(
+            tmp_path / "home",
+            hopeless,
+            NOTIFY_SOCKET=address,
+            WATCHDOG_USEC=2_000_000,
+            REDIS_URL=f"unix://{tmp_path}/silent.sock",
+            **QUICK,
+        )
         daemon.wait_for_event("run_progress", stage="TRAIN")
-        wait_for(lambda: "WATCHDOG=1" in heard and any("does not answer in time" in one for one in heard),
-                 what="a ping, and a word about Redis")
+        wait_for(
+            lambda: "WATCHDOG=1" in heard and any("does not answer in time" in one for one in heard),
+            what="a ping, and a word about Redis",
+        )
         assert daemon.stop() == 0
         hear_the_rest()
 
@@ -243,13 +261,21 @@ def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the
 
 
 def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
-        notify_socket, redis_server, daemon_of, hopeless, tmp_path):
+    notify_socket, redis_server, daemon_of, hopeless, tmp_path
+):
     address, heard, hear_the_rest = notify_socket
     redis_server.client().config_set("requirepass", "the-right-one")
-    daemon = daemon_of(tmp_path / "home", hopeless, NOTIFY_SOCKET=address,
-                       REDIS_URL=f"unix://:s3cret-word@{redis_server.socket}", **QUICK)
-    wait_for(lambda: any("refuses our user or password; correct REDIS_URL, 1 events waiting" in one for one in heard),
-             what="a word about the password")
+    daemon = daemon_of(
+        tmp_path / "home",
+        hopeless,
+        NOTIFY_SOCKET=address,
+        REDIS_URL=f"unix://:s3cret-word@{redis_server.socket}",
+        **QUICK,
+    )
+    wait_for(
+        lambda: any("refuses our user or password; correct REDIS_URL, 1 events waiting" in one for one in heard),
+        what="a word about the password",
+    )
     daemon.wait_for_event("run_progress", stage="TRAIN")
     assert daemon.stop() == 0
     hear_the_rest()
@@ -259,8 +285,14 @@ def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
 
 
 def test_wrong_settings_stop_the_start_with_78(tmp_path):
-    done = subprocess.run([*COMMAND, "run", "--home", str(tmp_path / "home")], env=clean_environment(LABEL="up"),
-                          capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    done = subprocess.run(
+        [*COMMAND, "run", "--home", str(tmp_path / "home")],
+        env=clean_environment(LABEL="up"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
 
     assert done.returncode == os.EX_CONFIG
     assert "LABEL=up" in done.stderr
@@ -278,4 +310,3 @@ def test_a_second_sigterm_ends_at_once(daemon_of, hopeless, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-

@@ -40,8 +40,18 @@ def test_the_engine_answered_all_the_time_and_never_failed(shown):
 def test_the_summary_holds_what_a_person_asks_for(shown):
     text = shown[1].stdout
 
-    for asked in ("best possible", "incumbent", "training, balanced", "PATCHTST_MODEL_PATH", "before", "model.promoted",
-                  "✔ skill", "seen serving", "answered", "report"):
+    for asked in (
+        "best possible",
+        "incumbent",
+        "training, balanced",
+        "PATCHTST_MODEL_PATH",
+        "before",
+        "model.promoted",
+        "✔ skill",
+        "seen serving",
+        "answered",
+        "report",
+    ):
         assert asked in text, asked
 
 

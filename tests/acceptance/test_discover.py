@@ -15,24 +15,38 @@ from retrain_worker.demo.market import write_market
 from tests.acceptance.conftest import retrain_worker
 from tests.seed_tree import END, SECRETS, make, seed_tree, trades
 
-SECTIONS = ["1. Storage overview", "2. Data discovery results", "3. Schema of ai_training_samples",
-            "4. Data quality analysis", "5. Sample row (masked)", "6. Related data assets", "7. Service data paths",
-            "8. Conclusion and recommendations", "9. Next steps", "10. Proof summary",
-            "11. Which of this can train PatchTST"]
+SECTIONS = [
+    "1. Storage overview",
+    "2. Data discovery results",
+    "3. Schema of ai_training_samples",
+    "4. Data quality analysis",
+    "5. Sample row (masked)",
+    "6. Related data assets",
+    "7. Service data paths",
+    "8. Conclusion and recommendations",
+    "9. Next steps",
+    "10. Proof summary",
+    "11. Which of this can train PatchTST",
+]
 
 
 def discover(root: Path, out: Path, *options: object, **settings: object) -> SimpleNamespace:
     done = retrain_worker("discover", root, "--out", out, *options, REDIS_URL="redis://127.0.0.1:1/0", **settings)
     texts = sorted(out.glob("PROOF_PACK_*.json")), sorted(out.glob("PROOF_PACK_*.md"))
     return SimpleNamespace(
-        code=done.returncode, screen=done.stdout, stderr=done.stderr,
+        code=done.returncode,
+        screen=done.stdout,
+        stderr=done.stderr,
         pack=json.loads(texts[0][-1].read_text()) if texts[0] else {},
-        markdown=texts[1][-1].read_text() if texts[1] else "")
+        markdown=texts[1][-1].read_text() if texts[1] else "",
+    )
 
 
 def state_of(root: Path) -> dict[str, str]:
-    return {os.fsencode(path).hex(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-            for path in root.rglob("*")}
+    return {
+        os.fsencode(path).hex(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in root.rglob("*")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +87,34 @@ def test_every_database_has_its_role(seen):
         "BACKUP": {f"{at}/home/qt/quantum_backups/pre_cleanup/quantum_trader.db", f"{at}/root/earlier_copy"},
         "EMPTY": {f"{at}/home/qt/quantum.db", f"{at}/home/qt/no_rows.db"},
         "UNRELATED": {f"{at}/opt/quantum/data/trades.db", f"{at}/home/qt/quantum_trader/runtime/trades.db"},
-        "UNREADABLE": {f"{at}/home/qt/damaged.db", f"{at}/home/qt/notes.db"}}
+        "UNREADABLE": {f"{at}/home/qt/damaged.db", f"{at}/home/qt/notes.db"},
+    }
     why = {each["file"]["path"]: each["why"] for each in seen.pack["databases"]}
     assert why[f"{at}/home/qt/quantum_backups/pre_cleanup/quantum_trader.db"].startswith("the same 2,060 training rows")
     assert why[f"{at}/root/earlier_copy"].startswith("an earlier state of the source: 1,545 of its 1,545")
 
 
 def test_the_wrong_path_is_named_wherever_it_stands_and_only_there(seen):
-    wrong = {(each["where"].removeprefix(str(seen.root)), each["name"]): each["finding"]
-             for each in seen.pack["configured"] if each["is_wrong"]}
-    assert set(wrong) == {("/etc/quantum/retraining-worker.env", "DB_PATH"),
-                          ("/home/qt/quantum_trader/scripts/retrain_patchtst_p06.py:3", "db_path"),
-                          ("/etc/systemd/system/quantum-ai-engine.service", "DB_PATH")}
+    wrong = {
+        (each["where"].removeprefix(str(seen.root)), each["name"]): each["finding"]
+        for each in seen.pack["configured"]
+        if each["is_wrong"]
+    }
+    assert set(wrong) == {
+        ("/etc/quantum/retraining-worker.env", "DB_PATH"),
+        ("/home/qt/quantum_trader/scripts/retrain_patchtst_p06.py:3", "db_path"),
+        ("/etc/systemd/system/quantum-ai-engine.service", "DB_PATH"),
+    }
     assert "0 bytes" in wrong["/etc/quantum/retraining-worker.env", "DB_PATH"]
     assert f"WRONG PATH  {seen.root}/etc/quantum/retraining-worker.env" in seen.screen
 
 
 def test_the_next_command_works_as_it_stands(seen):
     *changes, command = seen.pack["next_commands"]
-    assert changes == [f"# in {seen.root}/etc/quantum/retraining-worker.env: DB_PATH={seen.source} "
-                       f"instead of {seen.root}/home/qt/quantum.db"]
+    assert changes == [
+        f"# in {seen.root}/etc/quantum/retraining-worker.env: DB_PATH={seen.source} "
+        f"instead of {seen.root}/home/qt/quantum.db"
+    ]
     program, verb, *rest = command.split(" ")
     assert (program, verb) == ("retrain-worker", "once")
     audited = retrain_worker("audit", *rest)
@@ -110,12 +132,17 @@ def test_what_the_other_files_are_is_said(seen):
         "ppo_model.pt": "PyTorch file, 3 tensors: policy.0.weight, policy.0.bias, value.0.weight",
         "sandbox_model.pt": "PyTorch file, 1 tensors: policy.0.weight",
         "patchtst_v20260109_233444.pth": "PyTorch file, 1 tensors: patch_embedding.weight",
-        "scaler.pkl": "pickle of sklearn.preprocessing._.Standard", "bomb.pkl": "pickle of posix.system",
-        "actor.safetensors": "safetensors, 1 tensors: actor.weight", "net.onnx": "ONNX model"}
+        "scaler.pkl": "pickle of sklearn.preprocessing._.Standard",
+        "bomb.pkl": "pickle of posix.system",
+        "actor.safetensors": "safetensors, 1 tensors: actor.weight",
+        "net.onnx": "ONNX model",
+    }
     lines = {each["file"]["path"].rsplit("/", 1)[-1]: each["lines"] for each in seen.pack["observations"]}
     assert lines == {"policy_obs_2025-11-22.jsonl": 88, "signals_2025-11-22.jsonl": 510}
     assert {each["what"] for each in seen.pack["redis_files"]} == {
-        "Redis dump, RDB version 11", "Redis append-only file"}
+        "Redis dump, RDB version 11",
+        "Redis append-only file",
+    }
     assert "cannot be reached" in seen.pack["redis"]["problem"]
 
 
@@ -128,23 +155,34 @@ def test_copies_and_links_of_a_file_are_told(seen):
 
 
 def test_units_and_env_files_of_the_stack_are_shown_without_a_secret(seen):
-    unit, = seen.pack["units"]
+    (unit,) = seen.pack["units"]
     assert (unit["user"], unit["working_directory"]) == ("qt", "/home/qt/quantum_trader")
     assert unit["exec_start"] == "/opt/quantum/venvs/ai-engine/bin/python -m engine --api-secret ***"
     engine = next(each for each in seen.pack["env_files"] if each["file"]["path"].endswith("ai-engine.env"))
     assert engine["values"] == {
         "PATCHTST_MODEL_PATH": "/opt/quantum/ai_engine/models/patchtst_v20260109_233444.pth",
-        "PATCHTST_SHADOW_ONLY": "true", "BINANCE_API_SECRET": "***", "REDIS_PASSWORD": "***",
-        "REDIS_URL": "redis://:***@localhost:6379/0"}
+        "PATCHTST_SHADOW_ONLY": "true",
+        "BINANCE_API_SECRET": "***",
+        "REDIS_PASSWORD": "***",
+        "REDIS_URL": "redis://:***@localhost:6379/0",
+    }
     everything = json.dumps(seen.pack) + seen.markdown + seen.screen + seen.stderr
     assert [secret for secret in SECRETS if secret in everything] == []
 
 
 def test_only_the_source_can_train(seen):
     suitable = {each["dataset"].split(":")[0]: each["is_suitable"] for each in seen.pack["suitability"]}
-    assert suitable == {"ai_training_samples": True, "backup databases": False, "unrelated databases": False,
-                        "candle files": False, "CSV tables": False, "model files": False, "observations": False,
-                        "Redis": False, "services": False}
+    assert suitable == {
+        "ai_training_samples": True,
+        "backup databases": False,
+        "unrelated databases": False,
+        "candle files": False,
+        "CSV tables": False,
+        "model files": False,
+        "observations": False,
+        "Redis": False,
+        "services": False,
+    }
     assert all(each["why"] for each in seen.pack["suitability"])
 
 

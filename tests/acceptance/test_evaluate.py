@@ -16,8 +16,14 @@ END = datetime(2025, 12, 30, 21, tzinfo=UTC)
 
 def called(*arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "MAX_EPOCHS": "4", "GATE_PAST_FOLDS": "1", "ENGINE_CONFIRM": "none"}
-    return subprocess.run([sys.executable, "-m", "retrain_worker", *map(str, arguments)], capture_output=True,
-                          text=True, env=environment, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "retrain_worker", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +37,11 @@ def promoted(tmp_path_factory):
 
 
 def bytes_under(folder: Path) -> dict:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.suffix not in (".sock", ".log")}
+    return {
+        path: path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix not in (".sock", ".log")
+    }
 
 
 def test_the_promoted_model_is_judged_beside_itself_and_nothing_changes(promoted):

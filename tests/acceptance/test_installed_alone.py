@@ -25,8 +25,20 @@ def alone(tmp_path_factory):
     """The bin folder of an environment that holds the wheel and its base dependencies only."""
     folder = tmp_path_factory.mktemp("alone")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder,
-                    _clean_copy(folder / "source")], check=True, capture_output=True)
+    subprocess.run(
+        [
+            *pip,
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--wheel-dir",
+            folder,
+            _clean_copy(folder / "source"),
+        ],
+        check=True,
+        capture_output=True,
+    )
     venv.create(folder / "env", with_pip=False)
     python = folder / "env" / "bin" / "python"
     [wheel] = folder.glob("retrain_worker-*.whl")
@@ -52,8 +64,10 @@ def run(*command, **environment):
 
 
 def test_the_wheel_names_no_package_that_is_not_the_consumers(alone):
-    code = ("import importlib.metadata as m, re;"
-            "print(sorted(re.match('[a-z]+', r).group() for r in m.requires('retrain-worker') if 'extra' not in r))")
+    code = (
+        "import importlib.metadata as m, re;"
+        "print(sorted(re.match('[a-z]+', r).group() for r in m.requires('retrain-worker') if 'extra' not in r))"
+    )
 
     assert run(alone / "python", "-c", code).stdout.strip() == str(sorted(BASE))
 
@@ -61,13 +75,15 @@ def test_the_wheel_names_no_package_that_is_not_the_consumers(alone):
 def test_serving_can_be_imported_and_events_come(alone, redis_server, client, outbox, clock):
     enqueue(outbox, an_event(1, EventType.SKIPPED, reasons=["few rows"]))
     Relay(client, outbox, clock).relay_once()
-    code = ("import sys; from retrain_worker.serving import *;"
-            f"events = ModelEvents({redis_server.url!r}, group='g', consumer='c');"
-            "event = next(iter(events)); events.acknowledge(event); print(event.payload['reasons']);"
-            f"AsyncModelEvents({redis_server.url!r}, group='g', consumer='c');"
-            f"ModelFollower({redis_server.url!r}, consumer='c');"
-            f"AsyncModelFollower({redis_server.url!r}, consumer='c');"
-            "print([m for m in ('torch', 'numpy', 'structlog', 'sqlalchemy') if m in sys.modules])")
+    code = (
+        "import sys; from retrain_worker.serving import *;"
+        f"events = ModelEvents({redis_server.url!r}, group='g', consumer='c');"
+        "event = next(iter(events)); events.acknowledge(event); print(event.payload['reasons']);"
+        f"AsyncModelEvents({redis_server.url!r}, group='g', consumer='c');"
+        f"ModelFollower({redis_server.url!r}, consumer='c');"
+        f"AsyncModelFollower({redis_server.url!r}, consumer='c');"
+        "print([m for m in ('torch', 'numpy', 'structlog', 'sqlalchemy') if m in sys.modules])"
+    )
 
     done = run(alone / "python", "-c", code)
 
@@ -87,8 +103,10 @@ def test_events_tail_works_and_a_verb_of_the_daemon_says_which_extra_is_missing(
 
 def test_a_model_without_torch_is_a_problem_that_says_so(alone, redis_server, tmp_path):
     (tmp_path / "engine.env").write_text("PATCHTST_MODEL_PATH=/m.pth\n")
-    code = ("from pathlib import Path; from retrain_worker.serving import ModelFollower;"
-            f"f = ModelFollower({redis_server.url!r}, consumer='c', env_file=Path({str(tmp_path / 'engine.env')!r}));"
-            "f.start(); print(f.problem); f.stop()")
+    code = (
+        "from pathlib import Path; from retrain_worker.serving import ModelFollower;"
+        f"f = ModelFollower({redis_server.url!r}, consumer='c', env_file=Path({str(tmp_path / 'engine.env')!r}));"
+        "f.start(); print(f.problem); f.stop()"
+    )
 
     assert "retrain-worker[serving]" in run(alone / "python", "-c", code).stdout

@@ -10,8 +10,21 @@ import pytest
 from retrain_worker.domain.env_file import parse
 from tests.acceptance.conftest import once, retrain_worker
 
-RESULT_KEYS = {"outcome", "reasons", "run_id", "rows", "candidate", "incumbent", "gates", "model_path", "sha256",
-               "previous_model_path", "event_id", "report", "seconds"}
+RESULT_KEYS = {
+    "outcome",
+    "reasons",
+    "run_id",
+    "rows",
+    "candidate",
+    "incumbent",
+    "gates",
+    "model_path",
+    "sha256",
+    "previous_model_path",
+    "event_id",
+    "report",
+    "seconds",
+}
 CARD_KEYS = {"auc", "log_loss", "brier", "ece", "accuracy", "actions", "p_std", "p10_p90", "n"}
 
 

@@ -27,18 +27,24 @@ def daemon(engine, daemon_of, tmp_path):
         daemon = daemon_of(engine.home, tmp_path / "no.db", **{"ENGINE_CONFIRM": "none", **settings})
         daemon.wait_for_event("ready")
         return daemon
+
     return start
 
 
 def rolled_back(engine, *arguments, **settings):
-    return retrain_worker("rollback", *arguments, "--home", engine.home,
-                          **{"ENGINE_CONFIRM": "none", "REDIS_URL": REDIS_DOWN, **settings})
+    return retrain_worker(
+        "rollback", *arguments, "--home", engine.home, **{"ENGINE_CONFIRM": "none", "REDIS_URL": REDIS_DOWN, **settings}
+    )
 
 
 def ordered(engine, *options):
     """The same command, still waiting for its answer."""
-    return subprocess.Popen([*COMMAND, "rollback", "--home", str(engine.home), *options], stdout=subprocess.PIPE,
-                            text=True, env=clean_environment(ENGINE_CONFIRM="none", REDIS_URL=REDIS_DOWN))
+    return subprocess.Popen(
+        [*COMMAND, "rollback", "--home", str(engine.home), *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment(ENGINE_CONFIRM="none", REDIS_URL=REDIS_DOWN),
+    )
 
 
 def deployments(engine):
@@ -117,12 +123,15 @@ def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine):
     assert "not confirmed: nobody was seen serving" in done.stdout
 
 
-@pytest.mark.parametrize(("version", "spoil", "told"), [
-    (VERSIONS[2], None, "is in the slot already"),
-    ("patchtst_v20990101_000000", None, f"never stood in the slot; known are {VERSIONS[2]}"),
-    (VERSIONS[0], "delete", "is not there any more"),
-    (VERSIONS[0], "change", "the file was changed"),
-])
+@pytest.mark.parametrize(
+    ("version", "spoil", "told"),
+    [
+        (VERSIONS[2], None, "is in the slot already"),
+        ("patchtst_v20990101_000000", None, f"never stood in the slot; known are {VERSIONS[2]}"),
+        (VERSIONS[0], "delete", "is not there any more"),
+        (VERSIONS[0], "change", "the file was changed"),
+    ],
+)
 def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(engine, version, spoil, told):
     before = engine.env_file.read_bytes()
     model = engine.path_of(0)

@@ -12,8 +12,7 @@ from retrain_worker.domain.lifecycle import Outcome, Stage
 from tests.acceptance.conftest import retrain_worker, wait_for
 from tests.trial_home import OTHER_LINES, TrialHome, TwoModels, trial_home, two_models
 
-SETTINGS = {"SHADOW_MIN_OUTCOMES": 200, "TRIAL_CHECK_MIN": 0.01, "PROBATION_HOURS": 1000,
-            "GATE_MAX_ACTION_SHARE": 0.9}
+SETTINGS = {"SHADOW_MIN_OUTCOMES": 200, "TRIAL_CHECK_MIN": 0.01, "PROBATION_HOURS": 1000, "GATE_MAX_ACTION_SHARE": 0.9}
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +92,10 @@ def test_a_probation_takes_a_worse_model_back_whenever_it_is_killed(daemon_of, m
 
     third = start(daemon_of, made)
     ended = wait_for(lambda: made.run().is_finished and made.run(), what="the end")
-    event = wait_for(lambda: next((one for one in events_of(made) if one["event_type"] == "model.rolled_back"), None),
-                     what="the event")
+    event = wait_for(
+        lambda: next((one for one in events_of(made) if one["event_type"] == "model.rolled_back"), None),
+        what="the event",
+    )
     third.stop()
 
     assert ended.outcome is Outcome.ROLLED_BACK

@@ -5,8 +5,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LOGGED = re.compile(
-    r'(?:\b(?:log|get_logger\(\))\.(?:debug|info|warning|error|exception)|\btell|\bend)'
-    r'\(\s*"(\w+)"(?: if [^"]* else "(\w+)")?')
+    r"(?:\b(?:log|get_logger\(\))\.(?:debug|info|warning|error|exception)|\btell|\bend)"
+    r'\(\s*"(\w+)"(?: if [^"]* else "(\w+)")?'
+)
 
 
 def logged_names() -> set[str]:

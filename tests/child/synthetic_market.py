@@ -16,9 +16,7 @@ START = int(datetime(2025, 12, 1, tzinfo=UTC).timestamp() * 1e6)
 HOUR = 3_600_000_000
 
 
-def market(
-    *, per_symbol: int = 800, strength: float = 2.0, lag: int = 5, seed: int = 1, **changes: Any
-) -> Snapshot:
+def market(*, per_symbol: int = 800, strength: float = 2.0, lag: int = 5, seed: int = 1, **changes: Any) -> Snapshot:
     """Two symbols, a row every ten minutes; the outcome follows the sign of rsi `lag` rows ago, logit +-`strength`."""
     random = np.random.default_rng(seed)
     count = 2 * per_symbol
@@ -29,14 +27,24 @@ def market(
     outcome = (random.random(count) < 1 / (1 + np.exp(-strength * sign - 0.3))).astype(np.int8)
     side = random.choice(np.array([1, -1], dtype=np.int8), count)
     values: dict[str, Any] = {
-        "ids": np.arange(count, dtype=np.int64), "symbol_codes": codes, "symbols": ("BTCUSDT", "ETHUSDT"),
-        "decided_at": decided_at.astype(np.int64), "known_at": (decided_at + HOUR).astype(np.int64),
-        "features": features, "feature_names": NAMES, "outcome": outcome, "recorded_outcome": outcome, "side": side,
-        "action": side, "confidence": random.uniform(0.55, 0.9, count).astype(np.float32),
-        "pnl": np.where(outcome == 1, 1.0, -1.0), "target_label": np.zeros(count, dtype=np.float32),
-        "price_move": np.zeros(count, dtype=np.float32), "data_sha256": f"test-{seed}-{strength}-{lag}-{per_symbol}",
+        "ids": np.arange(count, dtype=np.int64),
+        "symbol_codes": codes,
+        "symbols": ("BTCUSDT", "ETHUSDT"),
+        "decided_at": decided_at.astype(np.int64),
+        "known_at": (decided_at + HOUR).astype(np.int64),
+        "features": features,
+        "feature_names": NAMES,
+        "outcome": outcome,
+        "recorded_outcome": outcome,
+        "side": side,
+        "action": side,
+        "confidence": random.uniform(0.55, 0.9, count).astype(np.float32),
+        "pnl": np.where(outcome == 1, 1.0, -1.0),
+        "target_label": np.zeros(count, dtype=np.float32),
+        "price_move": np.zeros(count, dtype=np.float32),
+        "data_sha256": f"test-{seed}-{strength}-{lag}-{per_symbol}",
         "facts": PullFacts(),
-    }  # fmt: skip
+    }
     return Snapshot(**(values | changes))
 
 

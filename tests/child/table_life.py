@@ -16,8 +16,9 @@ STEPS = st.lists(
         ),
         st.integers(1, 4),
     ),
-    min_size=5, max_size=40,
-)  # fmt: skip
+    min_size=5,
+    max_size=40,
+)
 
 
 class Life:
@@ -43,12 +44,15 @@ class Life:
             self.write(make_row(number))
         elif old is not None and old["outcome_known"] and step.startswith(("correct", "withdraw", "touch")):
             flipped = "LOSS" if old["target_class"] == "WIN" else "WIN"
-            self.write(old | {
-                "correct profit": {"realized_pnl": old["realized_pnl"] * 1.5},
-                "correct class": {"target_class": flipped, "realized_pnl": -old["realized_pnl"]},
-                "withdraw": dict.fromkeys(["target_class", "realized_pnl"], None) | {"outcome_known": 0},
-                "touch": {"updated_at": "2026-01-05 00:00:00.000000", "model_version": "v9"},
-            }[step])  # fmt: skip
+            self.write(
+                old
+                | {
+                    "correct profit": {"realized_pnl": old["realized_pnl"] * 1.5},
+                    "correct class": {"target_class": flipped, "realized_pnl": -old["realized_pnl"]},
+                    "withdraw": dict.fromkeys(["target_class", "realized_pnl"], None) | {"outcome_known": 0},
+                    "touch": {"updated_at": "2026-01-05 00:00:00.000000", "model_version": "v9"},
+                }[step]
+            )
 
     def pull(self, *, commits: bool) -> None:
         self.runs += 1

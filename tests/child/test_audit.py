@@ -92,8 +92,11 @@ def leak_as_a_code(row):
         (leak, "features.leak", "rsi knows the outcome"),
         (leak_upside_down, "features.leak", "rsi knows the outcome"),
         (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*: rsi knows the outcome"),
-        (every(1, exit_time=None, updated_at=None, hold_duration_seconds=None), "outcomes.time_unknown",
-         "leaves 0 where at least 300 are needed"),
+        (
+            every(1, exit_time=None, updated_at=None, hold_duration_seconds=None),
+            "outcomes.time_unknown",
+            "leaves 0 where at least 300 are needed",
+        ),
         (every(2, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", "leaves 200 where at least 300"),
         (every(1, features="[1, 1, 1, 1]"), "features.constant", "every feature has one value"),
     ],
@@ -288,7 +291,11 @@ def test_limits_are_the_policys(tmp_path):
     _, snapshot = pulled(tmp_path, without_edge(), **POLICY)
     now = to_microseconds(START)
     assert judge(findings(snapshot, DataPolicy(**POLICY), now=now)).is_fit
-    for stricter in ({"min_samples": 401}, {"min_class_samples": 300}, {"min_class_share": 0.49},
-                     {"max_single_feature_auc": 0.5}):  # fmt: skip
+    for stricter in (
+        {"min_samples": 401},
+        {"min_class_samples": 300},
+        {"min_class_share": 0.49},
+        {"max_single_feature_auc": 0.5},
+    ):
         assert not judge(findings(snapshot, replace(DataPolicy(**POLICY), **stricter), now=now)).is_fit
     assert np.isfinite(snapshot.features).all()

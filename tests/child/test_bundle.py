@@ -52,9 +52,7 @@ def written(folder: Path, kind: str = "standardise") -> Path:
         model.standardise_on(rows())
     path = artifact.model_file(folder, "patchtst_v20261123_031400")
     origin = bundle.Origin(training={"run_id": "20261123_031400", "seed": 1}, scorecard={"auc": 0.7})
-    bundle.write(
-        path, model=model, contract=contract, canary_windows=windows(contract.context_length), origin=origin
-    )
+    bundle.write(path, model=model, contract=contract, canary_windows=windows(contract.context_length), origin=origin)
     return path
 
 
@@ -83,9 +81,7 @@ def test_sidecars_say_what_the_file_is(tmp_path: Path) -> None:
     assert manifest["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert manifest["size_bytes"] == path.stat().st_size
     assert manifest["contract"]["feature_names"] == list(NAMES)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [path.name, f"{path.name}.sha256", f"{path.name}.json"]
-    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, f"{path.name}.sha256", f"{path.name}.json"])
 
 
 def test_engine_file_fits_the_engines_own_module_strictly(tmp_path: Path) -> None:
@@ -101,8 +97,12 @@ def test_engine_file_fits_the_engines_own_module_strictly(tmp_path: Path) -> Non
     }
     plain.load_state_dict(inside, strict=True)
     assert set(content["model_state_dict"]) - {f"transformer.{n}" for n in inside} == {
-        "patch_embedding.weight", "patch_embedding.bias", "pos_encoding", "output_proj.weight", "output_proj.bias",
-    }  # fmt: skip
+        "patch_embedding.weight",
+        "patch_embedding.bias",
+        "pos_encoding",
+        "output_proj.weight",
+        "output_proj.bias",
+    }
 
 
 def test_reading_leaves_the_random_state_alone(tmp_path: Path) -> None:

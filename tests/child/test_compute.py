@@ -27,12 +27,16 @@ CPU = torch.device("cpu")
 ENGINE = presets.engine(num_features=4)
 PAPER = presets.paper(num_features=4, context_length=64, input_transform=InputTransform.STANDARDISE)
 #: starts python with the arguments that follow, as MemoryDenyWriteExecute= does it: PR_SET_MDWE, refuse exec gain
-FORBIDDEN = (sys.executable, "-c", """
+FORBIDDEN = (
+    sys.executable,
+    "-c",
+    """
 import ctypes, os, sys
 if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
     raise OSError(ctypes.get_errno(), "PR_SET_MDWE")
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-""")
+""",
+)
 
 
 # ---------------------------------------------------------------- precision
@@ -135,8 +139,11 @@ def test_under_memory_deny_write_execute_training_works_in_fp32_and_learns_the_s
         (folder / "request.json").write_bytes(msgspec.json.encode(content))
         with subprocess.Popen(
             [*command, "-m", "retrain_worker.work", str(folder / "request.json"), str(folder / "result.json")],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        ) as child:  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child:
             assert child.stderr is not None
             log = child.stderr.read()
         assert child.returncode == ChildExit.DONE, log

@@ -20,7 +20,9 @@ def test_of_each_group_one_row_stays_and_knows_what_all_know(rows):
     rows.sort(key=lambda row: row[:2])
     codes, instants, values, outcomes = (np.array([row[part] for row in rows], dtype=np.int64) for part in range(4))
     found = find_copies(
-        codes.astype(np.int32), instants, np.stack([values, values * 2], axis=1).astype(np.float32),
+        codes.astype(np.int32),
+        instants,
+        np.stack([values, values * 2], axis=1).astype(np.float32),
         outcomes.astype(np.int8),
     )
     groups = defaultdict(list)

@@ -66,7 +66,10 @@ def test_worlds_that_do_not_change_raise_no_alarm(tmp_path, seed):
 
     assert drifted(found) == []
     assert [each.name for each in found] == [
-        "drift.reference", *(f"drift.feature.{name}" for name in snapshot.feature_names), "drift.label"]
+        "drift.reference",
+        *(f"drift.feature.{name}" for name in snapshot.feature_names),
+        "drift.label",
+    ]
     assert all(each.measured <= each.limit for each in found)
 
 
@@ -175,7 +178,11 @@ def test_a_reference_with_other_feature_names_says_which_and_compares_the_rest_b
     assert first.severity is Severity.WARNING
     assert "without ma_cross, with 'new\\x1bone'" in first.sentence
     assert [each.name for each in rest] == [
-        "drift.feature.volatility", "drift.feature.rsi", "drift.feature.returns_1h", "drift.label"]
+        "drift.feature.volatility",
+        "drift.feature.rsi",
+        "drift.feature.returns_1h",
+        "drift.label",
+    ]
     assert drifted(rest) == []
 
 
@@ -184,12 +191,21 @@ def test_drift_alone_never_refuses_and_stands_among_the_findings_of_the_stage(wo
     features = snapshot.features.copy()
     features[is_new] += 3 * features.std(axis=0)
     snapshots.save(replace(snapshot, features=features), tmp_path)
-    request = AuditRequest(run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), now=NOW,
-                           reference_dir=str(reference_dir))
+    request = AuditRequest(
+        run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), now=NOW, reference_dir=str(reference_dir)
+    )
     result = audit(request, lambda _: None)
     verdict = msgspec.json.decode(msgspec.json.encode(result), type=AuditResult).verdict  # as it crosses to the daemon
 
     assert verdict == result.verdict
     assert verdict.is_fit
-    assert len([each for each in verdict.findings if each.name.startswith("drift.feature.")
-                and each.severity is Severity.WARNING]) == 4
+    assert (
+        len(
+            [
+                each
+                for each in verdict.findings
+                if each.name.startswith("drift.feature.") and each.severity is Severity.WARNING
+            ]
+        )
+        == 4
+    )

@@ -38,7 +38,8 @@ from retrain_worker.work.data.samples import select_samples, split_samples
 
 END = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 CONTRACT = ModelContract(
-    preset=Preset.PAPER, context_length=32, feature_names=NAMES[:4], input_transform=InputTransform.STANDARDISE)
+    preset=Preset.PAPER, context_length=32, feature_names=NAMES[:4], input_transform=InputTransform.STANDARDISE
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,9 @@ def write_model(path, *, seed=1, contract=CONTRACT):
 
 
 def test_the_program_reads_the_market_as_it_was_written(market, tmp_path):
-    request = PullRequest(run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), watermark_path=None,
-                          now=END.isoformat())
+    request = PullRequest(
+        run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), watermark_path=None, now=END.isoformat()
+    )
     found = pull(request, f"sqlite:///{market.path}", lambda progress: None)
 
     assert (found.loaded, found.labelled, found.contradictions, dict(found.quarantined)) == (1_560, 1_488, 12, {})
@@ -81,13 +83,20 @@ def test_the_incumbent_is_a_sound_model_that_the_env_file_names_among_other_keys
     models, engine_env = tmp_path / "engine/models", tmp_path / "engine/ai-engine.env"
     recipe = Recipe(preset=Preset.PAPER, seq_len=32, max_epochs=1, device="cpu", threads=1)
 
-    path = write_incumbent(market.path, work_dir=tmp_path / "work", engine_models_dir=models,
-                           engine_env_file=engine_env, trained_at=END, recipe=recipe)
+    path = write_incumbent(
+        market.path,
+        work_dir=tmp_path / "work",
+        engine_models_dir=models,
+        engine_env_file=engine_env,
+        trained_at=END,
+        recipe=recipe,
+    )
 
     assert path == models / "patchtst_v20260110_033000.pth"
     assert bundle.read(path).contract == CONTRACT
     assert sorted(found.name for found in models.iterdir()) == sorted(
-        each.name for each in (path, checksum_file(path), manifest_file(path)))
+        each.name for each in (path, checksum_file(path), manifest_file(path))
+    )
     said = env_file.parse(engine_env.read_bytes())
     assert said["PATCHTST_MODEL_PATH"] == str(path)
     assert said["PATCHTST_SHADOW_ONLY"] == "true"
@@ -100,8 +109,13 @@ def test_an_incumbent_that_cannot_be_trained_says_why(tmp_path):
     empty.touch()
 
     with pytest.raises(ChildFailedError, match="the file is empty"):
-        write_incumbent(empty, work_dir=tmp_path / "work", engine_models_dir=tmp_path / "models",
-                        engine_env_file=tmp_path / "engine.env", trained_at=END)
+        write_incumbent(
+            empty,
+            work_dir=tmp_path / "work",
+            engine_models_dir=tmp_path / "models",
+            engine_env_file=tmp_path / "engine.env",
+            trained_at=END,
+        )
     assert not (tmp_path / "engine.env").exists()
 
 
@@ -146,8 +160,19 @@ class Engine:
         self.incumbent = folder / "models/patchtst_v20260101_000000.pth"
         write_model(self.incumbent)
         self.env.write_text(f"# engine\nPATCHTST_MODEL_PATH={self.incumbent}\nPATCHTST_SHADOW_ONLY=true\n")
-        self.command = [sys.executable, "-m", "retrain_worker.demo.engine", "--env-file", self.env, "--redis-url",
-                        redis_url, "--db", database, "--log", self.log]
+        self.command = [
+            sys.executable,
+            "-m",
+            "retrain_worker.demo.engine",
+            "--env-file",
+            self.env,
+            "--redis-url",
+            redis_url,
+            "--db",
+            database,
+            "--log",
+            self.log,
+        ]
         self.process = None
 
     def start(self):
@@ -184,11 +209,22 @@ def engine(tmp_path, market, redis_server):
 
 def promote(client, path, manifest, *, sha256=None):
     """What the relay does with a promotion: the event and the hash."""
-    payload = {"new_version": path.stem, "old_version": "x", "model_path": str(path), "shadow_only": True,
-               "sha256": sha256 or manifest.sha256, "size_bytes": manifest.size_bytes,
-               "promoted_at": datetime.now(UTC).isoformat()}
-    event = Event(event_id=f"event-{path.stem}", event_type=EventType.PROMOTED, payload=payload, correlation_id="run",
-                  timestamp=datetime.now(UTC))
+    payload = {
+        "new_version": path.stem,
+        "old_version": "x",
+        "model_path": str(path),
+        "shadow_only": True,
+        "sha256": sha256 or manifest.sha256,
+        "size_bytes": manifest.size_bytes,
+        "promoted_at": datetime.now(UTC).isoformat(),
+    }
+    event = Event(
+        event_id=f"event-{path.stem}",
+        event_type=EventType.PROMOTED,
+        payload=payload,
+        correlation_id="run",
+        timestamp=datetime.now(UTC),
+    )
     client.hset(CURRENT_MODEL_KEY, mapping=to_fields(named_by(event.event_type, event.event_id, payload)))
     client.xadd(event.stream, fields_of(event, json.dumps(payload)))
     return event
@@ -257,7 +293,8 @@ def _is_gone(pid):
 
 
 def test_the_engine_says_what_its_model_answers_once_for_each_row_and_the_program_understands_it(
-        engine, client, outbox):
+    engine, client, outbox
+):
     engine.start()
     engine.wait_for("swap")
     telemetry = Telemetry(client, outbox)

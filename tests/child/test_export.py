@@ -23,10 +23,12 @@ def request(model: Path, wanted: ExportFormat = ExportFormat.SAFETENSORS) -> Exp
 
 #: the engine's ONNX file has a test of its own
 PAIRS = [
-    ("standardise", ExportFormat.ONNX), ("standardise", ExportFormat.TORCH_EXPORT),
-    ("instance", ExportFormat.TORCH_EXPORT), ("engine", ExportFormat.TORCH_EXPORT),
+    ("standardise", ExportFormat.ONNX),
+    ("standardise", ExportFormat.TORCH_EXPORT),
+    ("instance", ExportFormat.TORCH_EXPORT),
+    ("engine", ExportFormat.TORCH_EXPORT),
     *((kind, ExportFormat.SAFETENSORS) for kind in CONTRACTS),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("kind", "wanted"), PAIRS)
@@ -80,5 +82,6 @@ def test_what_cannot_be_checked_or_would_be_overwritten_is_not_written(tmp_path:
     older = tmp_path / "older.pth"
     torch.save({"model_state_dict": engine_state(), "feature_names": list(NAMES)}, older)
     with pytest.raises(ContractError, match="no recorded answers"):
-        export.export(ExportRequest(
-            model_path=str(older), format=ExportFormat.ONNX, output_path=str(tmp_path / "older.onnx")))
+        export.export(
+            ExportRequest(model_path=str(older), format=ExportFormat.ONNX, output_path=str(tmp_path / "older.onnx"))
+        )

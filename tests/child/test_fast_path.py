@@ -18,10 +18,23 @@ from retrain_worker.work.training import fast_path
 from retrain_worker.work.training.fast_path import FastPath, PlainPath, path_for
 
 SMALL = PatchTSTConfig(
-    num_features=4, context_length=41, patch_length=8, patch_stride=4, mixes_channels=False, d_model=32, num_layers=2,
-    num_heads=4, ffn_dim=48, norm="batchnorm", is_pre_norm=False, activation="gelu", pooling="mean", head_hidden=16,
-    input_transform="instance", dropout=0.0,
-)  # fmt: skip
+    num_features=4,
+    context_length=41,
+    patch_length=8,
+    patch_stride=4,
+    mixes_channels=False,
+    d_model=32,
+    num_layers=2,
+    num_heads=4,
+    ffn_dim=48,
+    norm="batchnorm",
+    is_pre_norm=False,
+    activation="gelu",
+    pooling="mean",
+    head_hidden=16,
+    input_transform="instance",
+    dropout=0.0,
+)
 CONFIGS = {
     "paper": presets.paper(num_features=4, context_length=64, input_transform="standardise", dropout=0.0),
     "engine": presets.engine(num_features=4, dropout=0.0),

@@ -35,10 +35,14 @@ def table_of(cells, *, wanted=(), pages=1, tolerance=0.1):
 
 FORMS = st.tuples(st.sampled_from([as_array, as_object]), st.permutations(NAMES))
 JUNK = st.one_of(
-    st.none(), st.text(max_size=20), st.binary(max_size=8), st.integers(), st.floats(),
+    st.none(),
+    st.text(max_size=20),
+    st.binary(max_size=8),
+    st.integers(),
+    st.floats(),
     st.text(alphabet='[]{},"\n1e:-NaN', max_size=30),
     st.sampled_from(["[1,2],\n[3,4]", "[1", "2]", '{"rsi":1},\n{"rsi":2}', '{"a', 'b":1}', "[[1,2,3,4]]", "[1,2,3]"]),
-)  # fmt: skip
+)
 
 
 @given(st.lists(st.tuples(VECTORS, FORMS), min_size=1, max_size=40), st.integers(1, 5))
@@ -87,23 +91,35 @@ def test_cells_that_are_halves_and_doubles_do_not_make_up_for_each_other(double)
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (None, Reason.FEATURES_NULL), ("null", Reason.FEATURES_NULL), ("", Reason.FEATURES_NOT_JSON),
-        ("not json", Reason.FEATURES_NOT_JSON), ("[1, 2, 3, 4", Reason.FEATURES_NOT_JSON),
+        (None, Reason.FEATURES_NULL),
+        ("null", Reason.FEATURES_NULL),
+        ("", Reason.FEATURES_NOT_JSON),
+        ("not json", Reason.FEATURES_NOT_JSON),
+        ("[1, 2, 3, 4", Reason.FEATURES_NOT_JSON),
         ("7", Reason.FEATURES_NOT_JSON),
-        ('"[1,2,3,4]"', Reason.FEATURES_NOT_JSON), ("[" * 100_000, Reason.FEATURES_NOT_JSON),
+        ('"[1,2,3,4]"', Reason.FEATURES_NOT_JSON),
+        ("[" * 100_000, Reason.FEATURES_NOT_JSON),
         (3.5, Reason.FEATURES_NOT_JSON),
-        ("[[1, 2, 3, 4]]", Reason.FEATURES_NESTED), ("[1, [2], 3, 4]", Reason.FEATURES_NESTED),
+        ("[[1, 2, 3, 4]]", Reason.FEATURES_NESTED),
+        ("[1, [2], 3, 4]", Reason.FEATURES_NESTED),
         ('{"rsi": {"x": 1}, "ma_cross": 2, "volatility": 3, "returns_1h": 4}', Reason.FEATURES_NESTED),
-        ("[]", Reason.FEATURES_WRONG_LENGTH), ("{}", Reason.FEATURES_WRONG_LENGTH),
-        ("[1, 2, 3]", Reason.FEATURES_WRONG_LENGTH), ("[1, 2, 3, 4, 5]", Reason.FEATURES_WRONG_LENGTH),
+        ("[]", Reason.FEATURES_WRONG_LENGTH),
+        ("{}", Reason.FEATURES_WRONG_LENGTH),
+        ("[1, 2, 3]", Reason.FEATURES_WRONG_LENGTH),
+        ("[1, 2, 3, 4, 5]", Reason.FEATURES_WRONG_LENGTH),
         ('{"rsi": 1, "ma_cross": 2, "volatility": 3}', Reason.FEATURES_MISSING_NAME),
-        ("[1, NaN, 3, 4]", Reason.FEATURES_NOT_FINITE), ("[1, 2, -Infinity, 4]", Reason.FEATURES_NOT_FINITE),
-        ("[1e400, 2, 3, 4]", Reason.FEATURES_NOT_FINITE), ("[1, 1e39, 3, 4]", Reason.FEATURES_NOT_FINITE),
-        ("[1, " + "9" * 5000 + ", 3, 4]", Reason.FEATURES_NOT_FINITE), ('["nan", 2, 3, 4]', Reason.FEATURES_NOT_FINITE),
-        ('["abc", 2, 3, 4]', Reason.FEATURES_NOT_NUMERIC), ('["1_0", 2, 3, 4]', Reason.FEATURES_NOT_NUMERIC),
-        ("[1, null, 3, 4]", Reason.FEATURES_NOT_NUMERIC), ("[1, true, 3, 4]", Reason.FEATURES_NOT_NUMERIC),
+        ("[1, NaN, 3, 4]", Reason.FEATURES_NOT_FINITE),
+        ("[1, 2, -Infinity, 4]", Reason.FEATURES_NOT_FINITE),
+        ("[1e400, 2, 3, 4]", Reason.FEATURES_NOT_FINITE),
+        ("[1, 1e39, 3, 4]", Reason.FEATURES_NOT_FINITE),
+        ("[1, " + "9" * 5000 + ", 3, 4]", Reason.FEATURES_NOT_FINITE),
+        ('["nan", 2, 3, 4]', Reason.FEATURES_NOT_FINITE),
+        ('["abc", 2, 3, 4]', Reason.FEATURES_NOT_NUMERIC),
+        ('["1_0", 2, 3, 4]', Reason.FEATURES_NOT_NUMERIC),
+        ("[1, null, 3, 4]", Reason.FEATURES_NOT_NUMERIC),
+        ("[1, true, 3, 4]", Reason.FEATURES_NOT_NUMERIC),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_says_why(cell, reason):
     good = [as_array([1.0, 2.0, 3.0, 4.0])] * 20
     table = table_of([*good, (cell, json.dumps(NAMES))])

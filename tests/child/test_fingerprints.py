@@ -32,12 +32,17 @@ def test_every_outcome_and_correction_is_new_exactly_once(tmp_path_factory, step
 @pytest.mark.parametrize(
     ("change", "new"),
     [
-        ({"realized_pnl": 77.0}, 1), ({"target_class": "LOSS", "realized_pnl": None}, 1), ({"symbol": "SOLUSDT"}, 1),
-        ({"timestamp": "2025-12-01 07:00:00"}, 1), ({"timestamp": "2025-12-01T02:05:00+02:00"}, 0),
-        ({"outcome_known": 0}, 0), ({"updated_at": "2026-01-01 00:00:00"}, 0), ({"features": "[1, 2, 3, 4]"}, 0),
+        ({"realized_pnl": 77.0}, 1),
+        ({"target_class": "LOSS", "realized_pnl": None}, 1),
+        ({"symbol": "SOLUSDT"}, 1),
+        ({"timestamp": "2025-12-01 07:00:00"}, 1),
+        ({"timestamp": "2025-12-01T02:05:00+02:00"}, 0),
+        ({"outcome_known": 0}, 0),
+        ({"updated_at": "2026-01-01 00:00:00"}, 0),
+        ({"features": "[1, 2, 3, 4]"}, 0),
         ({"model_version": "v9"}, 0),
     ],
-)  # fmt: skip
+)
 def test_a_correction_of_what_was_learned_from_is_new_and_other_changes_are_not(tmp_path, change, new):
     rows = [make_row(1, target_class="WIN", realized_pnl=None), *make_rows(30)[1:]]
     pulled(tmp_path, rows)

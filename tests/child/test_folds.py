@@ -76,7 +76,7 @@ def test_answers_are_kept_and_trained_once(tmp_path: Path) -> None:
     assert taught == [1, 2, 3]
     assert [found.positions.tolist() for found in read_folds(tmp_path)] == [
         fold.holdout.positions.tolist() for fold in folds
-    ]  # fmt: skip
+    ]
 
 
 def test_answers_of_another_training_and_damaged_ones_are_thrown_away(tmp_path: Path) -> None:
@@ -104,18 +104,31 @@ def test_a_training_leaves_folds_that_the_gate_pools_with_the_holdout(tmp_path: 
     said: list[Progress] = []
     result = train(
         TrainRequest(
-            run_id="20261123_000001", run_dir=str(tmp_path), version="patchtst_v20261123_000001", data=DataPolicy(),
-            split=POLICY, recipe=RECIPE, checkpoint_dir=str(tmp_path / "checkpoints"), incumbent_path=None,
+            run_id="20261123_000001",
+            run_dir=str(tmp_path),
+            version="patchtst_v20261123_000001",
+            data=DataPolicy(),
+            split=POLICY,
+            recipe=RECIPE,
+            checkpoint_dir=str(tmp_path / "checkpoints"),
+            incumbent_path=None,
         ),
-        said.append, lambda: False,
-    )  # fmt: skip
+        said.append,
+        lambda: False,
+    )
     found = scoring.measure(
         GateRequest(
-            run_id="20261123_000001", run_dir=str(tmp_path), candidate_path=result.model_path, incumbent_path=None,
-            data=DataPolicy(), split=POLICY, recipe=RECIPE, policy=GatePolicy(),
+            run_id="20261123_000001",
+            run_dir=str(tmp_path),
+            candidate_path=result.model_path,
+            incumbent_path=None,
+            data=DataPolicy(),
+            split=POLICY,
+            recipe=RECIPE,
+            policy=GatePolicy(),
         ),
         lambda _: None,
-    ).evidence.skill  # fmt: skip
+    ).evidence.skill
 
     assert "past fold 3 of 3" in said[-1].sentence
     assert found is not None

@@ -44,12 +44,17 @@ def measured(
     path = write_model(artifact.model_file(run_dir, "patchtst_v20261123_000001"), candidate, seed=1)
     found = scoring.measure(
         GateRequest(
-            run_id="20261123_000001", run_dir=str(run_dir), candidate_path=path,
-            incumbent_path=str(incumbent) if incumbent else None, data=DataPolicy(), split=SplitPolicy(),
-            recipe=Recipe(threads=1), policy=GatePolicy(),
+            run_id="20261123_000001",
+            run_dir=str(run_dir),
+            candidate_path=path,
+            incumbent_path=str(incumbent) if incumbent else None,
+            data=DataPolicy(),
+            split=SplitPolicy(),
+            recipe=Recipe(threads=1),
+            policy=GatePolicy(),
         ),
         lambda _: None,
-    ).evidence  # fmt: skip
+    ).evidence
     return found, contract_gate(found, GatePolicy())
 
 
@@ -142,9 +147,14 @@ def test_preset_auto_takes_the_engines_contract_over_or_names_the_setting_that_s
     run_dir = tmp_path / "run"
     with_names(run_dir, FIVE)
     asked = TrainRequest(
-        run_id="20261123_000001", run_dir=str(run_dir), version="patchtst_v20261123_000001", data=DataPolicy(),
-        split=SplitPolicy(), recipe=Recipe(device="cpu", threads=1), checkpoint_dir=str(run_dir / "checkpoints"),
+        run_id="20261123_000001",
+        run_dir=str(run_dir),
+        version="patchtst_v20261123_000001",
+        data=DataPolicy(),
+        split=SplitPolicy(),
+        recipe=Recipe(device="cpu", threads=1),
+        checkpoint_dir=str(run_dir / "checkpoints"),
         incumbent_path=str(path),
-    )  # fmt: skip
+    )
     with pytest.raises(ContractError, match=r"takes 4 or 8 features a row, not 5.*FEATURE_NAMES"):
         train(asked, lambda _: None, lambda: False)

@@ -26,9 +26,10 @@ def test_our_files_of_both_presets_are_told_in_full(tmp_path: Path) -> None:
         assert (report.manifest.contract.preset, report.manifest.contract.feature_names) == (preset, NAMES)
         assert report.checksum == "agrees"
         assert report.parameters == sum(
-            np.prod(shape, dtype=int) for name, shape in report.tensors.items() if not name.startswith(("input_",))
-            and "running_" not in name and "num_batches" not in name
-        )  # fmt: skip
+            np.prod(shape, dtype=int)
+            for name, shape in report.tensors.items()
+            if not name.startswith(("input_",)) and "running_" not in name and "num_batches" not in name
+        )
 
 
 @pytest.mark.parametrize(
@@ -76,15 +77,18 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "4 features": (_torch_file(_other_width(4)), "dict with model_state_dict", "made for 4 inputs a row"),
     "numpy metadata": (
         _torch_file(lambda _path: {"model_state_dict": engine_state(), "scaler": np.float64(3.0)}),
-        "PyTorch file", "safe load refuses",
+        "PyTorch file",
+        "safe load refuses",
     ),
     "a bomb": (
         _torch_file(lambda path: {"model_state_dict": {}, "metadata": Bomb(path.with_name("executed"))}),
-        "PyTorch file", "safe load refuses",
+        "PyTorch file",
+        "safe load refuses",
     ),
     "a bare pickle bomb": (
         lambda path: path.write_bytes(pickle.dumps(Bomb(path.with_name("executed")))),
-        "PyTorch file of before 1.6, or another pickle", "safe load refuses",
+        "PyTorch file of before 1.6, or another pickle",
+        "safe load refuses",
     ),
     "no weights": (_torch_file(lambda _path: {"epoch": 3}), "dict without weights", "no weights"),
     "a tensor": (_torch_file(lambda _path: torch.ones(3)), "PyTorch file", "holds a Tensor"),
@@ -95,12 +99,14 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"x")), "gzip file", "gzip"),
     "program": (_script, "torch.export program", "torch.export program"),
     "safetensors": (
-        lambda path: safetensors.torch.save_file({"a": torch.ones(1)}, path), "safetensors file", "safetensors file"
+        lambda path: safetensors.torch.save_file({"a": torch.ones(1)}, path),
+        "safetensors file",
+        "safetensors file",
     ),
     "noise": (lambda path: path.write_bytes(bytes(range(129, 256)) * 9), "unknown bytes", "unknown bytes"),
     "missing": (lambda _path: None, "not readable", "No such file"),
     "a folder": (Path.mkdir, "not readable", "Is a directory"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)

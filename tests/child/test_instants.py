@@ -67,10 +67,22 @@ def test_any_cell_gives_an_instant_or_is_unreadable(cells):
 
 @pytest.mark.parametrize(
     "cell",
-    [None, True, "", "soon", "2025-02-30 00:00:00", "2025-13-01 00:00:00.000000", "2025-12-01 25:00:00",
-     "1_764_541_540",
-     "nan", float("nan"), float("inf"), 10**25, b"\xff\xfe"],
-)  # fmt: skip
+    [
+        None,
+        True,
+        "",
+        "soon",
+        "2025-02-30 00:00:00",
+        "2025-13-01 00:00:00.000000",
+        "2025-12-01 25:00:00",
+        "1_764_541_540",
+        "nan",
+        float("nan"),
+        float("inf"),
+        10**25,
+        b"\xff\xfe",
+    ],
+)
 def test_what_is_no_instant_is_unreadable(cell):
     assert parse_instants([cell] * 20).tolist() == [UNREADABLE] * 20
 

@@ -36,20 +36,29 @@ def test_the_engines_network_comes_near_the_best_where_a_linear_model_stays_blin
     ends, is_win, bayes = (np.concatenate(each)[by_time] for each in (positions, labels, best))
     seam = int(0.8 * len(ends))
     samples = Samples(
-        positions=ends, labels=is_win.astype(np.int8), decided_at=np.arange(len(ends)), known_at=np.arange(len(ends)),
+        positions=ends,
+        labels=is_win.astype(np.int8),
+        decided_at=np.arange(len(ends)),
+        known_at=np.arange(len(ends)),
         symbol_codes=np.zeros(len(ends), dtype=np.int32),
-    )  # fmt: skip
+    )
     lesson = loop.Lesson(
-        features=rows, fitting_rows=rows, train=samples.where(np.arange(seam - LENGTH * SYMBOLS)),
+        features=rows,
+        fitting_rows=rows,
+        train=samples.where(np.arange(seam - LENGTH * SYMBOLS)),
         validation=samples.where(np.arange(seam, len(ends))),
-    )  # fmt: skip
+    )
 
     torch.set_flush_denormal(True)
     fitted = loop.fit(
-        loop.Attempt(config=presets.engine(num_features=4, dropout=0.2), seed=1, learning_rate=1e-3), lesson,
-        Recipe(max_epochs=14, patience=14, batch_size=64, threads=1, device="cpu"), device=torch.device("cpu"),
-        saved=None, after_epoch=lambda _epoch, _state: None, stopping=lambda: False,
-    )  # fmt: skip
+        loop.Attempt(config=presets.engine(num_features=4, dropout=0.2), seed=1, learning_rate=1e-3),
+        lesson,
+        Recipe(max_epochs=14, patience=14, batch_size=64, threads=1, device="cpu"),
+        device=torch.device("cpu"),
+        saved=None,
+        after_epoch=lambda _epoch, _state: None,
+        stopping=lambda: False,
+    )
     flat = [windows(rows, part.positions, LENGTH).reshape(len(part), -1) for part in (lesson.train, lesson.validation)]
     scaler = StandardScaler().fit(flat[0])
     linear = LogisticRegression(C=0.01, max_iter=200).fit(scaler.transform(flat[0]), lesson.train.labels)

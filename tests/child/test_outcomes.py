@@ -14,14 +14,21 @@ CELLS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_si
 @pytest.mark.parametrize(
     ("cell", "known", "code"),
     [
-        ("WIN", 1, o.WIN), ("LOSS", True, o.LOSS), ("NEUTRAL", "true", o.NEUTRAL),
-        (None, 0, o.OPEN), (None, None, o.OPEN),
-        ("win", 1, o.UNKNOWN_CLASS), ("Loss ", 1, o.UNKNOWN_CLASS), ("", 1, o.UNKNOWN_CLASS), (1, 1, o.UNKNOWN_CLASS),
-        ("WIN", 0, o.CLASS_WITHOUT_OUTCOME), ("LOSS", None, o.CLASS_WITHOUT_OUTCOME),
+        ("WIN", 1, o.WIN),
+        ("LOSS", True, o.LOSS),
+        ("NEUTRAL", "true", o.NEUTRAL),
+        (None, 0, o.OPEN),
+        (None, None, o.OPEN),
+        ("win", 1, o.UNKNOWN_CLASS),
+        ("Loss ", 1, o.UNKNOWN_CLASS),
+        ("", 1, o.UNKNOWN_CLASS),
+        (1, 1, o.UNKNOWN_CLASS),
+        ("WIN", 0, o.CLASS_WITHOUT_OUTCOME),
+        ("LOSS", None, o.CLASS_WITHOUT_OUTCOME),
         ("WIN", "no", o.CLASS_WITHOUT_OUTCOME),
         (None, 1, o.OUTCOME_WITHOUT_CLASS),
     ],
-)  # fmt: skip
+)
 def test_a_class_counts_only_as_spelled_and_with_a_known_outcome(cell, known, code):
     assert o.recorded_outcomes([cell], [known]).tolist() == [code]
 
@@ -35,11 +42,16 @@ def test_no_cell_but_the_three_words_becomes_an_outcome(rows):
 @pytest.mark.parametrize(
     ("predicted", "executed", "action", "side"),
     [
-        ("BUY", None, o.BUY, o.BUY), ("sell", None, o.SELL, o.SELL), (" Hold ", None, o.HOLD, o.NO_SIDE),
-        ("BUY", "SELL", o.BUY, o.SELL), ("HOLD", "buy", o.HOLD, o.BUY), ("???", None, o.UNKNOWN_ACTION, o.NO_SIDE),
-        (None, "SELL", o.UNKNOWN_ACTION, o.SELL), (3, b"x", o.UNKNOWN_ACTION, o.NO_SIDE),
+        ("BUY", None, o.BUY, o.BUY),
+        ("sell", None, o.SELL, o.SELL),
+        (" Hold ", None, o.HOLD, o.NO_SIDE),
+        ("BUY", "SELL", o.BUY, o.SELL),
+        ("HOLD", "buy", o.HOLD, o.BUY),
+        ("???", None, o.UNKNOWN_ACTION, o.NO_SIDE),
+        (None, "SELL", o.UNKNOWN_ACTION, o.SELL),
+        (3, b"x", o.UNKNOWN_ACTION, o.NO_SIDE),
     ],
-)  # fmt: skip
+)
 def test_the_executed_side_goes_before_the_predicted_one(predicted, executed, action, side):
     found = o.actions_and_sides([predicted], [executed])
     assert [array.tolist() for array in found] == [[action], [side]]

@@ -35,14 +35,24 @@ def hugging_face(config: PatchTSTConfig) -> nn.Module:
     torch.manual_seed(3)
     model = transformers.PatchTSTForClassification(
         transformers.PatchTSTConfig(
-            num_input_channels=config.num_features, context_length=config.context_length,
-            patch_length=config.patch_length, patch_stride=config.patch_stride, num_hidden_layers=config.num_layers,
-            d_model=config.d_model, num_attention_heads=config.num_heads, ffn_dim=config.ffn_dim,
-            norm_type=config.norm, pre_norm=config.is_pre_norm, activation_function=config.activation,
-            pooling_type=config.pooling, num_targets=1, positional_encoding_type="random", use_cls_token=False,
+            num_input_channels=config.num_features,
+            context_length=config.context_length,
+            patch_length=config.patch_length,
+            patch_stride=config.patch_stride,
+            num_hidden_layers=config.num_layers,
+            d_model=config.d_model,
+            num_attention_heads=config.num_heads,
+            ffn_dim=config.ffn_dim,
+            norm_type=config.norm,
+            pre_norm=config.is_pre_norm,
+            activation_function=config.activation,
+            pooling_type=config.pooling,
+            num_targets=1,
+            positional_encoding_type="random",
+            use_cls_token=False,
             scaling="std" if config.input_transform == "instance" else None,
         )
-    )  # fmt: skip
+    )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):  # statistics that matter
             module.running_mean.normal_()
@@ -233,9 +243,16 @@ def test_probabilities_do_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"context_length": 8}, {"num_heads": 3}, {"norm": "none"}, {"pooling": "last"}, {"d_model": 10**9},
-     {"num_layers": 10_000}, {"input_transform": "auto"}],
-)  # fmt: skip
+    [
+        {"context_length": 8},
+        {"num_heads": 3},
+        {"norm": "none"},
+        {"pooling": "last"},
+        {"d_model": 10**9},
+        {"num_layers": 10_000},
+        {"input_transform": "auto"},
+    ],
+)
 def test_a_config_that_does_not_fit_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ContractError):
         dataclasses.replace(paper(), **wrong)

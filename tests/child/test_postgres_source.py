@@ -37,12 +37,19 @@ def server():
     if who:
         shutil.chown(home, "nobody")
     data = home / "data"
-    subprocess.run([INITDB, "-D", data, "-A", "trust", "-U", "trader", "--no-sync"], check=True, cwd=home,
-                   stdout=subprocess.DEVNULL, **who)  # fmt: skip
+    subprocess.run(
+        [INITDB, "-D", data, "-A", "trust", "-U", "trader", "--no-sync"],
+        check=True,
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        **who,
+    )
     process = subprocess.Popen(
         [Path(INITDB).resolve().with_name("postgres"), "-D", data, "-k", home, "-c", "listen_addresses=", "-F"],
-        cwd=home, stderr=subprocess.DEVNULL, **who,
-    )  # fmt: skip
+        cwd=home,
+        stderr=subprocess.DEVNULL,
+        **who,
+    )
     try:
         yield home
     finally:
@@ -133,7 +140,7 @@ def test_only_committed_rows_are_read_and_no_writer_waits(connection, server, ur
 @given(steps=STEPS)
 def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_smaller_id(
     connection, server, url, tmp_path_factory, steps
-):  # fmt: skip
+):
     connection.execute("DROP TABLE IF EXISTS ai_training_samples")
     make_table(connection, [])
 

@@ -37,16 +37,20 @@ COUNT = 60
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"symbol": None}, "symbol_missing"), ({"symbol": " "}, "symbol_missing"),
-        ({"timestamp": None}, "timestamp_unreadable"), ({"timestamp": "yesterday"}, "timestamp_unreadable"),
+        ({"symbol": None}, "symbol_missing"),
+        ({"symbol": " "}, "symbol_missing"),
+        ({"timestamp": None}, "timestamp_unreadable"),
+        ({"timestamp": "yesterday"}, "timestamp_unreadable"),
         ({"timestamp": "2026-01-11 00:00:01"}, "timestamp_future"),
         ({"timestamp": "2925-05-26 19:07:37"}, "timestamp_future"),
-        ({"timestamp": "1999-12-31 00:00:00"}, "timestamp_absurd"), ({"timestamp": 0}, "timestamp_absurd"),
-        ({"features": None}, "features_null"), ({"features": "{}"}, "features_wrong_length"),
+        ({"timestamp": "1999-12-31 00:00:00"}, "timestamp_absurd"),
+        ({"timestamp": 0}, "timestamp_absurd"),
+        ({"features": None}, "features_null"),
+        ({"features": "{}"}, "features_wrong_length"),
         ({"features": "[1, 2, 3, NaN]"}, "features_not_finite"),
         ({"feature_names": "rsi"}, "features_names_unreadable"),
     ],
-)  # fmt: skip
+)
 def test_a_row_that_cannot_be_used_is_set_aside_by_reason(tmp_path, change, reason):
     rows = make_rows(COUNT)
     rows[10] |= change
@@ -63,14 +67,34 @@ def test_a_row_just_ahead_of_our_clock_stays(tmp_path):
 
 
 CELLS = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.binary(max_size=10),
-    st.text(alphabet=st.characters(codec="utf-8"), max_size=30), st.sampled_from(["WIN", "BUY", "[1,2,3,4]", "nan"]),
-)  # fmt: skip
-SPOILT = st.sampled_from([
-    "symbol", "timestamp", "predicted_action", "prediction_confidence", "features", "feature_names", "execution_side",
-    "entry_price", "outcome_known", "exit_price", "exit_time", "realized_pnl", "hold_duration_seconds", "target_label",
-    "target_class", "updated_at",
-])  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.binary(max_size=10),
+    st.text(alphabet=st.characters(codec="utf-8"), max_size=30),
+    st.sampled_from(["WIN", "BUY", "[1,2,3,4]", "nan"]),
+)
+SPOILT = st.sampled_from(
+    [
+        "symbol",
+        "timestamp",
+        "predicted_action",
+        "prediction_confidence",
+        "features",
+        "feature_names",
+        "execution_side",
+        "entry_price",
+        "outcome_known",
+        "exit_price",
+        "exit_time",
+        "realized_pnl",
+        "hold_duration_seconds",
+        "target_label",
+        "target_class",
+        "updated_at",
+    ]
+)
 
 
 @settings(max_examples=60)
@@ -99,13 +123,39 @@ def test_any_cell_may_hold_anything_and_good_rows_keep_their_values(tmp_path_fac
 
 
 WILD = st.one_of(
-    CELLS, st.sampled_from([
-        "", " ", "\n", "0", "1", "1.0", "true", "2025-12-01 00:00:00", "2025-12-01 00:00:00.000000\n", "infinity",
-        "2025-12-01T00:00:00.000000", "0000-00-00 00:00:00.000000", "[1,2,3,4],\n[5,6,7,8]", "[1,2,3,4]\n", "{}",
-        '{"rsi":1,"ma_cross":2,"volatility":3,"returns_1h":4}', '{"rsi":1,"rsi":2,"ma_cross":2,"volatility":3}',
-        "[NaN,2,3,4]", "[1e400,2,3,4]", '["1","2","3","4"]', "a\x00b", 0.1, 1e300, 2**53 + 1, -0.0, b"\xff\xfe", b"WIN",
-    ]),
-)  # fmt: skip
+    CELLS,
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "\n",
+            "0",
+            "1",
+            "1.0",
+            "true",
+            "2025-12-01 00:00:00",
+            "2025-12-01 00:00:00.000000\n",
+            "infinity",
+            "2025-12-01T00:00:00.000000",
+            "0000-00-00 00:00:00.000000",
+            "[1,2,3,4],\n[5,6,7,8]",
+            "[1,2,3,4]\n",
+            "{}",
+            '{"rsi":1,"ma_cross":2,"volatility":3,"returns_1h":4}',
+            '{"rsi":1,"rsi":2,"ma_cross":2,"volatility":3}',
+            "[NaN,2,3,4]",
+            "[1e400,2,3,4]",
+            '["1","2","3","4"]',
+            "a\x00b",
+            0.1,
+            1e300,
+            2**53 + 1,
+            -0.0,
+            b"\xff\xfe",
+            b"WIN",
+        ]
+    ),
+)
 #: what SQLite makes of a value depends on the type that the column declares
 UNTYPED = dict.fromkeys(COLUMNS, "") | {"id": "INTEGER PRIMARY KEY"}
 OWN_ROWID = COLUMNS | {"id": "BIGINT"}
@@ -114,15 +164,16 @@ OWN_ROWID = COLUMNS | {"id": "BIGINT"}
 @settings(max_examples=80)
 @given(
     spoilt=st.lists(st.tuples(st.integers(0, COUNT - 1), SPOILT, WILD), max_size=12),
-    everywhere=st.none() | st.tuples(SPOILT, WILD), columns=st.sampled_from([COLUMNS, UNTYPED, OWN_ROWID]),
+    everywhere=st.none() | st.tuples(SPOILT, WILD),
+    columns=st.sampled_from([COLUMNS, UNTYPED, OWN_ROWID]),
     held=st.sets(st.integers(0, COUNT - 1), max_size=5),
-)  # fmt: skip
+)
 @example(spoilt=[(30, "outcome_known", 1.0000000000000002)], everywhere=None, columns=UNTYPED, held=set())
 @example(spoilt=[], everywhere=None, columns=COLUMNS, held={30})
 @example(spoilt=[], everywhere=("timestamp", None), columns=COLUMNS, held=set())
 def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
     tmp_path_factory, spoilt, everywhere, columns, held
-):  # fmt: skip
+):
     rows = make_rows(COUNT)
     for place, column, value in spoilt:
         rows[place][column] = value
@@ -172,16 +223,22 @@ def test_the_outcome_is_known_at_exit_else_update_else_after_the_hold(tmp_path):
     decided = START + timedelta(minutes=5)
     nothing = {"exit_time": None, "updated_at": None}
     rows = [
-        make_row(1), make_row(3, exit_time=None, updated_at="2025-12-05 00:00:00"),
-        make_row(5, **nothing, hold_duration_seconds=90), make_row(7, **nothing, hold_duration_seconds=None),
-        make_row(9, exit_time="2025-01-01 00:00:00"), open_row(11, updated_at="2025-12-05 00:00:00"),
-    ]  # fmt: skip
+        make_row(1),
+        make_row(3, exit_time=None, updated_at="2025-12-05 00:00:00"),
+        make_row(5, **nothing, hold_duration_seconds=90),
+        make_row(7, **nothing, hold_duration_seconds=None),
+        make_row(9, exit_time="2025-01-01 00:00:00"),
+        open_row(11, updated_at="2025-12-05 00:00:00"),
+    ]
     _, snapshot = pulled(tmp_path, rows)
     assert snapshot.known_at.tolist() == [
-        to_microseconds(decided + timedelta(hours=1)), to_microseconds(START + timedelta(days=4)),
-        to_microseconds(START + timedelta(minutes=25, seconds=90)), NEVER,
-        to_microseconds(START + timedelta(minutes=45)), NEVER,
-    ]  # fmt: skip
+        to_microseconds(decided + timedelta(hours=1)),
+        to_microseconds(START + timedelta(days=4)),
+        to_microseconds(START + timedelta(minutes=25, seconds=90)),
+        NEVER,
+        to_microseconds(START + timedelta(minutes=45)),
+        NEVER,
+    ]
     assert snapshot.facts.noted["outcome_before_decision"] == 1
 
 
@@ -192,16 +249,20 @@ def test_symbols_are_only_names(tmp_path):
     assert result.symbols == dict.fromkeys(sorted(odd), 1)
     assert snapshot.symbols == tuple(sorted(odd))
     assert {path.name for path in tmp_path.rglob("*") if path.suffix not in (".npy", ".json")} == {
-        "trading.db", "run", "snapshot"
-    }  # fmt: skip
+        "trading.db",
+        "run",
+        "snapshot",
+    }
 
 
 def test_counts_say_what_the_snapshot_holds(tmp_path):
     rows = [
-        make_row(1, target_class="WIN", realized_pnl=1.0), make_row(2, target_class="LOSS", realized_pnl=-1.0),
-        make_row(3, target_class="NEUTRAL", realized_pnl=0.0), make_row(4, target_class="WIN", realized_pnl=-1.3),
+        make_row(1, target_class="WIN", realized_pnl=1.0),
+        make_row(2, target_class="LOSS", realized_pnl=-1.0),
+        make_row(3, target_class="NEUTRAL", realized_pnl=0.0),
+        make_row(4, target_class="WIN", realized_pnl=-1.3),
         open_row(5),
-    ]  # fmt: skip
+    ]
     result, _ = pulled(tmp_path, rows)
     assert (result.win, result.loss, result.neutral, result.open) == (1, 1, 1, 2)
     assert (result.labelled, result.new_labelled, result.contradictions) == (2, 2, 1)

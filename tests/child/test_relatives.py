@@ -43,28 +43,41 @@ def changed(sound, tmp_path, *statements):
 
 SAME = {
     "a table in other case": (
-        "ALTER TABLE ai_training_samples RENAME TO t", "ALTER TABLE t RENAME TO AI_Training_SAMPLES"),
+        "ALTER TABLE ai_training_samples RENAME TO t",
+        "ALTER TABLE t RENAME TO AI_Training_SAMPLES",
+    ),
     "columns in other case": ("ALTER TABLE ai_training_samples RENAME COLUMN features TO Features",),
-    "more columns": ("ALTER TABLE ai_training_samples ADD COLUMN note TEXT DEFAULT 'x'",
-                     "ALTER TABLE ai_training_samples ADD COLUMN made INTEGER GENERATED ALWAYS AS (id * 2)"),
+    "more columns": (
+        "ALTER TABLE ai_training_samples ADD COLUMN note TEXT DEFAULT 'x'",
+        "ALTER TABLE ai_training_samples ADD COLUMN made INTEGER GENERATED ALWAYS AS (id * 2)",
+    ),
     "other tables and triggers": (
-        "CREATE TABLE ai_training_samples_2 (id)", "CREATE VIEW v AS SELECT * FROM ai_training_samples",
-        "CREATE TRIGGER tr AFTER INSERT ON ai_training_samples BEGIN DELETE FROM ai_training_samples; END"),
+        "CREATE TABLE ai_training_samples_2 (id)",
+        "CREATE VIEW v AS SELECT * FROM ai_training_samples",
+        "CREATE TRIGGER tr AFTER INSERT ON ai_training_samples BEGIN DELETE FROM ai_training_samples; END",
+    ),
     "a view of the table": (
-        "ALTER TABLE ai_training_samples RENAME TO t", "CREATE VIEW ai_training_samples AS SELECT * FROM t"),
+        "ALTER TABLE ai_training_samples RENAME TO t",
+        "CREATE VIEW ai_training_samples AS SELECT * FROM t",
+    ),
     "bigger pages, vacuumed": ("PRAGMA page_size = 65536", "VACUUM"),
     "indexes on every column": tuple(
-        f"CREATE INDEX ix_{name} ON ai_training_samples ({name})" for name in ("features", "target_class", "symbol")),
-    "zones on timestamps": ("UPDATE ai_training_samples SET timestamp = timestamp || '+00:00' WHERE id % 2",
-                            "UPDATE ai_training_samples SET timestamp = timestamp || 'Z' WHERE id % 2 = 0"),
+        f"CREATE INDEX ix_{name} ON ai_training_samples ({name})" for name in ("features", "target_class", "symbol")
+    ),
+    "zones on timestamps": (
+        "UPDATE ai_training_samples SET timestamp = timestamp || '+00:00' WHERE id % 2",
+        "UPDATE ai_training_samples SET timestamp = timestamp || 'Z' WHERE id % 2 = 0",
+    ),
     "instants as seconds": (
         "UPDATE ai_training_samples SET timestamp = 1 * strftime('%s', timestamp) WHERE id % 3 = 0",
-        "UPDATE ai_training_samples SET timestamp = 1000 * strftime('%s', timestamp) WHERE id % 3 = 1"),
+        "UPDATE ai_training_samples SET timestamp = 1000 * strftime('%s', timestamp) WHERE id % 3 = 1",
+    ),
     "features as bytes": ("UPDATE ai_training_samples SET features = CAST(features AS BLOB) WHERE id % 2",),
     "whitespace in features": (
-        "UPDATE ai_training_samples SET features = replace(features, ',', ' ,' || char(10) || char(9))",),
+        "UPDATE ai_training_samples SET features = replace(features, ',', ' ,' || char(10) || char(9))",
+    ),
     "a truth written as text": ("UPDATE ai_training_samples SET outcome_known = 'true' WHERE outcome_known",),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -86,11 +99,14 @@ def test_a_database_in_utf_16_with_columns_of_other_types_gives_the_same_snapsho
 REASONS = {
     "wide": ("1" + ", 1" * 99_999, "features_wrong_length"),
     "long": ("9" * 200_000 + ", 2, 3, 4", "features_not_finite"),
-    "deep": ("[" * 500 + "]" * 500 + ", 2, 3, 4", "features_nested"), "true": ("true, 2, 3, 4", "features_not_numeric"),
-    "nan": ("NaN, 2, 3, 4", "features_not_finite"), "huge": ("1e39, 2, 3, 4", "features_not_finite"),
-    "text": ('"much", 2, 3, 4', "features_not_numeric"), "cut": ("1, 2, 3, 4]x[", "features_not_json"),
+    "deep": ("[" * 500 + "]" * 500 + ", 2, 3, 4", "features_nested"),
+    "true": ("true, 2, 3, 4", "features_not_numeric"),
+    "nan": ("NaN, 2, 3, 4", "features_not_finite"),
+    "huge": ("1e39, 2, 3, 4", "features_not_finite"),
+    "text": ('"much", 2, 3, 4', "features_not_numeric"),
+    "cut": ("1, 2, 3, 4]x[", "features_not_json"),
     "empty": ("", "features_wrong_length"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REASONS)
@@ -106,7 +122,8 @@ def test_one_odd_vector_among_joined_ones_is_set_aside_alone(sound, tmp_path, na
 
 
 @pytest.mark.parametrize(
-    "cell", ['{"rsi":1,"ma_cross":2,"volatility":3,"rsi":9,"returns_1h":4}', '{"rsi":1}', '{"":1}'])
+    "cell", ['{"rsi":1,"ma_cross":2,"volatility":3,"rsi":9,"returns_1h":4}', '{"rsi":1}', '{"":1}']
+)
 def test_an_object_that_names_a_value_twice_or_too_few_gives_no_value_to_another(sound, tmp_path, cell):
     path = changed(sound, tmp_path, f"UPDATE ai_training_samples SET features = '{cell}' WHERE id = 100")
     snapshot = snapshot_of(path)
@@ -170,17 +187,31 @@ def a_table_for_search(folder, _sound):
 
 
 def a_view_of_nothing(folder, sound):
-    return changed(sound, folder, "ALTER TABLE ai_training_samples RENAME TO t",
-                   "CREATE VIEW ai_training_samples AS SELECT * FROM t", "PRAGMA foreign_keys=OFF", "DROP TABLE t")
+    return changed(
+        sound,
+        folder,
+        "ALTER TABLE ai_training_samples RENAME TO t",
+        "CREATE VIEW ai_training_samples AS SELECT * FROM t",
+        "PRAGMA foreign_keys=OFF",
+        "DROP TABLE t",
+    )
 
 
-@pytest.mark.parametrize(("make", "kind", "said"), [
-    (fifo, SourceUnfitError, "not a regular file"), (a_loop_of_links, DatabaseUnreachableError, "cannot be read"),
-    (a_link_to_nothing, DatabaseUnreachableError, "no such file"), (a_header_alone, SourceUnfitError, "damaged"),
-    (an_unknown_version, SourceUnfitError, "damaged|cannot read"), (a_damaged_schema, SourceUnfitError, "malformed"),
-    (encrypted, SourceUnfitError, "not a SQLite"), (a_table_for_search, SourceUnfitError, "lacks the columns"),
-    (a_view_of_nothing, SourceUnfitError, "cannot read the table"),
-], ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("make", "kind", "said"),
+    [
+        (fifo, SourceUnfitError, "not a regular file"),
+        (a_loop_of_links, DatabaseUnreachableError, "cannot be read"),
+        (a_link_to_nothing, DatabaseUnreachableError, "no such file"),
+        (a_header_alone, SourceUnfitError, "damaged"),
+        (an_unknown_version, SourceUnfitError, "damaged|cannot read"),
+        (a_damaged_schema, SourceUnfitError, "malformed"),
+        (encrypted, SourceUnfitError, "not a SQLite"),
+        (a_table_for_search, SourceUnfitError, "lacks the columns"),
+        (a_view_of_nothing, SourceUnfitError, "cannot read the table"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
 def test_what_cannot_be_read_ends_in_one_typed_error_with_a_remedy(make, kind, said, sound, tmp_path):
     path = make(tmp_path, sound)
     with pytest.raises(kind, match=said) as caught:

@@ -71,7 +71,7 @@ def test_odd_file_names_are_opened_as_they_are(tmp_path, name):
 
 
 def test_every_row_comes_once_whatever_the_gaps_between_ids(tmp_path):
-    ids = [*Random(1).sample(range(-10 ** 6, 10 ** 6), 4000), 2 ** 62, -2 ** 62]
+    ids = [*Random(1).sample(range(-(10**6), 10**6), 4000), 2**62, -(2**62)]
     path = make_database(tmp_path / "t.db", (make_row(1, id=each) for each in ids))
     assert sorted(ids_in(path)) == sorted(ids)
 
@@ -129,7 +129,7 @@ def test_damage_that_reading_does_not_notice_is_found_by_the_check(database):
 @pytest.mark.parametrize(("is_written", "said"), [(True, None), (False, "torn")])
 def test_what_looks_damaged_while_a_writer_is_at_work_is_no_damage_and_he_never_waits_for_the_check(
     database, monkeypatch, is_written, said
-):  # fmt: skip
+):
     ways = []
 
     def torn(path, options, _busy_timeout_seconds):
@@ -192,9 +192,15 @@ def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path, journal):
 def test_where_pages_are_interrupted_each_begins_with_a_pause_before_the_lock(database, monkeypatch, is_busy):
     ticks, paused = itertools.count(), []
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        monkeypatch.setattr(sqlite_pages, "time", SimpleNamespace(
-            perf_counter=lambda: 0.01 * next(ticks), thread_time=lambda: 0.0 if is_busy else 0.01 * next(ticks),
-            sleep=lambda _seconds: paused.append(connection.in_transaction)))
+        monkeypatch.setattr(
+            sqlite_pages,
+            "time",
+            SimpleNamespace(
+                perf_counter=lambda: 0.01 * next(ticks),
+                thread_time=lambda: 0.0 if is_busy else 0.01 * next(ticks),
+                sleep=lambda _seconds: paused.append(connection.in_transaction),
+            ),
+        )
         pages = list(sqlite_pages.read_pages(connection))
     assert len(pages) > 5
     assert paused == ([False] * (len(pages) - 1) if is_busy else [])
@@ -251,10 +257,15 @@ def test_text_that_is_not_utf8_stops_nothing_and_stays_distinct(tmp_path):
 @pytest.mark.parametrize(
     "url",
     [
-        "mysql://trader:hunter2@localhost/x", "postgresql://trader:hunter2@localhost:notaport/x",
-        "postgresql://trader:hunter2@127.0.0.1:9/x", "hunter2", "", "sqlite://", "sqlite:///:memory:",
+        "mysql://trader:hunter2@localhost/x",
+        "postgresql://trader:hunter2@localhost:notaport/x",
+        "postgresql://trader:hunter2@127.0.0.1:9/x",
+        "hunter2",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
     ],
-)  # fmt: skip
+)
 def test_no_error_shows_the_password(url):
     with pytest.raises((SourceUnfitError, DatabaseUnreachableError)) as caught:
         list(read_pages(url, busy_timeout_seconds=2))

@@ -37,19 +37,27 @@ def snapshots(draw):
     outcome = np.array(outcomes, dtype=np.int8)
     side = np.array(draw(st.lists(st.sampled_from([1, -1, 0]), min_size=count, max_size=count)), dtype=np.int8)
     return replace(
-        market(per_symbol=1), ids=np.arange(count), symbol_codes=codes, symbols=tuple("ABCD"[: len(lengths)]),
-        decided_at=decided, known_at=np.where(outcome < 0, NEVER, decided + held), outcome=outcome, side=side,
+        market(per_symbol=1),
+        ids=np.arange(count),
+        symbol_codes=codes,
+        symbols=tuple("ABCD"[: len(lengths)]),
+        decided_at=decided,
+        known_at=np.where(outcome < 0, NEVER, decided + held),
+        outcome=outcome,
+        side=side,
         features=np.arange(count * 3, dtype=np.float32).reshape(count, 3),
-    )  # fmt: skip
+    )
 
 
 def samples_of(*, decided, known, labels):
     count = len(decided)
     return Samples(
-        positions=np.arange(count), labels=np.array(labels, dtype=np.int8),
-        decided_at=np.array(decided, dtype=np.int64), known_at=np.array(known, dtype=np.int64),
+        positions=np.arange(count),
+        labels=np.array(labels, dtype=np.int8),
+        decided_at=np.array(decided, dtype=np.int64),
+        known_at=np.array(known, dtype=np.int64),
         symbol_codes=np.zeros(count, dtype=np.int32),
-    )  # fmt: skip
+    )
 
 
 @given(snapshots(), st.integers(1, 8), st.sampled_from([0.0, 10.0, 48.0]))
@@ -60,10 +68,11 @@ def test_a_window_holds_the_symbols_last_rows_and_nothing_else(snapshot, seq_len
     taken = set(samples.positions.tolist())
     for row in range(len(snapshot)):
         same = [
-            other for other in range(len(snapshot))
+            other
+            for other in range(len(snapshot))
             if snapshot.symbol_codes[other] == snapshot.symbol_codes[row]
             and (snapshot.decided_at[other], other) <= (snapshot.decided_at[row], row)
-        ]  # fmt: skip
+        ]
         history = same[-seq_len:]
         gaps = np.diff(snapshot.decided_at[history]) > max_gap_hours * HOUR if max_gap_hours else np.zeros(1)
         is_sample = snapshot.outcome[row] in (0, 1) and len(history) == seq_len and not gaps.any()
@@ -91,14 +100,17 @@ def test_labels_say_what_the_policy_asks(snapshot, label):
 
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60), st.booleans()), min_size=12, max_size=80),
-    st.floats(0.1, 0.4), st.floats(0.1, 0.4), st.sampled_from([0.0, 1.0, 12.0]),
-)  # fmt: skip
+    st.floats(0.1, 0.4),
+    st.floats(0.1, 0.4),
+    st.sampled_from([0.0, 1.0, 12.0]),
+)
 def test_parts_are_disjoint_in_time_order_and_hold_no_label_from_the_future(rows, holdout, validation, embargo):
     rows.sort()
     samples = samples_of(
-        decided=[at * HOUR for at, _, _ in rows], known=[(at + held) * HOUR for at, held, _ in rows],
+        decided=[at * HOUR for at, _, _ in rows],
+        known=[(at + held) * HOUR for at, held, _ in rows],
         labels=[int(label) for _, _, label in rows],
-    )  # fmt: skip
+    )
     policy = SplitPolicy(holdout_share=holdout, validation_share=validation, embargo_hours=embargo)
     try:
         parts = split_samples(samples, policy)

@@ -38,10 +38,13 @@ def rows(labels: Any, *, hours_apart: float = 0.1, horizon_hours: float = 1.0, *
     labels = np.asarray(labels, dtype=np.int64)
     decided_at = (START + np.arange(len(labels)) * hours_apart * HOUR).astype(np.int64)
     values: dict[str, Any] = {
-        "labels": labels, "decided_at": decided_at, "known_at": decided_at + int(horizon_hours * HOUR),
-        "symbols": np.full(len(labels), "BTCUSDT"), "actions": np.zeros(len(labels), dtype=np.int8),
+        "labels": labels,
+        "decided_at": decided_at,
+        "known_at": decided_at + int(horizon_hours * HOUR),
+        "symbols": np.full(len(labels), "BTCUSDT"),
+        "actions": np.zeros(len(labels), dtype=np.int8),
         "confidences": np.full(len(labels), 0.7, dtype=np.float32),
-    }  # fmt: skip
+    }
     return Rows(**(values | changes))
 
 
@@ -353,8 +356,9 @@ def test_a_drift_from_fold_to_fold_is_no_skill() -> None:
         labels = (random.random(700) < chance).astype(np.int64)
         answers = np.clip(chance + random.normal(0, 0.05, 700), 0.01, 0.99)
         stretches.append(scoring.Answered(answers=answers, rows=rows(labels), prior=chance))
-    everything = np.concatenate([each.answers for each in stretches]), np.concatenate(
-        [each.rows.labels for each in stretches]
+    everything = (
+        np.concatenate([each.answers for each in stretches]),
+        np.concatenate([each.rows.labels for each in stretches]),
     )
     assert metrics.roc_auc_score(everything[1], everything[0]) > 0.6
     found = scoring.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
@@ -495,9 +499,15 @@ def measured(folder: Path, candidate: ModelContract, incumbent: ModelContract | 
 
 def request(folder: Path, candidate: str, incumbent: str | None) -> GateRequest:
     return GateRequest(
-        run_id="20261123_000001", run_dir=str(folder), candidate_path=candidate, incumbent_path=incumbent,
-        data=DataPolicy(), split=SplitPolicy(), recipe=Recipe(threads=1), policy=POLICY,
-    )  # fmt: skip
+        run_id="20261123_000001",
+        run_dir=str(folder),
+        candidate_path=candidate,
+        incumbent_path=incumbent,
+        data=DataPolicy(),
+        split=SplitPolicy(),
+        recipe=Recipe(threads=1),
+        policy=POLICY,
+    )
 
 
 def test_without_an_incumbent_the_candidate_stands_alone(tmp_path: Path) -> None:
@@ -516,8 +526,10 @@ def test_models_of_different_windows_are_paired_on_the_rows_both_can_score(tmp_p
     assert found.comparison is not None
     assert found.comparison.n == found.incumbent.n <= found.candidate.n
     assert [mismatch.split(":")[0] for mismatch in found.contract.mismatches] == [
-        "preset", "context_length", "input_transform",
-    ]  # fmt: skip
+        "preset",
+        "context_length",
+        "input_transform",
+    ]
 
 
 def test_only_shared_rows_are_compared_when_the_incumbent_lacks_some(tmp_path: Path) -> None:
@@ -526,9 +538,13 @@ def test_only_shared_rows_are_compared_when_the_incumbent_lacks_some(tmp_path: P
     place = np.tile(np.arange(700), 2)
     shift = np.where(place >= 650, 96 * HOUR, 0)
     found = measured(
-        tmp_path, PAPER, ENGINE, per_symbol=700,
-        decided_at=snapshot.decided_at + shift, known_at=snapshot.known_at + shift,
-    )  # fmt: skip
+        tmp_path,
+        PAPER,
+        ENGINE,
+        per_symbol=700,
+        decided_at=snapshot.decided_at + shift,
+        known_at=snapshot.known_at + shift,
+    )
     assert found.incumbent is not None
     assert found.comparison is not None
     assert 0 < found.comparison.n == found.incumbent.n < found.candidate.n

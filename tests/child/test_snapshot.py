@@ -54,9 +54,16 @@ def test_the_same_rows_give_the_same_hash_in_every_physical_order(plain, tmp_pat
 
 @pytest.mark.parametrize(
     "change",
-    [{"target_class": "NEUTRAL"}, {"features": "[1, 2, 3, 4]"}, {"symbol": "BTCUSD"}, {"realized_pnl": 9e9},
-     {"timestamp": "2025-12-02 00:00:01"}, {"exit_time": "2025-12-31 00:00:01"}, {"predicted_action": "HOLD"}],
-)  # fmt: skip
+    [
+        {"target_class": "NEUTRAL"},
+        {"features": "[1, 2, 3, 4]"},
+        {"symbol": "BTCUSD"},
+        {"realized_pnl": 9e9},
+        {"timestamp": "2025-12-02 00:00:01"},
+        {"exit_time": "2025-12-31 00:00:01"},
+        {"predicted_action": "HOLD"},
+    ],
+)
 def test_any_change_of_a_row_changes_the_hash(plain, tmp_path, change):
     rows = make_rows(300)
     rows[100] |= change
@@ -78,8 +85,10 @@ def test_a_saved_snapshot_comes_back_and_replaces_an_older_one(plain, tmp_path):
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(back, name), getattr(snapshot, name))
     assert (back.symbols, back.feature_names, back.data_sha256) == (
-        snapshot.symbols, snapshot.feature_names, snapshot.data_sha256
-    )  # fmt: skip
+        snapshot.symbols,
+        snapshot.feature_names,
+        snapshot.data_sha256,
+    )
     assert back.facts == snapshot.facts
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
 

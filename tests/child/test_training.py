@@ -33,18 +33,29 @@ from retrain_worker.work.training.train import contracts_to_try, train
 from tests.child.synthetic_market import NAMES, market, saved
 
 RECIPE = Recipe(
-    preset=Preset.PAPER, seq_len=32, max_epochs=4, patience=4, batch_size=32, learning_rate=2e-3, dropout=0.1,
-    threads=1, device="cpu",
+    preset=Preset.PAPER,
+    seq_len=32,
+    max_epochs=4,
+    patience=4,
+    batch_size=32,
+    learning_rate=2e-3,
+    dropout=0.1,
+    threads=1,
+    device="cpu",
 )
 
 
 def request(folder: Path, **changes: Any) -> TrainRequest:
     values: dict[str, Any] = {
-        "run_id": "20261123_031400", "run_dir": str(folder), "version": "patchtst_v20261123_031400",
-        "data": DataPolicy(), "split": SplitPolicy(past_folds=0), "recipe": RECIPE,
+        "run_id": "20261123_031400",
+        "run_dir": str(folder),
+        "version": "patchtst_v20261123_031400",
+        "data": DataPolicy(),
+        "split": SplitPolicy(past_folds=0),
+        "recipe": RECIPE,
         "checkpoint_dir": str(folder / "checkpoints"),
         "incumbent_path": None,
-    }  # fmt: skip
+    }
     return TrainRequest(**(values | changes))
 
 
@@ -103,9 +114,14 @@ def test_the_kept_weights_are_those_of_the_best_epoch_and_not_of_the_last(tmp_pa
     config = presets.paper(num_features=4, context_length=32, input_transform=InputTransform.STANDARDISE, dropout=0.0)
     recipe = dataclasses.replace(RECIPE, max_epochs=6, patience=6, learning_rate=5e-3, balance=Balance.NONE)
     fitted = loop.fit(
-        loop.Attempt(config=config, seed=1, learning_rate=5e-3), lesson, recipe, device=torch.device("cpu"),
-        saved=None, after_epoch=lambda _epoch, _state: None, stopping=never,
-    )  # fmt: skip
+        loop.Attempt(config=config, seed=1, learning_rate=5e-3),
+        lesson,
+        recipe,
+        device=torch.device("cpu"),
+        saved=None,
+        after_epoch=lambda _epoch, _state: None,
+        stopping=never,
+    )
     assert fitted.best.number < len(fitted.history)
     model = PatchTST(config)
     model.load_state_dict(fitted.weights)
@@ -278,9 +294,7 @@ def test_class_weights_see_every_sample_and_answer_as_calibrated(tmp_path: Path)
     result = train(request(tmp_path, recipe=recipe), Journal(), never)
     assert result.parts["train_balanced"] == result.parts["train"]
     assert result.manifest.training["bias"] > 0.5  # the odds that the weights took away, put back
-    unweighted = train(
-        request(tmp_path, recipe=dataclasses.replace(recipe, balance=Balance.NONE)), Journal(), never
-    )
+    unweighted = train(request(tmp_path, recipe=dataclasses.replace(recipe, balance=Balance.NONE)), Journal(), never)
     assert abs(unweighted.manifest.training["bias"]) < 0.5
     assert result.validation_log_loss == pytest.approx(unweighted.validation_log_loss, abs=0.03)
 
@@ -307,9 +321,7 @@ def test_label_smoothing_moves_what_training_aims_at_and_is_recorded(
 def test_class_weights_weigh_both_classes_the_same() -> None:
     snapshot = market(strength=0.0)
     samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
-    lesson = Lesson(
-        features=snapshot.features, fitting_rows=snapshot.features, train=samples, validation=samples
-    )
+    lesson = Lesson(features=snapshot.features, fitting_rows=snapshot.features, train=samples, validation=samples)
     zero, one = lesson.class_weights
     counts = samples.counts()
     assert zero * counts["loss"] == pytest.approx(one * counts["win"]) == pytest.approx(len(samples) / 2)
@@ -325,10 +337,11 @@ def test_a_warm_start_takes_the_incumbents_weights_and_records_them(tmp_path: Pa
     results = {
         warm: train(
             request(tmp_path, recipe=dataclasses.replace(one_epoch, warm_start=warm), incumbent_path=str(kept)),
-            Journal(), never,
+            Journal(),
+            never,
         )
         for warm in (True, False)
-    }  # fmt: skip
+    }
     assert results[True].validation_log_loss < results[False].validation_log_loss - 0.03
     assert results[False].manifest.training["start"] == "scratch"
     assert results[True].manifest.training["start"] == (

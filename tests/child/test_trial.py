@@ -32,9 +32,19 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> trial.Pair:
 
 def request(run_dir: Path, *, book: str = "shadow_1") -> LookRequest:
     return LookRequest(
-        run_id="20260101_000000", run_dir=str(run_dir), number=1, model_path="", reference_path="",
-        since=BEGUN.isoformat(), book=book, now=(BEGUN + timedelta(days=9)).isoformat(), data=DataPolicy(),
-        policy=GatePolicy(), prior=0.5, worse_alpha=0.05)
+        run_id="20260101_000000",
+        run_dir=str(run_dir),
+        number=1,
+        model_path="",
+        reference_path="",
+        since=BEGUN.isoformat(),
+        book=book,
+        now=(BEGUN + timedelta(days=9)).isoformat(),
+        data=DataPolicy(),
+        policy=GatePolicy(),
+        prior=0.5,
+        worse_alpha=0.05,
+    )
 
 
 def recorded(asked: LookRequest, pair: trial.Pair, snapshot=SNAPSHOT) -> np.ndarray:
@@ -50,8 +60,9 @@ def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path, pair):
 
 
 def test_predictions_do_not_depend_on_outcomes(tmp_path, pair):
-    turned = replace(SNAPSHOT, outcome=1 - SNAPSHOT.outcome, recorded_outcome=1 - SNAPSHOT.recorded_outcome,
-                     pnl=-SNAPSHOT.pnl)
+    turned = replace(
+        SNAPSHOT, outcome=1 - SNAPSHOT.outcome, recorded_outcome=1 - SNAPSHOT.recorded_outcome, pnl=-SNAPSHOT.pnl
+    )
 
     said = recorded(request(tmp_path, book="a"), pair)
     assert np.array_equal(said, recorded(request(tmp_path, book="b"), pair, turned))
@@ -79,8 +90,10 @@ def test_what_the_engine_runs_is_asked_on_trial_too(tmp_path, pair):
     book = recorded(asked, pair)
     gone = Incumbent(absence="its file is gone", unknown="its file is gone")
     another = Incumbent(contract=replace(PAPER, label=Label.DIRECTION), absence="it predicts direction")
-    found = [trial.measured(asked, trial.Pair(model=pair.model, reference=each), SNAPSHOT, book).evidence.contract
-             for each in (pair.reference, gone, another)]
+    found = [
+        trial.measured(asked, trial.Pair(model=pair.model, reference=each), SNAPSHOT, book).evidence.contract
+        for each in (pair.reference, gone, another)
+    ]
 
     assert [each.unknown for each in found] == ["", "its file is gone", ""]
     assert [[one.partition(":")[0] for one in each.mismatches] for each in found] == [[], [], ["label"]]

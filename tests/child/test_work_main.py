@@ -27,7 +27,7 @@ from retrain_worker.domain.handoff import (
     TrainRequest,
     TrainResult,
     VerifyRequest,
-)  # fmt: skip
+)
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.windows import SplitPolicy
 from retrain_worker.model import bundle
@@ -38,11 +38,15 @@ RECIPE = Recipe(preset=Preset.PAPER, seq_len=32, max_epochs=4, patience=4, batch
 
 def train_request(folder: Path, **changes: Any) -> TrainRequest:
     values: dict[str, Any] = {
-        "run_id": "20261123_031400", "run_dir": str(folder), "version": "patchtst_v20261123_031400",
-        "data": DataPolicy(), "split": SplitPolicy(past_folds=0), "recipe": RECIPE,
+        "run_id": "20261123_031400",
+        "run_dir": str(folder),
+        "version": "patchtst_v20261123_031400",
+        "data": DataPolicy(),
+        "split": SplitPolicy(past_folds=0),
+        "recipe": RECIPE,
         "checkpoint_dir": str(folder / "checkpoints"),
         "incumbent_path": None,
-    }  # fmt: skip
+    }
     return TrainRequest(**(values | changes))
 
 
@@ -58,8 +62,11 @@ class Child:
         request_path.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
         self.process = subprocess.Popen(
             [sys.executable, *program, str(request_path), str(self.result_path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def lines(self) -> Iterator[str]:
         assert self.process.stdout is not None
@@ -94,9 +101,15 @@ def test_train_and_gate_hand_over_typed_results(tmp_path: Path) -> None:
     bundle.read(Path(trained.model_path), expected_sha256=trained.manifest.sha256)
 
     gate = GateRequest(
-        run_id="20261123_031400", run_dir=str(tmp_path), candidate_path=trained.model_path, incumbent_path=None,
-        data=DataPolicy(), split=SplitPolicy(), recipe=RECIPE, policy=GatePolicy(),
-    )  # fmt: skip
+        run_id="20261123_031400",
+        run_dir=str(tmp_path),
+        candidate_path=trained.model_path,
+        incumbent_path=None,
+        data=DataPolicy(),
+        split=SplitPolicy(),
+        recipe=RECIPE,
+        policy=GatePolicy(),
+    )
     child = Child(tmp_path, "GATE", gate)
     assert child.ended() == ChildExit.DONE, child.log
     measured = msgspec.convert(child.result()["result"], GateMeasured)
@@ -149,21 +162,35 @@ def requests_of_every_stage(folder: Path, *, limit_bytes: int) -> dict[str, Any]
     where: dict[str, Any] = {"run_id": "20261123_031400", "run_dir": str(folder), "memory_limit_bytes": limit_bytes}
     now, data, policy = "2026-11-23T03:14:00+00:00", DataPolicy(), GatePolicy()
     look = LookRequest(
-        **where, number=1, model_path="", reference_path=None, since=now, book="a", now=now, data=data, policy=policy,
-        prior=0.5, worse_alpha=0.05,
-    )  # fmt: skip
+        **where,
+        number=1,
+        model_path="",
+        reference_path=None,
+        since=now,
+        book="a",
+        now=now,
+        data=data,
+        policy=policy,
+        prior=0.5,
+        worse_alpha=0.05,
+    )
     return {
         "PULL": PullRequest(**where, policy=data, watermark_path=None, now=now),
         "AUDIT": AuditRequest(**where, policy=data, now=now),
         "TRAIN": train_request(folder, memory_limit_bytes=limit_bytes),
         "GATE": GateRequest(
-            **where, candidate_path="", incumbent_path=None, data=data, split=SplitPolicy(), recipe=RECIPE,
+            **where,
+            candidate_path="",
+            incumbent_path=None,
+            data=data,
+            split=SplitPolicy(),
+            recipe=RECIPE,
             policy=policy,
         ),
         "SHADOW": look,
         "PROBATION": look,
         "VERIFY": VerifyRequest(order_id="a", model_path="", expected_sha256=None, memory_limit_bytes=limit_bytes),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("stage", ["PULL", "AUDIT", "TRAIN", "GATE", "SHADOW", "PROBATION", "VERIFY"])

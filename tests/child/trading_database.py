@@ -27,14 +27,31 @@ NOW = "2026-01-10T00:00:00+00:00"
 
 #: without the NOT NULLs of the real table, so that any value can be put anywhere
 COLUMNS = {
-    "id": "INTEGER PRIMARY KEY", "symbol": "VARCHAR", "timestamp": "DATETIME", "run_id": "INTEGER",
-    "predicted_action": "VARCHAR", "prediction_score": "FLOAT", "prediction_confidence": "FLOAT",
-    "model_version": "VARCHAR", "features": "TEXT", "feature_names": "TEXT", "executed": "BOOLEAN",
-    "execution_side": "VARCHAR", "entry_price": "FLOAT", "entry_quantity": "FLOAT", "entry_time": "DATETIME",
-    "outcome_known": "BOOLEAN", "exit_price": "FLOAT", "exit_time": "DATETIME", "realized_pnl": "FLOAT",
-    "hold_duration_seconds": "INTEGER", "target_label": "FLOAT", "target_class": "VARCHAR", "created_at": "DATETIME",
+    "id": "INTEGER PRIMARY KEY",
+    "symbol": "VARCHAR",
+    "timestamp": "DATETIME",
+    "run_id": "INTEGER",
+    "predicted_action": "VARCHAR",
+    "prediction_score": "FLOAT",
+    "prediction_confidence": "FLOAT",
+    "model_version": "VARCHAR",
+    "features": "TEXT",
+    "feature_names": "TEXT",
+    "executed": "BOOLEAN",
+    "execution_side": "VARCHAR",
+    "entry_price": "FLOAT",
+    "entry_quantity": "FLOAT",
+    "entry_time": "DATETIME",
+    "outcome_known": "BOOLEAN",
+    "exit_price": "FLOAT",
+    "exit_time": "DATETIME",
+    "realized_pnl": "FLOAT",
+    "hold_duration_seconds": "INTEGER",
+    "target_label": "FLOAT",
+    "target_class": "VARCHAR",
+    "created_at": "DATETIME",
     "updated_at": "DATETIME",
-}  # fmt: skip
+}
 
 
 def text_of(instant: datetime) -> str:
@@ -50,16 +67,31 @@ def make_row(number: int, **changes: Any) -> dict[str, Any]:
     pnl = coin.uniform(0.2, 3.0) * (1 if won else -1)
     move = pnl / 100 * (1 if side == "BUY" else -1)
     row = {
-        "id": number, "symbol": ("BTCUSDT", "ETHUSDT")[number % 2], "timestamp": text_of(decided), "run_id": None,
-        "predicted_action": side, "prediction_score": 0.3, "prediction_confidence": round(coin.uniform(0.5, 0.9), 4),
+        "id": number,
+        "symbol": ("BTCUSDT", "ETHUSDT")[number % 2],
+        "timestamp": text_of(decided),
+        "run_id": None,
+        "predicted_action": side,
+        "prediction_score": 0.3,
+        "prediction_confidence": round(coin.uniform(0.5, 0.9), 4),
         "model_version": "ensemble_v2.1",
         "features": json.dumps([coin.gauss(50, 10), coin.gauss(0, 1), coin.random(), coin.gauss(0, 0.01)]),
-        "feature_names": json.dumps(NAMES), "executed": 1, "execution_side": side, "entry_price": 100.0,
-        "entry_quantity": 1.0, "entry_time": text_of(decided), "outcome_known": 1, "exit_price": 100.0 * (1 + move),
-        "exit_time": text_of(decided + timedelta(hours=1)), "realized_pnl": pnl, "hold_duration_seconds": 3600,
-        "target_label": pnl / 100, "target_class": "WIN" if won else "LOSS", "created_at": text_of(decided),
+        "feature_names": json.dumps(NAMES),
+        "executed": 1,
+        "execution_side": side,
+        "entry_price": 100.0,
+        "entry_quantity": 1.0,
+        "entry_time": text_of(decided),
+        "outcome_known": 1,
+        "exit_price": 100.0 * (1 + move),
+        "exit_time": text_of(decided + timedelta(hours=1)),
+        "realized_pnl": pnl,
+        "hold_duration_seconds": 3600,
+        "target_label": pnl / 100,
+        "target_class": "WIN" if won else "LOSS",
+        "created_at": text_of(decided),
         "updated_at": text_of(decided + timedelta(hours=1)),
-    }  # fmt: skip
+    }
     return row | changes
 
 
@@ -76,9 +108,13 @@ def make_rows(count: int, **changes: Any) -> list[dict[str, Any]]:
 
 
 def make_database(
-    path: Path, rows: Iterable[dict[str, Any]] = (), *, columns: dict[str, str] = COLUMNS, tail: str = "",
+    path: Path,
+    rows: Iterable[dict[str, Any]] = (),
+    *,
+    columns: dict[str, str] = COLUMNS,
+    tail: str = "",
     journal: str = "delete",
-) -> Path:  # fmt: skip
+) -> Path:
     """A database with these rows."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"PRAGMA journal_mode={journal}")
@@ -103,15 +139,22 @@ def url_of(path: Path) -> str:
 
 def request_for(run_dir: Path, *, watermark: Path | None = None, now: str = NOW, **policy: Any) -> PullRequest:
     return PullRequest(
-        run_id="20260110_000000", run_dir=str(run_dir), policy=DataPolicy(**policy), now=now,
-        watermark_path=str(watermark) if watermark else None, busy_timeout_seconds=1.0,
-    )  # fmt: skip
+        run_id="20260110_000000",
+        run_dir=str(run_dir),
+        policy=DataPolicy(**policy),
+        now=now,
+        watermark_path=str(watermark) if watermark else None,
+        busy_timeout_seconds=1.0,
+    )
 
 
 def pulled(
-    folder: Path, rows: Iterable[dict[str, Any]], *, spoil: Callable[[dict[str, Any]], None] | None = None,
+    folder: Path,
+    rows: Iterable[dict[str, Any]],
+    *,
+    spoil: Callable[[dict[str, Any]], None] | None = None,
     **policy: Any,
-) -> tuple[PullResult, Snapshot]:  # fmt: skip
+) -> tuple[PullResult, Snapshot]:
     """Write the rows to a database, pull it, load the snapshot."""
     rows = list(rows)
     for row in rows if spoil else ():

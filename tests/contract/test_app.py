@@ -121,12 +121,25 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
         ids.append(app.store.history(1)[0].run_id)
         app.world.folders.run_dir(ids[-1])
     promoted = Deployment(
-        deployment_id=ids[1], run_id=ids[1], kind="promote", version=f"patchtst_v{ids[1]}", model_path="/m.pth",
-        sha256="0" * 64, size_bytes=1, previous_version=None, previous_model_path=None,
-        state=DeploymentState.NOT_CONFIRMED, created_at=NOW, updated_at=NOW, requested_by="schedule", reason="test")
+        deployment_id=ids[1],
+        run_id=ids[1],
+        kind="promote",
+        version=f"patchtst_v{ids[1]}",
+        model_path="/m.pth",
+        sha256="0" * 64,
+        size_bytes=1,
+        previous_version=None,
+        previous_model_path=None,
+        state=DeploymentState.NOT_CONFIRMED,
+        created_at=NOW,
+        updated_at=NOW,
+        requested_by="schedule",
+        reason="test",
+    )
     app.store.record_deployment(promoted)
-    app.store.record_deployment(replace(
-        promoted, deployment_id="rollback_20260115_000000", run_id=None, kind="rollback", version="patchtst_v0"))
+    app.store.record_deployment(
+        replace(promoted, deployment_id="rollback_20260115_000000", run_id=None, kind="rollback", version="patchtst_v0")
+    )
     app.sweep()
 
     assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[1], ids[3]]
@@ -140,8 +153,9 @@ def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_
         ids.append(app.store.history(1)[0].run_id)
         app.world.folders.run_dir(ids[-1])
     forced = replace(app.store.run(ids[3]), facts={"gate": {"forced": {"of_run": ids[0]}}})
-    app.store.record(forced, deployment=replace(
-        a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id))
+    app.store.record(
+        forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
+    )
     app.store.open_order(OrderKind.PROMOTE, arguments={"run_id": ids[1]}, requested_by="a", reason="", at=NOW)
     app.sweep()
 
@@ -155,8 +169,9 @@ def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
         an_ended_run(app, NOW + timedelta(days=day))
         ids.append(app.store.history(1)[0].run_id)
     forced = replace(app.store.run(ids[1]), facts={"gate": {"forced": {"of_run": ids[0]}}})
-    app.store.record(forced, deployment=replace(
-        a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id))
+    app.store.record(
+        forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
+    )
 
     assert source_audit._reference_dir(app._settings, pytest.fail) == str(app.world.folders.path_of(ids[0]))
 
@@ -164,10 +179,21 @@ def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
 def a_deployment(number: int, models, *, kind="promote", before: int | None = None, day: int = 0) -> Deployment:
     previous = models[number - 1 if before is None else before] if number or before else None
     return Deployment(
-        deployment_id=f"{kind}_{number}_{day}", run_id=None, kind=kind, version=models[number].stem,
-        model_path=str(models[number]), sha256="0" * 64, size_bytes=1,
-        previous_version=previous and previous.stem, previous_model_path=previous and str(previous),
-        state=DeploymentState.CONFIRMED, created_at=NOW, updated_at=NOW, requested_by="schedule", reason="")
+        deployment_id=f"{kind}_{number}_{day}",
+        run_id=None,
+        kind=kind,
+        version=models[number].stem,
+        model_path=str(models[number]),
+        sha256="0" * 64,
+        size_bytes=1,
+        previous_version=previous and previous.stem,
+        previous_model_path=previous and str(previous),
+        state=DeploymentState.CONFIRMED,
+        created_at=NOW,
+        updated_at=NOW,
+        requested_by="schedule",
+        reason="",
+    )
 
 
 def published_models(app: App, number: int) -> list[Path]:
@@ -198,7 +224,8 @@ def test_retention_keeps_the_model_to_which_a_roll_back_returns_past_a_condemned
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
     promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "c" * 64})
     judged = promoted.on_probation("", at=NOW).with_fact(
-        Stage.PROBATION, {"decision": "ROLL_BACK", "reasons": ["worse"]})
+        Stage.PROBATION, {"decision": "ROLL_BACK", "reasons": ["worse"]}
+    )
     app.store.record(judged.ended(Outcome.ROLLED_BACK, "worse", at=NOW))
     for number in range(3):
         deployment = a_deployment(number, models)

@@ -23,8 +23,9 @@ from retrain_worker.serving import AsyncModelEvents, AsyncModelFollower, event_r
 from tests.redis_world import PATIENCE_SECONDS, RedisServer, an_event, enqueue
 
 SKIPPED = stream_of(EventType.SKIPPED)
-CONTRACT = ModelContract(preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"),
-                         input_transform=InputTransform.INSTANCE)
+CONTRACT = ModelContract(
+    preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"), input_transform=InputTransform.INSTANCE
+)
 WINDOWS = np.random.default_rng(3).normal(size=(7, 32, 2)).astype(np.float32)
 
 
@@ -41,6 +42,7 @@ def publish(client, outbox, clock):
     def publish(*events):
         enqueue(outbox, *events)
         assert relay.relay_once(at_once=True).problem is None
+
     return publish
 
 
@@ -125,6 +127,7 @@ def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(come_up)
             return await waiting
+
     try:
         assert asyncio.run(read()) == ["run_1"]
     finally:
@@ -148,14 +151,23 @@ def test_stop_ends_the_iteration_also_from_another_thread(redis_server):
 def a_model(folder, seed):
     torch.manual_seed(seed)
     path = artifact.model_file(folder, f"patchtst_v20260101_00000{seed}")
-    manifest = bundle.write(path, model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)), contract=CONTRACT,
-                            canary_windows=WINDOWS, origin=bundle.Origin())
+    manifest = bundle.write(
+        path,
+        model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)),
+        contract=CONTRACT,
+        canary_windows=WINDOWS,
+        origin=bundle.Origin(),
+    )
     return path, manifest.sha256
 
 
 def promote(client, path, sha256):
-    payload = {"new_version": path.stem, "model_path": str(path), "sha256": sha256,
-               "promoted_at": datetime.now(UTC).isoformat()}
+    payload = {
+        "new_version": path.stem,
+        "model_path": str(path),
+        "sha256": sha256,
+        "promoted_at": datetime.now(UTC).isoformat(),
+    }
     client.xadd("quantum:stream:model.promoted", {"event_type": "model.promoted", "payload": json.dumps(payload)})
 
 
@@ -166,7 +178,9 @@ async def until(question):
 
 
 def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_keeps_the_old_model(
-    redis_server, client, tmp_path,
+    redis_server,
+    client,
+    tmp_path,
 ):
     first, second = a_model(tmp_path, 1), a_model(tmp_path, 2)
 
@@ -197,6 +211,7 @@ def test_a_load_never_blocks_the_event_loop(redis_server, client, tmp_path, monk
         loading.set()
         assert may_go_on.wait(PATIENCE_SECONDS)
         return real(self, named)
+
     monkeypatch.setattr(model_watch.ModelWatch, "_verified", slow)
 
     async def follow():

@@ -20,8 +20,10 @@ AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 def trading(tmp_path):
     path = tmp_path / "trading.db"
     with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE model_training_runs (version TEXT UNIQUE, status TEXT, notes TEXT"
-                           " CHECK (notes <> 'forbidden'))")
+        connection.execute(
+            "CREATE TABLE model_training_runs (version TEXT UNIQUE, status TEXT, notes TEXT"
+            " CHECK (notes <> 'forbidden'))"
+        )
     connection.close()
     return path
 
@@ -84,8 +86,10 @@ def test_a_database_that_is_busy_or_away_is_waited_for_however_long(store, tradi
 def versions(tmp_path):
     path = tmp_path / "versions.db"
     with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE ai_model_versions (version_id TEXT UNIQUE, model_type TEXT,"
-                           " trained_at TEXT, is_active BOOLEAN, replaced_at TEXT)")
+        connection.execute(
+            "CREATE TABLE ai_model_versions (version_id TEXT UNIQUE, model_type TEXT,"
+            " trained_at TEXT, is_active BOOLEAN, replaced_at TEXT)"
+        )
     connection.close()
     return path
 
@@ -101,8 +105,14 @@ def waiting(store, day, stage):
     at = AT + timedelta(days=day)
     run, _ = store.open_run(requested_by="schedule", reason="test", at=at)
     version = f"patchtst_v{run.run_id}"
-    run = replace(run, facts={"train": {"version": version, "parts": {}}, "gate": {"candidate": {}},
-                              "promote": {"version": version, "model_path": f"/m/{version}.pth"}})
+    run = replace(
+        run,
+        facts={
+            "train": {"version": version, "parts": {}},
+            "gate": {"candidate": {}},
+            "promote": {"version": version, "model_path": f"/m/{version}.pth"},
+        },
+    )
     run = replace(run, stage=Stage.SHADOW)
     store.record(run)
     return run if stage is Stage.SHADOW else on_probation(store, run, at)
@@ -110,9 +120,17 @@ def waiting(store, day, stage):
 
 def on_probation(store, run, at):
     run = replace(run, stage=Stage.PROBATION, outcome=Outcome.PROMOTED)
-    store.record(run, deployment=replace(
-        DEPLOYMENT, deployment_id=run.run_id, run_id=run.run_id, version=run.fact(Stage.PROMOTE)["version"],
-        state=DeploymentState.CONFIRMED, created_at=at))
+    store.record(
+        run,
+        deployment=replace(
+            DEPLOYMENT,
+            deployment_id=run.run_id,
+            run_id=run.run_id,
+            version=run.fact(Stage.PROMOTE)["version"],
+            state=DeploymentState.CONFIRMED,
+            created_at=at,
+        ),
+    )
     return run
 
 
@@ -124,8 +142,10 @@ def ended(store, run, at):
 def rows(path):
     connection = sqlite3.connect(path)
     try:
-        return {row[0][len("patchtst_v"):]: row[1:] for row in connection.execute(
-            "SELECT version_id, is_active, trained_at FROM ai_model_versions")}
+        return {
+            row[0][len("patchtst_v") :]: row[1:]
+            for row in connection.execute("SELECT version_id, is_active, trained_at FROM ai_model_versions")
+        }
     finally:
         connection.close()
 
@@ -171,13 +191,22 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
     books.keep(tables(versions))
     assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 0, second.run_id: 1}
 
-    back = replace(DEPLOYMENT, deployment_id="rollback_1", run_id=None, kind="rollback",
-                   version=first.fact(Stage.PROMOTE)["version"], state=DeploymentState.CONFIRMED)
+    back = replace(
+        DEPLOYMENT,
+        deployment_id="rollback_1",
+        run_id=None,
+        kind="rollback",
+        version=first.fact(Stage.PROMOTE)["version"],
+        state=DeploymentState.CONFIRMED,
+    )
     empty.record_deployment(back)
     books.keep(tables(versions))
     assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 1, second.run_id: 0}
-    empty.record_deployment(replace(back, deployment_id="observed_1", kind="observed", version="by_hand",
-                                      previous_model_path="/m/before.pth"))
+    empty.record_deployment(
+        replace(
+            back, deployment_id="observed_1", kind="observed", version="by_hand", previous_model_path="/m/before.pth"
+        )
+    )
     books.keep(tables(versions))
     assert {row[0] for row in rows(versions).values()} == {0}
 
@@ -185,12 +214,22 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
 def test_what_stood_there_first_stays_active_under_the_name_that_the_stack_gave_it(empty, versions):
     connection = sqlite3.connect(versions)
     connection.execute("ALTER TABLE ai_model_versions ADD COLUMN file_path TEXT")
-    connection.executemany("INSERT INTO ai_model_versions VALUES (?, 'PatchTST', '', 1, NULL, ?)",
-                           [("patchtst_v_prod_3", "/m/best.pth"), ("patchtst_v_prod_2", "/m/older.pth")])
+    connection.executemany(
+        "INSERT INTO ai_model_versions VALUES (?, 'PatchTST', '', 1, NULL, ?)",
+        [("patchtst_v_prod_3", "/m/best.pth"), ("patchtst_v_prod_2", "/m/older.pth")],
+    )
     connection.commit()
     connection.close()
-    first = replace(DEPLOYMENT, deployment_id="observed_1", run_id=None, kind="observed", version="best",
-                    previous_version=None, previous_model_path=None, state=DeploymentState.NOT_CONFIRMED)
+    first = replace(
+        DEPLOYMENT,
+        deployment_id="observed_1",
+        run_id=None,
+        kind="observed",
+        version="best",
+        previous_version=None,
+        previous_model_path=None,
+        state=DeploymentState.NOT_CONFIRMED,
+    )
     for path, active in (("/m/unknown.pth", {1}), ("/m/best.pth", {0, 1})):
         empty.record_deployment(replace(first, deployment_id=f"observed_{path}", model_path=path))
         Bookkeeping(empty).keep(tables(versions))

@@ -7,8 +7,13 @@ from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.domain.events import SERVED_STREAM
 from tests.redis_world import RedisServer
 
-SERVED = {"version": "patchtst_v1", "sha256": "aa", "model_path": "/m", "consumer": "engine-1",
-          "canary_max_error": 2e-7}
+SERVED = {
+    "version": "patchtst_v1",
+    "sha256": "aa",
+    "model_path": "/m",
+    "consumer": "engine-1",
+    "canary_max_error": 2e-7,
+}
 
 
 def acknowledge(client, **changes):

@@ -20,13 +20,35 @@ from tests.redis_world import enqueue
 DOCS = Path(__file__).parents[2] / "docs" / "events"
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 RUN = Run(run_id="20260110_033000", requested_by="schedule", request_reason="every 24 h", created_at=AT, updated_at=AT)
-CARD = {"auc": 0.71, "log_loss": 0.61, "accuracy": 0.66, "precision": None, "recall": 0.5, "f1_score": 0.5,
-        "brier": 0.2, "ece": 0.03, "p_std": 0.1, "p10_p90": 0.3, "n": 900}
+CARD = {
+    "auc": 0.71,
+    "log_loss": 0.61,
+    "accuracy": 0.66,
+    "precision": None,
+    "recall": 0.5,
+    "f1_score": 0.5,
+    "brier": 0.2,
+    "ece": 0.03,
+    "p_std": 0.1,
+    "p10_p90": 0.3,
+    "n": 900,
+}
 DEPLOYMENT = Deployment(
-    deployment_id=RUN.run_id, run_id=RUN.run_id, kind="promote", version="patchtst_v20260110_033000",
-    model_path="/m.pth", sha256="0" * 64, size_bytes=9, previous_version=None, previous_model_path=None,
-    state=DeploymentState.SWAPPED, created_at=AT, updated_at=AT, requested_by="schedule",
-    reason="every gate that counts has passed")
+    deployment_id=RUN.run_id,
+    run_id=RUN.run_id,
+    kind="promote",
+    version="patchtst_v20260110_033000",
+    model_path="/m.pth",
+    sha256="0" * 64,
+    size_bytes=9,
+    previous_version=None,
+    previous_model_path=None,
+    state=DeploymentState.SWAPPED,
+    created_at=AT,
+    updated_at=AT,
+    requested_by="schedule",
+    reason="every gate that counts has passed",
+)
 
 
 def gated():
@@ -96,12 +118,17 @@ def test_what_a_follower_says_validates(client, redis_server, tmp_path):
     from retrain_worker.model.patchtst import PatchTST
 
     torch.manual_seed(0)
-    contract = ModelContract(preset=Preset.PAPER, context_length=32, feature_names=("rsi",),
-                             input_transform=InputTransform.INSTANCE)
+    contract = ModelContract(
+        preset=Preset.PAPER, context_length=32, feature_names=("rsi",), input_transform=InputTransform.INSTANCE
+    )
     path = tmp_path / "patchtst_v20260110_033000.pth"
-    bundle.write(path, model=PatchTST(presets.config_for(contract, dropout=0.0)), contract=contract,
-                 canary_windows=np.random.default_rng(0).normal(size=(2, 32, 1)).astype("float32"),
-                 origin=bundle.Origin())
+    bundle.write(
+        path,
+        model=PatchTST(presets.config_for(contract, dropout=0.0)),
+        contract=contract,
+        canary_windows=np.random.default_rng(0).normal(size=(2, 32, 1)).astype("float32"),
+        origin=bundle.Origin(),
+    )
     env_file = tmp_path / "ai-engine.env"
     env_file.write_text(f"PATCHTST_MODEL_PATH={path}\n")
     with ModelFollower(redis_server.url, consumer="test", env_file=env_file):

@@ -24,6 +24,7 @@ def publish(client, outbox, clock):
         enqueue(outbox, *events)
         assert relay.relay_once(at_once=True).problem is None
         clock.advance(1)
+
     return publish
 
 
@@ -36,6 +37,7 @@ def tail(redis_server, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["retrain-worker", "events", "tail", *arguments])
         code = main()
         return code, capsys.readouterr()
+
     before = signal.getsignal(signal.SIGTERM)
     yield tail
     signal.signal(signal.SIGTERM, before)
@@ -51,8 +53,11 @@ def test_the_newest_events_of_all_types_come_in_the_order_in_which_they_were_sen
 
     lines = shown.out.splitlines()
     assert code == 0
-    assert sorted(line.split()[2] for line in lines) == ["learning.retraining.skipped", "model.promoted",
-                                                        "model.retrain"]
+    assert sorted(line.split()[2] for line in lines) == [
+        "learning.retraining.skipped",
+        "model.promoted",
+        "model.retrain",
+    ]
     assert "patchtst_v20260101_000002 replaces nothing, shadow only" in shown.out
     assert "run run_3 SKIPPED: few rows (and 1 more)" in shown.out
     assert "ops wants a run: new data" in shown.out
@@ -95,8 +100,12 @@ def test_what_is_no_event_is_shown_as_such_and_nothing_is_written(publish, tail,
 
     assert "is no event: its payload is not JSON" in shown.out
     assert set(client.info("commandstats")) - set(before) <= {
-        "cmdstat_xrevrange", "cmdstat_xinfo|stream", "cmdstat_client|setname", "cmdstat_client|setinfo",
-        "cmdstat_info"}
+        "cmdstat_xrevrange",
+        "cmdstat_xinfo|stream",
+        "cmdstat_client|setname",
+        "cmdstat_client|setinfo",
+        "cmdstat_info",
+    }
 
 
 def test_without_redis_it_says_so(monkeypatch, tail, redis_server):
@@ -111,8 +120,12 @@ def test_without_redis_it_says_so(monkeypatch, tail, redis_server):
 def test_followed_it_waits_for_redis_shows_what_comes_and_outlives_a_restart(publish, redis_server, client, clock):
     redis_server.kill()
     process = subprocess.Popen(
-        [sys.executable, "-m", "retrain_worker", "events", "tail", "--follow"], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={"REDIS_URL": redis_server.url, "DB_PATH": "/nowhere.db", "PATH": "/usr/bin:/bin"})
+        [sys.executable, "-m", "retrain_worker", "events", "tail", "--follow"],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"REDIS_URL": redis_server.url, "DB_PATH": "/nowhere.db", "PATH": "/usr/bin:/bin"},
+    )
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
     try:

@@ -35,8 +35,9 @@ def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not():
         entered.set()
         held.wait()
 
-    schedule = Schedule((Job(name="relay", action=relay, every_seconds=0.01, patience_seconds=120.0),),
-                        clock=lambda: now[0])
+    schedule = Schedule(
+        (Job(name="relay", action=relay, every_seconds=0.01, patience_seconds=120.0),), clock=lambda: now[0]
+    )
     listener = Listener()
     schedule.start()
     try:

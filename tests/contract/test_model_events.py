@@ -35,6 +35,7 @@ def publish(relay, outbox):
     def publish(*events):
         enqueue(outbox, *events)
         assert relay.relay_once(at_once=True).problem is None
+
     return publish
 
 
@@ -46,6 +47,7 @@ def open_events(redis_server):
         events = ModelEvents(redis_server.url, group=GROUP, consumer=consumer, **options)
         opened.append(events)
         return events
+
     yield open_events
     for events in opened:
         events.__exit__(None, None, None)
@@ -192,6 +194,7 @@ def test_what_a_colleague_is_given_while_we_start_is_not_taken_for_handled(publi
             given.append(len(commands))
             publish(an_event(given[-1]))
             client.xreadgroup(GROUP, "colleague that dies", {SKIPPED: ">"})
+
     events = open_events(types=[EventType.SKIPPED], reclaim_after_seconds=0.1)
     join(events, a_colleague_is_given_one)
 
@@ -207,6 +210,7 @@ def test_a_group_destroyed_at_any_moment_of_our_start_is_made_again(publish, ope
         def destroy(_, moment=moment, moments=moments):
             if next(moments) == moment:
                 client.xgroup_destroy(SKIPPED, GROUP)
+
         events = open_events(types=[EventType.SKIPPED])
         with contextlib.suppress(ResponseError):
             join(events, destroy)
@@ -286,6 +290,7 @@ def test_an_unheard_acknowledgement_does_not_bring_the_event_back(publish, redis
             while client.xpending(SKIPPED, GROUP)["pending"]:
                 time.sleep(0.01)
             publish(an_event(3))
+
         helper = threading.Thread(target=publish_when_nothing_is_pending, daemon=True)
         helper.start()
         assert take(events, 1) == runs(3)
@@ -312,6 +317,7 @@ def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
             time.sleep(0.01)
         server.start("--requirepass", PASSWORD)
         relay.relay_once(at_once=True)
+
     helper = threading.Thread(target=come_up)
     helper.start()
     try:
@@ -332,14 +338,19 @@ def test_stop_ends_the_iteration_from_another_thread(open_events):
 
 
 def test_the_reader_needs_no_torch():
-    code = ("import sys, retrain_worker.serving.events;"
-            "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])")
+    code = (
+        "import sys, retrain_worker.serving.events;"
+        "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_a_reader_with_a_file_knows_what_it_handled_even_when_redis_forgot_all_while_it_was_down(
-    publish, open_events, client, tmp_path,
+    publish,
+    open_events,
+    client,
+    tmp_path,
 ):
     publish(an_event(1), an_event(2))
     take(open_events(handled_file=tmp_path / "handled"), 2)

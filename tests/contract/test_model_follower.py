@@ -25,8 +25,9 @@ from retrain_worker.serving.driving import drive
 from retrain_worker.serving.follower import ModelFollower
 from tests.redis_world import PATIENCE_SECONDS, RedisServer, an_event, enqueue
 
-CONTRACT = ModelContract(preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"),
-                         input_transform=InputTransform.INSTANCE)
+CONTRACT = ModelContract(
+    preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"), input_transform=InputTransform.INSTANCE
+)
 WINDOWS = np.random.default_rng(3).normal(size=(7, 32, 2)).astype(np.float32)
 
 
@@ -45,8 +46,13 @@ def models(tmp_path_factory):
     for number in range(3):
         torch.manual_seed(number)
         path = artifact.model_file(folder, f"patchtst_v20260101_00000{number}")
-        manifest = bundle.write(path, model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)), contract=CONTRACT,
-                                canary_windows=WINDOWS, origin=bundle.Origin())
+        manifest = bundle.write(
+            path,
+            model=PatchTST(presets.config_for(CONTRACT, dropout=0.0)),
+            contract=CONTRACT,
+            canary_windows=WINDOWS,
+            origin=bundle.Origin(),
+        )
         made.append(Model(path, manifest.sha256, bundle.read(path).probabilities(WINDOWS)))
     assert not np.allclose(made[0].answers, made[1].answers)
     return made
@@ -65,12 +71,21 @@ def relay(client, outbox, clock):
 @pytest.fixture
 def promote(relay, outbox, clock):
     """Say that a model is in service, as the daemon does."""
+
     def promote(model, event_type=EventType.PROMOTED, *, relay=relay, **changes):
         clock.advance(0.001)
-        said = {"new_version": model.path.stem, "model_path": str(model.path), "sha256": model.sha256, "size_bytes": 1,
-                "promoted_at": clock().isoformat(), "rolled_back_at": clock().isoformat(), **changes}
+        said = {
+            "new_version": model.path.stem,
+            "model_path": str(model.path),
+            "sha256": model.sha256,
+            "size_bytes": 1,
+            "promoted_at": clock().isoformat(),
+            "rolled_back_at": clock().isoformat(),
+            **changes,
+        }
         enqueue(outbox, an_event(clock().timestamp(), event_type, at=clock(), **said))
         relay.relay_once(at_once=True)
+
     return promote
 
 
@@ -83,6 +98,7 @@ def follow(redis_server):
         started.append(follower)
         follower.start()
         return follower
+
     yield follow
     for follower in started:
         follower.stop()
@@ -123,8 +139,11 @@ def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(promote
     for model, event_type in ((models[1], EventType.PROMOTED), (models[0], EventType.ROLLED_BACK)):
         since = datetime.now(UTC)
         promote(model, event_type)
-        wait_until(lambda model=model, since=since: confirmations.seen_serving(
-            version=model.path.stem, sha256=model.sha256, model_path=str(model.path), since=since))
+        wait_until(
+            lambda model=model, since=since: confirmations.seen_serving(
+                version=model.path.stem, sha256=model.sha256, model_path=str(model.path), since=since
+            )
+        )
         assert answers_like(follower, model)
 
 
@@ -133,8 +152,14 @@ def test_an_event_wakes_it_when_the_hash_is_not_there(follow, models, client):
     assert not follower.wait_for_model(0)
     with pytest.raises(RetryLaterError, match="nothing names one yet"):
         follower.predict(WINDOWS)
-    event = an_event(1, EventType.PROMOTED, new_version="v", model_path=str(models[0].path), sha256=models[0].sha256,
-                     promoted_at=datetime.now(UTC).isoformat())
+    event = an_event(
+        1,
+        EventType.PROMOTED,
+        new_version="v",
+        model_path=str(models[0].path),
+        sha256=models[0].sha256,
+        promoted_at=datetime.now(UTC).isoformat(),
+    )
     client.xadd("quantum:stream:model.promoted", {"event_type": event.event_type, "payload": json.dumps(event.payload)})
 
     assert follower.wait_for_model(PATIENCE_SECONDS)
@@ -195,6 +220,7 @@ def test_no_answer_ever_mixes_two_models_and_none_is_missing(promote, follow, mo
     def ask():
         while not stopped.is_set():
             answers.append(follower.predict(WINDOWS))
+
     asker = threading.Thread(target=ask)
     asker.start()
     for turn in range(1, 9):
@@ -295,8 +321,10 @@ def test_a_hash_that_makes_no_sense_is_passed_over(follow, models, client, tmp_p
 
 
 def test_it_needs_no_torch_until_a_model_is_loaded():
-    code = ("import sys; from retrain_worker.serving.follower import ModelFollower;"
-            "ModelFollower('redis://localhost:1', consumer='x').start();"
-            "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])")
+    code = (
+        "import sys; from retrain_worker.serving.follower import ModelFollower;"
+        "ModelFollower('redis://localhost:1', consumer='x').start();"
+        "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

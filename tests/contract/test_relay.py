@@ -118,25 +118,37 @@ def test_the_hash_holds_the_newest_model(relay, client, outbox, clock):
     relay.relay_once()
 
     assert current(client) == {
-        "version": "patchtst_v20260101_000002", "model_path": "/models/patchtst_v20260101_000002.pth",
-        "sha256": f"{2:064x}", "size_bytes": "2", "run_id": "20260101_000002",
+        "version": "patchtst_v20260101_000002",
+        "model_path": "/models/patchtst_v20260101_000002.pth",
+        "sha256": f"{2:064x}",
+        "size_bytes": "2",
+        "run_id": "20260101_000002",
         "promoted_at": (clock() + timedelta(seconds=1)).isoformat(),
-        "event_id": a_promotion(2, at=clock()).event_id, "shadow_only": "true", "confirmed": "false"}
+        "event_id": a_promotion(2, at=clock()).event_id,
+        "shadow_only": "true",
+        "confirmed": "false",
+    }
 
 
 def test_a_roll_back_and_a_confirmation_change_the_hash(relay, client, outbox, clock):
     enqueue(outbox, a_promotion(1, at=clock()))
-    enqueue(outbox, an_event(1, EventType.COMPLETED, at=clock() + timedelta(seconds=1), sha256=f"{1:064x}",
-                             confirmed=True))
+    enqueue(
+        outbox, an_event(1, EventType.COMPLETED, at=clock() + timedelta(seconds=1), sha256=f"{1:064x}", confirmed=True)
+    )
     relay.relay_once()
     assert current(client)["confirmed"] == "true"
 
-    enqueue(outbox, a_promotion(9, at=clock() + timedelta(seconds=2), event_type=EventType.ROLLED_BACK,
-                                version="engine_old"))
+    enqueue(
+        outbox,
+        a_promotion(9, at=clock() + timedelta(seconds=2), event_type=EventType.ROLLED_BACK, version="engine_old"),
+    )
     relay.relay_once()
 
     assert (current(client)["version"], current(client)["run_id"], current(client)["confirmed"]) == (
-        "engine_old", "", "false")
+        "engine_old",
+        "",
+        "false",
+    )
 
 
 def test_the_hash_holds_the_newest_model_although_the_clock_went_back(relay, client, outbox, clock):
@@ -146,8 +158,9 @@ def test_the_hash_holds_the_newest_model_although_the_clock_went_back(relay, cli
     assert newest["version"] == "patchtst_v20260101_000002"
     assert newest["promoted_at"] > clock().isoformat(), "or followers take it for older than what they have"
 
-    enqueue(outbox, an_event(2, EventType.COMPLETED, at=clock() - timedelta(hours=1), sha256=f"{2:064x}",
-                             confirmed=True))
+    enqueue(
+        outbox, an_event(2, EventType.COMPLETED, at=clock() - timedelta(hours=1), sha256=f"{2:064x}", confirmed=True)
+    )
     relay.relay_once()
     assert current(client) == {**newest, "confirmed": "true"}
 
@@ -159,8 +172,19 @@ def test_the_hash_holds_the_newest_model_although_the_clock_went_back(relay, cli
 
 def test_the_hash_says_when_the_slot_names_nothing_any_more(relay, client, outbox, clock):
     enqueue(outbox, a_promotion(1, at=clock()))
-    enqueue(outbox, an_event(1, EventType.ROLLED_BACK, at=clock(), new_version="none", model_path="", sha256="",
-                             size_bytes=0, rolled_back_at=clock().isoformat()))
+    enqueue(
+        outbox,
+        an_event(
+            1,
+            EventType.ROLLED_BACK,
+            at=clock(),
+            new_version="none",
+            model_path="",
+            sha256="",
+            size_bytes=0,
+            rolled_back_at=clock().isoformat(),
+        ),
+    )
     relay.relay_once()
 
     assert (current(client)["version"], current(client)["model_path"]) == ("none", "")
@@ -204,7 +228,11 @@ def test_entries_older_than_30_days_are_trimmed_but_none_from_the_oldest_pending
 
     assert [client.xlen(stream) for stream in (SKIPPED, REQUEST_STREAM, SERVED_STREAM)] == [1, 1, 1]
     assert [fields for _, fields in client.xrange(PROMOTED)] == [
-        {b"old": b"1"}, {b"old": b"2"}, {b"old": b"3"}, {b"young": b"1"}]
+        {b"old": b"1"},
+        {b"old": b"2"},
+        {b"old": b"3"},
+        {b"young": b"1"},
+    ]
 
 
 def test_it_looks_without_writing_when_there_is_nothing_to_do(relay, client):
@@ -218,7 +246,7 @@ def test_it_looks_without_writing_when_there_is_nothing_to_do(relay, client):
 
 
 def test_the_payload_of_an_event_survives_the_journey_exactly(relay, client, outbox, clock):
-    payload = {"text": "Δ — \u0000 \" \\ \n", "list": [1, 2.5, None, True], "nested": {"a": {"b": []}}}
+    payload = {"text": 'Δ — \u0000 " \\ \n', "list": [1, 2.5, None, True], "nested": {"a": {"b": []}}}
     enqueue(outbox, an_event(1, **payload))
 
     relay.relay_once()

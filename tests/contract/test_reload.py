@@ -25,8 +25,9 @@ def daemon(tmp_path):
     started = []
 
     def start(*problems):
-        started.append(subprocess.Popen([sys.executable, "-c", DAEMON, tmp_path / "answer", *problems],
-                                        stdout=subprocess.PIPE))
+        started.append(
+            subprocess.Popen([sys.executable, "-c", DAEMON, tmp_path / "answer", *problems], stdout=subprocess.PIPE)
+        )
         started[-1].stdout.readline()
         return started[-1].pid
 
@@ -45,8 +46,14 @@ def test_the_answer_is_that_of_the_process_that_was_asked(daemon, tmp_path):
 
 
 def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
-    sleeper = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(1, signal.SIG_IGN); "
-                                "print('', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    sleeper = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import signal, time; signal.signal(1, signal.SIG_IGN); print('', flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )
     sleeper.stdout.readline()
     leave(tmp_path / "answer", ReloadAnswer(pid=sleeper.pid, began_at_ns=time.monotonic_ns()))
     try:

@@ -19,11 +19,15 @@ def opened(tmp_path, redis_server):
     def opened():
         while apps:
             apps.pop().__exit__(None, None, None)
-        loaded = settings.load({"RETRAIN_INTERVAL_H": "4", "REDIS_URL": redis_server.url}, home=tmp_path / "home",
-                               db=str(tmp_path / "none.db"))
+        loaded = settings.load(
+            {"RETRAIN_INTERVAL_H": "4", "REDIS_URL": redis_server.url},
+            home=tmp_path / "home",
+            db=str(tmp_path / "none.db"),
+        )
         prepare_home(loaded)
         apps.append(App(loaded).__enter__())
         return apps[-1]
+
     yield opened
     for app in apps:
         app.__exit__(None, None, None)
@@ -37,7 +41,7 @@ def ask(client, *reasons):
 def move(app, stage):
     """The run under way has come to `stage`."""
     run = app.store.unfinished_run()
-    for due in list(Stage)[1:list(Stage).index(stage) + 1]:
+    for due in list(Stage)[1 : list(Stage).index(stage) + 1]:
         run = run.moved_to(due, at=app.world.now())
     app.store.record(run)
 
@@ -119,6 +123,7 @@ def test_a_request_is_recorded_before_it_is_acknowledged(opened, client, monkeyp
 
     def broken(**_):
         raise OSError("the disk is gone")
+
     monkeypatch.setattr(app.store, "open_run", broken)
     with pytest.raises(OSError, match="gone"):
         app.take_requests()

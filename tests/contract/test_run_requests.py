@@ -58,13 +58,20 @@ def test_what_a_worker_of_another_name_left_is_claimed(client, clock, requests):
     assert reasons(Requests(client, clock, abandoned_after=timedelta()).poll()) == ["left behind"]
 
 
-@pytest.mark.parametrize(("fields", "reason", "requested_by"), [
-    ({"reason": "flat", "requested_by": "older script"}, "flat", "older script"),
-    ({"payload": '{"reason": "drift", "extra": 1}', "source": "monitor", "schema_version": "7"}, "drift", "monitor"),
-    ({"anything": "else"}, "no reason given", "unknown"),
-    ({"reason": "two\nlines\tand \x1b[31mcolour"}, "two lines and [31mcolour", "unknown"),
-    ({"reason": "x" * 5000}, "x" * 200, "unknown"),
-])
+@pytest.mark.parametrize(
+    ("fields", "reason", "requested_by"),
+    [
+        ({"reason": "flat", "requested_by": "older script"}, "flat", "older script"),
+        (
+            {"payload": '{"reason": "drift", "extra": 1}', "source": "monitor", "schema_version": "7"},
+            "drift",
+            "monitor",
+        ),
+        ({"anything": "else"}, "no reason given", "unknown"),
+        ({"reason": "two\nlines\tand \x1b[31mcolour"}, "two lines and [31mcolour", "unknown"),
+        ({"reason": "x" * 5000}, "x" * 200, "unknown"),
+    ],
+)
 def test_requests_of_many_shapes_are_understood(requests, client, fields, reason, requested_by):
     client.xadd(REQUEST_STREAM, fields)
 
@@ -73,14 +80,17 @@ def test_requests_of_many_shapes_are_understood(requests, client, fields, reason
     assert (request.reason, request.requested_by) == (reason, requested_by)
 
 
-@pytest.mark.parametrize(("fields", "reason"), [
-    ({"payload": "{"}, "not JSON"),
-    ({"payload": "[1]"}, "a JSON list"),
-    ({"payload": "[" * 100_000}, "not JSON"),
-    ({"event_type": "model.promoted"}, "event_type"),
-    ({"timestamp": "yesterday"}, "ISO 8601"),
-    ({b"payload": b"\xff\xfe"}, "not JSON"),
-])
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"payload": "{"}, "not JSON"),
+        ({"payload": "[1]"}, "a JSON list"),
+        ({"payload": "[" * 100_000}, "not JSON"),
+        ({"event_type": "model.promoted"}, "event_type"),
+        ({"timestamp": "yesterday"}, "ISO 8601"),
+        ({b"payload": b"\xff\xfe"}, "not JSON"),
+    ],
+)
 def test_malformed_requests_are_set_aside_with_a_reason_and_hold_up_nobody(requests, client, fields, reason):
     client.xadd(REQUEST_STREAM, fields)
     trigger(client, reason="good", requested_by="x")

@@ -14,10 +14,21 @@ from tests.fakes import FakeStore
 AT = datetime(2026, 1, 10, 3, 30, 0, 123456, tzinfo=UTC)
 RUN = Run(run_id="20260110_033000", requested_by="once", request_reason="a test", created_at=AT, updated_at=AT)
 DEPLOYMENT = Deployment(
-    deployment_id=RUN.run_id, run_id=RUN.run_id, kind="promote", version="patchtst_v20260110_033000",
-    model_path="/models/patchtst_v20260110_033000.pth", sha256="0" * 64, size_bytes=7, previous_version=None,
-    previous_model_path=None, state=DeploymentState.INTENDED, created_at=AT, updated_at=AT, requested_by="once",
-    reason="every gate has passed")
+    deployment_id=RUN.run_id,
+    run_id=RUN.run_id,
+    kind="promote",
+    version="patchtst_v20260110_033000",
+    model_path="/models/patchtst_v20260110_033000.pth",
+    sha256="0" * 64,
+    size_bytes=7,
+    previous_version=None,
+    previous_model_path=None,
+    state=DeploymentState.INTENDED,
+    created_at=AT,
+    updated_at=AT,
+    requested_by="once",
+    reason="every gate has passed",
+)
 
 
 @pytest.fixture(params=["sqlite", "memory"])
@@ -37,9 +48,15 @@ def test_a_new_store_remembers_nothing(store):
 
 
 def test_what_is_recorded_comes_back_as_it_was(store):
-    run = replace(RUN, stage=Stage.TRAIN, num_deaths=2, num_retries=1, not_before=AT + timedelta(minutes=1),
-                  facts={"pull": {"rows": {"win": 3}, "names": ["a", "b"], "share": 0.5, "none": None}},
-                  seconds={"pull": 1.25})
+    run = replace(
+        RUN,
+        stage=Stage.TRAIN,
+        num_deaths=2,
+        num_retries=1,
+        not_before=AT + timedelta(minutes=1),
+        facts={"pull": {"rows": {"win": 3}, "names": ["a", "b"], "share": 0.5, "none": None}},
+        seconds={"pull": 1.25},
+    )
     store.record(run)
     assert store.unfinished_run() == run
 

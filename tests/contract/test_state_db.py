@@ -36,8 +36,9 @@ def names(directory):
 
 
 def opened(state, at=AT):
-    return state.open_run(requested_by="schedule", reason="it is time", at=at,
-                          announce=lambda run: [events.started(run, at=at)])
+    return state.open_run(
+        requested_by="schedule", reason="it is time", at=at, announce=lambda run: [events.started(run, at=at)]
+    )
 
 
 def test_a_run_is_opened_with_its_event(state):
@@ -86,8 +87,10 @@ def test_events_leave_the_outbox_in_order(state):
     done = run.ended(Outcome.SKIPPED, "too few rows", at=AT)
     state.record(done, events=[events.finished(done, at=AT + timedelta(seconds=5))])
     first, second = state.pending_events(9)
-    assert [row.event.event_type for row in (first, second)] == ["learning.retraining.started",
-                                                                "learning.retraining.skipped"]
+    assert [row.event.event_type for row in (first, second)] == [
+        "learning.retraining.started",
+        "learning.retraining.skipped",
+    ]
     assert state.oldest_pending_at() == AT
     state.assign_stream_ids({first.event.event_id: "5-0"})
     assert state.pending_events(1)[0].stream_id == "5-0"
@@ -107,7 +110,7 @@ def test_an_event_that_the_stream_has_lost_is_pending_again_without_an_id(state)
     assert state.sent_event_ids(event.stream, since=AT + timedelta(microseconds=1)) == []
     assert state.sent_event_ids("another", since=AT) == []
     state.requeue([event.event_id])
-    row, = state.pending_events(9)
+    (row,) = state.pending_events(9)
     assert (row.stream_id, row.sent_at) == (None, None)
     assert state.sent_event_ids(event.stream, since=AT) == []
 
@@ -125,8 +128,13 @@ def test_words_are_remembered(state):
 
 
 def test_a_roll_back_is_a_deployment_without_a_run(state):
-    rollback = replace(DEPLOYMENT, deployment_id="rollback_20260111_000000", run_id=None, kind="rollback",
-                       state=DeploymentState.SWAPPED)
+    rollback = replace(
+        DEPLOYMENT,
+        deployment_id="rollback_20260111_000000",
+        run_id=None,
+        kind="rollback",
+        state=DeploymentState.SWAPPED,
+    )
     state.record_deployment(rollback, events=[events.rolled_back(rollback, shadow_only=True, at=AT)])
     assert state.last_deployment() == rollback
     assert state.num_pending() == 1
@@ -135,8 +143,10 @@ def test_a_roll_back_is_a_deployment_without_a_run(state):
 def test_every_thread_may_ask(state):
     run, _ = opened(state)
     found = []
-    threads = [threading.Thread(target=lambda n=n: (state.remember(f"k{n}", "v"), found.append(state.unfinished_run())))
-               for n in range(4)]
+    threads = [
+        threading.Thread(target=lambda n=n: (state.remember(f"k{n}", "v"), found.append(state.unfinished_run())))
+        for n in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -169,11 +179,13 @@ def test_reading_after_the_daemon_makes_no_file(path):
 
 
 def test_a_killed_process_loses_nothing_that_was_committed(path):
-    script = ("import sys, os; from pathlib import Path; from retrain_worker.adapters.state_db import StateDb\n"
-              "state = StateDb(Path(sys.argv[1])); state.remember('a', 'b')\n"
-              "state._connection.execute('BEGIN IMMEDIATE'); "
-              "state._connection.execute(\"UPDATE memory SET value = 'torn'\")\n"
-              "os.kill(os.getpid(), 9)")
+    script = (
+        "import sys, os; from pathlib import Path; from retrain_worker.adapters.state_db import StateDb\n"
+        "state = StateDb(Path(sys.argv[1])); state.remember('a', 'b')\n"
+        "state._connection.execute('BEGIN IMMEDIATE'); "
+        "state._connection.execute(\"UPDATE memory SET value = 'torn'\")\n"
+        "os.kill(os.getpid(), 9)"
+    )
     assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
     with StateDb(path, read_only=True) as reader:
         assert reader.recall("a") == "b"
@@ -204,7 +216,7 @@ def test_a_damaged_database_is_refused_with_a_remedy(path, content):
             state.remember(f"key {n}", "v" * 200)
     if content is None:
         page = bytearray(path.read_bytes())
-        page[3 * 4096:] = os.urandom(len(page) - 3 * 4096)
+        page[3 * 4096 :] = os.urandom(len(page) - 3 * 4096)
         content = bytes(page)
     path.write_bytes(content)
     with pytest.raises(StateError) as caught:
@@ -215,8 +227,9 @@ def test_a_damaged_database_is_refused_with_a_remedy(path, content):
 def test_an_older_database_is_migrated_and_keeps_what_it_holds(path, monkeypatch):
     with StateDb(path) as state:
         run, _ = opened(state)
-    monkeypatch.setattr(state_schema, "MIGRATIONS",
-                        (*state_schema.MIGRATIONS, ("CREATE TABLE another (a TEXT) STRICT",)))
+    monkeypatch.setattr(
+        state_schema, "MIGRATIONS", (*state_schema.MIGRATIONS, ("CREATE TABLE another (a TEXT) STRICT",))
+    )
     with StateDb(path) as state:
         assert state.unfinished_run() == run
         assert state._connection.execute("PRAGMA user_version").fetchone()[0] == len(state_schema.MIGRATIONS)
@@ -224,8 +237,9 @@ def test_an_older_database_is_migrated_and_keeps_what_it_holds(path, monkeypatch
 
 def test_a_migration_that_breaks_changes_nothing(path, monkeypatch):
     StateDb(path).close()
-    monkeypatch.setattr(state_schema, "MIGRATIONS",
-                        (*state_schema.MIGRATIONS, ("CREATE TABLE another (a TEXT) STRICT", "BROKEN")))
+    monkeypatch.setattr(
+        state_schema, "MIGRATIONS", (*state_schema.MIGRATIONS, ("CREATE TABLE another (a TEXT) STRICT", "BROKEN"))
+    )
     with pytest.raises(StateError):
         StateDb(path)
     monkeypatch.undo()
@@ -235,10 +249,13 @@ def test_a_migration_that_breaks_changes_nothing(path, monkeypatch):
 
 def test_the_second_process_is_refused_and_the_first_keeps_its_lock(tmp_path):
     with StateLock(tmp_path):
-        script = ("import sys; from pathlib import Path; from retrain_worker.adapters.state_lock import StateLock\n"
-                  "StateLock(Path(sys.argv[1]))")
-        second = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True,
-                                check=False)
+        script = (
+            "import sys; from pathlib import Path; from retrain_worker.adapters.state_lock import StateLock\n"
+            "StateLock(Path(sys.argv[1]))"
+        )
+        second = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+        )
         assert second.returncode == 1
         assert f"pid {os.getpid()}" in second.stderr
         with pytest.raises(AlreadyRunningError):
@@ -268,8 +285,10 @@ def test_what_was_spent_is_told_from_the_newest_decision_before_a_run(state):
         run, _ = opened(state, AT + timedelta(days=day))
         ids.append(run.run_id)
         if spent:
-            run = run.with_fact(Stage.GATE, {"spending": {
-                **asdict(spent), "at": spent.at.isoformat(), "since": spent.since.isoformat()}})
+            run = run.with_fact(
+                Stage.GATE,
+                {"spending": {**asdict(spent), "at": spent.at.isoformat(), "since": spent.since.isoformat()}},
+            )
         state.record(run.ended(Outcome.FAILED, "test", at=AT + timedelta(days=day)))
 
     assert state.spending_before(None) == state.spending_before(ids[3]) == state.spending_before(ids[2]) == second
@@ -328,7 +347,12 @@ def test_a_forced_promotion_does_not_put_off_the_schedule(state):
     run, _ = opened(state)
     state.record(run.ended(Outcome.REFUSED, "not better", at=AT))
     later = AT + timedelta(hours=3)
-    forced = replace(RUN, run_id="20260110_063000", created_at=later, stage=Stage.PROMOTE,
-                     facts={"gate": {"forced": {"by": "a person"}}})
+    forced = replace(
+        RUN,
+        run_id="20260110_063000",
+        created_at=later,
+        stage=Stage.PROMOTE,
+        facts={"gate": {"forced": {"by": "a person"}}},
+    )
     state.record(forced.ended(Outcome.PROMOTED, "forced", at=later))
     assert state.last_attempt_at() == AT

@@ -15,11 +15,24 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 MODEL = "/engine/patchtst_v20260110_033000.pth"
 
 
-def say(client, *, confidence: float, action: str = "BUY", side: str = "BUY", number: int = 0, flat: bool = False,
-        **more: object) -> None:
+def say(
+    client,
+    *,
+    confidence: float,
+    action: str = "BUY",
+    side: str = "BUY",
+    number: int = 0,
+    flat: bool = False,
+    **more: object,
+) -> None:
     ours = {"action": action, "confidence": confidence, "shadow": True, **more}
-    said = {"symbol": "BTCUSDT", "side": side, "confidence": 0.7, "model_breakdown": {"patchtst": ours, "xgb": {}},
-            "timestamp": (START + timedelta(minutes=number)).isoformat()}
+    said = {
+        "symbol": "BTCUSDT",
+        "side": side,
+        "confidence": 0.7,
+        "model_breakdown": {"patchtst": ours, "xgb": {}},
+        "timestamp": (START + timedelta(minutes=number)).isoformat(),
+    }
     if flat:
         said["model_breakdown"] = json.dumps(said["model_breakdown"])
         client.xadd(INTENT_STREAM, {name: str(value) for name, value in said.items()})
@@ -32,8 +45,14 @@ def finding(tally: Tally, *, model_std: float | None = 0.2, answers: tuple[Answe
 
 
 def answers_like(numbers: range, probability) -> tuple[Answer, ...]:
-    return tuple(Answer(symbol="BTCUSDT", decided_at=round((START + timedelta(minutes=number)).timestamp() * 1e6),
-                        probability=probability(number)) for number in numbers)
+    return tuple(
+        Answer(
+            symbol="BTCUSDT",
+            decided_at=round((START + timedelta(minutes=number)).timestamp() * 1e6),
+            probability=probability(number),
+        )
+        for number in numbers
+    )
 
 
 def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(client, outbox):
@@ -80,8 +99,10 @@ def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_
     found = finding(telemetry.tally)
 
     assert found.is_fault
-    assert found.sentence == ("serving fault: the engine said BUY 0.6150 in all of its last 60 answers, while the "
-                              "model's own answers vary (std 0.200)")
+    assert found.sentence == (
+        "serving fault: the engine said BUY 0.6150 in all of its last 60 answers, while the "
+        "model's own answers vary (std 0.200)"
+    )
     assert not finding(telemetry.tally, model_std=0.001).is_fault, "then it is the model's, and the probation's matter"
 
 

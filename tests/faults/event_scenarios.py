@@ -99,8 +99,9 @@ class Scene:
     def read(self):
         """The consumer handles what there is."""
         if self.consumer is None:
-            self.consumer = ModelEvents(self.url, group="my_service", consumer="host-1",
-                                        handled_file=self.folder / "handled")
+            self.consumer = ModelEvents(
+                self.url, group="my_service", consumer="host-1", handled_file=self.folder / "handled"
+            )
         reader, client, stopped = self.consumer._reader, self.consumer._client, self.consumer._stopped
         while True:
             event = drive(reader.step(), client, stopped)
@@ -127,14 +128,21 @@ class Scene:
     def tally(self):
         ours = {event.event_id: number for number, event in enumerate(self.enqueued)}
         client = self.server.client(self.url)
-        found = {stream: [ours[event_id] for event_id in _event_ids(client, stream) if event_id in ours]
-                 for stream in STREAMS}
+        found = {
+            stream: [ours[event_id] for event_id in _event_ids(client, stream) if event_id in ours]
+            for stream in STREAMS
+        }
         entries = [number for numbers in found.values() for number in numbers]
         return Tally(
-            enqueued=len(self.enqueued), in_stream=len(entries), distinct=len(set(entries)), handled=len(self.handled),
+            enqueued=len(self.enqueued),
+            in_stream=len(entries),
+            distinct=len(set(entries)),
+            handled=len(self.handled),
             handled_distinct=len(set(self.handled) & set(ours)),
             in_order=all(numbers == sorted(numbers) for numbers in found.values()),
-            problems=tuple(self.problems), notices=tuple(dict.fromkeys(self.notices)))
+            problems=tuple(self.problems),
+            notices=tuple(dict.fromkeys(self.notices)),
+        )
 
     def close(self):
         self.restart_consumer()
@@ -143,8 +151,9 @@ class Scene:
 
 
 def _is_read(client, stream):
-    last = next((group["last-delivered-id"] for group in client.xinfo_groups(stream) if group["name"] == b"my_service"),
-                None)
+    last = next(
+        (group["last-delivered-id"] for group in client.xinfo_groups(stream) if group["name"] == b"my_service"), None
+    )
     return last is not None and not client.xrange(stream, b"(" + last, count=1)
 
 
@@ -159,10 +168,12 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {}
 
 def scenario(row, title, *, starts=True, said=""):
     """`said`: a part of what must be said meanwhile."""
+
     def enter(function):
         function.starts, function.said = starts, said
         SCENARIOS[f"{row} {title}"] = function
         return function
+
     return enter
 
 
@@ -368,14 +379,18 @@ def out_of_memory(scene):
 
 @scenario("32", "a read-only replica (READONLY)", said="is a read-only replica")
 def read_only(scene):
-    refused(scene, lambda c: c.execute_command("REPLICAOF", "127.0.0.1", "1"),
-            lambda c: c.execute_command("REPLICAOF", "NO", "ONE"))
+    refused(
+        scene,
+        lambda c: c.execute_command("REPLICAOF", "127.0.0.1", "1"),
+        lambda c: c.execute_command("REPLICAOF", "NO", "ONE"),
+    )
 
 
 @scenario("32", "too few replicas (NOREPLICAS)", said="too few replicas")
 def too_few_replicas(scene):
-    refused(scene, lambda c: c.config_set("min-replicas-to-write", 1),
-            lambda c: c.config_set("min-replicas-to-write", 0))
+    refused(
+        scene, lambda c: c.config_set("min-replicas-to-write", 1), lambda c: c.config_set("min-replicas-to-write", 0)
+    )
 
 
 @scenario("32", "snapshots fail (MISCONF)", said="cannot save to its disk")
@@ -387,6 +402,7 @@ def failing_snapshots(scene):
         client.bgsave()
         while client.info("persistence")["rdb_bgsave_in_progress"]:
             time.sleep(0.01)
+
     refused(scene, hurt, lambda c: c.config_set("stop-writes-on-bgsave-error", "no"))
 
 
@@ -546,5 +562,3 @@ def too_old(scene):
     scene.relay_all()
     scene.relay_all()
     scene.read()
-
-

@@ -50,13 +50,13 @@ class Change:
         """Lost, done, torn, or a length without its bytes."""
         if self.data is None:
             return (None, self)
-        half = self.data[:len(self.data) // 1024 * 512 or len(self.data) // 2]
+        half = self.data[: len(self.data) // 1024 * 512 or len(self.data) // 2]
         return (None, self, Change(self.offset, half), Change(self.offset, bytes(len(self.data))))
 
     def applied_to(self, content: bytes) -> bytes:
         if self.data is None:
-            return content[:self.offset].ljust(self.offset, b"\0")
-        return content[:self.offset].ljust(self.offset, b"\0") + self.data + content[self.offset + len(self.data):]
+            return content[: self.offset].ljust(self.offset, b"\0")
+        return content[: self.offset].ljust(self.offset, b"\0") + self.data + content[self.offset + len(self.data) :]
 
 
 #: one change of names: name -> inode, or None: gone
@@ -112,10 +112,10 @@ class Disk:
         choices: list[tuple[object, ...]] = [(None, naming) for naming in namings]
         for chosen in _combinations([*choices, *fates], chance):
             names = dict(self.durable_names)
-            for naming in chosen[:len(namings)]:
+            for naming in chosen[: len(namings)]:
                 if naming is not None:
                     _apply(naming, names)
-            left = iter(chosen[len(namings):])
+            left = iter(chosen[len(namings) :])
             contents = {id(inode): inode.durable for inode in self.inodes}
             for inode in changing:
                 for change in itertools.islice(left, len(inode.pending)):
@@ -151,9 +151,9 @@ def _combinations(choices: Sequence[tuple], chance: random.Random) -> Iterator[t
     done, lost = [options[1] for options in choices], [options[0] for options in choices]
     for place, options in enumerate(choices):
         for option in options:
-            yield (*done[:place], option, *lost[place + 1:])
-            yield (*lost[:place], option, *lost[place + 1:])
-            yield (*done[:place], option, *done[place + 1:])
+            yield (*done[:place], option, *lost[place + 1 :])
+            yield (*lost[:place], option, *lost[place + 1 :])
+            yield (*done[:place], option, *done[place + 1 :])
     for _ in range(_AT_RANDOM):
         yield tuple(chance.choice(options) for options in choices)
 
@@ -163,8 +163,9 @@ def _combinations(choices: Sequence[tuple], chance: random.Random) -> Iterator[t
 
 def recorded(scene: Scene, trace: Path) -> list[str]:
     """The calls of the whole work, with every byte; it is done then."""
-    code, said = forked(lambda: slot_scene.work(scene), trace=_CALLS,
-                        options=("-xx", "-s", "1000000", "-o", str(trace)))
+    code, said = forked(
+        lambda: slot_scene.work(scene), trace=_CALLS, options=("-xx", "-s", "1000000", "-o", str(trace))
+    )
     assert code == 0, said
     return trace.read_text().splitlines()
 
@@ -269,8 +270,9 @@ def _broken(scene: Scene, state: dict[str, bytes]) -> list[str]:
     try:
         broken = slot_scene.broken_after_fault(scene)
         slot_scene.work(scene, slot_scene.Clock())
-        return (broken + slot_scene.broken_after_restart(scene, may_be_given_up=False)
-                + slot_scene.broken_afterwards(scene))
+        return (
+            broken + slot_scene.broken_after_restart(scene, may_be_given_up=False) + slot_scene.broken_afterwards(scene)
+        )
     except Exception as error:
         return [f"the restart fails: {error!r}"]
 

@@ -1,6 +1,6 @@
 """Drain an outbox into a Redis until nothing waits: the process that a test kills.
 
-    python -m tests.faults.relay_until_done STATE_DB REDIS_URL
+python -m tests.faults.relay_until_done STATE_DB REDIS_URL
 """
 
 import sys

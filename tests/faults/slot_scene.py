@@ -98,17 +98,35 @@ def prepare(scene: Scene) -> None:
     with StateDb(scene.root / "state/state.db") as store:
         run, _ = store.open_run(requested_by="schedule", reason="every 24 h", at=START)
         before = Deployment(
-            deployment_id="earlier", run_id=None, kind="promote", version=OLD, model_path=str(scene.model(OLD)),
-            sha256=shas[OLD], size_bytes=1, previous_version=OLDER, previous_model_path=str(scene.model(OLDER)),
-            previous_sha256=shas[OLDER], state=DeploymentState.CONFIRMED, created_at=START, updated_at=START,
-            requested_by="schedule", reason="", confirmation="seen")
+            deployment_id="earlier",
+            run_id=None,
+            kind="promote",
+            version=OLD,
+            model_path=str(scene.model(OLD)),
+            sha256=shas[OLD],
+            size_bytes=1,
+            previous_version=OLDER,
+            previous_model_path=str(scene.model(OLDER)),
+            previous_sha256=shas[OLDER],
+            state=DeploymentState.CONFIRMED,
+            created_at=START,
+            updated_at=START,
+            requested_by="schedule",
+            reason="",
+            confirmation="seen",
+        )
         store.record_deployment(before)
         if scene.kind == "promotion":
             store.record(_due(run, scene, NEW))
         else:
             store.record(run.ended(Outcome.FAILED, "nothing", at=START))
-            store.open_order(OrderKind.ROLLBACK, arguments={"only_from": str(scene.model(OLD))}, requested_by="ada",
-                             reason="it loses", at=START)
+            store.open_order(
+                OrderKind.ROLLBACK,
+                arguments={"only_from": str(scene.model(OLD))},
+                requested_by="ada",
+                reason="it loses",
+                at=START,
+            )
 
 
 def work(scene: Scene, clock: Callable[[], datetime] | None = None) -> None:
@@ -136,13 +154,31 @@ def next_run(scene: Scene) -> None:
 
 
 def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> World:
-    policies = Policies(data=DataPolicy(), split=SplitPolicy(), recipe=Recipe(), gate=GatePolicy(),
-                        engine_confirm="none", retry_seconds=0.0)
-    slot = ModelSlot(engine_models_dir=scene.root / "models", engine_env_file=scene.env,
-                     trigger_file=scene.root / "etc/trigger", now=clock)
+    policies = Policies(
+        data=DataPolicy(),
+        split=SplitPolicy(),
+        recipe=Recipe(),
+        gate=GatePolicy(),
+        engine_confirm="none",
+        retry_seconds=0.0,
+    )
+    slot = ModelSlot(
+        engine_models_dir=scene.root / "models",
+        engine_env_file=scene.env,
+        trigger_file=scene.root / "etc/trigger",
+        now=clock,
+    )
     folders = ArtifactStore(model_path=scene.root / "run", checkpoint_path=scene.root / "checkpoints")
-    return World(store=store, children=NobodyToVerify(), verifier=NobodyToVerify(), slot=slot, folders=folders,
-                 confirmations=None, policies=policies, now=clock)
+    return World(
+        store=store,
+        children=NobodyToVerify(),
+        verifier=NobodyToVerify(),
+        slot=slot,
+        folders=folders,
+        confirmations=None,
+        policies=policies,
+        now=clock,
+    )
 
 
 # ---------------------------------------------------------------- what must hold
@@ -156,8 +192,11 @@ def broken_after_fault(scene: Scene) -> list[str]:
         found.append("the env file is neither the old nor the new one")
     elif (path := _named(scene)).read_bytes() != content_of(path.stem):
         found.append(f"the env line names {path.name}, which is not whole")
-    found += [f"{path.name} is not whole" for path in (scene.root / "models").glob("patchtst_v*.pth")
-              if path.read_bytes() != content_of(path.stem)]
+    found += [
+        f"{path.name} is not whole"
+        for path in (scene.root / "models").glob("patchtst_v*.pth")
+        if path.read_bytes() != content_of(path.stem)
+    ]
     return found
 
 
@@ -191,12 +230,18 @@ def broken_after_restart(scene: Scene, *, may_be_given_up: bool) -> list[str]:
     if not is_done and not may_be_given_up:
         found.append("the swap was not finished")
     if (len(reached), events.count(told)) != (int(is_done), int(is_done)):
-        found.append(f"the env line names the {'new' if is_done else 'old'} model, but {len(reached)} deployments "
-                     f"reached it and {events.count(told)} events say so")
+        found.append(
+            f"the env line names the {'new' if is_done else 'old'} model, but {len(reached)} deployments "
+            f"reached it and {events.count(told)} events say so"
+        )
     if any(one.state not in (DeploymentState.UNDONE, *(each.state for each in reached)) for one in deployments):
         found.append(f"a deployment stands at {[one.state.value for one in deployments]}")
-    if is_done and (scene.root / "etc/trigger").exists() and not may_be_given_up and (
-            scene.root / "etc/trigger").read_text() != f"{scene.model(scene.wanted)}\n":
+    if (
+        is_done
+        and (scene.root / "etc/trigger").exists()
+        and not may_be_given_up
+        and (scene.root / "etc/trigger").read_text() != f"{scene.model(scene.wanted)}\n"
+    ):
         found.append("the trigger file names another model")
     found += [f"{path.name} was left over" for path in scene.root.rglob(f"{durable_file.TEMPORARY_PREFIX}*")]
     return found
@@ -210,8 +255,9 @@ def broken_afterwards(scene: Scene) -> list[str]:
         return [f"the next run fails: {error!r}"]
     if scene.env.read_bytes() != scene.env_content(NEXT):
         return ["the next run does not reach the env file"]
-    return [f"{path.name} was left over by the next run"
-            for path in scene.root.rglob(f"{durable_file.TEMPORARY_PREFIX}*")]
+    return [
+        f"{path.name} was left over by the next run" for path in scene.root.rglob(f"{durable_file.TEMPORARY_PREFIX}*")
+    ]
 
 
 def _named(scene: Scene) -> Path:
@@ -233,8 +279,17 @@ def _due(run: Run, scene: Scene, version: str) -> Run:
     candidate = scene.root / "run" / f"{version}.pth"
     sha256 = _put(candidate)
     incumbent = str(_named(scene))
-    known = run.with_fact(Stage.TRAIN, {"candidate_path": str(candidate), "version": version, "sha256": sha256,
-                                        "incumbent_path": incumbent, "contract": {}, "final_loss": 0.5})
+    known = run.with_fact(
+        Stage.TRAIN,
+        {
+            "candidate_path": str(candidate),
+            "version": version,
+            "sha256": sha256,
+            "incumbent_path": incumbent,
+            "contract": {},
+            "final_loss": 0.5,
+        },
+    )
     at = run.created_at
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         known = known.moved_to(stage, at=at)

@@ -31,21 +31,56 @@ from tests.faults.slot_scene import Scene
 
 STRACE = shutil.which("strace")
 #: every call that opens, reads, changes, names, or makes durable
-CALLS = ("openat", "read", "pread64", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown",
-         "flistxattr", "fgetxattr", "fsetxattr", "rename", "renameat2", "unlink", "mkdir", "rmdir", "newfstatat",
-         "statfs", "getdents64", "lseek", "flock", "fcntl", "close")
+CALLS = (
+    "openat",
+    "read",
+    "pread64",
+    "write",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "fchmod",
+    "fchown",
+    "flistxattr",
+    "fgetxattr",
+    "fsetxattr",
+    "rename",
+    "renameat2",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "newfstatat",
+    "statfs",
+    "getdents64",
+    "lseek",
+    "flock",
+    "fcntl",
+    "close",
+)
 ERRORS = {
     "openat": ("EIO", "ENOSPC", "EACCES", "EROFS", "EMFILE", "EDQUOT"),
-    "read": ("EIO",), "pread64": ("EIO",),
-    "write": ("EIO", "ENOSPC", "EDQUOT", "EROFS"), "pwrite64": ("EIO", "ENOSPC", "EDQUOT"),
-    "fsync": ("EIO", "ENOSPC", "EDQUOT"), "fdatasync": ("EIO", "ENOSPC"), "ftruncate": ("EIO",),
-    "fchmod": ("EPERM", "EIO", "EROFS"), "fchown": ("EPERM", "EIO", "EROFS"),
-    "flistxattr": ("EIO",), "fgetxattr": ("EIO",), "fsetxattr": ("EIO", "ENOSPC", "EDQUOT", "EPERM"),
-    "mkdir": ("EIO", "ENOSPC", "EACCES", "EROFS", "EDQUOT"), "rmdir": ("EIO", "EACCES", "EROFS"),
+    "read": ("EIO",),
+    "pread64": ("EIO",),
+    "write": ("EIO", "ENOSPC", "EDQUOT", "EROFS"),
+    "pwrite64": ("EIO", "ENOSPC", "EDQUOT"),
+    "fsync": ("EIO", "ENOSPC", "EDQUOT"),
+    "fdatasync": ("EIO", "ENOSPC"),
+    "ftruncate": ("EIO",),
+    "fchmod": ("EPERM", "EIO", "EROFS"),
+    "fchown": ("EPERM", "EIO", "EROFS"),
+    "flistxattr": ("EIO",),
+    "fgetxattr": ("EIO",),
+    "fsetxattr": ("EIO", "ENOSPC", "EDQUOT", "EPERM"),
+    "mkdir": ("EIO", "ENOSPC", "EACCES", "EROFS", "EDQUOT"),
+    "rmdir": ("EIO", "EACCES", "EROFS"),
     "rename": ("EIO", "ENOSPC", "EACCES", "EROFS", "EBUSY", "EDQUOT"),
     # EINVAL: a file system that cannot exchange
     "renameat2": ("EIO", "ENOSPC", "EACCES", "EROFS", "EBUSY", "EINVAL", "ENOSYS"),
-    "unlink": ("EIO", "EACCES", "EROFS"), "newfstatat": ("EIO", "EACCES"), "statfs": ("EIO",), "getdents64": ("EIO",),
+    "unlink": ("EIO", "EACCES", "EROFS"),
+    "newfstatat": ("EIO", "EACCES"),
+    "statfs": ("EIO",),
+    "getdents64": ("EIO",),
     "close": ("EIO",),
 }
 #: bytes that a write pretends to have written
@@ -59,8 +94,21 @@ _TELL_EVERY = 100
 
 
 #: calls that change nothing on the disk: killed at one of them leaves what a kill at the next changing call leaves
-_LOOKING = frozenset({"read", "pread64", "flistxattr", "fgetxattr", "newfstatat", "statfs", "getdents64", "lseek",
-                      "flock", "fcntl", "close"})
+_LOOKING = frozenset(
+    {
+        "read",
+        "pread64",
+        "flistxattr",
+        "fgetxattr",
+        "newfstatat",
+        "statfs",
+        "getdents64",
+        "lseek",
+        "flock",
+        "fcntl",
+        "close",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -89,13 +137,20 @@ class Tally:
     def note(self, fault: str, where: object, broken: list[str]) -> None:
         self.tried[fault] += 1
         if self.progress is not None and (total := self.tried.total()) % _TELL_EVERY == 0:
-            print(f"{total} points, {len(self.violations)} violations; {fault} at {where}", file=self.progress,
-                  flush=True)
+            print(
+                f"{total} points, {len(self.violations)} violations; {fault} at {where}", file=self.progress, flush=True
+            )
         self.violations += [f"{fault} at {where}: {one}" for one in broken]
 
 
-def sweep(folder: Path, *, step: int, recovery_step: int, kinds: Sequence[str] = slot_scene.SCENES,
-          progress: TextIO | None = None) -> Tally:
+def sweep(
+    folder: Path,
+    *,
+    step: int,
+    recovery_step: int,
+    kinds: Sequence[str] = slot_scene.SCENES,
+    progress: TextIO | None = None,
+) -> Tally:
     """Every `step`th fault of the swap, and every `recovery_step`th kill of its recovery; 1 is all of them."""
     tally = Tally(progress=progress)
     for kind in kinds:
@@ -158,8 +213,9 @@ class Bench:
         broken = self._broken_after_fault()
         if code not in (0, _FAILED):
             broken.append(f"it ended with {code}: {said[-300:]}")
-        tally.note("short write", f"{self.scene.kind}, {point}, {size} bytes",
-                   broken + self._after_restart(given_up=True))
+        tally.note(
+            "short write", f"{self.scene.kind}, {point}, {size} bytes", broken + self._after_restart(given_up=True)
+        )
 
     def kill_recoveries(self, tally: Tally, *, step: int) -> None:
         """For each different state that a kill has left: kill its recovery at every change, then restart once more."""
@@ -170,8 +226,11 @@ class Bench:
                 code, _ = self._run(point.call, f"signal=KILL:when={point.number}")
                 assert code in (_KILLED, 0), (first, point, code)
                 broken = self._broken_after_fault()
-                tally.note("SIGKILL in the recovery", f"{self.scene.kind}, after {first}, {point}",
-                           broken + self._after_restart(given_up=False))
+                tally.note(
+                    "SIGKILL in the recovery",
+                    f"{self.scene.kind}, after {first}, {point}",
+                    broken + self._after_restart(given_up=False),
+                )
 
     @property
     def num_leavings(self) -> int:
@@ -184,8 +243,11 @@ class Bench:
         code, said = forked(lambda: slot_scene.work(self.scene))
         if code not in (0, _FAILED):
             return [f"the restart ended with {code}: {said[-300:]}"]
-        return (slot_scene.broken_after_restart(self.scene, may_be_given_up=given_up)
-                + slot_scene.broken_afterwards(self.scene) + slot_scene.undressed(self.scene))
+        return (
+            slot_scene.broken_after_restart(self.scene, may_be_given_up=given_up)
+            + slot_scene.broken_afterwards(self.scene)
+            + slot_scene.undressed(self.scene)
+        )
 
     def _points(self) -> list[Point]:
         """The calls of the work on what stands there now; it is done then."""
@@ -202,8 +264,11 @@ class Bench:
         return found
 
     def _run(self, call: str, fault: str) -> tuple[int, str]:
-        return forked(lambda: slot_scene.work(self.scene), trace=(call,),
-                      options=("-e", f"inject={call}:{fault}", "-o", str(self._trace)))
+        return forked(
+            lambda: slot_scene.work(self.scene),
+            trace=(call,),
+            options=("-e", f"inject={call}:{fault}", "-o", str(self._trace)),
+        )
 
     def _reset(self, source: Path) -> None:
         shutil.rmtree(self.scene.root, ignore_errors=True)
@@ -253,9 +318,23 @@ def forked(work: Callable[[], None], *, trace: Sequence[str] = (), options: Sequ
         os.close(ready)
         if trace:
             tracer = subprocess.run(
-                [str(STRACE), "-qq", "-e", "signal=none", "-e", f"trace={','.join((*trace, 'getppid'))}", "-e",
-                 f"inject=getppid:retval={_SEIZED}", *options, "-p", str(pid)],
-                stderr=subprocess.PIPE, text=True, check=False)
+                [
+                    str(STRACE),
+                    "-qq",
+                    "-e",
+                    "signal=none",
+                    "-e",
+                    f"trace={','.join((*trace, 'getppid'))}",
+                    "-e",
+                    f"inject=getppid:retval={_SEIZED}",
+                    *options,
+                    "-p",
+                    str(pid),
+                ],
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # strace ends after it, or fails
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -303,8 +382,13 @@ def main() -> int:
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="retrain-sweep-") as folder:
-        tally = sweep(Path(folder), step=arguments.step, recovery_step=arguments.recovery_step,
-                      kinds=[arguments.only] if arguments.only else slot_scene.SCENES, progress=sys.stderr)
+        tally = sweep(
+            Path(folder),
+            step=arguments.step,
+            recovery_step=arguments.recovery_step,
+            kinds=[arguments.only] if arguments.only else slot_scene.SCENES,
+            progress=sys.stderr,
+        )
     print("\n".join(_rows(tally)))
     print("\n".join(tally.violations))
     print(f"{time.monotonic() - began:.0f} s")

@@ -116,15 +116,14 @@ def test_the_same_request_is_answered_again_without_a_start_also_after_a_restart
 
 def test_another_request_is_not_answered_with_an_old_result(nursery):
     assert nursery.end_of(nursery.children("leave()")) == Done(result=RESULT)
-    other = AuditRequest(
-        run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(min_samples=7), now="now")
+    other = AuditRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(min_samples=7), now="now")
     assert isinstance(nursery.end_of(nursery.children("sys.exit(9)"), request=other), Broken)
 
 
 def test_the_child_gets_its_request_which_only_we_can_read(nursery):
     children = nursery.children("json.load(open(request))['request']['run_id'] == '20260110_033000' and leave()")
     assert isinstance(nursery.end_of(children), Done)
-    request, = nursery.run_dir.glob("audit.*.request.json")
+    (request,) = nursery.run_dir.glob("audit.*.request.json")
     assert request.stat().st_mode & 0o777 == 0o600
 
 
@@ -138,24 +137,27 @@ sys.stdin.read()
     wait_for(lambda: nursery.ask(children) == Working(sentence="epoch 4 of 40"))
 
 
-@pytest.mark.parametrize(("script", "said"), [
-    ("sys.exit(9)", "exit status 9"),
-    ("raise ValueError('the reason why')", "the reason why"),
-    ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
-    ("os.abort()", "SIGABRT"),
-    ("os.kill(os.getpid(), signal.SIGKILL)", "memory"),
-    ("", "left no result"),
-    ("leave('')", "not what it should be"),
-    ("leave('[1, 2')", "not what it should be"),
-    ("leave('[' * 100000)", "not what it should be"),
-    ("leave('{\"kind\": \"result\", \"stage\": \"AUDIT\", \"result\": {\"verdict\": 3}}')", "not what it should be"),
-    ("leave('{\"kind\": \"result\", \"stage\": \"TRAIN\", \"result\": {}}')", "stage 'TRAIN'"),
-    ("leave('{\"kind\": \"other\"}')", "kind 'other'"),
-    ("leave('x' * 300000)", "at most 200000 bytes"),
-    ("os.mkdir(result)", "at most 200000 bytes"),
-    ("os.symlink('/etc/hostname', result)", "left no result"),
-    ("leave(); sys.exit(3)", "yet said"),
-])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("sys.exit(9)", "exit status 9"),
+        ("raise ValueError('the reason why')", "the reason why"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("os.abort()", "SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "memory"),
+        ("", "left no result"),
+        ("leave('')", "not what it should be"),
+        ("leave('[1, 2')", "not what it should be"),
+        ("leave('[' * 100000)", "not what it should be"),
+        ('leave(\'{"kind": "result", "stage": "AUDIT", "result": {"verdict": 3}}\')', "not what it should be"),
+        ('leave(\'{"kind": "result", "stage": "TRAIN", "result": {}}\')', "stage 'TRAIN'"),
+        ('leave(\'{"kind": "other"}\')', "kind 'other'"),
+        ("leave('x' * 300000)", "at most 200000 bytes"),
+        ("os.mkdir(result)", "at most 200000 bytes"),
+        ("os.symlink('/etc/hostname', result)", "left no result"),
+        ("leave(); sys.exit(3)", "yet said"),
+    ],
+)
 def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery, script, said):
     children = nursery.children(script, result_limit_bytes=200_000)
     answer = nursery.end_of(children)
@@ -165,10 +167,16 @@ def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery, scrip
     assert answer.error.remedy
 
 
-@pytest.mark.parametrize(("kind", "expected"), [
-    ("DatabaseBusyError", DatabaseBusyError), ("DiskFullError", DiskFullError), ("SettingsError", SettingsError),
-    ("MemoryError", ChildFailedError), ("BaseException", ChildFailedError),
-])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("DatabaseBusyError", DatabaseBusyError),
+        ("DiskFullError", DiskFullError),
+        ("SettingsError", SettingsError),
+        ("MemoryError", ChildFailedError),
+        ("BaseException", ChildFailedError),
+    ],
+)
 def test_the_error_of_the_child_is_the_error_of_the_daemon(nursery, kind, expected):
     error = {"kind": "error", "error": {"kind": kind, "what": "so it is", "where": "there", "remedy": "do that"}}
     answer = nursery.end_of(nursery.children(f"leave({json.dumps(error)!r}); sys.exit(3)"))
@@ -178,8 +186,9 @@ def test_the_error_of_the_child_is_the_error_of_the_daemon(nursery, kind, expect
 
 def test_after_an_error_the_same_request_starts_again(nursery):
     children = nursery.children(
-        "leave('{\"kind\": \"error\", \"error\": {\"kind\": \"DiskFullError\", \"what\": \"full\"}}') or sys.exit(3) "
-        "if not os.path.exists('tried') and not open('tried', 'w').close() else leave()")
+        'leave(\'{"kind": "error", "error": {"kind": "DiskFullError", "what": "full"}}\') or sys.exit(3) '
+        "if not os.path.exists('tried') and not open('tried', 'w').close() else leave()"
+    )
     assert isinstance(nursery.end_of(children), Broken)
     assert nursery.end_of(children) == Done(result=RESULT)
 
@@ -187,22 +196,27 @@ def test_after_an_error_the_same_request_starts_again(nursery):
 def test_an_error_that_an_earlier_child_has_left_is_not_taken_for_this_one(nursery):
     error = '{"kind": "error", "error": {"kind": "DiskFullError", "what": "full"}}'
     children = nursery.children(
-        f"if not os.path.exists('tried'):\n    open('tried', 'w').close(); leave({error!r})\nsys.exit(3)")
+        f"if not os.path.exists('tried'):\n    open('tried', 'w').close(); leave({error!r})\nsys.exit(3)"
+    )
     assert type(nursery.end_of(children).error) is DiskFullError
     assert type(nursery.end_of(children).error) is ChildFailedError
 
 
 def test_a_child_that_hangs_is_ended_at_its_deadline(nursery):
-    children = nursery.children("signal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)",
-                                deadline_seconds=dict.fromkeys(Stage, 0.2), grace_seconds=0.2)
+    children = nursery.children(
+        "signal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)",
+        deadline_seconds=dict.fromkeys(Stage, 0.2),
+        grace_seconds=0.2,
+    )
     answer = nursery.end_of(children)
     assert type(answer.error) is ChildFailedError
     assert "deadline" in str(answer.error)
 
 
 def test_a_child_that_is_frozen_is_ended_at_its_deadline(nursery):
-    children = nursery.children("os.kill(os.getpid(), signal.SIGSTOP)", deadline_seconds=dict.fromkeys(Stage, 0.2),
-                                grace_seconds=0.2)
+    children = nursery.children(
+        "os.kill(os.getpid(), signal.SIGSTOP)", deadline_seconds=dict.fromkeys(Stage, 0.2), grace_seconds=0.2
+    )
     assert "deadline" in str(nursery.end_of(children).error)
 
 
@@ -272,8 +286,18 @@ def test_another_request_ends_the_child_of_the_first(nursery):
 
 
 def test_the_environment_of_the_child_holds_no_secret_and_no_socket(nursery, monkeypatch):
-    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "CREDENTIALS_DIRECTORY",
-                 "REDIS_URL", "REDIS_PASSWORD", "DATABASE_URL", "PGPASSWORD", "LD_PRELOAD"):
+    for name in (
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_FDS",
+        "CREDENTIALS_DIRECTORY",
+        "REDIS_URL",
+        "REDIS_PASSWORD",
+        "DATABASE_URL",
+        "PGPASSWORD",
+        "LD_PRELOAD",
+    ):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     script = "json.dump(dict(os.environ), open('environment', 'w')); leave()"
@@ -298,8 +322,13 @@ open("niceness", "w").write(str(os.nice(0)))
 
 
 def test_only_the_pull_learns_where_the_rows_are(nursery):
-    request = PullRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(), watermark_path=None,
-                          **({"now": "now"} if "now" in PullRequest.__dataclass_fields__ else {}))
+    request = PullRequest(
+        run_id="x",
+        run_dir=str(nursery.run_dir),
+        policy=DataPolicy(),
+        watermark_path=None,
+        **({"now": "now"} if "now" in PullRequest.__dataclass_fields__ else {}),
+    )
     script = f"open('url', 'w').write(os.environ[{DATABASE_URL_VARIABLE!r}])"
     nursery.end_of(nursery.children(script, database_url="postgresql://u:p@h/d"), stage=Stage.PULL, request=request)
     assert (nursery.run_dir / "url").read_text() == "postgresql://u:p@h/d"
@@ -342,8 +371,9 @@ def killed_daemon(nursery, script):
     """The child that a daemon leaves behind when it is killed."""
     nursery.children(script)
     request = msgspec.json.encode(nursery.request).decode()
-    daemon = subprocess.run([sys.executable, "-c", DAEMON, str(nursery.run_dir), request], capture_output=True,
-                            text=True, check=False)
+    daemon = subprocess.run(
+        [sys.executable, "-c", DAEMON, str(nursery.run_dir), request], capture_output=True, text=True, check=False
+    )
     assert daemon.returncode == -signal.SIGKILL, daemon.stderr
     return int(daemon.stdout)
 
@@ -371,8 +401,15 @@ def test_a_child_of_a_killed_daemon_that_does_not_end_is_killed(nursery):
 
 
 def test_the_command_is_found_from_any_directory(tmp_path):
-    found = subprocess.run([*child_process.COMMAND], cwd=tmp_path, capture_output=True, text=True, check=False,
-                           env={"PATH": os.environ["PATH"]}, stdin=subprocess.DEVNULL)
+    found = subprocess.run(
+        [*child_process.COMMAND],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+    )
     assert "usage" in found.stderr
     assert found.returncode == 2
 

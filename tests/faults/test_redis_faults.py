@@ -119,7 +119,11 @@ def test_a_server_that_accepts_and_never_answers_holds_nobody_up(redis_server, w
 @pytest.mark.parametrize("same_process", [True, False])
 @pytest.mark.parametrize("promotions", [0, 1])
 def test_an_old_snapshot_comes_back_and_what_it_lacks_is_published_again(
-    snapshot_server, outbox, clock, promotions, same_process,
+    snapshot_server,
+    outbox,
+    clock,
+    promotions,
+    same_process,
 ):
     client = snapshot_server.client()
     relay = Relay(client, outbox, clock)
@@ -270,12 +274,23 @@ def failing_snapshots(client):
     return lambda: client.config_set("stop-writes-on-bgsave-error", "no")
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    (out_of_memory, "out of memory"), (replica, "read-only replica"), (too_few_replicas, "too few replicas"),
-    (failing_snapshots, "cannot save to its disk"),
-])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (out_of_memory, "out of memory"),
+        (replica, "read-only replica"),
+        (too_few_replicas, "too few replicas"),
+        (failing_snapshots, "cannot save to its disk"),
+    ],
+)
 def test_while_redis_takes_no_writes_events_are_kept_and_it_is_said_in_the_same_words(
-    relay, redis_server, client, outbox, clock, fault, words,
+    relay,
+    redis_server,
+    client,
+    outbox,
+    clock,
+    fault,
+    words,
 ):
     mend = fault(redis_server.client())
     events = [an_event(number) for number in range(3)]
@@ -369,8 +384,20 @@ def test_a_missing_permission_is_an_alarm_and_the_least_permissions_are_enough(r
 
     assert "does not permit" in report.problem
     assert PASSWORD not in str(report)
-    client.execute_command("ACL", "SETUSER", "worker", "+xadd", "+xrange", "+xinfo", "+xtrim", "+xpending", "+hset",
-                           "+hgetall", "+multi", "+exec")
+    client.execute_command(
+        "ACL",
+        "SETUSER",
+        "worker",
+        "+xadd",
+        "+xrange",
+        "+xinfo",
+        "+xtrim",
+        "+xpending",
+        "+hset",
+        "+hgetall",
+        "+multi",
+        "+exec",
+    )
     clock.advance(3601)
     assert drained(relay, clock).problem is None
 

@@ -44,6 +44,7 @@ class MortalOutbox:
             real(*arguments, **options)
             if self._left == 0:
                 raise DiedError
+
         return mortal
 
 
@@ -138,8 +139,11 @@ def test_killed_again_and_again_while_it_drains_each_event_is_there_once_in_orde
         enqueue(outbox, *events)
     chance, deaths = random.Random(7), 0
     while True:
-        process = subprocess.Popen([sys.executable, "-m", "tests.faults.relay_until_done", state, redis_server.url],
-                                   cwd=Path(__file__).parents[2], env={**os.environ})
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.relay_until_done", state, redis_server.url],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ},
+        )
         try:
             assert process.wait(0.3 + chance.random() * (0.3 + deaths / 10)) == 0
             break

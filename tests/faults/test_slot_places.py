@@ -131,6 +131,7 @@ def test_a_disk_without_room_for_the_model_is_named_before_anything_is_written(p
             return place.swapped()
         except RetrainError as error:
             return f"{type(error).__name__} {error} {list(place.models.iterdir())} {place.env_file.read_bytes() == ENV}"
+
     said = elsewhere(full, tried)
 
     assert said.startswith("DiskFullError")
@@ -170,7 +171,8 @@ def test_an_env_file_that_is_a_mount_point_is_neither_replaced_nor_written_in_pl
         mount(place.env_file, place.env_file, "", _BIND)
 
     assert f"mount point of its own, so it cannot be replaced -> grant its directory: ReadWritePaths={place.etc}" in (
-        elsewhere(mounted, place.problems))
+        elsewhere(mounted, place.problems)
+    )
     said = elsewhere(mounted, place.swapped)
     assert said.startswith(f"SlotError: {place.env_file}: ")
     assert "grant its directory with ReadWritePaths=, not the file" in said
@@ -199,13 +201,16 @@ def in_a_closed_directory(place):
     place.etc.chmod(0o555)
 
 
-@pytest.mark.parametrize(("put", "told", "found"), [
-    (not_ours, "could not be kept", "sudo chown nobody:"),
-    (not_ours_in_a_sticky_directory, "could not be kept", "sudo chown nobody:"),
-    (of_a_group_that_we_are_not_in, "could not be kept", "sudo chown nobody:"),
-    (marked_read_only, "marked read-only (mode 0444)", "chmod u+w"),
-    (in_a_closed_directory, "cannot write here", "a rename needs the directory"),
-])
+@pytest.mark.parametrize(
+    ("put", "told", "found"),
+    [
+        (not_ours, "could not be kept", "sudo chown nobody:"),
+        (not_ours_in_a_sticky_directory, "could not be kept", "sudo chown nobody:"),
+        (of_a_group_that_we_are_not_in, "could not be kept", "sudo chown nobody:"),
+        (marked_read_only, "marked read-only (mode 0444)", "chmod u+w"),
+        (in_a_closed_directory, "cannot write here", "a rename needs the directory"),
+    ],
+)
 def test_what_is_not_ours_to_write_is_left_alone_and_was_found_before(place, put, told, found):
     given_to_nobody(place)
     put(place)

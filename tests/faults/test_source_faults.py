@@ -22,14 +22,16 @@ def test_an_error_of_the_disk_at_any_read_ends_the_reading_or_costs_no_row(tmp_p
     def read():
         found = sum(len(page.id) for page in read_pages(url_of(path), busy_timeout_seconds=1.0))
         os.write(2, f"{found} rows".encode())
+
     read()  # whatever is imported late is imported now
     forked(read, trace=CALLS, options=("-y", "-o", str(trace)))
     places = _calls_on(str(path), trace.read_text(errors="replace"))
 
     assert len(places) > 50
     for call, number in places[::7]:
-        code, said = forked(read, trace=(call,), options=("-e", f"inject={call}:error=EIO:when={number}", "-o",
-                                                                 os.devnull))
+        code, said = forked(
+            read, trace=(call,), options=("-e", f"inject={call}:error=EIO:when={number}", "-o", os.devnull)
+        )
         assert (code, said) == (DONE, f"{ROWS} rows") or code == FAILED, (call, number, said)
 
 

@@ -36,7 +36,10 @@ def test_the_model_of_the_disk_finds_a_file_that_was_renamed_before_it_was_durab
     assert found == {None, b"", b"x" * 2048, b"x" * 1024, bytes(2048)}
     disk.synced(disk.names[str(tmp_path / "env")])
     assert {state.get(str(tmp_path / "env")) for state in disk.crash_states(power_loss.random.Random(1))} == {
-        None, b"x" * 2048}
+        None,
+        b"x" * 2048,
+    }
     disk.directory_synced(str(tmp_path))
     assert [state.get(str(tmp_path / "env")) for state in disk.crash_states(power_loss.random.Random(1))] == [
-        b"x" * 2048]
+        b"x" * 2048
+    ]

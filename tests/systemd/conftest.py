@@ -25,8 +25,14 @@ PATIENCE_SECONDS = 480.0
 _TEST_SECONDS = 1800
 #: a market that three epochs are enough for
 PLAIN = Regime(strength=1.0, lag=1, win_good=0.93, win_bad=0.08)
-SETTINGS = {"MAX_EPOCHS": 3, "SEQ_LEN": 32, "PROBATION_HOURS": 0,
-            "MIN_NEW_SAMPLES": 100, "ENGINE_CONFIRM_TIMEOUT_S": 90, "REDIS_HOST": "localhost"}
+SETTINGS = {
+    "MAX_EPOCHS": 3,
+    "SEQ_LEN": 32,
+    "PROBATION_HOURS": 0,
+    "MIN_NEW_SAMPLES": 100,
+    "ENGINE_CONFIRM_TIMEOUT_S": 90,
+    "REDIS_HOST": "localhost",
+}
 #: the first run, which comes by itself, ends at the audit, before PyTorch is loaded
 QUICK = {"MIN_SAMPLES": 1_000_000}
 ENGINE_UNIT = f"""\
@@ -75,7 +81,8 @@ class Host:
     def settings(self, **changed: object) -> None:
         values = {**SETTINGS, **changed}
         self.path("/etc/quantum/retraining-worker.env").write_text(
-            "".join(f"{name}={value}\n" for name, value in values.items()))
+            "".join(f"{name}={value}\n" for name, value in values.items())
+        )
 
     def drop_in(self, *lines: str) -> None:
         """What the unit has beside its own lines, until the next fresh start."""
@@ -85,14 +92,19 @@ class Host:
 
     def fresh(self, **settings: object) -> None:
         """The service stopped, its memory empty, no model in the slot, Redis empty."""
-        self.systemctl("stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path",
-                       "quantum-ai-engine-restart.service")
+        self.systemctl(
+            "stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path", "quantum-ai-engine-restart.service"
+        )
         self.systemctl("reset-failed")
-        self.shell(f"rm -rf {DROP_INS} /var/lib/quantum-retraining-worker /data/quantum/models/* "
-                   "/data/quantum/checkpoints/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* "
-                   "/etc/quantum/ai-engine.env.bak*")
-        self.shell("printf 'OTHER=1\\nPATCHTST_SHADOW_ONLY=true\\n' >/etc/quantum/ai-engine.env; "
-                   "systemd-tmpfiles --create quantum-retraining-worker.conf")
+        self.shell(
+            f"rm -rf {DROP_INS} /var/lib/quantum-retraining-worker /data/quantum/models/* "
+            "/data/quantum/checkpoints/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* "
+            "/etc/quantum/ai-engine.env.bak*"
+        )
+        self.shell(
+            "printf 'OTHER=1\\nPATCHTST_SHADOW_ONLY=true\\n' >/etc/quantum/ai-engine.env; "
+            "systemd-tmpfiles --create quantum-retraining-worker.conf"
+        )
         self.systemctl("daemon-reload")
         self.systemctl("start", "redis-server", "quantum-ai-engine-restart.path")
         self.run("redis-cli", "flushall")
@@ -131,8 +143,12 @@ class Host:
     def state(self, query: str) -> list[tuple]:
         """What the service's own database says; nothing while there is none."""
         database = self.path("/var/lib/quantum-retraining-worker/state.db")
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(
-                sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5.0)) as connection:
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(
+                sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5.0)
+            ) as connection,
+        ):
             return connection.execute(query).fetchall()
         return []
 
@@ -143,14 +159,19 @@ class Host:
 
     def outcomes(self) -> list[str]:
         """How runs have ended, the oldest first."""
-        return [outcome for (outcome,) in self.state(
-            "SELECT outcome FROM runs WHERE finished_at IS NOT NULL ORDER BY created_at")]
+        return [
+            outcome
+            for (outcome,) in self.state("SELECT outcome FROM runs WHERE finished_at IS NOT NULL ORDER BY created_at")
+        ]
 
     def children(self) -> list[int]:
         """The processes of the service besides its main one, as numbers inside."""
         main = self.main_pid()
-        groups = self.shell(f"cat /sys/fs/cgroup/unified/system.slice/{UNIT}.service/cgroup.procs "
-                            f"/sys/fs/cgroup/system.slice/{UNIT}.service/cgroup.procs 2>/dev/null", check=False)
+        groups = self.shell(
+            f"cat /sys/fs/cgroup/unified/system.slice/{UNIT}.service/cgroup.procs "
+            f"/sys/fs/cgroup/system.slice/{UNIT}.service/cgroup.procs 2>/dev/null",
+            check=False,
+        )
         return [int(pid) for pid in groups.split() if int(pid) not in (main, 0)]
 
     def wait(self, condition, what: str):
@@ -163,11 +184,12 @@ class Host:
         pytest.fail(f"waited in vain for {what}\n{story}")
 
     def wait_status(self, pattern: str) -> str:
-        return self.wait(lambda: (text := self.status_text()) and re.search(pattern, text) and text,
-                         f"a status like {pattern!r}")
+        return self.wait(
+            lambda: (text := self.status_text()) and re.search(pattern, text) and text, f"a status like {pattern!r}"
+        )
 
     def wait_outcome(self, number: int = 1) -> str:
-        return self.wait(lambda: (ended := self.outcomes())[number - 1:number], f"the end of run {number}")[0]
+        return self.wait(lambda: (ended := self.outcomes())[number - 1 : number], f"the end of run {number}")[0]
 
 
 @pytest.fixture(scope="session")
@@ -180,8 +202,10 @@ def installed():
         machine.prepare_environment()
         machine.run("useradd", "--system", "quantum-engine")
         machine.make("install")
-        machine.shell("install -d -m 2775 -g quantum /opt/quantum/ai_engine/models; "
-                      "chgrp -R quantum /opt/quantum/data; chmod 2775 /opt/quantum/data; chmod g+w /opt/quantum/data/*")
+        machine.shell(
+            "install -d -m 2775 -g quantum /opt/quantum/ai_engine/models; "
+            "chgrp -R quantum /opt/quantum/data; chmod 2775 /opt/quantum/data; chmod g+w /opt/quantum/data/*"
+        )
         yield Host(machine)
     finally:
         machine.remove()

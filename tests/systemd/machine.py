@@ -20,13 +20,35 @@ REPOSITORY = Path(__file__).parents[2]
 VENV = "/opt/quantum/venvs/retraining-worker"
 SOURCE = "/usr/src/retrain-worker"
 #: what a copy of the source needs to be installed from
-_SOURCES = ("retrain_worker", "systemd", "etc", "docs", "Makefile", "pyproject.toml", "constraints.txt", "README.md",
-            "LICENSE")
+_SOURCES = (
+    "retrain_worker",
+    "systemd",
+    "etc",
+    "docs",
+    "Makefile",
+    "pyproject.toml",
+    "constraints.txt",
+    "README.md",
+    "LICENSE",
+)
 #: units of this host that are no part of the test
-_MASKED = ("avahi-daemon.service", "avahi-daemon.socket", "postgresql.service", "e2scrub_reap.service",
-           "systemd-timesyncd.service", "apt-daily.timer", "apt-daily-upgrade.timer", "machines.target",
-           "systemd-resolved.service", "systemd-networkd.service", "NetworkManager.service", "ssh.service",
-           "cron.service", "docker.service", "containerd.service")
+_MASKED = (
+    "avahi-daemon.service",
+    "avahi-daemon.socket",
+    "postgresql.service",
+    "e2scrub_reap.service",
+    "systemd-timesyncd.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "machines.target",
+    "systemd-resolved.service",
+    "systemd-networkd.service",
+    "NetworkManager.service",
+    "ssh.service",
+    "cron.service",
+    "docker.service",
+    "containerd.service",
+)
 _PATIENCE_SECONDS = 300.0
 _PREFIX = "retrain-worker-machine-"
 
@@ -87,16 +109,33 @@ class Machine:
             group.mkdir(exist_ok=True)
         enter = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
         # setpriv: it ends with the thread that starts it, whatever becomes of us
-        command = ["setpriv", "--pdeathsig", "KILL", "systemd-nspawn", f"--directory={self.root}", "--boot",
-                   "--register=no", "--keep-unit", "--private-network", "--console=pipe", *binds,
-                   "systemd.unit=multi-user.target"]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "systemd-nspawn",
+            f"--directory={self.root}",
+            "--boot",
+            "--register=no",
+            "--keep-unit",
+            "--private-network",
+            "--console=pipe",
+            *binds,
+            "systemd.unit=multi-user.target",
+        ]
         with (self.folder / "console").open("ab") as console:
             self._nspawn = subprocess.Popen(
-                ["sh", "-c", enter, "sh", *map(str, self._groups), "--", *command], stdin=subprocess.DEVNULL,
-                stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
+                ["sh", "-c", enter, "sh", *map(str, self._groups), "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._init = int(self._wait_for(self._init_pid, "the machine's first process"))
-        self._wait_for(lambda: self.run("systemctl", "is-system-running", check=False).stdout.strip() in (
-            "running", "degraded"), "the machine to come up")
+        self._wait_for(
+            lambda: self.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded"),
+            "the machine to come up",
+        )
         # Version 1 controllers are read-only in a container; these two are ours below our own group.
         for controller in ("memory", "cpu"):
             self.run("mount", "-o", "remount,bind,rw", f"/sys/fs/cgroup/{controller}", check=False)
@@ -112,9 +151,14 @@ class Machine:
     def run(self, *command: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A command inside, as root."""
         done = subprocess.run(
-            ["nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-n", "-C", "--", *command], check=False,
-            capture_output=True, text=True, timeout=timeout, cwd="/",
-            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})
+            ["nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-n", "-C", "--", *command],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd="/",
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+        )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
         return done
@@ -135,7 +179,8 @@ class Machine:
         python = f"{_present_python()[0][1]}/bin/python3" if _present_python() else os.path.realpath(sys.executable)
         # its shared library is looked for where ProtectHome= hides it, then here, then among the system's
         self.path("/etc/ld.so.conf.d/00-present-python.conf").write_text(
-            "".join(f"{inside}/lib\n" for _outside, inside in _present_python()))
+            "".join(f"{inside}/lib\n" for _outside, inside in _present_python())
+        )
         self.run("ldconfig")
         self.run(python, "-m", "venv", VENV)
         site = next(self.path(f"{VENV}/lib").glob("python*/site-packages"))
@@ -217,8 +262,13 @@ def _own_control_groups() -> list[Path]:
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _number, controllers, path = line.split(":", 2)
         name = controllers.removeprefix("name=")
-        for mount in ([Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")] if not name
-                      else [Path("/sys/fs/cgroup") / name] if name in ("systemd", "memory", "cpu") else []):
+        for mount in (
+            [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
+            if not name
+            else [Path("/sys/fs/cgroup") / name]
+            if name in ("systemd", "memory", "cpu")
+            else []
+        ):
             if (mount / path.lstrip("/") / "cgroup.procs").exists():
                 found.append(mount / path.lstrip("/"))
                 break

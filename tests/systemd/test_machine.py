@@ -43,7 +43,7 @@ def test_a_run_by_trigger_is_promoted_and_the_engine_is_restarted_with_the_new_p
     assert host.state(PROMOTION) == [("CONFIRMED",)]
     assert any("was restarted with" in said for said in host.messages("EVENT=engine_restarted"))
 
-    run_id, = host.state("SELECT run_id FROM runs WHERE outcome = 'PROMOTED'")
+    (run_id,) = host.state("SELECT run_id FROM runs WHERE outcome = 'PROMOTED'")
     host.wait_message("promoted patchtst_v", "EVENT=run_finished")
     story = host.journal(f"RUN_ID={run_id[0]}")
     assert [entry["EVENT"] for entry in story if "OUTCOME" not in entry] == ["run_started", *["run_progress"] * 5]
@@ -61,8 +61,10 @@ def test_the_units_are_as_they_should_be(host):
     units = [f"{UNIT}.service", "quantum-ai-engine-restart.path", "quantum-ai-engine-restart.service"]
     verified = host.run("systemd-analyze", "verify", *units)
     exposures = exposure_of(host, UNIT)
-    host.shell(f"mkdir -p /run/systemd/system/{UNIT}.service.d; cp /usr/local/share/doc/retrain-worker/drop-ins/"
-               f"unix-sockets.conf /run/systemd/system/{UNIT}.service.d; systemctl daemon-reload")
+    host.shell(
+        f"mkdir -p /run/systemd/system/{UNIT}.service.d; cp /usr/local/share/doc/retrain-worker/drop-ins/"
+        f"unix-sockets.conf /run/systemd/system/{UNIT}.service.d; systemctl daemon-reload"
+    )
 
     assert (verified.stdout, verified.stderr) == ("", "")
     assert exposures <= 0.9
@@ -75,30 +77,36 @@ def exposure_of(host, unit: str) -> float:
 
 
 def test_only_unix_sockets_are_needed_when_there_is_no_network(host):
-    host.shell(f"mkdir -p /run/systemd/system/{UNIT}.service.d; cp /usr/local/share/doc/retrain-worker/drop-ins/"
-               f"unix-sockets.conf /run/systemd/system/{UNIT}.service.d; systemctl daemon-reload")
-    host.shell("mkdir -p /run/systemd/system/redis-server.service.d; printf '[Service]\\nExecStart=\\n"
-               "ExecStart=/usr/bin/redis-server --supervised systemd --daemonize no --port 0 "
-               "--dir /var/lib/redis --unixsocket /run/redis/redis.sock --unixsocketperm 770\\n' "
-               ">/run/systemd/system/redis-server.service.d/socket.conf; systemctl daemon-reload; "
-               "systemctl restart redis-server")
+    host.shell(
+        f"mkdir -p /run/systemd/system/{UNIT}.service.d; cp /usr/local/share/doc/retrain-worker/drop-ins/"
+        f"unix-sockets.conf /run/systemd/system/{UNIT}.service.d; systemctl daemon-reload"
+    )
+    host.shell(
+        "mkdir -p /run/systemd/system/redis-server.service.d; printf '[Service]\\nExecStart=\\n"
+        "ExecStart=/usr/bin/redis-server --supervised systemd --daemonize no --port 0 "
+        "--dir /var/lib/redis --unixsocket /run/redis/redis.sock --unixsocketperm 770\\n' "
+        ">/run/systemd/system/redis-server.service.d/socket.conf; systemctl daemon-reload; "
+        "systemctl restart redis-server"
+    )
     try:
         host.settings(REDIS_URL="unix:///run/redis/redis.sock", **QUICK)
         host.systemctl("start", UNIT)
         assert host.wait_outcome() == "REFUSED"
-        host.wait(lambda: "retraining.failed" in host.shell(
-            "redis-cli -s /run/redis/redis.sock --scan"), "the event in Redis")
+        host.wait(
+            lambda: "retraining.failed" in host.shell("redis-cli -s /run/redis/redis.sock --scan"), "the event in Redis"
+        )
     finally:
         host.systemctl("stop", UNIT)
-        host.shell("rm -r /run/systemd/system/redis-server.service.d; systemctl daemon-reload; "
-                   "systemctl restart redis-server")
+        host.shell(
+            "rm -r /run/systemd/system/redis-server.service.d; systemctl daemon-reload; systemctl restart redis-server"
+        )
 
 
 def test_it_trains_and_scores_under_the_whole_sandbox(host):
     host.settings(MAX_EPOCHS=30, PATIENCE=30)
     host.systemctl("start", UNIT)
     host.wait_status(r"training \d{8}_\d{6}: epoch \d+ of 30, validation log loss \d\.\d+, about \d+ s left")
-    child, = host.children()
+    (child,) = host.children()
     limits = host.shell(f"cat /proc/{child}/status /proc/{child}/oom_score_adj; ps -o ni=,cls= -p {child}")
 
     assert host.wait_outcome() == "PROMOTED", "\n".join(host.messages())
@@ -108,7 +116,10 @@ def test_it_trains_and_scores_under_the_whole_sandbox(host):
     assert "\n800\n" in limits
     assert limits.split()[-2:] == ["10", "B"]
     assert host.show("OOMPolicy", "NotifyAccess", "KillMode") == {
-        "OOMPolicy": "continue", "NotifyAccess": "main", "KillMode": "mixed"}
+        "OOMPolicy": "continue",
+        "NotifyAccess": "main",
+        "KillMode": "mixed",
+    }
 
 
 # long enough that an epoch is surely seen
@@ -150,11 +161,14 @@ def stop_in_time(host, phase: str, record_property) -> None:
 
 @pytest.mark.parametrize("stage", ["SHADOW", "PROBATION"])
 def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(host, stage, record_property):
-    host.settings(**({"SHADOW_MIN_OUTCOMES": 200} if stage == "SHADOW" else {"PROBATION_HOURS": 48}),
-                  ENGINE_CONFIRM="none", TRIAL_CHECK_MIN=1)
+    host.settings(
+        **({"SHADOW_MIN_OUTCOMES": 200} if stage == "SHADOW" else {"PROBATION_HOURS": 48}),
+        ENGINE_CONFIRM="none",
+        TRIAL_CHECK_MIN=1,
+    )
     host.systemctl("start", UNIT)
     host.wait(lambda: host.stage() == stage, stage)
-    child, = host.wait(host.children, "a look")
+    (child,) = host.wait(host.children, "a look")
     host.shell(f"kill -STOP {child}")
     host.wait_status("is on (trial|probation)")
     stop_in_time(host, f"a look ({stage})", record_property)
@@ -188,8 +202,13 @@ def test_a_reload_waits_for_its_end_and_fails_where_it_is_refused(host):
     refused = host.systemctl("reload", UNIT, check=False)
     assert refused.returncode == 1
     assert host.show("ActiveState", "StatusText")["ActiveState"] == "active"
-    host.wait(lambda: any("MIN_SAMPLES=plenty" in said and "LABEL=up" in said
-                          for said in host.messages("EVENT=reload_refused", "-p", "err")), "why it was refused")
+    host.wait(
+        lambda: any(
+            "MIN_SAMPLES=plenty" in said and "LABEL=up" in said
+            for said in host.messages("EVENT=reload_refused", "-p", "err")
+        ),
+        "why it was refused",
+    )
 
     host.settings(**QUICK, LOGLEVEL="DEBUG", RETRAIN_INTERVAL_H=48)
     host.systemctl("reload", UNIT)
@@ -249,7 +268,7 @@ def test_a_frozen_daemon_is_restarted_and_a_long_training_is_not(host):
     time.sleep(35)  # more than two periods of the watchdog
     host.wait_status(r"epoch \d+ of 5000")
     assert host.show("NRestarts")["NRestarts"] == "0"
-    child, = host.children()
+    (child,) = host.children()
     host.shell(f"kill -STOP {host.main_pid()}")
     host.wait(lambda: host.show("NRestarts")["NRestarts"] == "1", "the restart")
     host.wait(lambda: host.show("ActiveState")["ActiveState"] == "active", "READY again")
@@ -264,8 +283,11 @@ def test_a_child_killed_for_memory_leaves_the_daemon_alive(host):
     host.drop_in("MemoryMax=120M")  # the daemon fits, PyTorch does not
     host.settings(MAX_RETRIES=0)
     host.systemctl("start", UNIT)
-    limit = host.shell(f"cat /sys/fs/cgroup/memory/system.slice/{UNIT}.service/memory.limit_in_bytes "
-                       f"/sys/fs/cgroup/system.slice/{UNIT}.service/memory.max 2>/dev/null", check=False).strip()
+    limit = host.shell(
+        f"cat /sys/fs/cgroup/memory/system.slice/{UNIT}.service/memory.limit_in_bytes "
+        f"/sys/fs/cgroup/system.slice/{UNIT}.service/memory.max 2>/dev/null",
+        check=False,
+    ).strip()
     if limit != str(120 << 20):
         pytest.skip(f"the memory controller is not ours in here (limit {limit or 'none'})")
     pid = host.main_pid()
@@ -308,7 +330,7 @@ def test_after_a_power_cut_in_the_middle_of_a_swap_the_next_boot_goes_on_with_it
     host.machine.boot()
 
     assert host.wait_outcome() == "PROMOTED"
-    (model, found), = host.state("SELECT model_path, state FROM deployments WHERE kind = 'promote'")
+    ((model, found),) = host.state("SELECT model_path, state FROM deployments WHERE kind = 'promote'")
     assert model == parsed["PATCHTST_MODEL_PATH"]
     assert found not in ("INTENDED", "SWAPPED")
     host.wait(lambda: host.state("SELECT count(*) FROM outbox WHERE sent_at IS NULL") == [(0,)], "the events")
@@ -324,8 +346,9 @@ def test_a_password_comes_as_a_credential_and_is_nowhere_to_be_seen(host):
         host.settings(**QUICK)
         host.systemctl("start", UNIT)
         host.wait_outcome()
-        host.wait(lambda: "retraining.failed" in host.shell("redis-cli --no-auth-warning -a hunter2 --scan"),
-                  "the events")
+        host.wait(
+            lambda: "retraining.failed" in host.shell("redis-cli --no-auth-warning -a hunter2 --scan"), "the events"
+        )
         assert "hunter2" not in host.shell(f"cat /proc/{host.main_pid()}/environ; systemctl show {UNIT}")
         assert "hunter2" not in json.dumps(host.journal())
         assert host.run("retrain-worker", "trigger", check=False).returncode == 0, "root reads the credential"
@@ -339,7 +362,10 @@ def test_wrong_settings_and_a_wrong_database_fail_the_start_where_an_operator_se
     host.settings(LABEL="up")
     assert host.systemctl("start", UNIT, check=False).returncode == 1
     assert host.show("ActiveState", "ExecMainStatus", "NRestarts") == {
-        "ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
+        "ActiveState": "failed",
+        "ExecMainStatus": "78",
+        "NRestarts": "0",
+    }
     assert any("LABEL=up" in said for said in host.messages())
     assert re.match("ended: .*LABEL=up", host.status_text())
     host.systemctl("reset-failed", UNIT)
@@ -353,7 +379,7 @@ def test_a_second_sigterm_ends_it_at_once(host):
     host.settings(MAX_EPOCHS=5000, PATIENCE=5000)
     host.systemctl("start", UNIT)
     host.wait_status(r"epoch \d+ of")
-    child, = host.children()
+    (child,) = host.children()
     host.shell(f"kill -STOP {child}")  # it cannot write its checkpoint, and would have five seconds for it
     pid = host.main_pid()
     host.shell(f"kill -TERM {pid}")
@@ -387,8 +413,11 @@ def test_the_root_oneshot_believes_nobody(host):
     host.systemctl("start", "quantum-ai-engine")
     before = host.show("MainPID", unit="quantum-ai-engine")["MainPID"]
     env = host.path("/etc/quantum/ai-engine.env")
-    for line in ("PATCHTST_MODEL_PATH=/tmp/evil.pth\n", "LD_PRELOAD=/tmp/evil.so\n",
-                 "PATCHTST_MODEL_PATH=/opt/quantum/ai_engine/models/patchtst_v20260101_000000.pth\n"):
+    for line in (
+        "PATCHTST_MODEL_PATH=/tmp/evil.pth\n",
+        "LD_PRELOAD=/tmp/evil.so\n",
+        "PATCHTST_MODEL_PATH=/opt/quantum/ai_engine/models/patchtst_v20260101_000000.pth\n",
+    ):
         with env.open("w") as file:
             file.write(f"PATCHTST_SHADOW_ONLY=true\n{line}")
         assert host.systemctl("start", "quantum-ai-engine-restart.service", check=False).returncode == 1
@@ -416,8 +445,8 @@ def test_a_library_in_the_env_file_reaches_no_engine(host):
 
 
 AWKWARD = (
-    b"A=1\n# B=2\n; C=3\n\nD = spaced \nE=\"quo ted\"\nF='sin\"gle'\nG=back\\\nslash\nH=a\\ b\nA=again\n"
-    b"export I=1\nJ=x # no comment\nK=\"two\nlines\"\nL=caf\xc3\xa9\nM=\nN=$HOME %h\nO=\"esc \\\" \\\\ \\$\"\nP=last"
+    b'A=1\n# B=2\n; C=3\n\nD = spaced \nE="quo ted"\nF=\'sin"gle\'\nG=back\\\nslash\nH=a\\ b\nA=again\n'
+    b'export I=1\nJ=x # no comment\nK="two\nlines"\nL=caf\xc3\xa9\nM=\nN=$HOME %h\nO="esc \\" \\\\ \\$"\nP=last'
 )
 
 
@@ -472,7 +501,9 @@ def test_an_uninstall_leaves_what_belongs_to_the_operator_and_the_debian_package
     host.machine.offline("dpkg", "--force-confold", "--install", package)
     assert host.path("/etc/quantum/retraining-worker.env").read_bytes() == written
     assert host.show("FragmentPath")["FragmentPath"] in (
-        f"/lib/systemd/system/{UNIT}.service", f"/usr/lib/systemd/system/{UNIT}.service")
+        f"/lib/systemd/system/{UNIT}.service",
+        f"/usr/lib/systemd/system/{UNIT}.service",
+    )
     host.systemctl("start", UNIT)
     assert host.wait_outcome() == "REFUSED"
     assert host.run("systemd-analyze", "verify", f"{UNIT}.service").stderr == ""

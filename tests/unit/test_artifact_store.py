@@ -1,6 +1,5 @@
 """The folders of runs: where they are, and which of them may go."""
 
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +45,7 @@ def test_the_newest_and_the_protected_stay_and_nothing_else(tmp_path_factory, ke
     (root / "models" / "runs" / "notes").mkdir()
     named = {store.run_dir(run_id) / "candidate" / "x.pth" if by_path else run_id for run_id in protected}
     gone = store.remove_old_runs(keep=keep, protected=named)
-    stayed = set(IDS[max(0, len(IDS) - keep):]) | protected
+    stayed = set(IDS[max(0, len(IDS) - keep) :]) | protected
     assert set(gone) == set(IDS) - stayed
     assert set(store.run_ids()) == stayed
     assert {path.name for path in (root / "checkpoints").iterdir()} == stayed

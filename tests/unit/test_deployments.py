@@ -10,17 +10,30 @@ AT = datetime(2026, 1, 10, tzinfo=UTC)
 
 def promoted(number: int) -> Deployment:
     return Deployment(
-        deployment_id=f"run_{number}", run_id=None, kind="promote", version=f"v{number}",
+        deployment_id=f"run_{number}",
+        run_id=None,
+        kind="promote",
+        version=f"v{number}",
         model_path=f"/m/v{number}.pth",
-        sha256=str(number) * 64, size_bytes=1, previous_version=f"v{number - 1}" if number > 1 else None,
+        sha256=str(number) * 64,
+        size_bytes=1,
+        previous_version=f"v{number - 1}" if number > 1 else None,
         previous_model_path=f"/m/v{number - 1}.pth" if number > 1 else None,
-        previous_sha256=str(number - 1) * 64 if number > 1 else None, state=DeploymentState.CONFIRMED, created_at=AT,
-        updated_at=AT, requested_by="schedule", reason="", confirmation="seen")
+        previous_sha256=str(number - 1) * 64 if number > 1 else None,
+        state=DeploymentState.CONFIRMED,
+        created_at=AT,
+        updated_at=AT,
+        requested_by="schedule",
+        reason="",
+        confirmation="seen",
+    )
 
 
 def test_the_model_before_the_current_one_returns_but_never_a_condemned_one():
     history = [promoted(1), promoted(2), promoted(3)]
 
-    found = [roll_back_target(history, "/m/v3.pth", is_condemned=condemned.__contains__)
-             for condemned in (set(), {"2" * 64}, {"1" * 64, "2" * 64})]
+    found = [
+        roll_back_target(history, "/m/v3.pth", is_condemned=condemned.__contains__)
+        for condemned in (set(), {"2" * 64}, {"1" * 64, "2" * 64})
+    ]
     assert [target and target.version for target in found] == ["v2", "v1", None]

@@ -32,8 +32,14 @@ def market(tmp_path_factory) -> Path:
 
 
 def found_in(root: Path, *configured: Path):
-    return discover([root], cross_file_systems=False, configured=[("here", "DB_PATH", path) for path in configured],
-                    redis_url="", now=NOW, say=lambda _: None)
+    return discover(
+        [root],
+        cross_file_systems=False,
+        configured=[("here", "DB_PATH", path) for path in configured],
+        redis_url="",
+        now=NOW,
+        say=lambda _: None,
+    )
 
 
 def roles(root: Path, *configured: Path) -> dict[str, Role]:
@@ -61,16 +67,24 @@ def test_rows_decide_who_is_source_backup_and_other(tmp_path, market):
     change(tmp_path / "trades.db", "CREATE TABLE trades (x)", "INSERT INTO trades VALUES (1)")
     make(tmp_path / "quantum.db")
     assert roles(tmp_path, tmp_path / "live.db") == {
-        "live.db": Role.SOURCE, "copy.db": Role.BACKUP, "vacuumed.db": Role.BACKUP, "other.db": Role.OTHER_TRAINING,
-        "trades.db": Role.UNRELATED, "quantum.db": Role.EMPTY}
+        "live.db": Role.SOURCE,
+        "copy.db": Role.BACKUP,
+        "vacuumed.db": Role.BACKUP,
+        "other.db": Role.OTHER_TRAINING,
+        "trades.db": Role.UNRELATED,
+        "quantum.db": Role.EMPTY,
+    }
 
 
 def test_a_corrected_label_makes_a_copy_an_earlier_state(tmp_path, market):
     for name in ("a.db", "b.db"):
         shutil.copyfile(market, tmp_path / name)
-    change(tmp_path / "b.db", "UPDATE ai_training_samples SET target_class = "
-           "CASE target_class WHEN 'WIN' THEN 'LOSS' ELSE 'WIN' END WHERE id = 7")
-    copy, = (each for each in found_in(tmp_path, tmp_path / "a.db").pack.databases if each.role is Role.BACKUP)
+    change(
+        tmp_path / "b.db",
+        "UPDATE ai_training_samples SET target_class = "
+        "CASE target_class WHEN 'WIN' THEN 'LOSS' ELSE 'WIN' END WHERE id = 7",
+    )
+    (copy,) = (each for each in found_in(tmp_path, tmp_path / "a.db").pack.databases if each.role is Role.BACKUP)
     assert "310 of its 310 training rows stand there, 309 of them with the same label" in copy.why
 
 
@@ -80,7 +94,7 @@ def test_a_database_with_more_newest_labels_is_the_source_even_if_another_is_con
     continue_market(ours, rows=50)
     found = found_in(tmp_path, tmp_path / "stale.db")
     assert found.source_path == tmp_path / "old.db"
-    wrong, = found.pack.configured
+    (wrong,) = found.pack.configured
     assert wrong.is_wrong
     assert "backup of the training source" in wrong.finding
 
@@ -102,7 +116,8 @@ def test_a_training_table_without_a_needed_column_is_unrelated(tmp_path, market)
     change(tmp_path / "x.db", "ALTER TABLE ai_training_samples DROP COLUMN target_class")
     pack = found_in(tmp_path).pack
     assert [(each.role, each.why) for each in pack.databases] == [
-        (Role.UNRELATED, "its ai_training_samples lacks columns that training needs")]
+        (Role.UNRELATED, "its ai_training_samples lacks columns that training needs")
+    ]
     assert pack.reasons == ("no database with rows in ai_training_samples was found",)
 
 
@@ -184,7 +199,7 @@ def test_a_writer_that_has_begun_to_change_the_file_is_a_finding(tmp_path):
         writer.execute("BEGIN EXCLUSIVE")
         assert rows_in(tmp_path) == 1  # what was committed can be read past a lock
         writer.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 200)  # spills into the file
-        only, = found_in(tmp_path).pack.databases
+        (only,) = found_in(tmp_path).pack.databases
         writer.execute("ROLLBACK")
     assert (only.role, "a writer holds it" in only.why) == (Role.UNREADABLE, True)
 
@@ -240,7 +255,7 @@ def test_a_journal_left_by_a_dead_writer_is_a_finding_and_is_left_alone(tmp_path
             shutil.copyfile(tmp_path / f"x.db{suffix}", tmp_path / f"dead/y.db{suffix}")
         writer.execute("ROLLBACK")
     before = listing(tmp_path / "dead")
-    only, = found_in(tmp_path / "dead").pack.databases
+    (only,) = found_in(tmp_path / "dead").pack.databases
     assert (only.role, "writer died" in only.why) == (Role.UNREADABLE, True)
     assert listing(tmp_path / "dead") == before
 
@@ -259,12 +274,15 @@ def test_the_source_is_described_and_its_row_masked(tmp_path, market):
 def test_features_of_other_forms_are_counted_not_trusted(tmp_path, market):
     path = tmp_path / "x.db"
     shutil.copyfile(market, path)
-    change(path, "UPDATE ai_training_samples SET features = '[1, NaN' WHERE id = 1",
-           "UPDATE ai_training_samples SET features = '{\"a\": 1, \"b\": 2}' WHERE id = 2",
-           "UPDATE ai_training_samples SET features = '' WHERE id = 3",
-           "UPDATE ai_training_samples SET symbol = 'EVIL' || char(10) || '# x' WHERE id = 4",
-           "ALTER TABLE ai_training_samples ADD COLUMN extra TEXT",
-           "ALTER TABLE ai_training_samples DROP COLUMN executed")
+    change(
+        path,
+        "UPDATE ai_training_samples SET features = '[1, NaN' WHERE id = 1",
+        'UPDATE ai_training_samples SET features = \'{"a": 1, "b": 2}\' WHERE id = 2',
+        "UPDATE ai_training_samples SET features = '' WHERE id = 3",
+        "UPDATE ai_training_samples SET symbol = 'EVIL' || char(10) || '# x' WHERE id = 4",
+        "ALTER TABLE ai_training_samples ADD COLUMN extra TEXT",
+        "ALTER TABLE ai_training_samples DROP COLUMN executed",
+    )
     pack = found_in(tmp_path).pack
     assert pack.source.features == {"array of 4": 307, "missing": 1, "not JSON": 1, "object of 2": 1}
     assert "EVIL\\n# x" in pack.source.symbols
@@ -279,22 +297,28 @@ def test_equal_files_are_told_by_their_bytes(tmp_path):
     assert files == {"a.csv": "", "b.csv": str(tmp_path / "a.csv"), "c.csv": ""}
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), [
-    ("BINANCE_API_KEY", "abc", "***"),
-    ("REDIS_URL", "redis://:hunter2@h/0", "redis://:***@h/0"),
-    ("MODEL_PATH", "/data/models", "/data/models"),
-    ("DATABASE_URL", "postgresql://u:p@h/d?password=x", "postgresql://u:***@h/d?password=***"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("BINANCE_API_KEY", "abc", "***"),
+        ("REDIS_URL", "redis://:hunter2@h/0", "redis://:***@h/0"),
+        ("MODEL_PATH", "/data/models", "/data/models"),
+        ("DATABASE_URL", "postgresql://u:p@h/d?password=x", "postgresql://u:***@h/d?password=***"),
+    ],
+)
 def test_values_are_shown_without_secrets(name, value, expected):
     assert services.safe_value(name, value) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("engine --api-secret hunter2 --port 1", "engine --api-secret *** --port 1"),
-    ("engine --token --verbose", "engine --token --verbose"),
-    ("SECRET_KEY=hunter2", "SECRET_KEY=***"),
-    ("api_key: 'hunter2'", "api_key: '***'"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("engine --api-secret hunter2 --port 1", "engine --api-secret *** --port 1"),
+        ("engine --token --verbose", "engine --token --verbose"),
+        ("SECRET_KEY=hunter2", "SECRET_KEY=***"),
+        ("api_key: 'hunter2'", "api_key: '***'"),
+    ],
+)
 def test_masking_knows_options_and_keys(text, expected):
     assert masked(text) == expected
     assert is_secret_name("binance_api_secret")

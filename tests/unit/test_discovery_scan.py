@@ -39,23 +39,26 @@ def sqlite_bytes(folder: Path) -> bytes:
     return content
 
 
-@pytest.mark.parametrize(("content", "kind"), [
-    (b"REDIS0011\xfa", Kind.REDIS),
-    (b"*2\r\n$6\r\nSELECT\r\n", Kind.REDIS),
-    (b"file appendonly.aof.1.base.rdb seq 1 type b\n", Kind.REDIS),
-    (pickle.dumps({"a": 1}, protocol=4), Kind.MODEL),
-    (b"PAR1" + b"\0" * 9, Kind.MODEL),
-    (b'{"a": 1}\n{"a": 2}\n', Kind.JSON_LINES),
-    (b"time,open,high,low,close\n1,2,3,4,5\n2,3,4,5,6\n", Kind.CSV),
-    (b"# ours\nDB_PATH=/x.db\n", Kind.ENV),
-    (b"; a unit\n\n[Unit]\nDescription=x\n", Kind.UNIT),
-    (b'{"name": "package", "version": 1}\n', None),
-    (b"NAME=Debian\nVERSION=12\n", None),
-    (b"a, b, c\nd, e, f\ng, h, i\n", None),
-    (b"dear diary\n", None),
-    (b"\x80\x04 no pickle", None),
-    (b"", None),
-])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"REDIS0011\xfa", Kind.REDIS),
+        (b"*2\r\n$6\r\nSELECT\r\n", Kind.REDIS),
+        (b"file appendonly.aof.1.base.rdb seq 1 type b\n", Kind.REDIS),
+        (pickle.dumps({"a": 1}, protocol=4), Kind.MODEL),
+        (b"PAR1" + b"\0" * 9, Kind.MODEL),
+        (b'{"a": 1}\n{"a": 2}\n', Kind.JSON_LINES),
+        (b"time,open,high,low,close\n1,2,3,4,5\n2,3,4,5,6\n", Kind.CSV),
+        (b"# ours\nDB_PATH=/x.db\n", Kind.ENV),
+        (b"; a unit\n\n[Unit]\nDescription=x\n", Kind.UNIT),
+        (b'{"name": "package", "version": 1}\n', None),
+        (b"NAME=Debian\nVERSION=12\n", None),
+        (b"a, b, c\nd, e, f\ng, h, i\n", None),
+        (b"dear diary\n", None),
+        (b"\x80\x04 no pickle", None),
+        (b"", None),
+    ],
+)
 def test_content_decides_whatever_the_name(tmp_path, content, kind):
     make(tmp_path / "a_name.bin", content)
     assert kinds(tmp_path).get("a_name.bin") is kind
@@ -65,8 +68,11 @@ def test_a_database_is_found_under_any_name_and_a_false_name_is_said(tmp_path):
     make(tmp_path / "holiday.jpg", sqlite_bytes(tmp_path))
     make(tmp_path / "quantum.db")
     make(tmp_path / "notes.sqlite", "dear diary")
-    assert kinds(tmp_path) == {"holiday.jpg": Kind.SQLITE, "quantum.db": Kind.NO_DATABASE,
-                               "notes.sqlite": Kind.NO_DATABASE}
+    assert kinds(tmp_path) == {
+        "holiday.jpg": Kind.SQLITE,
+        "quantum.db": Kind.NO_DATABASE,
+        "notes.sqlite": Kind.NO_DATABASE,
+    }
 
 
 def test_a_script_counts_when_it_names_a_database(tmp_path):
@@ -113,8 +119,10 @@ def test_pseudo_file_systems_are_not_entered():
 def test_a_pseudo_file_system_within_a_root_is_passed_by_even_when_crossing(tmp_path, monkeypatch):
     candles(tmp_path / "host/proc/kcore.csv")
     candles(tmp_path / "host/a.csv")
-    monkeypatch.setattr("retrain_worker.discovery.scan.mounts", lambda: (
-        Mount(device="proc", point=str(tmp_path / "host/proc"), kind="proc"),))
+    monkeypatch.setattr(
+        "retrain_worker.discovery.scan.mounts",
+        lambda: (Mount(device="proc", point=str(tmp_path / "host/proc"), kind="proc"),),
+    )
     found, _ = scan([tmp_path / "host"], cross_file_systems=True, say=lambda _: None)
     assert [each.path.name for each in found] == ["a.csv"]
 
@@ -164,25 +172,51 @@ def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path):
     assert (found.lines, found.keys, f"{found.last_at:%F %H:%M}") == (2, ("ts", "reward"), "2025-11-22 00:01")
 
 
-@given(start=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x04\x95", b"\x08\x07\x12\x07pytorch", b'{"', b"REDIS0011",
-                              b"SQLite format 3\0", b"a,b,c\n", b"DB_PATH=", b"[Service]\n", b"\x09\0\0\0\0\0\0\0{\""]),
-       rest=st.binary(max_size=300), name=st.sampled_from(["a", "a.db", "a.pt", "a.csv", "a.jsonl", "a.py", "a.npz"]))
+@given(
+    start=st.sampled_from(
+        [
+            b"",
+            b"PK\x03\x04",
+            b"\x80\x04\x95",
+            b"\x08\x07\x12\x07pytorch",
+            b'{"',
+            b"REDIS0011",
+            b"SQLite format 3\0",
+            b"a,b,c\n",
+            b"DB_PATH=",
+            b"[Service]\n",
+            b'\x09\0\0\0\0\0\0\0{"',
+        ]
+    ),
+    rest=st.binary(max_size=300),
+    name=st.sampled_from(["a", "a.db", "a.pt", "a.csv", "a.jsonl", "a.py", "a.npz"]),
+)
 @settings(max_examples=300)
 def test_no_content_whatever_stops_the_pack(tmp_path_factory, start, rest, name):
     folder = tmp_path_factory.mktemp("any")
     make(folder / name, start + rest)
     make(folder / f"other-{name}", start + rest)
-    found = discover([folder], cross_file_systems=False, configured=(), redis_url="", now=datetime.now(UTC),
-                     say=lambda _: None)
+    found = discover(
+        [folder], cross_file_systems=False, configured=(), redis_url="", now=datetime.now(UTC), say=lambda _: None
+    )
     markdown(found.pack)
     msgspec.json.encode(found.pack)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [
-    ("2025-12-01 00:00:00", 1764547200), ("2025-12-01T01:00:00+01:00", 1764547200), ("1764547200", 1764547200),
-    ("1764547200000", 1764547200), ("1764547200000000", 1764547200), ("0001-01-01T00:00:00+05:00", None),
-    ("nan", None), ("7", None), ("soon", None),
-])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2025-12-01 00:00:00", 1764547200),
+        ("2025-12-01T01:00:00+01:00", 1764547200),
+        ("1764547200", 1764547200),
+        ("1764547200000", 1764547200),
+        ("1764547200000000", 1764547200),
+        ("0001-01-01T00:00:00+05:00", None),
+        ("nan", None),
+        ("7", None),
+        ("soon", None),
+    ],
+)
 def test_instants_are_read_in_every_notation(text, seconds):
     found = instant_of(text)
     assert (found and found.timestamp()) == seconds

@@ -60,10 +60,16 @@ def test_an_owner_that_cannot_be_kept_leaves_the_file_alone(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "fchmod"])
-@pytest.mark.parametrize(("code", "kind"), [
-    (errno.ENOSPC, DiskFullError), (errno.EDQUOT, DiskFullError), (errno.EIO, RetryLaterError),
-    (errno.EROFS, SlotError), (errno.EACCES, SlotError),
-])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ENOSPC, DiskFullError),
+        (errno.EDQUOT, DiskFullError),
+        (errno.EIO, RetryLaterError),
+        (errno.EROFS, SlotError),
+        (errno.EACCES, SlotError),
+    ],
+)
 def test_an_error_before_the_rename_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch, call, code, kind):
     target = tmp_path / "a.env"
     target.write_bytes(b"old")

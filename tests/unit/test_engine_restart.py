@@ -40,8 +40,9 @@ def name(stack: Path, model: object, *lines: str) -> None:
 
 
 def restart(stack: Path) -> str:
-    return EngineRestart(engine_models_dir=stack / "models", engine_env_file=stack / "engine.env",
-                         unit="engine.service").restart()
+    return EngineRestart(
+        engine_models_dir=stack / "models", engine_env_file=stack / "engine.env", unit="engine.service"
+    ).restart()
 
 
 def calls(stack: Path) -> list[str]:
@@ -58,7 +59,8 @@ def test_a_sound_slot_is_one_restart(stack):
 def test_a_swap_during_the_restart_is_another_restart(stack):
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text(
-        f'[ "$1" = try-restart ] && sed -i s/v20260101/v20260102/ {stack}/engine.env\necho active\n')
+        f'[ "$1" = try-restart ] && sed -i s/v20260101/v20260102/ {stack}/engine.env\necho active\n'
+    )
 
     assert restart(stack) == "engine.service was restarted with patchtst_v20260102_000000.pth"
     assert len([call for call in calls(stack) if "restart" in call]) == 2
@@ -88,9 +90,16 @@ def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack):
     published.write_bytes(b"no checksum beside it")
     manifest_file(published).write_text("{}")
     (stack / "models/folder.pth").mkdir()
-    wrong = [(stack / "elsewhere.pth",), (stack / "models/link.pth",), (stack / "models/missing.pth",),
-             (stack / "models/../elsewhere.pth",), (stack / "models/patchtst_v20260103_000000.pth",),
-             (stack / "models/folder.pth",), (model, "LD_PRELOAD=/tmp/evil.so"), (model, "PYTHONPATH=/tmp")]
+    wrong = [
+        (stack / "elsewhere.pth",),
+        (stack / "models/link.pth",),
+        (stack / "models/missing.pth",),
+        (stack / "models/../elsewhere.pth",),
+        (stack / "models/patchtst_v20260103_000000.pth",),
+        (stack / "models/folder.pth",),
+        (model, "LD_PRELOAD=/tmp/evil.so"),
+        (model, "PYTHONPATH=/tmp"),
+    ]
     for lines in wrong:
         name(stack, *lines)
         with pytest.raises((SlotError, ArtifactError)):
@@ -128,6 +137,7 @@ def test_an_engine_that_is_starting_may_have_read_the_old_line_and_is_restarted(
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text(
         f'[ "$1" = try-restart ] && touch {stack}/up\n[ -e {stack}/up ] && echo active && exit 0\n'
-        "echo activating; exit 3\n")
+        "echo activating; exit 3\n"
+    )
 
     assert "was restarted with" in restart(stack)

@@ -16,11 +16,42 @@ NEW = "/opt/quantum/ai_engine/models/patchtst_v20260110_120000.pth"
 SYSTEMD = next(iter(sorted(Path("/usr/lib").glob("*/systemd/libsystemd-shared-25[0-3].so"))), None)
 
 #: pieces that matter to the grammar, and enough of them to meet
-PIECES = st.sampled_from([
-    b"A", b"B", b"KEY", b"=", b"=", b'"', b"'", b"\\", b"\n", b"\n", b"\r\n", b"\r", b" ", b"\t", b"#", b";", b"x",
-    b"$", b"`", "é".encode(), b"\xff", "\ufdd0".encode(), b"1", b"export ", b"\xef\xbb\xbf", b"\x01", b"\x0b",
-    KEY.encode(), b"\n" + KEY.encode() + b"=", b"\nB=", b"# c \\\n", b"\0",
-])
+PIECES = st.sampled_from(
+    [
+        b"A",
+        b"B",
+        b"KEY",
+        b"=",
+        b"=",
+        b'"',
+        b"'",
+        b"\\",
+        b"\n",
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b"#",
+        b";",
+        b"x",
+        b"$",
+        b"`",
+        "é".encode(),
+        b"\xff",
+        "\ufdd0".encode(),
+        b"1",
+        b"export ",
+        b"\xef\xbb\xbf",
+        b"\x01",
+        b"\x0b",
+        KEY.encode(),
+        b"\n" + KEY.encode() + b"=",
+        b"\nB=",
+        b"# c \\\n",
+        b"\0",
+    ]
+)
 FILES = st.lists(PIECES, max_size=40).map(b"".join)
 
 
@@ -83,7 +114,9 @@ def test_replacing_twice_changes_nothing_more_and_the_file_is_never_left_in_doub
         return
     for how in (True, False):
         assert env_file.parse(after, comments_continue=how) == {
-            **env_file.parse(content, comments_continue=how), KEY: NEW}
+            **env_file.parse(content, comments_continue=how),
+            KEY: NEW,
+        }
     assert env_file.replaced(after, KEY, NEW) == after
 
 
@@ -99,26 +132,36 @@ def test_bytes_outside_the_assignment_are_kept(before, after):
         assert changed == before + f"\n{KEY}={NEW}\n".encode() + after
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    (b"", f"{KEY}={NEW}\n"),
-    (b"A=1", f"A=1\n{KEY}={NEW}\n"),
-    (b"A=1\r\n", f"A=1\r\n{KEY}={NEW}\r\n"),
-    (b"# note \\", f"# note \\\n\n{KEY}={NEW}\n"),
-    (b"A=1\\", f"A=1\\\n\n{KEY}={NEW}\n"),
-    (f"{KEY}=/old".encode(), f"{KEY}={NEW}"),
-    (f"  {KEY} = '/old'  \nB=2\n".encode(), f"  {KEY} ={NEW}\nB=2\n"),
-    (f"{KEY}=/one\nA=1\n {KEY}=\"/t\\\nwo\"\n# {KEY}=/no\n".encode(), f"A=1\n {KEY}={NEW}\n# {KEY}=/no\n"),
-    (f"export {KEY}=/old\n".encode(), f"export {KEY}=/old\n{KEY}={NEW}\n"),
-    (f"\ufeff{KEY}=/old\n".encode(), f"\ufeff{KEY}=/old\n{KEY}={NEW}\n"),
-])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", f"{KEY}={NEW}\n"),
+        (b"A=1", f"A=1\n{KEY}={NEW}\n"),
+        (b"A=1\r\n", f"A=1\r\n{KEY}={NEW}\r\n"),
+        (b"# note \\", f"# note \\\n\n{KEY}={NEW}\n"),
+        (b"A=1\\", f"A=1\\\n\n{KEY}={NEW}\n"),
+        (f"{KEY}=/old".encode(), f"{KEY}={NEW}"),
+        (f"  {KEY} = '/old'  \nB=2\n".encode(), f"  {KEY} ={NEW}\nB=2\n"),
+        (f'{KEY}=/one\nA=1\n {KEY}="/t\\\nwo"\n# {KEY}=/no\n'.encode(), f"A=1\n {KEY}={NEW}\n# {KEY}=/no\n"),
+        (f"export {KEY}=/old\n".encode(), f"export {KEY}=/old\n{KEY}={NEW}\n"),
+        (f"\ufeff{KEY}=/old\n".encode(), f"\ufeff{KEY}=/old\n{KEY}={NEW}\n"),
+    ],
+)
 def test_the_last_active_assignment_is_the_one_that_stays(content, expected):
     assert env_file.replaced(content, KEY, NEW) == expected.encode()
 
 
-@pytest.mark.parametrize("content", [
-    b'A="open\n', b"A='open\n", b"A=1\0\n", b"A=\xff\n", f"# note \\\n{KEY}=/old\n".encode(),
-    b"A=1\n" * 300_000,
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'A="open\n',
+        b"A='open\n",
+        b"A=1\0\n",
+        b"A=\xff\n",
+        f"# note \\\n{KEY}=/old\n".encode(),
+        b"A=1\n" * 300_000,
+    ],
+)
 def test_a_file_that_cannot_be_changed_safely_is_refused(content):
     with pytest.raises(SlotError):
         env_file.replaced(content, KEY, NEW)

@@ -25,9 +25,26 @@ from retrain_worker.domain.gates import (
 
 POLICY = GatePolicy()
 GOOD_CARD = Scorecard(
-    n=900, num_win=520, num_blocks=30, auc=0.78, auc_low=0.71, log_loss=0.55, prior_log_loss=0.68, log_loss_gain=0.13,
-    log_loss_gain_low=0.08, brier=0.19, ece=0.03, ece_limit=0.05, accuracy=0.72, precision=0.73, recall=0.75,
-    f1_score=0.74, actions={"BUY": 0.5, "SELL": 0.3, "HOLD": 0.2}, p_mean=0.57, p_std=0.22, p10_p90=0.6,
+    n=900,
+    num_win=520,
+    num_blocks=30,
+    auc=0.78,
+    auc_low=0.71,
+    log_loss=0.55,
+    prior_log_loss=0.68,
+    log_loss_gain=0.13,
+    log_loss_gain_low=0.08,
+    brier=0.19,
+    ece=0.03,
+    ece_limit=0.05,
+    accuracy=0.72,
+    precision=0.73,
+    recall=0.75,
+    f1_score=0.74,
+    actions={"BUY": 0.5, "SELL": 0.3, "HOLD": 0.2},
+    p_mean=0.57,
+    p_std=0.22,
+    p10_p90=0.6,
     worst_fall_z=0.4,
     agreement=Agreement(n=800, share=0.6, share_low=0.56, share_high=0.64, opposed=0.2, kappa=0.3, fallbacks=10),
     slices=(Slice(name="BTCUSDT", n=200, auc=0.77, auc_high=0.84, actions={"BUY": 0.6, "SELL": 0.4}, p_std=0.2),),
@@ -56,25 +73,28 @@ def test_a_good_candidate_passes_every_gate():
     assert verdict.policy == POLICY
 
 
-@pytest.mark.parametrize(("gate", "evidence"), [
-    ("contract", replace(GOOD, contract=replace(GOOD.contract, mismatches=("context_length 64, engine has 128",)))),
-    ("contract", replace(GOOD, contract=replace(GOOD.contract, canary_max_error=0.01))),
-    ("contract", replace(GOOD, contract=replace(GOOD.contract, constant_input_share=1.0))),
-    ("action diversity", with_card(actions={"BUY": 0.71, "SELL": 0.2, "HOLD": 0.09})),
-    ("action diversity", with_card(actions={"BUY": 0.05, "SELL": 0.65, "HOLD": 0.05})),
-    ("action diversity", with_card(actions={"BUY": 0.0, "SELL": 0.0, "HOLD": 1.0})),
-    ("confidence spread", with_card(p_std=0.049)),
-    ("confidence spread", with_card(p10_p90=0.119)),
-    ("calibration", with_card(worst_fall_z=3.0)),
-    ("calibration", with_card(ece=0.081)),
-    ("calibration", with_card(confidence_slope=0.6, confidence_slope_high=0.86)),
-    ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.49, auc_high=0.6, auc_lag_high=-0.01),))),
-    ("skill", with_card(auc_low=0.5)),
-    ("skill", with_card(log_loss_gain_low=0.0)),
-    ("incumbent", replace(GOOD, comparison=replace(GOOD.comparison, log_loss_gain_low=-0.011))),
-    ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], actions={"BUY": 1.0}),))),
-    ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.3, auc_high=0.45),))),
-])
+@pytest.mark.parametrize(
+    ("gate", "evidence"),
+    [
+        ("contract", replace(GOOD, contract=replace(GOOD.contract, mismatches=("context_length 64, engine has 128",)))),
+        ("contract", replace(GOOD, contract=replace(GOOD.contract, canary_max_error=0.01))),
+        ("contract", replace(GOOD, contract=replace(GOOD.contract, constant_input_share=1.0))),
+        ("action diversity", with_card(actions={"BUY": 0.71, "SELL": 0.2, "HOLD": 0.09})),
+        ("action diversity", with_card(actions={"BUY": 0.05, "SELL": 0.65, "HOLD": 0.05})),
+        ("action diversity", with_card(actions={"BUY": 0.0, "SELL": 0.0, "HOLD": 1.0})),
+        ("confidence spread", with_card(p_std=0.049)),
+        ("confidence spread", with_card(p10_p90=0.119)),
+        ("calibration", with_card(worst_fall_z=3.0)),
+        ("calibration", with_card(ece=0.081)),
+        ("calibration", with_card(confidence_slope=0.6, confidence_slope_high=0.86)),
+        ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.49, auc_high=0.6, auc_lag_high=-0.01),))),
+        ("skill", with_card(auc_low=0.5)),
+        ("skill", with_card(log_loss_gain_low=0.0)),
+        ("incumbent", replace(GOOD, comparison=replace(GOOD.comparison, log_loss_gain_low=-0.011))),
+        ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], actions={"BUY": 1.0}),))),
+        ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.3, auc_high=0.45),))),
+    ],
+)
 def test_one_failing_gate_refuses(gate, evidence):
     verdict = decide(evidence, POLICY)
 
@@ -83,8 +103,9 @@ def test_one_failing_gate_refuses(gate, evidence):
     assert verdict.reasons[0].startswith(gate)
 
 
-@pytest.mark.parametrize("field", ["auc", "auc_low", "log_loss_gain_low", "ece", "ece_limit", "p_std", "p10_p90",
-                                   "worst_fall_z"])
+@pytest.mark.parametrize(
+    "field", ["auc", "auc_low", "log_loss_gain_low", "ece", "ece_limit", "p_std", "p10_p90", "worst_fall_z"]
+)
 def test_what_was_not_measured_is_not_a_pass(field):
     verdict = decide(with_card(**{field: None}), POLICY)
 
@@ -112,8 +133,9 @@ def test_without_an_incumbent_the_other_gates_decide():
 
 
 def test_an_incumbent_that_fails_its_own_gates_protects_nobody():
-    collapsed = replace(GOOD, incumbent=replace(GOOD_CARD, p_std=0.001),
-                        comparison=replace(GOOD.comparison, log_loss_gain_low=-0.5))
+    collapsed = replace(
+        GOOD, incumbent=replace(GOOD_CARD, p_std=0.001), comparison=replace(GOOD.comparison, log_loss_gain_low=-0.5)
+    )
 
     assert result_of(collapsed, "incumbent") is GateResult.PASS
 
@@ -141,11 +163,14 @@ def test_a_model_in_the_slot_that_nobody_can_read_is_not_an_empty_slot():
         assert way_out in reason
 
 
-@pytest.mark.parametrize("broken", [
-    replace(NOBODY_KNOWS, mismatches=("preset: the engine runs engine",)),
-    replace(NOBODY_KNOWS, canary_max_error=0.01),
-    replace(NOBODY_KNOWS, constant_input_share=1.0),
-])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        replace(NOBODY_KNOWS, mismatches=("preset: the engine runs engine",)),
+        replace(NOBODY_KNOWS, canary_max_error=0.01),
+        replace(NOBODY_KNOWS, constant_input_share=1.0),
+    ],
+)
 def test_what_is_known_to_be_wrong_weighs_more_than_what_nobody_knows(broken):
     assert result_of(replace(GOOD, contract=broken), "contract") is GateResult.FAIL
 
@@ -164,15 +189,26 @@ def test_failures_stand_before_what_is_undecided():
 
 
 def pool(num_folds: int, *, auc_low: float | None = 0.6, gain_low: float | None = 0.01) -> Pool:
-    return Pool(num_folds=num_folds, n=900 + 700 * num_folds, num_blocks=30, alpha=1e-4, auc=0.7, auc_low=auc_low,
-                log_loss_gain=0.05, log_loss_gain_low=gain_low)
+    return Pool(
+        num_folds=num_folds,
+        n=900 + 700 * num_folds,
+        num_blocks=30,
+        alpha=1e-4,
+        auc=0.7,
+        auc_low=auc_low,
+        log_loss_gain=0.05,
+        log_loss_gain_low=gain_low,
+    )
 
 
 def with_skill(*pools: Pool, newest_auc_low: float | None = 0.55, num_folds: int = 3, **card: object) -> Evidence:
-    fold = Fold(first_at="2025-12-01T00:00:00+00:00", last_at="2025-12-05T00:00:00+00:00", n=700, auc=0.7,
-                log_loss_gain=0.05)
-    return replace(with_card(**card), skill=Skill(folds=(fold,) * num_folds, folds_wanted=3, pools=pools,
-                                                  newest_auc_low=newest_auc_low))
+    fold = Fold(
+        first_at="2025-12-01T00:00:00+00:00", last_at="2025-12-05T00:00:00+00:00", n=700, auc=0.7, log_loss_gain=0.05
+    )
+    return replace(
+        with_card(**card),
+        skill=Skill(folds=(fold,) * num_folds, folds_wanted=3, pools=pools, newest_auc_low=newest_auc_low),
+    )
 
 
 LUCKY = pool(0, auc_low=0.48)
@@ -206,13 +242,16 @@ def test_a_brilliant_past_does_not_excuse_the_newest_holdout(newest):
     assert result_of(newest, "skill") is GateResult.FAIL
 
 
-@pytest.mark.parametrize(("alone", "together_high", "result"), [
-    (0.75, 0.64, GateResult.FAIL),  # the holdout is not sure of it (0.95), the folds are
-    (0.75, 0.88, GateResult.PASS),
-    (0.88, 0.64, GateResult.PASS),  # the folds knew another market: the holdout does not agree
-    (0.75, None, GateResult.PASS),
-    (None, 0.64, GateResult.PASS),
-])
+@pytest.mark.parametrize(
+    ("alone", "together_high", "result"),
+    [
+        (0.75, 0.64, GateResult.FAIL),  # the holdout is not sure of it (0.95), the folds are
+        (0.75, 0.88, GateResult.PASS),
+        (0.88, 0.64, GateResult.PASS),  # the folds knew another market: the holdout does not agree
+        (0.75, None, GateResult.PASS),
+        (None, 0.64, GateResult.PASS),
+    ],
+)
 def test_past_folds_tell_an_overconfident_recipe_where_the_newest_holdout_agrees(alone, together_high, result):
     evidence = with_skill(pool(3), confidence_slope=alone, confidence_slope_high=None if alone is None else 0.95)
     told = replace(evidence, skill=replace(evidence.skill, confidence_slope=0.56, confidence_slope_high=together_high))
@@ -220,14 +259,20 @@ def test_past_folds_tell_an_overconfident_recipe_where_the_newest_holdout_agrees
 
     assert gate.result is result
     if result is GateResult.FAIL:
-        assert gate.sentence == ("overconfident: 0.75 of its log odds are earned, and with the past folds 0.56, surely "
-                                 "under 0.64")
+        assert gate.sentence == (
+            "overconfident: 0.75 of its log odds are earned, and with the past folds 0.56, surely under 0.64"
+        )
 
 
-@pytest.mark.parametrize("evidence", [
-    with_skill(), with_skill(pool(3, auc_low=None)), with_skill(pool(3), newest_auc_low=None),
-    with_skill(pool(3), n=199),
-])
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        with_skill(),
+        with_skill(pool(3, auc_low=None)),
+        with_skill(pool(3), newest_auc_low=None),
+        with_skill(pool(3), n=199),
+    ],
+)
 def test_skill_that_could_not_be_measured_is_undecided(evidence):
     assert result_of(evidence, "skill") is GateResult.UNDECIDED
 

@@ -59,7 +59,11 @@ def test_a_record_is_one_line_with_its_priority(records):
     assert [priority for priority, _ in lines] == [6, 4, 3]
     first = lines[0][1]
     assert (first["event"], first["message"], first["rows"], first["run_id"]) == (
-        "stage_done", "the pull is done\nand well", 7, "20260110_033000")
+        "stage_done",
+        "the pull is done\nand well",
+        7,
+        "20260110_033000",
+    )
     assert first["timestamp"].endswith("Z")
 
 
@@ -70,19 +74,26 @@ def test_the_level_is_a_setting(records):
 
 
 def test_passwords_are_masked_wherever_they_stand(records):
-    journal.get_logger().info("connected", message="redis://u:hunter2@h/0", fields={"dsn": ["password=hunter2"]},
-                              error=RuntimeError("postgresql://u:hunter2@h/d"))
+    journal.get_logger().info(
+        "connected",
+        message="redis://u:hunter2@h/0",
+        fields={"dsn": ["password=hunter2"]},
+        error=RuntimeError("postgresql://u:hunter2@h/d"),
+    )
     assert "hunter2" not in records()[0]
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("redis://:pa:ss@h/0", "redis://:***@h/0"),
-    ("a postgresql+psycopg://u:p%40@h:5/d b", "a postgresql+psycopg://u:***@h:5/d b"),
-    ("redis://h:6379/0", "redis://h:6379/0"),
-    ("http://user@h/", "http://user@h/"),
-    ("PGPASSWORD=x y", "PGPASSWORD=*** y"),
-    ("password: 'secret'", "password: '***'"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("redis://:pa:ss@h/0", "redis://:***@h/0"),
+        ("a postgresql+psycopg://u:p%40@h:5/d b", "a postgresql+psycopg://u:***@h:5/d b"),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("http://user@h/", "http://user@h/"),
+        ("PGPASSWORD=x y", "PGPASSWORD=*** y"),
+        ("password: 'secret'", "password: '***'"),
+    ],
+)
 def test_masking_takes_the_password_and_nothing_else(text, expected):
     assert masked(text) == expected
 
@@ -118,7 +129,7 @@ def test_libraries_and_warnings_speak_in_our_form(records):
 
 def test_a_record_that_the_journal_would_cut_is_shortened(records):
     journal.get_logger().info("big", message="m", numbers=list(range(50_000)))
-    line, = records()
+    (line,) = records()
     assert len(line) < 48 * 1024
     assert parsed(line)[1]["left_out_bytes"] > 48 * 1024
 
@@ -126,7 +137,7 @@ def test_a_record_that_the_journal_would_cut_is_shortened(records):
 def test_text_for_a_person_is_one_line_too(records):
     records.configure(form="text")
     journal.get_logger().info("stage_done", message="pull\ndone", rows=7)
-    line, = records()
+    (line,) = records()
     assert line.endswith("pull done rows=7")
 
 
@@ -185,9 +196,11 @@ def test_the_line_about_lost_records_is_one_of_ours():
 
 
 def test_a_closed_stderr_does_not_hurt():
-    script = ("import os; from retrain_worker.adapters import journal\n"
-              "j = journal.configure(form='json'); os.close(2)\n"
-              "for _ in range(10): journal.get_logger().info('said')\n"
-              "print(j.flush(30), j.num_dropped)")
+    script = (
+        "import os; from retrain_worker.adapters import journal\n"
+        "j = journal.configure(form='json'); os.close(2)\n"
+        "for _ in range(10): journal.get_logger().info('said')\n"
+        "print(j.flush(30), j.num_dropped)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "10"]

@@ -22,20 +22,32 @@ def fields_of(datagram: bytes) -> list[tuple[str, str]]:
             name, _, value = line.partition(b"=")
         else:
             name, size = line, int.from_bytes(rest[:8], "little")
-            value, rest = rest[8:8 + size], rest[8 + size + 1:]
+            value, rest = rest[8 : 8 + size], rest[8 + size + 1 :]
         found.append((name.decode(), value.decode()))
         datagram = rest
     return found
 
 
 def test_each_field_stands_alone():
-    record = {"event": "run_started", "message": "run 1 started", "run_id": "1", "seconds": {"pull": 1.5},
-              "level": "info", "timestamp": "x", "nothing": None}
+    record = {
+        "event": "run_started",
+        "message": "run 1 started",
+        "run_id": "1",
+        "seconds": {"pull": 1.5},
+        "level": "info",
+        "timestamp": "x",
+        "nothing": None,
+    }
 
     assert fields_of(entry_of(record, priority=6)) == [
-        ("MESSAGE", "run 1 started"), ("PRIORITY", "6"), ("SYSLOG_IDENTIFIER", "retrain-worker"),
-        ("EVENT", "run_started"), ("MESSAGE_ID", MESSAGE_IDS["run_started"]), ("RUN_ID", "1"),
-        ("SECONDS", '{"pull":1.5}')]
+        ("MESSAGE", "run 1 started"),
+        ("PRIORITY", "6"),
+        ("SYSLOG_IDENTIFIER", "retrain-worker"),
+        ("EVENT", "run_started"),
+        ("MESSAGE_ID", MESSAGE_IDS["run_started"]),
+        ("RUN_ID", "1"),
+        ("SECONDS", '{"pull":1.5}'),
+    ]
 
 
 def test_the_end_of_a_run_is_found_by_its_stage_and_outcome_too():
@@ -54,8 +66,9 @@ def test_no_text_breaks_out_of_its_field(text):
     assert dict(fields)["PRIORITY"] == "3"
 
 
-@pytest.mark.parametrize(("name", "field"), [("run_id", "RUN_ID"), ("_hidden", "HIDDEN"), ("größe", "GR__E"),
-                                             ("a" * 99, "A" * 64)])
+@pytest.mark.parametrize(
+    ("name", "field"), [("run_id", "RUN_ID"), ("_hidden", "HIDDEN"), ("größe", "GR__E"), ("a" * 99, "A" * 64)]
+)
 def test_names_are_those_that_the_journal_takes(name, field):
     assert fields_of(entry_of({"event": "x", name: "1"}, priority=6))[-1] == (field, "1")
 

@@ -11,8 +11,16 @@ LATER = NOW + timedelta(minutes=1)
 
 
 def a_run(stage: Stage = Stage.PULL) -> Run:
-    return Run(run_id="20260110_033000", requested_by="once", request_reason="test", created_at=NOW, updated_at=NOW,
-               stage=stage, num_deaths=2, num_retries=1)
+    return Run(
+        run_id="20260110_033000",
+        requested_by="once",
+        request_reason="test",
+        created_at=NOW,
+        updated_at=NOW,
+        stage=stage,
+        num_deaths=2,
+        num_retries=1,
+    )
 
 
 @pytest.mark.parametrize("stage", Stage)

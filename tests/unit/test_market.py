@@ -65,8 +65,15 @@ def test_six_thousand_outcomes_are_known_and_the_newest_sixty_are_open(market):
 
     assert len(rows) == 6_060
     assert is_open == [False] * 6_000 + [True] * 60
-    later = ("exit_price", "exit_time", "realized_pnl", "hold_duration_seconds", "target_label", "target_class",
-             "updated_at")
+    later = (
+        "exit_price",
+        "exit_time",
+        "realized_pnl",
+        "hold_duration_seconds",
+        "target_label",
+        "target_class",
+        "updated_at",
+    )
     assert {row[name] for row in rows[-60:] for name in later} == {None}
     assert max(row["exit_time"] for row in rows[:-60]) < "2026-01-10 03:30:00"
 
@@ -220,16 +227,21 @@ def test_the_posterior_equals_the_sum_over_every_possible_past(window, nonlinear
 
     found = regime.posterior(evidence, window=window)
 
-    assert found == pytest.approx([win_by_enumeration(regime, evidence[max(0, i + 1 - window) : i + 1])
-                                   for i in range(10)], abs=1e-12)
+    assert found == pytest.approx(
+        [win_by_enumeration(regime, evidence[max(0, i + 1 - window) : i + 1]) for i in range(10)], abs=1e-12
+    )
 
 
 def win_by_enumeration(regime, evidence):
     """P(WIN) of the newest of these rows: all paths of the regime over them and `lag` rows back."""
     length = max(len(evidence), regime.lag + 1)
     seen = np.concatenate([np.zeros(length - len(evidence)), evidence])
-    turn = {(True, True): 1 - regime.turns_bad, (True, False): regime.turns_bad,
-            (False, True): regime.turns_good, (False, False): 1 - regime.turns_good}
+    turn = {
+        (True, True): 1 - regime.turns_bad,
+        (True, False): regime.turns_bad,
+        (False, True): regime.turns_good,
+        (False, False): 1 - regime.turns_good,
+    }
     total = {True: 0.0, False: 0.0}
     for path in itertools.product((True, False), repeat=length):
         weight = regime.good_share if path[0] else 1 - regime.good_share

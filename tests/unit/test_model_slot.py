@@ -33,8 +33,13 @@ class Engine:
         self.slot = self.slot_for(None)
 
     def slot_for(self, serving_user):
-        return ModelSlot(engine_models_dir=self.models_dir, engine_env_file=self.env_file,
-                         trigger_file=self.trigger_file, serving_user=serving_user, now=self.now)
+        return ModelSlot(
+            engine_models_dir=self.models_dir,
+            engine_env_file=self.env_file,
+            trigger_file=self.trigger_file,
+            serving_user=serving_user,
+            now=self.now,
+        )
 
     def now(self):
         self.ticks += 1
@@ -94,7 +99,7 @@ def test_a_backup_with_the_same_rights_stands_beside_it(engine):
     published, sha256 = engine.publish()
     engine.env_file.chmod(0o600)
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
-    backup, = (path for path in engine.etc.iterdir() if ".bak-" in path.name)
+    (backup,) = (path for path in engine.etc.iterdir() if ".bak-" in path.name)
     assert backup.name == "ai-engine.env.bak-20260110T120001000000"
     assert backup.read_bytes() == ENV
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
@@ -106,9 +111,12 @@ def test_the_ten_newest_of_our_backups_are_kept(engine):
     for second in range(14):
         published, sha256 = engine.publish(f"patchtst_v20260110_1200{second:02}")
         engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
-    assert names(engine.etc) == ["ai-engine.env", "ai-engine.env.bak",
-                                 *(f"ai-engine.env.bak-20260110T1200{n:02}000000" for n in range(5, 15)),
-                                 "ai-engine.env.bak-mine"]
+    assert names(engine.etc) == [
+        "ai-engine.env",
+        "ai-engine.env.bak",
+        *(f"ai-engine.env.bak-20260110T1200{n:02}000000" for n in range(5, 15)),
+        "ai-engine.env.bak-mine",
+    ]
 
 
 def test_pointing_twice_changes_nothing(engine):
@@ -227,8 +235,11 @@ def test_an_env_file_that_is_not_as_it_should_be_is_left_alone(engine, put):
     published, sha256 = engine.publish()
     put(engine.env_file)
     before = names(engine.etc)
-    for call in (engine.slot.current_path, engine.slot.is_shadow_only,
-                 lambda: engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())):
+    for call in (
+        engine.slot.current_path,
+        engine.slot.is_shadow_only,
+        lambda: engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path()),
+    ):
         with pytest.raises(SlotError) as caught:
             call()
         assert str(engine.env_file) in str(caught.value)
@@ -318,7 +329,8 @@ def test_old_models_go_but_never_one_that_is_named(engine):
     gone = engine.slot.remove_old_models(keep=1, protected={published[2][0]})
     assert gone == (published[1][0], published[3][0])
     assert [name for name in names(engine.models_dir) if name.endswith(".pth")] == [
-        f"patchtst_v20260110_1200{n}.pth" for n in ("00", "02", "04")] + ["patchtst_v_mine.pth"]
+        f"patchtst_v20260110_1200{n}.pth" for n in ("00", "02", "04")
+    ] + ["patchtst_v_mine.pth"]
 
 
 def test_models_of_the_stack_itself_are_never_removed_whatever_their_names(engine):

@@ -21,10 +21,23 @@ A, B, C = "/engine/a.pth", "/engine/patchtst_v20260101_000000.pth", "/engine/pat
 
 def promoted(model, before, *, state=DeploymentState.CONFIRMED, kind="promote", confirmation="seen", sha256="a" * 64):
     return Deployment(
-        deployment_id=f"{kind}_{Path(model).stem}_from_{Path(before).stem}", run_id=None, kind=kind,
-        version=Path(model).stem, model_path=model, sha256=sha256, size_bytes=1, previous_version=Path(before).stem,
-        previous_model_path=before, previous_sha256="a" * 64, state=state, created_at=NOW, updated_at=NOW,
-        requested_by="schedule", reason="", confirmation=confirmation)
+        deployment_id=f"{kind}_{Path(model).stem}_from_{Path(before).stem}",
+        run_id=None,
+        kind=kind,
+        version=Path(model).stem,
+        model_path=model,
+        sha256=sha256,
+        size_bytes=1,
+        previous_version=Path(before).stem,
+        previous_model_path=before,
+        previous_sha256="a" * 64,
+        state=state,
+        created_at=NOW,
+        updated_at=NOW,
+        requested_by="schedule",
+        reason="",
+        confirmation=confirmation,
+    )
 
 
 @pytest.fixture
@@ -36,8 +49,15 @@ def world(tmp_path):
 
 
 def an_order(**arguments) -> Order:
-    return Order(order_id="rollback_20260110_033000", kind=OrderKind.ROLLBACK, requested_by="ada", reason="it loses",
-                 created_at=NOW, updated_at=NOW, arguments=arguments)
+    return Order(
+        order_id="rollback_20260110_033000",
+        kind=OrderKind.ROLLBACK,
+        requested_by="ada",
+        reason="it loses",
+        created_at=NOW,
+        updated_at=NOW,
+        arguments=arguments,
+    )
 
 
 def carried_out(world, order=None, limit=20):
@@ -97,8 +117,10 @@ def test_where_nothing_was_before_a_person_can_take_the_model_out(world):
 
     order = carried_out(world, replace(an_order(to_none="yes", only_from=B), order_id="rollback_20260110_033500"))
     assert (order.state, world.slot.named) == (OrderState.DONE, None)
-    assert order.answer == (f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; "
-                            "no model is named, so nobody can be seen serving it")
+    assert order.answer == (
+        f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; "
+        "no model is named, so nobody can be seen serving it"
+    )
     assert world.slot.triggered == [None]
     event = world.store.events[-1]
     assert (event.event_type, event.payload["model_path"]) == (EventType.ROLLED_BACK, "")
@@ -127,8 +149,9 @@ def test_an_unconfirmed_first_model_leaves_the_slot_again(world, tmp_path):
 
 def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(world):
     carried_out(world, an_order(to_none="yes"))
-    world.store.record_deployment(replace(
-        promoted("/engine/patchtst_v20260103_000000.pth", A), previous_model_path=None, previous_version=None))
+    world.store.record_deployment(
+        replace(promoted("/engine/patchtst_v20260103_000000.pth", A), previous_model_path=None, previous_version=None)
+    )
     world.slot.named = Path("/engine/patchtst_v20260103_000000.pth")
     carried_out(world, replace(an_order(), order_id="rollback_20260110_033500"))
 
@@ -137,9 +160,12 @@ def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(wor
 
 def awaiting_confirmation(world, tmp_path):
     """A run whose model stands in the slot, and that nobody has been seen serving yet; and its world."""
-    answers = {Stage.PULL: test_stages.Done(result=test_stages.PULLED), Stage.AUDIT: test_stages.Done(
-        result=test_stages.FIT), Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
-        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD))}
+    answers = {
+        Stage.PULL: test_stages.Done(result=test_stages.PULLED),
+        Stage.AUDIT: test_stages.Done(result=test_stages.FIT),
+        Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD)),
+    }
     world = replace(world, children=FakeChildren(answers=answers), confirmations=FakeConfirmations(seen=None))
     run = test_stages.a_run()
     while run.run_id not in world.store.deployments or world.store.deployments[run.run_id].state != "ANNOUNCED":
@@ -148,7 +174,8 @@ def awaiting_confirmation(world, tmp_path):
 
 
 def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
-        world, tmp_path):
+    world, tmp_path
+):
     world.slot.named = None
     run, world = awaiting_confirmation(world, tmp_path)
     assert carried_out(world, an_order(to_none="yes")).state is OrderState.DONE
@@ -162,11 +189,14 @@ def test_a_named_version_is_what_returns(world):
     assert world.slot.named == Path(A)
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    ({"version": "patchtst_v20260102_000000"}, "is in the slot already"),
-    ({"version": "patchtst_v20990101_000000"}, "never stood in the slot; known are patchtst_v20260102_000000"),
-    ({"only_from": "/engine/other.pth"}, "no longer /engine/other.pth"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"version": "patchtst_v20260102_000000"}, "is in the slot already"),
+        ({"version": "patchtst_v20990101_000000"}, "never stood in the slot; known are patchtst_v20260102_000000"),
+        ({"only_from": "/engine/other.pth"}, "no longer /engine/other.pth"),
+    ],
+)
 def test_what_cannot_be_done_is_refused_and_never_called_done(world, arguments, told):
     order = carried_out(world, an_order(**arguments))
 
@@ -249,6 +279,7 @@ def test_a_full_disk_is_waited_for_and_said(world):
 def test_a_trigger_that_cannot_be_written_never_denies_the_swap(world):
     def broken(_):
         raise SlotError("the trigger file is a directory")
+
     world.slot.trigger = broken
     order = carried_out(world)
 
@@ -270,11 +301,18 @@ def test_nobody_seen_serving_the_old_model_is_said(world):
 
 
 def unconfirmed_run(world, tmp_path, policy):
-    answers = {Stage.PULL: test_stages.Done(result=test_stages.PULLED), Stage.AUDIT: test_stages.Done(
-        result=test_stages.FIT), Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
-        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD))}
-    world = replace(world, children=FakeChildren(answers=answers), confirmations=FakeConfirmations(seen=None),
-                    policies=replace(world.policies, unconfirmed=policy))
+    answers = {
+        Stage.PULL: test_stages.Done(result=test_stages.PULLED),
+        Stage.AUDIT: test_stages.Done(result=test_stages.FIT),
+        Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD)),
+    }
+    world = replace(
+        world,
+        children=FakeChildren(answers=answers),
+        confirmations=FakeConfirmations(seen=None),
+        policies=replace(world.policies, unconfirmed=policy),
+    )
     run = test_stages.a_run()
     for _ in range(60):
         if (order := world.store.waiting_order()) is not None:

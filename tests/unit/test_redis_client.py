@@ -7,9 +7,14 @@ from retrain_worker.redis_client import connect, problem_of, where_is, where_of
 PASSWORD = "s3cret-word"
 
 
-@pytest.mark.parametrize("url", [
-    f"redis://:{PASSWORD}@host:6379/1", f"rediss://user:{PASSWORD}@host", f"unix://u:{PASSWORD}@/run/redis.sock?db=2",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{PASSWORD}@host:6379/1",
+        f"rediss://user:{PASSWORD}@host",
+        f"unix://u:{PASSWORD}@/run/redis.sock?db=2",
+    ],
+)
 def test_no_text_about_a_server_holds_its_password(url):
     client = connect(url)
 
@@ -18,8 +23,17 @@ def test_no_text_about_a_server_holds_its_password(url):
     assert PASSWORD not in problem.sentence + where_is(client) + where_of(url)
 
 
-@pytest.mark.parametrize("url", [f"redis://:{PASSWORD}@host:port", f"http://:{PASSWORD}@host", f":{PASSWORD}@",
-                                 f"redis:/:{PASSWORD}@host", f"redis:{PASSWORD}@host", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{PASSWORD}@host:port",
+        f"http://:{PASSWORD}@host",
+        f":{PASSWORD}@",
+        f"redis:/:{PASSWORD}@host",
+        f"redis:{PASSWORD}@host",
+        "",
+    ],
+)
 def test_a_url_that_cannot_be_read_is_a_settings_error_without_its_password(url):
     with pytest.raises(SettingsError) as caught:
         connect(url)

@@ -36,26 +36,62 @@ HOSTILE = "<script>alert('x')</script>\x1b[31m\n[red]&\u202e\"><img src=//evil>"
 
 
 def card(**changes):
-    buckets = tuple(Bucket(low=i / 10, high=(i + 1) / 10, n=11 * i, mean_probability=i / 10 + 0.05 if i else None,
-                           hit_rate=i / 10 if i else None, hit_rate_low=i / 10 - 0.08 if i else None,
-                           hit_rate_high=i / 10 + 0.07 if i else None) for i in range(10))
+    buckets = tuple(
+        Bucket(
+            low=i / 10,
+            high=(i + 1) / 10,
+            n=11 * i,
+            mean_probability=i / 10 + 0.05 if i else None,
+            hit_rate=i / 10 if i else None,
+            hit_rate_low=i / 10 - 0.08 if i else None,
+            hit_rate_high=i / 10 + 0.07 if i else None,
+        )
+        for i in range(10)
+    )
     actions = {"BUY": 0.53, "SELL": 0.34, "HOLD": 0.13}
-    return replace(Scorecard(
-        n=842, num_win=471, num_blocks=20, auc=0.8203, auc_low=0.7627, log_loss=0.5176, prior_log_loss=0.6922,
-        log_loss_gain=0.1745, log_loss_gain_low=0.0846, brier=0.1672, ece=0.0506, ece_limit=0.0673, accuracy=0.7755,
-        precision=0.79, recall=0.82, f1_score=0.80, actions=actions, p_mean=0.58, p_std=0.302, p10_p90=0.780,
-        buckets=buckets, worst_fall_z=1.6,
-        agreement=Agreement(n=842, share=0.61, share_low=0.57, share_high=0.65, opposed=0.2, kappa=0.05, fallbacks=3),
-        slices=(Slice(name="ADAUSDT", n=174, auc=0.833, auc_high=0.939, actions=actions, p_std=0.2),),
-    ), **changes)  # fmt: skip
+    return replace(
+        Scorecard(
+            n=842,
+            num_win=471,
+            num_blocks=20,
+            auc=0.8203,
+            auc_low=0.7627,
+            log_loss=0.5176,
+            prior_log_loss=0.6922,
+            log_loss_gain=0.1745,
+            log_loss_gain_low=0.0846,
+            brier=0.1672,
+            ece=0.0506,
+            ece_limit=0.0673,
+            accuracy=0.7755,
+            precision=0.79,
+            recall=0.82,
+            f1_score=0.80,
+            actions=actions,
+            p_mean=0.58,
+            p_std=0.302,
+            p10_p90=0.780,
+            buckets=buckets,
+            worst_fall_z=1.6,
+            agreement=Agreement(
+                n=842, share=0.61, share_low=0.57, share_high=0.65, opposed=0.2, kappa=0.05, fallbacks=3
+            ),
+            slices=(Slice(name="ADAUSDT", n=174, auc=0.833, auc_high=0.939, actions=actions, p_std=0.2),),
+        ),
+        **changes,
+    )
 
 
 def evidence(**changes):
-    return replace(Evidence(
-        candidate=card(), contract=ContractCheck(mismatches=(), canary_max_error=1e-7, constant_input_share=0.0),
-        incumbent=card(auc=0.6971), comparison=Comparison(
-            n=842, auc_difference=0.12, log_loss_gain=0.09, log_loss_gain_low=0.04),
-    ), **changes)  # fmt: skip
+    return replace(
+        Evidence(
+            candidate=card(),
+            contract=ContractCheck(mismatches=(), canary_max_error=1e-7, constant_input_share=0.0),
+            incumbent=card(auc=0.6971),
+            comparison=Comparison(n=842, auc_difference=0.12, log_loss_gain=0.09, log_loss_gain_low=0.04),
+        ),
+        **changes,
+    )
 
 
 WEAK = {
@@ -76,37 +112,94 @@ def run_with(found=None, *, symbols=None):
     found = found or evidence()
     verdict = gates.decide(found, GatePolicy())
     run = Run(run_id="20260110_033000", requested_by="once", request_reason="asked for", created_at=AT, updated_at=AT)
-    run = run.with_fact(Stage.PULL, {
-        "rows": {"loaded": 6060, "labelled": 5988, "win": 3637, "loss": 2351, "neutral": 0, "open": 72,
-                 "new_labelled": 5988, "quarantined": {"features": 7}, "contradictions": 12},
-        "symbols": symbols or {"ADAUSDT": 1164, "BTCUSDT": 1232}, "feature_names": ["rsi", "ma_cross"],
-        "first_at": "2025-12-11T03:30:00+00:00", "last_at": "2026-01-10T03:30:00+00:00", "data_sha256": "ab" * 32,
-    })  # fmt: skip
-    run = run.with_fact(Stage.AUDIT, {"findings": [
-        {"name": "rows", "severity": "OK", "sentence": "rows enough", "measured": 1.0, "limit": 0.5, "examples": ()},
-        {"name": "labels", "severity": "WARNING", "sentence": "12 contradict", "measured": 12.0, "limit": 99.0,
-         "examples": ("id 1",)},
-    ]})  # fmt: skip
-    run = run.with_fact(Stage.TRAIN, {
-        "parts": {"train": {"win": 2500, "loss": 1575}, "train_balanced": {"win": 1575, "loss": 1575},
-                  "validation": {"win": 428, "loss": 276}, "holdout": {"win": 471, "loss": 371}},
-        "left_out": {"purged": 39}, "epochs": 3, "best_epoch": 2, "version": "patchtst_v20260110_033000",
-        "history": [(1, 0.7, 0.65, 0.7), (2, 0.6, 0.52, 0.8), (3, 0.55, 0.53, 0.8)], "incumbent_path": OLD,
-        "candidate_path": "/data/quantum/models/runs/20260110_033000/candidate/patchtst_v20260110_033000.pth",
-    })  # fmt: skip
-    run = run.with_fact(Stage.GATE, {
-        "candidate": plain_values(found.candidate), "incumbent": plain_values(found.incumbent),
-        "decision": verdict.decision, "gates": plain_values(verdict.gates), "policy": plain_values(verdict.policy),
-    })  # fmt: skip
+    run = run.with_fact(
+        Stage.PULL,
+        {
+            "rows": {
+                "loaded": 6060,
+                "labelled": 5988,
+                "win": 3637,
+                "loss": 2351,
+                "neutral": 0,
+                "open": 72,
+                "new_labelled": 5988,
+                "quarantined": {"features": 7},
+                "contradictions": 12,
+            },
+            "symbols": symbols or {"ADAUSDT": 1164, "BTCUSDT": 1232},
+            "feature_names": ["rsi", "ma_cross"],
+            "first_at": "2025-12-11T03:30:00+00:00",
+            "last_at": "2026-01-10T03:30:00+00:00",
+            "data_sha256": "ab" * 32,
+        },
+    )
+    run = run.with_fact(
+        Stage.AUDIT,
+        {
+            "findings": [
+                {
+                    "name": "rows",
+                    "severity": "OK",
+                    "sentence": "rows enough",
+                    "measured": 1.0,
+                    "limit": 0.5,
+                    "examples": (),
+                },
+                {
+                    "name": "labels",
+                    "severity": "WARNING",
+                    "sentence": "12 contradict",
+                    "measured": 12.0,
+                    "limit": 99.0,
+                    "examples": ("id 1",),
+                },
+            ]
+        },
+    )
+    run = run.with_fact(
+        Stage.TRAIN,
+        {
+            "parts": {
+                "train": {"win": 2500, "loss": 1575},
+                "train_balanced": {"win": 1575, "loss": 1575},
+                "validation": {"win": 428, "loss": 276},
+                "holdout": {"win": 471, "loss": 371},
+            },
+            "left_out": {"purged": 39},
+            "epochs": 3,
+            "best_epoch": 2,
+            "version": "patchtst_v20260110_033000",
+            "history": [(1, 0.7, 0.65, 0.7), (2, 0.6, 0.52, 0.8), (3, 0.55, 0.53, 0.8)],
+            "incumbent_path": OLD,
+            "candidate_path": "/data/quantum/models/runs/20260110_033000/candidate/patchtst_v20260110_033000.pth",
+        },
+    )
+    run = run.with_fact(
+        Stage.GATE,
+        {
+            "candidate": plain_values(found.candidate),
+            "incumbent": plain_values(found.incumbent),
+            "decision": verdict.decision,
+            "gates": plain_values(verdict.gates),
+            "policy": plain_values(verdict.policy),
+        },
+    )
     return replace(run, seconds={"pull": 1.053, "train": 131.2}), verdict
 
 
 def promoted(**changes):
     run, _verdict = run_with(**changes)
-    run = run.with_fact(Stage.PROMOTE, {
-        "model_path": NEW, "sha256": "cd" * 32, "previous_model_path": OLD, "event_id": "1b470b43", "confirmed": True,
-        "confirmation": "demo-engine answered with it",
-    })  # fmt: skip
+    run = run.with_fact(
+        Stage.PROMOTE,
+        {
+            "model_path": NEW,
+            "sha256": "cd" * 32,
+            "previous_model_path": OLD,
+            "event_id": "1b470b43",
+            "confirmed": True,
+            "confirmation": "demo-engine answered with it",
+        },
+    )
     return result_of(replace(run, stage=Stage.PROMOTE).ended(Outcome.PROMOTED, at=AT + timedelta(minutes=2)))
 
 
@@ -121,8 +214,11 @@ def bare(outcome, *reasons):
     return result_of(replace(run, outcome=outcome, reasons=reasons))
 
 
-EVERY_OUTCOME = [promoted(), *(refused(found) for found in WEAK.values()),
-                 *(bare(outcome, "because of this") for outcome in [*Outcome, None])]
+EVERY_OUTCOME = [
+    promoted(),
+    *(refused(found) for found in WEAK.values()),
+    *(bare(outcome, "because of this") for outcome in [*Outcome, None]),
+]
 
 
 # ---------------------------------------------------------------- the summary
@@ -136,8 +232,10 @@ def test_the_outcome_stands_first_with_one_sentence():
 
 
 def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files():
-    result = promoted() | {"engine": {"patchtst_v20251201_000000": {
-        "answered": 1240, "failed": 0, "slowest_seconds": 0.0214}}, "report": "/r/report.html"}
+    result = promoted() | {
+        "engine": {"patchtst_v20251201_000000": {"answered": 1240, "failed": 0, "slowest_seconds": 0.0214}},
+        "report": "/r/report.html",
+    }
     text = summary(result, bayes_auc=0.828, event={"type": "model.promoted", "id": "1b470b43"})
 
     assert "6,060 read · 5,988 labelled · 3,637 WIN · 2,351 LOSS" in text
@@ -157,12 +255,15 @@ def test_every_gate_shows_its_measurement_beside_its_threshold():
     ece_limit = number(card().ece_limit + GatePolicy().ece_tolerance)
 
     for name, measured, asked in [
-        ("contract", "canary error 1e-07", "≤ 1e-05"), ("action diversity", "commonest action 53 %", "≤ 70 %"),
-        ("confidence spread", "std 0.302", "≥ 0.050"), ("agreement (shown)", "same action 61 %", "55 % to 85 %"),
-        ("calibration", "ECE 0.051", f"≤ {ece_limit}"), ("skill", "AUC surely over 0.763", "> 0.500"),
+        ("contract", "canary error 1e-07", "≤ 1e-05"),
+        ("action diversity", "commonest action 53 %", "≤ 70 %"),
+        ("confidence spread", "std 0.302", "≥ 0.050"),
+        ("agreement (shown)", "same action 61 %", "55 % to 85 %"),
+        ("calibration", "ECE 0.051", f"≤ {ece_limit}"),
+        ("skill", "AUC surely over 0.763", "> 0.500"),
         ("incumbent", "log loss gain surely over +0.040", "≥ -0.010"),
         ("stability", "weakest slice's AUC surely under 0.939", "≥ 0.500"),
-    ]:  # fmt: skip
+    ]:
         assert re.search(rf"✔ {re.escape(name)} +{re.escape(measured)} +{re.escape(asked)}", text), name
 
 
@@ -224,10 +325,17 @@ def test_the_gates_alone_say_their_sentences_too():
 
 
 def past(slope_high):
-    pool = Pool(num_folds=1, n=1500, num_blocks=40, alpha=1e-3, auc=0.8, auc_low=0.76, log_loss_gain=0.1,
-                log_loss_gain_low=0.05)
-    return Skill(folds=(), folds_wanted=1, pools=(pool,), newest_auc_low=0.75, confidence_slope=slope_high - 0.1,
-                 confidence_slope_high=slope_high)
+    pool = Pool(
+        num_folds=1, n=1500, num_blocks=40, alpha=1e-3, auc=0.8, auc_low=0.76, log_loss_gain=0.1, log_loss_gain_low=0.05
+    )
+    return Skill(
+        folds=(),
+        folds_wanted=1,
+        pools=(pool,),
+        newest_auc_low=0.75,
+        confidence_slope=slope_high - 0.1,
+        confidence_slope_high=slope_high,
+    )
 
 
 ON_THE_LINE = {
@@ -236,14 +344,16 @@ ON_THE_LINE = {
     "a slice with one action": evidence(candidate=card(slices=(replace(card().slices[0], actions={"BUY": 1.0}),))),
     "confidence in doubt": evidence(skill=past(0.64), candidate=card(confidence_slope=0.7, confidence_slope_high=0.9)),
     "confidence in doubt of old": evidence(
-        skill=past(0.64), candidate=card(confidence_slope=0.9, confidence_slope_high=1.1)),
+        skill=past(0.64), candidate=card(confidence_slope=0.9, confidence_slope_high=1.1)
+    ),
     "confidence that one holdout does not tell": evidence(skill=past(0.64), candidate=card(confidence_slope=None)),
     "commonest action at its limit": evidence(candidate=card(actions={"BUY": 0.7, "SELL": 0.3, "HOLD": 0.0})),
 }
 
 
-@pytest.mark.parametrize("found", [evidence(), *WEAK.values(), *ON_THE_LINE.values()],
-                         ids=["sound", *WEAK, *ON_THE_LINE])
+@pytest.mark.parametrize(
+    "found", [evidence(), *WEAK.values(), *ON_THE_LINE.values()], ids=["sound", *WEAK, *ON_THE_LINE]
+)
 def test_the_numbers_of_a_gate_agree_with_its_result(found):
     for gate in gates.decide(found, GatePolicy()).gates:
         checks = checks_of(msgspec.to_builtins(gate))
@@ -314,8 +424,20 @@ def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result):
 def test_the_page_shows_what_the_summary_shows_and_the_pictures():
     seen = Seen(page(promoted(), bayes_auc=0.828, event={"type": "model.promoted"}))
 
-    for said in ("PROMOTED", OLD, NEW, "0.820", "0.697", "0.828", "canary error 1e-07", "asked ≤ 1e-05", "2,500",
-                 "model.promoted", "12 contradict", "ADAUSDT"):
+    for said in (
+        "PROMOTED",
+        OLD,
+        NEW,
+        "0.820",
+        "0.697",
+        "0.828",
+        "canary error 1e-07",
+        "asked ≤ 1e-05",
+        "2,500",
+        "model.promoted",
+        "12 contradict",
+        "ADAUSDT",
+    ):
         assert said in seen.text, said
     labels = [value for name, value in seen.attributes if name == "aria-label"]
     assert any(label.startswith("reliability diagram") for label in labels)
@@ -358,7 +480,12 @@ def test_numbers_are_written_as_a_person_reads_them():
     assert [number(0.82034), count(6060), share(0.534)] == ["0.820", "6,060", "53 %"]
     assert [number(None), count(None), share(float("nan")), duration(None), number(True)] == ["—"] * 5
     assert [duration(seconds) for seconds in (0.0214, 0.9999, 9.94, 12.3, 119.7)] == [
-        "21 ms", "1.0 s", "9.9 s", "12 s", "2 min 0 s"]
+        "21 ms",
+        "1.0 s",
+        "9.9 s",
+        "12 s",
+        "2 min 0 s",
+    ]
 
 
 def test_one_line_is_one_line_and_not_longer_than_a_person_reads():

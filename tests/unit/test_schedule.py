@@ -49,8 +49,9 @@ def test_a_job_that_does_not_come_back_is_named():
         entered.set()
         release.wait(120)
 
-    schedule = Schedule((Job(name="relay", action=hang, every_seconds=1.0, patience_seconds=10.0),),
-                        clock=lambda: clock[0])
+    schedule = Schedule(
+        (Job(name="relay", action=hang, every_seconds=1.0, patience_seconds=10.0),), clock=lambda: clock[0]
+    )
     schedule.start()
     try:
         assert entered.wait(120)

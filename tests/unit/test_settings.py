@@ -11,8 +11,16 @@ from retrain_worker.errors import SettingsError
 
 
 def test_every_problem_is_named_at_once():
-    wrong = {"RETRAIN_INTERVAL_H": "often", "MODEL_PATH": "relative", "LABEL": "up", "SEQ_LEN": "1", "REDIS_PORT": "0",
-             "ALLOW_LIVE_SWAP": "maybe", "DATABASE_URL": "mysql://x", "GATE_MAX_ACTION_SHARE": "nan"}
+    wrong = {
+        "RETRAIN_INTERVAL_H": "often",
+        "MODEL_PATH": "relative",
+        "LABEL": "up",
+        "SEQ_LEN": "1",
+        "REDIS_PORT": "0",
+        "ALLOW_LIVE_SWAP": "maybe",
+        "DATABASE_URL": "mysql://x",
+        "GATE_MAX_ACTION_SHARE": "nan",
+    }
 
     with pytest.raises(SettingsError) as caught:
         settings.load(wrong)
@@ -37,8 +45,14 @@ def test_a_wrong_url_is_not_quoted():
 def test_a_home_holds_everything_that_is_written():
     loaded = settings.load({"MODEL_PATH": "/elsewhere", "STATE_DIRECTORY": "/var/lib/x"}, home=Path("/h"))
 
-    written = (loaded.state_path, loaded.model_path, loaded.checkpoint_path, loaded.engine_models_dir,
-               loaded.engine_env_file, loaded.engine_trigger_file)
+    written = (
+        loaded.state_path,
+        loaded.model_path,
+        loaded.checkpoint_path,
+        loaded.engine_models_dir,
+        loaded.engine_env_file,
+        loaded.engine_trigger_file,
+    )
     assert all(Path("/h") in path.parents for path in written)
     assert loaded.redis_url == ""
     assert loaded.bookkeeping is False
@@ -62,7 +76,8 @@ def test_a_misspelled_name_is_noticed_and_a_foreign_one_is_not():
     given = {"RETRAIN_INTERVL_H": "4", "QUANTUM_MODE": "shadow"}
 
     assert settings.likely_misspellings(given, settings.load(given)) == (
-        "RETRAIN_INTERVL_H is not a setting; was RETRAIN_INTERVAL_H meant?",)
+        "RETRAIN_INTERVL_H is not a setting; was RETRAIN_INTERVAL_H meant?",
+    )
 
 
 def test_names_that_no_setting_has_are_found():
@@ -71,13 +86,16 @@ def test_names_that_no_setting_has_are_found():
     assert settings.unknown_names(given, settings.load(given)) == ("TOTALLY_UNKNOWN", "REDIS_PASS")
 
 
-@pytest.mark.parametrize(("together", "named"), [
-    ({"GATE_MIN_AGREEMENT": "0.9", "GATE_MAX_AGREEMENT": "0.1", "AGREEMENT": "required"}, "GATE_MAX_AGREEMENT"),
-    ({"GATE_MIN_ACTION_SHARE": "0.9"}, "GATE_MIN_ACTION_SHARE"),
-    ({"SHADOW_HOURS": "400", "SHADOW_MAX_HOURS": "10"}, "SHADOW_MAX_HOURS"),
-    ({"HOLDOUT_SHARE": "0.5", "VALIDATION_SHARE": "0.4"}, "VALIDATION_SHARE"),
-    ({"CHILD_MEMORY_MB": "1"}, "CHILD_MEMORY_MB"),
-])
+@pytest.mark.parametrize(
+    ("together", "named"),
+    [
+        ({"GATE_MIN_AGREEMENT": "0.9", "GATE_MAX_AGREEMENT": "0.1", "AGREEMENT": "required"}, "GATE_MAX_AGREEMENT"),
+        ({"GATE_MIN_ACTION_SHARE": "0.9"}, "GATE_MIN_ACTION_SHARE"),
+        ({"SHADOW_HOURS": "400", "SHADOW_MAX_HOURS": "10"}, "SHADOW_MAX_HOURS"),
+        ({"HOLDOUT_SHARE": "0.5", "VALIDATION_SHARE": "0.4"}, "VALIDATION_SHARE"),
+        ({"CHILD_MEMORY_MB": "1"}, "CHILD_MEMORY_MB"),
+    ],
+)
 def test_values_that_would_let_nothing_pass_together_are_refused(together, named):
     with pytest.raises(SettingsError, match=named) as refused:
         settings.load(together)

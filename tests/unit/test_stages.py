@@ -27,9 +27,22 @@ from tests.fakes import NOW, FakeChildren, FakeClock, FakeConfirmations, FakeSlo
 from tests.unit.test_gates import GOOD, with_card
 
 PULLED = PullResult(
-    loaded=6060, labelled=5975, win=3500, loss=2475, neutral=0, open=60, new_labelled=5975, quarantined={},
-    contradictions=25, symbols={"BTCUSDT": 6060}, feature_names=("rsi",), first_at="2025-12-01T00:00:00+00:00",
-    last_at="2025-12-30T00:00:00+00:00", data_sha256="d" * 64, watermark_path="/runs/x/fingerprints.npy")
+    loaded=6060,
+    labelled=5975,
+    win=3500,
+    loss=2475,
+    neutral=0,
+    open=60,
+    new_labelled=5975,
+    quarantined={},
+    contradictions=25,
+    symbols={"BTCUSDT": 6060},
+    feature_names=("rsi",),
+    first_at="2025-12-01T00:00:00+00:00",
+    last_at="2025-12-30T00:00:00+00:00",
+    data_sha256="d" * 64,
+    watermark_path="/runs/x/fingerprints.npy",
+)
 FIT = AuditResult(verdict=judge((Finding(name="rows.labelled", severity=Severity.OK, sentence="enough"),)))
 
 
@@ -37,18 +50,38 @@ def trained_in(root: Path) -> TrainResult:
     model = root / "patchtst_v20260110_033000.pth"
     model.write_bytes(b"weights")
     manifest = Manifest(
-        format="patchtst/1", version="patchtst_v20260110_033000", created_at=NOW, file=model.name, sha256="a" * 64,
-        size_bytes=7, config={}, thresholds=Thresholds(),
+        format="patchtst/1",
+        version="patchtst_v20260110_033000",
+        created_at=NOW,
+        file=model.name,
+        sha256="a" * 64,
+        size_bytes=7,
+        config={},
+        thresholds=Thresholds(),
         contract=ModelContract(
-            preset="paper", context_length=64, feature_names=("rsi",), input_transform="standardise"))
-    return TrainResult(model_path=str(model), manifest=manifest, epochs=9, best_epoch=6, final_loss=0.5,
-                       validation_log_loss=0.55, parts={"train": {"win": 5, "loss": 4}}, left_out={"purged": 3})
+            preset="paper", context_length=64, feature_names=("rsi",), input_transform="standardise"
+        ),
+    )
+    return TrainResult(
+        model_path=str(model),
+        manifest=manifest,
+        epochs=9,
+        best_epoch=6,
+        final_loss=0.5,
+        validation_log_loss=0.55,
+        parts={"train": {"win": 5, "loss": 4}},
+        left_out={"purged": 3},
+    )
 
 
 @pytest.fixture
 def world(tmp_path):
-    answers = {Stage.PULL: Done(result=PULLED), Stage.AUDIT: Done(result=FIT),
-               Stage.TRAIN: Done(result=trained_in(tmp_path)), Stage.GATE: Done(result=GateMeasured(evidence=GOOD))}
+    answers = {
+        Stage.PULL: Done(result=PULLED),
+        Stage.AUDIT: Done(result=FIT),
+        Stage.TRAIN: Done(result=trained_in(tmp_path)),
+        Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
+    }
     return fake_world(tmp_path, children=FakeChildren(answers=answers), clock=FakeClock())
 
 
@@ -81,8 +114,9 @@ def test_a_good_candidate_is_promoted_confirmed_and_announced(world):
 def test_state_event_and_deployment_of_the_swap_are_stored_together(world):
     to_the_end(world)
 
-    _, events, _, _ = next(record for record in world.store.records if record[2]
-                                    and record[2].state is DeploymentState.SWAPPED)
+    _, events, _, _ = next(
+        record for record in world.store.records if record[2] and record[2].state is DeploymentState.SWAPPED
+    )
     assert [event.event_type for event in events] == [EventType.PROMOTED]
 
 
@@ -148,7 +182,8 @@ def test_an_undecided_gate_is_not_a_pass(world):
 
 def test_a_source_that_is_no_database_is_refused(world):
     world.children.answers[Stage.PULL] = Broken(
-        error=SourceUnfitError("is empty (0 bytes)", where="/home/qt/quantum.db"))
+        error=SourceUnfitError("is empty (0 bytes)", where="/home/qt/quantum.db")
+    )
     last = to_the_end(world)[-1].run
 
     assert last.outcome is Outcome.REFUSED
@@ -326,9 +361,13 @@ class UnitStarts:
         return "the unit was started with it" if self.started_at >= since else None
 
 
-@pytest.mark.parametrize(("restarts", "state"), [
-    (False, DeploymentState.NOT_CONFIRMED), (True, DeploymentState.CONFIRMED),
-])
+@pytest.mark.parametrize(
+    ("restarts", "state"),
+    [
+        (False, DeploymentState.NOT_CONFIRMED),
+        (True, DeploymentState.CONFIRMED),
+    ],
+)
 def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_model(world, restarts, state):
     run, unit = intended(world), UnitStarts(world.now())
     world.now.forward(3600)

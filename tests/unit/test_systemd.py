@@ -39,8 +39,12 @@ def test_the_life_of_a_daemon_is_told_in_order(manager, notifier):
     notifier.status("training, epoch 3")
     notifier.watchdog()
     notifier.stopping("stopping")
-    assert heard(manager) == [b"READY=1\nSTATUS=waiting", b"STATUS=training, epoch 3", b"WATCHDOG=1",
-                              b"STOPPING=1\nSTATUS=stopping"]
+    assert heard(manager) == [
+        b"READY=1\nSTATUS=waiting",
+        b"STATUS=training, epoch 3",
+        b"WATCHDOG=1",
+        b"STOPPING=1\nSTATUS=stopping",
+    ]
 
 
 def test_a_reload_says_when_it_began(manager, notifier):
@@ -55,7 +59,7 @@ def test_a_reload_says_when_it_began(manager, notifier):
 @pytest.mark.parametrize("text", ["Δ\nREADY=1", "a\r\nSTOPPING=1", "x\0y", "\x1b[31mred", "a\u2028b", "Größe — ü"])
 def test_a_status_is_one_line_of_utf8_and_one_field(manager, notifier, text):
     notifier.status(text)
-    datagram, = heard(manager)
+    (datagram,) = heard(manager)
     line = datagram.decode()
     assert line.startswith("STATUS=")
     assert line.isprintable()
@@ -69,7 +73,7 @@ def test_every_letter_arrives(manager, notifier):
 
 def test_a_long_status_is_cut_between_letters(manager, notifier):
     notifier.status("Δ" * 5000)
-    datagram, = heard(manager)
+    (datagram,) = heard(manager)
     assert datagram.decode() == "STATUS=" + "Δ" * 512
 
 
@@ -113,10 +117,17 @@ def test_children_cannot_speak_for_us(notifier, monkeypatch):
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
 
 
-@pytest.mark.parametrize(("usec", "pid", "interval"), [
-    ("60000000", None, 30.0), ("60000000", "self", 30.0), ("60000000", "1", None), ("0", None, None),
-    ("soon", None, None), ("", None, None),
-])
+@pytest.mark.parametrize(
+    ("usec", "pid", "interval"),
+    [
+        ("60000000", None, 30.0),
+        ("60000000", "self", 30.0),
+        ("60000000", "1", None),
+        ("0", None, None),
+        ("soon", None, None),
+        ("", None, None),
+    ],
+)
 def test_the_watchdog_is_kept_only_for_this_process(monkeypatch, usec, pid, interval):
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     if pid:

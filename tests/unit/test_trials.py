@@ -45,8 +45,15 @@ def compared(low: float | None, *, gain: float = 0.05, n: int = 120) -> Comparis
 
 
 def a_look(**changes: object) -> Look:
-    usual = {"observed": 300, "foreseen": 250, "known": 240, "evidence": GOOD, "worse": compared(-0.01),
-             "model": LIVELY, "reference": LIVELY}
+    usual = {
+        "observed": 300,
+        "foreseen": 250,
+        "known": 240,
+        "evidence": GOOD,
+        "worse": compared(-0.01),
+        "model": LIVELY,
+        "reference": LIVELY,
+    }
     return Look(**{**usual, **changes})
 
 
@@ -56,14 +63,24 @@ def finding(look: Look) -> Done:
 
 @pytest.fixture
 def world(tmp_path):
-    answers = {Stage.PULL: Done(result=PULLED), Stage.AUDIT: Done(result=FIT),
-               Stage.TRAIN: Done(result=trained_in(tmp_path)), Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
-               Stage.SHADOW: finding(a_look()), Stage.PROBATION: finding(a_look())}
-    world = fake_world(tmp_path, children=FakeChildren(answers=answers), clock=FakeClock(),
-                       verifier=FakeChildren(answers={"VERIFY": Done(result=VerifyResult(
-                           sha256="a" * 64, canary_error=0.0))}))
-    return replace(world, policies=replace(
-        world.policies, shadow=ShadowPolicy(min_outcomes=200), probation=ProbationPolicy(hours=48.0)))
+    answers = {
+        Stage.PULL: Done(result=PULLED),
+        Stage.AUDIT: Done(result=FIT),
+        Stage.TRAIN: Done(result=trained_in(tmp_path)),
+        Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
+        Stage.SHADOW: finding(a_look()),
+        Stage.PROBATION: finding(a_look()),
+    }
+    world = fake_world(
+        tmp_path,
+        children=FakeChildren(answers=answers),
+        clock=FakeClock(),
+        verifier=FakeChildren(answers={"VERIFY": Done(result=VerifyResult(sha256="a" * 64, canary_error=0.0))}),
+    )
+    return replace(
+        world,
+        policies=replace(world.policies, shadow=ShadowPolicy(min_outcomes=200), probation=ProbationPolicy(hours=48.0)),
+    )
 
 
 def without_trial(world):
@@ -86,10 +103,24 @@ def until(run: Run, world, condition, limit: int = 40) -> Run:
 def stored_previous(world, path: Path = OLD) -> None:
     """The history of the slot begins with the model that the env line names."""
     now = world.now()
-    world.store.record_deployment(Deployment(
-        deployment_id="observed_1", run_id=None, kind="observed", version=path.stem, model_path=str(path),
-        sha256="a" * 64, size_bytes=1, previous_version=None, previous_model_path=None,
-        state=DeploymentState.NOT_CONFIRMED, created_at=now, updated_at=now, requested_by="a person", reason="first"))
+    world.store.record_deployment(
+        Deployment(
+            deployment_id="observed_1",
+            run_id=None,
+            kind="observed",
+            version=path.stem,
+            model_path=str(path),
+            sha256="a" * 64,
+            size_bytes=1,
+            previous_version=None,
+            previous_model_path=None,
+            state=DeploymentState.NOT_CONFIRMED,
+            created_at=now,
+            updated_at=now,
+            requested_by="a person",
+            reason="first",
+        )
+    )
 
 
 def on_probation(world) -> Run:
@@ -143,8 +174,11 @@ def test_a_candidate_that_fails_on_new_rows_is_refused_and_the_slot_is_as_it_was
 
 def test_a_trial_without_a_verdict_ends_in_time_as_a_refusal(world):
     world.children.answers[Stage.SHADOW] = finding(a_look(known=3))
-    run = until(on_trial(world), replace(world, policies=replace(
-        world.policies, shadow=ShadowPolicy(min_outcomes=200, max_hours=2.0))), lambda run: run.is_finished)
+    run = until(
+        on_trial(world),
+        replace(world, policies=replace(world.policies, shadow=ShadowPolicy(min_outcomes=200, max_hours=2.0))),
+        lambda run: run.is_finished,
+    )
 
     assert run.reasons == ("no verdict within 2 h: 3 outcomes are known",)
 
@@ -215,7 +249,8 @@ def second_run() -> Run:
 
 def test_a_newer_candidate_takes_the_place_of_one_that_trails(world):
     world.children.answers[Stage.SHADOW] = finding(
-        a_look(known=60, evidence=replace(GOOD, comparison=compared(-0.1, gain=-0.02))))
+        a_look(known=60, evidence=replace(GOOD, comparison=compared(-0.1, gain=-0.02)))
+    )
     older = advance(on_trial(world), world).run
     newer = on_trial(world, second_run())
     assert "waits until" in advance(newer, world).sentence
@@ -351,20 +386,27 @@ def test_all_decisions_together_spend_alpha():
     assert outcomes_for(0, POLICY, last_known=0) == POLICY.min_outcomes
 
 
-@pytest.mark.parametrize(("look", "word"), [
-    (a_look(model=replace(LIVELY, not_finite=1)), "no number"),
-    (a_look(model=replace(LIVELY, p_std=0.001)), "collapsed"),
-    (a_look(model=replace(LIVELY, actions={"BUY": 1.0, "SELL": 0.0, "HOLD": 0.0})), "BUY in 100%"),
-    (a_look(model=replace(LIVELY, p_std=0.001), reference=None), "collapsed"),
-])
+@pytest.mark.parametrize(
+    ("look", "word"),
+    [
+        (a_look(model=replace(LIVELY, not_finite=1)), "no number"),
+        (a_look(model=replace(LIVELY, p_std=0.001)), "collapsed"),
+        (a_look(model=replace(LIVELY, actions={"BUY": 1.0, "SELL": 0.0, "HOLD": 0.0})), "BUY in 100%"),
+        (a_look(model=replace(LIVELY, p_std=0.001), reference=None), "collapsed"),
+    ],
+)
 def test_degenerate_answers_are_named(look, word):
     assert word in degenerate(look, POLICY)
 
 
-@pytest.mark.parametrize("spread", [
-    replace(LIVELY, not_finite=3), replace(LIVELY, p_std=0.001),
-    replace(LIVELY, actions={"BUY": 0.99, "SELL": 0.01, "HOLD": 0.0}),
-])
+@pytest.mark.parametrize(
+    "spread",
+    [
+        replace(LIVELY, not_finite=3),
+        replace(LIVELY, p_std=0.001),
+        replace(LIVELY, actions={"BUY": 0.99, "SELL": 0.01, "HOLD": 0.0}),
+    ],
+)
 def test_what_both_models_show_is_not_the_new_ones_fault(spread):
     assert degenerate(a_look(model=spread, reference=spread), POLICY) == ""
 
@@ -397,7 +439,8 @@ def test_one_read_that_fails_condemns_nobody(world):
 def test_with_nothing_before_it_a_degenerate_model_leaves_the_env_line_as_it_was(world):
     world.slot.named = None
     world.children.answers[Stage.PROBATION] = finding(
-        a_look(model=replace(LIVELY, p_std=0.0), reference=None, worse=None))
+        a_look(model=replace(LIVELY, p_std=0.0), reference=None, worse=None)
+    )
     run = until(a_run(), without_trial(world), lambda run: run.is_finished)
 
     assert run.outcome is Outcome.ROLLED_BACK
@@ -479,9 +522,15 @@ def gated(world, evidence) -> Run:
 
 def ordered(world, judged: Run, **arguments: str):
     world.now.forward(60)
-    order = Order(order_id="promote_1", kind=OrderKind.PROMOTE, arguments={"run_id": judged.run_id, **arguments},
-                  requested_by="anna", reason="the exchange changed its fees", created_at=world.now(),
-                  updated_at=world.now())
+    order = Order(
+        order_id="promote_1",
+        kind=OrderKind.PROMOTE,
+        arguments={"run_id": judged.run_id, **arguments},
+        requested_by="anna",
+        reason="the exchange changed its fees",
+        created_at=world.now(),
+        updated_at=world.now(),
+    )
     world.store.record_order(order)
     for _ in range(5):
         order = orders.carry_out(order, world).order
@@ -517,15 +566,18 @@ def test_without_force_it_is_refused_and_says_what_would_do_it(world):
     assert "--force takes their place" in order.answer
 
 
-@pytest.mark.parametrize("evidence", [
-    with_card(auc_low=0.4),
-    replace(UNDECIDED, candidate=replace(UNDECIDED.candidate, n=900, auc_low=0.4)),
-    replace(GOOD, contract=replace(GOOD.contract, canary_max_error=0.5)),
-    replace(GOOD, contract=replace(GOOD.contract, canary_max_error=None)),
-    replace(GOOD, contract=replace(GOOD.contract, constant_input_share=1.0)),
-    replace(MISMATCH, contract=replace(MISMATCH.contract, canary_max_error=0.5)),
-    replace(MISMATCH, candidate=replace(GOOD.candidate, auc_low=0.4)),
-])
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        with_card(auc_low=0.4),
+        replace(UNDECIDED, candidate=replace(UNDECIDED.candidate, n=900, auc_low=0.4)),
+        replace(GOOD, contract=replace(GOOD.contract, canary_max_error=0.5)),
+        replace(GOOD, contract=replace(GOOD.contract, canary_max_error=None)),
+        replace(GOOD, contract=replace(GOOD.contract, constant_input_share=1.0)),
+        replace(MISMATCH, contract=replace(MISMATCH.contract, canary_max_error=0.5)),
+        replace(MISMATCH, candidate=replace(GOOD.candidate, auc_low=0.4)),
+    ],
+)
 def test_what_failed_and_what_is_not_sound_is_never_waived(world, evidence):
     order = ordered(world, gated(world, evidence), force="yes", accept_contract=NEW_CONTRACT)
 
@@ -587,8 +639,9 @@ def test_what_is_in_the_slot_already_is_not_promoted_again(world):
     judged = gated(world, UNDECIDED)
     order = ordered(world, judged, force="yes")
     until(world.store.run(order.arguments["opened"]), without_trial(world), lambda run: run.outcome is not None)
-    again = replace(order, order_id="promote_2", arguments={"run_id": judged.run_id, "force": "yes"},
-                    state=OrderState.WAITING)
+    again = replace(
+        order, order_id="promote_2", arguments={"run_id": judged.run_id, "force": "yes"}, state=OrderState.WAITING
+    )
     again = orders.carry_out(again, world).order
 
     assert again.state is OrderState.REFUSED
@@ -653,8 +706,13 @@ def test_the_journal_hears_of_a_trial_that_begins_and_of_what_is_in_its_way_but_
     stored_previous(world)
     run = until(a_run(), without_trial(world), lambda run: run.stage is Stage.PROBATION)
     busy = Broken(error=DatabaseBusyError("locked by another", where="trader.db", remedy="wait"))
-    answers = (finding(a_look(known=0)), finding(a_look(known=0, observed=301)), busy, busy,
-               finding(a_look(known=0, observed=302)))
+    answers = (
+        finding(a_look(known=0)),
+        finding(a_look(known=0, observed=301)),
+        busy,
+        busy,
+        finding(a_look(known=0, observed=302)),
+    )
     with capture_logs() as said:
         trials.advance(world)
         for answer in answers:

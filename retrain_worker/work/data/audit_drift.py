@@ -70,10 +70,16 @@ def drift_findings(snapshot: Snapshot, reference_dir: Path | None, policy: DataP
     is_new = np.asarray(snapshot.decided_at > newest)
     rows, blocks = int(is_new.sum()), len(reference) // _MIN_BLOCKS
     if rows < _MIN_NEW_ROWS or blocks < _MIN_BLOCK_ROWS:
-        return [_reference(
-            Severity.OK, f"{rows:,} rows are newer than the newest of promoted run {run} ({in_words(newest)}), which "
-            f"has {len(reference):,}; drift is told from {_MIN_NEW_ROWS} newer ones and {_MIN_BLOCKS * _MIN_BLOCK_ROWS}"
-            " earlier ones", measured=rows, limit=_MIN_NEW_ROWS)]
+        return [
+            _reference(
+                Severity.OK,
+                f"{rows:,} rows are newer than the newest of promoted run {run} ({in_words(newest)}), which has "
+                f"{len(reference):,}; drift is told from {_MIN_NEW_ROWS} newer ones and "
+                f"{_MIN_BLOCKS * _MIN_BLOCK_ROWS} earlier ones",
+                measured=rows,
+                limit=_MIN_NEW_ROWS,
+            )
+        ]
     words = f"{rows:,} rows since promoted run {run} ({in_words(newest)}) against its {len(reference):,}"
     return [
         _names(snapshot, reference, words),
@@ -130,7 +136,9 @@ def _features(snapshot: Snapshot, reference: Snapshot, is_new: Bools, policy: Da
             continue
         drift = drift_of(
             reference.features[:, reference.feature_names.index(name)][earlier_order],
-            snapshot.features[new_rows, place], alpha=_alpha(policy, snapshot), min_distance=policy.min_drift,
+            snapshot.features[new_rows, place],
+            alpha=_alpha(policy, snapshot),
+            min_distance=policy.min_drift,
         )
         found.append(_finding(f"drift.feature.{safe_name(name)}", safe_name(name), drift, len(new_rows)))
     return found
@@ -167,8 +175,11 @@ def _finding(name: str, words: str, drift: Drift, rows: int) -> Finding:
     if has_drifted:
         sentence += "; a market that has changed is a reason to retrain, a service that has changed is not: look which"
     return Finding(
-        name=name, severity=Severity.WARNING if has_drifted else Severity.OK, sentence=sentence,
-        measured=drift.distance, limit=drift.limit,
+        name=name,
+        severity=Severity.WARNING if has_drifted else Severity.OK,
+        sentence=sentence,
+        measured=drift.distance,
+        limit=drift.limit,
     )
 
 
@@ -180,14 +191,23 @@ def _names(snapshot: Snapshot, reference: Snapshot, words: str) -> Finding:
         return _reference(Severity.OK, f"compared: {words}", limit=0, measured=0)
     changes = [f"without {', '.join(gone)}"] * bool(gone) + [f"with {', '.join(new)}"] * bool(new)
     return _reference(
-        Severity.WARNING, f"the features are not those of the promoted run: now {', '.join(changes)}; compared, as far "
-        f"as both have them: {words}", measured=len(gone) + len(new), limit=0, examples=(*gone, *new)[:EXAMPLES])
+        Severity.WARNING,
+        f"the features are not those of the promoted run: now {', '.join(changes)}; compared, as far "
+        f"as both have them: {words}",
+        measured=len(gone) + len(new),
+        limit=0,
+        examples=(*gone, *new)[:EXAMPLES],
+    )
 
 
 def _reference(
-    severity: Severity, sentence: str, *, measured: float | None = None, limit: float | None = None,
+    severity: Severity,
+    sentence: str,
+    *,
+    measured: float | None = None,
+    limit: float | None = None,
     examples: tuple[str, ...] = (),
-) -> Finding:  # fmt: skip
+) -> Finding:
     return Finding(
         name="drift.reference", severity=severity, sentence=sentence, measured=measured, limit=limit, examples=examples
     )

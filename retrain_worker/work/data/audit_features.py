@@ -29,7 +29,11 @@ def feature_findings(snapshot: Snapshot, policy: DataPolicy) -> list[Finding]:
     if not len(snapshot):
         return []
     return [
-        _leak(snapshot, policy), _constant(snapshot), _names(snapshot), _converted(snapshot), _scale(snapshot),
+        _leak(snapshot, policy),
+        _constant(snapshot),
+        _names(snapshot),
+        _converted(snapshot),
+        _scale(snapshot),
         _frozen(snapshot),
     ]
 
@@ -45,7 +49,9 @@ def _leak(snapshot: Snapshot, policy: DataPolicy) -> Finding:
     limit = policy.max_single_feature_auc
     if is_win.all() or not is_win.any():
         return Finding(
-            name="features.leak", severity=Severity.WARNING, limit=limit,
+            name="features.leak",
+            severity=Severity.WARNING,
+            limit=limit,
             sentence="with fewer than two classes nothing can be said about leaks",
         )
     names = _names_of(snapshot)
@@ -63,10 +69,14 @@ def _leak(snapshot: Snapshot, policy: DataPolicy) -> Finding:
     if leaks:
         sentence += f": {', '.join(leaks)} knows the outcome; set FEATURE_NAMES without it, or mend what computes it"
     return Finding(
-        name="features.leak", severity=Severity.REFUSAL if leaks else Severity.OK, sentence=sentence,
-        measured=strength[strongest], limit=limit,
-        examples=tuple(f"{name} {auc:.3f}, {code:.3f}"
-                       for name, auc, code in zip(names, aucs, coded, strict=True))[:EXAMPLES],
+        name="features.leak",
+        severity=Severity.REFUSAL if leaks else Severity.OK,
+        sentence=sentence,
+        measured=strength[strongest],
+        limit=limit,
+        examples=tuple(f"{name} {auc:.3f}, {code:.3f}" for name, auc, code in zip(names, aucs, coded, strict=True))[
+            :EXAMPLES
+        ],
     )
 
 
@@ -79,8 +89,10 @@ def _auc_of_codes(values: Float32s, is_win: Bools) -> float:
     edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, _CODES + 1), method="lower"))
     codes = np.searchsorted(edges, values)
     is_learnt = np.arange(len(codes)) * _BLOCKS // max(1, len(codes)) % 2 == 0
-    wins, rows = (np.bincount(codes[is_learnt], weights=weights, minlength=len(edges) + 1)
-                  for weights in (is_win[is_learnt].astype(np.float64), None))
+    wins, rows = (
+        np.bincount(codes[is_learnt], weights=weights, minlength=len(edges) + 1)
+        for weights in (is_win[is_learnt].astype(np.float64), None)
+    )
     share = (wins + 0.5) / (rows + 1.0)
     measured = is_win[~is_learnt]
     if measured.all() or not measured.any():
@@ -114,7 +126,9 @@ def _names(snapshot: Snapshot) -> Finding:
         said.append(f"not every row has {names}, so this is not trained on")
     sentence = f"{len(snapshot.feature_names)} features: {', '.join(_names_of(snapshot))}"
     return Finding(
-        name="features.names", severity=Severity.WARNING if said else Severity.OK, measured=len(snapshot.feature_names),
+        name="features.names",
+        severity=Severity.WARNING if said else Severity.OK,
+        measured=len(snapshot.feature_names),
         sentence="; ".join([sentence, *said]),
     )
 
@@ -122,7 +136,10 @@ def _names(snapshot: Snapshot) -> Finding:
 def _converted(snapshot: Snapshot) -> Finding:
     rows = snapshot.facts.noted.get("features_converted", 0)
     return Finding(
-        name="features.converted", severity=Severity.WARNING if rows else Severity.OK, measured=rows, limit=0,
+        name="features.converted",
+        severity=Severity.WARNING if rows else Severity.OK,
+        measured=rows,
+        limit=0,
         sentence=f"{rows:,} rows write a number as text" + ("; it was converted" if rows else ""),
     )
 
@@ -135,8 +152,11 @@ def _scale(snapshot: Snapshot) -> Finding:
     if huge:
         sentence = f"beyond {_HUGE:g}: {', '.join(huge)}; look at the unit, and that the engine gets the same"
     return Finding(
-        name="features.scale", severity=Severity.WARNING if huge else Severity.OK, sentence=sentence,
-        measured=float(reach.max()), limit=_HUGE,
+        name="features.scale",
+        severity=Severity.WARNING if huge else Severity.OK,
+        sentence=sentence,
+        measured=float(reach.max()),
+        limit=_HUGE,
     )
 
 
@@ -145,7 +165,9 @@ def _frozen(snapshot: Snapshot) -> Finding:
     repeated = same & (snapshot.features[1:] == snapshot.features[:-1]).all(axis=1)
     share = float(repeated.sum() / max(1, same.sum()))
     return Finding(
-        name="features.frozen", severity=Severity.WARNING if share > _FROZEN_SHARE else Severity.OK, measured=share,
+        name="features.frozen",
+        severity=Severity.WARNING if share > _FROZEN_SHARE else Severity.OK,
+        measured=share,
         limit=_FROZEN_SHARE,
         sentence=f"{share:.1%} of rows repeat the features of the row before them (a warning over {_FROZEN_SHARE:.0%})",
     )

@@ -48,9 +48,14 @@ def label_findings(snapshot: Snapshot, policy: DataPolicy, *, now: int) -> list[
     if counted[WIN] + counted[LOSS]:
         found.append(_balance(policy, counted))
     found += [
-        _contradictions(snapshot, policy), _unproven(snapshot), _conflicting_copies(snapshot, policy),
-        _copies(snapshot), *_disagreements(snapshot, policy), *_half_told(snapshot),
-        *_times_of_outcomes(snapshot, policy, now), _neutral(snapshot),
+        _contradictions(snapshot, policy),
+        _unproven(snapshot),
+        _conflicting_copies(snapshot, policy),
+        _copies(snapshot),
+        *_disagreements(snapshot, policy),
+        *_half_told(snapshot),
+        *_times_of_outcomes(snapshot, policy, now),
+        _neutral(snapshot),
     ]
     return found
 
@@ -70,8 +75,11 @@ def _labelled(snapshot: Snapshot, policy: DataPolicy, counted: Mapping[int, int]
     if short:
         sentence += f": {_why_so_few(snapshot, counted)}"
     return Finding(
-        name="rows.labelled", severity=Severity.REFUSAL if short else Severity.OK, sentence=sentence,
-        measured=labelled, limit=policy.min_samples,
+        name="rows.labelled",
+        severity=Severity.REFUSAL if short else Severity.OK,
+        sentence=sentence,
+        measured=labelled,
+        limit=policy.min_samples,
     )
 
 
@@ -80,16 +88,20 @@ def _why_so_few(snapshot: Snapshot, counted: Mapping[int, int]) -> str:
     recorded = snapshot.recorded_outcome
     causes = {
         "the class is none of WIN, LOSS, NEUTRAL, which count only as spelled here (found: "
-        f"{_listed(snapshot.facts.unknown_classes)}); correct the service that writes target_class, and these rows":
-            int((recorded == UNKNOWN_CLASS).sum()),
-        "no outcome is known yet; wait until positions close, or look why outcome_known is never set":
-            int((recorded == OPEN).sum()),
-        "a class is set, but outcome_known is not; correct the service that writes outcomes":
-            int((recorded == CLASS_WITHOUT_OUTCOME).sum()),
-        "outcome_known is set, but there is no class; correct the service that writes outcomes":
-            int((recorded == OUTCOME_WITHOUT_CLASS).sum()),
-        "the class contradicts realized_pnl; correct the service that writes outcomes":
-            int(((recorded >= 0) & (snapshot.outcome == OPEN)).sum()),
+        f"{_listed(snapshot.facts.unknown_classes)}); correct the service that writes target_class, "
+        "and these rows": int((recorded == UNKNOWN_CLASS).sum()),
+        "no outcome is known yet; wait until positions close, or look why outcome_known is never set": int(
+            (recorded == OPEN).sum()
+        ),
+        "a class is set, but outcome_known is not; correct the service that writes outcomes": int(
+            (recorded == CLASS_WITHOUT_OUTCOME).sum()
+        ),
+        "outcome_known is set, but there is no class; correct the service that writes outcomes": int(
+            (recorded == OUTCOME_WITHOUT_CLASS).sum()
+        ),
+        "the class contradicts realized_pnl; correct the service that writes outcomes": int(
+            ((recorded >= 0) & (snapshot.outcome == OPEN)).sum()
+        ),
         "the outcome is NEUTRAL, which is no label": counted[NEUTRAL],
         "most rows read could not be used; see rows.quarantined": sum(snapshot.facts.quarantined.values()),
     }
@@ -118,8 +130,11 @@ def _balance(policy: DataPolicy, counted: Mapping[int, int]) -> Finding:
     if short:
         sentence += "; look whether outcomes are written for both, or wait for more"
     return Finding(
-        name="classes.balance", severity=Severity.REFUSAL if short else Severity.OK, sentence=sentence,
-        measured=share, limit=policy.min_class_share,
+        name="classes.balance",
+        severity=Severity.REFUSAL if short else Severity.OK,
+        sentence=sentence,
+        measured=share,
+        limit=policy.min_class_share,
     )
 
 
@@ -140,7 +155,10 @@ def _contradictions(snapshot: Snapshot, policy: DataPolicy) -> Finding:
         severity = Severity.WARNING
         sentence += f"; {_WHAT_CONFLICT_DOES[policy.label_conflict]}"
     return Finding(
-        name="labels.contradictions", severity=severity, sentence=sentence, measured=share,
+        name="labels.contradictions",
+        severity=severity,
+        sentence=sentence,
+        measured=share,
         limit=policy.max_contradiction_share,
         examples=_rows_in_words(snapshot, contradicted, _PNL, snapshot.pnl),
     )
@@ -153,8 +171,11 @@ def _unproven(snapshot: Snapshot) -> Finding:
     rows = int(unproven.sum())
     share = share_of(rows, int(classed.sum()))
     return Finding(
-        name="labels.unproven", severity=Severity.WARNING if share > _DISAGREEMENT_SHARE else Severity.OK,
-        measured=share, limit=_DISAGREEMENT_SHARE, examples=_rows_in_words(snapshot, unproven, _PNL, snapshot.pnl),
+        name="labels.unproven",
+        severity=Severity.WARNING if share > _DISAGREEMENT_SHARE else Severity.OK,
+        measured=share,
+        limit=_DISAGREEMENT_SHARE,
+        examples=_rows_in_words(snapshot, unproven, _PNL, snapshot.pnl),
         sentence=f"{rows:,} of {int(classed.sum()):,} classes have no {_PNL} to check them by: none, no number, or 0 "
         f"({share:.1%}, a warning over {_DISAGREEMENT_SHARE:.0%})",
     )
@@ -178,7 +199,7 @@ def _rows_in_words(
 def safe_name(name: str) -> str:
     """A name out of the data as a log may show it: plain ones as they are, others escaped, long ones cut."""
     shown = name if _PLAIN_NAME.fullmatch(name) else ascii(name)
-    return shown if len(shown) <= _NAME_CHARACTERS else f"{shown[:_NAME_CHARACTERS - 3]}..."
+    return shown if len(shown) <= _NAME_CHARACTERS else f"{shown[: _NAME_CHARACTERS - 3]}..."
 
 
 def _conflicting_copies(snapshot: Snapshot, policy: DataPolicy) -> Finding:
@@ -193,15 +214,16 @@ def _conflicting_copies(snapshot: Snapshot, policy: DataPolicy) -> Finding:
     elif rows:
         severity = Severity.WARNING
         sentence += "; one row of each is kept as history, none is trained on"
-    return Finding(
-        name="duplicates.conflicts", severity=severity, sentence=sentence, measured=share, limit=limit
-    )
+    return Finding(name="duplicates.conflicts", severity=severity, sentence=sentence, measured=share, limit=limit)
 
 
 def _copies(snapshot: Snapshot) -> Finding:
     rows = snapshot.facts.quarantined.get("duplicate", 0)
     return Finding(
-        name="duplicates.copies", severity=Severity.WARNING if rows else Severity.OK, measured=rows, limit=0,
+        name="duplicates.copies",
+        severity=Severity.WARNING if rows else Severity.OK,
+        measured=rows,
+        limit=0,
         sentence=f"{rows:,} rows are exact copies of another (symbol, instant, features, outcome)"
         + (" and were dropped; look which service writes rows twice" if rows else ""),
     )
@@ -231,10 +253,16 @@ def _disagreements(snapshot: Snapshot, policy: DataPolicy) -> list[Finding]:
                 f"{rows:,} of {classed:,} classes disagree with {words} ({share:.1%}, at most {limit:.1%}): "
                 "LABEL=direction takes the side for true; correct what writes execution_side, or the prices"
             )
-        found.append(Finding(
-            name=name, severity=severity, measured=share, limit=limit, sentence=sentence,
-            examples=_rows_in_words(snapshot, against, column, values),
-        ))
+        found.append(
+            Finding(
+                name=name,
+                severity=severity,
+                measured=share,
+                limit=limit,
+                sentence=sentence,
+                examples=_rows_in_words(snapshot, against, column, values),
+            )
+        )
     return found
 
 
@@ -242,10 +270,17 @@ def _half_told(snapshot: Snapshot) -> list[Finding]:
     """Rows whose class and outcome_known do not go together, or whose class is a word of its own."""
     recorded = snapshot.recorded_outcome
     checks = (
-        ("classes.unknown", recorded == UNKNOWN_CLASS, "have a class other than WIN, LOSS, NEUTRAL and no label"
-         + (f" ({_listed(snapshot.facts.unknown_classes)})" if snapshot.facts.unknown_classes else "")),
-        ("outcomes.class_without_outcome", recorded == CLASS_WITHOUT_OUTCOME,
-         "have a class, but outcome_known is not set"),
+        (
+            "classes.unknown",
+            recorded == UNKNOWN_CLASS,
+            "have a class other than WIN, LOSS, NEUTRAL and no label"
+            + (f" ({_listed(snapshot.facts.unknown_classes)})" if snapshot.facts.unknown_classes else ""),
+        ),
+        (
+            "outcomes.class_without_outcome",
+            recorded == CLASS_WITHOUT_OUTCOME,
+            "have a class, but outcome_known is not set",
+        ),
         ("outcomes.outcome_without_class", recorded == OUTCOME_WITHOUT_CLASS, "have outcome_known set, but no class"),
     )
     found = [_counted(name, int(rows.sum()), words) for name, rows, words in checks]
@@ -277,15 +312,19 @@ def _times_of_outcomes(snapshot: Snapshot, policy: DataPolicy, now: int) -> list
                 "writes exit_time"
             )
         severity = Severity.REFUSAL if is_short else Severity.WARNING
-        found.append(Finding(
-            name=name, severity=severity if rows else Severity.OK, sentence=sentence, measured=rows, limit=0))
+        found.append(
+            Finding(name=name, severity=severity if rows else Severity.OK, sentence=sentence, measured=rows, limit=0)
+        )
     return found
 
 
 def _counted(name: str, rows: int, words: str) -> Finding:
     return Finding(
-        name=name, severity=Severity.WARNING if rows else Severity.OK, sentence=f"{rows:,} rows {words}",
-        measured=rows, limit=0,
+        name=name,
+        severity=Severity.WARNING if rows else Severity.OK,
+        sentence=f"{rows:,} rows {words}",
+        measured=rows,
+        limit=0,
     )
 
 
@@ -294,7 +333,9 @@ def _neutral(snapshot: Snapshot) -> Finding:
     paid = neutral & (np.abs(snapshot.pnl) > 0)
     rows = int(paid.sum())
     return Finding(
-        name="classes.neutral", severity=Severity.WARNING if rows else Severity.OK, measured=int(neutral.sum()),
+        name="classes.neutral",
+        severity=Severity.WARNING if rows else Severity.OK,
+        measured=int(neutral.sum()),
         sentence=f"{int(neutral.sum()):,} rows are NEUTRAL: history, not samples"
         + (f"; {rows:,} of them have a {_PNL} other than 0: look what the service calls NEUTRAL" if rows else ""),
         examples=_rows_in_words(snapshot, paid, _PNL, snapshot.pnl),

@@ -31,17 +31,23 @@ def row_findings(snapshot: Snapshot, policy: DataPolicy, *, now: int) -> list[Fi
     found = [_quarantined(snapshot, policy)]
     if len(snapshot):
         found += [
-            _future(snapshot), _staleness(snapshot, policy, now), _range(snapshot), _gaps(snapshot, policy),
-            _ties(snapshot), _coverage(snapshot), _ended(snapshot, policy), _look_alikes(snapshot), _actions(snapshot),
-            _confidence_range(snapshot), _fallback(snapshot),
+            _future(snapshot),
+            _staleness(snapshot, policy, now),
+            _range(snapshot),
+            _gaps(snapshot, policy),
+            _ties(snapshot),
+            _coverage(snapshot),
+            _ended(snapshot, policy),
+            _look_alikes(snapshot),
+            _actions(snapshot),
+            _confidence_range(snapshot),
+            _fallback(snapshot),
         ]
     return found
 
 
 def _quarantined(snapshot: Snapshot, policy: DataPolicy) -> Finding:
-    reasons = {
-        reason: rows for reason, rows in snapshot.facts.quarantined.items() if rows and reason not in _COPIES
-    }
+    reasons = {reason: rows for reason, rows in snapshot.facts.quarantined.items() if rows and reason not in _COPIES}
     rows = sum(reasons.values())
     seen = len(snapshot) + sum(snapshot.facts.quarantined.values())
     share = share_of(rows, seen)
@@ -54,15 +60,22 @@ def _quarantined(snapshot: Snapshot, policy: DataPolicy) -> Finding:
         names = ", ".join(map(safe_name, snapshot.feature_names)) or "none"
         sentence += f"; correct the service that writes them (features trained on: {names}; FEATURE_NAMES sets them)"
     return Finding(
-        name="rows.quarantined", severity=severity, sentence=sentence, measured=share,
-        limit=policy.max_quarantine_share, examples=snapshot.facts.quarantined_examples,
+        name="rows.quarantined",
+        severity=severity,
+        sentence=sentence,
+        measured=share,
+        limit=policy.max_quarantine_share,
+        examples=snapshot.facts.quarantined_examples,
     )
 
 
 def _future(snapshot: Snapshot) -> Finding:
     rows = snapshot.facts.quarantined.get("timestamp_future", 0)
     return Finding(
-        name="time.future", severity=Severity.WARNING if rows else Severity.OK, measured=rows, limit=0,
+        name="time.future",
+        severity=Severity.WARNING if rows else Severity.OK,
+        measured=rows,
+        limit=0,
         sentence=f"{rows:,} rows are dated more than a day ahead of this host's clock"
         + ("; they are set aside: look at the clocks, and at what writes these rows" if rows else ""),
     )
@@ -77,7 +90,10 @@ def _staleness(snapshot: Snapshot, policy: DataPolicy, now: int) -> Finding:
     limit = policy.warn_staleness_hours
     is_stale = limit > 0 and hours > limit
     return Finding(
-        name="time.staleness", severity=Severity.WARNING if is_stale else Severity.OK, measured=hours, limit=limit,
+        name="time.staleness",
+        severity=Severity.WARNING if is_stale else Severity.OK,
+        measured=hours,
+        limit=limit,
         sentence=f"the newest labelled row is {hours:,.0f} hours old ({in_words(newest)}; a warning over {limit:g})"
         + (": look whether outcomes are still written" if is_stale else ""),
     )
@@ -88,7 +104,9 @@ def _range(snapshot: Snapshot) -> Finding:
     days = (last - first) / (24 * _HOUR)
     before = f"; {snapshot.facts.before_window:,} rows before the window" if snapshot.facts.before_window else ""
     return Finding(
-        name="time.range", severity=Severity.OK, measured=days,
+        name="time.range",
+        severity=Severity.OK,
+        measured=days,
         sentence=f"{len(snapshot):,} rows from {in_words(first)} to {in_words(last)}, {days:.1f} days{before}",
     )
 
@@ -99,7 +117,10 @@ def _gaps(snapshot: Snapshot, policy: DataPolicy) -> Finding:
     longest = float(steps.max()) if len(steps) else 0.0
     gaps = int((steps > limit).sum()) if limit > 0 else 0
     return Finding(
-        name="time.gaps", severity=Severity.WARNING if gaps else Severity.OK, measured=longest, limit=limit,
+        name="time.gaps",
+        severity=Severity.WARNING if gaps else Severity.OK,
+        measured=longest,
+        limit=limit,
         sentence=f"{gaps:,} gaps of more than {limit:g} hours between two rows of a symbol, the longest {longest:.1f}"
         + ("; no window runs across them" if gaps else ""),
     )
@@ -114,7 +135,10 @@ def _ties(snapshot: Snapshot) -> Finding:
     rows, share = int(tied.sum()), share_of(int(tied.sum()), len(snapshot))
     is_coarse = share > _TIED_SHARE
     return Finding(
-        name="time.ties", severity=Severity.WARNING if is_coarse else Severity.OK, measured=share, limit=_TIED_SHARE,
+        name="time.ties",
+        severity=Severity.WARNING if is_coarse else Severity.OK,
+        measured=share,
+        limit=_TIED_SHARE,
         sentence=f"{rows:,} rows share symbol and instant with another ({share:.1%}, a warning over {_TIED_SHARE:.0%})"
         + (": their order is that of their ids; look what cuts the time off" if is_coarse else ""),
     )
@@ -127,7 +151,9 @@ def _coverage(snapshot: Snapshot) -> Finding:
     thin = [words[place] for place, code in enumerate(order) if rows[code] < _THIN_SYMBOL_SHARE * rows.max()]
     shown = ", ".join(words[:8]) + (f" ... {words[-1]}" if len(words) > 8 else "")
     return Finding(
-        name="symbols.coverage", severity=Severity.WARNING if thin else Severity.OK, measured=len(words),
+        name="symbols.coverage",
+        severity=Severity.WARNING if thin else Severity.OK,
+        measured=len(words),
         sentence=f"{len(words)} symbols: {shown}" + (f"; {len(thin)} have few rows" if thin else ""),
         examples=tuple(thin[:EXAMPLES]),
     )
@@ -140,10 +166,14 @@ def _ended(snapshot: Snapshot, policy: DataPolicy) -> Finding:
     limit = policy.max_gap_hours
     ended = [
         f"{safe_name(snapshot.symbols[snapshot.symbol_codes[last]])} since {in_words(int(snapshot.decided_at[last]))}"
-        for last, hours in zip(lasts, silent, strict=True) if hours > limit > 0
+        for last, hours in zip(lasts, silent, strict=True)
+        if hours > limit > 0
     ]
     return Finding(
-        name="symbols.ended", severity=Severity.WARNING if ended else Severity.OK, measured=len(ended), limit=0,
+        name="symbols.ended",
+        severity=Severity.WARNING if ended else Severity.OK,
+        measured=len(ended),
+        limit=0,
         sentence=f"{len(ended)} symbols have no row in the last {limit:g} hours of the data"
         + ("; look whether they are still traded and written" if ended else ""),
         examples=tuple(ended[:EXAMPLES]),
@@ -157,7 +187,10 @@ def _look_alikes(snapshot: Snapshot) -> Finding:
         alike[_skeleton(symbol)].append(symbol)
     groups = [" / ".join(map(safe_name, group)) for group in alike.values() if len(group) > 1]
     return Finding(
-        name="symbols.look_alikes", severity=Severity.WARNING if groups else Severity.OK, measured=len(groups), limit=0,
+        name="symbols.look_alikes",
+        severity=Severity.WARNING if groups else Severity.OK,
+        measured=len(groups),
+        limit=0,
         sentence=f"{len(groups)} groups of symbols look alike"
         + ("; each stays a series of its own: look which service spells them so" if groups else ""),
         examples=tuple(groups[:EXAMPLES]),
@@ -176,7 +209,10 @@ def _skeleton(symbol: str) -> str:
 def _actions(snapshot: Snapshot) -> Finding:
     rows = int((snapshot.action == UNKNOWN_ACTION).sum())
     return Finding(
-        name="actions.unknown", severity=Severity.WARNING if rows else Severity.OK, measured=rows, limit=0,
+        name="actions.unknown",
+        severity=Severity.WARNING if rows else Severity.OK,
+        measured=rows,
+        limit=0,
         sentence=f"{rows:,} rows have a predicted_action other than BUY, SELL, HOLD",
     )
 
@@ -185,7 +221,10 @@ def _confidence_range(snapshot: Snapshot) -> Finding:
     within = (snapshot.confidence >= 0.0) & (snapshot.confidence <= 1.0)
     rows = int((~within).sum())
     return Finding(
-        name="confidence.range", severity=Severity.WARNING if rows else Severity.OK, measured=rows, limit=0,
+        name="confidence.range",
+        severity=Severity.WARNING if rows else Severity.OK,
+        measured=rows,
+        limit=0,
         sentence=f"{rows:,} rows record a confidence outside 0..1, or none"
         + ("; confidence is no training input, the rows stay" if rows else ""),
     )
@@ -200,7 +239,9 @@ def _fallback(snapshot: Snapshot) -> Finding:
     halves = int(rows[values == _FALLBACK_CONFIDENCE].sum())
     is_odd = share > _SAME_CONFIDENCE_SHARE and rows[commonest] >= _SAME_CONFIDENCE_ROWS
     return Finding(
-        name="confidence.fallback", severity=Severity.WARNING if is_odd else Severity.OK, measured=float(share),
+        name="confidence.fallback",
+        severity=Severity.WARNING if is_odd else Severity.OK,
+        measured=float(share),
         limit=_SAME_CONFIDENCE_SHARE,
         sentence=f"{halves:,} rows record a confidence of exactly 0.5; the commonest value, {values[commonest]:g}, "
         f"stands in {share:.1%}" + (": a fallback or a cap, not a measurement" if is_odd else ""),

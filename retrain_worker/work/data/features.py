@@ -30,6 +30,7 @@ Float32s = npt.NDArray[np.float32]
 Int8s = npt.NDArray[np.int8]
 Int64s = npt.NDArray[np.int64]
 
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureTable:
     """Every row's features under one list of names."""
@@ -120,8 +121,13 @@ class FeatureReader:
             if isinstance(layout, tuple):
                 left_out.update({name: count for name in layout if name not in names})
         return FeatureTable(
-            names=names, matrix=matrix, reasons=reasons, assumed=assumed, permuted=permuted,
-            converted=self._converted, left_out=left_out,
+            names=names,
+            matrix=matrix,
+            reasons=reasons,
+            assumed=assumed,
+            permuted=permuted,
+            converted=self._converted,
+            left_out=left_out,
         )
 
     def _add_at_once(self, names_cell: Any, cells: Sequence[Any], rows: Int64s) -> bool:
@@ -164,7 +170,9 @@ class FeatureReader:
         for layout, vectors in by_layout.items():
             kept, values, reasons = zip(*vectors, strict=True)
             self._keep(
-                layout, np.array(kept, dtype=np.int64), np.array(values, dtype=np.float64),
+                layout,
+                np.array(kept, dtype=np.int64),
+                np.array(values, dtype=np.float64),
                 np.array(reasons, dtype=np.int8),
             )
 

@@ -87,8 +87,10 @@ def _hashes(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> UInt64s:
     pnl[np.isnan(pnl)] = np.nan  # one NaN
     mixed = _mix(snapshot.ids[rows].astype(np.uint64))
     for part in (
-        symbols[snapshot.symbol_codes[rows]], snapshot.decided_at[rows].astype(np.uint64),
-        snapshot.outcome[rows].astype(np.uint64), pnl.view(np.uint64),
+        symbols[snapshot.symbol_codes[rows]],
+        snapshot.decided_at[rows].astype(np.uint64),
+        snapshot.outcome[rows].astype(np.uint64),
+        pnl.view(np.uint64),
     ):
         mixed = _mix(mixed ^ part)
     return mixed

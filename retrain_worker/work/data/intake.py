@@ -109,10 +109,14 @@ class Intake:
         arrays["outcome"][unusable] = OPEN
         np.maximum(arrays["known_at"], arrays["decided_at"], out=arrays["known_at"])
         facts = PullFacts(
-            loaded=self.loaded, before_window=self._before_window + int((~inside).sum()),
-            window_start=None if start == UNREADABLE else start, quarantined=dict(quarantined),
-            quarantined_examples=tuple(f"id {row_id} {reason}" for row_id, reason in self._examples), noted=noted,
-            unknown_classes=dict(self._unknown_classes), features_left_out=dict(table.left_out),
+            loaded=self.loaded,
+            before_window=self._before_window + int((~inside).sum()),
+            window_start=None if start == UNREADABLE else start,
+            quarantined=dict(quarantined),
+            quarantined_examples=tuple(f"id {row_id} {reason}" for row_id, reason in self._examples),
+            noted=noted,
+            unknown_classes=dict(self._unknown_classes),
+            features_left_out=dict(table.left_out),
         )
         digest = content_hash(arrays, symbols=symbols, names=table.names)
         return Snapshot(symbols=symbols, feature_names=table.names, data_sha256=digest, facts=facts, **arrays)
@@ -174,9 +178,14 @@ class Intake:
             }
             arrays: dict[str, npt.NDArray[Any]] = {name: each.astype(np.float32) for name, each in narrow.items()}
         arrays |= {
-            "ids": ids, "symbol_codes": codes, "decided_at": decided_at,
-            "known_at": _known_at(page, decided_at, outcome), "recorded_outcome": outcome, "side": side,
-            "action": action, "pnl": numbers(page.realized_pnl),
+            "ids": ids,
+            "symbol_codes": codes,
+            "decided_at": decided_at,
+            "known_at": _known_at(page, decided_at, outcome),
+            "recorded_outcome": outcome,
+            "side": side,
+            "action": action,
+            "pnl": numbers(page.realized_pnl),
         }
         for name, array in arrays.items():
             self._pieces.setdefault(name, []).append(array)
@@ -214,9 +223,7 @@ def _counted(reasons: Int8s) -> Counter[str]:
     return Counter({reason.word: int(counts[reason]) for reason in Reason if reason is not Reason.FINE})
 
 
-def _in_canonical_order(
-    arrays: dict[str, npt.NDArray[Any]], rows: Int64s, symbols: Sequence[str]
-) -> tuple[str, ...]:
+def _in_canonical_order(arrays: dict[str, npt.NDArray[Any]], rows: Int64s, symbols: Sequence[str]) -> tuple[str, ...]:
     """Keep `rows` only, sorted by (symbol, decided_at, id), in place. Returns the symbols that are left, sorted."""
     present = np.unique(arrays["symbol_codes"][rows])
     ordered = sorted(present.tolist(), key=symbols.__getitem__)
@@ -245,9 +252,7 @@ def _sorting(codes: Int32s, decided_at: Int64s, ids: Int64s) -> npt.NDArray[np.i
 
 def _drop_copies(arrays: dict[str, npt.NDArray[Any]], quarantined: Counter[str]) -> Bools:
     """Drop copies in place and count them. Returns the mask of rows whose outcome their copies contradict."""
-    copies = find_copies(
-        arrays["symbol_codes"], arrays["decided_at"], arrays["features"], arrays["recorded_outcome"]
-    )
+    copies = find_copies(arrays["symbol_codes"], arrays["decided_at"], arrays["features"], arrays["recorded_outcome"])
     quarantined["duplicate"] = int(copies.agreeing.sum())
     quarantined["duplicate_conflict"] = int(copies.conflicting.sum())
     kept = ~(copies.agreeing | copies.conflicting)

@@ -60,7 +60,8 @@ def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise DatabaseUnreachableError(
-            f"the PostgreSQL driver is not installed ({error})", where=where,
+            f"the PostgreSQL driver is not installed ({error})",
+            where=where,
             remedy="pip install 'retrain-worker[postgres]'",
         ) from error
     try:
@@ -74,9 +75,7 @@ def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]
 
 
 def _pages(engine: Engine, *, where: str, busy_timeout_seconds: float) -> Iterator[RawRows]:
-    with engine.connect().execution_options(
-        isolation_level="REPEATABLE READ", postgresql_readonly=True
-    ) as connection:
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True) as connection:
         connection.execute(text(f"SET LOCAL lock_timeout = {round(busy_timeout_seconds * 1000)}"))
         connection.execute(text(f"SET LOCAL statement_timeout = {_STATEMENT_TIMEOUT_SECONDS * 1000}"))
         inspector = inspect(connection)
@@ -119,10 +118,12 @@ def _explained(error: BaseException | None, where: str) -> RetrainError:
         )
     if state == "" or state[:2] in ("08", "28", "53", "57") or state in ("42501", "3D000"):
         return DatabaseUnreachableError(
-            f"the server cannot be used ({said})", where=where,
+            f"the server cannot be used ({said})",
+            where=where,
             remedy="check that it runs, the user, its password and its SELECT right",
         )
     return SourceUnfitError(
-        f"the server cannot read {TABLE} as training rows ({said})", where=where,
+        f"the server cannot read {TABLE} as training rows ({said})",
+        where=where,
         remedy="compare the columns' types with the 24-column table",
     )

@@ -31,8 +31,12 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
     """
     run_dir = Path(request.run_dir)
     snapshot = read_window(
-        request.policy, database_url, now=to_microseconds(datetime.fromisoformat(request.now)),
-        busy_timeout_seconds=request.busy_timeout_seconds, report=report)
+        request.policy,
+        database_url,
+        now=to_microseconds(datetime.fromisoformat(request.now)),
+        busy_timeout_seconds=request.busy_timeout_seconds,
+        report=report,
+    )
     report(Progress(sentence=f"pull {request.run_id}: {len(snapshot):,} rows read", fields={"rows": len(snapshot)}))
     snapshots.save(snapshot, run_dir)
     watermark_path = run_dir / fingerprints.FILE_NAME
@@ -43,8 +47,9 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
 
 def read_window(
     policy: DataPolicy, database_url: str, *, now: int, busy_timeout_seconds: float, report: Report
-) -> Snapshot:  # fmt: skip
+) -> Snapshot:
     """The rows of the training window as the table has them, nothing frozen. `now` in microseconds."""
+
     def read() -> Snapshot:
         return _read_through(Intake(policy, now=now), database_url, busy_timeout_seconds, report)
 
@@ -86,12 +91,19 @@ def _result(snapshot: Snapshot, *, new_labelled: int, watermark_path: Path) -> P
     rows_of = np.bincount(snapshot.symbol_codes, minlength=len(snapshot.symbols))
     instants = snapshot.decided_at
     return PullResult(
-        loaded=snapshot.facts.loaded, labelled=outcomes[WIN] + outcomes[LOSS], win=outcomes[WIN], loss=outcomes[LOSS],
-        neutral=outcomes[NEUTRAL], open=outcomes[OPEN], new_labelled=new_labelled,
+        loaded=snapshot.facts.loaded,
+        labelled=outcomes[WIN] + outcomes[LOSS],
+        win=outcomes[WIN],
+        loss=outcomes[LOSS],
+        neutral=outcomes[NEUTRAL],
+        open=outcomes[OPEN],
+        new_labelled=new_labelled,
         quarantined={reason: count for reason, count in snapshot.facts.quarantined.items() if count},
         contradictions=int(contradictions(snapshot.recorded_outcome, snapshot.pnl).sum()),
-        symbols=dict(zip(snapshot.symbols, rows_of.tolist(), strict=True)), feature_names=snapshot.feature_names,
+        symbols=dict(zip(snapshot.symbols, rows_of.tolist(), strict=True)),
+        feature_names=snapshot.feature_names,
         first_at=to_datetime(int(instants.min())).isoformat() if len(instants) else None,
         last_at=to_datetime(int(instants.max())).isoformat() if len(instants) else None,
-        data_sha256=snapshot.data_sha256, watermark_path=str(watermark_path),
+        data_sha256=snapshot.data_sha256,
+        watermark_path=str(watermark_path),
     )

@@ -67,7 +67,8 @@ def read_pages(database_url: str, *, busy_timeout_seconds: float) -> Iterator[Ra
 
         return read_postgres(url, busy_timeout_seconds=busy_timeout_seconds)
     raise SourceUnfitError(
-        f"{backend} is not a database this program reads", where=url.render_as_string(),
+        f"{backend} is not a database this program reads",
+        where=url.render_as_string(),
         remedy="set DB_PATH to a SQLite file or DATABASE_URL to sqlite:// or postgresql://",
     )
 
@@ -79,7 +80,8 @@ def parse_url(database_url: str) -> URL:
     except (ArgumentError, ValueError):
         # the library's message may repeat the text, and with it a password
         raise SourceUnfitError(
-            "the database URL cannot be parsed", where="DATABASE_URL",
+            "the database URL cannot be parsed",
+            where="DATABASE_URL",
             remedy="write it as sqlite:////absolute/path.db or postgresql://user:password@host:5432/name",
         ) from None
     if url.drivername in ("postgres", "postgresql"):
@@ -93,7 +95,8 @@ def check_columns(present: Iterable[str], *, where: str) -> None:
     missing = [name for name in COLUMNS if name not in lower]
     if missing:
         raise SourceUnfitError(
-            f"table {TABLE} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}", where=where,
+            f"table {TABLE} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            where=where,
             remedy="point DB_PATH or DATABASE_URL at the trading database with the 24-column table, or migrate it",
         )
 
@@ -101,6 +104,7 @@ def check_columns(present: Iterable[str], *, where: str) -> None:
 def table_missing(where: str) -> SourceUnfitError:
     """The error for a database without the table."""
     return SourceUnfitError(
-        f"there is no table {TABLE}", where=where,
+        f"there is no table {TABLE}",
+        where=where,
         remedy="this is another database: point DB_PATH or DATABASE_URL at the one that the trading services write",
     )

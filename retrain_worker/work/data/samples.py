@@ -89,8 +89,10 @@ def select_samples(snapshot: Snapshot, *, policy: DataPolicy, seq_len: int) -> t
     positions = np.flatnonzero(is_sample)
     positions = positions[np.lexsort((positions, snapshot.decided_at[positions]))]
     samples = Samples(
-        positions=positions, labels=_labels(snapshot, positions, policy.label),
-        decided_at=snapshot.decided_at[positions], known_at=snapshot.known_at[positions],
+        positions=positions,
+        labels=_labels(snapshot, positions, policy.label),
+        decided_at=snapshot.decided_at[positions],
+        known_at=snapshot.known_at[positions],
         symbol_codes=snapshot.symbol_codes[positions],
     )
     return samples, left_out
@@ -134,7 +136,9 @@ def split_samples(samples: Samples, policy: SplitPolicy) -> Parts:
     for name, part in parts.items():
         _check_part(name, part)
     return Parts(
-        **parts, split=split, left_out={"purged": int(purged.sum()), "embargo": int(in_no_part.sum())},
+        **parts,
+        split=split,
+        left_out={"purged": int(purged.sum()), "embargo": int(in_no_part.sum())},
     )
 
 

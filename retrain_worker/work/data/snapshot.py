@@ -95,7 +95,8 @@ class Snapshot:
 
 
 ARRAYS: tuple[str, ...] = tuple(
-    name for name in (each.name for each in fields(Snapshot))
+    name
+    for name in (each.name for each in fields(Snapshot))
     if name not in ("symbols", "feature_names", "data_sha256", "facts")
 )
 
@@ -118,8 +119,11 @@ def save(snapshot: Snapshot, run_dir: Path) -> None:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(snapshot, name), allow_pickle=False)
         index = {
-            "symbols": snapshot.symbols, "feature_names": snapshot.feature_names, "rows": len(snapshot),
-            "data_sha256": snapshot.data_sha256, "facts": snapshot.facts,
+            "symbols": snapshot.symbols,
+            "feature_names": snapshot.feature_names,
+            "rows": len(snapshot),
+            "data_sha256": snapshot.data_sha256,
+            "facts": snapshot.facts,
         }
         (folder / _INDEX).write_bytes(msgspec.json.encode(index))
 
@@ -131,8 +135,11 @@ def load(run_dir: Path) -> Snapshot:
         index = json.loads((folder / _INDEX).read_bytes())
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
         snapshot = Snapshot(
-            symbols=tuple(index["symbols"]), feature_names=tuple(index["feature_names"]),
-            data_sha256=index["data_sha256"], facts=msgspec.convert(index["facts"], PullFacts), **arrays,
+            symbols=tuple(index["symbols"]),
+            feature_names=tuple(index["feature_names"]),
+            data_sha256=index["data_sha256"],
+            facts=msgspec.convert(index["facts"], PullFacts),
+            **arrays,
         )
     except (OSError, ValueError, KeyError, msgspec.ValidationError) as error:
         raise _damaged(folder, str(error)) from error

@@ -230,7 +230,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _has_rowid(connection: sqlite3.Connection) -> bool:
     """False for a view and for a WITHOUT ROWID table."""
     kinds = connection.execute(
-        "SELECT type, wr FROM pragma_table_list WHERE name = ? COLLATE NOCASE AND schema = 'main'", (TABLE,))
+        "SELECT type, wr FROM pragma_table_list WHERE name = ? COLLATE NOCASE AND schema = 'main'", (TABLE,)
+    )
     return bool(kinds.fetchone() == ("table", 0))
 
 
@@ -238,7 +239,8 @@ def _id_is_rowid(connection: sqlite3.Connection) -> bool:
     """Whether `id` is the primary key and needs no index of its own, https://www.sqlite.org/lang_createtable.html."""
     ((keys, indexes),) = connection.execute(
         "SELECT (SELECT GROUP_CONCAT(LOWER(name)) FROM pragma_table_info(?1) WHERE pk), "
-        "(SELECT COUNT(*) FROM pragma_index_list(?1) WHERE origin = 'pk')", (TABLE,),
+        "(SELECT COUNT(*) FROM pragma_index_list(?1) WHERE origin = 'pk')",
+        (TABLE,),
     )
     return bool(keys == "id" and not indexes)
 

@@ -51,8 +51,11 @@ def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]:
                 _check_schema(connection, path)
                 yield from read_pages(connection)
             if is_at_rest and (_wal_of(path).exists() or _look(path) != before):
-                raise ChangedWhileReadError("a writer opened the database while it was read", where=str(path),
-                                            remedy="nothing was trained on it; try again")
+                raise ChangedWhileReadError(
+                    "a writer opened the database while it was read",
+                    where=str(path),
+                    remedy="nothing was trained on it; try again",
+                )
         except sqlite3.Error as error:
             raise _explained(error, path) from error
         if damage := checked.result():
@@ -95,7 +98,8 @@ def _check_file(path: Path) -> bool:
         raise DatabaseUnreachableError("no such file", where=where, remedy=_RIGHT_FILE) from None
     except OSError as error:
         raise DatabaseUnreachableError(
-            f"cannot be read ({error.strerror})", where=where,
+            f"cannot be read ({error.strerror})",
+            where=where,
             remedy="let this service's user read the file and enter its directory",
         ) from error
     if not header:
@@ -151,7 +155,8 @@ def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> list[
             raise _explained(error, path) from error
     return [
         f"quick_check: {line.replace(chr(10), ' ')}"
-        for line in lines if line != "ok" and not line.startswith(_CONSTRAINT_TALK)
+        for line in lines
+        if line != "ok" and not line.startswith(_CONSTRAINT_TALK)
     ]
 
 
@@ -172,14 +177,16 @@ def _explained(error: sqlite3.Error, path: Path) -> RetrainError:
     where, code = str(path), _primary_code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseBusyError(
-            f"a writer holds the database ({error})", where=where,
+            f"a writer holds the database ({error})",
+            where=where,
             remedy="it is tried again; look for a stuck transaction if this lasts",
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return SourceUnfitError(f"the file is damaged ({error})", where=where, remedy=_RESTORE)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return DatabaseUnreachableError(
-            f"SQLite cannot open it read-only ({error})", where=where,
+            f"SQLite cannot open it read-only ({error})",
+            where=where,
             remedy="a database in WAL mode, or one with a journal left by a crash, needs readable -wal and -shm files "
             "and a directory that this user may write, unless a trading service has it open: add the directory to "
             "ReadWritePaths=, or start the service that writes it",

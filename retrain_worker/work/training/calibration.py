@@ -59,9 +59,13 @@ def fit(
         return float(loss), np.array([np.mean(residual * logits), np.mean(residual) + stiffness * drift])
 
     found = optimize.minimize(
-        loss_and_gradient, np.array([1.0, expected_bias]), jac=True, method="L-BFGS-B", bounds=[SHARPNESS, BIAS],
+        loss_and_gradient,
+        np.array([1.0, expected_bias]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[SHARPNESS, BIAS],
         options={"ftol": 1e-14, "gtol": 1e-9},
-    )  # fmt: skip
+    )
     return Calibration(temperature=float(1.0 / found.x[0]), bias=float(found.x[1]))
 
 

@@ -44,9 +44,7 @@ class Variant:
     @property
     def network(self) -> PatchTSTConfig:
         """The network that is trained."""
-        return presets.config_for(
-            self.contract, dropout=self.tuning.dropout, input_noise=self.tuning.input_noise
-        )
+        return presets.config_for(self.contract, dropout=self.tuning.dropout, input_noise=self.tuning.input_noise)
 
     def __str__(self) -> str:
         """Transform and smoothing: what differs between the variants of one training."""
@@ -58,28 +56,46 @@ def variants_of(contracts: tuple[ModelContract, ...], recipe: Recipe) -> tuple[V
     """Every contract in every tuning of its preset."""
     return tuple(
         Variant(contract=contract, tuning=tuning)
-        for contract in contracts for tuning in recipe.tunings(Preset(contract.preset))
-    )  # fmt: skip
+        for contract in contracts
+        for tuning in recipe.tunings(Preset(contract.preset))
+    )
 
 
 class Course:
     """The attempts of one training: each variant once, and once more after a collapse."""
 
     def __init__(
-        self, request: TrainRequest, variants: tuple[Variant, ...], lesson: Lesson, *, reading: Reading,
-        warm: WarmStart, data_sha256: str, device: torch.device,
-    ) -> None:  # fmt: skip
+        self,
+        request: TrainRequest,
+        variants: tuple[Variant, ...],
+        lesson: Lesson,
+        *,
+        reading: Reading,
+        warm: WarmStart,
+        data_sha256: str,
+        device: torch.device,
+    ) -> None:
         self.request, self._variants, self._lesson, self.device = request, variants, lesson, device
         self._reading, self._warm = reading, warm
         self._precision = compute.precision_for(
-            request.recipe.precision, variants[0].network, batch_size=request.recipe.batch_size,
+            request.recipe.precision,
+            variants[0].network,
+            batch_size=request.recipe.batch_size,
             device=device,
-        )  # fmt: skip
+        )
         identity = {
-            "data_sha256": data_sha256, "recipe": request.recipe, "data": request.data, "split": request.split,
-            "variants": variants, "program": __version__, "torch": str(torch.__version__), "device": device.type,
-            "threads": torch.get_num_threads(), "precision": self._precision, "start": warm.sentence,
-        }  # fmt: skip
+            "data_sha256": data_sha256,
+            "recipe": request.recipe,
+            "data": request.data,
+            "split": request.split,
+            "variants": variants,
+            "program": __version__,
+            "torch": str(torch.__version__),
+            "device": device.type,
+            "threads": torch.get_num_threads(),
+            "precision": self._precision,
+            "start": warm.sentence,
+        }
         self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
         saved = self.checkpoint.load() or {}
         #: one result for each variant already made: a Fitted as plain values, or why it collapsed
@@ -125,15 +141,17 @@ class Course:
                     "validation_log_loss": _fitted(result).best.log_loss if "weights" in result else None,
                 }
                 for variant, result in zip(self._variants, self._finished, strict=True)
-            ]
+            ],
         }
 
     def fresh_attempt(self, variant: Variant) -> Attempt:
         """The first attempt at `variant` from weights that have seen nothing."""
         return Attempt(
-            config=variant.network, seed=self.request.recipe.seed, learning_rate=variant.tuning.learning_rate,
+            config=variant.network,
+            seed=self.request.recipe.seed,
+            learning_rate=variant.tuning.learning_rate,
             precision=self._precision,
-        )  # fmt: skip
+        )
 
     def _try(self, variant: Variant, report: Report, stopping: Callable[[], bool]) -> dict[str, Any]:
         recipe, tuning = self.request.recipe, variant.tuning
@@ -151,17 +169,25 @@ class Course:
             )
             try:
                 fitted = loop.fit(
-                    attempt, self._lesson, recipe, device=self.device, saved=self._state,
+                    attempt,
+                    self._lesson,
+                    recipe,
+                    device=self.device,
+                    saved=self._state,
                     stopping=stopping,
                     after_epoch=_AfterEpoch(self.request, self._said_of(variant), report, self._keep),
-                )  # fmt: skip
+                )
             except TrainingCollapsedError as collapse:
                 _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, variant, collapse)
                 self._collapses, self._state = [*self._collapses, collapse.what], None
                 self._save()
                 if not is_retry:
-                    report(Progress(sentence=f"training {self.request.run_id}{self._said_of(variant)}: "
-                                    f"{collapse.what}; once more with another seed and a slower rate"))
+                    report(
+                        Progress(
+                            sentence=f"training {self.request.run_id}{self._said_of(variant)}: "
+                            f"{collapse.what}; once more with another seed and a slower rate"
+                        )
+                    )
             else:
                 history = [loop.packed(epoch) for epoch in fitted.history]
                 return {"weights": fitted.weights, "history": history, "collapses": self._collapses}
@@ -178,12 +204,18 @@ class Course:
         # no noise here: it would have to be guessed, too
         model = PatchTST(replace(variant.network, input_noise=0.0))
         loop.settle(model, warm, self._lesson)
-        self._before = {"weights": pretrain(
-            model.to(self.device), self._reading, recipe, seed=recipe.seed,
-            learning_rate=variant.tuning.learning_rate,
-            saved=self._before.get("pretraining"), stopping=stopping,
-            after_epoch=_AfterPretraining(self.request, report, self._keep_before),
-        )}  # fmt: skip
+        self._before = {
+            "weights": pretrain(
+                model.to(self.device),
+                self._reading,
+                recipe,
+                seed=recipe.seed,
+                learning_rate=variant.tuning.learning_rate,
+                saved=self._before.get("pretraining"),
+                stopping=stopping,
+                after_epoch=_AfterPretraining(self.request, report, self._keep_before),
+            )
+        }
         self._save()
         return self._before["weights"]  # type: ignore[no-any-return]
 
@@ -202,9 +234,14 @@ class Course:
         self._save()
 
     def _save(self) -> None:
-        self.checkpoint.save({
-            "finished": self._finished, "collapses": self._collapses, "state": self._state, "before": self._before,
-        })  # fmt: skip
+        self.checkpoint.save(
+            {
+                "finished": self._finished,
+                "collapses": self._collapses,
+                "state": self._state,
+                "before": self._before,
+            }
+        )
 
 
 def _fitted(result: Mapping[str, Any]) -> Fitted:

@@ -138,12 +138,15 @@ class FastPath:
         windows = np.array_split(np.arange(num_series // per_window), self._num_shards)
         return [
             _Shard(
-                self.model, num_series=len(part) * per_window, number=number, exchange=self._exchange,
+                self.model,
+                num_series=len(part) * per_window,
+                number=number,
+                exchange=self._exchange,
                 product=self._product,
                 gradient=torch.zeros_like(self._flat.data) if number else cast(Tensor, self._flat.grad),
             )
             for number, part in enumerate(windows)
-        ]  # fmt: skip
+        ]
 
     def _on_each(self, work: Callable[[_Shard], Any]) -> list[Any]:
         if self._pool is None:
@@ -158,9 +161,7 @@ def _flattened(model: PatchTST) -> nn.Parameter:
     parameters = list(model.parameters())
     flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     flat.grad = torch.zeros_like(flat)
-    for parameter, values, gradient in zip(
-        parameters, _views(model, flat.data), _views(model, flat.grad), strict=True
-    ):
+    for parameter, values, gradient in zip(parameters, _views(model, flat.data), _views(model, flat.grad), strict=True):
         parameter.data, parameter.grad = values, gradient
     return flat
 
@@ -218,9 +219,15 @@ class _Shard:
     """The encoder on `num_series` series of a batch, with gradients of its own."""
 
     def __init__(
-        self, model: PatchTST, *, num_series: int, number: int, exchange: _Exchange, product: Product,
+        self,
+        model: PatchTST,
+        *,
+        num_series: int,
+        number: int,
+        exchange: _Exchange,
+        product: Product,
         gradient: Tensor,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.num_series, self.product = model.config, num_series, product
         self.num_tokens = num_series * model.config.num_patches
         self.ones_M = torch.ones(self.num_tokens)
@@ -505,9 +512,17 @@ class _BatchNorm:
         inverse_std_D = torch.rsqrt(self._var_D + self._module.eps)
         # as if the moments were constants, which also gives the sums that their gradients need
         dx_MD, dweight_D, dbias_D = torch.ops.aten.native_batch_norm_backward(
-            dy_MD, self._x_MD, self._weight_D, self._mean_D, self._var_D, self._mean_D, inverse_std_D, False,
-            self._module.eps, (True, True, True),
-        )  # fmt: skip
+            dy_MD,
+            self._x_MD,
+            self._weight_D,
+            self._mean_D,
+            self._var_D,
+            self._mean_D,
+            inverse_std_D,
+            False,
+            self._module.eps,
+            (True, True, True),
+        )
         self._dweight_D.copy_(dweight_D)
         self._dbias_D.copy_(dbias_D)
         dweight_D, dbias_D = self._shard.of_all(torch.stack((dweight_D, dbias_D))).sum(0)

@@ -142,9 +142,16 @@ def fit(
         number = len(history) + 1
         with path, compute.products_in(attempt.precision):
             train_loss = _one_epoch(
-                number, path, optimiser, schedule=schedule, smoothing=smoothing, seed=attempt.seed, lesson=lesson,
-                recipe=recipe, stopping=stopping,
-            )  # fmt: skip
+                number,
+                path,
+                optimiser,
+                schedule=schedule,
+                smoothing=smoothing,
+                seed=attempt.seed,
+                lesson=lesson,
+                recipe=recipe,
+                stopping=stopping,
+            )
         epoch = _validate(number, train_loss, model, lesson, offset=_offset(lesson, recipe))
         history.append(epoch)
         _refuse_collapse(history, recipe)
@@ -177,9 +184,17 @@ def _offset(lesson: Lesson, recipe: Recipe) -> float:
 
 
 def _one_epoch(
-    number: int, path: PlainPath | FastPath, optimiser: torch.optim.Optimizer, *, schedule: _Schedule,
-    smoothing: PatchSmoothing, seed: int, lesson: Lesson, recipe: Recipe, stopping: Callable[[], bool],
-) -> float:  # fmt: skip
+    number: int,
+    path: PlainPath | FastPath,
+    optimiser: torch.optim.Optimizer,
+    *,
+    schedule: _Schedule,
+    smoothing: PatchSmoothing,
+    seed: int,
+    lesson: Lesson,
+    recipe: Recipe,
+    stopping: Callable[[], bool],
+) -> float:
     """Every sample once, in an order of its own; the mean loss.
 
     Balancing draws anew for each epoch, so that in the end every sample of the commoner class was seen, too.
@@ -311,9 +326,7 @@ def _state(
     return state
 
 
-def _restore(
-    saved: State, model: PatchTST, optimiser: torch.optim.Optimizer
-) -> tuple[list[Epoch], dict[str, Tensor]]:
+def _restore(saved: State, model: PatchTST, optimiser: torch.optim.Optimizer) -> tuple[list[Epoch], dict[str, Tensor]]:
     model.load_state_dict(saved["model"], strict=True)
     optimiser.load_state_dict(saved["optimiser"])
     torch.set_rng_state(saved["rng"])

@@ -82,9 +82,11 @@ def pretrain(
             optimiser.step()
             total += loss.detach()
         state = {
-            "epochs": number, "task": task.state_dict(), "optimiser": optimiser.state_dict(),
+            "epochs": number,
+            "task": task.state_dict(),
+            "optimiser": optimiser.state_dict(),
             "rng": torch.get_rng_state(),
-        }  # fmt: skip
+        }
         after_epoch(number, float(total) / steps, state)
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 

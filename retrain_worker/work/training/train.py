@@ -68,17 +68,24 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
     warm = warm_start_of(request, contracts, snapshot.feature_names)
 
     course = Course(
-        request, variants_of(contracts, recipe), lesson, reading=reading, warm=warm,
-        data_sha256=snapshot.data_sha256, device=device,
-    )  # fmt: skip
+        request,
+        variants_of(contracts, recipe),
+        lesson,
+        reading=reading,
+        warm=warm,
+        data_sha256=snapshot.data_sha256,
+        device=device,
+    )
     variant, fitted = course.run(report, stopping)
 
     contract = variant.contract
     model, logits, fix = _calibrated(fitted, lesson, variant)
     validation = scoring.scorecard(
-        sigmoid(fix.apply(logits)), scoring.rows_of(snapshot, parts.validation), prior=float(parts.train.labels.mean()),
+        sigmoid(fix.apply(logits)),
+        scoring.rows_of(snapshot, parts.validation),
+        prior=float(parts.train.labels.mean()),
         policy=GatePolicy(),
-    )  # fmt: skip
+    )
 
     path = artifact.model_file(Path(request.run_dir) / "candidate", request.version)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +96,8 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
         canary_windows=_canary_windows(lesson, contract),
         origin=bundle.Origin(
             training=_origin(request, snapshot, parts=parts, model=model, fix=fix)
-            | course.facts() | {"tuning": asdict(variant.tuning)},
+            | course.facts()
+            | {"tuning": asdict(variant.tuning)},
             scorecard=asdict(validation),
         ),
     )
@@ -126,10 +134,13 @@ def contracts_to_try(
     if recipe.preset == Preset.ENGINE:
         return (
             ModelContract(
-                preset=Preset.ENGINE, context_length=presets.ENGINE_CONTEXT_LENGTH, feature_names=feature_names,
-                input_transform=InputTransform.MINMAX, label=label,
+                preset=Preset.ENGINE,
+                context_length=presets.ENGINE_CONTEXT_LENGTH,
+                feature_names=feature_names,
+                input_transform=InputTransform.MINMAX,
+                label=label,
             ),
-        )  # fmt: skip
+        )
     transforms = (
         (InputTransform.STANDARDISE, InputTransform.INSTANCE)
         if recipe.input_transform == InputTransform.AUTO
@@ -137,11 +148,14 @@ def contracts_to_try(
     )
     return tuple(
         ModelContract(
-            preset=Preset.PAPER, context_length=recipe.seq_len, feature_names=feature_names, input_transform=transform,
+            preset=Preset.PAPER,
+            context_length=recipe.seq_len,
+            feature_names=feature_names,
+            input_transform=transform,
             label=label,
         )
         for transform in transforms
-    )  # fmt: skip
+    )
 
 
 def _incumbent_contract(request: TrainRequest, snapshot: Snapshot) -> ModelContract | None:
@@ -207,9 +221,14 @@ def _calibrated(
 
 
 def _train_folds(
-    course: Course, snapshot: Snapshot, variant: Variant, past: list[Parts], *, report: Report,
+    course: Course,
+    snapshot: Snapshot,
+    variant: Variant,
+    past: list[Parts],
+    *,
+    report: Report,
     stopping: Callable[[], bool],
-) -> None:  # fmt: skip
+) -> None:
     """Half the epochs for each fold: three of them, with less to learn from, cost about as much as the candidate.
 
     Each starts from fresh weights, even where the candidate did not: the incumbent's have seen these rows.
@@ -221,9 +240,14 @@ def _train_folds(
         report(Progress(sentence=f"training {request.run_id}: the same recipe on past fold {number} of {len(past)}"))
         lesson = _lesson(snapshot, fold, variant.contract)
         fitted = loop.fit(
-            course.fresh_attempt(variant), lesson, recipe, device=course.device, saved=None,
-            after_epoch=lambda *_: None, stopping=stopping,
-        )  # fmt: skip
+            course.fresh_attempt(variant),
+            lesson,
+            recipe,
+            device=course.device,
+            saved=None,
+            after_epoch=lambda *_: None,
+            stopping=stopping,
+        )
         model, _, _ = _calibrated(fitted, lesson, variant)
         return sigmoid(logits_at(model, lesson.features, fold.holdout.positions))
 
@@ -240,8 +264,13 @@ def _canary_windows(lesson: Lesson, contract: ModelContract) -> NDArray[np.float
 
 
 def _origin(
-    request: TrainRequest, snapshot: Snapshot, *, parts: Parts, model: PatchTST, fix: calibration.Calibration,
-) -> dict[str, Any]:  # fmt: skip
+    request: TrainRequest,
+    snapshot: Snapshot,
+    *,
+    parts: Parts,
+    model: PatchTST,
+    fix: calibration.Calibration,
+) -> dict[str, Any]:
     return {
         "run_id": request.run_id,
         "data_sha256": snapshot.data_sha256,

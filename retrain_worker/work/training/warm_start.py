@@ -55,8 +55,9 @@ def _incumbent_start(
         ):
             return WarmStart(
                 sentence=f"incumbent {incumbent.manifest.version}, sha256 {incumbent.manifest.sha256}",
-                weights=dict(incumbent.model.state_dict()), contract=contract,
-            )  # fmt: skip
+                weights=dict(incumbent.model.state_dict()),
+                contract=contract,
+            )
     theirs, ours = incumbent.contract, contracts[0]
     return WarmStart(sentence=f"scratch: the incumbent's contract is another ({_said(theirs)}, not {_said(ours)})")
 
