@@ -36,7 +36,7 @@ demo: $(VENV)/.installed  ## the whole idea on a simulated market: rows to a pro
 test: $(VENV)/.installed lint  ## every test, with coverage
 	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term -q
 
-test-fast: $(VENV)/.installed  ## the tests that need no child process and no server
+test-fast: $(VENV)/.installed  ## the tests that need no worker process and no server
 	$(BIN)/python -m pytest -q tests/unit tests/architecture
 
 test-faults: $(VENV)/.installed  ## the swap and its recovery under every fault, with counts (needs strace; about an hour)

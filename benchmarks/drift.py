@@ -21,11 +21,11 @@ from scipy import stats
 from retrain_worker.demo.market import write_market
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.audit import DataPolicy, Severity
-from retrain_worker.work.data.audit_drift import drift_findings
-from retrain_worker.work.data.instants import to_microseconds
-from retrain_worker.work.data.intake import Intake
-from retrain_worker.work.data.rows import read_pages
-from retrain_worker.work.data.snapshot import ARRAYS, Snapshot, save
+from retrain_worker.worker.data.audit_drift import drift_findings
+from retrain_worker.worker.data.instants import to_microseconds
+from retrain_worker.worker.data.intake import Intake
+from retrain_worker.worker.data.rows import read_pages
+from retrain_worker.worker.data.snapshot import ARRAYS, Snapshot, save
 
 END = datetime(2026, 1, 10, tzinfo=UTC)
 #: (name, rows of the reference, newer rows, law). Slow: spells of 250 and 170 rows a symbol instead of 33 and 22

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from retrain_worker.adapters.relay import BATCH, Relay
+from retrain_worker.adapters.outbox_relay import BATCH, Relay
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.envelope import fields_of
 from retrain_worker.domain.events import SERVED_STREAM, EventType, stream_of

@@ -1,4 +1,4 @@
-"""Real trainings: a market of the demo, the child's own training and measuring, nothing simulated but the trades."""
+"""Real trainings: a market of the demo, the worker's own training and measuring, nothing simulated but the trades."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from retrain_worker.demo.market import write_market
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
-from retrain_worker.domain.handoff import GateRequest, PullRequest, TrainRequest
 from retrain_worker.domain.recipe import Recipe
-from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.domain.worker_protocol import GateRequest, PullRequest, TrainRequest
 
 TITLES = {"a": "(a) Nothing to learn", "h": "(h) Good, against a stale incumbent"}
 END = datetime(2025, 12, 30, 21, tzinfo=UTC)
@@ -22,8 +22,8 @@ RECIPE = Recipe(threads=1, device="cpu")
 
 
 def train(kind_and_seed: tuple[str, int]) -> Evidence:
-    """What the gate would decide on: pulled, trained with its past folds, measured beside the incumbent."""
-    from retrain_worker.work import scoring
+    """What the gate would decide on: pulled, trained with its backtest folds, measured beside the incumbent."""
+    from retrain_worker.worker import scoring
 
     kind, seed = kind_and_seed
     with tempfile.TemporaryDirectory(prefix="gate-trainings-") as name:
@@ -32,7 +32,7 @@ def train(kind_and_seed: tuple[str, int]) -> Evidence:
         if kind == "h":
             incumbent = _trained(folder / "old", Regime(turn_degrees=70.0), seed=1000 + seed, rows=2500, folds=0)
         regime = GOOD if kind == "h" else replace(GOOD, edge=0.0)
-        candidate = _trained(folder / "new", regime, seed=seed, rows=6000, folds=SplitPolicy().past_folds)
+        candidate = _trained(folder / "new", regime, seed=seed, rows=6000, folds=SplitPolicy().backtest_folds)
         return scoring.measure(
             GateRequest(
                 run_id="20251230_210000",
@@ -49,8 +49,8 @@ def train(kind_and_seed: tuple[str, int]) -> Evidence:
 
 
 def _trained(folder: Path, regime: Regime, *, seed: int, rows: int, folds: int) -> str:
-    from retrain_worker.work.data.pull import pull
-    from retrain_worker.work.training.train import train as train_stage
+    from retrain_worker.worker.data.pull import pull
+    from retrain_worker.worker.training.train import train as train_stage
 
     folder.mkdir()
     write_market(folder / "market.db", seed=seed, end=END, rows=rows, days=rows / 200, regime=regime)
@@ -67,7 +67,7 @@ def _trained(folder: Path, regime: Regime, *, seed: int, rows: int, folds: int) 
             run_dir=str(folder),
             version="patchtst_v20251230_210000",
             data=DataPolicy(),
-            split=SplitPolicy(past_folds=folds),
+            split=SplitPolicy(backtest_folds=folds),
             recipe=RECIPE,
             checkpoint_dir=str(folder / "checkpoints"),
             incumbent_path=None,

@@ -1,6 +1,6 @@
 """Years of daily retraining: does luck promote sooner or later, and how soon does a better model serve after a change.
 
-Each day a logistic regression on causal averages of the features is trained on the last 30 days, with its past folds,
+Each day a logistic regression on causal averages of the features is trained on the last 30 days, with backtest folds,
 calibrated, and judged by the real scorecards, pools, gates and account of spending.
 """
 
@@ -12,17 +12,17 @@ from datetime import UTC, datetime, timedelta
 
 import gate_worlds
 import numpy as np
-from gate_worlds import FITS, FOLDS, GOOD, HOLDOUT, HOUR, START, SYMBOLS, VALIDATION, World
+from gate_worlds import FITS, FOLDS, GOOD, HOLDOUT, HOUR, START, SYMBOLS, VALIDATION, StageContext
 from numpy.typing import NDArray
 from scipy import signal, special, stats
 from sklearn.linear_model import LogisticRegression
 
 from retrain_worker.demo.regime import Regime
+from retrain_worker.domain.alpha_spending import AlphaSpending, spend
 from retrain_worker.domain.gates import Decision, Evidence, GatePolicy, decide
-from retrain_worker.domain.spending import Spending, spend
-from retrain_worker.work import scoring, statistics
-from retrain_worker.work.scoring import Answered, Rows
-from retrain_worker.work.training import calibration
+from retrain_worker.worker import scoring, statistics
+from retrain_worker.worker.scoring import Answered, Rows
+from retrain_worker.worker.training import calibration
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def averages(signals: Floats, codes: NDArray[np.int64]) -> Floats:
 
 def table(seed: int, days: int, regimes: list[tuple[int, Regime]], *, edge: bool, drift: float = 0.0) -> Table:
     """`days` of the demo's market; each regime holds from its day on. Without `edge`, outcomes are coins."""
-    world = World(seed, rows=days * ROWS_A_DAY, days=float(days), drift=drift, drift_hours=72.0)
+    world = StageContext(seed, rows=days * ROWS_A_DAY, days=float(days), drift=drift, drift_hours=72.0)
     signals, chances = np.empty((world.rows, 4)), np.full(world.rows, special.expit(world.odds))
     day = world.hours / 24
     for code in range(len(SYMBOLS)):
@@ -113,7 +113,7 @@ class Retraining:
     """Who would serve what, day after day."""
 
     rows: Table
-    last: Spending | None = None
+    last: AlphaSpending | None = None
     ours: Model | None = None
     lone: Model | None = None
     seeds: Model | None = None
@@ -286,7 +286,7 @@ def spending_table(repeats: int) -> None:
     levels = {
         "every decision at 0.001": np.full(days, 0.001),
         "convergent series, 0.5 in all (Lan and DeMets)": 0.5 * 6 / np.pi**2 / np.arange(1, days + 1) ** 2.0,
-        "the purse (domain/spending.py), 0.1 a year": _purse(days),
+        "the purse (domain/alpha_spending.py), 0.1 a year": _wealth(days),
     }
     for name, alphas in levels.items():
         limits = stats.norm.isf(alphas)
@@ -304,7 +304,7 @@ def spending_table(repeats: int) -> None:
     )
 
 
-def _purse(days: int) -> Floats:
+def _wealth(days: int) -> Floats:
     last, found = None, []
     for number in range(days):
         at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)

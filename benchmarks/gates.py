@@ -81,7 +81,7 @@ def worlds_table(seeds: range, run: Callable[..., Iterable[tuple[bool, bool, tup
 
 
 def trainings_table(count: int, run: Callable[..., Iterable[Evidence]], kinds: str) -> None:
-    print("\n### The same with real trainings: PatchTST, three past folds, the whole run\n")
+    print("\n### The same with real trainings: PatchTST, three backtest folds, the whole run\n")
     print("| world | worlds | approved by us | by the seed's rules | goal | stopped by |\n|---|---|---|---|---|---|")
     for kind, title in gate_trainings.TITLES.items():
         if kinds and kind not in kinds.split(","):

@@ -142,15 +142,15 @@ def import_libraries(way: str, url: str) -> None:
     if way.startswith("seed"):
         import pandas as pd  # noqa: F401
     elif way == "ours":
-        import retrain_worker.work.data.pull
-        import retrain_worker.work.data.sqlite_source
+        import retrain_worker.worker.data.pull
+        import retrain_worker.worker.data.sqlite_source
     if url.startswith("postgresql:"):
         import psycopg
 
         # the dialect is loaded at its first use
         psycopg.connect(url).close()
         if way == "ours":
-            import retrain_worker.work.data.postgres_source  # noqa: F401
+            import retrain_worker.worker.data.postgres_source  # noqa: F401
 
 
 def peak_megabytes() -> float:
@@ -159,7 +159,7 @@ def peak_megabytes() -> float:
 
 
 def columns_read() -> str:
-    from retrain_worker.work.data.rows import COLUMNS
+    from retrain_worker.worker.data.rows import COLUMNS
 
     return ", ".join(COLUMNS)
 
@@ -187,9 +187,9 @@ def postgres_floor(url: str) -> int:
 def ours(url: str) -> int:
     """What pull() does before it writes: pages, arrays, canonical order, content hash."""
     from retrain_worker.domain.audit import DataPolicy
-    from retrain_worker.work.data.instants import to_microseconds
-    from retrain_worker.work.data.intake import Intake
-    from retrain_worker.work.data.rows import read_pages
+    from retrain_worker.worker.data.instants import to_microseconds
+    from retrain_worker.worker.data.intake import Intake
+    from retrain_worker.worker.data.rows import read_pages
 
     gc.disable()
     intake = Intake(DataPolicy(), now=to_microseconds(END))

@@ -97,7 +97,7 @@ def main() -> None:
         with_engine = asked.markets if "engine" in asked.learners else []
         ceilings = dict(zip(with_engine, pool.map(without_level, with_engine), strict=True))
     print(
-        "| market | learner | holdout AUC | best possible | short of it | goal | log loss | ECE | "
+        "| market | learner | holdout AUC | Bayes-optimal | short of it | goal | log loss | ECE | "
         "ECE of a perfect one, p95 | seconds |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for market in asked.markets:
@@ -106,7 +106,7 @@ def main() -> None:
         if ceilings.get(market):
             with_level, hidden = ceilings[market]
             print(
-                f"| {market} | best possible without the level (min-max) | {hidden:.3f} | {with_level:.3f} | "
+                f"| {market} | Bayes-optimal without the level (min-max) | {hidden:.3f} | {with_level:.3f} | "
                 f"{with_level - hidden:.3f} | | | | | |"
             )
 
@@ -137,8 +137,8 @@ def market_of(name: str, seed: int, folder: Path) -> Market:
 def prepared(task: tuple[str, int, Path]) -> None:
     """The snapshot of a market, as the stage PULL makes it."""
     from retrain_worker.domain.audit import DataPolicy
-    from retrain_worker.domain.handoff import PullRequest
-    from retrain_worker.work.data.pull import pull
+    from retrain_worker.domain.worker_protocol import PullRequest
+    from retrain_worker.worker.data.pull import pull
 
     name, seed, folder = task
     market = market_of(name, seed, folder)
@@ -159,10 +159,10 @@ def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
     """Train one learner on one market, and judge it on the holdout."""
     from retrain_worker.domain.audit import DataPolicy
     from retrain_worker.domain.gates import GatePolicy
-    from retrain_worker.domain.windows import SplitPolicy
-    from retrain_worker.work import compute, scoring
-    from retrain_worker.work.data.samples import select_samples, split_samples
-    from retrain_worker.work.data.snapshot import load
+    from retrain_worker.domain.split_policy import SplitPolicy
+    from retrain_worker.worker import compute, scoring
+    from retrain_worker.worker.data.samples import select_samples, split_samples
+    from retrain_worker.worker.data.snapshot import load
 
     name, seed, learner, folder, given = task
     run_dir = folder / f"{name}-{seed}"
@@ -196,12 +196,12 @@ def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
 
 def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot, holdout) -> np.ndarray:
     """The stage TRAIN with its settings as they are, but for the preset, the seed, and what was set by hand."""
-    from retrain_worker.domain.handoff import TrainRequest
+    from retrain_worker.domain.worker_protocol import TrainRequest
     from retrain_worker.model import bundle
-    from retrain_worker.work import scoring
-    from retrain_worker.work.training.train import train
+    from retrain_worker.worker import scoring
+    from retrain_worker.worker.training.train import train
 
-    asked = settings.load({"SEED": str(seed), "DEVICE": "cpu", "GATE_PAST_FOLDS": "0", **given, "PRESET": preset})
+    asked = settings.load({"SEED": str(seed), "DEVICE": "cpu", "GATE_BACKTEST_FOLDS": "0", **given, "PRESET": preset})
     version = f"patchtst_v{RUN_ID}"
     own_dir = run_dir / preset
     own_dir.mkdir()
@@ -217,7 +217,7 @@ def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot,
             checkpoint_dir=str(own_dir / "checkpoints"),
             incumbent_path=None,
         ),
-        lambda progress: print(f"{run_dir.name} {preset}: {progress.sentence}", file=sys.stderr),
+        lambda progress: print(f"{run_dir.name} {preset}: {progress.message}", file=sys.stderr),
         lambda: False,
     )
     return scoring.answers_of(bundle.read(Path(result.model_path)), snapshot, holdout)
@@ -229,7 +229,7 @@ def by_sklearn(learner: str, snapshot, parts) -> np.ndarray:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from retrain_worker.work.data.samples import windows
+    from retrain_worker.worker.data.samples import windows
 
     length = 1 if learner.endswith("row") else WINDOW
     train, holdout = (
@@ -252,7 +252,7 @@ def seeds_way(snapshot, parts) -> np.ndarray:
     from torch.nn import functional
 
     from retrain_worker.model import patchtst, presets
-    from retrain_worker.work.data.samples import balanced
+    from retrain_worker.worker.data.samples import balanced
 
     newest = parts.train.where(np.arange(max(0, len(parts.train) - SEED_ROWS), len(parts.train)))
     samples = balanced(newest, seed=1)

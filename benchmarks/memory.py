@@ -1,4 +1,4 @@
-"""Peak memory of each child on a big database: `python benchmarks/memory.py [--rows 1000000]`; some 10 minutes.
+"""Peak memory of each worker on a big database: `python benchmarks/memory.py [--rows 1000000]`; some 10 minutes.
 
 Pull, audit, train (one epoch) and gate run as the daemon starts them, one process each; the peak is the kernel's own
 count of resident pages (ru_maxrss). Exits with 1 when one needs more than --limit-mb.
@@ -19,13 +19,13 @@ import msgspec
 from big_table import END, big_table
 
 from retrain_worker import settings
-from retrain_worker.domain.handoff import (
+from retrain_worker.domain.worker_protocol import (
     DATABASE_URL_VARIABLE,
     AuditRequest,
-    ChildExit,
     GateRequest,
     PullRequest,
     TrainRequest,
+    WorkerExit,
 )
 
 RUN_ID = "20260110_000000"
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--limit-mb", type=int, default=2048)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, e.g. PRESET=engine")
     asked = parser.parse_args()
-    given = {"MAX_EPOCHS": "1", "DEVICE": "cpu", "GATE_PAST_FOLDS": "0"}
+    given = {"MAX_EPOCHS": "1", "DEVICE": "cpu", "GATE_BACKTEST_FOLDS": "0"}
     given |= dict(pair.split("=", 1) for pair in asked.set)
     known = settings.load(given)
     with tempfile.TemporaryDirectory(prefix="memory") as folder:
@@ -47,9 +47,9 @@ def main() -> None:
         where, now = {"run_id": RUN_ID, "run_dir": str(run_dir)}, END.isoformat()
         print("| stage | rows | peak MB | seconds |\n|---|---|---|---|")
         peaks = [
-            child("PULL", run_dir, database, PullRequest(**where, policy=known.data, watermark_path=None, now=now)),
-            child("AUDIT", run_dir, database, AuditRequest(**where, policy=known.data, now=now)),
-            child(
+            worker("PULL", run_dir, database, PullRequest(**where, policy=known.data, watermark_path=None, now=now)),
+            worker("AUDIT", run_dir, database, AuditRequest(**where, policy=known.data, now=now)),
+            worker(
                 "TRAIN",
                 run_dir,
                 database,
@@ -63,7 +63,7 @@ def main() -> None:
                     incumbent_path=None,
                 ),
             ),
-            child(
+            worker(
                 "GATE",
                 run_dir,
                 database,
@@ -82,13 +82,13 @@ def main() -> None:
     sys.exit(0 if max(peaks) <= asked.limit_mb else 1)
 
 
-def child(stage: str, run_dir: Path, database: Path, request: object) -> float:
+def worker(stage: str, run_dir: Path, database: Path, request: object) -> float:
     """Run a stage to its end and print its line; its peak in MB."""
     asked, answered = run_dir / f"{stage}.request.json", run_dir / f"{stage}.result.json"
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)],
+        [sys.executable, "-m", "retrain_worker.worker", str(asked), str(answered)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env={"PATH": "/usr/bin:/bin", DATABASE_URL_VARIABLE: f"sqlite:///{database}"},
@@ -96,7 +96,7 @@ def child(stage: str, run_dir: Path, database: Path, request: object) -> float:
     _pid, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdin.close()
-    assert process.returncode == ChildExit.DONE, answered.read_text() if answered.exists() else process.returncode
+    assert process.returncode == WorkerExit.DONE, answered.read_text() if answered.exists() else process.returncode
     result = json.loads(answered.read_bytes())["result"]
     rows = result.get("loaded") or sum(result.get("parts", {}).get("train", {}).values()) or ""
     print(f"| {stage} | {rows} | {usage.ru_maxrss / 1024:.0f} | {time.perf_counter() - started:.0f} |", flush=True)

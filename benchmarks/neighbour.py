@@ -86,11 +86,11 @@ def measured(database: Path, folder: Path, seconds: float, *, threads: int, is_n
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of the process and its children that live."""
+    """Of the process and its workers that live."""
     import psutil
 
     process = psutil.Process(pid)
-    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.workers(recursive=True)))
 
 
 def row(name: str, late: np.ndarray, cpu: float | None) -> str:

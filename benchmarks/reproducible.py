@@ -1,6 +1,6 @@
 """The same data, settings, seed and machine give the same weights: `python benchmarks/reproducible.py`.
 
-Trains one snapshot of a simulated market in four child processes, as the daemon does: twice alike, once stopped by
+Trains one snapshot of a simulated market in four worker processes, as the daemon does: twice alike, once stopped by
 SIGTERM after its second epoch and resumed, once with another seed. Prints the sha256 of the weights alone (names,
 shapes, numbers; the file's own hash differs, since it holds its version and the time of writing).
 """
@@ -20,7 +20,7 @@ import msgspec
 
 from retrain_worker import settings
 from retrain_worker.demo.market import write_market
-from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, ChildExit, PullRequest, TrainRequest
+from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, PullRequest, TrainRequest, WorkerExit
 from retrain_worker.settings import Settings
 
 END = datetime(2026, 1, 10, tzinfo=UTC)
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3_000)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, e.g. PRETRAIN_EPOCHS=2")
     asked = parser.parse_args()
-    given = {"MAX_EPOCHS": "4", "DEVICE": "cpu", "GATE_PAST_FOLDS": "0"}
+    given = {"MAX_EPOCHS": "4", "DEVICE": "cpu", "GATE_BACKTEST_FOLDS": "0"}
     given |= dict(pair.split("=", 1) for pair in asked.set)
     print("| preset | training | epochs | sha256 of the weights |\n|---|---|---|---|")
     agree = True
@@ -62,7 +62,7 @@ def main() -> None:
 def trained(run_dir: Path, database: Path, asked: Settings, *, is_stopped: bool = False) -> tuple[str, str]:
     """(epochs before + after the interruption, sha256 of the weights)."""
     run_dir.mkdir()
-    child(
+    worker(
         "PULL",
         run_dir,
         database,
@@ -78,17 +78,17 @@ def trained(run_dir: Path, database: Path, asked: Settings, *, is_stopped: bool 
         checkpoint_dir=str(run_dir / "checkpoints"),
         incumbent_path=None,
     )
-    before = child("TRAIN", run_dir, database, request, stop_after=STOP_AFTER_EPOCHS)[0] if is_stopped else 0
-    after, result = child("TRAIN", run_dir, database, request)
+    before = worker("TRAIN", run_dir, database, request, stop_after=STOP_AFTER_EPOCHS)[0] if is_stopped else 0
+    after, result = worker("TRAIN", run_dir, database, request)
     return f"{before} + {after}" if is_stopped else str(after), result["manifest"]["training"]["weights_sha256"]
 
 
-def child(stage: str, run_dir: Path, database: Path, request: object, *, stop_after: int | None = None):
-    """Run a stage in a child; (lines of progress that told of an epoch, the fields of its result)."""
+def worker(stage: str, run_dir: Path, database: Path, request: object, *, stop_after: int | None = None):
+    """Run a stage in a worker; (lines of progress that told of an epoch, the fields of its result)."""
     asked, answered = run_dir / f"{stage}.request.json", run_dir / f"{stage}.result.json"
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
     process = subprocess.Popen(
-        [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)],
+        [sys.executable, "-m", "retrain_worker.worker", str(asked), str(answered)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ def child(stage: str, run_dir: Path, database: Path, request: object, *, stop_af
             if stop_after is not None and epochs == stop_after:
                 process.send_signal(signal.SIGTERM)
         process.wait()  # before stdin closes, which would tell it to stop
-    expected = ChildExit.DONE if stop_after is None else ChildExit.INTERRUPTED
+    expected = WorkerExit.DONE if stop_after is None else WorkerExit.INTERRUPTED
     assert process.returncode == expected, f"{stage} ended with {process.returncode}"
     return epochs, json.loads(answered.read_bytes())["result"] if stop_after is None else {}
 

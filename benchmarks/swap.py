@@ -103,7 +103,7 @@ def write_candidate(folder: Path, number: int) -> tuple[Path, str, Run]:
 
 def due(app: App, path: Path, sha256: str, run: Run) -> Run:
     """The run at the promotion of its candidate, stored."""
-    current = app.world.slot.current_path()
+    current = app.context.slot.current_path()
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         run = run.moved_to(stage, at=run.created_at)
     run = run.with_fact(
@@ -198,7 +198,7 @@ def main() -> int:
                 engine_env_file=loaded.engine_env_file,
                 trigger_file=loaded.engine_trigger_file,
             )
-            object.__setattr__(app.world, "slot", slot)
+            object.__setattr__(app.context, "slot", slot)
             follower = ModelFollower(app.redis_url, consumer="benchmark")
             answers, stopped = [Answers() for _ in range(THREADS)], threading.Event()
             with follower:

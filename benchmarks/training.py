@@ -35,12 +35,12 @@ from torch.nn import functional
 from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
 from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
-from retrain_worker.work import compute, openblas
-from retrain_worker.work.data.samples import Samples, windows
-from retrain_worker.work.training import loop
-from retrain_worker.work.training.fast_path import FastPath, PlainPath
-from retrain_worker.work.training.loop import Attempt, Lesson
-from retrain_worker.work.training.smoothing import PatchSmoothing
+from retrain_worker.worker import compute, openblas
+from retrain_worker.worker.data.samples import Samples, windows
+from retrain_worker.worker.training import loop
+from retrain_worker.worker.training.fast_path import FastPath, PlainPath
+from retrain_worker.worker.training.loop import FitAttempt, TrainingSet
+from retrain_worker.worker.training.smoothing import PatchSmoothing
 
 ENGINE = presets.engine(num_features=8, dropout=0.1)
 #: the size of the paper's own experiments
@@ -254,7 +254,7 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
     """An epoch of the program's own loop is a block; gives its steps."""
     compute.prepare(device="cpu", threads=threads)
     config, steps = contestant.config, block_steps(contestant)
-    lesson = random_lesson(config, samples=steps * contestant.batch)
+    training_set = random_training_set(config, samples=steps * contestant.batch)
     recipe = dataclasses.replace(Recipe(), batch_size=contestant.batch, balance=Balance.NONE)
     model = PatchTST(config)
     path = (
@@ -263,9 +263,9 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
         else FastPath(model, threads=threads, product=compute.product_for(Precision(contestant.precision)))
     )
     optimiser = torch.optim.AdamW(path.parameters, lr=3e-4, weight_decay=1e-2, fused=True)
-    attempt = Attempt(config=config, seed=1, learning_rate=3e-4)
+    attempt = FitAttempt(config=config, seed=1, learning_rate=3e-4)
     smoothing = PatchSmoothing(model, 0.0)
-    schedule = loop._Schedule(attempt, recipe, num_samples=len(lesson.train))
+    schedule = loop._Schedule(attempt, recipe, num_samples=len(training_set.train))
     with path, compute.products_in(Precision(contestant.precision)):
         while True:
             loop._one_epoch(
@@ -275,14 +275,14 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
                 schedule=schedule,
                 smoothing=smoothing,
                 seed=1,
-                lesson=lesson,
+                training_set=training_set,
                 recipe=recipe,
                 stopping=lambda: False,
             )
             yield steps
 
 
-def random_lesson(config: PatchTSTConfig, *, samples: int) -> Lesson:
+def random_training_set(config: PatchTSTConfig, *, samples: int) -> TrainingSet:
     random = np.random.default_rng(1)
     rows = samples + config.context_length
     part = Samples(
@@ -293,7 +293,7 @@ def random_lesson(config: PatchTSTConfig, *, samples: int) -> Lesson:
         symbol_codes=np.zeros(samples, dtype=np.int32),
     )
     features = random.normal(size=(rows, config.num_features)).astype(np.float32)
-    return Lesson(features=features, fitting_rows=features, train=part, validation=part)
+    return TrainingSet(features=features, fitting_rows=features, train=part, validation=part)
 
 
 # ---------------------------------------------------------------- the others, and that they are equal
@@ -451,12 +451,12 @@ def compare_learners(*, threads: int, limit: float) -> None:
 
 
 def write_market_snapshot(folder: Path) -> float:
-    """A market, pulled as the program pulls it; the AUC of the best possible classifier on its holdout."""
+    """A market, pulled as the program pulls it; the AUC of the Bayes-optimal classifier on its holdout."""
     from retrain_worker.demo.market import write_market
     from retrain_worker.domain.audit import DataPolicy
-    from retrain_worker.domain.handoff import PullRequest
-    from retrain_worker.work.data.pull import pull
-    from retrain_worker.work.data.snapshot import load
+    from retrain_worker.domain.worker_protocol import PullRequest
+    from retrain_worker.worker.data.pull import pull
+    from retrain_worker.worker.data.snapshot import load
 
     market = write_market(folder / "market.db", seed=7, end=NOW, rows=MARKET_ROWS, open_rows=100, days=90.0)
     policy = dataclasses.replace(DataPolicy(), train_window_days=0)
@@ -473,9 +473,9 @@ def write_market_snapshot(folder: Path) -> float:
 
 def parts_of(folder: Path) -> tuple[Any, Any]:
     from retrain_worker.domain.audit import DataPolicy
-    from retrain_worker.domain.windows import SplitPolicy
-    from retrain_worker.work.data.samples import select_samples, split_samples
-    from retrain_worker.work.data.snapshot import load
+    from retrain_worker.domain.split_policy import SplitPolicy
+    from retrain_worker.worker.data.samples import select_samples, split_samples
+    from retrain_worker.worker.data.snapshot import load
 
     snapshot = load(folder)
     samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=Recipe().seq_len)
@@ -519,13 +519,13 @@ class Watch:
 
 def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
     """The program's recipe as it stands, its schedule and its validation of every epoch included."""
-    from retrain_worker.work.inference import logits_at
+    from retrain_worker.worker.inference import logits_at
 
     device = compute.prepare(device="cpu", threads=threads)
     watch, recipe = Watch(folder, limit=limit), Recipe()
     features = np.ascontiguousarray(watch.snapshot.features)
     is_seen = watch.snapshot.decided_at <= watch.parts.train.decided_at.max()
-    lesson = Lesson(
+    training_set = TrainingSet(
         features=features, fitting_rows=features[is_seen], train=watch.parts.train, validation=watch.parts.validation
     )
     tuning = recipe.tunings(Preset.PAPER)[0]
@@ -546,8 +546,8 @@ def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
     watch.start()
     with suppress(loop.StoppedError):
         loop.fit(
-            Attempt(config=config, seed=recipe.seed, learning_rate=tuning.learning_rate),
-            lesson,
+            FitAttempt(config=config, seed=recipe.seed, learning_rate=tuning.learning_rate),
+            training_set,
             recipe,
             device=device,
             saved=None,

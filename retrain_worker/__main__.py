@@ -54,8 +54,8 @@ def main() -> int:
 
 def _fail(error: RetrainError) -> int:
     """Say what is wrong, one line for each problem; the exit code."""
-    for sentence in error.problems if isinstance(error, SettingsError) else (str(error),):
-        print(f"retrain-worker: {sentence}", file=sys.stderr)  # noqa: T201
+    for message in error.problems if isinstance(error, SettingsError) else (str(error),):
+        print(f"retrain-worker: {message}", file=sys.stderr)  # noqa: T201
     if isinstance(error, SettingsError):
         return os.EX_CONFIG
     return 2 if isinstance(error, UsageError) else 1

@@ -49,7 +49,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class FileMetadata:
     """What a file carries beside its bytes."""
 
     mode: int
@@ -62,19 +62,19 @@ class ChangedMeanwhileError(Exception):
     """Somebody else has changed the file that was to be replaced; it is as they left it."""
 
 
-def replace_file(target: Path, content: bytes, *, mode: int = 0o644, look: Look | None = None) -> None:
-    """Make `target` hold `content`. With `look`, owner, mode and extended attributes are those; else only `mode`.
+def replace_file(target: Path, content: bytes, *, mode: int = 0o644, metadata: FileMetadata | None = None) -> None:
+    """Make `target` hold `content`. With `metadata`, owner, mode and extended attributes are those; else only `mode`.
 
     Raises DiskFullError, SlotError (permission, read-only, mount point), or RetryLaterError for an I/O error; then
     `target` is as it was.
     """
     with named_errors(target), _temporary(target) as (temporary, file):
-        _fill(temporary, file, content, look, mode=mode, target=target)
+        _fill(temporary, file, content, metadata, mode=mode, target=target)
         temporary.rename(target)
         sync_directory(target.parent)
 
 
-def exchange_file(target: Path, content: bytes, *, look: Look, is_expected: Callable[[Path], bool]) -> bool:
+def exchange_file(target: Path, content: bytes, *, metadata: FileMetadata, is_expected: Callable[[Path], bool]) -> bool:
     """Make `target`, which is there, hold `content`, unless it is not the file that was expected any more.
 
     `is_expected(path)`: whether the file under this name is the one that is to be replaced. It is asked before the
@@ -84,7 +84,7 @@ def exchange_file(target: Path, content: bytes, *, look: Look, is_expected: Call
     it.
     """
     with named_errors(target), _temporary(target) as (temporary, file):
-        _fill(temporary, file, content, look, mode=look.mode, target=target)
+        _fill(temporary, file, content, metadata, mode=metadata.mode, target=target)
         ours = temporary.stat().st_ino
         if not is_expected(target):
             raise ChangedMeanwhileError
@@ -197,7 +197,7 @@ def open_unfollowed(path: Path) -> int:
     return os.open(path, _READ)
 
 
-def look_of(fd: int) -> Look:
+def metadata_of(fd: int) -> FileMetadata:
     """Owner, mode and extended attributes of an open file."""
     found = os.fstat(fd)
     try:
@@ -206,7 +206,7 @@ def look_of(fd: int) -> Look:
         if error.errno != errno.ENOTSUP:
             raise
         xattrs = ()
-    return Look(mode=found.st_mode & 0o7777, uid=found.st_uid, gid=found.st_gid, xattrs=xattrs)
+    return FileMetadata(mode=found.st_mode & 0o7777, uid=found.st_uid, gid=found.st_gid, xattrs=xattrs)
 
 
 def read_all(fd: int, limit_bytes: int) -> bytes:
@@ -267,10 +267,12 @@ def _temporary(target: Path) -> Iterator[tuple[Path, FileIO]]:
         raise
 
 
-def _fill(temporary: Path, file: FileIO, content: bytes, look: Look | None, *, mode: int, target: Path) -> None:
+def _fill(
+    temporary: Path, file: FileIO, content: bytes, metadata: FileMetadata | None, *, mode: int, target: Path
+) -> None:
     """Write, dress, fsync, close and read back."""
     _write_all(file.fileno(), content)
-    _dress(file.fileno(), look, mode=mode, target=target)
+    _apply_metadata(file.fileno(), metadata, mode=mode, target=target)
     _sync_and_close(file)
     if _read_back(temporary) != hashlib.sha256(content).hexdigest():
         raise RetryLaterError(
@@ -327,23 +329,23 @@ def _chunks(source: Path) -> Iterator[bytes]:
         ) from error
 
 
-def _dress(fd: int, look: Look | None, *, mode: int, target: Path) -> None:
+def _apply_metadata(fd: int, metadata: FileMetadata | None, *, mode: int, target: Path) -> None:
     """Give the temporary its owner, mode and attributes; SlotError when it cannot have those of the old file."""
-    if look is None:
+    if metadata is None:
         os.fchmod(fd, mode)
         return
     try:
         found = os.fstat(fd)
-        if (found.st_uid, found.st_gid) != (look.uid, look.gid):
-            os.fchown(fd, look.uid, look.gid)
-        os.fchmod(fd, look.mode)
-        worn = dict(look_of(fd).xattrs)
-        for name, value in look.xattrs:
-            if worn.get(name) != value:
+        if (found.st_uid, found.st_gid) != (metadata.uid, metadata.gid):
+            os.fchown(fd, metadata.uid, metadata.gid)
+        os.fchmod(fd, metadata.mode)
+        present = dict(metadata_of(fd).xattrs)
+        for name, value in metadata.xattrs:
+            if present.get(name) != value:
                 os.setxattr(fd, name, value)
     except PermissionError as error:
         raise SlotError(
-            f"owner {look.uid}:{look.gid}, mode or attributes of this file could not be kept ({error.strerror})",
+            f"cannot keep owner {metadata.uid}:{metadata.gid}, mode or attributes of this file ({error.strerror})",
             where=str(target),
             remedy="make the daemon's user the owner of the file, and its directory setgid for the group",
         ) from error

@@ -6,8 +6,8 @@
     │   ├── DatabaseUnreachableError the trading database cannot be reached (file gone, server down, no permission)
     │   ├── RedisUnavailableError    Redis does not answer, or answers that it cannot write
     │   ├── DiskFullError            no space where we must write
-    │   ├── ChildInterruptedError    the child process was asked to stop and did
-    │   └── ChildFailedError         the child process ended without a result
+    │   ├── ChildInterruptedError    the worker process was asked to stop and did
+    │   └── ChildFailedError         the worker process ended without a result
     ├── RefuseError                this data or this candidate is not good enough: end the run as REFUSED
     │   ├── SourceUnfitError         not a database, no table, missing column, malformed pages
     │   ├── DataUnfitError           the rows are there, but not fit to train on
@@ -39,8 +39,8 @@ class RetrainError(Exception):
 
     def __str__(self) -> str:
         """One line: `where: what; remedy`."""
-        sentence = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{sentence}; {self.remedy}" if self.remedy else sentence
+        message = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{message}; {self.remedy}" if self.remedy else message
 
 
 class RetryLaterError(RetrainError):
@@ -63,12 +63,12 @@ class DiskFullError(RetryLaterError):
     """No space is left where this program must write."""
 
 
-class ChildFailedError(RetryLaterError):
-    """The child process ended without a valid result: crash, deadline, or memory."""
+class WorkerFailedError(RetryLaterError):
+    """The worker process ended without a valid result: crash, deadline, or memory."""
 
 
-class ChildInterruptedError(RetryLaterError):
-    """The child process was asked to stop; what can be resumed was checkpointed."""
+class WorkerInterruptedError(RetryLaterError):
+    """The worker process was asked to stop; what can be resumed was checkpointed."""
 
 
 class RefuseError(RetrainError):
@@ -99,11 +99,11 @@ class ContractError(RefuseError):
     """The candidate does not fit what the engine runs now."""
 
 
-class CallPersonError(RetrainError):
+class OperatorActionError(RetrainError):
     """Only a person can mend this."""
 
 
-class SettingsError(CallPersonError):
+class SettingsError(OperatorActionError):
     """The environment holds wrong settings; `problems` lists every one."""
 
     def __init__(self, problems: tuple[str, ...], *, where: str = "", remedy: str = "") -> None:
@@ -111,17 +111,17 @@ class SettingsError(CallPersonError):
         super().__init__("; ".join(problems), where=where, remedy=remedy)
 
 
-class SlotError(CallPersonError):
+class SlotError(OperatorActionError):
     """The engine's env file or model directory is not as this program needs it."""
 
 
-class StateError(CallPersonError):
+class StateError(OperatorActionError):
     """Our own state database is damaged or was written by a newer version."""
 
 
-class AlreadyRunningError(CallPersonError):
+class AlreadyRunningError(OperatorActionError):
     """Another process owns this state directory."""
 
 
-class UsageError(CallPersonError):
+class UsageError(OperatorActionError):
     """A command was called in a way that it does not understand."""

@@ -54,7 +54,7 @@ class Problem:
     """Why Redis did not do what we asked, as a sentence without secrets."""
 
     kind: ProblemKind
-    sentence: str
+    message: str
     #: the one key that is meant, or empty: all of Redis
     key: str = ""
 
@@ -167,14 +167,14 @@ def where_is(client: AnyRedis) -> str:
 def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") -> Problem:
     """What went wrong while we worked on `key`, and whether waiting will help."""
     code, text = _code_of(error), _without_secrets(" ".join(_said(error).split()), client)
-    kind, sentence = _SENTENCES.get(code, (ProblemKind.ALARM, "Redis at {where} answered: {text}"))
+    kind, message = _SENTENCES.get(code, (ProblemKind.ALARM, "Redis at {where} answered: {text}"))
     about_key = key if kind is ProblemKind.ALARM and code != "NOAUTH" else ""
-    return Problem(kind=kind, sentence=sentence.format(where=where_is(client), key=key, text=text), key=about_key)
+    return Problem(kind=kind, message=message.format(where=where_is(client), key=key, text=text), key=about_key)
 
 
 def unavailable(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> RedisUnavailableError:
     """The same as an error to raise, for commands that a person waits for."""
-    return RedisUnavailableError(problem_of(error, client, key=key).sentence, remedy="try again when it is back")
+    return RedisUnavailableError(problem_of(error, client, key=key).message, remedy="try again when it is back")
 
 
 def is_no_group(error: RedisError) -> bool:
@@ -223,12 +223,12 @@ def set_aside(
     client: redis.Redis, *, group: str, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str
 ) -> None:
     """Copy an entry that nobody can handle to `quantum:set_aside:<group>`, with the reason, and acknowledge it."""
-    kept = set_aside_fields(stream=stream, entry_id=entry_id, fields=fields, reason=reason)
+    kept = dead_letter_fields(stream=stream, entry_id=entry_id, fields=fields, reason=reason)
     add_entry(client, SET_ASIDE_PREFIX + group, kept, longest=SET_ASIDE_LENGTH)
     client.xack(stream, group, entry_id)
 
 
-def set_aside_fields(*, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str) -> dict[bytes, bytes]:
+def dead_letter_fields(*, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str) -> dict[bytes, bytes]:
     """What is kept of an entry that nobody can handle: its fields, where it was, and the reason."""
     return {**fields, b"set_aside_from": f"{stream} {entry_id}".encode(), b"set_aside_reason": reason.encode()}
 

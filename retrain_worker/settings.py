@@ -19,8 +19,8 @@ from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.labels import Label, LabelConflict
 from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
-from retrain_worker.domain.trial import ProbationPolicy, ShadowPolicy
-from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.domain.trial_rules import ProbationPolicy, ShadowPolicy
 from retrain_worker.errors import SettingsError
 
 ENV_FILE = Path("/etc/quantum/retraining-worker.env")
@@ -32,7 +32,7 @@ _CREDENTIAL_PREFIX = "settings_"
 
 #: share of the samples that holdout and validation may take together
 _MAX_HELD_OUT = 0.8
-_MIN_CHILD_MEMORY_MB = 512
+_MIN_WORKER_MEMORY_MB = 512
 
 #: true and false are what BALANCE was before it had three values
 _BALANCE_WORDS = {**{str(each): each for each in Balance}, "true": Balance.UNDERSAMPLE, "false": Balance.NONE}
@@ -50,7 +50,7 @@ class Confirm(StrEnum):
     #: ENGINE_UNIT is active and was started after the swap
     UNIT = "unit"
     #: an entry of quantum:stream:trade.intent in which the engine names the model
-    TELEMETRY = "telemetry"
+    ANSWERS = "answers"
 
 
 class Unconfirmed(StrEnum):
@@ -98,9 +98,9 @@ class Settings:
     keep_runs: int
     keep_models: int
     stage_deadline_minutes: float
-    child_memory_mb: int
-    #: niceness of the child
-    child_nice: int
+    worker_memory_mb: int
+    #: niceness of the worker
+    worker_nice: int
     max_retries: int
     log_level: str
     log_format: str
@@ -117,9 +117,9 @@ class Settings:
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
-    def child_memory_bytes(self) -> int:
-        """What one child may take; 0 = no limit."""
-        return self.child_memory_mb * 2**20
+    def worker_memory_bytes(self) -> int:
+        """What one worker may take; 0 = no limit."""
+        return self.worker_memory_mb * 2**20
 
 
 def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | None = None) -> Settings:
@@ -157,8 +157,8 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         keep_runs=read.count("KEEP_RUNS", 10, low=1),
         keep_models=read.count("KEEP_MODELS", 10, low=2),
         stage_deadline_minutes=read.number("STAGE_DEADLINE_MIN", 120.0, low=0.1),
-        child_memory_mb=read.count("CHILD_MEMORY_MB", 0),
-        child_nice=read.count("CHILD_NICE", 10, high=19),
+        worker_memory_mb=read.count("WORKER_MEMORY_MB", 0),
+        worker_nice=read.count("WORKER_NICE", 10, high=19),
         max_retries=read.count("MAX_RETRIES", 3),
         log_level=read.choice("LOGLEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_format=read.choice("LOGFORMAT", "auto", ("auto", "json", "text")),
@@ -243,8 +243,8 @@ def _contradictions(settings: Settings) -> list[str]:
             f"HOLDOUT_SHARE and VALIDATION_SHARE leave less than {1 - _MAX_HELD_OUT:.0%} of the rows to train on",
         ),
         (
-            0 < settings.child_memory_mb < _MIN_CHILD_MEMORY_MB,
-            f"CHILD_MEMORY_MB={settings.child_memory_mb}: PyTorch alone needs {_MIN_CHILD_MEMORY_MB}; 0 is no limit",
+            0 < settings.worker_memory_mb < _MIN_WORKER_MEMORY_MB,
+            f"WORKER_MEMORY_MB={settings.worker_memory_mb}: PyTorch alone needs {_MIN_WORKER_MEMORY_MB}; 0 is no limit",
         ),
     ]
     return [problem for is_so, problem in found if is_so]
@@ -277,7 +277,7 @@ def _split_policy(read: _Reader) -> SplitPolicy:
         holdout_share=read.number("HOLDOUT_SHARE", default.holdout_share, low=0.05, high=0.5),
         validation_share=read.number("VALIDATION_SHARE", default.validation_share, low=0.05, high=0.4),
         embargo_hours=read.number("EMBARGO_H", default.embargo_hours, low=0.0),
-        past_folds=read.count("GATE_PAST_FOLDS", default.past_folds, high=5),
+        backtest_folds=read.count("GATE_BACKTEST_FOLDS", default.backtest_folds, high=5),
     )
 
 

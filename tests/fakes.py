@@ -9,11 +9,11 @@ from typing import Any
 
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
-from retrain_worker.domain.handoff import Done, VerifyResult
 from retrain_worker.domain.recipe import Recipe
-from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.domain.worker_protocol import Done, VerifyResult
 from retrain_worker.errors import ArtifactError, SlotError
-from retrain_worker.stages.ports import Policies, World
+from retrain_worker.stages.ports import Policies, StageContext
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
@@ -27,12 +27,12 @@ class FakeStore:
     events: list = field(default_factory=list)
     records: list = field(default_factory=list)
     watermark: Path | None = None
-    orders: dict = field(default_factory=dict)
+    slot_requests: dict = field(default_factory=dict)
     #: ids of deployments, in the order in which they reached the env line
     reached: list = field(default_factory=list)
     spending: Any = None
     #: sha256 -> why it is never promoted again
-    condemned_sha256s: dict = field(default_factory=dict)
+    blocked_sha256s: dict = field(default_factory=dict)
 
     def unfinished_run(self):
         return next((run for run in self.runs.values() if not run.is_finished and not run.is_waiting), None)
@@ -43,16 +43,16 @@ class FakeStore:
     def run(self, run_id):
         return self.runs.get(run_id)
 
-    def condemned(self, sha256):
-        return self.condemned_sha256s.get(sha256)
+    def blocked(self, sha256):
+        return self.blocked_sha256s.get(sha256)
 
-    def record(self, run, *, events=(), deployment=None, order=None, watermark_path=None):
+    def record(self, run, *, events=(), deployment=None, request=None, watermark_path=None):
         self.records.append((run, tuple(events), deployment, watermark_path))
         self.runs[run.run_id] = run
         if watermark_path is not None:
             self.watermark = watermark_path
-        if order is not None:
-            self.orders[order.order_id] = order
+        if request is not None:
+            self.slot_requests[request.request_id] = request
         self.record_deployment(deployment, events=events)
 
     def record_deployment(self, deployment, *, events=()):
@@ -63,17 +63,17 @@ class FakeStore:
             if deployment.state not in ("INTENDED", "UNDONE") and deployment.deployment_id not in self.reached:
                 self.reached.append(deployment.deployment_id)
 
-    def record_order(self, order, *, deployment=None, events=(), run=None):
+    def record_slot_request(self, request, *, deployment=None, events=(), run=None):
         if run is not None:
             self.runs[run.run_id] = run
-        self.orders[order.order_id] = order
+        self.slot_requests[request.request_id] = request
         self.record_deployment(deployment, events=events)
 
-    def order(self, order_id):
-        return self.orders.get(order_id)
+    def request(self, request_id):
+        return self.slot_requests.get(request_id)
 
-    def waiting_order(self):
-        return next((order for order in self.orders.values() if not order.is_answered), None)
+    def waiting_slot_request(self):
+        return next((request for request in self.slot_requests.values() if not request.is_answered), None)
 
     def deployment(self, deployment_id):
         return self.deployments.get(deployment_id)
@@ -98,13 +98,13 @@ class FakeStore:
     def watermark_path(self):
         return self.watermark
 
-    def spending_before(self, run_id):
+    def alpha_spending_before(self, run_id):
         return self.spending
 
 
 @dataclass
-class FakeChildren:
-    """ports.Children: answers each stage from a table."""
+class FakeWorkers:
+    """ports.Workers: answers each stage from a table."""
 
     answers: dict[str, Any] = field(default_factory=dict)
     requests: list = field(default_factory=list)
@@ -180,13 +180,13 @@ class FakeFolders:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def order_dir(self, order_id):
-        path = self.root / "orders" / order_id
+    def slot_request_dir(self, request_id):
+        path = self.root / "slot_requests" / request_id
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def remove_order_dir(self, order_id):
-        shutil.rmtree(self.root / "orders" / order_id, ignore_errors=True)
+    def remove_slot_request_dir(self, request_id):
+        shutil.rmtree(self.root / "slot_requests" / request_id, ignore_errors=True)
 
 
 @dataclass
@@ -216,15 +216,15 @@ def _sound(request):
     return Done(result=VerifyResult(sha256=request.expected_sha256 or "a" * 64, canary_error=0.0))
 
 
-def fake_world(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> World:
+def fake_world(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> StageContext:
     parts: dict[str, Any] = {
         "store": FakeStore(),
-        "children": FakeChildren(),
-        "verifier": FakeChildren(answers={"VERIFY": _sound}),
+        "workers": FakeWorkers(),
+        "verifier": FakeWorkers(answers={"VERIFY": _sound}),
         "slot": FakeSlot(),
         "folders": FakeFolders(root),
         "confirmations": FakeConfirmations(),
         "now": clock or FakeClock(),
         "policies": Policies(data=DataPolicy(), split=SplitPolicy(), recipe=Recipe(), gate=GatePolicy()),
     }
-    return World(**{**parts, **changes})
+    return StageContext(**{**parts, **changes})

@@ -20,7 +20,7 @@ class ArtifactStore:
 
     def __init__(self, *, model_path: Path, checkpoint_path: Path) -> None:
         self._runs_dir = model_path / "runs"
-        self._orders_dir = model_path / "orders"
+        self._slot_requests_dir = model_path / "slot_requests"
         self._checkpoint_path = checkpoint_path
 
     def path_of(self, run_id: str) -> Path:
@@ -36,18 +36,18 @@ class ArtifactStore:
         return self.path_of(run_id) / "report.html"
 
     def checkpoint_dir(self, run_id: str) -> Path:
-        """Where the child keeps what it needs to resume; made if it is not there."""
+        """Where the worker keeps what it needs to resume; made if it is not there."""
         return _made(self._checkpoint_path / _checked(run_id))
 
-    def order_dir(self, order_id: str) -> Path:
+    def slot_request_dir(self, request_id: str) -> Path:
         """Where the verification for an order leaves its answer; made if it is not there."""
-        return _made(self._orders_dir / order_id)
+        return _made(self._slot_requests_dir / request_id)
 
-    def remove_order_dir(self, order_id: str) -> None:
+    def remove_slot_request_dir(self, request_id: str) -> None:
         """Remove it, if it is there: what cannot be removed now is swept at the next start."""
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._orders_dir / order_id)
-            self._orders_dir.rmdir()  # not left behind in root's name where a person has ordered as root
+            shutil.rmtree(self._slot_requests_dir / request_id)
+            self._slot_requests_dir.rmdir()  # not left behind in root's name where a person has ordered as root
 
     def run_ids(self) -> tuple[str, ...]:
         """The runs that have a folder, oldest first."""
@@ -76,7 +76,7 @@ class ArtifactStore:
         for directory in (self._runs_dir, self._checkpoint_path):
             for doomed in directory.glob(f"{_DOOMED_PREFIX}*"):
                 shutil.rmtree(doomed, ignore_errors=True)
-        shutil.rmtree(self._orders_dir, ignore_errors=True)
+        shutil.rmtree(self._slot_requests_dir, ignore_errors=True)
 
     def _named_by(self, protected: Collection[str | Path]) -> set[str]:
         named = {each for each in protected if isinstance(each, str)}

@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from retrain_worker.adapters import journal_entry
-from retrain_worker.adapters.line_writer import LineWriter
+from retrain_worker.adapters.nonblocking_writer import LineWriter
 from retrain_worker.domain.masking import masked
 from retrain_worker.errors import RetrainError
 

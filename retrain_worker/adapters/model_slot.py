@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from retrain_worker import durable_file
-from retrain_worker.adapters.slot_check import Problem, reading_problems, slot_problems
+from retrain_worker.adapters.swap_preconditions import Problem, reading_problems, slot_problems
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
-from retrain_worker.durable_file import Look
+from retrain_worker.durable_file import FileMetadata
 from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
 
 PATH_KEY = "PATCHTST_MODEL_PATH"
@@ -36,7 +36,7 @@ class _Reading:
     """The env file at one instant."""
 
     content: bytes
-    look: Look
+    metadata: FileMetadata
     identity: tuple[int, int, int, int]
 
 
@@ -252,15 +252,15 @@ class ModelSlot:
                 if model
                 else env_file.removed(reading.content, self._path_key)
             )
-            if not reading.look.mode & stat.S_IWUSR:
+            if not reading.metadata.mode & stat.S_IWUSR:
                 raise SlotError(
-                    f"it is marked read-only (mode {reading.look.mode:04o}), so it is left alone",
+                    f"it is marked read-only (mode {reading.metadata.mode:04o}), so it is left alone",
                     remedy="chmod u+w, if this program is to edit it",
                 )
             backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
-            durable_file.replace_file(backup, reading.content, look=reading.look)
+            durable_file.replace_file(backup, reading.content, metadata=reading.metadata)
         durable_file.exchange_file(
-            self._env_file, content, look=reading.look, is_expected=lambda path: self._read(path) == reading
+            self._env_file, content, metadata=reading.metadata, is_expected=lambda path: self._read(path) == reading
         )
         self._remove_old_backups()
 
@@ -285,7 +285,7 @@ class ModelSlot:
             content = durable_file.read_all(fd, env_file.MAX_BYTES)
             return _Reading(
                 content=content,
-                look=durable_file.look_of(fd),
+                metadata=durable_file.metadata_of(fd),
                 identity=(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns),
             )
         except OSError as error:

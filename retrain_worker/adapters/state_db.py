@@ -1,4 +1,4 @@
-"""Our own memory: runs, deployments, orders, the outbox, the watermark, and a few remembered words.
+"""Our own memory: runs, deployments, slot requests, the outbox, the watermark, and a few remembered words.
 
 Each move is stored with the events that it causes in one transaction. Implements stages.ports.RunStore.
 """
@@ -17,11 +17,11 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from retrain_worker.adapters import state_schema
+from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Run, Stage
-from retrain_worker.domain.orders import Order, OrderKind, OrderState
-from retrain_worker.domain.spending import Spending
-from retrain_worker.domain.trial import ROLL_BACK
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.trial_rules import ROLL_BACK
 from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"
@@ -47,7 +47,7 @@ class StateDb:
         """Open the file, or make it. Raises StateError when it is damaged, newer than this program, or not writable.
 
         `read_only`, for `status` and `history`: nothing is changed and no file made; works beside a running daemon.
-        Not `is_owner`, for orders: the daemon has the lock, so its tables stay as it knows them.
+        Not `is_owner`, for slot requests: the daemon has the lock, so its tables stay as it knows them.
         """
         self._path = path
         self._connect = state_schema.connect_to_read if read_only else state_schema.connect
@@ -116,7 +116,7 @@ class StateDb:
             *WAITING,
         )
 
-    def condemned(self, sha256: str) -> str | None:
+    def blocked(self, sha256: str) -> str | None:
         """Why a model with these bytes is never promoted again: a probation took it back. Else None."""
         for run in self._all(Run, "SELECT * FROM runs WHERE stage = ?", Stage.PROBATION):
             found = run.fact(Stage.PROBATION)
@@ -130,10 +130,10 @@ class StateDb:
         *,
         events: Sequence[Event] = (),
         deployment: Deployment | None = None,
-        order: Order | None = None,
+        request: SlotRequest | None = None,
         watermark_path: Path | None = None,
     ) -> None:
-        """Store a move, the events it causes, a deployment, an order and a new watermark: all or nothing.
+        """Store a move, the events it causes, a deployment, a slot request and a new watermark: all or nothing.
 
         An event that the outbox knows already is not enqueued again.
         """
@@ -141,8 +141,8 @@ class StateDb:
             _store(connection, "runs", "run_id", run)
             if deployment is not None:
                 _store_deployment(connection, deployment)
-            if order is not None:
-                _store(connection, "orders", "order_id", order)
+            if request is not None:
+                _store(connection, "slot_requests", "request_id", request)
             _enqueue(connection, events)
             if watermark_path is not None:
                 _remember(connection, _WATERMARK, str(watermark_path))
@@ -155,7 +155,7 @@ class StateDb:
         """The newest runs, newest first, in the order in which they were begun, whatever the clock said."""
         return self._all(Run, "SELECT * FROM runs ORDER BY rowid DESC LIMIT ?", limit)
 
-    def spending_before(self, run_id: str | None) -> Spending | None:
+    def alpha_spending_before(self, run_id: str | None) -> AlphaSpending | None:
         """What the newest decision of an earlier run (of any run, for None) spent and left."""
         found = self._rows(
             "SELECT json_extract(facts, '$.gate.spending') FROM runs WHERE rowid < coalesce((SELECT rowid FROM runs"
@@ -163,7 +163,7 @@ class StateDb:
             " ORDER BY rowid DESC LIMIT 1",
             run_id,
         )
-        return msgspec.json.decode(found[0][0], type=Spending) if found else None
+        return msgspec.json.decode(found[0][0], type=AlphaSpending) if found else None
 
     def last_attempt_at(self) -> datetime | None:
         """When the newest run that looked at data was begun, not a forced promotion; the schedule counts from it."""
@@ -209,21 +209,21 @@ class StateDb:
         """The newest deployments, newest first."""
         return self._all(Deployment, "SELECT * FROM deployments ORDER BY sequence DESC LIMIT ?", limit)
 
-    # --- orders ---------------------------------------------------------------------------------------------------
+    # --- slot requests -----------------------------------------------------------------------------------------------
 
-    def open_order(
+    def open_slot_request(
         self,
-        kind: OrderKind,
+        kind: SlotRequestKind,
         *,
         arguments: Mapping[str, str],
         requested_by: str,
         reason: str,
         at: datetime,
-    ) -> Order:
-        """A new order, written down; the process that holds the lock carries it out."""
+    ) -> SlotRequest:
+        """A new request, written down; the process that holds the lock carries it out."""
         with self._transaction() as connection:
-            order = Order(
-                order_id=f"{kind}_{_free_id(connection, 'orders', 'order_id', at, prefix=f'{kind}_')}",
+            request = SlotRequest(
+                request_id=f"{kind}_{_free_id(connection, 'slot_requests', 'request_id', at, prefix=f'{kind}_')}",
                 kind=kind,
                 arguments=arguments,
                 requested_by=requested_by,
@@ -232,33 +232,37 @@ class StateDb:
                 updated_at=at,
                 answer="waiting for its turn",
             )
-            _store(connection, "orders", "order_id", order)
-        return order
+            _store(connection, "slot_requests", "request_id", request)
+        return request
 
-    def record_order(
+    def record_slot_request(
         self,
-        order: Order,
+        request: SlotRequest,
         *,
         deployment: Deployment | None = None,
         events: Sequence[Event] = (),
         run: Run | None = None,
     ) -> None:
-        """Store an order, its deployment, the events it causes and the run it opens: all or nothing."""
+        """Store a slot request, its deployment, the events it causes and the run it opens: all or nothing."""
         with self._transaction() as connection:
             if run is not None:
                 _store(connection, "runs", "run_id", run)
-            _store(connection, "orders", "order_id", order)
+            _store(connection, "slot_requests", "request_id", request)
             if deployment is not None:
                 _store_deployment(connection, deployment)
             _enqueue(connection, events)
 
-    def order(self, order_id: str) -> Order | None:
-        """One order."""
-        return self._one(Order, "SELECT * FROM orders WHERE order_id = ?", order_id)
+    def request(self, request_id: str) -> SlotRequest | None:
+        """One slot request."""
+        return self._one(SlotRequest, "SELECT * FROM slot_requests WHERE request_id = ?", request_id)
 
-    def waiting_order(self) -> Order | None:
-        """The oldest order that is not answered."""
-        return self._one(Order, "SELECT * FROM orders WHERE state = ? ORDER BY sequence LIMIT 1", OrderState.WAITING)
+    def waiting_slot_request(self) -> SlotRequest | None:
+        """The oldest slot request that is not answered."""
+        return self._one(
+            SlotRequest,
+            "SELECT * FROM slot_requests WHERE state = ? ORDER BY sequence LIMIT 1",
+            SlotRequestState.WAITING,
+        )
 
     # --- outbox ---------------------------------------------------------------------------------------------------
 
@@ -409,7 +413,7 @@ def _store_deployment(connection: sqlite3.Connection, deployment: Deployment) ->
         )
 
 
-def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | Deployment | Order) -> None:
+def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | Deployment | SlotRequest) -> None:
     """Insert or update one row; its columns are the fields of the dataclass."""
     row = _columns(value)
     names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
@@ -435,7 +439,7 @@ def _remember(connection: sqlite3.Connection, key: str, value: str) -> None:
     )
 
 
-def _columns(value: Run | Deployment | Order | Event) -> dict[str, Any]:
+def _columns(value: Run | Deployment | SlotRequest | Event) -> dict[str, Any]:
     return {each.name: _column(each.name, getattr(value, each.name)) for each in fields(value)}
 
 

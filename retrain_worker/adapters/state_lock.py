@@ -17,7 +17,7 @@ _PAUSE_SECONDS = 0.05
 
 
 class StateLock:
-    """The lock `<state_dir>/lock`, held until `release` or the end of the process. Children do not inherit it."""
+    """The lock `<state_dir>/lock`, held until `release` or the end of the process. Workers do not inherit it."""
 
     def __init__(self, state_dir: Path) -> None:
         """Take the lock. Raises AlreadyRunningError when another process has it, SlotError when it cannot be made."""

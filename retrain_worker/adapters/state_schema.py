@@ -98,6 +98,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             WHERE finished_at IS NULL AND stage NOT IN ('SHADOW', 'PROBATION')""",
         "CREATE INDEX waiting_runs ON runs (stage) WHERE finished_at IS NULL",
     ),
+    (
+        "ALTER TABLE orders RENAME TO slot_requests",
+        "ALTER TABLE slot_requests RENAME COLUMN order_id TO request_id",
+        "DROP INDEX waiting_orders",
+        "CREATE INDEX waiting_slot_requests ON slot_requests (sequence) WHERE state = 'WAITING'",
+    ),
 )
 
 

@@ -43,7 +43,7 @@ class StreamState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class StreamStates:
     """All our streams at one moment; None: the stream does not exist."""
 
     states: Mapping[str, StreamState | None]
@@ -65,7 +65,7 @@ class StreamHistory:
         self._sent_top: dict[str, int] = {}
         self._entries_added: dict[str, int] = {}
 
-    def look(self) -> Look:
+    def look(self) -> StreamStates:
         """One round trip. Raises RedisError when Redis as a whole does not answer."""
         pipeline = self._client.pipeline(transaction=False)
         pipeline.info("server")
@@ -86,7 +86,7 @@ class StreamHistory:
         run_id = "" if isinstance(server, RedisError) else str(server.get("run_id", ""))
         eviction = None if isinstance(memory, RedisError) else eviction_warning(memory)
         notices = (*self._restart_notice(run_id), *self._eviction_notice(eviction))
-        return Look(states=states, problems=problems, notices=notices)
+        return StreamStates(states=states, problems=problems, notices=notices)
 
     def look_again(self, streams: Sequence[str]) -> None:
         """Learn the last ids of some streams, in one round trip. Raises RedisError."""
@@ -116,7 +116,7 @@ class StreamHistory:
         """One of our entries is in the stream."""
         self._sent_top[stream] = max(self._sent_top_of(stream), stream_id[0])
 
-    def requeue_lost(self, look: Look, *, all_streams: bool) -> dict[str, int]:
+    def requeue_lost(self, look: StreamStates, *, all_streams: bool) -> dict[str, int]:
         """Make lost events pending again; how many of each stream. `all_streams`: something else looked like a loss."""
         lost = {}
         for stream, state in look.states.items():

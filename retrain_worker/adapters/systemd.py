@@ -23,7 +23,7 @@ class Notifier:
     """Tells the service manager how the daemon stands."""
 
     def __init__(self) -> None:
-        """Take the variables out of the environment, so that no child can speak for us."""
+        """Take the variables out of the environment, so that no worker can speak for us."""
         socket_name, watchdog_usec, watchdog_pid = (os.environ.get(name) for name in _VARIABLES)
         self._notifier: SystemdNotifier | None = None
         self._last_status = ""

@@ -1,6 +1,6 @@
 """Whether the trading database is there and holds the table: a look that takes milliseconds, before the first run.
 
-The rows are the child's business. SQLite is opened read-only; PostgreSQL is asked one question.
+The rows are the worker's business. SQLite is opened read-only; PostgreSQL is asked one question.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _REMEDY = "correct DB_PATH or DATABASE_URL"
 _CONNECT_SECONDS = 5
 
 
-def look_at(database_url: str, path: Path | None) -> None:
+def next_evaluation_at(database_url: str, path: Path | None) -> None:
     """Raises SourceUnfitError when it is not a training database, DatabaseUnreachableError when it cannot be read."""
     if path is None:
         _look_at_postgresql(database_url)

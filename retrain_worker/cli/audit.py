@@ -67,7 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _as_text(finding: Finding, width: int) -> str:
-    lines = [f"{_MARKS[finding.severity]:<8} {finding.name:<{width}} {finding.sentence}"]
+    lines = [f"{_MARKS[finding.severity]:<8} {finding.name:<{width}} {finding.message}"]
     lines.extend(f"{'':<{9 + width}} {example}" for example in finding.examples)
     return "\n".join(lines)
 

@@ -149,7 +149,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check(name="data", is_ok=True, finding="fit to train on")
     for found in audited.verdict.findings:
         if found.severity is Severity.WARNING:
-            yield Check(name="data", is_ok=False, finding=found.sentence, blocks=False)
+            yield Check(name="data", is_ok=False, finding=found.message, blocks=False)
     for reason in audited.verdict.reasons:
         yield Check(name="data", is_ok=False, finding=reason, blocks=False)
 
@@ -187,7 +187,7 @@ def _engine(settings: Settings) -> Iterator[Check]:
 
 def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
     """A model that is named and there, but that nobody can read: no gate would let a candidate take its place."""
-    from retrain_worker.daemon import errand
+    from retrain_worker.daemon import one_off_task
 
     try:
         model = slot.current_path()
@@ -195,7 +195,7 @@ def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
         return  # a problem of the slot already
     if model is None or not model.is_file():
         return
-    report = errand.inspect((model,)).reports[0]
+    report = one_off_task.inspect((model,)).reports[0]
     if report.problem:
         yield (
             f"PATCHTST_MODEL_PATH names {model}, which is no model that can be read: {report.problem}",
@@ -245,4 +245,4 @@ def _user() -> str:
 
 
 def _hush(_sentence: str) -> None:
-    """The checks are printed as they come; the child's progress is not."""
+    """The checks are printed as they come; the worker's progress is not."""

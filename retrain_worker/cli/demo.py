@@ -18,7 +18,7 @@ from retrain_worker.errors import UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from retrain_worker.demo.stage import Listener
+    from retrain_worker.demo.demo_host import Listener
 
 #: only a folder that holds this file is ever emptied
 _MARK = ".retrain-worker-demo"
@@ -47,9 +47,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json, exit_code, run_in
     from retrain_worker.daemon.app import App
     from retrain_worker.daemon.service import Signals
-    from retrain_worker.demo import stage
+    from retrain_worker.demo import demo_host
     from retrain_worker.report.page import write_page
-    from retrain_worker.report.summary import summary
+    from retrain_worker.report.run_summary import summary
 
     signals, say = Signals(), _Teller()
     home = _fresh(arguments.home.expanduser().absolute())
@@ -59,20 +59,20 @@ def execute(arguments: argparse.Namespace) -> int:
     options.prepare_home(loaded)
 
     say("a market of 30 days is made, and an older one in which other things moved it")
-    today, old = stage.write_markets(home, seed=arguments.seed, now=now)
+    today, old = demo_host.write_markets(home, seed=arguments.seed, now=now)
     say("yesterday's model is trained on the older market and put into the engine's slot")
-    stage.write_stale_incumbent(
+    demo_host.write_stale_incumbent(
         old, work_dir=home / "older_run", models_dir=loaded.engine_models_dir, env_file=loaded.engine_env_file
     )
-    with ExitStack() as doors:
-        app = doors.enter_context(App(loaded))
+    with ExitStack() as resources:
+        app = resources.enter_context(App(loaded))
         say("the engine's stand-in starts and answers with it")
-        engine = doors.enter_context(
-            stage.engine(
+        engine = resources.enter_context(
+            demo_host.engine(
                 env_file=loaded.engine_env_file, redis_url=app.redis_url, database=today.path, log=home / "engine.jsonl"
             )
         )
-        consumer = doors.enter_context(stage.consumer(redis_url=app.redis_url, log=home / "consumer.log"))
+        consumer = resources.enter_context(demo_host.consumer(redis_url=app.redis_url, log=home / "consumer.log"))
         result = run_in(app, stopping=lambda: signals.stopping, say=say)
         event = _event_of(engine, result)
         heard = consumer()
@@ -135,5 +135,5 @@ class _Teller:
     def __init__(self) -> None:
         self._started_at = time.monotonic()
 
-    def __call__(self, sentence: str) -> None:
-        print(f"{time.monotonic() - self._started_at:5.1f} s  {sentence}", file=sys.stderr, flush=True)
+    def __call__(self, message: str) -> None:
+        print(f"{time.monotonic() - self._started_at:5.1f} s  {message}", file=sys.stderr, flush=True)

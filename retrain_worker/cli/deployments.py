@@ -52,8 +52,8 @@ def _table(found: list[Deployment], store: StateDb) -> str:
         "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
         for row in rows
     ]
-    if (waiting := store.waiting_order()) is not None:
-        lines.append(f"{waiting.order_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}")
+    if (waiting := store.waiting_slot_request()) is not None:
+        lines.append(f"{waiting.request_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}")
     if serving is not None:
         lines.append("* in the slot")
     return "\n".join(lines)

@@ -57,11 +57,11 @@ def execute(arguments: argparse.Namespace) -> int:
     """Look, audit the source, write the pack, print it. Raises UsageError before looking when DIR cannot be written."""
     from retrain_worker.cli.once import as_json
     from retrain_worker.discovery.discover import discover, with_verdict
-    from retrain_worker.discovery.screen import screen
+    from retrain_worker.discovery.pack_summary import screen
 
     settings = options.read_settings(arguments)
     out = _writable(arguments.out)
-    say = _now_and_then(lambda sentence: print(sentence, file=sys.stderr, flush=True))
+    say = _now_and_then(lambda message: print(message, file=sys.stderr, flush=True))
     configured = tuple(_configured(arguments, settings))
     found = discover(
         arguments.roots or [Path("/")],
@@ -178,11 +178,11 @@ def _now_and_then(say: Callable[[str], None]) -> Callable[[str], None]:
     """Not more than one sentence a second."""
     said_at = time.monotonic()
 
-    def now_and_then(sentence: str) -> None:
+    def now_and_then(message: str) -> None:
         nonlocal said_at
         now = time.monotonic()
         if now - said_at >= _SECONDS_BETWEEN_SENTENCES:
             said_at = now
-            say(sentence)
+            say(message)
 
     return now_and_then

@@ -36,8 +36,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
     from retrain_worker.daemon.evaluation import evaluate
     from retrain_worker.errors import RefuseError
-    from retrain_worker.report.summary import gates_table, hit_rates
-    from retrain_worker.report.words import spent
+    from retrain_worker.report.formatting import spent
+    from retrain_worker.report.run_summary import gates_table, hit_rates
 
     settings = options.read_settings(arguments)
     try:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrain_worker.domain.handoff import ExportFormat, ExportRequest
+from retrain_worker.domain.worker_protocol import ExportFormat, ExportRequest
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -30,11 +30,11 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Write, check, and say what was written. Raises UsageError, ArtifactError, ContractError."""
-    from retrain_worker.daemon import errand
+    from retrain_worker.daemon import one_off_task
 
     wanted = ExportFormat(arguments.format)
     output: Path = arguments.out or arguments.file.with_suffix(_SUFFIXES[wanted])
-    result = errand.export(
+    result = one_off_task.export(
         ExportRequest(model_path=str(arguments.file.absolute()), format=wanted, output_path=str(output.absolute()))
     )
     print(

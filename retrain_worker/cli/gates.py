@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.cli.chosen_run import chosen_run
+from retrain_worker.cli.run_selection import chosen_run
 from retrain_worker.domain.lifecycle import Stage
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def as_text(run: Run) -> str:
     """The verdicts, what the gate spent, the gates, the stretches of the past behind the skill, and the trial."""
+    from retrain_worker.report.formatting import number, signed, spent
+    from retrain_worker.report.live_evaluation import trial_pairs
     from retrain_worker.report.result import result_of
-    from retrain_worker.report.summary import gates_table, hit_rates
-    from retrain_worker.report.trials import trial_pairs
-    from retrain_worker.report.words import number, signed, spent
+    from retrain_worker.report.run_summary import gates_table, hit_rates
 
     found, trial = run.fact(Stage.GATE), run.fact(Stage.SHADOW)
     on_trial = f" at the gate, {trial['decision']} on trial" if trial.get("decision") else ""

@@ -24,8 +24,8 @@ def execute(arguments: argparse.Namespace) -> int:
     """Print the runs; nothing when there are none."""
     from retrain_worker.adapters.artifact_store import ArtifactStore
     from retrain_worker.cli.once import as_json
+    from retrain_worker.report.live_evaluation import trial_pairs
     from retrain_worker.report.result import result_of
-    from retrain_worker.report.trials import trial_pairs
 
     settings = options.read_settings(arguments)
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)

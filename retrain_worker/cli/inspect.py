@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.domain.artifact import Manifest
-from retrain_worker.domain.handoff import UNNAMED, FileReport
+from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -37,9 +37,9 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print one report for each file."""
     from retrain_worker.cli.once import as_json
-    from retrain_worker.daemon import errand
+    from retrain_worker.daemon import one_off_task
 
-    reports = errand.inspect(tuple(arguments.files)).reports
+    reports = one_off_task.inspect(tuple(arguments.files)).reports
     for place, report in enumerate(reports):
         if arguments.json:
             print(as_json(report))

@@ -39,7 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Run once. An interrupted run of this home is resumed first: that is then the run."""
     from retrain_worker.adapters import journal
     from retrain_worker.daemon.service import Signals
-    from retrain_worker.report.summary import summary
+    from retrain_worker.report.run_summary import summary
 
     signals = Signals()
     settings = options.read_settings(arguments)
@@ -62,15 +62,15 @@ def run_once(settings: Settings, *, stopping: Callable[[], bool], say: Callable[
 def run_in(app: App, *, stopping: Callable[[], bool], say: Callable[[str], None]) -> dict[str, Any]:
     """One run of an open app; an interrupted one goes on first."""
     from retrain_worker.daemon.app import ticks
-    from retrain_worker.daemon.reports import write_report
+    from retrain_worker.daemon.run_report import write_report
 
     last = ""
     app.recover()
     app.settle_trials(stopping=stopping, pause=time.sleep)
     run = app.begin("once", "asked for by a person")
     for step in ticks(app, run, stopping=stopping, pause=time.sleep):
-        if step.sentence != last:
-            last = step.sentence
+        if step.message != last:
+            last = step.message
             say(last)
     ended = app.store.run(run.run_id)
     assert ended is not None, "a run that was begun is stored"
@@ -91,5 +91,5 @@ def as_json(result: object) -> str:
     return msgspec.json.encode(result).decode()
 
 
-def _to_stderr(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

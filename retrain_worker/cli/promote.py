@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.domain.lifecycle import Run
-    from retrain_worker.domain.orders import Order
+    from retrain_worker.domain.slot_request import SlotRequest
     from retrain_worker.settings import Settings
 
 _POLL_SECONDS = 0.1
-#: beside the time for the confirmation: verification in a child, the swap, retries of a busy disk
+#: beside the time for the confirmation: verification in a worker, the swap, retries of a busy disk
 _PATIENCE_SECONDS = 90.0
 _REFUSED = 11
 
@@ -59,52 +59,52 @@ def execute(arguments: argparse.Namespace) -> int:
     if not arguments.reason.strip():
         raise UsageError("a reason must be given", where="--reason", remedy="it stands in the history for good")
     try:
-        order, run = _alone(settings, arguments)
+        request, run = _alone(settings, arguments)
     except AlreadyRunningError:
-        order, run = _beside_daemon(settings, arguments)
+        request, run = _beside_daemon(settings, arguments)
     if run is None:
-        print(order.answer)
+        print(request.answer)
         return _REFUSED
     print(f"run {run.run_id} {run.outcome or 'goes on'}: {'; '.join(run.reasons)}")
     return 0 if run.outcome is Outcome.PROMOTED else _REFUSED if run.outcome is Outcome.REFUSED else 1
 
 
-def _alone(settings: Settings, arguments: argparse.Namespace) -> tuple[Order, Run | None]:
+def _alone(settings: Settings, arguments: argparse.Namespace) -> tuple[SlotRequest, Run | None]:
     """Raises AlreadyRunningError when a daemon has the lock."""
     from dataclasses import replace
 
     from retrain_worker.adapters import journal
     from retrain_worker.daemon.app import App, ticks
-    from retrain_worker.daemon.reports import write_report
+    from retrain_worker.daemon.run_report import write_report
 
     journal.configure(level="ERROR", form=settings.log_format)
     with App(replace(settings, max_retries=0)) as app:
-        app.look_at_slot()
-        app.look_at_slot()
-        order_id = _written(app.store, arguments).order_id
-        while app.carry_out_orders() is not None:
+        app.check_slot()
+        app.check_slot()
+        request_id = _written(app.store, arguments).request_id
+        while app.carry_out_slot_requests() is not None:
             time.sleep(_POLL_SECONDS)
-        order, run = _standing(app.store, order_id)
+        request, run = _standing(app.store, request_id)
         if run is None:
-            return order, None
+            return request, None
         for step in ticks(app, run, stopping=lambda: False, pause=time.sleep):
             run = step.run
         write_report(run, app.artifacts)
-        return order, run
+        return request, run
 
 
-def _beside_daemon(settings: Settings, arguments: argparse.Namespace) -> tuple[Order, Run | None]:
+def _beside_daemon(settings: Settings, arguments: argparse.Namespace) -> tuple[SlotRequest, Run | None]:
     """Raises RetryLaterError when the daemon does not come to an end in time."""
     from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.errors import RetryLaterError
 
     seconds = settings.engine_confirm_seconds + _PATIENCE_SECONDS
     with StateDb(settings.state_path / "state.db", is_owner=False) as store:
-        order_id = _written(store, arguments).order_id
-        if _within(seconds, lambda: _is_settled(store, order_id)):
-            return _standing(store, order_id)
+        request_id = _written(store, arguments).request_id
+        if _within(seconds, lambda: _is_settled(store, request_id)):
+            return _standing(store, request_id)
     raise RetryLaterError(
-        f"the daemon has not come to an end within {seconds:.0f} s; the order {order_id} stands",
+        f"the daemon has not come to an end within {seconds:.0f} s; the order {request_id} stands",
         where=str(settings.state_path),
         remedy="`retrain-worker status` shows what became of it",
     )
@@ -119,34 +119,34 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
     return False
 
 
-def _is_settled(store: StateDb, order_id: str) -> bool:
-    order, run = _standing(store, order_id)
-    return order.is_answered and (run is None or run.is_concluded)
+def _is_settled(store: StateDb, request_id: str) -> bool:
+    request, run = _standing(store, request_id)
+    return request.is_answered and (run is None or run.is_concluded)
 
 
-def _standing(store: StateDb, order_id: str) -> tuple[Order, Run | None]:
+def _standing(store: StateDb, request_id: str) -> tuple[SlotRequest, Run | None]:
     """The order, and the run that it has opened."""
-    order = store.order(order_id)
-    assert order is not None, "an order that was written is stored"
-    return order, store.run(order.arguments.get("opened", ""))
+    request = store.request(request_id)
+    assert request is not None, "an order that was written is stored"
+    return request, store.run(request.arguments.get("opened", ""))
 
 
-def _written(store: StateDb, arguments: argparse.Namespace) -> Order:
+def _written(store: StateDb, arguments: argparse.Namespace) -> SlotRequest:
     from datetime import UTC, datetime
 
-    from retrain_worker.domain.orders import OrderKind
+    from retrain_worker.domain.slot_request import SlotRequestKind
 
     wanted = {
         "run_id": arguments.run_id,
         "force": "yes" if arguments.force else "",
         "accept_contract": arguments.accept_contract,
     }
-    order = store.open_order(
-        OrderKind.PROMOTE,
+    request = store.open_slot_request(
+        SlotRequestKind.PROMOTE,
         arguments={name: value for name, value in wanted.items() if value},
         requested_by=options.person(),
         reason=" ".join(arguments.reason.split()),
         at=datetime.now(UTC),
     )
-    print(f"{order.order_id} is written down", file=sys.stderr, flush=True)
-    return order
+    print(f"{request.request_id} is written down", file=sys.stderr, flush=True)
+    return request

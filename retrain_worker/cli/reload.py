@@ -28,7 +28,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Ask, wait, and say how it ended. Raises SettingsError, CallPersonError when nobody answers."""
-    from retrain_worker.adapters.reload_answer import reload_process
+    from retrain_worker.adapters.reload_result import reload_process
     from retrain_worker.adapters.state_lock import holder_of
     from retrain_worker.errors import UsageError
     from retrain_worker.settings import reload_answer_path

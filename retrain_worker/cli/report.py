@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.cli.chosen_run import chosen_run
+from retrain_worker.cli.run_selection import chosen_run
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
     from retrain_worker.report.page import write_page
     from retrain_worker.report.result import result_of
-    from retrain_worker.report.summary import summary
+    from retrain_worker.report.run_summary import summary
 
     settings = options.read_settings(arguments)
     wanted = arguments.run_id

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.domain.lifecycle import Deployment
-    from retrain_worker.domain.orders import Order
+    from retrain_worker.domain.slot_request import SlotRequest
     from retrain_worker.settings import Settings
 
 _POLL_SECONDS = 0.1
-#: beside the time for the confirmation: verification in a child, retries of a busy disk
+#: beside the time for the confirmation: verification in a worker, retries of a busy disk
 _PATIENCE_SECONDS = 90.0
 _REFUSED, _FAILED = 11, 1
 
@@ -69,35 +69,35 @@ def execute(arguments: argparse.Namespace) -> int:
             where=str(settings.state_path),
             remedy="name the right --home or --env-file",
         )
-    order, deployment = _carried_out(settings, arguments)
+    request, deployment = _carried_out(settings, arguments)
     if arguments.json:
-        print(as_json(_as_object(order, deployment)))
+        print(as_json(_as_object(request, deployment)))
     else:
-        print(order.answer)
-    return _exit_code(order, deployment)
+        print(request.answer)
+    return _exit_code(request, deployment)
 
 
-def _carried_out(settings: Settings, arguments: argparse.Namespace) -> tuple[Order, Deployment | None]:
+def _carried_out(settings: Settings, arguments: argparse.Namespace) -> tuple[SlotRequest, Deployment | None]:
     """The order with its end, and the deployment it led to; whoever has the lock carries it out."""
     from retrain_worker.errors import AlreadyRunningError
 
-    order_id: str | None = None
+    request_id: str | None = None
     while True:
         try:
-            return _alone(settings, arguments, order_id)
+            return _alone(settings, arguments, request_id)
         except AlreadyRunningError:
-            answered = _beside_daemon(settings, arguments, order_id)
+            answered = _beside_daemon(settings, arguments, request_id)
         if not isinstance(answered, str):
             return answered
-        order_id = answered
+        request_id = answered
         _say("the daemon has ended; this process carries the order out")
 
 
 def _alone(
     settings: Settings,
     arguments: argparse.Namespace,
-    order_id: str | None,
-) -> tuple[Order, Deployment | None]:
+    request_id: str | None,
+) -> tuple[SlotRequest, Deployment | None]:
     """Raises AlreadyRunningError when a daemon has the lock."""
     from dataclasses import replace
 
@@ -106,24 +106,24 @@ def _alone(
 
     journal.configure(level="ERROR", form=settings.log_format)
     with App(replace(settings, max_retries=0)) as app:
-        order_id = order_id or _written(app.store, settings, arguments).order_id
+        request_id = request_id or _written(app.store, settings, arguments).request_id
         said = ""
         while True:
-            app.look_at_slot()
-            app.carry_out_orders()
-            order = _found(app.store, order_id)
+            app.check_slot()
+            app.carry_out_slot_requests()
+            request = _found(app.store, request_id)
             app.relay()
-            if order.is_answered:
-                return order, app.store.deployment(order_id)
-            said = _say_once(order, said)
+            if request.is_answered:
+                return request, app.store.deployment(request_id)
+            said = _say_once(request, said)
             time.sleep(_POLL_SECONDS)
 
 
 def _beside_daemon(
     settings: Settings,
     arguments: argparse.Namespace,
-    order_id: str | None,
-) -> tuple[Order, Deployment | None] | str:
+    request_id: str | None,
+) -> tuple[SlotRequest, Deployment | None] | str:
     """The answer; or the id of the order, when the daemon ends before it has answered. Raises RetryLaterError."""
     from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.adapters.state_lock import is_held
@@ -132,28 +132,28 @@ def _beside_daemon(
     seconds = arguments.wait if arguments.wait is not None else settings.engine_confirm_seconds + _PATIENCE_SECONDS
     until, said = time.monotonic() + seconds, ""
     with StateDb(settings.state_path / "state.db", is_owner=False) as store:
-        order_id = order_id or _written(store, settings, arguments).order_id
+        request_id = request_id or _written(store, settings, arguments).request_id
         while time.monotonic() < until:
-            order = _found(store, order_id)
-            if order.is_answered:
-                return order, store.deployment(order_id)
+            request = _found(store, request_id)
+            if request.is_answered:
+                return request, store.deployment(request_id)
             if not is_held(settings.state_path):
-                return order_id
-            said = _say_once(order, said)
+                return request_id
+            said = _say_once(request, said)
             time.sleep(_POLL_SECONDS)
     raise RetryLaterError(
-        f"the daemon has not answered within {seconds:.0f} s; the order {order_id} stands",
+        f"the daemon has not answered within {seconds:.0f} s; the order {request_id} stands",
         where=str(settings.state_path),
         remedy="`retrain-worker deployments` shows what became of it",
     )
 
 
-def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) -> Order:
+def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) -> SlotRequest:
     """A new order. It holds for what the env line names now, so that asking twice does not go back twice."""
     from datetime import UTC, datetime
 
     from retrain_worker.adapters.model_slot import ModelSlot
-    from retrain_worker.domain.orders import OrderKind
+    from retrain_worker.domain.slot_request import SlotRequestKind
 
     slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file)
     wanted = {
@@ -161,8 +161,8 @@ def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) 
         "version": arguments.version,
         "to_none": "yes" if arguments.to_none else "",
     }
-    return store.open_order(
-        OrderKind.ROLLBACK,
+    return store.open_slot_request(
+        SlotRequestKind.ROLLBACK,
         arguments={name: value for name, value in wanted.items() if value},
         requested_by=options.person(),
         reason=" ".join(arguments.reason.split()),
@@ -170,38 +170,38 @@ def _written(store: StateDb, settings: Settings, arguments: argparse.Namespace) 
     )
 
 
-def _found(store: StateDb, order_id: str) -> Order:
-    order = store.order(order_id)
-    assert order is not None, "an order that was written is stored"
-    return order
+def _found(store: StateDb, request_id: str) -> SlotRequest:
+    request = store.request(request_id)
+    assert request is not None, "an order that was written is stored"
+    return request
 
 
-def _exit_code(order: Order, deployment: Deployment | None) -> int:
+def _exit_code(request: SlotRequest, deployment: Deployment | None) -> int:
     from retrain_worker.domain.deployments import is_confirmed
-    from retrain_worker.domain.orders import OrderState
+    from retrain_worker.domain.slot_request import SlotRequestState
 
-    if order.state is OrderState.REFUSED:
+    if request.state is SlotRequestState.REFUSED:
         return _REFUSED
-    is_done = order.state is OrderState.DONE and deployment is not None
+    is_done = request.state is SlotRequestState.DONE and deployment is not None
     return 0 if is_done and deployment is not None and is_confirmed(deployment) is not False else _FAILED
 
 
-def _as_object(order: Order, deployment: Deployment | None) -> dict[str, Any]:
+def _as_object(request: SlotRequest, deployment: Deployment | None) -> dict[str, Any]:
     return {
-        "order_id": order.order_id,
-        "state": order.state,
-        "answer": order.answer,
-        "requested_by": order.requested_by,
-        "reason": order.reason,
+        "request_id": request.request_id,
+        "state": request.state,
+        "answer": request.answer,
+        "requested_by": request.requested_by,
+        "reason": request.reason,
         "deployment": deployment,
     }
 
 
-def _say_once(order: Order, said: str) -> str:
-    if order.answer != said:
-        _say(order.answer)
-    return order.answer
+def _say_once(request: SlotRequest, said: str) -> str:
+    if request.answer != said:
+        _say(request.answer)
+    return request.answer
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -36,10 +36,10 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The status as one object."""
     from retrain_worker.adapters.model_slot import ModelSlot
     from retrain_worker.adapters.state_lock import is_held
-    from retrain_worker.daemon import follow_up
+    from retrain_worker.daemon import queued_request
     from retrain_worker.daemon.schedule import next_run_at
     from retrain_worker.errors import SlotError
-    from retrain_worker.report.trials import trial_pairs
+    from retrain_worker.report.live_evaluation import trial_pairs
 
     settings = options.read_settings(arguments)
     slot = ModelSlot(
@@ -74,7 +74,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     with store:
         under_way, history = store.unfinished_run(), store.history(limit=2)
         last = next((run for run in history if run.is_concluded), None)
-        order = store.waiting_order()
+        request = store.waiting_slot_request()
         deployment, oldest = store.last_deployment(), store.oldest_pending_at()
         due = next_run_at(
             last_attempt_at=store.last_attempt_at(),
@@ -99,12 +99,12 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 "outcome": under_way.outcome,
                 "since": under_way.updated_at.isoformat(),
             },
-            "order": order
+            "order": request
             and {
-                "order_id": order.order_id,
-                "requested_by": order.requested_by,
-                "reason": order.reason,
-                "answer": order.answer,
+                "request_id": request.request_id,
+                "requested_by": request.requested_by,
+                "reason": request.reason,
+                "answer": request.answer,
             },
             "last_run": last
             and {
@@ -123,7 +123,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 "confirmation": deployment.confirmation,
             },
             "next_run_at": due.isoformat(),
-            "follow_up": follow_up.due(store),
+            "follow_up": queued_request.due(store),
             "events_waiting": store.num_pending(),
             "oldest_event_waiting_since": oldest and oldest.isoformat(),
         }
@@ -131,12 +131,12 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _engine_says(store: StateDb) -> str | None:
-    from retrain_worker.adapters.telemetry import tally_in
-    from retrain_worker.daemon.telemetry import finding_of
+    from retrain_worker.adapters.trade_intents import tally_in
+    from retrain_worker.daemon.serving_monitor import finding_of
 
     tally = tally_in(store)
     malformed = f" ({tally.malformed} entries could not be read)" if tally.malformed else ""
-    return f"{finding_of(store, tally).sentence}{malformed}" if tally.entries else None
+    return f"{finding_of(store, tally).message}{malformed}" if tally.entries else None
 
 
 def _as_text(found: dict[str, Any]) -> str:
@@ -153,7 +153,7 @@ def _as_text(found: dict[str, Any]) -> str:
         if (found["serving"] or "") != deployed["model_path"] and not found["slot_problem"]:
             lines.append(("", "PATCHTST_MODEL_PATH was changed since, by somebody else"))
     if found["order"]:
-        lines.append(("ordered", f"{found['order']['order_id']}: {found['order']['answer']}"))
+        lines.append(("ordered", f"{found['order']['request_id']}: {found['order']['answer']}"))
     running, last = found["run_under_way"], found["last_run"]
     if running:
         standing = "is" if found["daemon"] == "at work" else "goes on at the next start:"

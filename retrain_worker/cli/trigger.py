@@ -21,7 +21,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Put a request on quantum:stream:model.retrain. Raises RedisUnavailableError."""
-    from retrain_worker.adapters.run_requests import trigger
+    from retrain_worker.adapters.retrain_requests import trigger
     from retrain_worker.redis_client import connect
 
     client = connect(options.redis_url(options.read_settings(arguments)))

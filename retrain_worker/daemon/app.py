@@ -13,47 +13,47 @@ import structlog
 
 from retrain_worker import durable_file
 from retrain_worker.adapters.artifact_store import ArtifactStore
-from retrain_worker.adapters.child_process import ChildProcesses
 from retrain_worker.adapters.embedded_redis import EmbeddedRedis
 from retrain_worker.adapters.engine_unit import UnitConfirmations
 from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.model_slot import ModelSlot
-from retrain_worker.adapters.relay import Relay
-from retrain_worker.adapters.run_requests import Poll, Requests
+from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.retrain_requests import Poll, Requests
 from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
-from retrain_worker.adapters.telemetry import Telemetry
-from retrain_worker.daemon import follow_up, retention
+from retrain_worker.adapters.trade_intents import ServingMonitor
+from retrain_worker.adapters.worker_process import WorkerProcesses
+from retrain_worker.daemon import queued_request, retention
 from retrain_worker.daemon.bookkeeping import Bookkeeping
-from retrain_worker.daemon.guard import Guard
-from retrain_worker.daemon.reports import write_report
+from retrain_worker.daemon.job_backoff import Guard
+from retrain_worker.daemon.run_report import write_report
 from retrain_worker.daemon.schedule import next_run_at
-from retrain_worker.daemon.telemetry import finding_of
-from retrain_worker.daemon.trials import Trials
+from retrain_worker.daemon.serving_monitor import finding_of
+from retrain_worker.daemon.waiting_runs import Trials
 from retrain_worker.domain import events
 from retrain_worker.domain.deployments import is_confirmed
-from retrain_worker.domain.handoff import Errand
+from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.domain.lifecycle import WAITING, DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.orders import Order, OrderState
-from retrain_worker.domain.telemetry import INTENT_STREAM
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
+from retrain_worker.domain.worker_protocol import OneOffTask
 from retrain_worker.errors import RetrainError, RetryLaterError, SlotError, StateError
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Confirm, Settings
-from retrain_worker.stages import hand_edit, orders
+from retrain_worker.stages import external_change, slot_requests
 from retrain_worker.stages.advance import advance, interrupt, resume
-from retrain_worker.stages.ports import Confirmations, Policies, World
+from retrain_worker.stages.ports import Confirmations, Policies, StageContext
 from retrain_worker.stages.step import Step
 
 log = structlog.get_logger()
 
-#: seconds that a child has to write its checkpoint when we stop
+#: seconds that a worker has to write its checkpoint when we stop
 _CHILD_GRACE_SECONDS = 5.0
 #: that Redis has for one answer; a call under way holds up the stop, and a look at the engine's entries the tick
 _REDIS_SECONDS = 2.0
 #: of a look at a run that waits: it takes seconds, and keeps the run at work waiting
 _LOOK_DEADLINE_SECONDS = 600.0
-#: for the child that verifies the model of an order
+#: for the worker that verifies the model of an order
 _VERIFY_DEADLINE_SECONDS = 300.0
 #: polls of requests in one pass; the rest of a flood waits for the next
 _MOST_POLLS = 100
@@ -68,7 +68,7 @@ class App:
         self._settings = settings
         self._moving = threading.RLock()
         self._closing = False
-        self._doors = contextlib.ExitStack()
+        self._resources = contextlib.ExitStack()
         self._sentence = ""
         self._redis_problem: str | None = None
         self._requests_problem: str | None = None
@@ -80,7 +80,7 @@ class App:
         #: what the engine's own answers say of its serving
         self._engine_finding = ""
         self._is_serving_fault = False
-        self._telemetry_problem: str | None = None
+        self._serving_monitor_problem: str | None = None
         self.guard = Guard()
         self._relaying = threading.Lock()
         #: settings that wait for the run under way to end
@@ -89,59 +89,59 @@ class App:
     def __enter__(self) -> App:
         """Take the lock, open what is needed. Raises AlreadyRunningError, StateError, SettingsError."""
         settings = self._settings
-        with contextlib.ExitStack() as doors:
+        with contextlib.ExitStack() as resources:
             with durable_file.named_errors(settings.state_path):
                 settings.state_path.mkdir(parents=True, exist_ok=True)
-            doors.enter_context(StateLock(settings.state_path))
-            self.store = doors.enter_context(StateDb(settings.state_path / "state.db"))
+            resources.enter_context(StateLock(settings.state_path))
+            self.store = resources.enter_context(StateDb(settings.state_path / "state.db"))
             self._books = Bookkeeping(self.store)
             self.redis_url = str(settings.redis_url)
             self._embedded: EmbeddedRedis | None = None
             if not self.redis_url:
                 assert settings.home is not None, "without a home, a Redis is always named"
-                self._embedded = doors.enter_context(EmbeddedRedis(settings.home))
+                self._embedded = resources.enter_context(EmbeddedRedis(settings.home))
                 self.redis_url = self._embedded.url
-            client = doors.enter_context(
+            client = resources.enter_context(
                 contextlib.closing(connect(self.redis_url, socket_timeout_seconds=_REDIS_SECONDS))
             )
             self._relay = Relay(client, self.store, now)
             self._requests = Requests(client, now)
-            self._children = ChildProcesses(
+            self._workers = WorkerProcesses(
                 database_url=str(settings.database_url),
-                niceness=settings.child_nice,
+                niceness=settings.worker_nice,
                 deadline_seconds=_deadlines(settings),
             )
-            doors.callback(self._children.stop, _CHILD_GRACE_SECONDS)
+            resources.callback(self._workers.stop, _CHILD_GRACE_SECONDS)
             self._trials = Trials(
-                self._children, conclude=self._finish, closed=lambda run: write_report(run, self.artifacts)
+                self._workers, conclude=self._finish, closed=lambda run: write_report(run, self.artifacts)
             )
-            self._verifier = ChildProcesses(deadline_seconds={Errand.VERIFY: _VERIFY_DEADLINE_SECONDS})
-            doors.callback(self._verifier.stop, 0.0)
+            self._verifier = WorkerProcesses(deadline_seconds={OneOffTask.VERIFY: _VERIFY_DEADLINE_SECONDS})
+            resources.callback(self._verifier.stop, 0.0)
             self._client = client
-            self._telemetry = Telemetry(client, self.store)
-            self.world = self._world(settings)
+            self._serving_monitor = ServingMonitor(client, self.store)
+            self.context = self._context(settings)
             self.artifacts.sweep()
             if settings.home is None or settings.home in settings.engine_env_file.parents:
                 self._slot.sweep()
-            self._doors = doors.pop_all()
+            self._resources = resources.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the child, close everything, in the reverse order of opening."""
-        self._doors.close()
+        """Stop the worker, close everything, in the reverse order of opening."""
+        self._resources.close()
 
     def recover(self) -> None:
         """Take up the run that an earlier process left behind, if there is one."""
         with self._moving:
             run = self.store.unfinished_run()
             if run is not None:
-                self._say(resume(run, self.world))
+                self._say(resume(run, self.context))
 
     def begin(self, requested_by: str, reason: str) -> Run:
         """Open a run, or give the one that is under way."""
-        at = self.world.now()
+        at = self.context.now()
         with self._moving:
             run, is_new = self.store.open_run(
                 requested_by=requested_by, reason=reason, at=at, announce=lambda new: (events.started(new, at=at),)
@@ -162,16 +162,16 @@ class App:
         with self._moving:
             if self._closing:
                 return
-            self.look_at_slot()
-            self.carry_out_orders()
-            self.look_at_trials()
+            self.check_slot()
+            self.carry_out_slot_requests()
+            self.evaluate_trials()
             if self._trials.is_looking:
                 return
             run = self.store.unfinished_run()
             if run is None and self._reread is not None:
                 self._adopt(self._reread)
-            at = self.world.now()
-            if run is None and (reason := follow_up.due(self.store)):
+            at = self.context.now()
+            if run is None and (reason := queued_request.due(self.store)):
                 run = self.begin("trigger", reason)
             if run is None and at >= self.next_run_at(at):
                 run = self.begin("schedule", f"every {self._settings.retrain_interval_hours:g} h")
@@ -185,12 +185,12 @@ class App:
             except Exception:
                 # Unforeseen: the same tick would fail for ever, so it counts as a death of the process would.
                 log.exception("tick_failed", message=f"run {run.run_id} failed unexpectedly at {run.stage}")
-                self._say(resume(run, self.world))
+                self._say(resume(run, self.context))
 
     def _advance(self, run: Run) -> None:
         """One step; of a promotion as many as need no waiting, because each is stored before the next one anyway."""
         while True:
-            step = advance(run, self.world)
+            step = advance(run, self.context)
             self._say(step)
             run = step.run
             self._has_news = self._has_news or bool(step.events)
@@ -198,30 +198,30 @@ class App:
             if is_waiting or run.stage is not Stage.PROMOTE or self._closing:
                 return
 
-    def look_at_trials(self, *, looked_since: datetime | None = None) -> bool:
+    def evaluate_trials(self, *, looked_since: datetime | None = None) -> bool:
         """One step of the runs on trial and on probation; whether anything moved, or a look is under way."""
         with self._moving:
-            return not self._closing and self._trials.advance(self.world, looked_since=looked_since)
+            return not self._closing and self._trials.advance(self.context, looked_since=looked_since)
 
     def settle_trials(self, *, stopping: Callable[[], bool], pause: Callable[[float], None]) -> None:
         """Look once at every run that waits, and do what follows: for a process that does not stay."""
-        begun_at = self.world.now()
+        begun_at = self.context.now()
         while not stopping():
-            self.look_at_slot()
-            order, has_moved = self.carry_out_orders(), self.look_at_trials(looked_since=begun_at)
+            self.check_slot()
+            request, has_moved = self.carry_out_slot_requests(), self.evaluate_trials(looked_since=begun_at)
             self.relay()
-            if order is None and not has_moved:
+            if request is None and not has_moved:
                 return
             pause(0.05)
 
-    def look_at_slot(self) -> None:
+    def check_slot(self) -> None:
         """Record what somebody else has put into the slot, once; a slot that cannot be read is said once.
 
         Two looks must agree: some editors write in parts.
         """
         with self._moving:
             try:
-                found = hand_edit.unrecorded(self.world)
+                found = external_change.unrecorded(self.context)
                 problem = None
             except StateError:
                 raise
@@ -243,33 +243,33 @@ class App:
             self.store.record_deployment(found, events=told)
             tell = log.info if is_first else log.warning
             tell(
-                "slot_observed",
+                "slot_changed_externally",
                 message=f"PATCHTST_MODEL_PATH names {found.model_path or 'nothing'}: {found.reason}; "
                 f"{found.confirmation}",
                 version=found.version,
                 sha256=found.sha256,
             )
 
-    def carry_out_orders(self) -> Order | None:
+    def carry_out_slot_requests(self) -> SlotRequest | None:
         """Carry out what was ordered, as far as it goes without waiting; the order that is waited for, if there is one.
 
         The oldest first. A step is stored before the next one begins, so a crash between them is healed by the next
         pass.
         """
         with self._moving:
-            while not self._closing and (order := self.store.waiting_order()) is not None:
+            while not self._closing and (request := self.store.waiting_slot_request()) is not None:
                 try:
-                    step = orders.carry_out(order, self.world)
+                    step = slot_requests.carry_out(request, self.context)
                 except (StateError, RetryLaterError):
                     raise
                 except Exception:
                     # Unforeseen: the same step would fail for ever.
-                    log.exception("order_failed", message=f"{order.order_id} failed unexpectedly")
-                    step = orders.abandon(order, "an unforeseen error; see the log", self.world)
+                    log.exception("slot_request_failed", message=f"{request.request_id} failed unexpectedly")
+                    step = slot_requests.abandon(request, "an unforeseen error; see the log", self.context)
                 self._tell(step)
                 self._has_news = self._has_news or bool(step.events)
-                if not step.is_move or step.order.not_before is not None:
-                    return step.order
+                if not step.is_move or step.request.not_before is not None:
+                    return step.request
             return None
 
     def relay(self, *, at_once: bool = False) -> None:
@@ -302,10 +302,10 @@ class App:
             if self._closing:
                 return
             under_way = self.store.unfinished_run()
-            if under_way is not None and follow_up.comes_too_late(under_way):
-                if follow_up.note(self.store, under_way, reason):
+            if under_way is not None and queued_request.comes_too_late(under_way):
+                if queued_request.note(self.store, under_way, reason):
                     log.info(
-                        "request_follows",
+                        "request_queued",
                         message=f"a request follows run {under_way.run_id}, which has taken its rows: {reason}",
                         run_id=under_way.run_id,
                     )
@@ -324,7 +324,7 @@ class App:
     def _poll_requests(self) -> Poll:
         found = self._requests.poll()
         for malformed in found.set_aside:
-            log.warning("request_set_aside", message=f"request {malformed.stream_id} set aside: {malformed.reason}")
+            log.warning("request_dead_lettered", message=f"request {malformed.stream_id} set aside: {malformed.reason}")
         # what concerns all of Redis, the relay says
         problem = found.problem if found.problem and events.REQUEST_STREAM in found.problem else None
         if problem != self._requests_problem:
@@ -342,23 +342,23 @@ class App:
                 return  # look_at_slot says it
             if current is None:
                 return
-            problem = self._telemetry.read(model_path=str(current), at=self.world.now())
-            if problem != self._telemetry_problem:
-                self._telemetry_problem = problem
+            problem = self._serving_monitor.read(model_path=str(current), at=self.context.now())
+            if problem != self._serving_monitor_problem:
+                self._serving_monitor_problem = problem
                 if problem and INTENT_STREAM in problem:
-                    log.warning("telemetry_problem", message=problem)
-            found = finding_of(self.store, self._telemetry.tally)
-        self._engine_finding = found.sentence if self._telemetry.tally.entries else ""
+                    log.warning("serving_monitor_problem", message=problem)
+            found = finding_of(self.store, self._serving_monitor.tally)
+        self._engine_finding = found.message if self._serving_monitor.tally.entries else ""
         if found.is_fault != self._is_serving_fault:
             self._is_serving_fault = found.is_fault
             tell = log.warning if found.is_fault else log.info
             tell(
                 "serving_fault" if found.is_fault else "serving_fault_over",
-                message=found.sentence,
+                message=found.message,
                 model_path=str(current),
             )
 
-    def keep_books(self) -> None:
+    def keep_prediction_logs(self) -> None:
         """Write what came of the runs into the stack's own tables. A failure is logged and tried again."""
         if not self._settings.bookkeeping:
             return
@@ -370,25 +370,25 @@ class App:
         with self._moving:  # between the choice of a model and its deployment nothing may go
             retention.sweep_models(self.store, self._slot, keep=self._settings.keep_models)
 
-    def stop_child(self) -> None:
-        """Begin no new work, and give the child its grace to write a checkpoint."""
+    def stop_worker(self) -> None:
+        """Begin no new work, and give the worker its grace to write a checkpoint."""
         self._closing = True
-        self._children.stop(_CHILD_GRACE_SECONDS)
+        self._workers.stop(_CHILD_GRACE_SECONDS)
 
     def interrupt(self) -> None:
-        """Stop the child and note that the run under way goes on at the next start; one last pass of the relay."""
-        self.stop_child()
+        """Stop the worker and note that the run under way goes on at the next start; one last pass of the relay."""
+        self.stop_worker()
         with self._moving:
             run = self.store.unfinished_run()
             if run is not None and run.outcome is not Outcome.INTERRUPTED:
-                self._say(interrupt(run, self.world))
+                self._say(interrupt(run, self.context))
         if self._redis_problem is None:
             self.relay(at_once=True)
 
     def apply(self, settings: Settings) -> None:
         """Take new settings once no run is under way, deadlines at once; our paths, Redis, database after a restart."""
         with self._moving:
-            self._children.set_deadlines(_deadlines(settings))
+            self._workers.set_deadlines(_deadlines(settings))
             self._reread = settings
             if self.store.unfinished_run() is None:
                 self._adopt(settings)
@@ -420,7 +420,7 @@ class App:
             return str(error)
 
     def _status_line(self) -> str:
-        parts = [self._sentence or self._idle_sentence(), *self._trials.sentences(), *self.guard.sentences()]
+        parts = [self._sentence or self._idle_sentence(), *self._trials.messages(), *self.guard.messages()]
         if self._redis_problem:
             parts.append(f"{self._redis_problem}, {self.store.num_pending()} events waiting")
         return "; ".join(parts)
@@ -436,10 +436,10 @@ class App:
             model_path=self._settings.model_path,
             checkpoint_path=self._settings.checkpoint_path,
         )
-        self.world = self._world(self._settings)
+        self.context = self._context(self._settings)
 
     def _idle_sentence(self) -> str:
-        at = self.world.now()
+        at = self.context.now()
         wait = self.next_run_at(at) - at
         serving = self.store.last_deployment()
         return (
@@ -452,16 +452,16 @@ class App:
 
         One canonical line at the end of a run.
         """
-        run, sentence = step.run, step.sentence
-        if sentence == self._sentence:
+        run, message = step.run, step.message
+        if message == self._sentence:
             return
-        self._sentence = sentence
+        self._sentence = message
         if step.is_end:
             self._sentence = ""
             self._finish(step)
         else:
             tell = log.info if step.is_move and not _is_between(step) else log.debug
-            tell("run_progress", message=sentence, run_id=run.run_id, stage=run.stage)
+            tell("run_progress", message=message, run_id=run.run_id, stage=run.stage)
 
     def _finish(self, step: Step) -> None:
         """The canonical line: what came of a run, once its outcome is known."""
@@ -469,7 +469,7 @@ class App:
         end = log.warning if run.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) else log.info
         end(
             "run_finished",
-            message=step.sentence,
+            message=step.message,
             run_id=run.run_id,
             outcome=run.outcome,
             stage=run.stage,
@@ -479,15 +479,15 @@ class App:
         )
         write_report(run, self.artifacts)
 
-    def _tell(self, step: orders.OrderStep) -> None:
+    def _tell(self, step: slot_requests.SlotRequestStep) -> None:
         """Log a step of an order: waiting at debug, a move at info, an end that is not as ordered as a warning."""
-        order = step.order
-        is_alarm = order.is_answered and order.state is not OrderState.DONE
+        request = step.request
+        is_alarm = request.is_answered and request.state is not SlotRequestState.DONE
         is_alarm = is_alarm or (step.deployment is not None and is_confirmed(step.deployment) is False)
         tell = log.warning if is_alarm else log.info if step.is_move else log.debug
-        tell("order_progress", message=step.sentence, order_id=order.order_id, state=order.state)
+        tell("slot_request_progress", message=step.message, request_id=request.request_id, state=request.state)
 
-    def _world(self, settings: Settings) -> World:
+    def _context(self, settings: Settings) -> StageContext:
         self.artifacts = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
         self._slot = ModelSlot(
             engine_models_dir=settings.engine_models_dir,
@@ -498,11 +498,11 @@ class App:
         confirmations: Confirmations = EventConfirmations(self._client)
         if settings.engine_confirm is Confirm.UNIT:
             confirmations = UnitConfirmations(settings.engine_unit)
-        if settings.engine_confirm is Confirm.TELEMETRY:
-            confirmations = self._telemetry
-        return World(
+        if settings.engine_confirm is Confirm.ANSWERS:
+            confirmations = self._serving_monitor
+        return StageContext(
             store=self.store,
-            children=self._children,
+            workers=self._workers,
             verifier=self._verifier,
             folders=self.artifacts,
             confirmations=confirmations,
@@ -519,8 +519,8 @@ def _is_between(step: Step) -> bool:
     return moved is not None and moved.state in (DeploymentState.INTENDED, DeploymentState.ANNOUNCED)
 
 
-def _deadlines(settings: Settings) -> dict[Stage | Errand, float]:
-    """Seconds that a child of each stage may take."""
+def _deadlines(settings: Settings) -> dict[Stage | OneOffTask, float]:
+    """Seconds that a worker of each stage may take."""
     longest = settings.stage_deadline_minutes * 60
     return {stage: min(longest, _LOOK_DEADLINE_SECONDS) if stage in WAITING else longest for stage in Stage}
 
@@ -545,7 +545,7 @@ def policies_of(settings: Settings) -> Policies:
         probation=settings.probation,
         trial_check_minutes=settings.trial_check_minutes,
         max_retries=settings.max_retries,
-        child_memory_bytes=settings.child_memory_bytes,
+        worker_memory_bytes=settings.worker_memory_bytes,
     )
 
 
@@ -566,9 +566,9 @@ def ticks(app: App, run: Run, *, stopping: Callable[[], bool], pause: Callable[[
         if stopping():
             app.interrupt()
             return
-        app.look_at_slot()
-        app.carry_out_orders()
-        step = advance(run, app.world)
+        app.check_slot()
+        app.carry_out_slot_requests()
+        step = advance(run, app.context)
         yield step
         run = step.run
         if run.outcome is Outcome.INTERRUPTED:

@@ -68,7 +68,7 @@ class Bookkeeping:
         try:
             tables.record_serving(serving)
         except RowRefusedError as error:
-            log.warning("bookkeeping_set_aside", message=str(error), version=serving.version)
+            log.warning("bookkeeping_given_up", message=str(error), version=serving.version)
         except RetryLaterError as error:
             self._say(str(error))
             return
@@ -89,14 +89,14 @@ class Bookkeeping:
         try:
             tables.record(run, serving=self._store.last_deployment())
         except RowRefusedError as error:
-            return self._is_set_aside(run, error)
+            return self._is_dead_letter(run, error)
         except RetryLaterError as error:
             self._say(str(error), run_id=run.run_id)
             return False
         self._problem = None
         return True
 
-    def _is_set_aside(self, run: Run, error: RowRefusedError) -> bool:
+    def _is_dead_letter(self, run: Run, error: RowRefusedError) -> bool:
         run_id, tries = self._refused
         tries = tries + 1 if run_id == run.run_id else 1
         self._refused = (run.run_id, tries)
@@ -104,7 +104,7 @@ class Bookkeeping:
             self._say(str(error), run_id=run.run_id)
             return False
         log.warning(
-            "bookkeeping_set_aside",
+            "bookkeeping_given_up",
             run_id=run.run_id,
             message=f"the row of run {run.run_id} was refused {tries} times and is set aside: {error}",
         )

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrain_worker.adapters.child_process import ChildProcesses
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.daemon.errand import awaited
+from retrain_worker.adapters.worker_process import WorkerProcesses
+from retrain_worker.daemon.one_off_task import awaited
+from retrain_worker.domain.alpha_spending import AlphaSpending, spend
 from retrain_worker.domain.gates import Evidence, Verdict, decide
-from retrain_worker.domain.handoff import GateMeasured, GateRequest, PullRequest
 from retrain_worker.domain.lifecycle import Stage
-from retrain_worker.domain.spending import Spending, spend
+from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest, PullRequest
 from retrain_worker.settings import Settings
 
 
@@ -27,11 +27,11 @@ class Evaluation:
     evidence: Evidence
     incumbent_path: Path | None
     #: what a decision now would spend; nothing was
-    spending: Spending
+    spending: AlphaSpending
 
 
 def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> Evaluation:
-    """Measure and judge `file` on the holdout of the rows as they are now. Raises what the child raised, SlotError."""
+    """Measure and judge `file` on the holdout of the rows as they are now. Raises what the worker raised, SlotError."""
     now = datetime.now(UTC)
     spending = _spending(settings, now)
     policy = replace(settings.gate, skill_alpha=spending.alpha)
@@ -45,14 +45,14 @@ def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> E
         else None
     )
     with tempfile.TemporaryDirectory(prefix="retrain-worker-evaluate-") as folder:
-        children = ChildProcesses(
+        workers = WorkerProcesses(
             database_url=str(settings.database_url),
-            niceness=settings.child_nice,
+            niceness=settings.worker_nice,
             deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60),
         )
         try:
             awaited(
-                children,
+                workers,
                 Stage.PULL,
                 Path(folder),
                 PullRequest(
@@ -61,12 +61,12 @@ def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> E
                     policy=settings.data,
                     watermark_path=None,
                     now=now.isoformat(),
-                    memory_limit_bytes=settings.child_memory_bytes,
+                    memory_limit_bytes=settings.worker_memory_bytes,
                 ),
                 say,
             )
             measured: GateMeasured = awaited(
-                children,
+                workers,
                 Stage.GATE,
                 Path(folder),
                 GateRequest(
@@ -78,12 +78,12 @@ def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> E
                     split=settings.split,
                     recipe=settings.recipe,
                     policy=policy,
-                    memory_limit_bytes=settings.child_memory_bytes,
+                    memory_limit_bytes=settings.worker_memory_bytes,
                 ),
                 say,
             )
         finally:
-            children.stop(1.0)
+            workers.stop(1.0)
     return Evaluation(
         verdict=decide(measured.evidence, policy),
         evidence=measured.evidence,
@@ -92,9 +92,9 @@ def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> E
     )
 
 
-def _spending(settings: Settings, now: datetime) -> Spending:
+def _spending(settings: Settings, now: datetime) -> AlphaSpending:
     path, last = settings.state_path / "state.db", None
     if path.exists():
         with StateDb(path, read_only=True) as store:
-            last = store.spending_before(None)
+            last = store.alpha_spending_before(None)
     return spend(last, at=now, skill_alpha=settings.gate.skill_alpha, per_year=settings.gate.false_promotions_per_year)

@@ -25,8 +25,8 @@ def sweep_runs(store: StateDb, artifacts: ArtifactStore, *, keep: int) -> None:
     # the next audit measures drift against its snapshot
     reference = reference_run_id(store)
     protected += [reference] if reference else []
-    order = store.waiting_order()
-    protected += [order.arguments["run_id"]] if order and "run_id" in order.arguments else []
+    request = store.waiting_slot_request()
+    protected += [request.arguments["run_id"]] if request and "run_id" in request.arguments else []
     gone = artifacts.remove_old_runs(keep=keep, protected=protected)
     if gone:
         log.info("runs_swept", message=f"removed the folders of {', '.join(gone)}")
@@ -45,12 +45,12 @@ def sweep_models(store: StateDb, slot: ModelSlot, *, keep: int) -> None:
 
 def _needed(store: StateDb) -> list[Path]:
     """What serves, served before, would return, is on its way into the slot, or was ordered by name."""
-    reached, order = store.reached_deployments(), store.waiting_order()
+    reached, request = store.reached_deployments(), store.waiting_slot_request()
     last = reached[-1] if reached else None
     target = roll_back_target(
-        reached, last.model_path if last else None, is_condemned=lambda sha256: store.condemned(sha256) is not None
+        reached, last.model_path if last else None, is_blocked=lambda sha256: store.blocked(sha256) is not None
     )
-    ordered = known_version(reached, order.arguments.get("version", "")) if order else None
+    ordered = known_version(reached, request.arguments.get("version", "")) if request else None
     needed = [last.model_path, last.previous_model_path] if last else []
     needed += [each.model_path for each in (target, ordered, *store.intended_deployments()) if each]
     return [Path(path) for path in needed if path]

@@ -1,6 +1,6 @@
 """The daemon: start, ready, wait, stop, on one screen. Signals only set flags.
 
-Order of stopping: no new work is started; the child is told to stop and has its grace to write a checkpoint; the run is
+Order of stopping: no new work is started; the worker is told to stop and has time to write a checkpoint; the run is
 noted as INTERRUPTED, so that the next start resumes it; the relay has one last chance to deliver; then the doors close.
 """
 
@@ -17,8 +17,8 @@ from types import FrameType
 
 import structlog
 
-from retrain_worker.adapters import journal, reload_answer
-from retrain_worker.adapters.reload_answer import ReloadAnswer
+from retrain_worker.adapters import journal, reload_result
+from retrain_worker.adapters.reload_result import ReloadAnswer
 from retrain_worker.adapters.systemd import Notifier
 from retrain_worker.daemon.app import App
 from retrain_worker.daemon.schedule import Job, Schedule
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 _HEARTBEAT_SECONDS = 2.0
 #: drift between wall clock and boot clock that counts as a jump
 _CLOCK_JUMP_SECONDS = 60.0
-#: how long the child and the passes under way may hold up the stop, together; ten are promised for all of it
+#: how long the worker and the passes under way may hold up the stop, together; ten are promised for all of it
 _STOP_SECONDS = 7.0
 
 
@@ -97,7 +97,7 @@ def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[]
         notifier.stopping(f"stopping; it was {app.status_line()}")
         until = time.monotonic() + _STOP_SECONDS
         # first, because a pass may meanwhile wait for a Redis that does not answer
-        app.stop_child()
+        app.stop_worker()
         schedule.stop(wait_seconds=max(0.0, until - time.monotonic()))
         app.interrupt()
         log.info("stopped", message="stopped")
@@ -113,8 +113,8 @@ def jobs_of(app: App) -> tuple[Job, ...]:
             ("advance", app.tick, 1.0, 120.0),
             ("relay", app.relay, 1.0, 120.0),
             ("requests", app.take_requests, 2.0, 120.0),
-            ("telemetry", app.listen, 10.0, 120.0),
-            ("bookkeeping", app.keep_books, 60.0, 300.0),
+            ("serving monitor", app.listen, 10.0, 120.0),
+            ("bookkeeping", app.keep_prediction_logs, 60.0, 300.0),
             ("retention", app.sweep, 3600.0, 900.0),
         )
     )
@@ -151,6 +151,6 @@ def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings], answer
         log.error("reload_refused", message=f"old settings kept: {error}")  # noqa: TRY400 - the sentence is enough
     notifier.ready(app.status_line())
     try:
-        reload_answer.leave(answer_path, ReloadAnswer(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems))
+        reload_result.leave(answer_path, ReloadAnswer(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems))
     except RetrainError as error:
         log.warning("reload_not_answered", message=str(error))

@@ -8,28 +8,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from retrain_worker.adapters.artifact_store import ArtifactStore
-from retrain_worker.adapters.child_process import ChildProcesses
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.daemon.errand import awaited
-from retrain_worker.domain.handoff import AuditRequest, AuditResult, PullRequest, PullResult
+from retrain_worker.adapters.worker_process import WorkerProcesses
+from retrain_worker.daemon.one_off_task import awaited
 from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult, PullRequest, PullResult
 from retrain_worker.errors import StateError
 from retrain_worker.settings import Settings
 from retrain_worker.stages.audit import reference_run_id
 
 
 def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[PullResult, AuditResult]:
-    """What the source holds and whether it is fit to train on. Raises what the child raised."""
+    """What the source holds and whether it is fit to train on. Raises what the worker raised."""
     now = datetime.now(UTC).isoformat()
     with tempfile.TemporaryDirectory(prefix="retrain-worker-audit-") as folder:
-        children = ChildProcesses(
+        workers = WorkerProcesses(
             database_url=str(settings.database_url),
-            niceness=settings.child_nice,
+            niceness=settings.worker_nice,
             deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60),
         )
         try:
             pulled: PullResult = awaited(
-                children,
+                workers,
                 Stage.PULL,
                 Path(folder),
                 PullRequest(
@@ -38,12 +38,12 @@ def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[Pul
                     policy=settings.data,
                     watermark_path=None,
                     now=now,
-                    memory_limit_bytes=settings.child_memory_bytes,
+                    memory_limit_bytes=settings.worker_memory_bytes,
                 ),
                 say,
             )
             audited: AuditResult = awaited(
-                children,
+                workers,
                 Stage.AUDIT,
                 Path(folder),
                 AuditRequest(
@@ -52,12 +52,12 @@ def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[Pul
                     policy=settings.data,
                     now=now,
                     reference_dir=_reference_dir(settings, say),
-                    memory_limit_bytes=settings.child_memory_bytes,
+                    memory_limit_bytes=settings.worker_memory_bytes,
                 ),
                 say,
             )
         finally:
-            children.stop(1.0)
+            workers.stop(1.0)
     return pulled, audited
 
 

@@ -37,8 +37,8 @@ from redis.exceptions import RedisError
 
 from retrain_worker.demo.schema import TRAINING_SAMPLES
 from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.domain.labels import action_of
-from retrain_worker.domain.telemetry import INTENT_STREAM
 from retrain_worker.errors import RetrainError
 from retrain_worker.redis_client import add_entry, connect
 from retrain_worker.serving.engine_env import model_in_env_file

@@ -14,11 +14,11 @@ import msgspec
 
 from retrain_worker.domain.artifact import checksum_file, manifest_file, model_file, version_of
 from retrain_worker.domain.audit import DataPolicy
-from retrain_worker.domain.handoff import DATABASE_URL_VARIABLE, ChildExit, PullRequest, TrainRequest
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.recipe import Preset, Recipe
-from retrain_worker.domain.windows import SplitPolicy
-from retrain_worker.errors import ChildFailedError
+from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, PullRequest, TrainRequest, WorkerExit
+from retrain_worker.errors import WorkerFailedError
 
 #: learns the relation of a few thousand rows in seconds. One thread: two wait for each other where cores are shared
 _RECIPE = Recipe(
@@ -73,7 +73,7 @@ def write_incumbent(
         run_dir=str(run_dir),
         version=version,
         data=data,
-        split=SplitPolicy(past_folds=0),
+        split=SplitPolicy(backtest_folds=0),
         recipe=recipe,
         checkpoint_dir=str(work_dir / "checkpoints"),
         incumbent_path=None,
@@ -89,21 +89,21 @@ def write_incumbent(
 
 
 def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, database: Path) -> dict[str, Any]:
-    """Run one stage in a child, as the daemon does, and give the fields of its result."""
+    """Run one stage in a worker, as the daemon does, and give the fields of its result."""
     asked, answered = run_dir / f"{stage.lower()}.request.json", run_dir / f"{stage.lower()}.result.json"
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
-    command = [sys.executable, "-m", "retrain_worker.work", str(asked), str(answered)]
+    command = [sys.executable, "-m", "retrain_worker.worker", str(asked), str(answered)]
     environment = dict(os.environ) | {DATABASE_URL_VARIABLE: f"sqlite:///{database.absolute()}"}
     # an open stdin says that somebody waits for the result
-    child = subprocess.Popen(
+    worker = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    with child:
-        assert child.stdout is not None, "it was asked for"
-        said = child.stdout.read()
-        child.wait()  # before stdin closes, which would tell it to stop
-    if child.returncode != ChildExit.DONE:
-        what = answered.read_text() if child.returncode == ChildExit.ERROR else (said.splitlines() or ["nothing"])[-1]
-        raise ChildFailedError(f"the incumbent could not be made: {what[:300]}", where=f"{stage} of the older market")
+    with worker:
+        assert worker.stdout is not None, "it was asked for"
+        said = worker.stdout.read()
+        worker.wait()  # before stdin closes, which would tell it to stop
+    if worker.returncode != WorkerExit.DONE:
+        what = answered.read_text() if worker.returncode == WorkerExit.ERROR else (said.splitlines() or ["nothing"])[-1]
+        raise WorkerFailedError(f"the incumbent could not be made: {what[:300]}", where=f"{stage} of the older market")
     result: dict[str, Any] = msgspec.json.decode(answered.read_bytes())["result"]
     return result

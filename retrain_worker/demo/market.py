@@ -1,4 +1,4 @@
-"""A simulated market in a database of the stack's shape, and the best possible answer to each of its rows.
+"""A simulated market in a database of the stack's shape, and the Bayes-optimal answer to each of its rows.
 
 A market is a pure function of its arguments: the same seed gives the same rows. Its newest positions are still open;
 `continue_market` lets time pass: open ones get their outcome, new rows arrive.

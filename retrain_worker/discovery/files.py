@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from retrain_worker.discovery.content import delimiter_of, is_candle_header, is_kline
-from retrain_worker.discovery.ends import TIME_NAMES, ends_of, instant_of
 from retrain_worker.discovery.pack import BinaryFile, FileFacts, Observations, TextTable, shown
+from retrain_worker.discovery.text_ends import TIME_NAMES, ends_of, instant_of
 
 _MAX_SHOWN_NAMES = 40
 _MAX_PICKLE_BYTES = 4 << 20

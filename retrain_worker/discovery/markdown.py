@@ -302,7 +302,7 @@ def _conclusion(pack: ProofPack) -> Iterator[str]:
     ]
     yield from bullets("Required changes: these point to a wrong database", wrong)
     warned = [
-        f"{each.name}: {each.sentence}"
+        f"{each.name}: {each.message}"
         for each in (pack.quality.findings if pack.quality else ())
         if each.severity is not Severity.OK
     ]
@@ -376,7 +376,7 @@ def _live_redis(pack: ProofPack) -> Iterator[str]:
 
 def _with_examples(finding: Finding) -> str:
     examples = finding.examples if finding.severity is not Severity.OK else ()
-    return "; ".join((finding.sentence, *examples))
+    return "; ".join((finding.message, *examples))
 
 
 def _note(file: FileFacts) -> str:

@@ -1,6 +1,6 @@
 """Is this data fit to train on: the limits, the findings, and the verdict.
 
-The child measures (work/data/audit.py); this module decides.
+The worker measures (worker/data/audit.py); this module decides.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Finding:
     name: str
     severity: Severity
     #: one sentence: what was measured, the limit, and for a refusal what to do
-    sentence: str
+    message: str
     measured: float | None = None
     limit: float | None = None
     #: up to five examples, already safe to print
@@ -81,7 +81,7 @@ class AuditVerdict:
     @property
     def reasons(self) -> tuple[str, ...]:
         """The sentences of the refusals."""
-        return tuple(found.sentence for found in self.findings if found.severity is Severity.REFUSAL)
+        return tuple(found.message for found in self.findings if found.severity is Severity.REFUSAL)
 
 
 _WEIGHT = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.OK: 2}

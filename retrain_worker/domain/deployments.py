@@ -32,7 +32,7 @@ def roll_back_target(
     deployments: Sequence[Deployment],
     current_path: str | None,
     *,
-    is_condemned: Callable[[str], bool] = lambda _: False,
+    is_blocked: Callable[[str], bool] = lambda _: False,
 ) -> Target | None:
     """The model that stood in the slot before the current one and was not taken back; None if there is none.
 
@@ -43,7 +43,7 @@ def roll_back_target(
     while stood and stood[-1].model_path != current_path:
         stood.pop()
     earlier = [target for target in reversed(stood) if target.model_path != current_path] if stood else []
-    earlier = [target for target in earlier if not (target.sha256 and is_condemned(target.sha256))]
+    earlier = [target for target in earlier if not (target.sha256 and is_blocked(target.sha256))]
     return next((target for target in earlier if target.is_good), earlier[0] if earlier else None)
 
 

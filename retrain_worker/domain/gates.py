@@ -33,7 +33,7 @@ class GatePolicy:
     borderline_agreement: float = 0.75
     max_opposition: float = 0.25
     #: one-sided error probability of the skill bounds of one decision, at most; what earlier decisions have spent is
-    #: taken off it (domain/spending.py)
+    #: taken off it (domain/alpha_spending.py)
     skill_alpha: float = 0.001
     #: false promotions for want of skill that daily asking may cause a year, at most; 0: every decision at skill_alpha
     false_promotions_per_year: float = 0.1
@@ -158,7 +158,7 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The newest holdout and the `num_folds` past folds next to it, taken together."""
+    """The newest holdout and the `num_folds` backtest folds next to it, taken together."""
 
     num_folds: int
     n: int
@@ -173,7 +173,7 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Skill:
-    """Past folds beside the newest holdout."""
+    """Backtest folds beside the newest holdout."""
 
     #: newest first
     folds: tuple[Fold, ...]
@@ -182,7 +182,7 @@ class Skill:
     pools: tuple[Pool, ...]
     #: lower bound of the AUC on the holdout alone, at newest_alpha
     newest_auc_low: float | None
-    #: as the scorecard's, on the holdout and all past folds together; None without past folds
+    #: as the scorecard's, on the holdout and all backtest folds together; None without backtest folds
     confidence_slope: float | None = None
     confidence_slope_high: float | None = None
 
@@ -253,7 +253,7 @@ class Gate:
     result: GateResult
     #: False: shown, does not count
     counts: bool
-    sentence: str
+    message: str
     measurements: Mapping[str, Any] = field(default_factory=dict)
     thresholds: Mapping[str, Any] = field(default_factory=dict)
 
@@ -271,7 +271,7 @@ class Verdict:
         """The sentences of the gates that count and did not pass: failures first, then the undecided."""
         stopped = [gate for gate in self.gates if gate.counts and gate.result is not GateResult.PASS]
         stopped.sort(key=lambda gate: gate.result is GateResult.UNDECIDED)
-        return tuple(f"{gate.name}: {gate.sentence}" for gate in stopped)
+        return tuple(f"{gate.name}: {gate.message}" for gate in stopped)
 
 
 def decide(evidence: Evidence, policy: GatePolicy) -> Verdict:
@@ -459,8 +459,8 @@ def calibration_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
 def _overconfidence(card: Scorecard, past: Skill | None, policy: GatePolicy) -> str:
     """How little of the candidate's confidence is earned; empty where that is not sure.
 
-    One holdout tells it roughly; with the past folds it is told of the recipe. An old market has no veto: their word
-    counts where the holdout's own estimate agrees.
+    One holdout estimates it roughly; the backtest folds estimate it for the recipe. An old market has no veto: they
+    count where the holdout's own estimate agrees.
     """
     least, alone = policy.min_confidence_slope, card.confidence_slope
     if alone is None or card.confidence_slope_high is None:
@@ -470,14 +470,14 @@ def _overconfidence(card: Scorecard, past: Skill | None, policy: GatePolicy) -> 
     pooled, pooled_high = (past.confidence_slope, past.confidence_slope_high) if past else (None, None)
     if alone < least and pooled is not None and pooled_high is not None and pooled_high < least:
         return (
-            f"{alone:.2f} of its log odds are earned, and with the past folds {pooled:.2f}, surely under "
+            f"{alone:.2f} of its log odds are earned, and with the backtest folds {pooled:.2f}, surely under "
             f"{pooled_high:.2f}"
         )
     return ""
 
 
 def skill_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
-    """The recipe finds something, beyond luck: in past folds and the newest holdout together, and in the latter alone.
+    """Skill beyond chance: in backtest folds and the newest holdout together, and in the latter alone.
 
     A change of the market makes old folds speak against a good model, so fewer of them may speak, at a price in error
     probability; the errors of all pools together stay under skill_alpha (Bonferroni).
@@ -561,7 +561,7 @@ def _skill_of_holdout(card: Scorecard, policy: GatePolicy) -> Gate:
 
 
 def pool_alphas(skill_alpha: float, folds_wanted: int) -> tuple[float, ...]:
-    """The error probability of the pool with 0, 1, ... `folds_wanted` past folds: each fold less costs half."""
+    """The error probability of the pool with 0, 1, ... `folds_wanted` backtest folds: each fold less costs half."""
     return tuple(skill_alpha * 0.5 ** (folds_wanted - num_folds + 1) for num_folds in range(folds_wanted + 1))
 
 
@@ -578,8 +578,8 @@ def _rows_of(pool: Pool, found: Skill) -> str:
     if pool.num_folds:
         left_out = len(found.folds) - pool.num_folds
         rest = f" (not the {left_out} older)" if left_out else ""
-        return f"the holdout and {pool.num_folds} past folds{rest}, {pool.n} rows, error {pool.alpha:.1e}"
-    why = "the past folds say otherwise" if found.folds else "there are no past folds"
+        return f"the holdout and {pool.num_folds} backtest folds{rest}, {pool.n} rows, error {pool.alpha:.1e}"
+    why = "the backtest folds say otherwise" if found.folds else "there are no backtest folds"
     return f"the holdout alone, {pool.n} rows, error {pool.alpha:.1e} ({why})"
 
 
@@ -683,9 +683,9 @@ def _faults_of(incumbent: Scorecard, policy: GatePolicy) -> list[str]:
 def _gate(
     name: str, measurements: Mapping[str, Any], thresholds: Mapping[str, Any], *, counts: bool = True
 ) -> Callable[[GateResult, str], Gate]:
-    def named(result: GateResult, sentence: str) -> Gate:
+    def named(result: GateResult, message: str) -> Gate:
         return Gate(
-            name=name, result=result, counts=counts, sentence=sentence, measurements=measurements, thresholds=thresholds
+            name=name, result=result, counts=counts, message=message, measurements=measurements, thresholds=thresholds
         )
 
     return named

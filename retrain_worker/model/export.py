@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from retrain_worker.domain.handoff import ExportFormat, ExportRequest, ExportResult
+from retrain_worker.domain.worker_protocol import ExportFormat, ExportRequest, ExportResult
 from retrain_worker.errors import ArtifactError, ContractError, UsageError
 from retrain_worker.model import bundle, patchtst
 from retrain_worker.model.bundle import Bundle

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from retrain_worker.domain.artifact import checksum_file
-from retrain_worker.domain.handoff import UNNAMED, FileReport
+from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
 from retrain_worker.errors import ArtifactError
 from retrain_worker.model import bundle, presets
 

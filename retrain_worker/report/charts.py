@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from retrain_worker.report.formatting import count, number, share
 from retrain_worker.report.gate_checks import Check
-from retrain_worker.report.words import count, number, share
 
 _WIDTH, _HEIGHT = 380, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 34
@@ -90,7 +90,7 @@ def bar(check: Check) -> str:
     if check.value is not None:
         kind = "inside" if check.is_within else "outside"
         parts.append(f'<circle cx="{across(check.value):.1f}" cy="12" r="6" class="{kind}"/>')
-    label = escape(f"{check.measured}, asked {check.asked}")
+    label = escape(f"{check.measured}, asked {check.required}")
     return (
         f'<svg class="bar" viewBox="0 0 240 24" role="img" aria-label="{label}"><title>{label}</title>'
         f"{''.join(parts)}</svg>"

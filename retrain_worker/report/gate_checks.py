@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retrain_worker.report.words import NOTHING, number, share, signed
+from retrain_worker.report.formatting import NOTHING, number, share, signed
 
 Show = Callable[[object], str]
 
@@ -36,7 +36,7 @@ class Check:
         return f"{self.name} {self.show(self.value)}"
 
     @property
-    def asked(self) -> str:
+    def required(self) -> str:
         """Like `≥ 0.050`, `< 25 %`, `55 % to 85 %`."""
         if self.low is not None and self.high is not None:
             return f"{self.show(self.low)} to {self.show(self.high)}"
@@ -60,8 +60,8 @@ def checks_of(gate: Mapping[str, Any]) -> tuple[Check, ...]:
     return make(measured, thresholds) if make and measured else ()
 
 
-def _contract(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
-    tolerance = asked["canary_tolerance"]
+def _contract(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
+    tolerance = required["canary_tolerance"]
     return (
         Check(
             name="canary error",
@@ -73,63 +73,63 @@ def _contract(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Ch
         Check(
             name="constant inputs",
             value=measured["constant_input_share"],
-            high=asked["max_constant_input_share"],
+            high=required["max_constant_input_share"],
             show=share,
         ),
     )
 
 
-def _action_diversity(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+def _action_diversity(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
     first, second = [*sorted(measured["actions"].values(), reverse=True), 0.0, 0.0][:2]
     return (
-        Check(name="commonest action", value=first, high=asked["max_action_share"], show=share),
-        Check(name="second", value=second, low=asked["min_action_share"], show=share),
+        Check(name="commonest action", value=first, high=required["max_action_share"], show=share),
+        Check(name="second", value=second, low=required["min_action_share"], show=share),
     )
 
 
-def _confidence_spread(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+def _confidence_spread(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
     return (
-        Check(name="std", value=measured["p_std"], low=asked["min_spread_std"], scale=(0.0, 0.5)),
-        Check(name="P90 - P10", value=measured["p10_p90"], low=asked["min_spread_p10_p90"]),
+        Check(name="std", value=measured["p_std"], low=required["min_spread_std"], scale=(0.0, 0.5)),
+        Check(name="P90 - P10", value=measured["p10_p90"], low=required["min_spread_p10_p90"]),
     )
 
 
-def _agreement(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+def _agreement(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
     return (
-        Check(name="same action", value=measured["share"], low=asked["min"], high=asked["max"], show=share),
-        Check(name="opposed", value=measured["opposed"], high=asked["max_opposition"], is_strict=True, show=share),
+        Check(name="same action", value=measured["share"], low=required["min"], high=required["max"], show=share),
+        Check(name="opposed", value=measured["opposed"], high=required["max_opposition"], is_strict=True, show=share),
     )
 
 
-def _calibration(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+def _calibration(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
     alone, together = measured.get("confidence_slope_high"), measured.get("pooled_confidence_slope_high")
     earned = {} if alone is None else {"earned confidence surely under": alone}
-    # the past folds' word counts only where the holdout's own estimate agrees
-    if earned and together is not None and measured["confidence_slope"] < asked["min_confidence_slope"]:
-        earned["the same with past folds"] = together
+    # the backtest folds' word counts only where the holdout's own estimate agrees
+    if earned and together is not None and measured["confidence_slope"] < required["min_confidence_slope"]:
+        earned["the same with backtest folds"] = together
     return (
-        Check(name="ECE", value=measured["ece"], high=asked["ece_limit"], scale=(0.0, 0.2)),
+        Check(name="ECE", value=measured["ece"], high=required["ece_limit"], scale=(0.0, 0.2)),
         Check(
             name="worst fall z",
             value=measured["worst_fall_z"],
-            high=asked["worst_fall_z"],
+            high=required["worst_fall_z"],
             scale=(-4.0, 4.0),
             show=_one_digit,
         ),
         *(
-            Check(name=name, value=value, low=asked["min_confidence_slope"], scale=(0.0, 2.0))
+            Check(name=name, value=value, low=required["min_confidence_slope"], scale=(0.0, 2.0))
             for name, value in earned.items()
         ),
     )
 
 
-def _skill(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+def _skill(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
     newest = (
         [
             Check(
                 name="AUC, holdout alone, surely over",
                 value=measured["newest_auc_low"],
-                low=asked["auc_low"],
+                low=required["auc_low"],
                 scale=(0.3, 1.0),
                 is_strict=True,
             )
@@ -140,16 +140,16 @@ def _skill(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check
     return (
         *newest,
         Check(
-            name="AUC, with past folds, surely over" if newest else "AUC surely over",
+            name="AUC, with backtest folds, surely over" if newest else "AUC surely over",
             value=measured["auc_low"],
-            low=asked["auc_low"],
+            low=required["auc_low"],
             scale=(0.3, 1.0),
             is_strict=True,
         ),
         Check(
             name="log loss gain surely over",
             value=measured["log_loss_gain_low"],
-            low=asked["log_loss_gain_low"],
+            low=required["log_loss_gain_low"],
             scale=(-0.15, 0.15),
             is_strict=True,
             show=signed,
@@ -157,24 +157,24 @@ def _skill(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check
     )
 
 
-def _incumbent(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
+def _incumbent(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
     return (
         Check(
             name="log loss gain surely over",
             value=measured["log_loss_gain_low"],
-            low=-asked["margin"],
+            low=-required["margin"],
             scale=(-0.15, 0.15),
             show=signed,
         ),
     )
 
 
-def _stability(measured: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Check, ...]:
-    judged = [part for part in measured.values() if part["n"] >= asked["min_slice_rows"]]
+def _stability(measured: Mapping[str, Any], required: Mapping[str, Any]) -> tuple[Check, ...]:
+    judged = [part for part in measured.values() if part["n"] >= required["min_slice_rows"]]
     bounds = [part["auc_high"] for part in judged if part["auc_high"] is not None]
     shares = [max(part["actions"].values()) for part in judged if part["actions"]]
     return (
-        Check(name="weakest slice's AUC surely under", value=min(bounds, default=None), low=asked["auc_high"]),
+        Check(name="weakest slice's AUC surely under", value=min(bounds, default=None), low=required["auc_high"]),
         Check(name="one action in a slice", value=max(shares, default=None), high=1.0, is_strict=True, show=share),
     )
 

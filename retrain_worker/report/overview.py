@@ -13,8 +13,8 @@ from pathlib import PurePath
 from typing import Any
 
 from retrain_worker.domain.lifecycle import Outcome, Stage
+from retrain_worker.report.formatting import NOTHING, count, duration, number, plain, share
 from retrain_worker.report.gate_checks import Check, checks_of
-from retrain_worker.report.words import NOTHING, count, duration, number, plain, share
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -60,8 +60,8 @@ class GateLine:
     #: False: shown, does not count
     counts: bool
     measured: str
-    asked: str
-    sentence: str
+    required: str
+    message: str
     checks: tuple[Check, ...]
 
 
@@ -91,7 +91,7 @@ class Overview:
 
     outcome: str
     tone: str
-    sentence: str
+    message: str
     reasons: tuple[str, ...]
     next_step: str
     rows: Pairs
@@ -118,7 +118,7 @@ def overview(
 ) -> Overview:
     """What `result` (report.result) says.
 
-    `bayes_auc`: the best possible AUC on the holdout, where it is known. `event`: name -> value of the promotion as a
+    `bayes_auc`: the Bayes-optimal AUC on the holdout, where it is known. `event`: name -> value of the promotion as a
     consumer received it. `result["engine"]`, if it is there: version -> {answered, failed, slowest_seconds} of an
     engine that answered meanwhile.
     """
@@ -126,7 +126,7 @@ def overview(
     return Overview(
         outcome=outcome or "UNDER WAY",
         tone=_TONES[outcome] if outcome else OPEN,
-        sentence=_sentence(outcome, result),
+        message=_sentence(outcome, result),
         reasons=_reasons(outcome, result),
         next_step=_next_step(outcome, result),
         rows=_rows(result),
@@ -195,10 +195,10 @@ def _reasons(outcome: Outcome | None, result: Mapping[str, Any]) -> tuple[str, .
 
 
 def _in_plain_words(reason: str, undecided: Collection[str | None]) -> str:
-    name, _, sentence = reason.partition(": ")
+    name, _, message = reason.partition(": ")
     if name not in _FAULTS:
         return reason
-    return f"{name}: {'that cannot be told' if name in undecided else _FAULTS[name]} ({sentence})"
+    return f"{name}: {'that cannot be told' if name in undecided else _FAULTS[name]} ({message})"
 
 
 def _next_step(outcome: Outcome | None, result: Mapping[str, Any]) -> str:
@@ -297,8 +297,8 @@ def _gate_line(gate: Mapping[str, Any]) -> GateLine:
         tone=_RESULT_TONES.get(str(gate.get("result")), OPEN),
         counts=bool(gate.get("counts", True)),
         measured="; ".join(check.measured for check in checks),
-        asked="; ".join(check.asked for check in checks),
-        sentence=plain(gate.get("sentence") or ""),
+        required="; ".join(check.required for check in checks),
+        message=plain(gate.get("message") or ""),
         checks=checks,
     )
 

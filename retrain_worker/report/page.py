@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from retrain_worker.report import charts
+from retrain_worker.report.formatting import NOTHING, count, number, plain, share
 from retrain_worker.report.overview import BAD, GOOD, MARKS, OPEN, QUIET, GateLine, Overview, Pairs, overview
-from retrain_worker.report.words import NOTHING, count, number, plain, share
 
 #: the browser would refuse anything else, whatever should slip through
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -95,7 +95,7 @@ def _header(seen: Overview, result: Mapping[str, Any]) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in seen.reasons)
     return (
         f'<header class="{seen.tone}"><h1>{MARKS[seen.tone]} {escape(seen.outcome)} '
-        f"<small>run {escape(plain(result.get('run_id', '')))}</small></h1><p>{escape(seen.sentence)}</p>"
+        f"<small>run {escape(plain(result.get('run_id', '')))}</small></h1><p>{escape(seen.message)}</p>"
         + (f"<ul>{reasons}</ul>" if reasons else "")
         + (f'<p class="next">Next: {escape(seen.next_step)}</p>' if seen.next_step else "")
         + "</header>"
@@ -108,7 +108,7 @@ def _header(seen: Overview, result: Mapping[str, Any]) -> str:
 def _scores(seen: Overview) -> str:
     if not seen.scores:
         return ""
-    heads = ["candidate", "incumbent", *(["best possible"] if seen.scores[0].best else [])]
+    heads = ["candidate", "incumbent", *(["Bayes-optimal"] if seen.scores[0].best else [])]
     rows = [(line.name, line.candidate, line.incumbent, line.best)[: len(heads) + 1] for line in seen.scores]
     absent = "" if seen.has_incumbent else f'<p class="note">No incumbent: {escape(seen.incumbent_absence)}.</p>'
     return f'<p class="note">{escape(seen.holdout_rows)} rows.</p>{_table("", heads, rows, first_is_bold=True)}{absent}'
@@ -122,12 +122,12 @@ def _gate(line: GateLine) -> str:
     note = "" if line.counts else ' <small class="advisory">shown, does not count</small>'
     checks = "".join(
         f'<div class="check"><span>{escape(check.measured)}</span><span class="asked">asked '
-        f"{escape(check.asked)}</span>{charts.bar(check)}</div>"
+        f"{escape(check.required)}</span>{charts.bar(check)}</div>"
         for check in line.checks
     )
     return (
         f'<div class="gate {line.tone}"><h3><span>{MARKS[line.tone]}</span> {escape(line.name)}{note}</h3>{checks}'
-        f"<p>{escape(line.sentence)}</p></div>"
+        f"<p>{escape(line.message)}</p></div>"
     )
 
 
@@ -185,7 +185,7 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
         examples = "; ".join(plain(example) for example in found.get("examples", ()))
         shown = f'<br><small class="note">{escape(examples)}</small>' if examples else ""
         rows.append(
-            f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(found.get("sentence", "")))}{shown}</td></tr>'
+            f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(found.get("message", "")))}{shown}</td></tr>'
         )
     return f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain_worker.domain.lifecycle import Run, Stage
-from retrain_worker.report.trials import trial_pairs
+from retrain_worker.report.live_evaluation import trial_pairs
 
 
 def result_of(run: Run, *, report: Path | None = None) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from retrain_worker.domain.envelope import ReceivedEvent, received
 from retrain_worker.redis_client import (
     SET_ASIDE_LENGTH,
     SET_ASIDE_PREFIX,
+    dead_letter_fields,
     entries_in,
     is_no_group,
-    set_aside_fields,
     streams_in,
     text_of,
 )
-from retrain_worker.serving.driving import Pause, Steps, call
-from retrain_worker.serving.handled import HandledEvents
+from retrain_worker.serving.handled_events import HandledEvents
+from retrain_worker.serving.io_drivers import Pause, Steps, call
 
 #: one wait of the server; it must be shorter than the socket's timeout
 BLOCK_SECONDS = 1.0
@@ -146,7 +146,7 @@ class EventReader:
         return event
 
     def _refuse(self, stream: str, stream_id: str, fields: dict[bytes, bytes], reason: str) -> Steps[None]:
-        kept = set_aside_fields(stream=stream, entry_id=stream_id, fields=fields, reason=reason)
+        kept = dead_letter_fields(stream=stream, entry_id=stream_id, fields=fields, reason=reason)
         yield call("xadd", SET_ASIDE_PREFIX + self._policy.group, kept, maxlen=SET_ASIDE_LENGTH)
         yield call("xack", stream, self._policy.group, stream_id)
         _log.warning("entry %s of %s is set aside: %s", stream_id, stream, reason)
@@ -222,9 +222,9 @@ class EventReader:
         self._is_ready = False
         if is_no_group(error):  # it is made again at once
             return Pause(0.1)
-        if self._problem != (sentence := self._sentence_of(error)):
-            self._problem = sentence
-            _log.warning("%s; events come when that is over", sentence)
+        if self._problem != (message := self._sentence_of(error)):
+            self._problem = message
+            _log.warning("%s; events come when that is over", message)
         self._pause_seconds = min(max(2 * self._pause_seconds, 0.25), _LONGEST_PAUSE_SECONDS)
         return Pause(self._pause_seconds)
 

@@ -31,9 +31,9 @@ from redis.exceptions import RedisError
 from retrain_worker.domain.envelope import ReceivedEvent
 from retrain_worker.domain.events import EventType, stream_of
 from retrain_worker.redis_client import connect, connect_async, problem_of
-from retrain_worker.serving.driving import drive, drive_async
 from retrain_worker.serving.event_reader import SOCKET_TIMEOUT_SECONDS, EventReader, ReaderPolicy
-from retrain_worker.serving.handled import HandledEvents
+from retrain_worker.serving.handled_events import HandledEvents
+from retrain_worker.serving.io_drivers import drive, drive_async
 
 MAX_TRIES = 5
 RECLAIM_AFTER_SECONDS = 60.0
@@ -83,7 +83,7 @@ class _Reading:
         self._stopped.set()
 
     def _sentence_of(self, error: RedisError) -> str:
-        return problem_of(error, self._client, key=" or ".join(self._streams)).sentence
+        return problem_of(error, self._client, key=" or ".join(self._streams)).message
 
 
 class ModelEvents(_Reading):

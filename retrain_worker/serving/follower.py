@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from retrain_worker.domain.events import CURRENT_MODEL_KEY
 from retrain_worker.errors import RetryLaterError
 from retrain_worker.redis_client import connect, connect_async, problem_of
-from retrain_worker.serving.driving import drive, drive_async
+from retrain_worker.serving.io_drivers import drive, drive_async
 from retrain_worker.serving.model_watch import SOCKET_TIMEOUT_SECONDS, ModelWatch, Served
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class _Following:
             self._has_model.set()
 
     def _sentence_of(self, error: RedisError) -> str:
-        return problem_of(error, self._client, key=CURRENT_MODEL_KEY).sentence
+        return problem_of(error, self._client, key=CURRENT_MODEL_KEY).message
 
 
 class ModelFollower(_Following):

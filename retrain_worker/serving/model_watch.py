@@ -27,8 +27,8 @@ from retrain_worker.domain.envelope import envelope, received
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, STREAM_PREFIX, stream_of
 from retrain_worker.errors import RetrainError
 from retrain_worker.redis_client import is_no_such_key, streams_in, text_of
-from retrain_worker.serving.driving import Pause, Steps, Work, call
 from retrain_worker.serving.engine_env import model_in_env_file
+from retrain_worker.serving.io_drivers import Pause, Steps, Work, call
 
 if TYPE_CHECKING:
     from retrain_worker.model.bundle import Bundle

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+from retrain_worker.domain.alpha_spending import spend
 from retrain_worker.domain.gates import Decision, decide
-from retrain_worker.domain.handoff import GateMeasured, GateRequest
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.domain.spending import spend
-from retrain_worker.domain.trial import may_go_on_trial
-from retrain_worker.stages.child import ask
-from retrain_worker.stages.ports import World
+from retrain_worker.domain.trial_rules import may_go_on_trial
+from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest
+from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 from retrain_worker.stages.train import trained_under
+from retrain_worker.stages.worker_call import ask
 
 
-def gate(run: Run, world: World) -> Step:
+def gate(run: Run, context: StageContext) -> Step:
     """Promotion is due on PASS. REFUSE and UNDECIDED both end the run as REFUSED: fail closed.
 
     With shadow trials on, the trial is due instead, which may also give an UNDECIDED gate the rows that it lacks.
@@ -23,15 +23,15 @@ def gate(run: Run, world: World) -> Step:
     Training is due again when its settings are no longer in force: another split would put rows that the candidate was
     trained on into the holdout.
     """
-    policies, trained = world.policies, run.fact(Stage.TRAIN)
+    policies, trained = context.policies, run.fact(Stage.TRAIN)
     if trained["trained_under"] != trained_under(policies):
         return Step(
-            run=run.moved_to(Stage.TRAIN, at=world.now()),
-            sentence=f"run {run.run_id}: the settings changed since the training; trained again",
+            run=run.moved_to(Stage.TRAIN, at=context.now()),
+            message=f"run {run.run_id}: the settings changed since the training; trained again",
         )
     # the run's own instant, not the tick's: asked again, the request must be the same
     spending = spend(
-        world.store.spending_before(run.run_id),
+        context.store.alpha_spending_before(run.run_id),
         at=run.created_at,
         skill_alpha=policies.gate.skill_alpha,
         per_year=policies.gate.false_promotions_per_year,
@@ -39,17 +39,17 @@ def gate(run: Run, world: World) -> Step:
     policy = replace(policies.gate, skill_alpha=spending.alpha)
     answer = ask(
         run,
-        world,
+        context,
         GateRequest(
             run_id=run.run_id,
-            run_dir=str(world.folders.run_dir(run.run_id)),
+            run_dir=str(context.folders.run_dir(run.run_id)),
             candidate_path=trained["candidate_path"],
             incumbent_path=trained["incumbent_path"],
             data=policies.data,
             split=policies.split,
             recipe=policies.recipe,
             policy=policy,
-            memory_limit_bytes=policies.child_memory_bytes,
+            memory_limit_bytes=policies.worker_memory_bytes,
         ),
     )
     if isinstance(answer, Step):
@@ -73,15 +73,15 @@ def gate(run: Run, world: World) -> Step:
     if policies.shadow.is_on and may_go_on_trial(verdict):
         # anew: an earlier trial was beside another incumbent
         return Step(
-            run=known.with_fact(Stage.SHADOW, {}).moved_to(Stage.SHADOW, at=world.now()),
-            sentence=f"run {run.run_id}: gate {verdict.decision}; the candidate goes on trial",
+            run=known.with_fact(Stage.SHADOW, {}).moved_to(Stage.SHADOW, at=context.now()),
+            message=f"run {run.run_id}: gate {verdict.decision}; the candidate goes on trial",
         )
     if verdict.decision is Decision.PASS:
         return Step(
-            run=known.moved_to(Stage.PROMOTE, at=world.now()),
-            sentence=f"run {run.run_id}: every gate that counts has passed",
+            run=known.moved_to(Stage.PROMOTE, at=context.now()),
+            message=f"run {run.run_id}: every gate that counts has passed",
         )
     return Step(
-        run=known.ended(Outcome.REFUSED, *verdict.reasons, at=world.now()),
-        sentence=f"run {run.run_id} refused at the gate ({verdict.decision}): {'; '.join(verdict.reasons)}",
+        run=known.ended(Outcome.REFUSED, *verdict.reasons, at=context.now()),
+        message=f"run {run.run_id} refused at the gate ({verdict.decision}): {'; '.join(verdict.reasons)}",
     )

@@ -8,16 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
-from retrain_worker.domain.handoff import Broken, Done, Working
 from retrain_worker.domain.lifecycle import Deployment, Run
-from retrain_worker.domain.orders import Order
 from retrain_worker.domain.recipe import Recipe
-from retrain_worker.domain.spending import Spending
-from retrain_worker.domain.trial import ProbationPolicy, ShadowPolicy
-from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.domain.slot_request import SlotRequest
+from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.domain.trial_rules import ProbationPolicy, ShadowPolicy
+from retrain_worker.domain.worker_protocol import Broken, Done, Working
 
 
 class RunStore(Protocol):
@@ -32,7 +32,7 @@ class RunStore(Protocol):
     def run(self, run_id: str) -> Run | None:
         """One run."""
 
-    def condemned(self, sha256: str) -> str | None:
+    def blocked(self, sha256: str) -> str | None:
         """Why a model with these bytes is never promoted again; None when nothing is known against it."""
 
     def record(
@@ -41,7 +41,7 @@ class RunStore(Protocol):
         *,
         events: Sequence[Event] = (),
         deployment: Deployment | None = None,
-        order: Order | None = None,
+        request: SlotRequest | None = None,
         watermark_path: Path | None = None,
     ) -> None:
         """Store a move, the events it causes, a deployment, an order and a new watermark: all or nothing."""
@@ -49,9 +49,9 @@ class RunStore(Protocol):
     def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
         """Store a deployment that no run makes, with the events it causes."""
 
-    def record_order(
+    def record_slot_request(
         self,
-        order: Order,
+        request: SlotRequest,
         *,
         deployment: Deployment | None = None,
         events: Sequence[Event] = (),
@@ -59,7 +59,7 @@ class RunStore(Protocol):
     ) -> None:
         """Store an order, its deployment, the events it causes and the run it opens: all or nothing."""
 
-    def order(self, order_id: str) -> Order | None:
+    def request(self, request_id: str) -> SlotRequest | None:
         """One order."""
 
     def deployment(self, deployment_id: str) -> Deployment | None:
@@ -80,15 +80,15 @@ class RunStore(Protocol):
     def watermark_path(self) -> Path | None:
         """The fingerprints of the rows that the last committed run has covered."""
 
-    def spending_before(self, run_id: str | None) -> Spending | None:
+    def alpha_spending_before(self, run_id: str | None) -> AlphaSpending | None:
         """What the newest decision of an earlier run (of any run, for None) spent and left."""
 
 
-class Children(Protocol):
+class Workers(Protocol):
     """Runs the heavy part of a stage in a process of its own."""
 
     def result_of(self, stage: str, run_dir: Path, request: Any) -> Working | Done | Broken:
-        """Start the child for this stage and run if it is not running, and say how it stands. Never blocks.
+        """Start the worker for this stage and run if it is not running, and say how it stands. Never blocks.
 
         Asked again after Done it gives the same result without starting anything, as long as the request is the same.
         """
@@ -142,12 +142,12 @@ class RunFolders(Protocol):
         """The folder of a run; made if it is not there."""
 
     def checkpoint_dir(self, run_id: str) -> Path:
-        """Where the child keeps what it needs to resume; made if it is not there."""
+        """Where the worker keeps what it needs to resume; made if it is not there."""
 
-    def order_dir(self, order_id: str) -> Path:
+    def slot_request_dir(self, request_id: str) -> Path:
         """Where the verification for an order leaves its answer; made if it is not there."""
 
-    def remove_order_dir(self, order_id: str) -> None:
+    def remove_slot_request_dir(self, request_id: str) -> None:
         """Remove it, if it is there."""
 
 
@@ -168,7 +168,7 @@ class Policies:
     gate: GatePolicy
     #: refuse to swap unless PATCHTST_SHADOW_ONLY=true, except when this is set
     allow_live_swap: bool = False
-    #: none | event | unit | telemetry: how the engine is seen serving the new file
+    #: none | event | unit | answers: how the engine is seen serving the new file
     engine_confirm: str = "event"
     engine_confirm_seconds: float = 120.0
     #: keep | rollback: what becomes of a promotion that nobody was seen serving
@@ -183,17 +183,17 @@ class Policies:
     max_retries: int = 3
     #: seconds until the first retry after a RetryLaterError; doubles with each attempt
     retry_seconds: float = 30.0
-    child_memory_bytes: int = 0
+    worker_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class StageContext:
     """Everything a stage may touch."""
 
     store: RunStore
-    children: Children
-    #: verifies a model for an order, beside whatever a run's child is doing
-    verifier: Children
+    workers: Workers
+    #: verifies a model for an order, beside whatever a run's worker is doing
+    verifier: Workers
     slot: Slot
     folders: RunFolders
     confirmations: Confirmations

@@ -1,6 +1,6 @@
 """Probation: the model that was just promoted is scored on new outcomes beside the one that it replaced.
 
-Worse beyond its margin, or degenerate: it is taken back by an order (stages/orders.py), and its bytes are never
+Worse beyond its margin, or degenerate: it is taken back by an order (stages/slot_requests.py), and its bytes are never
 promoted again. With nothing to return to, the env line is restored to naming no model. Whoever points the engine
 elsewhere meanwhile ends the probation.
 """
@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from retrain_worker.domain import deployments
 from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
-from retrain_worker.domain.orders import Order, OrderState
-from retrain_worker.domain.trial import (
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
+from retrain_worker.domain.trial_rules import (
     ROLL_BACK,
-    Look,
+    TrialEvaluation,
     alpha_of,
     degenerate,
     is_decidable,
@@ -29,9 +29,8 @@ from retrain_worker.errors import (
     SlotError,
     SourceUnfitError,
 )
-from retrain_worker.stages import look as looks
-from retrain_worker.stages import orders, swap
-from retrain_worker.stages.ports import World
+from retrain_worker.stages import slot_requests, swap, trial_evaluation
+from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
 REQUESTED_BY = "probation"
@@ -39,72 +38,72 @@ REQUESTED_BY = "probation"
 MAX_TRIES = 5
 
 
-def probation(run: Run, world: World) -> Step:
+def probation(run: Run, context: StageContext) -> Step:
     """PROMOTED for good when the hours are over, ROLLED_BACK as soon as the model is surely worse, or degenerate."""
-    deployment = world.store.deployment(run.run_id)
+    deployment = context.store.deployment(run.run_id)
     assert deployment is not None, "a run on probation was promoted"
     fact = run.fact(Stage.PROBATION)
     if not fact:
-        return _begun(run, deployment, world)
+        return _begun(run, deployment, context)
     if fact.get("decision") == ROLL_BACK:
-        return _taken_back(run, deployment, world)
+        return _taken_back(run, deployment, context)
     try:
-        current = world.slot.current_path()
+        current = context.slot.current_path()
         if (str(current) if current else "") != deployment.model_path:
-            return _overtaken(run, str(current) if current else "nothing", world)
-        return _look(run, deployment, world)
+            return _overtaken(run, str(current) if current else "nothing", context)
+        return _evaluate(run, deployment, context)
     except ArtifactError as error:
-        return _unsound(run, deployment, f"its file is not sound: {error}", world)
+        return _unsound(run, deployment, f"its file is not sound: {error}", context)
     except (RetryLaterError, ContractError, SourceUnfitError, DataUnfitError, SlotError) as error:
-        return _goes_on(looks.problem(run, world, str(error)), world)
+        return _goes_on(trial_evaluation.problem(run, context, str(error)), context)
 
 
-def _begun(run: Run, deployment: Deployment, world: World) -> Step:
-    return looks.begun(
+def _begun(run: Run, deployment: Deployment, context: StageContext) -> Step:
+    return trial_evaluation.begun(
         run,
-        world,
+        context,
         {"since": deployment.created_at.isoformat(), "num_decided": 0, "last_known": 0},
-        f"run {run.run_id}: {deployment.version} is on probation for {world.policies.probation.hours:g} h, beside "
+        f"run {run.run_id}: {deployment.version} is on probation for {context.policies.probation.hours:g} h, beside "
         f"{deployment.previous_version or 'nothing: there was no model before it'}",
     )
 
 
-def _look(run: Run, deployment: Deployment, world: World) -> Step:
-    fact, policy = run.fact(Stage.PROBATION), world.policies.probation
-    found = looks.look(
+def _evaluate(run: Run, deployment: Deployment, context: StageContext) -> Step:
+    fact, policy = run.fact(Stage.PROBATION), context.policies.probation
+    found = trial_evaluation.evaluate(
         run,
-        world,
+        context,
         model_path=deployment.model_path,
         reference_path=deployment.previous_model_path,
-        policy=world.policies.gate,
+        policy=context.policies.gate,
         alpha=alpha_of(fact["num_decided"], policy),
     )
     if isinstance(found, Step):
         return found
-    known = looks.looked(run, world, {**looks.counts_of(found), **_bound(found)})
+    known = trial_evaluation.looked(run, context, {**trial_evaluation.counts_of(found), **_bound(found)})
     if why := degenerate(found, policy):
-        return _condemned(known, deployment, why, world)
+        return _blocked(known, deployment, why, context)
     asked = outcomes_for(fact["num_decided"], policy, last_known=fact["last_known"])
-    if is_decidable(found) and (found.known >= asked or _is_over(run, world)):
+    if is_decidable(found) and (found.known >= asked or _is_over(run, context)):
         known = known.with_fact(
             Stage.PROBATION,
             {**known.fact(Stage.PROBATION), "num_decided": fact["num_decided"] + 1, "last_known": found.known},
         )
         if why := worse_than_replaced(found, policy):
-            return _condemned(known, deployment, why, world)
-    return _goes_on(known, world)
+            return _blocked(known, deployment, why, context)
+    return _goes_on(known, context)
 
 
-def _unsound(run: Run, deployment: Deployment, why: str, world: World) -> Step:
+def _unsound(run: Run, deployment: Deployment, why: str, context: StageContext) -> Step:
     """Condemned when two looks running find it so: one read may fail by itself, and bytes are condemned for ever."""
     fact = run.fact(Stage.PROBATION)
     if fact.get("unsound"):
-        return _condemned(run, deployment, f"degenerate: {why}", world)
+        return _blocked(run, deployment, f"degenerate: {why}", context)
     doubted = run.with_fact(Stage.PROBATION, {**fact, "unsound": True, "look": fact["look"] + 1})
-    return _goes_on(looks.problem(doubted, world, why), world)
+    return _goes_on(trial_evaluation.problem(doubted, context, why), context)
 
 
-def _bound(found: Look) -> dict[str, object]:
+def _bound(found: TrialEvaluation) -> dict[str, object]:
     worse = found.worse
     return {
         "worse_by": worse.log_loss_gain if worse else None,
@@ -112,74 +111,83 @@ def _bound(found: Look) -> dict[str, object]:
     }
 
 
-def _goes_on(run: Run, world: World) -> Step:
-    if not _is_over(run, world):
-        return Step(run=run, sentence=looks.standing(run))
+def _goes_on(run: Run, context: StageContext) -> Step:
+    if not _is_over(run, context):
+        return Step(run=run, message=trial_evaluation.standing(run))
     fact = run.fact(Stage.PROBATION)
-    told = f"probation over after {world.policies.probation.hours:g} h and {fact['known']} new outcomes"
+    told = f"probation over after {context.policies.probation.hours:g} h and {fact['known']} new outcomes"
     if fact["num_decided"] == 0:
         told += f", which were too few to compare{': ' + fact['problem'] if fact['problem'] else ''}"
-    return _ended(run, Outcome.PROMOTED, told, world)
+    return _ended(run, Outcome.PROMOTED, told, context)
 
 
-def _overtaken(run: Run, named: str, world: World) -> Step:
+def _overtaken(run: Run, named: str, context: StageContext) -> Step:
     """Somebody decided otherwise: a person, or a newer candidate. That is respected."""
-    last = world.store.last_deployment()
+    last = context.store.last_deployment()
     if last is not None and last.kind == deployments.ROLLBACK and last.run_id in (None, run.run_id):
         return _ended(
-            run, Outcome.ROLLED_BACK, f"taken back during probation by {last.requested_by}: {last.reason}", world
+            run, Outcome.ROLLED_BACK, f"taken back during probation by {last.requested_by}: {last.reason}", context
         )
-    return _ended(run, Outcome.PROMOTED, f"probation ended early: PATCHTST_MODEL_PATH names {named}", world)
+    return _ended(run, Outcome.PROMOTED, f"probation ended early: PATCHTST_MODEL_PATH names {named}", context)
 
 
-def _condemned(run: Run, deployment: Deployment, why: str, world: World) -> Step:
+def _blocked(run: Run, deployment: Deployment, why: str, context: StageContext) -> Step:
     """The decision and the order are stored together; what follows is waited for."""
     known = replace(run, not_before=None).with_fact(
         Stage.PROBATION, {**run.fact(Stage.PROBATION), "decision": ROLL_BACK, "reasons": [why]}
     )
     return Step(
-        run=known, order=_order(known, deployment, why, world), sentence=f"run {run.run_id}: {why}; it is taken back"
+        run=known,
+        request=_slot_request(known, deployment, why, context),
+        message=f"run {run.run_id}: {why}; it is taken back",
     )
 
 
-def _order(run: Run, deployment: Deployment, why: str, world: World) -> Order:
-    order = orders.order_of_roll_back(run, deployment, requested_by=REQUESTED_BY, reason=why, at=world.now())
-    return replace(order, order_id=_order_id(run))
+def _slot_request(run: Run, deployment: Deployment, why: str, context: StageContext) -> SlotRequest:
+    request = slot_requests.rollback_request_of(
+        run, deployment, requested_by=REQUESTED_BY, reason=why, at=context.now()
+    )
+    return replace(request, request_id=_request_id(run))
 
 
-def _order_id(run: Run) -> str:
+def _request_id(run: Run) -> str:
     """Another than that of UNCONFIRMED=rollback, and than those of this probation that have failed before."""
     tries = run.fact(Stage.PROBATION).get("tries", 1)
     return f"rollback_in_probation_of_{run.run_id}" + (f"_{tries}" if tries > 1 else "")
 
 
-def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
+def _taken_back(run: Run, deployment: Deployment, context: StageContext) -> Step:
     why = str(run.fact(Stage.PROBATION)["reasons"][0])
-    order = world.store.order(_order_id(run))
-    if order is None:
-        return Step(run=run, order=_order(run, deployment, why, world), sentence=f"run {run.run_id}: it is taken back")
-    if not order.is_answered:
-        return Step(run=run, sentence=f"run {run.run_id}: its model is taken back; {order.answer}")
-    if order.state is OrderState.DONE:
-        return _ended(run, Outcome.ROLLED_BACK, f"{why}; {order.answer}", world)
-    if (named := swap.named(world)) not in (deployment.model_path, None):
-        return _overtaken(run, named or "nothing", world)
+    request = context.store.request(_request_id(run))
+    if request is None:
+        return Step(
+            run=run, request=_slot_request(run, deployment, why, context), message=f"run {run.run_id}: it is taken back"
+        )
+    if not request.is_answered:
+        return Step(run=run, message=f"run {run.run_id}: its model is taken back; {request.answer}")
+    if request.state is SlotRequestState.DONE:
+        return _ended(run, Outcome.ROLLED_BACK, f"{why}; {request.answer}", context)
+    if (named := swap.named(context)) not in (deployment.model_path, None):
+        return _overtaken(run, named or "nothing", context)
     fact = run.fact(Stage.PROBATION)
     tries = fact.get("tries", 1)
     if tries < MAX_TRIES:
         again = run.with_fact(Stage.PROBATION, {**fact, "tries": tries + 1})
         return Step(
-            run=looks.problem(again, world, order.answer),
-            sentence=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {order.answer}",
+            run=trial_evaluation.problem(again, context, request.answer),
+            message=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {request.answer}",
         )
-    return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {order.answer}", world)
+    return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {request.answer}", context)
 
 
-def _is_over(run: Run, world: World) -> bool:
-    return looks.hours_since(run.fact(Stage.PROBATION)["started_at"], world) >= world.policies.probation.hours
+def _is_over(run: Run, context: StageContext) -> bool:
+    return (
+        trial_evaluation.hours_since(run.fact(Stage.PROBATION)["started_at"], context)
+        >= context.policies.probation.hours
+    )
 
 
-def _ended(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
+def _ended(run: Run, outcome: Outcome, reason: str, context: StageContext) -> Step:
     """The confirmation is the first reason of a promotion that stands, and history of one that was taken back."""
     reasons = (
         (*run.reasons, reason)
@@ -187,4 +195,4 @@ def _ended(run: Run, outcome: Outcome, reason: str, world: World) -> Step:
         else (reason, *(f"when it was promoted: {told}" for told in run.reasons))
     )
     word = "stays promoted" if outcome is Outcome.PROMOTED else "rolled back"
-    return Step(run=run.ended(outcome, *reasons, at=world.now()), sentence=f"run {run.run_id} {word}: {reason}")
+    return Step(run=run.ended(outcome, *reasons, at=context.now()), message=f"run {run.run_id} {word}: {reason}")

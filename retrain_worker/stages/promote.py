@@ -11,82 +11,81 @@ from pathlib import Path
 
 from retrain_worker.domain import deployments, events
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.orders import Order, OrderState
-from retrain_worker.stages import orders, swap
-from retrain_worker.stages.ports import World
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
+from retrain_worker.stages import slot_requests, swap
+from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
 
-def promote(run: Run, world: World) -> Step:
+def promote(run: Run, context: StageContext) -> Step:
     """One step of the promotion; which one, the stored deployment says."""
-    deployment = world.store.deployment(run.run_id)
+    deployment = context.store.deployment(run.run_id)
     if deployment is None or deployment.state is DeploymentState.UNDONE:
-        return _intend(run, world)
+        return _intend(run, context)
     if deployment.state in swap.ENDED:
-        return _taken_back(run, deployment, world)
-    step = swap.take_step(deployment, world)
+        return _taken_back(run, deployment, context)
+    step = swap.take_step(deployment, context)
     moved = step.deployment
     if moved is deployment:
-        return Step(run=run, sentence=f"run {run.run_id}: {step.sentence}")
-    return _after(run, moved, step.sentence, world)
+        return Step(run=run, message=f"run {run.run_id}: {step.message}")
+    return _after(run, moved, step.message, context)
 
 
-def cut_short(run: Run, reason: str, world: World) -> Step | Deployment | None:
+def cut_short(run: Run, reason: str, context: StageContext) -> Step | Deployment | None:
     """What becomes of a promotion that cannot go on. What the env file says, counts.
 
     A Step that ends the run as PROMOTED, not confirmed, when the env line names the candidate; else the deployment
     that was given up, or None where none was begun.
     """
-    deployment = world.store.deployment(run.run_id)
+    deployment = context.store.deployment(run.run_id)
     if deployment is None or deployment.state is DeploymentState.UNDONE:
         return None
-    left = swap.cut_short(deployment, reason, world)
+    left = swap.cut_short(deployment, reason, context)
     if left.state is DeploymentState.UNDONE:
         return left
     if deployment.state is DeploymentState.INTENDED:
-        swapped = _swapped(run, left, world)
-        return replace(_promoted(swapped.run, left, world), events=swapped.events)
-    return _promoted(run, left, world)
+        swapped = _swapped(run, left, context)
+        return replace(_promoted(swapped.run, left, context), events=swapped.events)
+    return _promoted(run, left, context)
 
 
-def _after(run: Run, moved: Deployment, sentence: str, world: World) -> Step:
+def _after(run: Run, moved: Deployment, message: str, context: StageContext) -> Step:
     """What a step of the swap means for the run."""
     match moved.state:
         case DeploymentState.UNDONE:
-            return replace(_gate_again(run, swap.named(world) or None, world), deployment=moved)
+            return replace(_gate_again(run, swap.named(context) or None, context), deployment=moved)
         case DeploymentState.SWAPPED:
-            return _swapped(run, moved, world)
+            return _swapped(run, moved, context)
         case DeploymentState.ANNOUNCED:
-            return Step(run=run, deployment=moved, sentence=f"run {run.run_id}: {sentence}")
+            return Step(run=run, deployment=moved, message=f"run {run.run_id}: {message}")
         case _:
-            return _ended(run, moved, world)
+            return _ended(run, moved, context)
 
 
-def _gate_again(run: Run, current: str | None, world: World) -> Step:
+def _gate_again(run: Run, current: str | None, context: StageContext) -> Step:
     """Somebody pointed the engine elsewhere since the gate: the comparison was with another incumbent.
 
     A forced promotion is not judged again: a person has decided on what the engine ran then.
     """
     if run.fact(Stage.GATE).get("forced"):
         why = f"PATCHTST_MODEL_PATH now names {current or 'nothing'}, no longer what the order was given for"
-        return Step(run=run.ended(Outcome.REFUSED, why, at=world.now()), sentence=f"run {run.run_id} refused: {why}")
+        return Step(run=run.ended(Outcome.REFUSED, why, at=context.now()), message=f"run {run.run_id} refused: {why}")
     known = run.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": current})
     return Step(
-        run=known.moved_to(Stage.GATE, at=world.now()),
-        sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current or 'nothing'}; compared with that "
-        "one again",
+        run=known.moved_to(Stage.GATE, at=context.now()),
+        message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current or 'nothing'}; compared with that one again",
     )
 
 
-def _intend(run: Run, world: World) -> Step:
+def _intend(run: Run, context: StageContext) -> Step:
     trained = run.fact(Stage.TRAIN)
-    current = world.slot.current_path()
+    current = context.slot.current_path()
     if (str(current) if current else None) != trained["incumbent_path"]:
-        return _gate_again(run, str(current) if current else None, world)
-    if why := world.store.condemned(trained["sha256"]) or _probation_in_the_way(run, world):
-        return Step(run=run.ended(Outcome.REFUSED, why, at=world.now()), sentence=f"run {run.run_id} refused: {why}")
-    swap.check_shadow(world)
-    published = world.slot.publish(Path(trained["candidate_path"]), expected_sha256=trained["sha256"])
+        return _gate_again(run, str(current) if current else None, context)
+    if why := context.store.blocked(trained["sha256"]) or _probation_in_the_way(run, context):
+        return Step(run=run.ended(Outcome.REFUSED, why, at=context.now()), message=f"run {run.run_id} refused: {why}")
+    swap.check_shadow(context)
+    published = context.slot.publish(Path(trained["candidate_path"]), expected_sha256=trained["sha256"])
     deployment = swap.intended(
         deployment_id=run.run_id,
         run_id=run.run_id,
@@ -96,12 +95,12 @@ def _intend(run: Run, world: World) -> Step:
         sha256=trained["sha256"],
         requested_by=run.requested_by,
         reason=_why(run),
-        world=world,
+        context=context,
     )
     return Step(
         run=run,
         deployment=deployment,
-        sentence=f"run {run.run_id}: {published.name} stands in the engine's directory, verified",
+        message=f"run {run.run_id}: {published.name} stands in the engine's directory, verified",
     )
 
 
@@ -111,7 +110,7 @@ def _why(run: Run) -> str:
     return f"forced by {forced['by']}: {forced['reason']}" if forced else "every gate that counts has passed"
 
 
-def _probation_in_the_way(run: Run, world: World) -> str:
+def _probation_in_the_way(run: Run, context: StageContext) -> str:
     """Why a candidate must not take the place of a model on probation; empty when it may.
 
     It may when it is surely better than that model on the same rows, or when a person says so: else each day's
@@ -120,7 +119,7 @@ def _probation_in_the_way(run: Run, world: World) -> str:
     serving = next(
         (
             other
-            for other in world.store.waiting_runs()
+            for other in context.store.waiting_runs()
             if other.stage is Stage.PROBATION
             and other.fact(Stage.PROMOTE).get("model_path") == run.fact(Stage.TRAIN)["incumbent_path"]
         ),
@@ -139,9 +138,9 @@ def _probation_in_the_way(run: Run, world: World) -> str:
     )
 
 
-def _swapped(run: Run, swapped: Deployment, world: World) -> Step:
+def _swapped(run: Run, swapped: Deployment, context: StageContext) -> Step:
     """The env line names the candidate: say so."""
-    now = world.now()
+    now = context.now()
     known = run.with_fact(
         Stage.PROMOTE,
         {
@@ -154,87 +153,87 @@ def _swapped(run: Run, swapped: Deployment, world: World) -> Step:
             "confirmed": None,
         },
     )
-    event = events.promoted(known, swapped, shadow_only=world.slot.is_shadow_only(), at=now)
+    event = events.promoted(known, swapped, shadow_only=context.slot.is_shadow_only(), at=now)
     return Step(
         run=known,
         deployment=swapped,
         events=(event,),
-        sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH names {swapped.version}",
+        message=f"run {run.run_id}: PATCHTST_MODEL_PATH names {swapped.version}",
     )
 
 
-def _ended(run: Run, deployment: Deployment, world: World) -> Step:
+def _ended(run: Run, deployment: Deployment, context: StageContext) -> Step:
     """The swap is over. Not confirmed is not the end where UNCONFIRMED=rollback: then it is taken back."""
     if deployments.is_confirmed(deployment) is not False:
-        return _promoted(run, deployment, world)
-    if swap.named(world) not in (deployment.model_path, None):
-        return _overtaken(run, deployment, world)
-    if world.policies.unconfirmed != "rollback":
-        return _promoted(run, deployment, world)
-    order = orders.order_of_roll_back(
-        run, deployment, requested_by="UNCONFIRMED=rollback", reason=deployment.confirmation, at=world.now()
+        return _promoted(run, deployment, context)
+    if swap.named(context) not in (deployment.model_path, None):
+        return _overtaken(run, deployment, context)
+    if context.policies.unconfirmed != "rollback":
+        return _promoted(run, deployment, context)
+    request = slot_requests.rollback_request_of(
+        run, deployment, requested_by="UNCONFIRMED=rollback", reason=deployment.confirmation, at=context.now()
     )
     return Step(
         run=run,
         deployment=deployment,
-        order=order,
-        sentence=f"run {run.run_id}: {deployment.confirmation}; it is taken back",
+        request=request,
+        message=f"run {run.run_id}: {deployment.confirmation}; it is taken back",
     )
 
 
-def _taken_back(run: Run, deployment: Deployment, world: World) -> Step:
+def _taken_back(run: Run, deployment: Deployment, context: StageContext) -> Step:
     """The roll-back that UNCONFIRMED=rollback has ordered is waited for."""
-    order = world.store.order(orders.roll_back_id_of(run))
-    if order is None:
-        return _ended(run, deployment, world)
-    if not order.is_answered:
-        return Step(run=run, sentence=f"run {run.run_id}: its model is taken back; {order.answer}")
-    return _after_order(run, deployment, order, world)
+    request = context.store.request(slot_requests.roll_back_id_of(run))
+    if request is None:
+        return _ended(run, deployment, context)
+    if not request.is_answered:
+        return Step(run=run, message=f"run {run.run_id}: its model is taken back; {request.answer}")
+    return _after_slot_request(run, deployment, request, context)
 
 
-def _after_order(run: Run, deployment: Deployment, order: Order, world: World) -> Step:
-    if order.state is OrderState.DONE:
-        return _rolled_back(run, deployment, order.answer, world)
-    ended = _promoted(run, deployment, world)
-    told = f"could not be taken back: {order.answer}"
+def _after_slot_request(run: Run, deployment: Deployment, request: SlotRequest, context: StageContext) -> Step:
+    if request.state is SlotRequestState.DONE:
+        return _rolled_back(run, deployment, request.answer, context)
+    ended = _promoted(run, deployment, context)
+    told = f"could not be taken back: {request.answer}"
     return replace(
-        ended, run=replace(ended.run, reasons=(*ended.run.reasons, told)), sentence=f"{ended.sentence}; {told}"
+        ended, run=replace(ended.run, reasons=(*ended.run.reasons, told)), message=f"{ended.message}; {told}"
     )
 
 
-def _overtaken(run: Run, deployment: Deployment, world: World) -> Step:
+def _overtaken(run: Run, deployment: Deployment, context: StageContext) -> Step:
     """While the confirmation was awaited, the line came to name another model: by a roll-back, or by a person."""
-    last = world.store.last_deployment()
+    last = context.store.last_deployment()
     if last is not None and last.kind == deployments.ROLLBACK and last.deployment_id != deployment.deployment_id:
-        return _rolled_back(run, deployment, f"{last.requested_by}: {last.reason}", world)
-    return _promoted(run, deployment, world)
+        return _rolled_back(run, deployment, f"{last.requested_by}: {last.reason}", context)
+    return _promoted(run, deployment, context)
 
 
-def _rolled_back(run: Run, deployment: Deployment, how: str, world: World) -> Step:
+def _rolled_back(run: Run, deployment: Deployment, how: str, context: StageContext) -> Step:
     known = _with_confirmation(run, deployment)
     said = (f"not confirmed: {deployment.confirmation}", f"taken back: {how}")
     return Step(
-        run=known.ended(Outcome.ROLLED_BACK, *said, at=world.now()),
+        run=known.ended(Outcome.ROLLED_BACK, *said, at=context.now()),
         deployment=deployment,
-        sentence=f"run {run.run_id} rolled back: {'; '.join(said)}",
+        message=f"run {run.run_id} rolled back: {'; '.join(said)}",
     )
 
 
-def _promoted(run: Run, deployment: Deployment, world: World) -> Step:
+def _promoted(run: Run, deployment: Deployment, context: StageContext) -> Step:
     """The run has done what it was for. It is over, or the probation is due."""
-    how, watched = deployment.confirmation, world.policies.probation
+    how, watched = deployment.confirmation, context.policies.probation
     said = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
     known = _with_confirmation(run, deployment)
     if watched.is_on:
         return Step(
-            run=known.on_probation(said, at=world.now()),
+            run=known.on_probation(said, at=context.now()),
             deployment=deployment,
-            sentence=f"run {run.run_id} promoted {deployment.version}: {said}; on probation for {watched.hours:g} h",
+            message=f"run {run.run_id} promoted {deployment.version}: {said}; on probation for {watched.hours:g} h",
         )
     return Step(
-        run=known.ended(Outcome.PROMOTED, said, at=world.now()),
+        run=known.ended(Outcome.PROMOTED, said, at=context.now()),
         deployment=deployment,
-        sentence=f"run {run.run_id} promoted {deployment.version}: {said}",
+        message=f"run {run.run_id} promoted {deployment.version}: {said}",
     )
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from retrain_worker.domain.handoff import PullRequest, PullResult
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.stages.child import ask
-from retrain_worker.stages.ports import World
+from retrain_worker.domain.worker_protocol import PullRequest, PullResult
+from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
+from retrain_worker.stages.worker_call import ask
 
 
-def pull(run: Run, world: World) -> Step:
+def pull(run: Run, context: StageContext) -> Step:
     """SKIPPED when too few rows are new since the last committed run; else the audit is due."""
-    watermark, policy = world.store.watermark_path(), world.policies.data
+    watermark, policy = context.store.watermark_path(), context.policies.data
     answer = ask(
         run,
-        world,
+        context,
         PullRequest(
             run_id=run.run_id,
-            run_dir=str(world.folders.run_dir(run.run_id)),
+            run_dir=str(context.folders.run_dir(run.run_id)),
             policy=policy,
             watermark_path=str(watermark) if watermark else None,
             now=run.created_at.isoformat(),
-            memory_limit_bytes=world.policies.child_memory_bytes,
+            memory_limit_bytes=context.policies.worker_memory_bytes,
         ),
     )
     if isinstance(answer, Step):
@@ -34,13 +34,13 @@ def pull(run: Run, world: World) -> Step:
             f"MIN_NEW_SAMPLES asks for {policy.min_new_samples}"
         )
         return Step(
-            run=known.ended(Outcome.SKIPPED, reason, at=world.now()), sentence=f"run {run.run_id} skipped: {reason}"
+            run=known.ended(Outcome.SKIPPED, reason, at=context.now()), message=f"run {run.run_id} skipped: {reason}"
         )
-    sentence = (
+    message = (
         f"run {run.run_id} pulled {result.loaded} rows, {result.labelled} labelled "
         f"({result.win} WIN, {result.loss} LOSS), {result.new_labelled} of them new"
     )
-    return Step(run=known.moved_to(Stage.AUDIT, at=world.now()), sentence=sentence)
+    return Step(run=known.moved_to(Stage.AUDIT, at=context.now()), message=message)
 
 
 def _facts(result: PullResult) -> dict[str, object]:

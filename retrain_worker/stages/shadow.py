@@ -12,70 +12,70 @@ from dataclasses import asdict, replace
 
 from retrain_worker.domain.gates import Decision, Verdict
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.domain.trial import Look, gives_way, judge_shadow, trial_policy
+from retrain_worker.domain.trial_rules import TrialEvaluation, gives_way, judge_shadow, trial_policy
 from retrain_worker.errors import ContractError, DataUnfitError, RetryLaterError, SlotError, SourceUnfitError
-from retrain_worker.stages import look as looks
-from retrain_worker.stages.ports import World
+from retrain_worker.stages import trial_evaluation
+from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
 
-def shadow(run: Run, world: World) -> Step:
+def shadow(run: Run, context: StageContext) -> Step:
     """Promotion is due when every gate that counts has passed on the rows of the trial."""
     fact = run.fact(Stage.SHADOW)
     if not fact:
-        return _begun(run, world)
+        return _begun(run, context)
     if fact.get("decision") == Decision.PASS:
-        return _to_promotion(run, world)
-    if (settled := _beside_others(run, world)) is not None:
+        return _to_promotion(run, context)
+    if (settled := _beside_others(run, context)) is not None:
         return settled
     try:
-        return _look(run, world)
+        return _evaluate(run, context)
     except (RetryLaterError, ContractError, SourceUnfitError, DataUnfitError, SlotError) as error:
-        return _in_time(looks.problem(run, world, str(error)), world)
+        return _in_time(trial_evaluation.problem(run, context, str(error)), context)
 
 
-def _begun(run: Run, world: World) -> Step:
+def _begun(run: Run, context: StageContext) -> Step:
     trained = run.fact(Stage.TRAIN)
-    return looks.begun(
+    return trial_evaluation.begun(
         run,
-        world,
+        context,
         {"since": run.fact(Stage.PULL)["last_at"], "incumbent_path": trained["incumbent_path"]},
         f"run {run.run_id}: {trained['version']} goes on trial beside the incumbent, until "
-        f"{world.policies.shadow.min_outcomes} outcomes are known",
+        f"{context.policies.shadow.min_outcomes} outcomes are known",
     )
 
 
-def _beside_others(run: Run, world: World) -> Step | None:
+def _beside_others(run: Run, context: StageContext) -> Step | None:
     """What follows when another candidate is on trial, too; None: this one goes on."""
-    on_trial = [other for other in world.store.waiting_runs() if other.stage is Stage.SHADOW]
+    on_trial = [other for other in context.store.waiting_runs() if other.stage is Stage.SHADOW]
     # in the order in which they were begun, whatever the clock said
     place = [other.run_id for other in on_trial].index(run.run_id)
     older, newer = on_trial[:place], on_trial[place + 1 :]
     if older:
         if all(gives_way(other.fact(Stage.SHADOW)) for other in older):
-            return Step(run=run, sentence=f"run {run.run_id}: waits until the trial of run {older[0].run_id} has ended")
+            return Step(run=run, message=f"run {run.run_id}: waits until the trial of run {older[0].run_id} has ended")
         kept = older[0]
         return _refused(
             run,
-            world,
+            context,
             f"{_version(kept)} is on trial and does not trail: {kept.fact(Stage.SHADOW)['known']} outcomes are known",
         )
     if newer and gives_way(run.fact(Stage.SHADOW)):
-        return _refused(run, world, f"superseded by {_version(newer[-1])}")
+        return _refused(run, context, f"superseded by {_version(newer[-1])}")
     return None
 
 
-def _look(run: Run, world: World) -> Step:
+def _evaluate(run: Run, context: StageContext) -> Step:
     fact, trained = run.fact(Stage.SHADOW), run.fact(Stage.TRAIN)
-    current = world.slot.current_path()
+    current = context.slot.current_path()
     named = str(current) if current else None
     if named != fact["incumbent_path"]:
-        return _anew(run, named, world)
-    limits = world.policies.shadow
-    policy = trial_policy(world.policies.gate, limits, run.fact(Stage.GATE))
-    found = looks.look(
+        return _anew(run, named, context)
+    limits = context.policies.shadow
+    policy = trial_policy(context.policies.gate, limits, run.fact(Stage.GATE))
+    found = trial_evaluation.evaluate(
         run,
-        world,
+        context,
         model_path=trained["candidate_path"],
         reference_path=named,
         policy=policy,
@@ -83,19 +83,21 @@ def _look(run: Run, world: World) -> Step:
     )
     if isinstance(found, Step):
         return found
-    verdict = judge_shadow(found, policy=policy, shadow=limits, hours=looks.hours_since(fact["started_at"], world))
-    known = looks.looked(run, world, _facts(found, verdict))
+    verdict = judge_shadow(
+        found, policy=policy, shadow=limits, hours=trial_evaluation.hours_since(fact["started_at"], context)
+    )
+    known = trial_evaluation.looked(run, context, _facts(found, verdict))
     if verdict.decision is Decision.UNDECIDED:
-        return _in_time(known, world)
+        return _in_time(known, context)
     if verdict.decision is Decision.REFUSE:
-        return _refused(known, world, *verdict.reasons)
-    return _to_promotion(replace(known, not_before=None), world)
+        return _refused(known, context, *verdict.reasons)
+    return _to_promotion(replace(known, not_before=None), context)
 
 
-def _facts(found: Look, verdict: Verdict) -> dict[str, object]:
+def _facts(found: TrialEvaluation, verdict: Verdict) -> dict[str, object]:
     incumbent = found.evidence.incumbent
     return {
-        **looks.counts_of(found),
+        **trial_evaluation.counts_of(found),
         "decision": verdict.decision,
         "reasons": list(verdict.reasons),
         "gates": [asdict(gate) for gate in verdict.gates],
@@ -106,9 +108,9 @@ def _facts(found: Look, verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _anew(run: Run, named: str | None, world: World) -> Step:
+def _anew(run: Run, named: str | None, context: StageContext) -> Step:
     """Another model serves: what was recorded beside the old one says nothing about it."""
-    fact, at = run.fact(Stage.SHADOW), world.now()
+    fact, at = run.fact(Stage.SHADOW), context.now()
     changed = run.with_fact(
         Stage.SHADOW,
         {
@@ -117,7 +119,7 @@ def _anew(run: Run, named: str | None, world: World) -> Step:
             "since": at.isoformat(),
             "look_at": at.isoformat(),
             "look": fact["look"] + 1,
-            "book": looks.new_book(run, at),
+            "book": trial_evaluation.new_prediction_log(run, at),
             "observed": 0,
             "foreseen": 0,
             "known": 0,
@@ -127,39 +129,39 @@ def _anew(run: Run, named: str | None, world: World) -> Step:
     changed = changed.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": named})
     return Step(
         run=changed,
-        sentence=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {named}; the trial begins anew beside that one",
+        message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {named}; the trial begins anew beside that one",
     )
 
 
-def _in_time(run: Run, world: World) -> Step:
+def _in_time(run: Run, context: StageContext) -> Step:
     """No verdict yet: the trial goes on, within its limit."""
-    fact, limit = run.fact(Stage.SHADOW), world.policies.shadow.max_hours
-    if looks.hours_since(fact["started_at"], world) < limit:
-        return Step(run=run, sentence=looks.standing(run))
+    fact, limit = run.fact(Stage.SHADOW), context.policies.shadow.max_hours
+    if trial_evaluation.hours_since(fact["started_at"], context) < limit:
+        return Step(run=run, message=trial_evaluation.standing(run))
     why = fact["problem"] or "; ".join(fact.get("reasons", ()))
     return _refused(
-        run, world, f"no verdict within {limit:g} h: {fact['known']} outcomes are known" + (f"; {why}" if why else "")
+        run, context, f"no verdict within {limit:g} h: {fact['known']} outcomes are known" + (f"; {why}" if why else "")
     )
 
 
-def _to_promotion(run: Run, world: World) -> Step:
+def _to_promotion(run: Run, context: StageContext) -> Step:
     """One run works at a time: the promotion waits for its turn."""
-    working = world.store.unfinished_run()
+    working = context.store.unfinished_run()
     if working is not None and working.run_id != run.run_id:
         return Step(
-            run=run, sentence=f"run {run.run_id} has passed its trial and waits for the end of run {working.run_id}"
+            run=run, message=f"run {run.run_id} has passed its trial and waits for the end of run {working.run_id}"
         )
     return Step(
-        run=run.moved_to(Stage.PROMOTE, at=world.now()),
-        sentence=f"run {run.run_id}: {_version(run)} has passed its trial on "
+        run=run.moved_to(Stage.PROMOTE, at=context.now()),
+        message=f"run {run.run_id}: {_version(run)} has passed its trial on "
         f"{run.fact(Stage.SHADOW)['known']} new outcomes",
     )
 
 
-def _refused(run: Run, world: World, *reasons: str) -> Step:
+def _refused(run: Run, context: StageContext, *reasons: str) -> Step:
     return Step(
-        run=run.ended(Outcome.REFUSED, *reasons, at=world.now()),
-        sentence=f"run {run.run_id} refused on trial: {'; '.join(reasons)}",
+        run=run.ended(Outcome.REFUSED, *reasons, at=context.now()),
+        message=f"run {run.run_id} refused on trial: {'; '.join(reasons)}",
     )
 
 

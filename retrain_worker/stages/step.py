@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.lifecycle import Deployment, Run
-from retrain_worker.domain.orders import Order
+from retrain_worker.domain.slot_request import SlotRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +16,11 @@ class Step:
 
     run: Run
     #: the log line, the STATUS=, and what tests assert on
-    sentence: str
+    message: str
     events: tuple[Event, ...] = ()
     deployment: Deployment | None = None
     #: what this run wants done to the slot
-    order: Order | None = None
+    request: SlotRequest | None = None
     watermark_path: Path | None = None
     #: whether it was stored: something has moved, nobody only waited
     is_move: bool = False

@@ -15,7 +15,7 @@ from pathlib import Path
 from retrain_worker.domain.deployments import NOT_ASKED, WITHDRAWN
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 from retrain_worker.errors import RetrainError, SlotError
-from retrain_worker.stages.ports import World
+from retrain_worker.stages.ports import StageContext
 
 #: states in which nothing more happens to a deployment
 ENDED = frozenset({DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED, DeploymentState.UNDONE})
@@ -26,7 +26,7 @@ class SwapStep:
     """One step: the deployment after it (the same object where nothing changed), and what happened, one sentence."""
 
     deployment: Deployment
-    sentence: str
+    message: str
 
 
 def intended(
@@ -39,16 +39,16 @@ def intended(
     sha256: str,
     requested_by: str,
     reason: str,
-    world: World,
+    context: StageContext,
 ) -> Deployment:
     """A swap that may begin: `model` stands where the engine can read it, and the engine is in shadow mode.
 
     None takes the model in the slot out. Raises SlotError when it may not begin, ArtifactError when the model is not
     what `sha256` says.
     """
-    check_shadow(world)
-    size_bytes = world.slot.check_ready(model, expected_sha256=sha256) if model else 0
-    current, now = world.slot.current_path(), world.now()
+    check_shadow(context)
+    size_bytes = context.slot.check_ready(model, expected_sha256=sha256) if model else 0
+    current, now = context.slot.current_path(), context.now()
     return Deployment(
         deployment_id=deployment_id,
         run_id=run_id,
@@ -59,7 +59,7 @@ def intended(
         size_bytes=size_bytes,
         previous_version=current.stem if current else None,
         previous_model_path=str(current) if current else None,
-        previous_sha256=_sha256_of(current, world),
+        previous_sha256=_sha256_of(current, context),
         state=DeploymentState.INTENDED,
         created_at=now,
         updated_at=now,
@@ -68,25 +68,25 @@ def intended(
     )
 
 
-def take_step(deployment: Deployment, world: World) -> SwapStep:
+def take_step(deployment: Deployment, context: StageContext) -> SwapStep:
     """The step that is due. After it SWAPPED is new where the env line names the model: the caller says so.
 
     UNDONE where somebody else has changed the line since the intent, which may be hours old.
     """
     match deployment.state:
         case DeploymentState.INTENDED:
-            return _point(deployment, world)
+            return _point(deployment, context)
         case DeploymentState.SWAPPED:
-            told = _moved(deployment, DeploymentState.ANNOUNCED, world)  # dated before the engine can start again
-            world.slot.trigger(Path(deployment.model_path) if deployment.model_path else None)
-            return SwapStep(deployment=told, sentence=f"the engine was told to take {_what(deployment)}")
+            told = _moved(deployment, DeploymentState.ANNOUNCED, context)  # dated before the engine can start again
+            context.slot.trigger(Path(deployment.model_path) if deployment.model_path else None)
+            return SwapStep(deployment=told, message=f"the engine was told to take {_what(deployment)}")
         case DeploymentState.ANNOUNCED:
-            return _confirm(deployment, world)
+            return _confirm(deployment, context)
         case _:
-            return SwapStep(deployment=deployment, sentence=deployment.confirmation)
+            return SwapStep(deployment=deployment, message=deployment.confirmation)
 
 
-def cut_short(deployment: Deployment, reason: str, world: World) -> Deployment:
+def cut_short(deployment: Deployment, reason: str, context: StageContext) -> Deployment:
     """What becomes of a swap that cannot go on. What the env file says, counts.
 
     NOT_CONFIRMED when the env line names the model: the engine takes it at its next start, whatever else failed. If
@@ -94,23 +94,23 @@ def cut_short(deployment: Deployment, reason: str, world: World) -> Deployment:
     """
     if deployment.state in ENDED:
         return deployment
-    if deployment.state is DeploymentState.INTENDED and named(world) != deployment.model_path:
-        return _moved(deployment, DeploymentState.UNDONE, world, confirmation=reason)
-    return _moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=reason)
+    if deployment.state is DeploymentState.INTENDED and named(context) != deployment.model_path:
+        return _moved(deployment, DeploymentState.UNDONE, context, confirmation=reason)
+    return _moved(deployment, DeploymentState.NOT_CONFIRMED, context, confirmation=reason)
 
 
-def named(world: World) -> str | None:
+def named(context: StageContext) -> str | None:
     """What the env line names, "" when it names nothing; None when it cannot be read."""
     try:
-        current = world.slot.current_path()
+        current = context.slot.current_path()
     except SlotError:
         return None
     return str(current) if current else ""
 
 
-def check_shadow(world: World) -> None:
+def check_shadow(context: StageContext) -> None:
     """Raise SlotError unless the engine is in shadow mode, or ALLOW_LIVE_SWAP says that this does not matter."""
-    if not world.policies.allow_live_swap and not world.slot.is_shadow_only():
+    if not context.policies.allow_live_swap and not context.slot.is_shadow_only():
         raise SlotError(
             "the engine is not in shadow mode, so its model is not replaced",
             where="PATCHTST_SHADOW_ONLY",
@@ -118,74 +118,76 @@ def check_shadow(world: World) -> None:
         )
 
 
-def _point(deployment: Deployment, world: World) -> SwapStep:
-    current = world.slot.current_path()
+def _point(deployment: Deployment, context: StageContext) -> SwapStep:
+    current = context.slot.current_path()
     found = str(current) if current else ""
     if found not in (deployment.model_path, deployment.previous_model_path or ""):
         how = f"somebody else changed PATCHTST_MODEL_PATH; it names {found or 'nothing'} now"
-        undone = _moved(deployment, DeploymentState.UNDONE, world, confirmation=how)
-        return SwapStep(deployment=undone, sentence=how)
+        undone = _moved(deployment, DeploymentState.UNDONE, context, confirmation=how)
+        return SwapStep(deployment=undone, message=how)
     if found != deployment.model_path:
-        check_shadow(world)
+        check_shadow(context)
     # also when the line is right already: the rename may not be durable yet
     if deployment.model_path:
-        world.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
+        context.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
     else:
-        world.slot.clear(replacing=Path(str(deployment.previous_model_path)))
+        context.slot.clear(replacing=Path(str(deployment.previous_model_path)))
     return SwapStep(
-        deployment=_moved(deployment, DeploymentState.SWAPPED, world),
-        sentence=f"PATCHTST_MODEL_PATH names {_what(deployment)}",
+        deployment=_moved(deployment, DeploymentState.SWAPPED, context),
+        message=f"PATCHTST_MODEL_PATH names {_what(deployment)}",
     )
 
 
-def _confirm(deployment: Deployment, world: World) -> SwapStep:
-    policies = world.policies
-    found = named(world)
+def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
+    policies = context.policies
+    found = named(context)
     if found not in (deployment.model_path, None):
-        return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} by now", world)
+        return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} by now", context)
     if not deployment.model_path:
-        return _ended(deployment, WITHDRAWN, world)
+        return _ended(deployment, WITHDRAWN, context)
     if policies.engine_confirm == "none":
-        return _ended(deployment, NOT_ASKED, world)
+        return _ended(deployment, NOT_ASKED, context)
     # a unit that was started before it was told has read the old line; a follower names what it serves, and is quick
     since = deployment.updated_at if policies.engine_confirm == "unit" else deployment.created_at
-    seen = world.confirmations.seen_serving(
+    seen = context.confirmations.seen_serving(
         version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since
     )
     if seen:
-        confirmed = _moved(deployment, DeploymentState.CONFIRMED, world, confirmation=seen)
-        return SwapStep(deployment=confirmed, sentence=seen)
-    waited = (world.now() - deployment.updated_at).total_seconds()
+        confirmed = _moved(deployment, DeploymentState.CONFIRMED, context, confirmation=seen)
+        return SwapStep(deployment=confirmed, message=seen)
+    waited = (context.now() - deployment.updated_at).total_seconds()
     if waited < policies.engine_confirm_seconds:
         return SwapStep(
             deployment=deployment,
-            sentence=f"waiting to see the engine serve {deployment.version}, "
+            message=f"waiting to see the engine serve {deployment.version}, "
             f"{policies.engine_confirm_seconds - waited:.0f} s left",
         )
     how = f"nobody was seen serving {deployment.version} within {policies.engine_confirm_seconds:.0f} s"
-    return _ended(deployment, how, world)
+    return _ended(deployment, how, context)
 
 
 def _what(deployment: Deployment) -> str:
     return deployment.version if deployment.model_path else "no model"
 
 
-def _ended(deployment: Deployment, how: str, world: World) -> SwapStep:
+def _ended(deployment: Deployment, how: str, context: StageContext) -> SwapStep:
     return SwapStep(
-        deployment=_moved(deployment, DeploymentState.NOT_CONFIRMED, world, confirmation=how),
-        sentence=f"not confirmed: {how}",
+        deployment=_moved(deployment, DeploymentState.NOT_CONFIRMED, context, confirmation=how),
+        message=f"not confirmed: {how}",
     )
 
 
-def _moved(deployment: Deployment, state: DeploymentState, world: World, *, confirmation: str = "") -> Deployment:
-    return replace(deployment, state=state, updated_at=world.now(), confirmation=confirmation)
+def _moved(
+    deployment: Deployment, state: DeploymentState, context: StageContext, *, confirmation: str = ""
+) -> Deployment:
+    return replace(deployment, state=state, updated_at=context.now(), confirmation=confirmation)
 
 
-def _sha256_of(model: Path | None, world: World) -> str | None:
+def _sha256_of(model: Path | None, context: StageContext) -> str | None:
     """The hash of what stands in the slot; None when it cannot be read: that must not keep it from being replaced."""
     if model is None:
         return None
     try:
-        return world.slot.sha256_of(model)
+        return context.slot.sha256_of(model)
     except RetrainError:
         return None

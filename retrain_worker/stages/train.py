@@ -1,4 +1,4 @@
-"""Train: a child fits a candidate, calibrates it, writes its file and verifies it in a fresh load."""
+"""Train: a worker fits a candidate, calibrates it, writes its file and verifies it in a fresh load."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict
 
 from retrain_worker.domain.artifact import version_of
-from retrain_worker.domain.handoff import TrainRequest, TrainResult
 from retrain_worker.domain.lifecycle import Run, Stage
-from retrain_worker.stages.child import ask
-from retrain_worker.stages.ports import Policies, World
+from retrain_worker.domain.worker_protocol import TrainRequest, TrainResult
+from retrain_worker.stages.ports import Policies, StageContext
 from retrain_worker.stages.step import Step
+from retrain_worker.stages.worker_call import ask
 
 
 def trained_under(policies: Policies) -> str:
@@ -18,28 +18,28 @@ def trained_under(policies: Policies) -> str:
     return json.dumps([asdict(policies.data), asdict(policies.split), asdict(policies.recipe)], sort_keys=True)
 
 
-def train(run: Run, world: World) -> Step:
+def train(run: Run, context: StageContext) -> Step:
     """The gate is due once the candidate's file stands."""
-    policies = world.policies
+    policies = context.policies
     answer = ask(
         run,
-        world,
+        context,
         TrainRequest(
             run_id=run.run_id,
-            run_dir=str(world.folders.run_dir(run.run_id)),
+            run_dir=str(context.folders.run_dir(run.run_id)),
             version=version_of(run.run_id),
             data=policies.data,
             split=policies.split,
             recipe=policies.recipe,
-            checkpoint_dir=str(world.folders.checkpoint_dir(run.run_id)),
+            checkpoint_dir=str(context.folders.checkpoint_dir(run.run_id)),
             incumbent_path=run.fact(Stage.AUDIT)["incumbent_path"],
-            memory_limit_bytes=policies.child_memory_bytes,
+            memory_limit_bytes=policies.worker_memory_bytes,
         ),
     )
     if isinstance(answer, Step):
         return answer
     result: TrainResult = answer
-    incumbent = world.slot.current_path()
+    incumbent = context.slot.current_path()
     known = run.with_fact(
         Stage.TRAIN,
         {
@@ -59,7 +59,7 @@ def train(run: Run, world: World) -> Step:
         },
     )
     return Step(
-        run=known.moved_to(Stage.GATE, at=world.now()),
-        sentence=f"run {run.run_id} trained {result.manifest.version}: best of {result.epochs} epochs is "
+        run=known.moved_to(Stage.GATE, at=context.now()),
+        message=f"run {run.run_id} trained {result.manifest.version}: best of {result.epochs} epochs is "
         f"{result.best_epoch}, validation log loss {result.validation_log_loss:.4f}",
     )

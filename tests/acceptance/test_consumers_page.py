@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from retrain_worker.adapters.event_confirmations import EventConfirmations
-from retrain_worker.adapters.relay import Relay
-from retrain_worker.adapters.run_requests import Requests, trigger
+from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.retrain_requests import Requests, trigger
 from retrain_worker.domain import payloads
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, EventType
 from retrain_worker.serving import ModelEvents, ModelFollower

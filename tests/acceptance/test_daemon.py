@@ -18,8 +18,8 @@ from tests.acceptance.conftest import COMMAND, PATIENCE_SECONDS, clean_environme
 QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 32}
 
 
-def training_child_of(daemon) -> int | None:
-    """The pid of the child that trains, once an epoch is checkpointed."""
+def training_worker_of(daemon) -> int | None:
+    """The pid of the worker that trains, once an epoch is checkpointed."""
     checkpoints = list((daemon.home / "checkpoints").rglob("*"))
     if not any(path.is_file() for path in checkpoints):
         return None
@@ -30,7 +30,7 @@ def training_child_of(daemon) -> int | None:
                 parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
             except OSError:
                 continue
-            if b"retrain_worker.work" in command and b"train." in command and int(parent) == daemon.process.pid:
+            if b"retrain_worker.worker" in command and b"train." in command and int(parent) == daemon.process.pid:
                 return int(folder.name)
     return None
 
@@ -46,10 +46,10 @@ def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_th
     home = tmp_path / "home"
     env = home / "engine/ai-engine.env"
     first = daemon_of(home, hopeless, **QUICK)
-    child = wait_for(lambda: training_child_of(first), what="the first checkpoint")
+    worker = wait_for(lambda: training_worker_of(first), what="the first checkpoint")
     first.stop(signal.SIGKILL)
     assert parse(env.read_bytes()) == {"PATCHTST_SHADOW_ONLY": "true"}
-    wait_for(lambda: not is_alive(child), what="the end of the orphaned child")
+    wait_for(lambda: not is_alive(worker), what="the end of the orphaned worker")
 
     second = daemon_of(home, hopeless, **QUICK)
     resumed = second.wait_for_event("run_progress")
@@ -64,11 +64,11 @@ def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_th
 
 def test_sigterm_in_training_checkpoints_and_the_next_start_goes_on(daemon_of, hopeless, tmp_path):
     first = daemon_of(tmp_path / "home", hopeless, **QUICK)
-    child = wait_for(lambda: training_child_of(first), what="the first checkpoint")
+    worker = wait_for(lambda: training_worker_of(first), what="the first checkpoint")
     code = first.stop()
 
     assert code == 0
-    assert not is_alive(child)
+    assert not is_alive(worker)
     assert retrain_worker("history", "--home", tmp_path / "home").stdout.count("INTERRUPTED") == 1
     second = daemon_of(tmp_path / "home", hopeless, **QUICK)
     assert second.wait_for_event("run_finished")["outcome"] == "REFUSED"
@@ -133,12 +133,12 @@ def test_a_reload_in_training_waits_for_the_end_of_the_run(daemon_of, hopeless, 
     env = tmp_path / "worker.env"
     env.write_text("MAX_EPOCHS=3\nBATCH_SIZE=32\n")
     daemon = daemon_of(tmp_path / "home", hopeless, "--env-file", env)
-    child = wait_for(lambda: training_child_of(daemon), what="a child in training")
+    worker = wait_for(lambda: training_worker_of(daemon), what="a worker in training")
     env.write_text("MAX_EPOCHS=1\nRETRAIN_INTERVAL_H=0.001\n")
     daemon.send(signal.SIGHUP)
     daemon.wait_for_event("reloaded")
 
-    assert is_alive(child)
+    assert is_alive(worker)
     first = daemon.wait_for_event("run_finished")
     listed = retrain_worker("history", "--home", tmp_path / "home", "--json").stdout
     trained = [json.loads(line) for line in listed.splitlines()]
@@ -206,8 +206,8 @@ def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_sp
         PATIENCE=500,
         BATCH_SIZE=32,
     )
-    child = wait_for(lambda: training_child_of(daemon), what="a child in training")
-    child_environment = Path(f"/proc/{child}/environ").read_bytes()
+    worker = wait_for(lambda: training_worker_of(daemon), what="a worker in training")
+    worker_environment = Path(f"/proc/{worker}/environ").read_bytes()
     wait_for(lambda: any(one.startswith("STATUS=") and "epoch" in one for one in heard), what="an epoch in the status")
     wait_for(lambda: "WATCHDOG=1" in heard, what="a ping")
     daemon.stop()
@@ -217,8 +217,8 @@ def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_sp
     assert sum(message.startswith("READY=1") for message in heard) == 1
     assert "WATCHDOG=1" in heard
     assert [message for message in heard if message.startswith("STOPPING=1")] == [heard[-1]]
-    assert b"NOTIFY_SOCKET" not in child_environment
-    assert b"WATCHDOG" not in child_environment
+    assert b"NOTIFY_SOCKET" not in worker_environment
+    assert b"WATCHDOG" not in worker_environment
 
 
 def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, tmp_path):
@@ -300,8 +300,8 @@ def test_wrong_settings_stop_the_start_with_78(tmp_path):
 
 def test_a_second_sigterm_ends_at_once(daemon_of, hopeless, tmp_path):
     daemon = daemon_of(tmp_path / "home", hopeless, **QUICK)
-    child = wait_for(lambda: training_child_of(daemon), what="a child in training")
-    os.kill(child, signal.SIGSTOP)  # a child that cannot stop within its grace
+    worker = wait_for(lambda: training_worker_of(daemon), what="a worker in training")
+    os.kill(worker, signal.SIGSTOP)  # a worker that cannot stop within its grace
     try:
         daemon.send(signal.SIGTERM)
         wait_for(lambda: "stop" in " ".join(daemon.events()) or daemon.process.poll() is None, what="the first SIGTERM")
@@ -309,4 +309,4 @@ def test_a_second_sigterm_ends_at_once(daemon_of, hopeless, tmp_path):
         assert daemon.process.wait(PATIENCE_SECONDS) in (0, 1)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+            os.kill(worker, signal.SIGKILL)

@@ -41,7 +41,7 @@ def test_the_summary_holds_what_a_person_asks_for(shown):
     text = shown[1].stdout
 
     for asked in (
-        "best possible",
+        "Bayes-optimal",
         "incumbent",
         "training, balanced",
         "PATCHTST_MODEL_PATH",

@@ -15,7 +15,7 @@ END = datetime(2025, 12, 30, 21, tzinfo=UTC)
 
 
 def called(*arguments: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "MAX_EPOCHS": "4", "GATE_PAST_FOLDS": "1", "ENGINE_CONFIRM": "none"}
+    environment = {**os.environ, "MAX_EPOCHS": "4", "GATE_BACKTEST_FOLDS": "1", "ENGINE_CONFIRM": "none"}
     return subprocess.run(
         [sys.executable, "-m", "retrain_worker", *map(str, arguments)],
         capture_output=True,

@@ -9,7 +9,7 @@ import torch
 from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.model.presets import engine
 from tests.acceptance.conftest import retrain_worker
-from tests.child.test_bundle import written
+from tests.worker.test_bundle import written
 
 
 @pytest.fixture

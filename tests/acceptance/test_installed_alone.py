@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.domain.events import EventType
 from tests.redis_world import an_event, enqueue
 

@@ -8,7 +8,7 @@ import pytest
 from tests.acceptance.conftest import once, retrain_worker
 
 ENV = "# engine\nPATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={}\n"
-#: each child keeps to it; far over what this market asks for
+#: each worker keeps to it; far over what this market asks for
 MEMORY_MB = 2048
 
 
@@ -21,7 +21,7 @@ def refused(learnable, tmp_path_factory):
     lost.write_bytes(bytes(range(129, 256)) * 40)
     env.write_text(ENV.format(lost))
     checked = retrain_worker("check", "--db", learnable, "--home", home)
-    code, result, said = once(learnable, home, CHILD_MEMORY_MB=MEMORY_MB)
+    code, result, said = once(learnable, home, WORKER_MEMORY_MB=MEMORY_MB)
     return home, lost, env, checked, code, result, said
 
 
@@ -48,12 +48,12 @@ def test_a_person_who_names_the_contract_opens_the_way_also_when_the_file_is_gon
     home, lost, env, _, _, result, _ = refused
     lost.unlink()
     order = ("promote", result["run_id"], "--home", home, "--reason", "its file got lost")
-    forced = retrain_worker(*order, "--force", CHILD_MEMORY_MB=MEMORY_MB)
+    forced = retrain_worker(*order, "--force", WORKER_MEMORY_MB=MEMORY_MB)
     named = re.search(r"--accept-contract (\S+)", forced.stdout)
 
     assert forced.returncode == 11, forced.stderr
     assert named is not None, forced.stdout
     assert env.read_text() == ENV.format(lost)
-    done = retrain_worker(*order, "--accept-contract", named[1], CHILD_MEMORY_MB=MEMORY_MB)
+    done = retrain_worker(*order, "--accept-contract", named[1], WORKER_MEMORY_MB=MEMORY_MB)
     assert done.returncode == 0, done.stdout + done.stderr
     assert Path(env.read_text().rpartition("=")[2].strip()).stem == f"patchtst_v{result['run_id']}"

@@ -67,7 +67,7 @@ def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_mod
     newest = deployments(engine)[0]
     assert (newest["kind"], newest["reason"], newest["sha256"]) == ("rollback", "loses money", engine.models[1][1])
     assert events_of(engine) == ["model.rolled_back"]
-    assert not list(engine.home.glob("models/orders/*"))
+    assert not list(engine.home.glob("models/slot_requests/*"))
 
 
 def test_beside_a_running_daemon_the_daemon_does_it(engine, daemon):
@@ -105,7 +105,10 @@ def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine, daemon):
 def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(engine, daemon):
     running = daemon(REDIS_URL=REDIS_DOWN)
     waiting = ordered(engine)
-    wait_for(lambda: list(engine.home.glob("models/orders/*")) or engine.named() == engine.path_of(1), what="the order")
+    wait_for(
+        lambda: list(engine.home.glob("models/slot_requests/*")) or engine.named() == engine.path_of(1),
+        what="the order",
+    )
     for _ in range(20):
         if running.process.poll() is None:
             running.send(signal.SIGTERM)
@@ -162,7 +165,7 @@ def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(engine, daem
 def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(engine, daemon):
     running = daemon(REDIS_URL=REDIS_DOWN)
     engine.write_line(engine.path_of(0))
-    running.wait_for_event("slot_observed")
+    running.wait_for_event("slot_changed_externally")
     time.sleep(3)
     newest = deployments(engine)[0]
 

@@ -20,14 +20,14 @@ def models(tmp_path_factory) -> TwoModels:
     return two_models(tmp_path_factory.mktemp("two_models"))
 
 
-def looking_child_of(daemon) -> int | None:
-    """The pid of the child that looks now."""
+def looking_worker_of(daemon) -> int | None:
+    """The pid of the worker that looks now."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             with suppress(OSError):
                 parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 command = (folder / "cmdline").read_bytes()
-                if parent == daemon.process.pid and b"retrain_worker.work" in command:
+                if parent == daemon.process.pid and b"retrain_worker.worker" in command:
                     return int(folder.name)
     return None
 
@@ -37,10 +37,10 @@ def start(daemon_of, made: TrialHome, **settings: object):
 
 
 def killed_in_a_look(daemon_of, made: TrialHome) -> None:
-    """SIGKILL while a child looks, after at least one look has recorded something."""
+    """SIGKILL while a worker looks, after at least one look has recorded something."""
     daemon = start(daemon_of, made)
     wait_for(lambda: made.run().fact(made.run().stage).get("look", 0) > 1, what="a first look")
-    wait_for(lambda: looking_child_of(daemon), what="a child that looks")
+    wait_for(lambda: looking_worker_of(daemon), what="a worker that looks")
     daemon.stop(signal.SIGKILL)
 
 

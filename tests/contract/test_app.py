@@ -14,7 +14,7 @@ from retrain_worker.daemon.app import App
 from retrain_worker.daemon.service import jobs_of
 from retrain_worker.domain.artifact import manifest_file
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
-from retrain_worker.domain.orders import OrderKind
+from retrain_worker.domain.slot_request import SlotRequestKind
 from retrain_worker.errors import DiskFullError, StateError
 from retrain_worker.stages.audit import reference_run_id
 from retrain_worker.stages.step import Step
@@ -72,7 +72,7 @@ def test_a_broken_memory_ends_the_process_and_not_the_run(app, monkeypatch):
     assert isinstance(app.guard.broken, StateError)
 
 
-@pytest.mark.parametrize("method", ["unfinished_run", "waiting_order", "last_deployment"])
+@pytest.mark.parametrize("method", ["unfinished_run", "waiting_slot_request", "last_deployment"])
 def test_a_memory_that_breaks_anywhere_in_a_pass_ends_the_process(app, monkeypatch, method):
     def broken(*_, **__):
         raise StateError("the disk is gone")
@@ -91,7 +91,7 @@ def test_a_memory_without_room_is_waited_for_and_said_once(app, monkeypatch, cap
         raise DiskFullError("no space is left", where="state.db")
 
     monkeypatch.setattr(app.store, "record", full)
-    monkeypatch.setattr(app_module, "advance", lambda run, world: world.store.record(run))
+    monkeypatch.setattr(app_module, "advance", lambda run, context: context.store.record(run))
     for _ in range(5):
         one_pass(app, "advance")
 
@@ -100,7 +100,7 @@ def test_a_memory_without_room_is_waited_for_and_said_once(app, monkeypatch, cap
     assert "no space is left" in app.status_line()
     assert (app.store.run(run.run_id).num_deaths, app.guard.broken) == (0, None)
     monkeypatch.setattr(app.store, "record", record)
-    monkeypatch.setattr(app_module, "advance", lambda run, world: Step(run=run, sentence="it goes on"))
+    monkeypatch.setattr(app_module, "advance", lambda run, context: Step(run=run, message="it goes on"))
     one_pass(app, "advance")
     assert "no space" not in app.status_line()
 
@@ -119,7 +119,7 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
         at = NOW + timedelta(days=day)
         an_ended_run(app, at)
         ids.append(app.store.history(1)[0].run_id)
-        app.world.folders.run_dir(ids[-1])
+        app.context.folders.run_dir(ids[-1])
     promoted = Deployment(
         deployment_id=ids[1],
         run_id=ids[1],
@@ -142,7 +142,7 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
     )
     app.sweep()
 
-    assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[1], ids[3]]
+    assert [run_id for run_id in ids if app.context.folders.path_of(run_id).exists()] == [ids[1], ids[3]]
 
 
 def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_swept(app):
@@ -151,16 +151,18 @@ def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_
     for day in range(1, 6):
         an_ended_run(app, NOW + timedelta(days=day))
         ids.append(app.store.history(1)[0].run_id)
-        app.world.folders.run_dir(ids[-1])
+        app.context.folders.run_dir(ids[-1])
     forced = replace(app.store.run(ids[3]), facts={"gate": {"forced": {"of_run": ids[0]}}})
     app.store.record(
         forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
     )
-    app.store.open_order(OrderKind.PROMOTE, arguments={"run_id": ids[1]}, requested_by="a", reason="", at=NOW)
+    app.store.open_slot_request(
+        SlotRequestKind.PROMOTE, arguments={"run_id": ids[1]}, requested_by="a", reason="", at=NOW
+    )
     app.sweep()
 
     assert reference_run_id(app.store) == ids[0]
-    assert [run_id for run_id in ids if app.world.folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
+    assert [run_id for run_id in ids if app.context.folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
 
 
 def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
@@ -173,7 +175,7 @@ def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
         forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
     )
 
-    assert source_audit._reference_dir(app._settings, pytest.fail) == str(app.world.folders.path_of(ids[0]))
+    assert source_audit._reference_dir(app._settings, pytest.fail) == str(app.context.folders.path_of(ids[0]))
 
 
 def a_deployment(number: int, models, *, kind="promote", before: int | None = None, day: int = 0) -> Deployment:
@@ -212,7 +214,9 @@ def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_retu
     # 3 was taken back, so 2 serves and 1 is what would return
     app.store.record_deployment(a_deployment(2, models, kind="rollback", before=3))
     app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n")
-    app.store.open_order(OrderKind.ROLLBACK, arguments={"version": models[0].stem}, requested_by="a", reason="", at=NOW)
+    app.store.open_slot_request(
+        SlotRequestKind.ROLLBACK, arguments={"version": models[0].stem}, requested_by="a", reason="", at=NOW
+    )
     app.sweep()
 
     assert [model for model in models if model.exists()] == [*models[:4], *models[7:]]
@@ -248,11 +252,11 @@ def test_the_model_that_a_hand_edit_names_is_never_swept(app):
 def test_a_hand_edit_is_recorded_once_when_two_looks_agree(app):
     env = app._settings.engine_env_file
     for _ in range(4):
-        app.look_at_slot()
+        app.check_slot()
     env.write_text("PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH=/half/writ")
-    app.look_at_slot()
+    app.check_slot()
     for path in ("/opt/by_hand.pth", "/opt/by_hand.pth", "/opt/by_hand.pth"):
         env.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={path}\n")
-        app.look_at_slot()
+        app.check_slot()
 
     assert [(one.kind, one.model_path) for one in app.store.deployments(9)] == [("observed", "/opt/by_hand.pth")]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.events import SERVED_STREAM, EventType, stream_of

@@ -59,7 +59,7 @@ def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_
             books.keep(tables(trading))
 
     assert booked(trading) == ["first", "third"]
-    assert [line["event"] for line in said] == ["bookkeeping_failed", "bookkeeping_set_aside"]
+    assert [line["event"] for line in said] == ["bookkeeping_failed", "bookkeeping_given_up"]
     assert said[1]["run_id"] == "20260111_033000"
     assert "20260111_033000" in said[1]["message"]
     assert "CHECK constraint" in said[1]["message"]

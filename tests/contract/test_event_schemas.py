@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from retrain_worker.adapters.event_schemas import PAYLOADS, as_text, schemas
-from retrain_worker.adapters.relay import Relay
-from retrain_worker.adapters.run_requests import trigger
+from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.retrain_requests import trigger
 from retrain_worker.domain import events
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, SERVED_STREAM, EventType, stream_of
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage

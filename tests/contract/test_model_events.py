@@ -8,11 +8,11 @@ import time
 import pytest
 from redis.exceptions import ResponseError
 
-from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.domain.events import EventType, stream_of
 from retrain_worker.serving import event_reader
-from retrain_worker.serving.driving import drive
 from retrain_worker.serving.events import ModelEvents
+from retrain_worker.serving.io_drivers import drive
 from tests.redis_world import RedisServer, a_promotion, an_event, enqueue
 
 SKIPPED = stream_of(EventType.SKIPPED)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from retrain_worker.adapters.event_confirmations import EventConfirmations
-from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, EventType
@@ -21,8 +21,8 @@ from retrain_worker.errors import RetryLaterError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.serving import model_watch
-from retrain_worker.serving.driving import drive
 from retrain_worker.serving.follower import ModelFollower
+from retrain_worker.serving.io_drivers import drive
 from tests.redis_world import PATIENCE_SECONDS, RedisServer, an_event, enqueue
 
 CONTRACT = ModelContract(

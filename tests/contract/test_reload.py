@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from retrain_worker.adapters.reload_answer import ReloadAnswer, leave, reload_process
-from retrain_worker.errors import CallPersonError
+from retrain_worker.adapters.reload_result import ReloadAnswer, leave, reload_process
+from retrain_worker.errors import OperatorActionError
 
 DAEMON = """
 import os, signal, sys, time
 from pathlib import Path
-from retrain_worker.adapters.reload_answer import ReloadAnswer, leave
+from retrain_worker.adapters.reload_result import ReloadAnswer, leave
 signal.signal(signal.SIGHUP, lambda *_: leave(Path(sys.argv[1]), ReloadAnswer(
     pid=os.getpid(), began_at_ns=time.monotonic_ns(), problems=tuple(sys.argv[2:]))))
 print("at work", flush=True)
@@ -57,7 +57,7 @@ def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
     sleeper.stdout.readline()
     leave(tmp_path / "answer", ReloadAnswer(pid=sleeper.pid, began_at_ns=time.monotonic_ns()))
     try:
-        with pytest.raises(CallPersonError, match="no answer"):
+        with pytest.raises(OperatorActionError, match="no answer"):
             reload_process(sleeper.pid, tmp_path / "answer", wait_seconds=0.3)
     finally:
         sleeper.kill()
@@ -68,5 +68,5 @@ def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
 def test_a_process_that_is_gone_does_not_answer(tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    with pytest.raises(CallPersonError, match="gone"):
+    with pytest.raises(OperatorActionError, match="gone"):
         reload_process(gone.pid, tmp_path / "answer", wait_seconds=60)

@@ -4,7 +4,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from retrain_worker import settings
-from retrain_worker.adapters.run_requests import BATCH, trigger
+from retrain_worker.adapters.retrain_requests import BATCH, trigger
 from retrain_worker.cli.options import prepare_home
 from retrain_worker.daemon.app import App
 from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM
@@ -42,13 +42,13 @@ def move(app, stage):
     """The run under way has come to `stage`."""
     run = app.store.unfinished_run()
     for due in list(Stage)[1 : list(Stage).index(stage) + 1]:
-        run = run.moved_to(due, at=app.world.now())
+        run = run.moved_to(due, at=app.context.now())
     app.store.record(run)
 
 
 def end(app):
     run = app.store.unfinished_run()
-    app.store.record(run.ended(Outcome.FAILED, "test", at=app.world.now()))
+    app.store.record(run.ended(Outcome.FAILED, "test", at=app.context.now()))
 
 
 def reasons(app):

@@ -14,8 +14,8 @@ from retrain_worker.adapters import state_schema
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.domain import events
+from retrain_worker.domain.alpha_spending import spend
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Stage
-from retrain_worker.domain.spending import spend
 from retrain_worker.errors import AlreadyRunningError, SlotError, StateError
 from tests.contract.test_run_store import AT, DEPLOYMENT, RUN
 
@@ -277,7 +277,7 @@ def test_instants_sort_as_text_as_they_do_in_time(state):
 
 
 def test_what_was_spent_is_told_from_the_newest_decision_before_a_run(state):
-    assert state.spending_before(None) is None
+    assert state.alpha_spending_before(None) is None
     first = spend(None, at=AT, skill_alpha=0.001, per_year=0.1)
     second = spend(first, at=AT + timedelta(days=1), skill_alpha=0.001, per_year=0.1)
     ids = []
@@ -291,9 +291,14 @@ def test_what_was_spent_is_told_from_the_newest_decision_before_a_run(state):
             )
         state.record(run.ended(Outcome.FAILED, "test", at=AT + timedelta(days=day)))
 
-    assert state.spending_before(None) == state.spending_before(ids[3]) == state.spending_before(ids[2]) == second
-    assert state.spending_before(ids[1]) == first
-    assert state.spending_before(ids[0]) is None
+    assert (
+        state.alpha_spending_before(None)
+        == state.alpha_spending_before(ids[3])
+        == state.alpha_spending_before(ids[2])
+        == second
+    )
+    assert state.alpha_spending_before(ids[1]) == first
+    assert state.alpha_spending_before(ids[0]) is None
 
 
 def waiting(state, at=AT):
@@ -319,12 +324,12 @@ def test_bytes_are_condemned_by_a_probation_that_took_them_back_and_by_nothing_e
     run = waiting(state)
     promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "b" * 64}).on_probation("", at=AT)
     state.record(promoted)
-    assert state.condemned("b" * 64) is None
+    assert state.blocked("b" * 64) is None
     worse = promoted.with_fact(Stage.PROBATION, {"decision": "ROLL_BACK", "reasons": ["worse"]})
     state.record(worse.ended(Outcome.ROLLED_BACK, "worse", at=AT))
 
-    assert "worse" in state.condemned("b" * 64)
-    assert state.condemned("c" * 64) is None
+    assert "worse" in state.blocked("b" * 64)
+    assert state.blocked("c" * 64) is None
 
 
 def test_reading_an_older_database_names_the_daemon_and_no_damage(path, monkeypatch):

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.events import EventType, stream_of
 from retrain_worker.redis_client import connect
 from retrain_worker.serving import ModelEvents, event_reader
-from retrain_worker.serving.driving import drive
+from retrain_worker.serving.io_drivers import drive
 from tests.redis_world import Clock, LossyWire, RedisDiedError, RedisServer, a_promotion, an_event, enqueue
 
 SKIPPED, PROMOTED = stream_of(EventType.SKIPPED), stream_of(EventType.PROMOTED)

@@ -2,7 +2,7 @@
 
 `work` is what the daemon does with it: it takes the lock, opens its memory, sweeps, takes up what an earlier process
 left, and carries it out with the real stages, the real state database and the real slot. So it is the swap and its
-recovery as well. Only the child that would load the model is stood in for (no torch here).
+recovery as well. Only the worker that would load the model is stood in for (no torch here).
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
-from retrain_worker.domain.handoff import Done, VerifyResult
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.orders import OrderKind
 from retrain_worker.domain.recipe import Recipe
-from retrain_worker.domain.windows import SplitPolicy
+from retrain_worker.domain.slot_request import SlotRequestKind
+from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.domain.worker_protocol import Done, VerifyResult
 from retrain_worker.stages.advance import advance, resume
-from retrain_worker.stages.orders import carry_out
-from retrain_worker.stages.ports import Policies, World
+from retrain_worker.stages.ports import Policies, StageContext
+from retrain_worker.stages.slot_requests import carry_out
 
 OLDER, OLD = "patchtst_v20260107_120000", "patchtst_v20260108_120000"
 NEW, NEXT = "patchtst_v20260109_120000", "patchtst_v20260110_120000"
@@ -51,7 +51,7 @@ class Clock:
 
 
 class NobodyToVerify:
-    """Stands in for the child: what the slot has hashed is sound."""
+    """Stands in for the worker: what the slot has hashed is sound."""
 
     def result_of(self, stage, run_dir, request):
         return Done(result=VerifyResult(sha256=request.expected_sha256, canary_error=0.0))
@@ -120,8 +120,8 @@ def prepare(scene: Scene) -> None:
             store.record(_due(run, scene, NEW))
         else:
             store.record(run.ended(Outcome.FAILED, "nothing", at=START))
-            store.open_order(
-                OrderKind.ROLLBACK,
+            store.open_slot_request(
+                SlotRequestKind.ROLLBACK,
                 arguments={"only_from": str(scene.model(OLD))},
                 requested_by="ada",
                 reason="it loses",
@@ -132,15 +132,15 @@ def prepare(scene: Scene) -> None:
 def work(scene: Scene, clock: Callable[[], datetime] | None = None) -> None:
     """Start, heal, finish, as the daemon does."""
     with StateLock(scene.root / "state"), StateDb(scene.root / "state/state.db") as store:
-        world = world_of(scene, store, clock or Clock())
-        world.slot.sweep()
-        while (order := store.waiting_order()) is not None:
-            carry_out(order, world)
+        context = world_of(scene, store, clock or Clock())
+        context.slot.sweep()
+        while (request := store.waiting_slot_request()) is not None:
+            carry_out(request, context)
         run = store.unfinished_run()
         if run is not None:
-            run = resume(run, world).run
+            run = resume(run, context).run
         while run is not None and not run.is_finished:
-            run = advance(run, world).run
+            run = advance(run, context).run
 
 
 def next_run(scene: Scene) -> None:
@@ -153,7 +153,7 @@ def next_run(scene: Scene) -> None:
     work(scene, clock)
 
 
-def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> World:
+def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> StageContext:
     policies = Policies(
         data=DataPolicy(),
         split=SplitPolicy(),
@@ -169,9 +169,9 @@ def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> Wor
         now=clock,
     )
     folders = ArtifactStore(model_path=scene.root / "run", checkpoint_path=scene.root / "checkpoints")
-    return World(
+    return StageContext(
         store=store,
-        children=NobodyToVerify(),
+        workers=NobodyToVerify(),
         verifier=NobodyToVerify(),
         slot=slot,
         folders=folders,
@@ -223,7 +223,7 @@ def broken_after_restart(scene: Scene, *, may_be_given_up: bool) -> list[str]:
         is_done = _named(scene) == scene.model(scene.wanted)
         deployments = [one for one in store.deployments(9) if one.deployment_id != "earlier"]
         events = [row.event.event_type.value for row in store.pending_events(99)]
-        if store.unfinished_run() or store.waiting_order():
+        if store.unfinished_run() or store.waiting_slot_request():
             found.append("a run or an order is not finished")
     told = "model.promoted" if scene.kind == "promotion" else "model.rolled_back"
     reached = [one for one in deployments if one.state in (DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED)]

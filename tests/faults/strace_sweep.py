@@ -289,7 +289,9 @@ def _digest_of(scene: Scene) -> str:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(scene.root, copy)
     with StateDb(copy / "state/state.db") as store:
-        seen.append(json.dumps([str(one) for one in (*store.history(9), *store.deployments(9), store.waiting_order())]))
+        seen.append(
+            json.dumps([str(one) for one in (*store.history(9), *store.deployments(9), store.waiting_slot_request())])
+        )
     for path in sorted(scene.root.rglob("*")):
         if path.is_file() and path.parent.name != "state":
             name = re.sub(r"[0-9a-f]{16}\.tmp$", "tmp", str(path))
@@ -345,7 +347,7 @@ def forked(work: Callable[[], None], *, trace: Sequence[str] = (), options: Sequ
 
 
 def _live(work: Callable[[], None], said: int, tell: int, *, is_traced: bool) -> None:
-    """The child: wait until strace answers it, work, and end without a word to the parent's interpreter."""
+    """The worker: wait until strace answers it, work, and end without a word to the parent's interpreter."""
     code = _CRASHED
     try:
         gc.disable()  # what others have left open is not closed in the middle, which would shift the count of calls

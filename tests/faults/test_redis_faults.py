@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, EventType, stream_of
 from tests.redis_world import LossyWire, RedisServer, a_promotion, an_event, enqueue, event_ids
 
@@ -46,15 +46,15 @@ def test_redis_down_at_start_and_for_hours_then_everything_arrives_once_in_order
     server = RedisServer()
     try:
         relay = Relay(server.client(), outbox, clock)
-        events, sentences = [], set()
+        events, messages = [], set()
         for number in range(50):
             events.append(an_event(number))
             enqueue(outbox, events[-1])
             report = relay.relay_once()
-            sentences.add(report.problem)
+            messages.add(report.problem)
             clock.advance(432)
-        assert len(sentences) == 1
-        assert "cannot be reached" in sentences.pop()
+        assert len(messages) == 1
+        assert "cannot be reached" in messages.pop()
         assert report.pending == 50
         assert report.oldest_pending_at == events[0].timestamp
 
@@ -216,11 +216,11 @@ def test_a_loss_of_nothing_that_matters_is_looked_into_once(relay, client, outbo
     clock.advance(timedelta(days=31).total_seconds())
     client.flushall()
     relay.relay_once()
-    looks = client.info("commandstats")["cmdstat_xrange"]
+    trial_evaluation = client.info("commandstats")["cmdstat_xrange"]
 
     relay.relay_once()
 
-    assert client.info("commandstats")["cmdstat_xrange"] == looks
+    assert client.info("commandstats")["cmdstat_xrange"] == trial_evaluation
 
 
 def test_an_older_promotion_that_is_published_again_does_not_turn_the_hash_back(relay, client, outbox, clock):
@@ -296,13 +296,13 @@ def test_while_redis_takes_no_writes_events_are_kept_and_it_is_said_in_the_same_
     events = [an_event(number) for number in range(3)]
     enqueue(outbox, *events)
 
-    sentences = set()
+    messages = set()
     for _ in range(5):
-        sentences.add(relay.relay_once().problem)
+        messages.add(relay.relay_once().problem)
         clock.advance(31)
 
-    assert len(sentences) == 1
-    assert words in sentences.pop()
+    assert len(messages) == 1
+    assert words in messages.pop()
     mend()
     assert drained(relay, clock).problem is None
     assert_each_once(client, events)

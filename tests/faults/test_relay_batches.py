@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retrain_worker.adapters import relay as relay_module
-from retrain_worker.adapters.relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.events import EventType, stream_of
 from tests.redis_world import an_event, enqueue, event_ids

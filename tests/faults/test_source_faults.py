@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from retrain_worker.work.data.rows import read_pages
-from tests.child.trading_database import make_database, make_rows, url_of
+from retrain_worker.worker.data.rows import read_pages
 from tests.faults.strace_sweep import STRACE, forked
+from tests.worker.trading_database import make_database, make_rows, url_of
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="strace injects the faults")
 

@@ -164,7 +164,7 @@ class Host:
             for (outcome,) in self.state("SELECT outcome FROM runs WHERE finished_at IS NOT NULL ORDER BY created_at")
         ]
 
-    def children(self) -> list[int]:
+    def workers(self) -> list[int]:
         """The processes of the service besides its main one, as numbers inside."""
         main = self.main_pid()
         groups = self.shell(

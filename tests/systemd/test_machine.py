@@ -106,8 +106,8 @@ def test_it_trains_and_scores_under_the_whole_sandbox(host):
     host.settings(MAX_EPOCHS=30, PATIENCE=30)
     host.systemctl("start", UNIT)
     host.wait_status(r"training \d{8}_\d{6}: epoch \d+ of 30, validation log loss \d\.\d+, about \d+ s left")
-    (child,) = host.children()
-    limits = host.shell(f"cat /proc/{child}/status /proc/{child}/oom_score_adj; ps -o ni=,cls= -p {child}")
+    (worker,) = host.workers()
+    limits = host.shell(f"cat /proc/{worker}/status /proc/{worker}/oom_score_adj; ps -o ni=,cls= -p {worker}")
 
     assert host.wait_outcome() == "PROMOTED", "\n".join(host.messages())
     assert not [said for said in host.messages() if "primitive" in said]
@@ -123,7 +123,7 @@ def test_it_trains_and_scores_under_the_whole_sandbox(host):
 
 
 # long enough that an epoch is surely seen
-LASTING = {"MAX_EPOCHS": 60, "PATIENCE": 60, "GATE_PAST_FOLDS": 0}
+LASTING = {"MAX_EPOCHS": 60, "PATIENCE": 60, "GATE_BACKTEST_FOLDS": 0}
 
 
 @pytest.mark.parametrize("stage", ["PULL", "AUDIT", "TRAIN", "GATE", "PROMOTE", "idle"])
@@ -156,7 +156,7 @@ def stop_in_time(host, phase: str, record_property) -> None:
 
     assert seconds < STOP_SECONDS
     assert host.show("Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
-    assert host.children() == []
+    assert host.workers() == []
 
 
 @pytest.mark.parametrize("stage", ["SHADOW", "PROBATION"])
@@ -168,15 +168,15 @@ def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(host, s
     )
     host.systemctl("start", UNIT)
     host.wait(lambda: host.stage() == stage, stage)
-    (child,) = host.wait(host.children, "a look")
-    host.shell(f"kill -STOP {child}")
+    (worker,) = host.wait(host.workers, "a look")
+    host.shell(f"kill -STOP {worker}")
     host.wait_status("is on (trial|probation)")
     stop_in_time(host, f"a look ({stage})", record_property)
 
-    looks = f"SELECT json_extract(facts, '$.{stage.lower()}.look') FROM runs"
-    assert host.state(looks) == [(1,)]
+    evaluations = f"SELECT json_extract(facts, '$.{stage.lower()}.look') FROM runs"
+    assert host.state(evaluations) == [(1,)]
     host.systemctl("start", UNIT)
-    host.wait(lambda: host.state(looks) == [(2,)], "the look that was broken off")
+    host.wait(lambda: host.state(evaluations) == [(2,)], "the look that was broken off")
 
 
 def test_it_stops_within_ten_seconds_beside_a_redis_that_has_just_frozen(host, record_property):
@@ -223,14 +223,14 @@ def test_reloads_in_each_phase_of_a_run_disturb_nothing(host):
     host.systemctl("start", UNIT)
     for stage in ("PULL", "AUDIT", "TRAIN", "GATE", "PROMOTE"):
         host.wait(lambda stage=stage: host.stage() == stage, stage)
-        # a frozen child keeps the run in its phase, however long the reloads take
-        children = [] if stage == "PROMOTE" else host.wait(host.children, f"the child of {stage}")
-        signal_all(host, "STOP", children)
+        # a frozen worker keeps the run in its phase, however long the reloads take
+        workers = [] if stage == "PROMOTE" else host.wait(host.workers, f"the worker of {stage}")
+        signal_all(host, "STOP", workers)
         host.settings(MAX_EPOCHS="many")
         assert host.systemctl("reload", UNIT, check=False).returncode == 1
         host.settings(RETRAIN_INTERVAL_H=48)
         host.systemctl("reload", UNIT)
-        signal_all(host, "CONT", children)
+        signal_all(host, "CONT", workers)
 
     assert host.wait_outcome() == "PROMOTED", "\n".join(host.messages())
     host.wait_status("next run in 47 h")
@@ -268,13 +268,13 @@ def test_a_frozen_daemon_is_restarted_and_a_long_training_is_not(host):
     time.sleep(35)  # more than two periods of the watchdog
     host.wait_status(r"epoch \d+ of 5000")
     assert host.show("NRestarts")["NRestarts"] == "0"
-    (child,) = host.children()
+    (worker,) = host.workers()
     host.shell(f"kill -STOP {host.main_pid()}")
     host.wait(lambda: host.show("NRestarts")["NRestarts"] == "1", "the restart")
     host.wait(lambda: host.show("ActiveState")["ActiveState"] == "active", "READY again")
 
     host.wait_message("goes on where it stopped")
-    assert host.run("test", "-e", f"/proc/{child}", check=False).returncode, "no child is left of the frozen one"
+    assert host.run("test", "-e", f"/proc/{worker}", check=False).returncode, "no worker is left of the frozen one"
     assert any("Watchdog timeout" in said for said in host.messages("-u", UNIT))
     host.systemctl("stop", UNIT)
 
@@ -379,8 +379,8 @@ def test_a_second_sigterm_ends_it_at_once(host):
     host.settings(MAX_EPOCHS=5000, PATIENCE=5000)
     host.systemctl("start", UNIT)
     host.wait_status(r"epoch \d+ of")
-    (child,) = host.children()
-    host.shell(f"kill -STOP {child}")  # it cannot write its checkpoint, and would have five seconds for it
+    (worker,) = host.workers()
+    host.shell(f"kill -STOP {worker}")  # it cannot write its checkpoint, and would have five seconds for it
     pid = host.main_pid()
     host.shell(f"kill -TERM {pid}")
     host.wait_status("stopping; it was training")
@@ -390,7 +390,7 @@ def test_a_second_sigterm_ends_it_at_once(host):
     assert host.show("ExecMainStatus")["ExecMainStatus"] == "1", "not the end of an orderly stop"
     assert "stopped" not in host.messages()
     host.systemctl("stop", UNIT)
-    assert host.children() == []
+    assert host.workers() == []
 
 
 def test_a_journal_that_does_not_read_does_not_stop_the_daemon(host):

@@ -33,7 +33,7 @@ def test_the_model_before_the_current_one_returns_but_never_a_condemned_one():
     history = [promoted(1), promoted(2), promoted(3)]
 
     found = [
-        roll_back_target(history, "/m/v3.pth", is_condemned=condemned.__contains__)
-        for condemned in (set(), {"2" * 64}, {"1" * 64, "2" * 64})
+        roll_back_target(history, "/m/v3.pth", is_blocked=blocked.__contains__)
+        for blocked in (set(), {"2" * 64}, {"1" * 64, "2" * 64})
     ]
     assert [target and target.version for target in found] == ["v2", "v1", None]

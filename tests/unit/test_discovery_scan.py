@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from retrain_worker.discovery.content import Kind
 from retrain_worker.discovery.discover import discover
-from retrain_worker.discovery.ends import instant_of
 from retrain_worker.discovery.files import csv_file, model_file, observations
 from retrain_worker.discovery.host import live_redis
 from retrain_worker.discovery.markdown import markdown
 from retrain_worker.discovery.pack import FileFacts, shown
 from retrain_worker.discovery.scan import Mount, mounts, scan
+from retrain_worker.discovery.text_ends import instant_of
 from retrain_worker.errors import UsageError
 from tests.seed_tree import HOSTILE, candles, make, torch_zip
 

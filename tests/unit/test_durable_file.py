@@ -33,9 +33,9 @@ def test_replacing_keeps_the_look_of_the_old_file(tmp_path):
     target.chmod(0o640)
     os.setxattr(target, "user.note", b"mine")
     fd = durable_file.open_unfollowed(target)
-    look = durable_file.look_of(fd)
+    metadata = durable_file.metadata_of(fd)
     os.close(fd)
-    durable_file.replace_file(target, b"new", look=look)
+    durable_file.replace_file(target, b"new", metadata=metadata)
     assert target.read_bytes() == b"new"
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
     assert os.getxattr(target, "user.note") == b"mine"
@@ -45,7 +45,7 @@ def test_replacing_keeps_the_look_of_the_old_file(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_replacing_keeps_owner_and_group(tmp_path):
     target = tmp_path / "a.env"
-    durable_file.replace_file(target, b"x", look=durable_file.Look(mode=0o640, uid=1234, gid=4321))
+    durable_file.replace_file(target, b"x", metadata=durable_file.FileMetadata(mode=0o640, uid=1234, gid=4321))
     assert (target.stat().st_uid, target.stat().st_gid) == (1234, 4321)
 
 
@@ -54,7 +54,7 @@ def test_an_owner_that_cannot_be_kept_leaves_the_file_alone(tmp_path, monkeypatc
     target.write_bytes(b"old")
     failing("fchown", errno.EPERM, monkeypatch)
     with pytest.raises(SlotError, match="owner"):
-        durable_file.replace_file(target, b"new", look=durable_file.Look(mode=0o640, uid=1234, gid=4321))
+        durable_file.replace_file(target, b"new", metadata=durable_file.FileMetadata(mode=0o640, uid=1234, gid=4321))
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["a.env"]
 
@@ -121,13 +121,13 @@ def test_a_mount_point_is_named_as_the_reason(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a.env"]
 
 
-@pytest.mark.parametrize("looks", [[False], [True, False]])
-def test_what_is_not_as_expected_is_not_replaced(tmp_path, looks):
+@pytest.mark.parametrize("matches", [[False], [True, False]])
+def test_what_is_not_as_expected_is_not_replaced(tmp_path, matches):
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
-    look = durable_file.Look(mode=0o640, uid=os.getuid(), gid=os.getgid())
+    metadata = durable_file.FileMetadata(mode=0o640, uid=os.getuid(), gid=os.getgid())
     with pytest.raises(durable_file.ChangedMeanwhileError):
-        durable_file.exchange_file(target, b"new", look=look, is_expected=lambda _: looks.pop(0))
+        durable_file.exchange_file(target, b"new", metadata=metadata, is_expected=lambda _: matches.pop(0))
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["a.env"]
 
@@ -135,8 +135,8 @@ def test_what_is_not_as_expected_is_not_replaced(tmp_path, looks):
 def test_an_exchange_replaces_the_file_and_leaves_nothing_beside_it(tmp_path):
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
-    look = durable_file.Look(mode=0o640, uid=os.getuid(), gid=os.getgid())
-    assert durable_file.exchange_file(target, b"new", look=look, is_expected=lambda _: True)
+    metadata = durable_file.FileMetadata(mode=0o640, uid=os.getuid(), gid=os.getgid())
+    assert durable_file.exchange_file(target, b"new", metadata=metadata, is_expected=lambda _: True)
     assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"new", 0o640)
     assert names(tmp_path) == ["a.env"]
 

@@ -221,7 +221,7 @@ def test_past_folds_carry_a_holdout_that_is_too_short_to_prove_skill_alone():
 
 
 def test_one_lucky_holdout_is_not_enough():
-    # its own bounds are beyond doubt at skill_alpha, as the scorecard says; the pools, past folds among them, are not
+    # its own bounds are beyond doubt at skill_alpha, as the scorecard says; the pooled bounds are not
     evidence = with_skill(LUCKY, pool(1, gain_low=-0.01), pool(2, auc_low=0.49), pool(3, gain_low=-0.01))
 
     assert result_of(replace(evidence, skill=None), "skill") is GateResult.PASS
@@ -234,7 +234,7 @@ def test_a_past_that_knew_another_market_may_be_left_out():
     gate = next(gate for gate in decide(evidence, POLICY).gates if gate.name == "skill")
 
     assert gate.result is GateResult.PASS
-    assert "1 past folds (not the 2 older)" in gate.sentence
+    assert "1 backtest folds (not the 2 older)" in gate.message
 
 
 @pytest.mark.parametrize("newest", [with_skill(pool(3), newest_auc_low=0.5), with_skill(pool(3), log_loss_gain=-0.001)])
@@ -259,8 +259,8 @@ def test_past_folds_tell_an_overconfident_recipe_where_the_newest_holdout_agrees
 
     assert gate.result is result
     if result is GateResult.FAIL:
-        assert gate.sentence == (
-            "overconfident: 0.75 of its log odds are earned, and with the past folds 0.56, surely under 0.64"
+        assert gate.message == (
+            "overconfident: 0.75 of its log odds are earned, and with the backtest folds 0.56, surely under 0.64"
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from retrain_worker.adapters import journal
-from retrain_worker.adapters.line_writer import LineWriter
+from retrain_worker.adapters.nonblocking_writer import LineWriter
 from retrain_worker.domain.masking import masked
 from retrain_worker.errors import SlotError
 

@@ -8,7 +8,7 @@ import pytest
 
 from retrain_worker.adapters import journal_entry
 from retrain_worker.adapters.journal_entry import MESSAGE_IDS, entry_of
-from retrain_worker.adapters.line_writer import LineWriter
+from retrain_worker.adapters.nonblocking_writer import LineWriter
 
 CATALOG = Path(__file__).parents[2] / "systemd/retrain-worker.catalog"
 

@@ -20,7 +20,7 @@ def test_no_text_about_a_server_holds_its_password(url):
 
     problem = problem_of(ResponseError(f"ERR something about {PASSWORD}"), client, key="k")
 
-    assert PASSWORD not in problem.sentence + where_is(client) + where_of(url)
+    assert PASSWORD not in problem.message + where_is(client) + where_of(url)
 
 
 @pytest.mark.parametrize(

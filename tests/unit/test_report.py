@@ -23,11 +23,11 @@ from retrain_worker.domain.gates import (
     Slice,
 )
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.report.formatting import count, duration, number, plain, share
 from retrain_worker.report.gate_checks import checks_of
 from retrain_worker.report.page import page, write_page
 from retrain_worker.report.result import result_of
-from retrain_worker.report.summary import gates_table, hit_rates, summary
-from retrain_worker.report.words import count, duration, number, plain, share
+from retrain_worker.report.run_summary import gates_table, hit_rates, summary
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 OLD = "/opt/quantum/ai_engine/models/patchtst_v20251201_000000.pth"
@@ -140,7 +140,7 @@ def run_with(found=None, *, symbols=None):
                 {
                     "name": "rows",
                     "severity": "OK",
-                    "sentence": "rows enough",
+                    "message": "rows enough",
                     "measured": 1.0,
                     "limit": 0.5,
                     "examples": (),
@@ -148,7 +148,7 @@ def run_with(found=None, *, symbols=None):
                 {
                     "name": "labels",
                     "severity": "WARNING",
-                    "sentence": "12 contradict",
+                    "message": "12 contradict",
                     "measured": 12.0,
                     "limit": 99.0,
                     "examples": ("id 1",),
@@ -450,8 +450,8 @@ def test_the_page_shows_what_the_summary_shows_and_the_pictures():
 def test_foreign_text_stays_text_on_the_page():
     result = promoted(symbols={HOSTILE: 3}) | {"run_id": HOSTILE, "reasons": [HOSTILE], "requested_by": HOSTILE}
     result["candidate"]["slices"][0]["name"] = HOSTILE
-    result["gates"][0] |= {"name": HOSTILE, "sentence": HOSTILE}
-    result["findings"][0] |= {"sentence": HOSTILE, "examples": [HOSTILE]}
+    result["gates"][0] |= {"name": HOSTILE, "message": HOSTILE}
+    result["findings"][0] |= {"message": HOSTILE, "examples": [HOSTILE]}
     result["outcome"] = "REFUSED"
     text = page(result, event={HOSTILE: HOSTILE})
     seen = Seen(text)

@@ -93,7 +93,7 @@ def test_names_that_no_setting_has_are_found():
         ({"GATE_MIN_ACTION_SHARE": "0.9"}, "GATE_MIN_ACTION_SHARE"),
         ({"SHADOW_HOURS": "400", "SHADOW_MAX_HOURS": "10"}, "SHADOW_MAX_HOURS"),
         ({"HOLDOUT_SHARE": "0.5", "VALIDATION_SHARE": "0.4"}, "VALIDATION_SHARE"),
-        ({"CHILD_MEMORY_MB": "1"}, "CHILD_MEMORY_MB"),
+        ({"WORKER_MEMORY_MB": "1"}, "WORKER_MEMORY_MB"),
     ],
 )
 def test_values_that_would_let_nothing_pass_together_are_refused(together, named):

@@ -6,24 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from retrain_worker.domain.alpha_spending import spend
 from retrain_worker.domain.artifact import Manifest, ModelContract
 from retrain_worker.domain.audit import Finding, Severity, judge
 from retrain_worker.domain.events import EventType
-from retrain_worker.domain.handoff import AuditResult, GateMeasured, PullResult, TrainResult
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.spending import spend
+from retrain_worker.domain.worker_protocol import AuditResult, GateMeasured, PullResult, TrainResult
 from retrain_worker.errors import (
-    ChildFailedError,
-    ChildInterruptedError,
     DatabaseBusyError,
     DiskFullError,
     SlotError,
     SourceUnfitError,
+    WorkerFailedError,
+    WorkerInterruptedError,
 )
 from retrain_worker.stages.advance import advance, interrupt, resume
 from retrain_worker.stages.ports import Broken, Done, Working
-from tests.fakes import NOW, FakeChildren, FakeClock, FakeConfirmations, FakeSlot, FakeStore, fake_world
+from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeStore, FakeWorkers, fake_world
 from tests.unit.test_gates import GOOD, with_card
 
 PULLED = PullResult(
@@ -43,7 +43,7 @@ PULLED = PullResult(
     data_sha256="d" * 64,
     watermark_path="/runs/x/fingerprints.npy",
 )
-FIT = AuditResult(verdict=judge((Finding(name="rows.labelled", severity=Severity.OK, sentence="enough"),)))
+FIT = AuditResult(verdict=judge((Finding(name="rows.labelled", severity=Severity.OK, message="enough"),)))
 
 
 def trained_in(root: Path) -> TrainResult:
@@ -75,24 +75,24 @@ def trained_in(root: Path) -> TrainResult:
 
 
 @pytest.fixture
-def world(tmp_path):
+def context(tmp_path):
     answers = {
         Stage.PULL: Done(result=PULLED),
         Stage.AUDIT: Done(result=FIT),
         Stage.TRAIN: Done(result=trained_in(tmp_path)),
         Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
     }
-    return fake_world(tmp_path, children=FakeChildren(answers=answers), clock=FakeClock())
+    return fake_world(tmp_path, workers=FakeWorkers(answers=answers), clock=FakeClock())
 
 
 def a_run() -> Run:
     return Run(run_id="20260110_033000", requested_by="once", request_reason="test", created_at=NOW, updated_at=NOW)
 
 
-def to_the_end(world, run: Run | None = None, limit: int = 30) -> list:
-    steps = [advance(run or a_run(), world)]
+def to_the_end(context, run: Run | None = None, limit: int = 30) -> list:
+    steps = [advance(run or a_run(), context)]
     while not steps[-1].run.is_finished and len(steps) < limit:
-        steps.append(advance(steps[-1].run, world))
+        steps.append(advance(steps[-1].run, context))
     return steps
 
 
@@ -100,197 +100,197 @@ def types_of(store: FakeStore) -> list[EventType]:
     return [event.event_type for event in store.events]
 
 
-def test_a_good_candidate_is_promoted_confirmed_and_announced(world):
-    last = to_the_end(world)[-1].run
+def test_a_good_candidate_is_promoted_confirmed_and_announced(context):
+    last = to_the_end(context)[-1].run
 
     assert last.outcome is Outcome.PROMOTED
-    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
-    assert world.slot.named == Path(world.store.deployments[last.run_id].model_path)
-    assert world.slot.triggered == [world.slot.named]
-    assert world.store.deployments[last.run_id].state is DeploymentState.CONFIRMED
-    assert world.store.watermark == Path(PULLED.watermark_path)
+    assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
+    assert context.slot.named == Path(context.store.deployments[last.run_id].model_path)
+    assert context.slot.triggered == [context.slot.named]
+    assert context.store.deployments[last.run_id].state is DeploymentState.CONFIRMED
+    assert context.store.watermark == Path(PULLED.watermark_path)
 
 
-def test_state_event_and_deployment_of_the_swap_are_stored_together(world):
-    to_the_end(world)
+def test_state_event_and_deployment_of_the_swap_are_stored_together(context):
+    to_the_end(context)
 
     _, events, _, _ = next(
-        record for record in world.store.records if record[2] and record[2].state is DeploymentState.SWAPPED
+        record for record in context.store.records if record[2] and record[2].state is DeploymentState.SWAPPED
     )
     assert [event.event_type for event in events] == [EventType.PROMOTED]
 
 
 @pytest.mark.parametrize("lost_after", range(1, 9))
-def test_a_crash_between_any_two_ticks_changes_nothing_of_the_end(world, lost_after):
-    steps = to_the_end(world, limit=lost_after)
-    last = resume(world.store.unfinished_run(), world).run if not steps[-1].run.is_finished else steps[-1].run
+def test_a_crash_between_any_two_ticks_changes_nothing_of_the_end(context, lost_after):
+    steps = to_the_end(context, limit=lost_after)
+    last = resume(context.store.unfinished_run(), context).run if not steps[-1].run.is_finished else steps[-1].run
     if not last.is_finished:
-        last = to_the_end(world, last)[-1].run
+        last = to_the_end(context, last)[-1].run
 
     assert last.outcome is Outcome.PROMOTED
-    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
-    assert len(set(world.slot.published)) == 1
+    assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
+    assert len(set(context.slot.published)) == 1
 
 
-def test_waiting_for_a_child_stores_nothing_and_says_what_it_does(world):
-    world.children.answers[Stage.PULL] = Working(sentence="pulling: 3,000 rows")
-    step = advance(a_run(), world)
+def test_waiting_for_a_child_stores_nothing_and_says_what_it_does(context):
+    context.workers.answers[Stage.PULL] = Working(message="pulling: 3,000 rows")
+    step = advance(a_run(), context)
 
-    assert step.sentence == "pulling: 3,000 rows"
-    assert world.store.records == []
+    assert step.message == "pulling: 3,000 rows"
+    assert context.store.records == []
 
 
-def test_too_few_new_rows_skip_the_run_and_keep_the_watermark(world):
-    world.store.watermark = Path("/runs/old/fingerprints.npy")
-    world.children.answers[Stage.PULL] = Done(result=replace(PULLED, new_labelled=99))
-    last = to_the_end(world)[-1].run
+def test_too_few_new_rows_skip_the_run_and_keep_the_watermark(context):
+    context.store.watermark = Path("/runs/old/fingerprints.npy")
+    context.workers.answers[Stage.PULL] = Done(result=replace(PULLED, new_labelled=99))
+    last = to_the_end(context)[-1].run
 
     assert last.outcome is Outcome.SKIPPED
     assert "99 newly labelled rows" in last.reasons[0]
-    assert types_of(world.store) == [EventType.SKIPPED]
-    assert world.store.watermark == Path("/runs/old/fingerprints.npy")
+    assert types_of(context.store) == [EventType.SKIPPED]
+    assert context.store.watermark == Path("/runs/old/fingerprints.npy")
 
 
-def test_unfit_data_is_refused_before_training_and_never_called_completed(world):
-    refusal = Finding(name="classes.balance", severity=Severity.REFUSAL, sentence="one class only")
-    world.children.answers[Stage.AUDIT] = Done(result=AuditResult(verdict=judge((refusal,))))
-    last = to_the_end(world)[-1].run
+def test_unfit_data_is_refused_before_training_and_never_called_completed(context):
+    refusal = Finding(name="classes.balance", severity=Severity.REFUSAL, message="one class only")
+    context.workers.answers[Stage.AUDIT] = Done(result=AuditResult(verdict=judge((refusal,))))
+    last = to_the_end(context)[-1].run
 
     assert (last.outcome, last.reasons) == (Outcome.REFUSED, ("one class only",))
-    assert types_of(world.store) == [EventType.FAILED]
-    assert world.store.watermark is None
+    assert types_of(context.store) == [EventType.FAILED]
+    assert context.store.watermark is None
 
 
-def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(world):
-    before = world.slot.named
-    world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(auc_low=0.49)))
-    last = to_the_end(world)[-1].run
+def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(context):
+    before = context.slot.named
+    context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(auc_low=0.49)))
+    last = to_the_end(context)[-1].run
 
     assert last.outcome is Outcome.REFUSED
     assert last.reasons[0].startswith("skill")
-    assert (world.slot.named, world.slot.published) == (before, [])
-    assert types_of(world.store) == [EventType.COMPLETED]
-    assert world.store.events[0].payload["outcome"] == Outcome.REFUSED
-    assert world.store.watermark == Path(PULLED.watermark_path)
+    assert (context.slot.named, context.slot.published) == (before, [])
+    assert types_of(context.store) == [EventType.COMPLETED]
+    assert context.store.events[0].payload["outcome"] == Outcome.REFUSED
+    assert context.store.watermark == Path(PULLED.watermark_path)
 
 
-def test_an_undecided_gate_is_not_a_pass(world):
-    world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(n=10)))
+def test_an_undecided_gate_is_not_a_pass(context):
+    context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(n=10)))
 
-    assert to_the_end(world)[-1].run.outcome is Outcome.REFUSED
+    assert to_the_end(context)[-1].run.outcome is Outcome.REFUSED
 
 
-def test_a_source_that_is_no_database_is_refused(world):
-    world.children.answers[Stage.PULL] = Broken(
+def test_a_source_that_is_no_database_is_refused(context):
+    context.workers.answers[Stage.PULL] = Broken(
         error=SourceUnfitError("is empty (0 bytes)", where="/home/qt/quantum.db")
     )
-    last = to_the_end(world)[-1].run
+    last = to_the_end(context)[-1].run
 
     assert last.outcome is Outcome.REFUSED
     assert "/home/qt/quantum.db" in last.reasons[0]
 
 
-def test_a_busy_database_is_tried_again_with_growing_pauses_and_then_given_up(world):
-    world.children.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
+def test_a_busy_database_is_tried_again_with_growing_pauses_and_then_given_up(context):
+    context.workers.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
     run, pauses = a_run(), []
     while not run.is_finished:
-        run = advance(run, world).run
+        run = advance(run, context).run
         if run.not_before:
-            pauses.append((run.not_before - world.now()).total_seconds())
-            asked = len(world.children.requests)
-            advance(run, world)
-            assert len(world.children.requests) == asked, "nothing is started before its time"
-            world.now.now = run.not_before
+            pauses.append((run.not_before - context.now()).total_seconds())
+            asked = len(context.workers.requests)
+            advance(run, context)
+            assert len(context.workers.requests) == asked, "nothing is started before its time"
+            context.now.now = run.not_before
 
     assert pauses == [30.0, 60.0, 120.0]
     assert run.outcome is Outcome.FAILED
-    assert types_of(world.store) == [EventType.FAILED]
+    assert types_of(context.store) == [EventType.FAILED]
 
 
-def test_an_interrupted_child_leaves_a_run_that_can_go_on(world):
-    world.children.answers[Stage.TRAIN] = Broken(error=ChildInterruptedError("stopped"))
+def test_an_interrupted_child_leaves_a_run_that_can_go_on(context):
+    context.workers.answers[Stage.TRAIN] = Broken(error=WorkerInterruptedError("stopped"))
     run = a_run()
     while run.outcome is None:
-        run = advance(run, world).run
+        run = advance(run, context).run
 
     assert (run.outcome, run.stage, run.is_finished) == (Outcome.INTERRUPTED, Stage.TRAIN, False)
-    assert types_of(world.store) == []
+    assert types_of(context.store) == []
 
 
-def test_a_stop_keeps_the_run_and_does_not_count_as_a_death(world):
-    run = interrupt(advance(a_run(), world).run, world).run
+def test_a_stop_keeps_the_run_and_does_not_count_as_a_death(context):
+    run = interrupt(advance(a_run(), context).run, context).run
     for _ in range(10):
-        run = interrupt(resume(run, world).run, world).run
+        run = interrupt(resume(run, context).run, context).run
 
     assert (run.outcome, run.num_deaths) == (Outcome.INTERRUPTED, 0)
 
 
-def test_a_run_that_dies_again_and_again_is_abandoned(world):
-    run = advance(a_run(), world).run
+def test_a_run_that_dies_again_and_again_is_abandoned(context):
+    run = advance(a_run(), context).run
     deaths = 0
     while not run.is_finished:
-        run = resume(run, world).run
+        run = resume(run, context).run
         deaths += 1
 
     assert (run.outcome, deaths) == (Outcome.ABANDONED, 3)
-    assert types_of(world.store) == [EventType.FAILED]
+    assert types_of(context.store) == [EventType.FAILED]
 
 
-def test_the_engine_out_of_shadow_mode_is_left_alone(world):
-    world.slot.shadow_only = False
-    last = to_the_end(world)[-1].run
+def test_the_engine_out_of_shadow_mode_is_left_alone(context):
+    context.slot.shadow_only = False
+    last = to_the_end(context)[-1].run
 
     assert last.outcome is Outcome.FAILED
     assert "ALLOW_LIVE_SWAP" in last.reasons[0]
-    assert world.slot.published == []
+    assert context.slot.published == []
 
 
-def test_allow_live_swap_lets_it_pass(world):
-    world.slot.shadow_only = False
-    allowed = replace(world, policies=replace(world.policies, allow_live_swap=True))
+def test_allow_live_swap_lets_it_pass(context):
+    context.slot.shadow_only = False
+    allowed = replace(context, policies=replace(context.policies, allow_live_swap=True))
 
     assert to_the_end(allowed)[-1].run.outcome is Outcome.PROMOTED
 
 
-def test_a_hand_edit_during_the_run_sends_the_candidate_back_to_the_gate(world):
+def test_a_hand_edit_during_the_run_sends_the_candidate_back_to_the_gate(context):
     run = a_run()
     while run.stage is not Stage.PROMOTE:
-        run = advance(run, world).run
-    world.slot.named = Path("/engine/by_hand.pth")
-    last = to_the_end(world, run)[-1].run
+        run = advance(run, context).run
+    context.slot.named = Path("/engine/by_hand.pth")
+    last = to_the_end(context, run)[-1].run
 
-    compared = [request.incumbent_path for stage, request in world.children.requests if stage is Stage.GATE]
+    compared = [request.incumbent_path for stage, request in context.workers.requests if stage is Stage.GATE]
     assert compared[-1] == "/engine/by_hand.pth"
     assert last.outcome is Outcome.PROMOTED
-    assert world.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
+    assert context.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
 
 
-def test_a_slot_that_breaks_leaves_no_open_intent(world):
+def test_a_slot_that_breaks_leaves_no_open_intent(context):
     run = a_run()
-    while not world.store.deployments:
-        run = advance(run, world).run
-    world.slot.fault = SlotError("is a mount point")
-    last = to_the_end(world, run)[-1].run
+    while not context.store.deployments:
+        run = advance(run, context).run
+    context.slot.fault = SlotError("is a mount point")
+    last = to_the_end(context, run)[-1].run
 
     assert last.outcome is Outcome.FAILED
-    assert world.store.deployments[last.run_id].state is DeploymentState.UNDONE
-    assert EventType.PROMOTED not in types_of(world.store)
+    assert context.store.deployments[last.run_id].state is DeploymentState.UNDONE
+    assert EventType.PROMOTED not in types_of(context.store)
 
 
-def test_a_full_disk_is_waited_for(world):
+def test_a_full_disk_is_waited_for(context):
     run = a_run()
     while run.stage is not Stage.PROMOTE:
-        run = advance(run, world).run
-    world.slot.fault = DiskFullError("no space")
-    run = advance(run, world).run
-    world.slot.fault = None
-    world.now.now = run.not_before
+        run = advance(run, context).run
+    context.slot.fault = DiskFullError("no space")
+    run = advance(run, context).run
+    context.slot.fault = None
+    context.now.now = run.not_before
 
-    assert to_the_end(world, run)[-1].run.outcome is Outcome.PROMOTED
+    assert to_the_end(context, run)[-1].run.outcome is Outcome.PROMOTED
 
 
-def test_nobody_seen_serving_is_said_and_never_called_confirmed(world):
-    lonely = replace(world, confirmations=FakeConfirmations(seen=None))
+def test_nobody_seen_serving_is_said_and_never_called_confirmed(context):
+    lonely = replace(context, confirmations=FakeConfirmations(seen=None))
     run = a_run()
     while not run.is_finished:
         run = advance(run, lonely).run
@@ -299,56 +299,56 @@ def test_nobody_seen_serving_is_said_and_never_called_confirmed(world):
     assert run.outcome is Outcome.PROMOTED
     assert run.reasons[0].startswith("not confirmed")
     assert run.fact(Stage.PROMOTE)["confirmed"] is False
-    assert world.store.deployments[run.run_id].state is DeploymentState.NOT_CONFIRMED
+    assert context.store.deployments[run.run_id].state is DeploymentState.NOT_CONFIRMED
 
 
-def test_a_crashed_child_is_not_called_a_refusal(world):
-    world.children.answers[Stage.TRAIN] = Broken(error=ChildFailedError("killed: out of memory"))
-    no_retries = replace(world, policies=replace(world.policies, max_retries=0))
+def test_a_crashed_child_is_not_called_a_refusal(context):
+    context.workers.answers[Stage.TRAIN] = Broken(error=WorkerFailedError("killed: out of memory"))
+    no_retries = replace(context, policies=replace(context.policies, max_retries=0))
     last = to_the_end(no_retries)[-1].run
 
     assert last.outcome is Outcome.FAILED
     assert "memory" in last.reasons[0]
 
 
-def test_seconds_are_kept_by_stage(world):
+def test_seconds_are_kept_by_stage(context):
     run = a_run()
     while not run.is_finished:
-        world.now.forward(2)
-        run = advance(run, world).run
+        context.now.forward(2)
+        run = advance(run, context).run
 
     assert run.seconds == {"pull": 2.0, "audit": 2.0, "train": 2.0, "gate": 2.0, "promote": 8.0}
     assert run.finished_at - run.created_at == timedelta(seconds=16)
 
 
-def test_no_slot_means_no_training(world):
+def test_no_slot_means_no_training(context):
     class Unusable(FakeSlot):
         def current_path(self):
             raise SlotError("is missing", where="/etc/quantum/ai-engine.env")
 
-    last = to_the_end(replace(world, slot=Unusable()))[-1].run
+    last = to_the_end(replace(context, slot=Unusable()))[-1].run
 
     assert last.outcome is Outcome.FAILED
-    assert [stage for stage, _ in world.children.requests] == [Stage.PULL, Stage.AUDIT]
+    assert [stage for stage, _ in context.workers.requests] == [Stage.PULL, Stage.AUDIT]
 
 
-def intended(world) -> Run:
+def intended(context) -> Run:
     """A run whose candidate stands in the engine's directory, and no more."""
     run = a_run()
-    while not world.store.deployments:
-        run = advance(run, world).run
+    while not context.store.deployments:
+        run = advance(run, context).run
     return run
 
 
-def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(world):
-    run = intended(world)
-    before, world.slot.shadow_only = world.slot.named, False
-    last = to_the_end(world, run)[-1].run
+def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(context):
+    run = intended(context)
+    before, context.slot.shadow_only = context.slot.named, False
+    last = to_the_end(context, run)[-1].run
 
     assert last.outcome is Outcome.FAILED
-    assert world.slot.named == before
-    assert world.store.deployments[last.run_id].state is DeploymentState.UNDONE
-    assert EventType.PROMOTED not in types_of(world.store)
+    assert context.slot.named == before
+    assert context.store.deployments[last.run_id].state is DeploymentState.UNDONE
+    assert EventType.PROMOTED not in types_of(context.store)
 
 
 class UnitStarts:
@@ -368,128 +368,128 @@ class UnitStarts:
         (True, DeploymentState.CONFIRMED),
     ],
 )
-def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_model(world, restarts, state):
-    run, unit = intended(world), UnitStarts(world.now())
-    world.now.forward(3600)
-    world = replace(world, confirmations=unit, policies=replace(world.policies, engine_confirm="unit"))
+def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_model(context, restarts, state):
+    run, unit = intended(context), UnitStarts(context.now())
+    context.now.forward(3600)
+    context = replace(context, confirmations=unit, policies=replace(context.policies, engine_confirm="unit"))
     if restarts:
-        world.slot.trigger = lambda _: setattr(unit, "started_at", world.now())
+        context.slot.trigger = lambda _: setattr(unit, "started_at", context.now())
     while not run.is_finished:
-        run = advance(run, world).run
-        world.now.forward(10)
+        run = advance(run, context).run
+        context.now.forward(10)
 
     assert run.outcome is Outcome.PROMOTED
-    assert world.store.deployments[run.run_id].state is state
+    assert context.store.deployments[run.run_id].state is state
 
 
-def test_an_intent_of_yesterday_does_not_override_a_persons_choice(world):
-    run = intended(world)
-    world.slot.named = Path("/engine/by_hand.pth")
-    step = advance(run, world)
+def test_an_intent_of_yesterday_does_not_override_a_persons_choice(context):
+    run = intended(context)
+    context.slot.named = Path("/engine/by_hand.pth")
+    step = advance(run, context)
 
     assert step.run.stage is Stage.GATE
-    assert world.slot.named == Path("/engine/by_hand.pth")
-    last = to_the_end(world, step.run)[-1].run
+    assert context.slot.named == Path("/engine/by_hand.pth")
+    last = to_the_end(context, step.run)[-1].run
     assert last.outcome is Outcome.PROMOTED
-    assert world.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
+    assert context.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
 
 
-def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_confirmed(world):
+def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_confirmed(context):
     class BreaksAfterwards(FakeSlot):
         def point_to(self, model, *, expected_sha256, replacing):
             self.named = model
             raise SlotError("the directory could not be synchronised")
 
-    broken = replace(world, slot=BreaksAfterwards())
+    broken = replace(context, slot=BreaksAfterwards())
     last = to_the_end(broken)[-1].run
 
     assert last.outcome is Outcome.PROMOTED
     assert last.reasons[0].startswith("not confirmed")
-    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
-    assert world.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
+    assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
+    assert context.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
 
 
-def test_deaths_after_the_env_line_was_replaced_end_as_what_the_env_file_says(world):
-    run = intended(world)
-    world.slot.named = Path(world.store.deployments[run.run_id].model_path)
+def test_deaths_after_the_env_line_was_replaced_end_as_what_the_env_file_says(context):
+    run = intended(context)
+    context.slot.named = Path(context.store.deployments[run.run_id].model_path)
     while not run.is_finished:
-        run = resume(run, world).run
+        run = resume(run, context).run
 
     assert run.outcome is Outcome.PROMOTED
-    assert types_of(world.store) == [EventType.PROMOTED, EventType.COMPLETED]
+    assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
 
 
-def test_a_trigger_that_cannot_be_written_never_denies_the_swap(world):
+def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context):
     class Untriggered(FakeSlot):
         def trigger(self, model):
             raise SlotError("the trigger file is a directory")
 
-    last = to_the_end(replace(world, slot=Untriggered()))[-1].run
+    last = to_the_end(replace(context, slot=Untriggered()))[-1].run
 
     assert last.outcome is Outcome.PROMOTED
     assert "trigger file" in last.reasons[0]
-    assert world.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
+    assert context.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
 
 
-def test_settings_changed_after_the_training_train_again_before_the_gate(world):
+def test_settings_changed_after_the_training_train_again_before_the_gate(context):
     run = a_run()
     while run.stage is not Stage.GATE:
-        run = advance(run, world).run
-    split = replace(world.policies.split, holdout_share=0.5)
-    changed = replace(world, policies=replace(world.policies, split=split))
+        run = advance(run, context).run
+    split = replace(context.policies.split, holdout_share=0.5)
+    changed = replace(context, policies=replace(context.policies, split=split))
     step = advance(run, changed)
 
     assert step.run.stage is Stage.TRAIN
     assert to_the_end(changed, step.run)[-1].run.outcome is Outcome.PROMOTED
-    assert [request.split for stage, request in world.children.requests if stage is Stage.GATE] == [split]
+    assert [request.split for stage, request in context.workers.requests if stage is Stage.GATE] == [split]
 
 
-def test_retries_are_no_deaths(world):
-    world.children.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
+def test_retries_are_no_deaths(context):
+    context.workers.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
     run = a_run()
     for _ in range(3):
-        run = advance(run, world).run
-        world.now.now = run.not_before
-    run = resume(interrupt(run, world).run, world).run
+        run = advance(run, context).run
+        context.now.now = run.not_before
+    run = resume(interrupt(run, context).run, context).run
 
     assert (run.outcome, run.num_retries, run.num_deaths) == (None, 3, 0)
 
 
-def test_the_audit_is_told_the_last_promoted_run_and_asks_the_same_at_every_tick(world):
-    first = to_the_end(world)[-1].run
-    world.children.requests.clear()
-    audited = world.children.answers[Stage.AUDIT]
-    world.children.answers[Stage.AUDIT] = Working(sentence="auditing")
-    step = advance(replace(a_run(), run_id="20260111_033000"), world)
+def test_the_audit_is_told_the_last_promoted_run_and_asks_the_same_at_every_tick(context):
+    first = to_the_end(context)[-1].run
+    context.workers.requests.clear()
+    audited = context.workers.answers[Stage.AUDIT]
+    context.workers.answers[Stage.AUDIT] = Working(message="auditing")
+    step = advance(replace(a_run(), run_id="20260111_033000"), context)
     for _ in range(3):
-        step = advance(step.run, world)
-    requests = [request for stage, request in world.children.requests if stage == Stage.AUDIT]
-    world.children.answers[Stage.AUDIT] = audited
+        step = advance(step.run, context)
+    requests = [request for stage, request in context.workers.requests if stage == Stage.AUDIT]
+    context.workers.answers[Stage.AUDIT] = audited
 
-    assert {request.reference_dir for request in requests} == {str(world.folders.path_of(first.run_id))}
+    assert {request.reference_dir for request in requests} == {str(context.folders.path_of(first.run_id))}
     assert len(requests) == 3
     assert len(set(map(repr, requests))) == 1
 
 
-def test_without_a_promoted_run_the_audit_has_no_reference(world):
-    to_the_end(world, limit=2)
+def test_without_a_promoted_run_the_audit_has_no_reference(context):
+    to_the_end(context, limit=2)
 
-    assert [request.reference_dir for stage, request in world.children.requests if stage == Stage.AUDIT][:1] == [None]
+    assert [request.reference_dir for stage, request in context.workers.requests if stage == Stage.AUDIT][:1] == [None]
 
 
-def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays_the_same(world):
-    world.store.spending = spend(None, at=NOW - timedelta(days=1), skill_alpha=0.001, per_year=0.1)
-    world.children.answers[Stage.GATE] = Working(sentence="measuring")
-    run = to_the_end(world, limit=10)[-1].run
-    world.now.forward(3600)
-    advance(run, world)
-    asked = [request.policy.skill_alpha for stage, request in world.children.requests if stage is Stage.GATE]
+def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays_the_same(context):
+    context.store.spending = spend(None, at=NOW - timedelta(days=1), skill_alpha=0.001, per_year=0.1)
+    context.workers.answers[Stage.GATE] = Working(message="measuring")
+    run = to_the_end(context, limit=10)[-1].run
+    context.now.forward(3600)
+    advance(run, context)
+    asked = [request.policy.skill_alpha for stage, request in context.workers.requests if stage is Stage.GATE]
 
     assert len(asked) > 2
     assert len(set(asked)) == 1
     assert asked[0] == pytest.approx((0.009 + 0.1 / 365.25) / 10)
 
-    world.children.answers[Stage.GATE] = Done(result=GateMeasured(evidence=GOOD))
-    found = advance(run, world).run.fact(Stage.GATE)
+    context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=GOOD))
+    found = advance(run, context).run.fact(Stage.GATE)
     assert found["policy"]["skill_alpha"] == found["spending"]["alpha"] == asked[0]
     assert found["spending"]["num_decisions"] == 2

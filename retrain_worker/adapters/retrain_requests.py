@@ -1,0 +1,205 @@
+"""Requests for a run, from the stream `quantum:stream:model.retrain`: read, set aside or acknowledged, and made.
+
+A request stays pending, and comes again with every poll, until it is acknowledged; so it is acknowledged after it is
+recorded. What cannot be understood goes to a stream beside it, with the reason, where a person can look at it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import redis
+from redis.exceptions import RedisError, ResponseError
+
+from retrain_worker.domain.envelope import envelope, received
+from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM, STREAM_PREFIX
+from retrain_worker.domain.payloads import RetrainRequest
+from retrain_worker.redis_client import (
+    BackOff,
+    add_entry,
+    is_no_group,
+    problem_of,
+    set_aside,
+    streams_in,
+    unavailable,
+)
+
+CONSUMER = "retraining_worker"
+#: requests of one poll; a flood is read in several
+BATCH = 100
+#: another consumer of our group that has held a request for so long is taken to be gone
+ABANDONED_AFTER = timedelta(minutes=5)
+_EVENT_TYPE = REQUEST_STREAM.removeprefix(STREAM_PREFIX)
+_LONGEST_TEXT = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Somebody wants a run."""
+
+    #: for `acknowledge`
+    stream_id: str
+    reason: str
+    requested_by: str
+    requested_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """An entry that is not a request."""
+
+    stream_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poll:
+    """What one look at the stream found."""
+
+    requests: tuple[Request, ...] = ()
+    set_aside: tuple[DeadLetter, ...] = ()
+    #: why we cannot look, in the same words for as long as it lasts
+    problem: str | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be more."""
+        return len(self.requests) + len(self.set_aside) == BATCH
+
+
+class Requests:
+    """The reading end, under one stable name. Never raises for what Redis does."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        now: Callable[[], datetime],
+        *,
+        consumer: str = CONSUMER,
+        abandoned_after: timedelta = ABANDONED_AFTER,
+    ) -> None:
+        self._client = client
+        self._consumer = consumer
+        self._abandoned_after = abandoned_after
+        self._back_off = BackOff(now)
+        self._problem: str | None = None
+
+    def poll(self) -> Poll:
+        """Every request that is not acknowledged yet, oldest first, at most BATCH of them. Does not block."""
+        if not self._back_off.is_over:
+            return Poll(problem=self._problem)
+        try:
+            entries = self._entries()
+            found = self._sorted(entries)
+        except RedisError as error:
+            problem = problem_of(error, self._client, key=REQUEST_STREAM)
+            self._problem = problem.message
+            self._back_off.after(problem)
+            return Poll(problem=self._problem)
+        self._problem = None
+        self._back_off.after(None)
+        return found
+
+    def acknowledge(self, stream_ids: Iterable[str]) -> str | None:
+        """These are recorded. Returns the problem if Redis did not hear it: then they come again with the next poll."""
+        ids = tuple(stream_ids)
+        try:
+            if ids:
+                self._client.xack(REQUEST_STREAM, REQUEST_GROUP, *ids)
+        except RedisError as error:
+            return problem_of(error, self._client, key=REQUEST_STREAM).message
+        return None
+
+    def _entries(self) -> dict[str, Mapping[bytes, bytes]]:
+        try:
+            return self._read()
+        except ResponseError as error:
+            if not is_no_group(error):
+                raise
+        _create_group(self._client)
+        return self._read()
+
+    def _read(self) -> dict[str, Mapping[bytes, bytes]]:
+        """Our own pending entries, those of consumers that are gone, and new ones; id -> fields."""
+        milliseconds = int(self._abandoned_after.total_seconds() * 1000)
+        self._client.xautoclaim(REQUEST_STREAM, REQUEST_GROUP, self._consumer, milliseconds, count=BATCH, justid=True)
+        found = self._of_group("0", BATCH)
+        if len(found) < BATCH:
+            found |= self._of_group(">", BATCH - len(found))
+        return found
+
+    def _of_group(self, start: str, count: int) -> dict[str, Mapping[bytes, bytes]]:
+        reply = self._client.xreadgroup(REQUEST_GROUP, self._consumer, {REQUEST_STREAM: start}, count=count)
+        return {entry_id: fields for _, entry_id, fields in streams_in(reply)}
+
+    def _sorted(self, entries: Mapping[str, Mapping[bytes, bytes]]) -> Poll:
+        requests, refused = [], []
+        for stream_id, fields in entries.items():
+            try:
+                requests.append(_request_in(stream_id, fields))
+            except ValueError as error:
+                refused.append(DeadLetter(stream_id=stream_id, reason=str(error)))
+                set_aside(
+                    self._client,
+                    group=REQUEST_GROUP,
+                    stream=REQUEST_STREAM,
+                    entry_id=stream_id,
+                    fields=fields,
+                    reason=str(error),
+                )
+        return Poll(requests=tuple(requests), set_aside=tuple(refused))
+
+
+def trigger(client: redis.Redis, *, reason: str, requested_by: str) -> str:
+    """Ask the worker for a run; the id of the entry. Raises RedisUnavailableError.
+
+    After a lost reply the request may be there although this raises; a second one only joins the first.
+    """
+    event_id = str(uuid.uuid4())
+    payload: RetrainRequest = {"reason": reason, "requested_by": requested_by}
+    fields = envelope(
+        event_type=_EVENT_TYPE,
+        payload=msgspec.json.encode(payload).decode(),
+        correlation_id=event_id,
+        event_id=event_id,
+        timestamp=datetime.now(UTC),
+    )
+    try:
+        return add_entry(client, REQUEST_STREAM, fields)
+    except RedisError as error:
+        raise unavailable(error, client, key=REQUEST_STREAM) from error
+
+
+def _create_group(client: redis.Redis) -> None:
+    """From the first entry on: requests made while no group existed count too."""
+    try:
+        client.xgroup_create(REQUEST_STREAM, REQUEST_GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def _request_in(stream_id: str, fields: Mapping[bytes, bytes]) -> Request:
+    """Envelope or flat fields, both are understood. Raises ValueError with the reason when it is no request."""
+    if not fields:
+        raise ValueError("it was deleted before it was read")
+    event = received(REQUEST_STREAM, stream_id, fields)
+    if event.event_type != _EVENT_TYPE:
+        raise ValueError(f"its event_type is {event.event_type[:40]!r}, not {_EVENT_TYPE!r}")
+    said = {**event.flat, **event.payload}
+    return Request(
+        stream_id=stream_id,
+        requested_at=event.timestamp,
+        reason=_line(said.get("reason")) or "no reason given",
+        requested_by=_line(said.get("requested_by")) or event.source or "unknown",
+    )
+
+
+def _line(value: object) -> str:
+    """One short line of plain text: it goes into logs and STATUS."""
+    words = "".join(c if c.isprintable() else " " for c in str(value or "")).split()
+    return " ".join(words)[:_LONGEST_TEXT]

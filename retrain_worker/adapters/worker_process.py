@@ -1,0 +1,275 @@
+"""Runs the heavy part of a stage in a process of its own, and tells how it stands and how it ended.
+
+The worker is the leader of a session of its own and ends when its stdin closes, so it cannot outlive this process for
+long; whatever it has started is killed with it. It inherits a lock on the run's folder, so that a worker of a daemon
+that has died is seen until it is gone, and two never work in one folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from retrain_worker import durable_file
+from retrain_worker.adapters.running_worker import RunningWorker, start_worker
+from retrain_worker.adapters.worker_files import WorkerFiles, files_of, log_tail, read_result, remove_older
+from retrain_worker.domain.lifecycle import WAITING, Stage
+from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, Broken, Done, OneOffTask, WorkerExit, Working
+from retrain_worker.errors import RetrainError, WorkerFailedError, WorkerInterruptedError
+
+#: -P: the working directory is no place to import from
+COMMAND = (sys.executable, "-P", "-m", "retrain_worker.worker")
+#: what a worker may know of our environment; passwords, the notify socket and credentials are not among it
+_PASSED_NAMES = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONHASHSEED",
+        "PYTHONDONTWRITEBYTECODE",
+        "LD_LIBRARY_PATH",
+    }
+)
+_PASSED_PREFIXES = (
+    "LC_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "OPENBLAS_",
+    "NUMEXPR_",
+    "GOMP_",
+    "ATEN_",
+    "TORCH_",
+    "PYTORCH_",
+    "CUDA_",
+    "CUBLAS_",
+    "NVIDIA_",
+    "MALLOC_",
+    "COVERAGE_",
+)
+#: the stages whose worker reads the trading database
+READS_DATABASE = frozenset({Stage.PULL, *WAITING})
+_LOCK_NAME = ".worker.lock"
+_POLL_SECONDS = 0.02
+_REAP_SECONDS = 5.0
+
+
+class WorkerProcesses:
+    """At most one worker at a time. Implements stages.ports.Workers."""
+
+    def __init__(
+        self,
+        *,
+        deadline_seconds: Mapping[Stage | OneOffTask, float],
+        grace_seconds: float = 10.0,
+        database_url: str = "",
+        command: tuple[str, ...] = COMMAND,
+        niceness: int = 0,
+        result_limit_bytes: int = 64 << 20,
+    ) -> None:
+        """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` at least.
+
+        `database_url` reaches the workers of READS_DATABASE only, through their environment.
+        """
+        self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
+        self._grace_seconds = grace_seconds
+        self._database_url = database_url
+        self._command, self._niceness = command, niceness
+        self._result_limit_bytes = result_limit_bytes
+        self._lock = threading.RLock()
+        self._worker: RunningWorker | None = None
+        self._stopped = False
+        self._leftover_since: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The worker at work, or None."""
+        worker = self._worker
+        return worker.pid if worker is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a worker is at work."""
+        return self._worker is not None
+
+    def set_deadlines(self, deadline_seconds: Mapping[Stage | OneOffTask, float]) -> None:
+        """New deadlines, for the worker at work as well."""
+        self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
+
+    def result_of(self, stage: str, run_dir: Path, request: object) -> Working | Done | Broken:
+        """Start the worker for this request if it is not running, and say how it stands. Never blocks.
+
+        A valid result of the identical request is Done without starting anything. After Broken, asking again starts
+        again; after `stop`, nothing starts any more.
+        """
+        files = files_of(stage, run_dir, request)
+        with self._lock:
+            if self._worker is not None and self._worker.files != files:
+                return self._ending_other(self._worker)
+            try:
+                return self._standing(self._worker) if self._worker is not None else self._begun(files)
+            except RetrainError as error:
+                return Broken(error=error)
+
+    def stop(self, grace_seconds: float | None = None, *, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """End the worker for good: SIGTERM, the grace, SIGKILL to all it has started. `while_waiting` runs often."""
+        grace = self._grace_seconds if grace_seconds is None else grace_seconds
+        with self._lock:
+            self._stopped = True
+            worker = self._worker
+            if worker is None:
+                return
+            worker.terminate()
+            if not _ended_within(grace, worker, while_waiting):
+                worker.kill()
+                _ended_within(_REAP_SECONDS, worker, while_waiting)
+            self._worker = None
+
+    def _begun(self, files: WorkerFiles) -> Working | Done:
+        with suppress(RetrainError):
+            return Done(result=read_result(files, limit_bytes=self._result_limit_bytes))
+        if self._stopped:
+            raise WorkerInterruptedError("no worker is started any more: this process stops", where=files.stage)
+        lock_fd = self._locked(files)
+        if lock_fd is None:
+            return Working(message=f"{_name(files)}: waiting for the worker of an earlier process to end")
+        try:
+            with durable_file.named_errors(files.run_dir):
+                files.result_path.unlink(missing_ok=True)
+                if files.stage in WAITING:
+                    remove_older(files)
+            durable_file.replace_file(files.request_path, files.content, mode=0o600)
+            self._worker = start_worker(
+                self._command,
+                files,
+                environment=self._environment(files.stage),
+                lock_fd=lock_fd,
+                niceness=self._niceness,
+            )
+            os.pwrite(lock_fd, f"{self._worker.pid:<16}\n".encode(), 0)
+        except OSError as error:
+            raise WorkerFailedError(
+                f"the worker could not be started: {error.strerror}",
+                where=_name(files),
+                remedy="look at memory, processes and open files of this service",
+            ) from error
+        finally:
+            os.close(lock_fd)
+        return Working(message=f"{_name(files)}: started")
+
+    def _standing(self, worker: RunningWorker) -> Working | Done:
+        status = worker.poll()
+        if status is None:
+            self._keep_deadline(worker)
+            return Working(message=worker.last_sentence() or f"{_name(worker.files)}: started")
+        self._worker = None
+        return Done(result=self._result_after(status, worker))
+
+    def _keep_deadline(self, worker: RunningWorker) -> None:
+        over = worker.age_seconds - self._deadline_seconds[worker.files.stage]
+        if over > self._grace_seconds:
+            worker.kill()
+        elif over > 0:
+            worker.terminate()
+
+    def _result_after(self, status: int, worker: RunningWorker) -> object:
+        """The result of a worker that has ended. Raises what it ended with instead."""
+        where = _name(worker.files)
+        if status in (WorkerExit.DONE, WorkerExit.ERROR):
+            result = read_result(worker.files, limit_bytes=self._result_limit_bytes)
+            if status == WorkerExit.DONE:
+                return result
+            raise WorkerFailedError(
+                "the worker left a result, and yet said that it had an error",
+                where=where,
+                remedy=f"see {worker.files.log_path}",
+            )
+        if worker.was_told_to_stop:
+            limit = self._deadline_seconds[worker.files.stage]
+            raise WorkerFailedError(
+                f"the worker worked longer than its deadline of {limit:.0f} s",
+                where=where,
+                remedy="raise the deadline, or give it less to do",
+            )
+        if status == WorkerExit.INTERRUPTED:
+            raise WorkerInterruptedError("the worker was stopped by a signal from outside", where=where)
+        said = log_tail(worker.files, since_bytes=worker.log_start_bytes)
+        log = f"see {worker.files.log_path}" + (f", which ends: {said}" if said else "")
+        if status == -signal.SIGKILL:
+            sure = "the kernel killed it for memory" if worker.was_killed_for_memory() else "most likely for memory"
+            raise WorkerFailedError(
+                f"the worker was killed from outside (SIGKILL), {sure}",
+                where=where,
+                remedy=f"give it more memory, or a smaller TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}",
+            )
+        how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
+        raise WorkerFailedError(f"the worker {how}", where=where, remedy=log)
+
+    def _ending_other(self, worker: RunningWorker) -> Working:
+        worker.kill()
+        if worker.poll() is not None:
+            self._worker = None
+        return Working(message=f"{_name(worker.files)}: ended, because another request has come")
+
+    def _locked(self, files: WorkerFiles) -> int | None:
+        """The lock on the run's folder, to be inherited by the worker; None while an earlier worker has it."""
+        with durable_file.named_errors(files.run_dir):
+            fd = os.open(files.run_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._press_leftover(fd, files)
+            os.close(fd)
+            return None
+        self._leftover_since = None
+        return fd
+
+    def _press_leftover(self, fd: int, files: WorkerFiles) -> None:
+        """A worker of an earlier process should end by itself; when its grace is over, it is killed."""
+        now = time.monotonic()
+        self._leftover_since = self._leftover_since or now
+        if now - self._leftover_since < self._grace_seconds:
+            return
+        with suppress(OSError, ValueError):
+            pid = int(os.pread(fd, 32, 0))
+            if str(files.run_dir).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.killpg(pid, signal.SIGKILL)
+
+    def _environment(self, stage: str) -> dict[str, str]:
+        passed = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
+        }
+        if stage in READS_DATABASE and self._database_url:
+            passed[DATABASE_URL_VARIABLE] = self._database_url
+        return passed
+
+
+def _ended_within(seconds: float, worker: RunningWorker, while_waiting: Callable[[], None]) -> bool:
+    until = time.monotonic() + seconds
+    while worker.poll() is None:
+        if time.monotonic() >= until:
+            return False
+        while_waiting()
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _name(files: WorkerFiles) -> str:
+    return f"{files.stage.lower()} {files.run_dir.name}"

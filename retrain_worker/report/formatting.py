@@ -1,0 +1,60 @@
+"""Numbers and foreign text as a person reads them. What was not measured is a dash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+#: stands for what was not measured, or is not a number
+NOTHING = "—"
+_LONGEST = 4096
+
+
+def plain(text: object) -> str:
+    """One line that no terminal obeys: control and invisible characters become `·`."""
+    shown = "".join(letter if letter.isprintable() else "·" for letter in str(text))
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+
+
+def number(value: object, digits: int = 3) -> str:
+    """Like `0.820`."""
+    return f"{value:.{digits}f}" if _is_number(value) else NOTHING
+
+
+def signed(value: object, digits: int = 3) -> str:
+    """Like `+0.085`."""
+    return f"{value:+.{digits}f}" if _is_number(value) else NOTHING
+
+
+def count(value: object) -> str:
+    """Like `6,060`."""
+    return f"{value:,.0f}" if _is_number(value) else NOTHING
+
+
+def share(value: object) -> str:
+    """Like `53 %`."""
+    return f"{value:.0%}".replace("%", " %") if _is_number(value) else NOTHING
+
+
+def spent(spending: Mapping[str, Any], *, is_spent: bool = True) -> str:
+    """The error probability of a decision (domain/alpha_spending.py as a mapping), in a sentence."""
+    number, since = int(spending["num_decisions"]), str(spending["since"])[:10]
+    verb = "is spent on" if is_spent else "would be spent on"
+    return f"error probability {spending['alpha']:.2g} {verb} decision {number} since {since}"
+
+
+def duration(value: object) -> str:
+    """Like `24 ms`, `1.1 s`, `12 s`, `2 min 11 s`."""
+    if not _is_number(value):
+        return NOTHING
+    seconds = float(value)  # type: ignore[arg-type]
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 119.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{round(seconds) // 60} min {round(seconds) % 60} s"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,207 @@
+"""A run as text that a person reads at a glance: the outcome and why, the numbers beside what was asked, the places."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from retrain_worker.report.formatting import NOTHING, count, share
+from retrain_worker.report.overview import (
+    BAD,
+    GOOD,
+    MARKS,
+    OPEN,
+    QUIET,
+    GateLine,
+    Overview,
+    Pairs,
+    gate_lines,
+    overview,
+)
+
+_WIDTH = 100
+_LABEL_WIDTH = 14
+_STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow", QUIET: "cyan"}
+
+
+def summary(
+    result: Mapping[str, Any],
+    *,
+    bayes_auc: float | None = None,
+    event: Mapping[str, Any] | None = None,
+    colour: bool = False,
+) -> str:
+    """The summary of `result` (report.result), 100 columns wide. Only paths may be longer: they are to be copied.
+
+    `bayes_auc`: the Bayes-optimal AUC on the holdout, where it is known. `event`: name -> value of the promotion as a
+    consumer received it.
+    """
+    seen = overview(result, bayes_auc=bayes_auc, event=event)
+    return _printed(_head(seen, str(result.get("run_id", ""))), *_body(seen), colour=colour)
+
+
+def gates_table(result: Mapping[str, Any], *, colour: bool = False) -> str:
+    """Each gate's measurements beside its thresholds, and its sentence."""
+    lines = gate_lines(result)
+    messages = Table.grid(padding=(0, 2))
+    for line in lines:
+        messages.add_row(_mark(line), Text(line.message))
+    return _printed(_gates(lines), Text(), messages, colour=colour) if lines else "no gate was asked"
+
+
+def hit_rates(card: Mapping[str, Any]) -> str:
+    """What came of each confidence, over the whole of 0..1 (domain.gates.Scorecard as a mapping); empty of none."""
+    table = _table("P(WIN)", "rows", "said", "hit", "95 % interval")
+    for bucket in card.get("buckets", ()):
+        interval = f"{share(bucket.get('hit_rate_low'))} to {share(bucket.get('hit_rate_high'))}"
+        table.add_row(
+            f"{bucket['low']:.1f} to {bucket['high']:.1f}",
+            count(bucket["n"]),
+            share(bucket["mean_probability"]),
+            share(bucket["hit_rate"]),
+            NOTHING if bucket.get("hit_rate_low") is None else interval,
+        )
+    return _printed(table, colour=False) if table.row_count else ""
+
+
+def _head(seen: Overview, run_id: str) -> RenderableType:
+    style = _STYLES[seen.tone]
+    lines = [
+        Text.assemble((f"{MARKS[seen.tone]} {seen.outcome}", f"bold {style}"), f"   run {run_id}"),
+        Text(seen.message),
+    ]
+    if seen.reasons:
+        lines += [Text(), *(Text.assemble(("because ", "dim"), reason) for reason in seen.reasons)]
+    lines += [Text(), Text.assemble(("next ", "dim"), seen.next_step)] if seen.next_step else []
+    return Panel(Group(*lines), box=box.ROUNDED, border_style=style, width=_WIDTH)
+
+
+def _body(seen: Overview) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if seen.rows:
+        parts += [_title("Rows"), _pairs(seen.rows)]
+    if seen.classes:
+        parts += [_title("Classes before and after balancing"), _classes(seen)]
+    if seen.scores:
+        title = f"On the {seen.holdout_rows} rows of the holdout, which the candidate has never seen"
+        parts += [_title(title), _scores(seen)]
+    if seen.gates:
+        parts += [_title("Gates"), _gates(seen.gates)]
+    if seen.trials:
+        parts += [_title("On new rows"), _pairs(seen.trials)]
+    parts += [_title("PATCHTST_MODEL_PATH"), _pairs(seen.slot)]
+    if seen.event:
+        parts += [_title("The event as a consumer saw it"), _pairs(seen.event)]
+    if seen.answers:
+        parts += [_title("The engine meanwhile"), _answers(seen)]
+    if seen.files:
+        parts += [_title("Files"), _pairs(seen.files)]
+    if seen.seconds:
+        parts += [_title("Time"), Text(f"  {seen.seconds}")]
+    return parts
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _pairs(pairs: Pairs) -> RenderableType:
+    """Name and text in two columns; a text without blanks (a path, a hash) is never broken."""
+    lines: list[RenderableType] = []
+    for name, text in pairs:
+        label = f"  {name:<{_LABEL_WIDTH}}"
+        if " " not in text:
+            lines.append(Text.assemble((label, "dim"), text, no_wrap=True, overflow="ignore"))
+            continue
+        row = Table.grid()
+        row.add_column(width=len(label), no_wrap=True, style="dim")
+        row.add_column()
+        row.add_row(Text(label), Text(text))
+        lines.append(row)
+    return Group(*lines)
+
+
+def _classes(seen: Overview) -> Table:
+    table = _table("part", "WIN", "LOSS", "share of WIN")
+    for line in seen.classes:
+        table.add_row(Text(line.name), Text(line.win), Text(line.loss), Text(line.win_share))
+    return table
+
+
+def _scores(seen: Overview) -> RenderableType:
+    has_best = any(line.best for line in seen.scores)
+    extra = (["incumbent"] if seen.has_incumbent else []) + (["Bayes-optimal"] if has_best else [])
+    table = _table("", "candidate", *extra)
+    for line in seen.scores:
+        cells = [
+            line.name,
+            line.candidate,
+            *([line.incumbent] if seen.has_incumbent else []),
+            *([line.best] if has_best else []),
+        ]
+        table.add_row(*(Text(cell) for cell in cells), style="bold" if line.name == "AUC" else "")
+    if seen.has_incumbent:
+        return table
+    return Group(table, _pairs((("no incumbent", seen.incumbent_absence),)))
+
+
+def _gates(lines: Sequence[GateLine]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, width=_WIDTH, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("  gate", no_wrap=True, width=22)
+    table.add_column("measured", ratio=3, overflow="fold")
+    table.add_column("asked", ratio=2)
+    for line in lines:
+        if not line.checks:
+            table.add_row(_mark(line), Text(line.message), Text())
+            continue
+        for place, check in enumerate(line.checks):
+            style = "" if check.is_within or line.tone == GOOD or not line.counts else _STYLES[line.tone]
+            table.add_row(_mark(line) if place == 0 else Text(), Text(check.measured, style), Text(check.required))
+    return table
+
+
+def _mark(line: GateLine) -> Text:
+    if line.counts:
+        return Text(f"  {MARKS[line.tone]} {line.name}", style=_STYLES[line.tone])
+    return Text(f"  {MARKS[line.tone]} {line.name} (shown)", style="dim")
+
+
+def _answers(seen: Overview) -> Table:
+    table = _table("model", "answered", "failed", "slowest")
+    for version, answered, failed, slowest in seen.answers:
+        table.add_row(Text(version), Text(answered), Text(failed), Text(slowest))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    """The first column to the left, numbers to the right."""
+    table = Table(box=None, padding=(0, 3, 0, 2), header_style="dim")
+    table.add_column(Text(first), min_width=22)
+    for name in others:
+        table.add_column(Text(name), justify="right")
+    return table
+
+
+def _printed(*parts: RenderableType, colour: bool) -> str:
+    """Texts, never markup: symbols and reasons may hold brackets, or anything else."""
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=_WIDTH,
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    for part in parts:
+        console.print(part, crop=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

@@ -1,0 +1,227 @@
+"""The worker process: `python -m retrain_worker.worker REQUEST RESULT` (protocol: domain/worker_protocol.py).
+
+What is covered: the worker is the kernel's first choice when memory runs out, ends on SIGTERM or when the daemon is
+gone, keeps to a memory limit with a clean error, says its progress in JSON lines on stdout and everything
+else on stderr, and leaves a result file only when it is whole.
+What is not: deadlines, and what a native crash leaves behind; both are the daemon's.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+
+from retrain_worker import durable_file
+from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.worker_protocol import (
+    DATABASE_URL_VARIABLE,
+    AuditRequest,
+    AuditResult,
+    ExportRequest,
+    ExportResult,
+    GateMeasured,
+    GateRequest,
+    InspectRequest,
+    InspectResult,
+    OneOffTask,
+    Progress,
+    PullRequest,
+    PullResult,
+    TrainRequest,
+    TrainResult,
+    TrialEvaluationRequest,
+    TrialEvaluationResult,
+    VerifyRequest,
+    VerifyResult,
+    WorkerError,
+    WorkerExit,
+)
+from retrain_worker.errors import DiskFullError, RetrainError, UsageError
+from retrain_worker.worker import openblas
+from retrain_worker.worker.stop_signal import StopFlag, StoppedError
+
+Request = (
+    PullRequest
+    | AuditRequest
+    | TrainRequest
+    | GateRequest
+    | TrialEvaluationRequest
+    | VerifyRequest
+    | InspectRequest
+    | ExportRequest
+)
+Result = (
+    PullResult
+    | AuditResult
+    | TrainResult
+    | GateMeasured
+    | TrialEvaluationResult
+    | VerifyResult
+    | InspectResult
+    | ExportResult
+)
+Report = Callable[[Progress], None]
+
+#: as high as an unprivileged process may go without being the very first choice
+OOM_SCORE = 800
+#: training may finish its batch and end by itself; the other stages leave nothing to resume
+GRACE_SECONDS: dict[Stage | OneOffTask, float] = {Stage.TRAIN: 5.0}
+USAGE = 2
+
+_REQUESTS: dict[Stage | OneOffTask, type[Request]] = {
+    Stage.PULL: PullRequest,
+    Stage.AUDIT: AuditRequest,
+    Stage.TRAIN: TrainRequest,
+    Stage.GATE: GateRequest,
+    OneOffTask.INSPECT: InspectRequest,
+    OneOffTask.EXPORT: ExportRequest,
+    OneOffTask.VERIFY: VerifyRequest,
+    Stage.SHADOW: TrialEvaluationRequest,
+    Stage.PROBATION: TrialEvaluationRequest,
+}
+_log = logging.getLogger("retrain_worker.worker")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage of the request file, write the result file, return a ChildExit. Unknown exceptions go through."""
+    _offer_to_oom_killer()
+    stdout = _claim_stdout()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m retrain_worker.worker REQUEST RESULT\n")
+        return USAGE
+    request_path, result_path = (Path(argument) for argument in arguments)
+    try:
+        stage, request = _read_request(request_path)
+        stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
+        stopping.watch()
+        if not isinstance(request, InspectRequest | ExportRequest):  # a person's own calls
+            _limit_memory(request.memory_limit_bytes)
+        result = _run(request, _reporter(stdout), stopping)
+        _write(result_path, {"kind": "result", "stage": stage, "result": result})
+    except StoppedError as stopped:
+        _log.info("%s", stopped)
+        return WorkerExit.INTERRUPTED
+    except Exception as error:
+        known = _worker_error(error)
+        if known is None:
+            raise
+        _write(result_path, {"kind": "error", "error": known})
+        return WorkerExit.ERROR
+    return WorkerExit.DONE
+
+
+def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Result:  # noqa: PLR0911 - one per task
+    """Only training and scoring pay for torch."""
+    match request:
+        case PullRequest():
+            from retrain_worker.worker.data.pull import pull
+
+            return pull(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
+        case AuditRequest():
+            from retrain_worker.worker.data.audit import audit
+
+            return audit(request, report)
+        case TrainRequest():
+            openblas.choose()
+            from retrain_worker.worker.training.train import train
+
+            return train(request, report, stopping)
+        case GateRequest():
+            from retrain_worker.worker.scoring import measure
+
+            return measure(request, report)
+        case InspectRequest():
+            from retrain_worker.model.inspection import inspect
+
+            return InspectResult(reports=tuple(inspect(Path(path)) for path in request.paths))
+        case ExportRequest():
+            from retrain_worker.model.export import export
+
+            return export(request)
+        case TrialEvaluationRequest():
+            from retrain_worker.worker.prediction_log import look
+
+            return look(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
+        case VerifyRequest():
+            from retrain_worker.worker.model_verification import verify
+
+            return verify(request)
+
+
+def _read_request(path: Path) -> tuple[Stage | OneOffTask, Request]:
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+        task = OneOffTask(found["stage"]) if found["stage"] in set(OneOffTask) else Stage(found["stage"])
+        return task, msgspec.convert(found["request"], _REQUESTS[task])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"not a request ({type(error).__name__}: {error})", where=str(path)) from error
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with durable_file.replacing(path) as file:
+        file.write(msgspec.json.encode(content))
+
+
+def _worker_error(error: Exception) -> WorkerError | None:
+    """What the daemon should know it as; None: nobody foresaw it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = DiskFullError(f"no space left to write ({error.strerror})", where=str(error.filename or ""))
+    if isinstance(error, RetrainError):
+        return WorkerError(kind=type(error).__name__, what=error.what, where=error.where, remedy=error.remedy)
+    # torch's allocators say it in the sentence of a RuntimeError
+    messages = ("can't allocate memory", "out of memory")
+    if isinstance(error, MemoryError) or any(message in str(error) for message in messages):
+        return WorkerError(
+            kind=MemoryError.__name__,
+            what=f"not enough memory ({(str(error).splitlines() or ['MemoryError'])[0][:200]})",
+            where="the worker process",
+            remedy="raise its memory limit, or make TRAIN_WINDOW_DAYS or BATCH_SIZE smaller",
+        )
+    return None
+
+
+# ---------------------------------------------------------------- the process
+
+
+def _offer_to_oom_killer() -> None:
+    # best effort: not every /proc is writable
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def _claim_stdout() -> TextIO:
+    """The real stdout, for progress lines only; whatever else prints goes to stderr."""
+    stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return stdout
+
+
+def _reporter(stdout: TextIO) -> Report:
+    def report(progress: Progress) -> None:
+        with suppress(BrokenPipeError):  # nobody listens; stdin's end will say so, too
+            stdout.write(msgspec.json.encode(progress).decode() + "\n")
+            stdout.flush()
+
+    return report
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Limit private writable memory: what the process can really use up, unlike its address space."""
+    if limit_bytes > 0:
+        _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

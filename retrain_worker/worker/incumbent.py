@@ -1,0 +1,65 @@
+"""What is known of the model in the slot: all of it, its contract alone, or why not even that.
+
+What the engine runs counts as a contract also where the model cannot be measured on the rows at hand, and a file that
+cannot be read is not the same as an empty slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.labels import Label
+from retrain_worker.domain.worker_protocol import UNNAMED
+from retrain_worker.errors import ArtifactError, ContractError
+from retrain_worker.model import bundle, presets
+from retrain_worker.model.bundle import Bundle
+from retrain_worker.worker import inference
+from retrain_worker.worker.data.snapshot import Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incumbent:
+    """The model in the slot, or the one that was replaced."""
+
+    #: None: there is no model, or its file cannot be read; features that the file does not name are UNNAMED
+    contract: ModelContract | None = None
+    #: None: it cannot be measured on these rows
+    model: Bundle | None = None
+    #: why it cannot be measured
+    absence: str = ""
+    #: why its contract is not known as a whole; empty where it is, or where there is no model
+    unknown: str = ""
+
+
+def incumbent_of(
+    path: str | None, snapshot: Snapshot, *, label: Label, if_none: str = "no model is in service"
+) -> Incumbent:
+    """What is known of the model in `path`, to be measured on rows that are labelled by `label`."""
+    if path is None:
+        return Incumbent(absence=if_none)
+    found = _read(Path(path), snapshot)
+    if found.model is not None and found.model.contract.label != label:
+        return replace(found, model=None, absence=f"it predicts {found.model.contract.label}, the candidate {label}")
+    return found
+
+
+def _read(path: Path, snapshot: Snapshot) -> Incumbent:
+    try:
+        model = bundle.read(path, feature_names=snapshot.feature_names)
+    except ArtifactError as error:
+        return Incumbent(contract=_without_names(path), absence=str(error), unknown=str(error))
+    try:
+        inference.features_of(snapshot, model.contract.feature_names)
+    except ContractError as error:
+        return Incumbent(contract=model.contract, absence=str(error))
+    return Incumbent(contract=model.contract, model=model)
+
+
+def _without_names(path: Path) -> ModelContract | None:
+    """The contract of a file that does not name its features, where those of the rows cannot be meant."""
+    try:
+        return bundle.read(path, feature_names=(UNNAMED,) * presets.ENGINE_INPUTS).contract
+    except ArtifactError:
+        return None

@@ -1,0 +1,223 @@
+"""One look of a shadow trial or a probation: predictions recorded as rows arrive, outcomes joined when they are known.
+
+The book of a trial holds one line for each row: what both models said of it when it was first seen. A line is never
+written again, so what is measured later is what was said then, whatever became of the row. Predictions are made from a
+snapshot whose outcomes are blanked out; only afterwards are the recorded answers joined with the real ones. The book is
+replaced as a whole and durably: a look that is killed has either happened or not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain_worker import durable_file
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.gates import Evidence
+from retrain_worker.domain.labels import Thresholds
+from retrain_worker.domain.trial_rules import Answer, AnswerDistribution, TrialEvaluation
+from retrain_worker.domain.worker_protocol import Progress, TrialEvaluationRequest, TrialEvaluationResult
+from retrain_worker.model import bundle
+from retrain_worker.model.bundle import Bundle
+from retrain_worker.worker import compute, scoring
+from retrain_worker.worker.data import outcomes
+from retrain_worker.worker.data.instants import to_microseconds
+from retrain_worker.worker.data.pull import read_window
+from retrain_worker.worker.data.samples import Samples, select_samples
+from retrain_worker.worker.data.snapshot import Snapshot
+from retrain_worker.worker.incumbent import Incumbent, incumbent_of
+
+Report = Callable[[Progress], None]
+
+#: one line of the book; `reference` counts only where `has_reference`
+DTYPE = np.dtype(
+    [
+        ("id", "<i8"),
+        ("decided_at", "<i8"),
+        ("model", "<f8"),
+        ("reference", "<f8"),
+        ("has_reference", "?"),
+        ("foreseen", "?"),
+    ]
+)
+#: newest answers that go back to the daemon
+NUM_ANSWERS = 200
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The model on trial and what it is compared with."""
+
+    model: Bundle
+    reference: Incumbent
+
+
+def look(request: TrialEvaluationRequest, database_url: str, report: Report) -> TrialEvaluationResult:
+    """Read, record, join, measure. Raises ArtifactError when the model on trial is not sound; rows.py says the rest."""
+    compute.prepare(device="cpu", threads=request.threads)
+    now = to_microseconds(datetime.fromisoformat(request.now))
+    snapshot = read_window(
+        request.data, database_url, now=now, busy_timeout_seconds=request.busy_timeout_seconds, report=report
+    )
+    model = bundle.read(Path(request.model_path))
+    reference = incumbent_of(
+        request.reference_path, snapshot, label=model.contract.label, if_none="there was no model before it"
+    )
+    pair = Pair(model=model, reference=reference)
+    prediction_log = recorded(request, pair, snapshot, prediction_log_file(request))
+    report(Progress(message=f"look {request.number} of run {request.run_id}: {len(prediction_log)} rows recorded"))
+    return TrialEvaluationResult(evaluation=measured(request, pair, snapshot, prediction_log))
+
+
+def prediction_log_file(request: TrialEvaluationRequest) -> Path:
+    """Where the lines of this trial stand."""
+    return Path(request.run_dir) / f"book_{request.prediction_log}.npy"
+
+
+def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, path: Path) -> NDArray[np.void]:
+    """The book (N,) of DTYPE with the rows that have arrived since the last look, as it now stands on the disk."""
+    prediction_log = _read(path)
+    samples = _answerable(snapshot, request.data, pair.model)
+    is_new = samples.decided_at > to_microseconds(datetime.fromisoformat(request.since))
+    is_new &= ~np.isin(snapshot.ids[samples.positions], prediction_log["id"])
+    fresh = samples.where(is_new)
+    if not len(fresh):
+        return prediction_log
+    lines = np.zeros(len(fresh), dtype=DTYPE)
+    lines["id"], lines["decided_at"] = snapshot.ids[fresh.positions], fresh.decided_at
+    lines["model"] = scoring.answers_of(pair.model, _blinded(snapshot), fresh)
+    lines["foreseen"] = snapshot.recorded_outcome[fresh.positions] < 0
+    if (reference := pair.reference.model) is not None:
+        theirs = _answerable(snapshot, request.data, reference)
+        has = np.isin(fresh.positions, theirs.positions)
+        lines["has_reference"] = has
+        lines["reference"][has] = scoring.answers_of(reference, _blinded(snapshot), fresh.where(has))
+    prediction_log = np.concatenate([prediction_log, lines])
+    with durable_file.replacing(path) as file:
+        np.save(file, prediction_log, allow_pickle=False)
+    return prediction_log
+
+
+def measured(
+    request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, prediction_log: NDArray[np.void]
+) -> TrialEvaluation:
+    """Scorecards of the recorded answers on the rows whose outcome is known by now."""
+    seq_len = pair.model.contract.context_length
+    samples, _left_out = select_samples(snapshot, policy=request.data, seq_len=seq_len)
+    ids = snapshot.ids[samples.positions]
+    samples = samples.where(np.isin(ids, prediction_log["id"]))
+    by_id = np.argsort(prediction_log["id"])
+    lines = prediction_log[by_id[np.searchsorted(prediction_log["id"], snapshot.ids[samples.positions], sorter=by_id)]]
+    thresholds = pair.model.manifest.thresholds
+    # what the reference said stands in the book, also when its file is gone since
+    was_asked = bool(prediction_log["has_reference"].any())
+    reference = pair.reference.model
+    theirs = reference.manifest.thresholds if reference is not None else thresholds
+    has = lines["has_reference"]
+    worse = None
+    if was_asked:
+        stricter = replace(request.policy, incumbent_alpha=request.worse_alpha)
+        shared = scoring.rows_of(snapshot, samples.where(has))
+        worse = scoring.comparison(lines["reference"][has], lines["model"][has], shared, policy=stricter)
+    return TrialEvaluation(
+        observed=len(prediction_log),
+        foreseen=int(prediction_log["foreseen"].sum()),
+        known=len(samples),
+        evidence=_evidence(pair, snapshot, samples, lines, request),
+        worse=worse,
+        model=_spread(prediction_log["model"], thresholds),
+        reference=_spread(prediction_log["reference"][prediction_log["has_reference"]], theirs) if was_asked else None,
+        absence=pair.reference.absence,
+        answers=_answers(snapshot, prediction_log),
+    )
+
+
+def _evidence(
+    pair: Pair, snapshot: Snapshot, samples: Samples, lines: NDArray[np.void], request: TrialEvaluationRequest
+) -> Evidence:
+    """As scoring.evidence, but on recorded answers."""
+    rows, policy = scoring.rows_of(snapshot, samples), request.policy
+    card = scoring.scorecard(
+        lines["model"], rows, prior=request.prior, policy=policy, thresholds=pair.model.manifest.thresholds
+    )
+    contract = scoring.contract_check(pair.model, pair.reference, snapshot, samples)
+    if (reference := pair.reference.model) is None:
+        return Evidence(candidate=card, contract=contract, incumbent_absence=pair.reference.absence)
+    has = lines["has_reference"]
+    shared = rows.where(has)
+    return Evidence(
+        candidate=card,
+        contract=contract,
+        incumbent=scoring.scorecard(
+            lines["reference"][has],
+            shared,
+            prior=request.prior,
+            policy=policy,
+            thresholds=reference.manifest.thresholds,
+        ),
+        comparison=scoring.comparison(lines["model"][has], lines["reference"][has], shared, policy=policy),
+    )
+
+
+def _blinded(snapshot: Snapshot) -> Snapshot:
+    """The same rows as if every position were open: what a prediction may see."""
+    nothing = np.full(len(snapshot), np.nan)
+    return replace(
+        snapshot,
+        outcome=np.full(len(snapshot), outcomes.LOSS, dtype=np.int8),
+        recorded_outcome=np.full(len(snapshot), outcomes.OPEN, dtype=np.int8),
+        pnl=nothing,
+        target_label=nothing.astype(np.float32),
+        price_move=nothing.astype(np.float32),
+    )
+
+
+def _answerable(snapshot: Snapshot, policy: DataPolicy, model: Bundle) -> Samples:
+    """Every row with a full window, whatever its outcome."""
+    samples, _left_out = select_samples(_blinded(snapshot), policy=policy, seq_len=model.contract.context_length)
+    return samples
+
+
+def _spread(answers: NDArray[np.float64], thresholds: Thresholds) -> AnswerDistribution:
+    finite = answers[np.isfinite(answers)]
+    return AnswerDistribution(
+        n=len(answers),
+        not_finite=len(answers) - len(finite),
+        p_std=float(finite.std()) if len(finite) else None,
+        actions=scoring.action_shares(finite, thresholds) if len(finite) else dict.fromkeys(scoring.ACTIONS, 0.0),
+    )
+
+
+def _answers(snapshot: Snapshot, prediction_log: NDArray[np.void]) -> tuple[Answer, ...]:
+    """The newest answers, oldest first, with the names of their rows; a row that has left the table has none."""
+    newest = prediction_log[np.argsort(prediction_log["decided_at"], kind="stable")][-NUM_ANSWERS:]
+    by_id = np.argsort(snapshot.ids)
+    found = []
+    for line in newest:
+        place = int(np.searchsorted(snapshot.ids, line["id"], sorter=by_id))
+        if place < len(by_id) and snapshot.ids[by_id[place]] == line["id"] and np.isfinite(line["model"]):
+            symbol = snapshot.symbols[snapshot.symbol_codes[by_id[place]]]
+            found.append(Answer(symbol=symbol, decided_at=int(line["decided_at"]), probability=float(line["model"])))
+    return tuple(found)
+
+
+def _read(path: Path) -> NDArray[np.void]:
+    """The book; an empty one when there is none, or none that can be read."""
+    if path.exists():
+        try:
+            found: NDArray[np.void] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            _log.warning("%s cannot be read (%s): the trial begins anew", path, error)
+        else:
+            if found.dtype == DTYPE:
+                return found
+            _log.warning("%s is no book of ours: the trial begins anew", path)
+    return np.zeros(0, dtype=DTYPE)

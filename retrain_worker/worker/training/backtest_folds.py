@@ -1,0 +1,103 @@
+"""The same recipe on stretches of the past, each trained only on what came before: skill that one lucky holdout lacks.
+
+A backtest fold is the split of domain/split_policy.py as it was when its last row's outcome became known: its own
+training and validation part, purged and embargoed, and the fold in the place of the holdout. The answers on it are kept
+in `run_dir/folds/`, one file a fold, so that an interrupted training goes on with the fold that is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain_worker import durable_file
+from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.errors import DataUnfitError, TrainingCollapsedError
+from retrain_worker.worker.data.instants import to_microseconds
+from retrain_worker.worker.data.samples import Parts, Samples, split_samples
+
+#: rows without which a fold says nothing
+MIN_FOLD_ROWS = 100
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldAnswers:
+    """What the recipe answered on one backtest fold."""
+
+    #: (M,) rows of the snapshot
+    positions: NDArray[np.int64]
+    #: (M,)
+    answers: NDArray[np.float64]
+    #: P(label = 1) of its training part
+    prior: float
+
+
+def past_parts(samples: Samples, parts: Parts, policy: SplitPolicy) -> Iterator[Parts]:
+    """The folds before `parts.holdout`, newest first, until one has too few rows to learn from or to be judged on."""
+    # a seam, not the holdout's start: nothing of the embargo, nothing that was not known by then
+    seam = to_microseconds(parts.split.validation.end)
+    past = samples.where((samples.decided_at < seam) & (samples.known_at < seam))
+    size = int(len(past) * policy.validation_share)
+    for number in range(policy.backtest_folds):
+        until = past.where(np.arange(len(past) - number * size))
+        if number:
+            until = until.where(until.known_at < past.decided_at[len(until)])
+        try:
+            fold = split_samples(until, replace(policy, holdout_share=size / max(1, len(until))))
+        except DataUnfitError:
+            return
+        if len(fold.holdout) < MIN_FOLD_ROWS:
+            return
+        yield fold
+
+
+def train_folds(
+    folds: list[Parts], run_dir: Path, *, identity: str, teach: Callable[[int, Parts], NDArray[np.float64]]
+) -> None:
+    """Have `teach` (number from 1, parts) answer each fold that `run_dir` does not hold yet.
+
+    `identity` names everything that decides the answers: those of another training are thrown away. A fold on which the
+    training collapses is answered with its prior, which is what such a recipe knew.
+    """
+    folder = run_dir / "folds"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if _identity_of(path) != identity:
+            path.unlink()
+    for number, parts in enumerate(folds, start=1):
+        path = folder / f"{number}.npz"
+        if path.exists():
+            continue
+        prior = float(parts.train.labels.mean())
+        try:
+            answers = teach(number, parts)
+        except TrainingCollapsedError as collapse:
+            _log.warning("backtest fold %d: %s", number, collapse)
+            answers = np.full(len(parts.holdout), prior)
+        with durable_file.replacing(path) as file:
+            np.savez(file, positions=parts.holdout.positions, answers=answers, prior=prior, identity=identity)
+
+
+def read_folds(run_dir: Path) -> list[FoldAnswers]:
+    """The folds of a run, newest first; none where it has trained none."""
+    found = []
+    for path in sorted((run_dir / "folds").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            found.append(FoldAnswers(positions=file["positions"], answers=file["answers"], prior=float(file["prior"])))
+    return found
+
+
+def _identity_of(path: Path) -> str:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["identity"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return ""

@@ -1,0 +1,566 @@
+"""The encoder of `model/patchtst.py` written out for training: the same mathematics, forward and backward, faster.
+
+Equal to the plain module, which stays the reference, in outputs and gradients up to rounding (tests/worker/
+test_fast_path.py); only its dropout masks come from another stream, in steps of 1/256. What makes it fast, in the order
+of what it gains: dropout masks from random bytes instead of one draw each, a softmax of plain steps (torch's is slow on
+rows shorter than a vector), buffers that live as long as the training, one flat tensor of parameters for the optimiser.
+
+`threads` cuts every batch into as many shards, each computed by a thread of its own from end to end: they meet where a
+batch norm needs the whole batch and at the end of a pass, not at every operation, so that a busy machine costs little.
+Shards are added up in their order: the same bits each time.
+
+Shape suffixes as in patchtst.py, and M = S x N tokens of a shard, Z = S x H attention heads of a shard.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.worker.compute import Product
+
+#: dropout is decided by one random byte per number
+BYTE = 256
+#: how the names of the encoder's parameters begin; the head's go through autograd
+ENCODER = ("patch_embedding.", "pos_encoding", "transformer.")
+#: as torch.nn.utils.clip_grad_norm_ has it
+CLIP_EPSILON = 1e-6
+
+
+def path_for(model: PatchTST, *, threads: int, product: Product = torch.mm) -> PlainPath | FastPath:
+    """The faster one that the model's device allows."""
+    if model.pos_encoding.device.type != "cpu":
+        return PlainPath(model)
+    return FastPath(model, threads=threads, product=product)
+
+
+class PlainPath:
+    """The model as it is, through autograd; for any device."""
+
+    def __init__(self, model: PatchTST) -> None:
+        self.model = model
+        self.parameters = list(model.parameters())
+
+    def __enter__(self) -> PlainPath:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, raw_BTF: Tensor) -> Tensor:
+        """Logits (B,) of raw windows (B, T, F); `backward` of what is made of them sets the gradients anew."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        return self.model(raw_BTF)  # type: ignore[no-any-return]
+
+    def clip_gradients(self, max_norm: float) -> None:
+        """Scale all gradients down so that together they are not longer than `max_norm`."""
+        nn.utils.clip_grad_norm_(self.parameters, max_norm)
+
+
+class FastPath:
+    """The same for a model on the CPU, written out.
+
+    The model's parameters become views of the one in `parameters`, and their gradients views of its gradient. Call it
+    inside a `with`: there it has threads, from one batch to the next.
+    """
+
+    def __init__(self, model: PatchTST, *, threads: int = 1, product: Product = torch.mm) -> None:
+        self.model, self._product = model, product
+        self._flat = _flattened(model)
+        #: all parameters of the model, as one
+        self.parameters = [self._flat]
+        self._head_gradients = [
+            cast(Tensor, parameter.grad) for name, parameter in model.named_parameters() if not name.startswith(ENCODER)
+        ]
+        self._num_shards = threads
+        self._exchange = _Exchange(threads)
+        self._shards: list[_Shard] = []
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> FastPath:
+        # torch's own threads wait for each other at every operation, and busily
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        if self._num_shards > 1:
+            self._pool = ThreadPoolExecutor(self._num_shards - 1, "shard", torch.set_num_threads, (1,))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads_before)
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def __call__(self, raw_BTF: Tensor) -> Tensor:
+        """Logits (B,) of raw windows (B, T, F); `backward` of what is made of them sets the gradients anew."""
+        for gradient in self._head_gradients:
+            gradient.zero_()
+        with torch.no_grad():
+            patches_SNP = self.model.patches(self.model.transform(raw_BTF))
+        z_SND: Tensor = _Encoder.apply(self._flat, patches_SNP, self)  # type: ignore[no-untyped-call]
+        return self.model.head(z_SND)
+
+    def clip_gradients(self, max_norm: float) -> None:
+        """Scale all gradients down so that together they are not longer than `max_norm`."""
+        gradient = cast(Tensor, self._flat.grad)
+        gradient.mul_((max_norm / (torch.dot(gradient, gradient).sqrt() + CLIP_EPSILON)).clamp_max(1.0))
+
+    def forward(self, patches_SNP: Tensor) -> Tensor:
+        """What the transformer makes of the patches, (S, N, D)."""
+        if sum(shard.num_series for shard in self._shards) != len(patches_SNP):
+            self._shards = self._new_shards(len(patches_SNP))
+        parts = torch.split(patches_SNP, [shard.num_series for shard in self._shards])
+        # torch's own stream decides: a resumed training goes on in it
+        seeds = torch.randint(2**62, (len(self._shards),)).tolist()
+        for shard, part, seed in zip(self._shards, parts, seeds, strict=True):
+            shard.begin(part, seed)
+        return torch.cat(self._on_each(_Shard.forward))
+
+    def backward(self, dz_SND: Tensor) -> None:
+        """Set the gradients of everything up to the encoder's output."""
+        parts = torch.split(dz_SND.contiguous(), [shard.num_series for shard in self._shards])
+        for shard, part in zip(self._shards, parts, strict=True):
+            shard.dz_SND = part
+        self._on_each(_Shard.backward)
+        for shard in self._shards[1:]:
+            cast(Tensor, self._flat.grad).add_(shard.gradient)
+
+    def _new_shards(self, num_series: int) -> list[_Shard]:
+        per_window = self.model.config.num_series
+        windows = np.array_split(np.arange(num_series // per_window), self._num_shards)
+        return [
+            _Shard(
+                self.model,
+                num_series=len(part) * per_window,
+                number=number,
+                exchange=self._exchange,
+                product=self._product,
+                gradient=torch.zeros_like(self._flat.data) if number else cast(Tensor, self._flat.grad),
+            )
+            for number, part in enumerate(windows)
+        ]
+
+    def _on_each(self, work: Callable[[_Shard], Any]) -> list[Any]:
+        if self._pool is None:
+            return [work(self._shards[0])]
+        others = [self._pool.submit(self._exchange.guarded, work, shard) for shard in self._shards[1:]]
+        first = self._exchange.guarded(work, self._shards[0])
+        return [first, *(other.result() for other in others)]
+
+
+def _flattened(model: PatchTST) -> nn.Parameter:
+    """One parameter that holds all of the model's; theirs, and their gradients, become views of it and of its own."""
+    parameters = list(model.parameters())
+    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    for parameter, values, gradient in zip(parameters, _views(model, flat.data), _views(model, flat.grad), strict=True):
+        parameter.data, parameter.grad = values, gradient
+    return flat
+
+
+def _views(model: PatchTST, flat: Tensor) -> list[Tensor]:
+    """The parts of `flat` in the shapes of the model's parameters, in their order."""
+    parameters = list(model.parameters())
+    parts = torch.split(flat, [parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+
+
+class _Encoder(torch.autograd.Function):
+    """The door between autograd and the shards."""
+
+    @staticmethod
+    def forward(ctx: Any, _flat: Tensor, patches_SNP: Tensor, path: FastPath) -> Tensor:
+        ctx.path = path
+        return path.forward(patches_SNP)
+
+    @staticmethod
+    def backward(ctx: Any, dz_SND: Tensor) -> tuple[None, None, None]:
+        ctx.path.backward(dz_SND)
+        return None, None, None
+
+
+class _Exchange:
+    """Where the shards tell each other what they know of their part of a batch."""
+
+    def __init__(self, num_shards: int) -> None:
+        self._barrier = threading.Barrier(num_shards)
+        # two rounds in turn: nobody overwrites what a slower shard still reads
+        self._rounds: list[list[Tensor]] = [[torch.empty(0)] * num_shards for _ in range(2)]
+
+    def of_all(self, number: int, turn: int, values: Tensor) -> Tensor:
+        """All shards' `values`, stacked; shard `number` gives its own in its `turn`-th round."""
+        kept = self._rounds[turn % 2]
+        kept[number] = values
+        self._barrier.wait()
+        return torch.stack(kept)
+
+    def guarded(self, work: Callable[[_Shard], Any], shard: _Shard) -> Any:
+        """Do it; a failure ends the waiting of the others, too."""
+        try:
+            with torch.no_grad():
+                return work(shard)
+        except BaseException:
+            self._barrier.abort()
+            raise
+
+
+# ---------------------------------------------------------------- one shard
+
+
+class _Shard:
+    """The encoder on `num_series` series of a batch, with gradients of its own."""
+
+    def __init__(
+        self,
+        model: PatchTST,
+        *,
+        num_series: int,
+        number: int,
+        exchange: _Exchange,
+        product: Product,
+        gradient: Tensor,
+    ) -> None:
+        self.config, self.num_series, self.product = model.config, num_series, product
+        self.num_tokens = num_series * model.config.num_patches
+        self.ones_M = torch.ones(self.num_tokens)
+        self.model = model
+        #: of the loss over this shard, for all parameters of the model, as one
+        self.gradient = gradient
+        names = [name for name, _ in model.named_parameters()]
+        self._gradients = dict(zip(names, _views(model, gradient), strict=True))
+        self.dz_SND = torch.empty(0)
+        self.random = np.random.SFC64(0)
+        self._number, self._exchange, self._turn = number, exchange, 0
+        self._scratch: dict[str, Tensor] = {}
+        self._patches_MP = torch.empty(0)
+        self._embedding = _Linear(self, "patch_embedding", model.config.d_model)
+        self._position_1ND, self._dposition_1ND = self.weight("pos_encoding")
+        self._sublayers = [
+            sublayer
+            for index in range(model.config.num_layers)
+            for sublayer in _layer(self, f"transformer.layers.{index}.")
+        ]
+
+    def begin(self, patches_SNP: Tensor, seed: int) -> None:
+        """Take the input of the next `forward`."""
+        self._patches_MP = patches_SNP.flatten(0, 1)
+        self.random = np.random.SFC64(seed)
+
+    def forward(self) -> Tensor:
+        """(S, N, D)."""
+        embedded_MD = self._embedding.forward(self._patches_MP)
+        shape = (self.num_series, self.config.num_patches, self.config.d_model)
+        x_MD = embedded_MD.view(shape).add_(self._position_1ND).view_as(embedded_MD)
+        for sublayer in self._sublayers:
+            x_MD = sublayer.forward(x_MD)
+        return x_MD.view(shape)
+
+    def backward(self) -> None:
+        """Fill `gradient` for the output's gradient `dz_SND`."""
+        dx_MD = self.dz_SND.flatten(0, 1)
+        for sublayer in reversed(self._sublayers):
+            dx_MD = sublayer.backward(dx_MD)
+        torch.sum(dx_MD.view_as(self.dz_SND), 0, keepdim=True, out=self._dposition_1ND)
+        self._embedding.backward_to_weights(dx_MD)
+
+    # ---- what the blocks below are built from
+
+    def weight(self, name: str) -> tuple[Tensor, Tensor]:
+        """The parameter called `name`, and where this shard puts its gradient."""
+        return self.model.get_parameter(name).detach(), self._gradients[name]
+
+    def scratch(self, name: str, *shape: int) -> Tensor:
+        """A buffer that all layers share: what it holds is good until the next layer asks for it."""
+        if name not in self._scratch:
+            self._scratch[name] = torch.empty(shape)
+        return self._scratch[name]
+
+    @property
+    def is_first(self) -> bool:
+        """One of the shards writes down what they all know."""
+        return self._number == 0
+
+    def of_all(self, values: Tensor) -> Tensor:
+        """The `values` of all shards, stacked; they ask in the same order, and wait for each other."""
+        self._turn += 1
+        return self._exchange.of_all(self._number, self._turn, values)
+
+
+def _layer(shard: _Shard, name: str) -> tuple[_Residual, _Residual]:
+    """The two sublayers of the layer whose parameters are called `name`..."""
+    norm = _LayerNorm if shard.config.norm == "layernorm" else _BatchNorm
+    return (
+        _Residual(shard, _Attention(shard, name + "self_attn."), norm(shard, name + "norm1")),
+        _Residual(shard, _FeedForward(shard, name), norm(shard, name + "norm2")),
+    )
+
+
+class _Residual:
+    """x + dropout(inner(x)), normalised before or after."""
+
+    def __init__(self, shard: _Shard, inner: _Attention | _FeedForward, norm: _LayerNorm | _BatchNorm) -> None:
+        width = (shard.num_tokens, shard.config.d_model)
+        self._inner, self._norm, self._is_pre_norm = inner, norm, shard.config.is_pre_norm
+        self._dropout = _Dropout(shard, *width)
+        self._sum_MD = torch.empty(width)
+        self._dy_MD = shard.scratch("residual.dy", *width)
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        y_MD = self._inner.forward(self._norm.forward(x_MD) if self._is_pre_norm else x_MD)
+        self._dropout.forward_added(x_MD, y_MD, out=self._sum_MD)
+        return self._sum_MD if self._is_pre_norm else self._norm.forward(self._sum_MD)
+
+    def backward(self, d_MD: Tensor) -> Tensor:
+        if self._is_pre_norm:
+            dy_MD = self._dropout.backward(d_MD, out=self._dy_MD)
+            return self._norm.backward(self._inner.backward(dy_MD)) + d_MD
+        dsum_MD = self._norm.backward(d_MD)
+        dy_MD = self._dropout.backward(dsum_MD, out=self._dy_MD)
+        return self._inner.backward(dy_MD).add_(dsum_MD)
+
+
+class _Attention:
+    """Multi-head self-attention."""
+
+    def __init__(self, shard: _Shard, name: str) -> None:
+        config = shard.config
+        S, N, D, H = shard.num_series, config.num_patches, config.d_model, config.num_heads
+        self._split = (S, N, 3, H, D // H)
+        self._scale: float = (D // H) ** -0.5
+        self._in = _Linear(shard, name + "in_proj", 3 * D, separator="_")
+        self._out = _Linear(shard, name + "out_proj", D)
+        self._dropout = _Dropout(shard, S * H, N, N)
+        self._heads_3SHNK = torch.empty(3, S, H, N, D // H)
+        self._shares_ZNN = torch.empty(S * H, N, N)
+        #: after dropout
+        self._kept_ZNN = torch.empty(S * H, N, N) if self._dropout.is_on else self._shares_ZNN
+        self._seen_MD = torch.empty(S * N, D)
+        self._ones_N = torch.ones(N)
+        self._row_ZN1 = shard.scratch("attention.row", S * H, N, 1)
+        self._dshares_ZNN = shard.scratch("attention.dshares", S * H, N, N)
+        self._dscores_ZNN = shard.scratch("attention.dscores", S * H, N, N)
+        self._dheads_3SHNK = shard.scratch("attention.dheads", 3, S, H, N, D // H)
+        self._heads_SHNK = shard.scratch("attention.heads", S, H, N, D // H)
+        self._dqkv_ME = shard.scratch("attention.dqkv", S * N, 3 * D)
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        qkv_SN3HK = self._in.forward(x_MD).view(self._split)
+        self._heads_3SHNK.copy_(qkv_SN3HK.permute(2, 0, 3, 1, 4))
+        q_ZNK, k_ZNK, v_ZNK = self._heads_3SHNK.flatten(1, 2)
+        shares_ZNN = _scaled_products(q_ZNK, k_ZNK.mT, self._scale, out=self._shares_ZNN)
+        self._softmax(shares_ZNN)
+        kept_ZNN = self._dropout.forward(shares_ZNN, out=self._kept_ZNN)
+        seen_ZNK = torch.bmm(kept_ZNN, v_ZNK, out=self._heads_SHNK.flatten(0, 1))
+        self._tokens(self._seen_MD).copy_(seen_ZNK.view_as(self._heads_SHNK))
+        return self._out.forward(self._seen_MD)
+
+    def backward(self, dy_MD: Tensor) -> Tensor:
+        dseen_MD = self._out.backward(dy_MD, out=self._dqkv_ME.view(3, *dy_MD.shape)[0])
+        dseen_ZNK = self._heads_SHNK.copy_(self._tokens(dseen_MD)).flatten(0, 1)
+        q_ZNK, k_ZNK, v_ZNK = self._heads_3SHNK.flatten(1, 2)
+        dq_ZNK, dk_ZNK, dv_ZNK = self._dheads_3SHNK.flatten(1, 2)
+        torch.bmm(self._kept_ZNN.mT, dseen_ZNK, out=dv_ZNK)
+        dkept_ZNN = torch.bmm(dseen_ZNK, v_ZNK.mT, out=self._dshares_ZNN)
+        dshares_ZNN = self._dropout.backward(dkept_ZNN, out=self._dshares_ZNN)
+        # through the softmax: dscores = shares * (dshares - sum(shares * dshares))
+        dscores_ZNN = torch.mul(self._shares_ZNN, dshares_ZNN, out=self._dscores_ZNN)
+        self._row_sums(dscores_ZNN)
+        dscores_ZNN.addcmul_(self._shares_ZNN, self._row_ZN1, value=-1.0)
+        _scaled_products(dscores_ZNN, k_ZNK, self._scale, out=dq_ZNK)
+        _scaled_products(dscores_ZNN.mT, q_ZNK, self._scale, out=dk_ZNK)
+        self._dqkv_ME.view(self._split).copy_(self._dheads_3SHNK.permute(1, 3, 0, 2, 4))
+        return self._in.backward(self._dqkv_ME, out=self._seen_MD)
+
+    def _softmax(self, scores_ZNN: Tensor) -> None:
+        torch.amax(scores_ZNN, -1, keepdim=True, out=self._row_ZN1)
+        scores_ZNN.sub_(self._row_ZN1).exp_()
+        self._row_sums(scores_ZNN)
+        scores_ZNN.div_(self._row_ZN1)
+
+    def _row_sums(self, x_ZNN: Tensor) -> None:
+        """Into `_row_ZN1`; a matrix product is the fastest sum there is."""
+        torch.mv(x_ZNN.view(-1, len(self._ones_N)), self._ones_N, out=self._row_ZN1.view(-1))
+
+    def _tokens(self, x_MD: Tensor) -> Tensor:
+        """The same numbers in the order (S, H, N, K)."""
+        S, N, _three, H, K = self._split
+        return x_MD.view(S, N, H, K).transpose(1, 2)
+
+
+class _FeedForward:
+    """Two linear layers, and between them the activation and dropout."""
+
+    def __init__(self, shard: _Shard, name: str) -> None:
+        config = shard.config
+        wide = (shard.num_tokens, config.ffn_dim)
+        self._is_relu = config.activation == "relu"
+        self._first = _Linear(shard, name + "linear1", config.ffn_dim)
+        self._second = _Linear(shard, name + "linear2", config.d_model)
+        self._dropout = _Dropout(shard, *wide)
+        self._active_MH = torch.empty(0 if self._is_relu else wide)
+        self._dwide_MH = shard.scratch("feed_forward.dwide", *wide)
+        self._dx_MD = shard.scratch("feed_forward.dx", shard.num_tokens, config.d_model)
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        hidden_MH = self._first.forward(x_MD)
+        if self._is_relu:
+            self._active_MH = hidden_MH.clamp_min_(0.0)
+        else:
+            self._hidden_MH = hidden_MH
+            torch.ops.aten.gelu.out(hidden_MH, out=self._active_MH)
+        return self._second.forward(self._dropout.forward(self._active_MH, out=self._active_MH))
+
+    def backward(self, dy_MD: Tensor) -> Tensor:
+        dwide_MH = self._second.backward(dy_MD, out=self._dwide_MH)
+        self._dropout.backward(dwide_MH, out=dwide_MH)
+        if self._is_relu:
+            torch.ops.aten.threshold_backward.grad_input(dwide_MH, self._active_MH, 0.0, grad_input=dwide_MH)
+        else:
+            torch.ops.aten.gelu_backward.grad_input(dwide_MH, self._hidden_MH, grad_input=dwide_MH)
+        return self._first.backward(dwide_MH, out=self._dx_MD)
+
+
+class _Linear:
+    """A linear layer; its output is a buffer of its own."""
+
+    def __init__(self, shard: _Shard, name: str, width: int, *, separator: str = ".") -> None:
+        self._weight_OI, self._dweight_OI = shard.weight(f"{name}{separator}weight")
+        self._bias_O, self._dbias_O = shard.weight(f"{name}{separator}bias")
+        self._ones_M, self._product = shard.ones_M, shard.product
+        self._y_MO = torch.empty(shard.num_tokens, width)
+        self._x_MI = torch.empty(0)
+
+    def forward(self, x_MI: Tensor) -> Tensor:
+        self._x_MI = x_MI
+        return self._product(x_MI, self._weight_OI.t(), out=self._y_MO).add_(self._bias_O)
+
+    def backward(self, dy_MO: Tensor, *, out: Tensor) -> Tensor:
+        self.backward_to_weights(dy_MO)
+        return self._product(dy_MO, self._weight_OI, out=out)
+
+    def backward_to_weights(self, dy_MO: Tensor) -> None:
+        self._product(dy_MO.t(), self._x_MI, out=self._dweight_OI)
+        torch.mv(dy_MO.t(), self._ones_M, out=self._dbias_O)
+
+
+class _LayerNorm:
+    """Over D, token by token."""
+
+    def __init__(self, shard: _Shard, name: str) -> None:
+        self._module: Any = shard.model.get_submodule(name)
+        self._weight_D, self._dweight_D = shard.weight(name + ".weight")
+        self._bias_D, self._dbias_D = shard.weight(name + ".bias")
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        self._x_MD = x_MD
+        y_MD, *self._moments = torch.native_layer_norm(
+            x_MD, x_MD.shape[1:], self._weight_D, self._bias_D, self._module.eps
+        )
+        return y_MD
+
+    def backward(self, dy_MD: Tensor) -> Tensor:
+        mean, inverse_std = self._moments
+        dx_MD, dweight_D, dbias_D = torch.ops.aten.native_layer_norm_backward(
+            dy_MD, self._x_MD, dy_MD.shape[1:], mean, inverse_std, self._weight_D, self._bias_D, (True, True, True)
+        )
+        self._dweight_D.copy_(dweight_D)
+        self._dbias_D.copy_(dbias_D)
+        return dx_MD  # type: ignore[no-any-return]
+
+
+class _BatchNorm:
+    """Over all tokens of the batch, those of the other shards, too."""
+
+    def __init__(self, shard: _Shard, name: str) -> None:
+        self._shard = shard
+        self._module: Any = shard.model.get_submodule(name)
+        self._weight_D, self._dweight_D = shard.weight(name + ".weight")
+        self._bias_D, self._dbias_D = shard.weight(name + ".bias")
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        self._x_MD = x_MD
+        mean_D, var_D = torch.batch_norm_update_stats(x_MD, None, None, 0.0)
+        # of each shard its tokens, mean and variance (shards, 3, D); Chan's way to put variances together
+        tokens_AD, mean_AD, var_AD = self._shard.of_all(
+            torch.stack((torch.full_like(mean_D, len(x_MD)), mean_D, var_D))
+        ).unbind(1)
+        share_AD = tokens_AD / tokens_AD.sum(0)
+        self._mean_D = (share_AD * mean_AD).sum(0)
+        self._var_D = (share_AD * (var_AD + (mean_AD - self._mean_D).square())).sum(0)
+        self._tokens = float(tokens_AD[:, 0].sum())
+        if self._shard.is_first:
+            self._keep_moments()
+        return torch.native_batch_norm(
+            x_MD, self._weight_D, self._bias_D, self._mean_D, self._var_D, False, 0.0, self._module.eps
+        )[0]
+
+    def _keep_moments(self) -> None:
+        module, unbiased = self._module, self._tokens / max(1.0, self._tokens - 1.0)
+        module.running_mean.lerp_(self._mean_D, module.momentum)
+        module.running_var.lerp_(self._var_D * unbiased, module.momentum)
+        module.num_batches_tracked += 1
+
+    def backward(self, dy_MD: Tensor) -> Tensor:
+        inverse_std_D = torch.rsqrt(self._var_D + self._module.eps)
+        # as if the moments were constants, which also gives the sums that their gradients need
+        dx_MD, dweight_D, dbias_D = torch.ops.aten.native_batch_norm_backward(
+            dy_MD,
+            self._x_MD,
+            self._weight_D,
+            self._mean_D,
+            self._var_D,
+            self._mean_D,
+            inverse_std_D,
+            False,
+            self._module.eps,
+            (True, True, True),
+        )
+        self._dweight_D.copy_(dweight_D)
+        self._dbias_D.copy_(dbias_D)
+        dweight_D, dbias_D = self._shard.of_all(torch.stack((dweight_D, dbias_D))).sum(0)
+        slope_D = self._weight_D * inverse_std_D / self._tokens
+        dx_MD.addcmul_(self._x_MD, -slope_D * inverse_std_D * dweight_D)
+        return dx_MD.add_(slope_D * (inverse_std_D * self._mean_D * dweight_D - dbias_D))  # type: ignore[no-any-return]
+
+
+class _Dropout:
+    """Keeps its mask from forward to backward."""
+
+    def __init__(self, shard: _Shard, *shape: int) -> None:
+        self._shard = shard
+        self._dropped = min(round(shard.config.dropout * BYTE), BYTE - 1)
+        self.mask = torch.empty(shape if self._dropped else 0)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is any."""
+        return self._dropped > 0
+
+    def forward(self, x: Tensor, *, out: Tensor) -> Tensor:
+        return torch.mul(x, self._drawn(), out=out) if self.is_on else x
+
+    def forward_added(self, x: Tensor, y: Tensor, *, out: Tensor) -> Tensor:
+        """The sum of x and what dropout leaves of y."""
+        return torch.addcmul(x, y, self._drawn(), out=out) if self.is_on else torch.add(x, y, out=out)
+
+    def backward(self, d: Tensor, *, out: Tensor) -> Tensor:
+        return torch.mul(d, self.mask, out=out) if self.is_on else d
+
+    def _drawn(self) -> Tensor:
+        """0, or 1 / (share kept) where a number is kept."""
+        words = self._shard.random.random_raw(-(-self.mask.numel() // 8))
+        drawn = torch.from_numpy(words).view(torch.uint8)[: self.mask.numel()].view_as(self.mask)
+        return torch.ge(drawn, self._dropped, out=self.mask).mul_(BYTE / (BYTE - self._dropped))
+
+
+def _scaled_products(a_ZIJ: Tensor, b_ZJK: Tensor, scale: float, *, out: Tensor) -> Tensor:
+    """The products of a and b, times `scale`."""
+    return torch.baddbmm(out, a_ZIJ, b_ZJK, beta=0.0, alpha=scale, out=out)

@@ -1,0 +1,172 @@
+from datetime import timedelta
+
+import pytest
+
+from retrain_worker.adapters.retrain_requests import BATCH, Requests, trigger
+from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM
+from retrain_worker.errors import RedisUnavailableError
+from tests.redis_world import RedisServer
+
+SET_ASIDE = "quantum:set_aside:retraining_workers"
+
+
+@pytest.fixture
+def requests(client, clock):
+    return Requests(client, clock)
+
+
+def reasons(poll):
+    return [request.reason for request in poll.requests]
+
+
+def acknowledge_all(requests, poll):
+    assert requests.acknowledge(request.stream_id for request in poll.requests) is None
+
+
+def test_a_triggered_request_comes_until_it_is_acknowledged(requests, client):
+    stream_id = trigger(client, reason="new data", requested_by="a person")
+
+    first, again = requests.poll(), requests.poll()
+    acknowledge_all(requests, again)
+
+    assert first.requests == again.requests
+    assert (first.requests[0].stream_id, first.requests[0].requested_by) == (stream_id, "a person")
+    assert reasons(first) == ["new data"]
+    assert requests.poll().requests == ()
+    assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 0
+
+
+def test_requests_made_before_the_first_worker_count(client, clock):
+    trigger(client, reason="early", requested_by="x")
+
+    assert reasons(Requests(client, clock).poll()) == ["early"]
+
+
+def test_a_restarted_worker_sees_what_it_had_not_acknowledged_then_what_is_new(requests, client, clock):
+    trigger(client, reason="first", requested_by="x")
+    requests.poll()
+    trigger(client, reason="second", requested_by="x")
+
+    assert reasons(Requests(client, clock).poll()) == ["first", "second"]
+
+
+def test_what_a_worker_of_another_name_left_is_claimed(client, clock, requests):
+    trigger(client, reason="left behind", requested_by="x")
+    Requests(client, clock, consumer="gone").poll()
+    assert requests.poll().requests == ()
+
+    assert reasons(Requests(client, clock, abandoned_after=timedelta()).poll()) == ["left behind"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "requested_by"),
+    [
+        ({"reason": "flat", "requested_by": "older script"}, "flat", "older script"),
+        (
+            {"payload": '{"reason": "drift", "extra": 1}', "source": "monitor", "schema_version": "7"},
+            "drift",
+            "monitor",
+        ),
+        ({"anything": "else"}, "no reason given", "unknown"),
+        ({"reason": "two\nlines\tand \x1b[31mcolour"}, "two lines and [31mcolour", "unknown"),
+        ({"reason": "x" * 5000}, "x" * 200, "unknown"),
+    ],
+)
+def test_requests_of_many_shapes_are_understood(requests, client, fields, reason, requested_by):
+    client.xadd(REQUEST_STREAM, fields)
+
+    [request] = requests.poll().requests
+
+    assert (request.reason, request.requested_by) == (reason, requested_by)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"payload": "{"}, "not JSON"),
+        ({"payload": "[1]"}, "a JSON list"),
+        ({"payload": "[" * 100_000}, "not JSON"),
+        ({"event_type": "model.promoted"}, "event_type"),
+        ({"timestamp": "yesterday"}, "ISO 8601"),
+        ({b"payload": b"\xff\xfe"}, "not JSON"),
+    ],
+)
+def test_malformed_requests_are_set_aside_with_a_reason_and_hold_up_nobody(requests, client, fields, reason):
+    client.xadd(REQUEST_STREAM, fields)
+    trigger(client, reason="good", requested_by="x")
+
+    poll = requests.poll()
+
+    assert reasons(poll) == ["good"]
+    assert reason in poll.set_aside[0].reason
+    [(_, kept)] = client.xrange(SET_ASIDE)
+    assert reason in kept[b"set_aside_reason"].decode()
+    assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 1
+
+
+def test_a_flood_is_read_in_bounded_polls(requests, client):
+    for number in range(2 * BATCH + 10):
+        client.xadd(REQUEST_STREAM, {"reason": str(number)})
+
+    sizes = []
+    while found := requests.poll().requests:
+        sizes.append(len(found))
+        requests.acknowledge(request.stream_id for request in found)
+
+    assert sizes == [BATCH, BATCH, 10]
+
+
+def test_a_destroyed_group_is_made_again_and_nothing_is_missed(requests, client):
+    requests.poll()
+    client.xgroup_destroy(REQUEST_STREAM, REQUEST_GROUP)
+    trigger(client, reason="meanwhile", requested_by="x")
+    assert reasons(requests.poll()) == ["meanwhile"]
+
+    client.flushall()
+    trigger(client, reason="after the flush", requested_by="x")
+    assert reasons(requests.poll()) == ["after the flush"]
+
+
+def test_a_pending_request_that_was_trimmed_is_set_aside(requests, client):
+    trigger(client, reason="trimmed", requested_by="x")
+    requests.poll()
+    client.xtrim(REQUEST_STREAM, maxlen=0, approximate=False)
+
+    assert requests.poll().requests == ()
+    assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 0
+
+
+def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock):
+    server = RedisServer()
+    try:
+        requests = Requests(server.client(), clock)
+        messages = set()
+        for _ in range(5):
+            messages.add(requests.poll().problem)
+            clock.advance(31)
+        assert len(messages) == 1
+        assert "cannot be reached" in messages.pop()
+        assert "cannot be reached" in requests.acknowledge(["1-0"])
+        with pytest.raises(RedisUnavailableError, match="cannot be reached"):
+            trigger(server.client(), reason="x", requested_by="x")
+
+        server.start()
+        assert requests.poll().problem is None
+    finally:
+        server.remove()
+
+
+def test_a_lost_reply_does_not_make_a_trigger_ask_twice(redis_server, wire, client):
+    wire.lose_replies(b"XADD", 1)
+
+    with pytest.raises(RedisUnavailableError):
+        trigger(redis_server.client(wire.url), reason="x", requested_by="x")
+
+    assert client.xlen(REQUEST_STREAM) == 1
+
+
+def test_a_key_of_another_type_is_left_alone(requests, client):
+    client.set(REQUEST_STREAM, "theirs")
+
+    assert "another type" in requests.poll().problem
+    assert client.get(REQUEST_STREAM) == b"theirs"

@@ -1,0 +1,172 @@
+"""What the engine itself says: read from a real stream, bounded, across restarts; and what follows from it."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrain_worker.adapters.trade_intents import BATCH, ServingMonitor
+from retrain_worker.domain.engine_answers import INTENT_STREAM, Tally, judge
+from retrain_worker.domain.labels import Thresholds
+from retrain_worker.domain.trial_rules import Answer
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+MODEL = "/engine/patchtst_v20260110_033000.pth"
+
+
+def say(
+    client,
+    *,
+    confidence: float,
+    action: str = "BUY",
+    side: str = "BUY",
+    number: int = 0,
+    flat: bool = False,
+    **more: object,
+) -> None:
+    ours = {"action": action, "confidence": confidence, "shadow": True, **more}
+    said = {
+        "symbol": "BTCUSDT",
+        "side": side,
+        "confidence": 0.7,
+        "model_breakdown": {"patchtst": ours, "xgb": {}},
+        "timestamp": (START + timedelta(minutes=number)).isoformat(),
+    }
+    if flat:
+        said["model_breakdown"] = json.dumps(said["model_breakdown"])
+        client.xadd(INTENT_STREAM, {name: str(value) for name, value in said.items()})
+    else:
+        client.xadd(INTENT_STREAM, {"event_type": "trade.intent", "payload": json.dumps(said)})
+
+
+def finding(tally: Tally, *, model_std: float | None = 0.2, answers: tuple[Answer, ...] = ()):
+    return judge(tally, answers=answers, model_std=model_std, thresholds=Thresholds())
+
+
+def answers_like(numbers: range, probability) -> tuple[Answer, ...]:
+    return tuple(
+        Answer(
+            symbol="BTCUSDT",
+            decided_at=round((START + timedelta(minutes=number)).timestamp() * 1e6),
+            probability=probability(number),
+        )
+        for number in numbers
+    )
+
+
+def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(client, outbox):
+    for number in range(30):
+        say(client, confidence=0.6 + number / 100, number=number, flat=number % 2 == 0)
+    client.xadd(INTENT_STREAM, {"payload": "{"})
+    client.xadd(INTENT_STREAM, {"payload": json.dumps({"model_breakdown": [1]})})
+    say(client, confidence="high")
+    say(client, confidence=0.7, action="UP")
+    client.xadd(INTENT_STREAM, {b"\xff": b"\xfe"})
+    client.xadd(INTENT_STREAM, {"symbol": "BTCUSDT"})
+    serving_monitor = ServingMonitor(client, outbox)
+    assert serving_monitor.read(model_path=MODEL, at=START) is None
+    tally = serving_monitor.tally
+
+    assert (tally.entries, tally.answers, tally.malformed, tally.silent) == (36, 30, 4, 2)
+
+
+def test_reading_goes_on_where_it_stopped_in_another_process_too(client, outbox):
+    for number in range(BATCH + 20):
+        say(client, confidence=0.5 + number / 5000, number=number)
+    ServingMonitor(client, outbox).read(model_path=MODEL, at=START)
+    assert ServingMonitor(client, outbox).tally.entries == BATCH
+    ServingMonitor(client, outbox).read(model_path=MODEL, at=START)
+    ServingMonitor(client, outbox).read(model_path=MODEL, at=START)
+
+    assert ServingMonitor(client, outbox).tally.entries == BATCH + 20
+
+
+def test_another_model_in_the_slot_begins_another_tally(client, outbox):
+    say(client, confidence=0.7)
+    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor.read(model_path=MODEL, at=START)
+    serving_monitor.read(model_path="/engine/other.pth", at=START)
+
+    assert (serving_monitor.tally.model_path, serving_monitor.tally.entries) == ("/engine/other.pth", 0)
+
+
+def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_the_models(client, outbox):
+    for number in range(60):
+        say(client, confidence=0.615, number=number)
+    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor.read(model_path=MODEL, at=START)
+    found = finding(serving_monitor.tally)
+
+    assert found.is_fault
+    assert found.message == (
+        "serving fault: the engine said BUY 0.6150 in all of its last 60 answers, while the "
+        "model's own answers vary (std 0.200)"
+    )
+    assert not finding(serving_monitor.tally, model_std=0.001).is_fault, (
+        "then it is the model's, and the probation's matter"
+    )
+
+
+def test_an_engine_that_only_falls_back_is_a_serving_fault(client, outbox):
+    for number in range(60):
+        say(client, confidence=0.5, action="HOLD", number=number)
+    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor.read(model_path=MODEL, at=START)
+
+    assert "60 of the engine's 60 answers are fallbacks" in finding(serving_monitor.tally).message
+
+
+@pytest.mark.parametrize("shown", ["probability", "confidence"])
+def test_answers_are_matched_with_our_models_by_symbol_and_time(client, outbox, shown):
+    def probability(number: int) -> float:
+        return 0.05 + 0.9 * (number * 37 % 100) / 100
+
+    for number in range(60):
+        p = probability(number)
+        action = "BUY" if p > 0.6 else "SELL" if p < 0.4 else "HOLD"
+        said = p if shown == "probability" else max(p, 1 - p)
+        say(client, confidence=round(said, 3) + 1e-4, action=action, side="SELL", number=number)
+    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor.read(model_path=MODEL, at=START)
+    ours = finding(serving_monitor.tally, answers=answers_like(range(40), probability))
+    other = finding(serving_monitor.tally, answers=answers_like(range(40), lambda number: 1 - probability(number + 3)))
+
+    assert "40 of 40 are the model's own" in ours.message
+    assert not ours.is_fault
+    assert other.is_fault
+    assert "it runs another model" in other.message
+
+
+def test_few_answers_are_no_finding(client, outbox):
+    say(client, confidence=0.615)
+    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor.read(model_path=MODEL, at=START)
+
+    assert not finding(serving_monitor.tally).is_fault
+    assert "50 are needed" in finding(serving_monitor.tally).message
+
+
+def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confirms_nothing(client, outbox):
+    serving_monitor = ServingMonitor(client, outbox)
+    wanted = {"version": "patchtst_v20260110_033000", "sha256": "a" * 64, "model_path": MODEL, "since": START}
+    say(client, confidence=0.7)
+    say(client, confidence=0.7, version="patchtst_v20260101_000000")
+    assert serving_monitor.seen_serving(**wanted) is None
+
+    say(client, confidence=0.7, version="patchtst_v20260110_033000")
+    assert (
+        serving_monitor.seen_serving(**wanted) == "the engine names patchtst_v20260110_033000 in its answer for BTCUSDT"
+    )
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    assert serving_monitor.seen_serving(**{**wanted, "since": later}) is None
+
+
+def test_a_redis_that_is_away_is_said_and_loses_nothing(redis_server, client, outbox):
+    serving_monitor = ServingMonitor(client, outbox)
+    say(client, confidence=0.7)
+    serving_monitor.read(model_path=MODEL, at=START)
+    redis_server.kill()
+
+    assert "cannot be reached" in serving_monitor.read(model_path=MODEL, at=START)
+    assert serving_monitor.tally == replace(serving_monitor.tally, entries=1)

@@ -1,0 +1,364 @@
+"""An order is carried out by the same swap as a promotion: verified, told in the end, healed after every crash."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from retrain_worker.domain.events import EventType
+from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.worker_protocol import Broken, Working
+from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
+from retrain_worker.stages import external_change
+from retrain_worker.stages.advance import advance
+from retrain_worker.stages.slot_requests import abandon, carry_out
+from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeWorkers, fake_world
+from tests.unit import test_stages
+
+A, B, C = "/engine/a.pth", "/engine/patchtst_v20260101_000000.pth", "/engine/patchtst_v20260102_000000.pth"
+
+
+def promoted(model, before, *, state=DeploymentState.CONFIRMED, kind="promote", confirmation="seen", sha256="a" * 64):
+    return Deployment(
+        deployment_id=f"{kind}_{Path(model).stem}_from_{Path(before).stem}",
+        run_id=None,
+        kind=kind,
+        version=Path(model).stem,
+        model_path=model,
+        sha256=sha256,
+        size_bytes=1,
+        previous_version=Path(before).stem,
+        previous_model_path=before,
+        previous_sha256="a" * 64,
+        state=state,
+        created_at=NOW,
+        updated_at=NOW,
+        requested_by="schedule",
+        reason="",
+        confirmation=confirmation,
+    )
+
+
+@pytest.fixture
+def context(tmp_path):
+    context = fake_world(tmp_path, clock=FakeClock(), slot=FakeSlot(named=Path(C)))
+    for deployment in (promoted(B, A), promoted(C, B)):
+        context.store.record_deployment(deployment)
+    return context
+
+
+def a_slot_request(**arguments) -> SlotRequest:
+    return SlotRequest(
+        request_id="rollback_20260110_033000",
+        kind=SlotRequestKind.ROLLBACK,
+        requested_by="ada",
+        reason="it loses",
+        created_at=NOW,
+        updated_at=NOW,
+        arguments=arguments,
+    )
+
+
+def carried_out(context, request=None, limit=20):
+    request = request or a_slot_request()
+    while not request.is_answered and limit:
+        request, limit = carry_out(request, context).request, limit - 1
+    return request
+
+
+def types_of(context):
+    return [event.event_type for event in context.store.events]
+
+
+def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(context):
+    request = carried_out(context)
+
+    assert (request.state, context.slot.named) == (SlotRequestState.DONE, Path(B))
+    deployment = context.store.deployments[request.request_id]
+    assert (deployment.kind, deployment.state) == ("rollback", DeploymentState.CONFIRMED)
+    assert (deployment.requested_by, deployment.reason) == ("ada", "it loses")
+    assert (deployment.model_path, deployment.previous_model_path) == (B, C)
+    assert [request.model_path for _, request in context.verifier.requests] == [B]
+    assert types_of(context) == [EventType.ROLLED_BACK]
+    assert context.slot.triggered == [Path(B)]
+    assert "patchtst_v20260101_000000, instead of patchtst_v20260102_000000" in request.answer
+
+
+def test_a_hand_edit_that_nobody_has_recorded_yet_is_recorded_first_and_then_taken_back(context):
+    context.slot.named = Path("/engine/by_hand.pth")
+    step = carry_out(a_slot_request(only_from="/engine/by_hand.pth"), context)
+    assert "is recorded first" in step.message
+    assert not step.is_move
+
+    context.store.record_deployment(external_change.unrecorded(context))
+    request = carried_out(context, step.request)
+    assert (request.state, context.slot.named) == (SlotRequestState.DONE, Path(C))
+
+
+def test_a_second_roll_back_goes_further_back_and_never_to_what_was_taken_back(context):
+    carried_out(context)
+    request = carried_out(context, replace(a_slot_request(), request_id="rollback_20260110_033500"))
+
+    assert (request.state, context.slot.named) == (SlotRequestState.DONE, Path(A))
+    third = carried_out(context, replace(a_slot_request(), request_id="rollback_20260110_034000"))
+    assert third.state is SlotRequestState.REFUSED
+    assert "no earlier model" in third.answer
+
+
+def test_where_nothing_was_before_a_person_can_take_the_model_out(context):
+    context.store.deployments.clear()
+    context.store.reached.clear()
+    context.slot.named = Path(B)
+    context.store.record_deployment(replace(promoted(B, A), previous_model_path=None, previous_version=None))
+    refused = carried_out(context)
+    assert (refused.state, context.slot.named) == (SlotRequestState.REFUSED, Path(B))
+    assert "--to-none" in refused.answer
+
+    request = carried_out(
+        context, replace(a_slot_request(to_none="yes", only_from=B), request_id="rollback_20260110_033500")
+    )
+    assert (request.state, context.slot.named) == (SlotRequestState.DONE, None)
+    assert request.answer == (
+        f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; "
+        "no model is named, so nobody can be seen serving it"
+    )
+    assert context.slot.triggered == [None]
+    event = context.store.events[-1]
+    assert (event.event_type, event.payload["model_path"]) == (EventType.ROLLED_BACK, "")
+    assert (event.payload["old_version"], event.payload["new_version"]) == (Path(B).stem, "none")
+    again = carried_out(context, replace(a_slot_request(to_none="yes"), request_id="rollback_20260110_034000"))
+    assert again.state is SlotRequestState.REFUSED
+
+
+@pytest.mark.parametrize("named", [None, Path(B)])
+def test_a_withdrawal_that_died_at_the_line_is_finished_or_given_up(context, named):
+    request = carry_out(a_slot_request(to_none="yes"), context).request
+    context.slot.named = named
+    ended = abandon(request, "the disk is gone", context).request
+
+    assert ended.state is (SlotRequestState.FAILED if named is None else SlotRequestState.REFUSED)
+    assert len(types_of(context)) == (named is None)
+
+
+def test_an_unconfirmed_first_model_leaves_the_slot_again(context, tmp_path):
+    context.slot.named = None
+    run = unconfirmed_run(context, tmp_path, "rollback")
+
+    assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, None)
+    assert types_of(context)[-2:] == [EventType.ROLLED_BACK, EventType.COMPLETED]
+
+
+def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(context):
+    carried_out(context, a_slot_request(to_none="yes"))
+    context.store.record_deployment(
+        replace(promoted("/engine/patchtst_v20260103_000000.pth", A), previous_model_path=None, previous_version=None)
+    )
+    context.slot.named = Path("/engine/patchtst_v20260103_000000.pth")
+    carried_out(context, replace(a_slot_request(), request_id="rollback_20260110_033500"))
+
+    assert context.slot.named == Path(B)
+
+
+def awaiting_confirmation(context, tmp_path):
+    """A run whose model stands in the slot, and that nobody has been seen serving yet; and its world."""
+    answers = {
+        Stage.PULL: test_stages.Done(result=test_stages.PULLED),
+        Stage.AUDIT: test_stages.Done(result=test_stages.FIT),
+        Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD)),
+    }
+    context = replace(context, workers=FakeWorkers(answers=answers), confirmations=FakeConfirmations(seen=None))
+    run = test_stages.a_run()
+    while run.run_id not in context.store.deployments or context.store.deployments[run.run_id].state != "ANNOUNCED":
+        run = advance(run, context).run
+    return run, context
+
+
+def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
+    context, tmp_path
+):
+    context.slot.named = None
+    run, context = awaiting_confirmation(context, tmp_path)
+    assert carried_out(context, a_slot_request(to_none="yes")).state is SlotRequestState.DONE
+    run = advance(run, context).run
+
+    assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, None)
+
+
+def test_a_named_version_is_what_returns(context):
+    assert carried_out(context, a_slot_request(version="a")).state is SlotRequestState.DONE
+    assert context.slot.named == Path(A)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"version": "patchtst_v20260102_000000"}, "is in the slot already"),
+        ({"version": "patchtst_v20990101_000000"}, "never stood in the slot; known are patchtst_v20260102_000000"),
+        ({"only_from": "/engine/other.pth"}, "no longer /engine/other.pth"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_never_called_done(context, arguments, told):
+    request = carried_out(context, a_slot_request(**arguments))
+
+    assert request.state is SlotRequestState.REFUSED
+    assert request.answer.startswith("nothing was changed: ")
+    assert told in request.answer
+    assert (context.slot.named, types_of(context), context.verifier.requests) == (Path(C), [], [])
+
+
+@pytest.mark.parametrize("found", [None, "b" * 64])
+def test_a_deleted_or_changed_file_never_returns_to_the_slot(context, found):
+    context.slot.hashes[B] = found
+    request = carried_out(context)
+
+    assert (request.state, context.slot.named, types_of(context)) == (SlotRequestState.REFUSED, Path(C), [])
+
+
+def test_a_model_that_does_not_reproduce_its_canary_never_returns_to_the_slot(context):
+    context.verifier.answers["VERIFY"] = Broken(error=ArtifactError("its canary differs by 0.3"))
+    request = carried_out(context)
+
+    assert (request.state, context.slot.named) == (SlotRequestState.REFUSED, Path(C))
+    assert "canary differs" in request.answer
+
+
+def test_an_engine_out_of_shadow_mode_is_left_alone(context):
+    context.slot.shadow_only = False
+    request = carried_out(context)
+
+    assert (request.state, context.slot.named) == (SlotRequestState.REFUSED, Path(C))
+    assert "ALLOW_LIVE_SWAP" in request.answer
+
+
+def test_while_the_child_verifies_nothing_is_stored_and_it_is_said(context):
+    context.verifier.answers["VERIFY"] = Working(message="loading")
+    step = carry_out(a_slot_request(), context)
+
+    assert step.message.endswith("is being verified")
+    assert (step.is_move, context.store.slot_requests) == (False, {})
+
+
+@pytest.mark.parametrize("lost_after", range(1, 5))
+def test_a_crash_between_any_two_steps_changes_nothing_of_the_end(context, lost_after):
+    context.store.record_slot_request(a_slot_request())
+    carried_out(context, limit=lost_after)
+    left = context.store.waiting_slot_request()
+    request = carried_out(context, left) if left else context.store.request(a_slot_request().request_id)
+
+    assert (request.state, context.slot.named, types_of(context)) == (
+        SlotRequestState.DONE,
+        Path(B),
+        [EventType.ROLLED_BACK],
+    )
+
+
+def test_a_crash_after_the_line_was_replaced_and_before_it_was_stored_is_found_in_the_env_file(context):
+    context.store.record_slot_request(a_slot_request())
+    request = carried_out(context, limit=1)
+    context.slot.named = Path(B)
+
+    assert carried_out(context, request).state is SlotRequestState.DONE
+    assert types_of(context) == [EventType.ROLLED_BACK]
+
+
+def test_a_person_who_edits_the_line_meanwhile_is_respected(context):
+    request = carried_out(context, limit=1)
+    context.slot.named = Path("/engine/by_hand.pth")
+    request = carried_out(context, request)
+
+    assert (request.state, context.slot.named) == (SlotRequestState.REFUSED, Path("/engine/by_hand.pth"))
+    assert context.store.deployments[request.request_id].state is DeploymentState.UNDONE
+
+
+def test_a_full_disk_is_waited_for_and_said(context):
+    context.slot.fault = DiskFullError("no space")
+    request = carried_out(context, limit=2)
+    assert "tries again in 30 s" in request.answer
+    context.slot.fault = None
+    context.now.now = request.not_before
+
+    assert carried_out(context, request).state is SlotRequestState.DONE
+
+
+def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context):
+    def broken(_):
+        raise SlotError("the trigger file is a directory")
+
+    context.slot.trigger = broken
+    request = carried_out(context)
+
+    assert (request.state, context.slot.named) == (SlotRequestState.FAILED, Path(B))
+    assert "names patchtst_v20260101_000000, but: the trigger file" in request.answer
+    assert types_of(context) == [EventType.ROLLED_BACK]
+
+
+def test_nobody_seen_serving_the_old_model_is_said(context):
+    lonely = replace(context, confirmations=FakeConfirmations(seen=None))
+    request = a_slot_request()
+    while not request.is_answered:
+        request = carry_out(request, lonely).request
+        lonely.now.forward(30)
+
+    assert request.state is SlotRequestState.DONE
+    assert "not confirmed: nobody was seen" in request.answer
+    assert context.store.deployments[request.request_id].state is DeploymentState.NOT_CONFIRMED
+
+
+def unconfirmed_run(context, tmp_path, policy):
+    answers = {
+        Stage.PULL: test_stages.Done(result=test_stages.PULLED),
+        Stage.AUDIT: test_stages.Done(result=test_stages.FIT),
+        Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD)),
+    }
+    context = replace(
+        context,
+        workers=FakeWorkers(answers=answers),
+        confirmations=FakeConfirmations(seen=None),
+        policies=replace(context.policies, unconfirmed=policy),
+    )
+    run = test_stages.a_run()
+    for _ in range(60):
+        if (request := context.store.waiting_slot_request()) is not None:
+            carry_out(request, context)
+        run = advance(run, context).run
+        context.now.forward(30)
+        if run.is_finished:
+            return run
+    raise AssertionError(run)
+
+
+def test_unconfirmed_keep_keeps_the_model_and_says_so(context, tmp_path):
+    run = unconfirmed_run(context, tmp_path, "keep")
+
+    assert (run.outcome, context.slot.named.stem) == (Outcome.PROMOTED, "patchtst_v20260110_033000")
+    assert run.reasons[0].startswith("not confirmed")
+
+
+def test_unconfirmed_rollback_takes_the_model_back_through_the_same_order(context, tmp_path):
+    run = unconfirmed_run(context, tmp_path, "rollback")
+
+    assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, Path(C))
+    assert types_of(context) == [EventType.PROMOTED, EventType.ROLLED_BACK, EventType.COMPLETED]
+    assert context.store.request(f"rollback_of_{run.run_id}").requested_by == "UNCONFIRMED=rollback"
+    assert run.fact(Stage.PROMOTE)["confirmed"] is False
+
+
+def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(context, tmp_path):
+    context.slot.hashes[C] = None
+    run = unconfirmed_run(context, tmp_path, "rollback")
+
+    assert (run.outcome, context.slot.named.stem) == (Outcome.PROMOTED, "patchtst_v20260110_033000")
+    assert "could not be taken back" in run.reasons[1]
+
+
+def test_a_person_who_rolls_back_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(context, tmp_path):
+    run, context = awaiting_confirmation(context, tmp_path)
+    confirming = replace(context, confirmations=FakeConfirmations())
+    assert carried_out(confirming).state is SlotRequestState.DONE
+    run = advance(run, context).run
+
+    assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, Path(C))
+    assert "taken back: ada: it loses" in run.reasons

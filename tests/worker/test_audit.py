@@ -1,0 +1,301 @@
+"""The audit: every family of bad data is measured, named beside its limit, and refused where it must be."""
+
+import json
+import re
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+
+import numpy as np
+import pytest
+
+from retrain_worker.domain.audit import DataPolicy, Severity, judge
+from retrain_worker.domain.labels import Label
+from retrain_worker.domain.worker_protocol import AuditRequest
+from retrain_worker.errors import DataUnfitError
+from retrain_worker.worker.data.audit import audit, findings
+from retrain_worker.worker.data.instants import to_microseconds
+from tests.worker.trading_database import NAMES, NOW, START, make_row, make_rows, open_row, pulled, text_of
+
+COUNT = 400
+POLICY = {"min_samples": 300, "min_class_samples": 50}
+
+
+def audited(folder, rows, **policy):
+    policy = POLICY | policy
+    pulled(folder, rows, **policy)
+    request = AuditRequest(run_id="r", run_dir=str(folder / "run"), policy=DataPolicy(**policy), now=NOW)
+    return audit(request, lambda _: None).verdict
+
+
+def the(verdict, name):
+    (found,) = [each for each in verdict.findings if each.name == name]
+    return found
+
+
+def without_edge(count=COUNT):
+    return make_rows(count)
+
+
+def test_sound_rows_are_fit_and_every_finding_is_a_sentence(tmp_path):
+    verdict = audited(tmp_path, without_edge(), warn_staleness_hours=0)
+    assert verdict.is_fit
+    assert {found.severity for found in verdict.findings} == {Severity.OK}
+    assert len({found.name for found in verdict.findings}) == len(verdict.findings) > 20
+    assert all(len(found.message) > 15 and "\n" not in found.message for found in verdict.findings)
+
+
+def every(nth, **changes):
+    def spoil(row):
+        if row["id"] % nth == 0:
+            row |= changes
+
+    return spoil
+
+
+def lower(row):
+    row["target_class"] = row["target_class"].lower()
+
+
+def contradict(row):
+    if row["id"] % 5 == 0:
+        row["realized_pnl"] *= -1
+
+
+def leak(row):
+    row["features"] = json.dumps([row["realized_pnl"] * 7 + 3, 1.0 * row["id"], 0.5, 0.1])
+
+
+def leak_upside_down(row):
+    row["features"] = json.dumps([-row["realized_pnl"], 1.0 * row["id"], 0.5, 0.1])
+
+
+def leak_as_a_code(row):
+    """1 a stop, 2 a target, 3 another stop: the order of the codes tells nothing, each code everything."""
+    code = 2 if row["target_class"] == "WIN" else 1 + 2 * (row["id"] % 2)
+    row["features"] = json.dumps([code, 1.0 * row["id"], 0.5, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "said"),
+    [
+        (lower, "rows.labelled", r"0 of 400 usable rows.*'win' x \d+, 'loss' x \d+.*target_class"),
+        (every(1, outcome_known=0, target_class=None), "rows.labelled", "no outcome is known yet"),
+        (every(1, outcome_known=0), "rows.labelled", "a class is set, but outcome_known is not"),
+        (every(1, target_class=None), "rows.labelled", "outcome_known is set, but there is no class"),
+        (every(1, target_class="NEUTRAL"), "rows.labelled", "NEUTRAL, which is no label"),
+        (every(1, features="x"), "rows.labelled", "rows.quarantined"),
+        (every(1, target_class="WIN", realized_pnl=1.0), "classes.balance", "every labelled row is WIN"),
+        (every(8, features="x"), "rows.quarantined", r"12\.5%, at most 10\.0%.*features_not_json 50"),
+        (every(5, timestamp="2999-01-01 00:00:00"), "rows.quarantined", "timestamp_future 80"),
+        (contradict, "labels.contradictions", r"80 of 400 classes contradict realized_pnl \(20\.0%, at most 5\.0%\)"),
+        (leak, "features.leak", "rsi knows the outcome"),
+        (leak_upside_down, "features.leak", "rsi knows the outcome"),
+        (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*: rsi knows the outcome"),
+        (
+            every(1, exit_time=None, updated_at=None, hold_duration_seconds=None),
+            "outcomes.time_unknown",
+            "leaves 0 where at least 300 are needed",
+        ),
+        (every(2, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", "leaves 200 where at least 300"),
+        (every(1, features="[1, 1, 1, 1]"), "features.constant", "every feature has one value"),
+    ],
+)
+def test_what_must_not_be_trained_on_is_refused(tmp_path, spoil, name, said):
+    rows = without_edge()
+    for row in rows:
+        spoil(row)
+    verdict = audited(tmp_path, rows)
+    assert not verdict.is_fit
+    found = the(verdict, name)
+    assert found.severity is Severity.REFUSAL
+    assert found.message in verdict.reasons
+    assert re.search(said, found.message), found.message
+
+
+def as_text(row):
+    row["features"] = json.dumps([str(value) for value in json.loads(row["features"])])
+
+
+def huge(row):
+    row["features"] = json.dumps([value * 1e30 for value in json.loads(row["features"])])
+
+
+def constant(row):
+    row["features"] = json.dumps([*json.loads(row["features"])[:3], 0.25])
+
+
+def extended(row):
+    if row["id"] % 2:
+        row["features"] = json.dumps([*json.loads(row["features"]), 5.0])
+        row["feature_names"] = json.dumps([*NAMES, "volume"])
+
+
+def permuted(row):
+    if row["id"] % 2:
+        row["features"] = json.dumps(json.loads(row["features"])[::-1])
+        row["feature_names"] = json.dumps(NAMES[::-1])
+
+
+def by_the_day(row):
+    row["timestamp"] = row["timestamp"][:10]
+
+
+def before(row):
+    row["exit_time"] = "2025-11-01 00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "measured", "said"),
+    [
+        (every(20, features="[1, NaN, 2, 3]"), "rows.quarantined", 0.05, "features_not_finite 20"),
+        (every(50, realized_pnl=0.0, target_class="WON"), "classes.unknown", 8, "'WON' x 8"),
+        (every(20, outcome_known=0), "outcomes.class_without_outcome", 20, "outcome_known is not set"),
+        (every(20, target_class=None), "outcomes.outcome_without_class", 20, "but no class"),
+        (every(20, exit_time=None, updated_at=None, hold_duration_seconds=None), "outcomes.time_unknown", 20, "purged"),
+        (before, "outcomes.before_decision", 400, "before their own timestamp"),
+        (every(20, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", 20, "purged"),
+        (every(1, realized_pnl=None), "labels.unproven", 1.0, "400 of 400 classes have no realized_pnl"),
+        (every(20, realized_pnl="much"), "labels.unproven", 0.05, "20 of 400"),
+        (every(20, realized_pnl=0.0), "labels.unproven", 0.05, "20 of 400"),
+        (every(20, target_class="NEUTRAL"), "classes.neutral", 20, "20 of them have a realized_pnl other than 0"),
+        (by_the_day, "time.ties", 1.0, "400 rows share symbol and instant"),
+        (every(1, target_label=0.0), "labels.target_label", 0.0, "0 of 400"),
+        (every(20, prediction_confidence=1.05), "confidence.range", 20, "outside 0..1"),
+        (every(20, prediction_confidence="high"), "confidence.range", 20, "outside 0..1"),
+        (every(10, prediction_confidence=0.5), "confidence.fallback", 0.1, "40 rows record a confidence of exactly"),
+        (every(20, predicted_action="???"), "actions.unknown", 20, "other than BUY"),
+        (every(200, symbol="BTC\u200dUSDT"), "symbols.look_alikes", 1, "look alike"),
+        (every(200, symbol="btcusdt"), "symbols.look_alikes", 1, "look alike"),
+        (every(200, symbol="ВТCUSDT"), "symbols.look_alikes", 1, "look alike"),  # noqa: RUF001
+        (every(200, symbol="../x"), "symbols.coverage", 3, r"'\.\./x' 2"),
+        (as_text, "features.converted", 400, "converted"),
+        (huge, "features.scale", None, "rsi"),
+        (constant, "features.constant", 1, "returns_1h has one value"),
+        (extended, "features.names", 4, r"volume \(200 rows\)"),
+        (permuted, "features.names", 4, "200 rows name them in another order"),
+        (every(1, feature_names=None), "features.names", 4, "400 rows do not name"),
+        (every(1, features="[1, 2, 3, 4]"), "features.frozen", 1.0, "100.0% of rows repeat"),
+        (every(20, timestamp="2999-01-01 00:00:00"), "time.future", 20, "clock"),
+    ],
+)
+def test_what_an_operator_should_look_at_is_counted(tmp_path, spoil, name, measured, said):
+    rows = without_edge()
+    for row in rows:
+        spoil(row)
+    found = the(audited(tmp_path, rows, max_quarantine_share=0.1, warn_staleness_hours=0), name)
+    assert found.severity is (Severity.OK if measured == 0.0 else Severity.WARNING)
+    assert measured is None or found.measured == pytest.approx(measured)
+    assert re.search(said, found.message), found.message
+
+
+def test_a_few_contradictions_are_listed_with_their_rows(tmp_path):
+    rows = without_edge()
+    rows[6] |= {"target_class": "WIN", "realized_pnl": -1.3}
+    found = the(audited(tmp_path, rows), "labels.contradictions")
+    assert found.severity is Severity.WARNING
+    assert found.examples == ("id 7 ETHUSDT 2025-12-01 00:35:00 UTC WIN realized_pnl -1.3",)
+    assert "LABEL_CONFLICT=drop" in found.message
+
+
+def test_copies_warn_and_conflicting_copies_over_the_limit_refuse(tmp_path):
+    rows = without_edge()
+    copies = [make_row(number) | {"id": 1000 + number} for number in range(1, 11)]
+    verdict = audited(tmp_path / "a", [*rows, *copies])
+    assert the(verdict, "duplicates.copies").measured == 10
+    assert verdict.is_fit
+    for copy in copies * 3:
+        copy["target_class"] = "NEUTRAL"
+    liars = [make_row(number, target_class="NEUTRAL") | {"id": 2000 + number} for number in range(1, 41)]
+    verdict = audited(tmp_path / "b", [*rows, *liars])
+    assert the(verdict, "duplicates.conflicts").severity is Severity.REFUSAL
+
+
+def test_gaps_staleness_and_range_are_told_in_hours(tmp_path):
+    rows = without_edge()
+    for row in rows[200:]:
+        row["timestamp"] = text_of(START + timedelta(days=5, minutes=5 * row["id"]))
+    verdict = audited(tmp_path, rows)
+    assert the(verdict, "time.gaps").measured == pytest.approx(120 + 10 / 60)
+    assert the(verdict, "time.gaps").severity is Severity.WARNING
+    newest = START + timedelta(days=5, minutes=2000)
+    hours = (to_microseconds(START + timedelta(days=40)) - to_microseconds(newest)) / 3.6e9
+    assert the(verdict, "time.staleness").measured == pytest.approx(hours)
+    assert "look whether outcomes are still written" in the(verdict, "time.staleness").message
+
+
+def test_a_symbol_that_is_no_longer_written_is_named(tmp_path):
+    rows = [row for row in make_rows(1_600) if row["symbol"] == "BTCUSDT" or row["id"] <= 400]
+    found = the(audited(tmp_path, rows), "symbols.ended")
+    assert (found.severity, found.measured) == (Severity.WARNING, 1)
+    assert found.examples == ("ETHUSDT since 2025-12-02 09:15:00 UTC",)
+
+
+def test_where_the_label_is_a_direction_sides_against_the_prices_refuse(tmp_path):
+    rows = without_edge()
+    for row in rows:
+        row["execution_side"] = {"BUY": "SELL", "SELL": "BUY"}[row["execution_side"]]
+    found = the(audited(tmp_path / "a", rows, label=Label.OUTCOME), "labels.price_move")
+    assert (found.severity, found.measured) == (Severity.WARNING, 1.0)
+    found = the(audited(tmp_path / "b", rows, label=Label.DIRECTION), "labels.price_move")
+    assert found.severity is Severity.REFUSAL
+    assert "LABEL=direction" in found.message
+
+
+def test_a_feature_without_a_leak_shows_none_in_any_reading(tmp_path):
+    found = the(audited(tmp_path, make_rows(3_000)), "features.leak")
+    assert found.measured < 0.56
+
+
+def test_too_few_rows_name_the_settings_to_change(tmp_path):
+    verdict = audited(tmp_path, [*make_rows(10), *(open_row(number) for number in range(11, 15))])
+    assert "lower MIN_SAMPLES" in the(verdict, "rows.labelled").message
+    assert not verdict.is_fit
+
+
+@pytest.mark.parametrize("rows", [[], [open_row(1)], [make_row(1)], [make_row(1, features=None)]])
+def test_the_smallest_tables_are_refused_without_a_crash(tmp_path, rows):
+    verdict = audited(tmp_path, rows)
+    assert not verdict.is_fit
+    assert verdict.findings[0].name == "rows.labelled"
+
+
+def test_refusals_come_first_then_warnings(tmp_path):
+    rows = without_edge()
+    for row in rows:
+        contradict(row)
+    order = [found.severity for found in audited(tmp_path, rows).findings]
+    assert order == sorted(order, key=[Severity.REFUSAL, Severity.WARNING, Severity.OK].index)
+
+
+def test_no_sentence_carries_control_characters_of_the_data(tmp_path):
+    rows = without_edge()
+    random = Random(1)
+    for row in rows:
+        row["symbol"] = random.choice(["A\nB", "\x1b[31mRED", "C\u202eD", "x" * 500])
+        row["target_class"] = random.choice(["WIN", "LOSS", "\x1b[2J", "wi\nn"])
+        row["feature_names"] = json.dumps(["a\nb", "\x1b[31mred", "x" * 500, *(["c", "d"] if row["id"] % 2 else ["c"])])
+        row["features"] = json.dumps([1e9 * row["id"], 0.0, 1.0, *([1.0, 2.0] if row["id"] % 2 else [1.0])])
+    for found in audited(tmp_path, rows).findings:
+        text = found.message + "".join(found.examples)
+        assert text.isprintable()
+        assert "x" * 50 not in text
+
+
+def test_a_missing_snapshot_is_said(tmp_path):
+    with pytest.raises(DataUnfitError, match="missing or damaged"):
+        audit(AuditRequest(run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), now=NOW), lambda _: None)
+
+
+def test_limits_are_the_policys(tmp_path):
+    _, snapshot = pulled(tmp_path, without_edge(), **POLICY)
+    now = to_microseconds(START)
+    assert judge(findings(snapshot, DataPolicy(**POLICY), now=now)).is_fit
+    for stricter in (
+        {"min_samples": 401},
+        {"min_class_samples": 300},
+        {"min_class_share": 0.49},
+        {"max_single_feature_auc": 0.5},
+    ):
+        assert not judge(findings(snapshot, replace(DataPolicy(**POLICY), **stricter), now=now)).is_fit
+    assert np.isfinite(snapshot.features).all()

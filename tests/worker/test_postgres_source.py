@@ -1,0 +1,217 @@
+"""The same table in a real PostgreSQL gives the same snapshot, and its troubles the same errors."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from psycopg.pq import TransactionStatus
+
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
+from retrain_worker.worker.data.instants import parse_instants
+from retrain_worker.worker.data.intake import Intake
+from retrain_worker.worker.data.rows import read_pages
+from tests.worker.table_life import STEPS, Life
+from tests.worker.trading_database import COLUMNS, NOW, make_row, make_rows, open_row, taken
+
+#: Debian keeps the server's programs off the PATH
+INITDB = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
+pytestmark = pytest.mark.skipif(INITDB is None, reason="no PostgreSQL server on this host (initdb, postgres)")
+
+KINDS = {"DATETIME": "timestamptz", "FLOAT": "double precision", "INTEGER PRIMARY KEY": "bigint PRIMARY KEY"}
+KINDS_OF_COLUMNS = {name: KINDS.get(kind, kind) for name, kind in COLUMNS.items()}
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server of our own on a socket in a temporary folder; it refuses to run as root."""
+    home = Path(tempfile.mkdtemp(prefix="pg"))
+    who = {"user": "nobody"} if os.geteuid() == 0 else {}
+    if who:
+        shutil.chown(home, "nobody")
+    data = home / "data"
+    subprocess.run(
+        [INITDB, "-D", data, "-A", "trust", "-U", "trader", "--no-sync"],
+        check=True,
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        **who,
+    )
+    process = subprocess.Popen(
+        [Path(INITDB).resolve().with_name("postgres"), "-D", data, "-k", home, "-c", "listen_addresses=", "-F"],
+        cwd=home,
+        stderr=subprocess.DEVNULL,
+        **who,
+    )
+    try:
+        yield home
+    finally:
+        process.terminate()
+        process.wait(120)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def connection(server):
+    for _ in range(200):
+        try:
+            connection = psycopg.connect(host=str(server), user="trader", dbname="postgres", autocommit=True)
+            break
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+    with connection:
+        connection.execute("SET lock_timeout = '20s'")
+        connection.execute("DROP TABLE IF EXISTS ai_training_samples")
+        yield connection
+
+
+@pytest.fixture
+def url(server):
+    return f"postgresql://trader:hunter2@/postgres?host={server}"
+
+
+def make_table(connection, rows, **changed):
+    kinds = KINDS_OF_COLUMNS | changed
+    definition = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+    connection.execute(f"CREATE TABLE ai_training_samples ({definition})")
+    insert_rows(connection, rows, kinds)
+
+
+def insert_rows(connection, rows, kinds=types.MappingProxyType(KINDS_OF_COLUMNS)):
+    for row in rows:
+        values = row | {name: bool(row[name]) for name in ("executed", "outcome_known")}
+        values |= {name: f"{row[name]}+00" for name in row if kinds[name] == "timestamptz" and row[name]}
+        marks = ", ".join(["%s"] * len(values))
+        insertion = f"INSERT INTO ai_training_samples ({', '.join(values)}) VALUES ({marks})"
+        connection.execute(insertion, [*values.values()])
+
+
+def snapshot_of(url, **policy):
+    (now,) = parse_instants([NOW])
+    intake = Intake(DataPolicy(**policy), now=int(now))
+    for page in read_pages(url, busy_timeout_seconds=1.0):
+        intake.add(page)
+    return intake.snapshot()
+
+
+def rows_of_all_kinds():
+    return [*make_rows(200), *(open_row(number) for number in range(201, 210))]
+
+
+@pytest.mark.parametrize("features", ["TEXT", "JSON", "JSONB"])
+def test_the_same_rows_give_the_same_snapshot_as_in_sqlite(connection, url, tmp_path, features):
+    make_table(connection, rows_of_all_kinds(), features=features, feature_names=features)
+    assert snapshot_of(url).data_sha256 == taken(tmp_path, rows_of_all_kinds()).data_sha256
+
+
+def test_numeric_naive_and_infinite_values_stop_nothing(connection, url, tmp_path):
+    rows = rows_of_all_kinds()
+    for row in rows:
+        row["realized_pnl"] = row["realized_pnl"] and round(row["realized_pnl"], 2)
+    make_table(connection, rows, realized_pnl="NUMERIC(12, 2)", timestamp="TIMESTAMP")
+    assert snapshot_of(url).data_sha256 == taken(tmp_path, rows).data_sha256
+    connection.execute("UPDATE ai_training_samples SET timestamp = 'infinity' WHERE id = 3")
+    connection.execute("UPDATE ai_training_samples SET timestamp = '-infinity' WHERE id = 4")
+    connection.execute("UPDATE ai_training_samples SET realized_pnl = 'NaN' WHERE id = 5")
+    assert snapshot_of(url).facts.quarantined["timestamp_unreadable"] == 2
+
+
+def test_only_committed_rows_are_read_and_no_writer_waits(connection, server, url):
+    make_table(connection, make_rows(50))
+    with psycopg.connect(host=str(server), user="trader", dbname="postgres", autocommit=False) as writer:
+        writer.execute("SET lock_timeout = 1")
+        writer.execute("DELETE FROM ai_training_samples WHERE id <= 10")
+        pages = read_pages(url, busy_timeout_seconds=1.0)
+        first = next(pages)
+        writer.execute("UPDATE ai_training_samples SET target_class = 'WIN'")
+        writer.commit()
+        assert sorted([*first.id, *(row for page in pages for row in page.id)]) == list(range(1, 51))
+    assert len(snapshot_of(url)) == 40
+
+
+@settings(max_examples=12)
+@given(steps=STEPS)
+def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_smaller_id(
+    connection, server, url, tmp_path_factory, steps
+):
+    connection.execute("DROP TABLE IF EXISTS ai_training_samples")
+    make_table(connection, [])
+
+    def upsert(row):
+        connection.execute("DELETE FROM ai_training_samples WHERE id = %s", (row["id"],))
+        insert_rows(connection, [row])
+
+    life = Life(tmp_path_factory.mktemp("life"), url, upsert)
+    with psycopg.connect(host=str(server), user="trader", dbname="postgres", autocommit=False) as slow:
+        for step, number in [*steps, ("commit", 0), ("pull", 0)]:
+            if step != "late":
+                life.do(step, number)
+            elif slow.info.transaction_status is TransactionStatus.IDLE:  # written, and not to be seen yet
+                late = 1 - min([0, *life.rows])
+                row = make_row(1000 + late, id=-late)
+                insert_rows(slow, [row])
+            else:
+                slow.commit()
+                life.rows[row["id"]] = row
+
+
+def test_a_missing_table_and_missing_columns_are_refused(connection, url):
+    with pytest.raises(SourceUnfitError, match="no table ai_training_samples"):
+        snapshot_of(url)
+    make_table(connection, [])
+    connection.execute("ALTER TABLE ai_training_samples DROP COLUMN exit_time, DROP COLUMN run_id")
+    with pytest.raises(SourceUnfitError, match=r"lacks the column exit_time") as caught:
+        snapshot_of(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_columns_that_cannot_be_numbers_are_refused(connection, url):
+    rows = make_rows(3)
+    rows[1]["realized_pnl"] = "much"
+    make_table(connection, rows, realized_pnl="TEXT")
+    with pytest.raises(SourceUnfitError, match="much"):
+        snapshot_of(url)
+
+
+def test_a_table_under_an_exclusive_lock_is_retried_later(connection, server, url):
+    make_table(connection, make_rows(3))
+    with psycopg.connect(host=str(server), user="trader", dbname="postgres") as locker:
+        locker.execute("LOCK TABLE ai_training_samples IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseBusyError, match="pg_locks") as caught:
+            list(read_pages(url, busy_timeout_seconds=0.05))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_user_without_the_right_to_read_is_told_apart_from_bad_data(connection, server, url):
+    make_table(connection, make_rows(3))
+    connection.execute("DROP ROLE IF EXISTS guest")
+    connection.execute("CREATE ROLE guest LOGIN")
+    with pytest.raises(DatabaseUnreachableError, match="permission denied"):
+        list(read_pages(url.replace("trader:hunter2", "guest:hunter2"), busy_timeout_seconds=1.0))
+    with pytest.raises(DatabaseUnreachableError, match="nobody_knows") as caught:
+        list(read_pages(url.replace("trader:", "nobody_knows:"), busy_timeout_seconds=1.0))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_nothing_can_be_written_through_our_connection(connection, url):
+    make_table(connection, make_rows(3))
+    connection.execute("ALTER TABLE ai_training_samples RENAME TO hidden")
+    connection.execute(
+        "CREATE FUNCTION bite() RETURNS bool LANGUAGE plpgsql AS 'BEGIN DELETE FROM hidden; RETURN true; END'"
+    )
+    connection.execute("CREATE VIEW ai_training_samples AS SELECT * FROM hidden WHERE bite()")
+    try:
+        with pytest.raises(SourceUnfitError, match="DELETE in a read-only transaction"):
+            snapshot_of(url)
+        assert connection.execute("SELECT count(*) FROM hidden").fetchone() == (3,)
+    finally:
+        connection.execute("DROP VIEW ai_training_samples")
+        connection.execute("DROP FUNCTION bite")
+        connection.execute("DROP TABLE hidden")

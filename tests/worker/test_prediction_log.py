@@ -1,0 +1,99 @@
+"""A look records each row once, in its own book, without seeing an outcome; what stands there is measured later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.gates import GatePolicy
+from retrain_worker.domain.labels import Label
+from retrain_worker.domain.worker_protocol import TrialEvaluationRequest
+from retrain_worker.model import bundle
+from retrain_worker.worker import trial
+from retrain_worker.worker.incumbent import Incumbent
+from tests.worker.synthetic_market import START, market
+from tests.worker.test_scoring import PAPER, write_model
+
+SNAPSHOT = market()
+BEGUN = datetime.fromtimestamp(START / 1e6, tz=UTC) + timedelta(days=3)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> trial.Pair:
+    folder = tmp_path_factory.mktemp("models")
+    new, old = (bundle.read(Path(write_model(folder / f"{seed}.pth", PAPER, seed=seed))) for seed in (1, 2))
+    return trial.Pair(model=new, reference=Incumbent(contract=old.contract, model=old))
+
+
+def request(run_dir: Path, *, prediction_log: str = "shadow_1") -> TrialEvaluationRequest:
+    return TrialEvaluationRequest(
+        run_id="20260101_000000",
+        run_dir=str(run_dir),
+        number=1,
+        model_path="",
+        reference_path="",
+        since=BEGUN.isoformat(),
+        prediction_log=prediction_log,
+        now=(BEGUN + timedelta(days=9)).isoformat(),
+        data=DataPolicy(),
+        policy=GatePolicy(),
+        prior=0.5,
+        worse_alpha=0.05,
+    )
+
+
+def recorded(asked: TrialEvaluationRequest, pair: trial.Pair, snapshot=SNAPSHOT) -> np.ndarray:
+    return trial.recorded(asked, pair, snapshot, trial.prediction_log_file(asked))
+
+
+def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path, pair):
+    first = recorded(request(tmp_path), pair)
+    again = recorded(request(tmp_path), trial.Pair(model=pair.reference.model, reference=Incumbent()))
+
+    assert len(first) == np.sum(SNAPSHOT.decided_at > BEGUN.timestamp() * 1e6) > 500
+    assert np.array_equal(first, again), "what was said is not said anew"
+
+
+def test_predictions_do_not_depend_on_outcomes(tmp_path, pair):
+    turned = replace(
+        SNAPSHOT, outcome=1 - SNAPSHOT.outcome, recorded_outcome=1 - SNAPSHOT.recorded_outcome, pnl=-SNAPSHOT.pnl
+    )
+
+    said = recorded(request(tmp_path, prediction_log="a"), pair)
+    assert np.array_equal(said, recorded(request(tmp_path, prediction_log="b"), pair, turned))
+
+
+def test_another_book_starts_empty(tmp_path, pair):
+    recorded(request(tmp_path), pair)
+    later = replace(request(tmp_path, prediction_log="probation_2"), since=(BEGUN + timedelta(days=1)).isoformat())
+
+    assert 0 < len(recorded(later, pair)) < len(recorded(request(tmp_path), pair))
+
+
+def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_path, pair):
+    asked = request(tmp_path)
+    prediction_log = recorded(asked, pair)
+    without = trial.Pair(model=pair.model, reference=Incumbent(absence="its file is gone"))
+    there, gone = (trial.measured(asked, each, SNAPSHOT, prediction_log) for each in (pair, without))
+
+    assert gone.worse is not None
+    assert (gone.worse, gone.reference) == (there.worse, there.reference)
+
+
+def test_what_the_engine_runs_is_asked_on_trial_too(tmp_path, pair):
+    asked = request(tmp_path)
+    prediction_log = recorded(asked, pair)
+    gone = Incumbent(absence="its file is gone", unknown="its file is gone")
+    another = Incumbent(contract=replace(PAPER, label=Label.DIRECTION), absence="it predicts direction")
+    found = [
+        trial.measured(asked, trial.Pair(model=pair.model, reference=each), SNAPSHOT, prediction_log).evidence.contract
+        for each in (pair.reference, gone, another)
+    ]
+
+    assert [each.unknown for each in found] == ["", "its file is gone", ""]
+    assert [[one.partition(":")[0] for one in each.mismatches] for each in found] == [[], [], ["label"]]

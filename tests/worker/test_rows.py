@@ -1,0 +1,273 @@
+"""Reading the table from SQLite: what is refused, what is retried, and that nobody is disturbed by it."""
+
+import itertools
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from itertools import chain
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
+from retrain_worker.worker.data import sqlite_pages, sqlite_source
+from retrain_worker.worker.data.rows import ChangedWhileReadError, read_pages
+from tests.worker.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
+
+
+def ids_in(path, *, timeout=1.0):
+    return list(chain.from_iterable(page.id for page in read_pages(url_of(path), busy_timeout_seconds=timeout)))
+
+
+@pytest.fixture
+def database(tmp_path):
+    return make_database(tmp_path / "trading.db", make_rows(3000))
+
+
+def test_a_missing_file_is_retried_later_and_not_created(tmp_path):
+    with pytest.raises(DatabaseUnreachableError, match=r"gone\.db.*no such file.*DB_PATH"):
+        ids_in(tmp_path / "gone.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "0 bytes"), (b"SQLite form", "not a SQLite"), (b"PK\x03\x04" * 5000, "not a SQLite"), (None, "regular")],
+)
+def test_what_is_not_a_database_is_refused_by_name(tmp_path, content, said):
+    path = tmp_path / "strange.db"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(SourceUnfitError, match=said) as caught:
+        ids_in(path)
+    assert caught.value.where == str(path)
+    assert caught.value.remedy
+
+
+def test_a_missing_table_is_refused_and_not_created(tmp_path):
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE settings (key TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(SourceUnfitError, match="no table ai_training_samples"):
+        ids_in(path)
+    assert path.read_bytes() == before
+
+
+def test_every_missing_column_is_named_and_unused_ones_may_miss(tmp_path):
+    def without(*names):
+        return {name: kind for name, kind in COLUMNS.items() if name not in names}
+
+    with pytest.raises(SourceUnfitError, match="lacks the columns features, target_class"):
+        ids_in(make_database(tmp_path / "a.db", columns=without("target_class", "features")))
+    assert ids_in(make_database(tmp_path / "b.db", columns=without("run_id", "model_version"))) == []
+
+
+@pytest.mark.parametrize("name", ["with space.db", "what?.db", "a#b.db", "100%20.db", "ünï文.db", "q'\".db"])
+def test_odd_file_names_are_opened_as_they_are(tmp_path, name):
+    assert len(ids_in(make_database(tmp_path / name, make_rows(3)))) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
+def test_every_row_comes_once_whatever_the_gaps_between_ids(tmp_path):
+    ids = [*Random(1).sample(range(-(10**6), 10**6), 4000), 2**62, -(2**62)]
+    path = make_database(tmp_path / "t.db", (make_row(1, id=each) for each in ids))
+    assert sorted(ids_in(path)) == sorted(ids)
+
+
+def test_views_and_tables_without_rowid_are_read_too(tmp_path):
+    rows = make_rows(30)
+    plain = make_database(tmp_path / "w.db", rows, tail="WITHOUT ROWID")
+    assert sorted(ids_in(plain)) == list(range(1, 31))
+    with closing(sqlite3.connect(plain)) as connection, connection:
+        connection.execute("ALTER TABLE ai_training_samples RENAME TO t")
+        connection.execute("CREATE VIEW ai_training_samples AS SELECT * FROM t")
+    assert sorted(ids_in(plain)) == list(range(1, 31))
+
+
+def test_a_truncated_file_is_refused(database):
+    whole = database.read_bytes()
+    database.write_bytes(whole[: int(len(whole) * 0.6) + 123])
+    with pytest.raises(SourceUnfitError, match=r"damaged.*backup"):
+        ids_in(database)
+
+
+def test_no_page_of_garbage_is_read_silently(database):
+    whole = database.read_bytes()
+    pages = len(whole) // 4096
+    random = Random(7)
+    for page in random.sample(range(1, pages), 25):
+        database.write_bytes(whole[: page * 4096] + random.randbytes(4096) + whole[(page + 1) * 4096 :])
+        with pytest.raises(SourceUnfitError, match="damaged"):
+            ids_in(database)
+
+
+def first_leaf(whole):
+    """Where some leaf page of the table begins."""
+    return next(at for at in range(4096 * 40, len(whole), 4096) if whole[at] == 13)
+
+
+def test_a_row_that_stands_where_another_should_is_noticed_as_it_is_read(database):
+    whole = bytearray(database.read_bytes())
+    page = first_leaf(whole)
+    # two cell pointers name the same row: readable, but a row is gone
+    whole[page + 8 : page + 10] = whole[page + 10 : page + 12]
+    database.write_bytes(whole)
+    with pytest.raises(SourceUnfitError, match=r"damaged.*out of order"):
+        ids_in(database)
+
+
+def test_damage_that_reading_does_not_notice_is_found_by_the_check(database):
+    whole = bytearray(database.read_bytes())
+    whole[first_leaf(whole) + 7] += 1  # how many bytes between the cells are lost
+    database.write_bytes(whole)
+    with pytest.raises(SourceUnfitError, match="quick_check"):
+        ids_in(database)
+
+
+@pytest.mark.parametrize(("is_written", "said"), [(True, None), (False, "torn")])
+def test_what_looks_damaged_while_a_writer_is_at_work_is_no_damage_and_he_never_waits_for_the_check(
+    database, monkeypatch, is_written, said
+):
+    ways = []
+
+    def torn(path, options, _busy_timeout_seconds):
+        ways.append(options)
+        if is_written:
+            with closing(sqlite3.connect(path)) as writer, writer:
+                writer.execute("UPDATE ai_training_samples SET updated_at = ? WHERE id = 1", (str(len(ways)),))
+            os.utime(path, ns=(len(ways), len(ways)))  # a file system's clock is coarse
+        return ["torn"]
+
+    monkeypatch.setattr(sqlite_source, "_quick_check", torn)
+    monkeypatch.setattr(sqlite_source, "_PAUSE_SECONDS", 0.0)
+
+    assert sqlite_source._check_pages(database, False, 1.0) == said
+    assert set(ways) == {"mode=ro&immutable=1"}
+
+
+def test_values_that_break_a_constraint_are_no_damage(tmp_path):
+    strict = COLUMNS | {"features": "TEXT NOT NULL"}
+    path = make_database(tmp_path / "t.db", make_rows(5), columns=strict)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'TEXT NOT NULL', 'TEXT')")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE ai_training_samples SET features = NULL WHERE id = 2")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'features TEXT', 'features TEXT NOT NULL')")
+    assert len(ids_in(path)) == 5
+
+
+def test_rows_that_are_only_in_the_wal_are_read(tmp_path):
+    path = make_database(tmp_path / "live.db", make_rows(50), journal="wal")
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        with writer:
+            insert(writer, [make_row(number) for number in range(51, 61)])
+        copy = tmp_path / "copy.db"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+        assert len(ids_in(path)) == 60
+        assert len(ids_in(copy)) == 60
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path, journal):
+    path = make_database(tmp_path / "live.db", make_rows(3000), journal=journal)
+    with closing(sqlite3.connect(path, timeout=0)) as writer:
+        writer.execute("SELECT count(*) FROM ai_training_samples").fetchone()  # it has the database open
+        pages = read_pages(url_of(path), busy_timeout_seconds=1)
+        seen = list(next(pages).id)
+        for page in pages:
+            with writer:  # timeout 0: this raises when we are in the way for an instant
+                insert(writer, [make_row(10_000 + len(seen))])
+            seen.extend(page.id)
+    assert set(range(1, 3001)) <= set(seen)
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_where_pages_are_interrupted_each_begins_with_a_pause_before_the_lock(database, monkeypatch, is_busy):
+    ticks, paused = itertools.count(), []
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        monkeypatch.setattr(
+            sqlite_pages,
+            "time",
+            SimpleNamespace(
+                perf_counter=lambda: 0.01 * next(ticks),
+                thread_time=lambda: 0.0 if is_busy else 0.01 * next(ticks),
+                sleep=lambda _seconds: paused.append(connection.in_transaction),
+            ),
+        )
+        pages = list(sqlite_pages.read_pages(connection))
+    assert len(pages) > 5
+    assert paused == ([False] * (len(pages) - 1) if is_busy else [])
+
+
+def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path):
+    path = make_database(tmp_path / "rest.db", make_rows(3000), journal="wal")
+    pages = read_pages(url_of(path), busy_timeout_seconds=1)
+    next(pages)
+    with closing(sqlite3.connect(path)) as writer, writer:
+        insert(writer, [make_row(10_000)])
+
+    with pytest.raises(ChangedWhileReadError):
+        list(pages)
+    assert 10_000 in ids_in(path)
+
+
+def test_an_uncommitted_write_is_not_seen_and_a_long_lock_is_retried_later(database):
+    with closing(sqlite3.connect(database)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM ai_training_samples")
+        assert len(ids_in(database)) == 3000
+        writer.rollback()
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseBusyError, match="a writer holds"):
+            ids_in(database, timeout=0.05)
+
+
+def test_a_journal_left_by_a_crash_is_never_read_past(tmp_path):
+    path = make_database(tmp_path / "t.db", make_rows(500))
+    crashed = tmp_path / "crashed.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA cache_size = 5")
+        writer.execute("PRAGMA cache_spill = 5")
+        writer.execute("BEGIN")
+        writer.execute("UPDATE ai_training_samples SET target_class = 'WIN', features = features || ' '")
+        for suffix in ("", "-journal"):
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+        writer.execute("ROLLBACK")
+    assert crashed.read_bytes() != path.read_bytes()
+    with pytest.raises(DatabaseUnreachableError, match=r"journal left by a crash"):
+        ids_in(crashed)
+
+
+def test_text_that_is_not_utf8_stops_nothing_and_stays_distinct(tmp_path):
+    path = make_database(tmp_path / "t.db", make_rows(3))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE ai_training_samples SET symbol = CAST(x'42ff' AS TEXT) WHERE id = 1")
+        connection.execute("UPDATE ai_training_samples SET symbol = CAST(x'42fe' AS TEXT) WHERE id = 2")
+    symbols = [name for page in read_pages(url_of(path), busy_timeout_seconds=1) for name in page.symbol]
+    assert len(set(symbols)) == 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://trader:hunter2@localhost/x",
+        "postgresql://trader:hunter2@localhost:notaport/x",
+        "postgresql://trader:hunter2@127.0.0.1:9/x",
+        "hunter2",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
+)
+def test_no_error_shows_the_password(url):
+    with pytest.raises((SourceUnfitError, DatabaseUnreachableError)) as caught:
+        list(read_pages(url, busy_timeout_seconds=2))
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.remedy
