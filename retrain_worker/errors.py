@@ -28,6 +28,12 @@ Each error answers three questions: what is wrong, where, and what to do. No sec
 from __future__ import annotations
 
 
+def message_of(cause: str, *, subject: str = "", action: str = "") -> str:
+    """`subject: cause; action`: how each error and each domain.problem.Problem reads."""
+    message = f"{subject}: {cause}" if subject else cause
+    return f"{message}; {action}" if action else message
+
+
 class RetrainError(Exception):
     """Something this program knows how to name."""
 
@@ -39,8 +45,7 @@ class RetrainError(Exception):
 
     def __str__(self) -> str:
         """One line: `where: what; remedy`."""
-        message = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{message}; {self.remedy}" if self.remedy else message
+        return message_of(self.what, subject=self.where, action=self.remedy)
 
 
 class RetryLaterError(RetrainError):
