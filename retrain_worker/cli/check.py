@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     settings = options.read_settings(arguments)
     checks = []
-    for check in (*_names(options.unknown_names(arguments, settings)), *all_checks(settings)):
+    for check in (*_names(settings.deprecations, options.unknown_names(arguments, settings)), *all_checks(settings)):
         checks.append(check)
         if not arguments.json:
             print(_as_text(check), flush=True)
@@ -86,16 +86,14 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield from _redis(settings)
 
 
-def _names(unknown: tuple[str, ...]) -> list[Check]:
-    return [
-        Check(
-            name="settings",
-            is_ok=False,
-            blocks=False,
-            finding=f"{name} is no setting, and has no effect here",
-            remedy="remove it, or look up its name in etc/quantum/retraining-worker.env",
-        )
+def _names(deprecations: tuple[str, ...], unknown: tuple[str, ...]) -> list[Check]:
+    remedies = dict.fromkeys(deprecations, "") | {
+        f"{name} is not a setting and has no effect": "remove it, or see etc/quantum/retraining-worker.env for its name"
         for name in unknown
+    }
+    return [
+        Check(name="settings", is_ok=False, blocks=False, finding=finding, remedy=remedy)
+        for finding, remedy in remedies.items()
     ]
 
 

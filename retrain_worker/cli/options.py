@@ -48,15 +48,15 @@ def read_settings(arguments: argparse.Namespace, outside: Mapping[str, str] = os
     home = home_of(arguments)
     environment = {**outside, **given, **settings.credentials_in(os.environ, home=home)}
     loaded = settings.load(environment, home=home, db=getattr(arguments, "db", None))
-    misspelled = settings.likely_misspellings(given, loaded)
+    misspelled = settings.likely_misspellings(given, loaded.names)
     if misspelled:
-        raise SettingsError(misspelled, where=str(arguments.env_file or settings.ENV_FILE))
+        raise SettingsError(misspelled)
     return loaded
 
 
 def unknown_names(arguments: argparse.Namespace, loaded: Settings) -> tuple[str, ...]:
     """What stands in the env file and is no setting."""
-    return settings.unknown_names(_given_in(env_file_of(arguments)), loaded)
+    return settings.unknown_names(_given_in(env_file_of(arguments)), loaded.names)
 
 
 def home_of(arguments: argparse.Namespace) -> Path | None:
@@ -122,6 +122,6 @@ def _given_in(path: Path | None) -> dict[str, str]:
     try:
         return env_file.parse(path.read_bytes())
     except OSError as error:
-        raise SettingsError((f"{path}: {error.strerror}",), where=str(path)) from None
+        raise SettingsError((f"cannot read {path}: {error.strerror}",)) from None
     except RetrainError as error:
-        raise SettingsError((f"{path}: {error.what}",), where=str(path)) from None
+        raise SettingsError((f"{path}: {error.what}",)) from None

@@ -58,6 +58,8 @@ def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) 
             notifier.status("starting: checking directories and the trading database")
             for warning in check_start(settings):
                 journal.get_logger().warning("start_warning", message=warning)
+            for deprecation in settings.deprecations:
+                journal.get_logger().warning("setting_deprecated", message=deprecation)
             serve(
                 app,
                 signals=signals,

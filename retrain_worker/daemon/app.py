@@ -32,6 +32,7 @@ from retrain_worker.daemon.schedule import next_run_at
 from retrain_worker.daemon.serving_monitor import finding_of
 from retrain_worker.daemon.waiting_runs import Trials
 from retrain_worker.domain import events
+from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.deployments import is_confirmed
 from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.domain.lifecycle import WAITING, DeploymentState, Outcome, Run, Stage
@@ -39,7 +40,7 @@ from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.domain.worker_protocol import OneOffTask
 from retrain_worker.errors import RetrainError, RetryLaterError, SlotError, StateError
 from retrain_worker.redis_client import connect
-from retrain_worker.settings import Confirm, Settings
+from retrain_worker.settings import Settings
 from retrain_worker.stages import external_change, slot_requests
 from retrain_worker.stages.advance import advance, interrupt, resume
 from retrain_worker.stages.ports import Confirmations, Policies, StageContext
@@ -543,7 +544,7 @@ def policies_of(settings: Settings) -> Policies:
         unconfirmed=settings.unconfirmed,
         shadow=settings.shadow,
         probation=settings.probation,
-        trial_check_minutes=settings.trial_check_minutes,
+        trial_interval_minutes=settings.trial_interval_minutes,
         max_retries=settings.max_retries,
         worker_memory_bytes=settings.worker_memory_bytes,
     )

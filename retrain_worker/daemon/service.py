@@ -146,6 +146,8 @@ def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings], answer
         app.apply(settings)
         journal.set_level(settings.log_level)
         log.info("reloaded", message="settings reloaded; a run under way keeps the old ones")
+        for deprecation in settings.deprecations:
+            log.warning("setting_deprecated", message=deprecation)
     except RetrainError as error:
         problems = error.problems if isinstance(error, SettingsError) else (str(error),)
         log.error("reload_refused", message=f"old settings kept: {error}")  # noqa: TRY400 - the sentence is enough

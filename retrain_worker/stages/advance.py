@@ -73,7 +73,7 @@ def postpone(run: Run, reason: str, context: StageContext) -> Step:
     later = (
         trial_evaluation.problem(run, context, reason)
         if run.fact(run.stage)
-        else replace(run, not_before=context.now() + timedelta(minutes=context.policies.trial_check_minutes))
+        else replace(run, not_before=context.now() + timedelta(minutes=context.policies.trial_interval_minutes))
     )
     return _stored(run, Step(run=later, message=f"{_name(run)}: {reason}"), context)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.confirmation import Confirm, Unconfirmed
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, Run
@@ -168,15 +169,13 @@ class Policies:
     gate: GatePolicy
     #: refuse to swap unless PATCHTST_SHADOW_ONLY=true, except when this is set
     allow_live_swap: bool = False
-    #: none | event | unit | answers: how the engine is seen serving the new file
-    engine_confirm: str = "event"
+    engine_confirm: Confirm = Confirm.EVENT
     engine_confirm_seconds: float = 120.0
-    #: keep | rollback: what becomes of a promotion that nobody was seen serving
-    unconfirmed: str = "keep"
+    unconfirmed: Unconfirmed = Unconfirmed.KEEP
     shadow: ShadowPolicy = field(default_factory=ShadowPolicy)
     probation: ProbationPolicy = field(default_factory=lambda: ProbationPolicy(hours=0.0))
-    #: minutes from one look at a model on trial to the next
-    trial_check_minutes: float = 10.0
+    #: minutes between two evaluations of a model on trial or on probation
+    trial_interval_minutes: float = 10.0
     #: deaths in the same stage after which the run is abandoned
     max_stage_deaths: int = 3
     #: retries of a stage after a RetryLaterError

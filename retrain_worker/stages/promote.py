@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retrain_worker.domain import deployments, events
+from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.stages import slot_requests, swap
@@ -168,7 +169,7 @@ def _ended(run: Run, deployment: Deployment, context: StageContext) -> Step:
         return _promoted(run, deployment, context)
     if swap.named(context) not in (deployment.model_path, None):
         return _overtaken(run, deployment, context)
-    if context.policies.unconfirmed != "rollback":
+    if context.policies.unconfirmed is not Unconfirmed.ROLLBACK:
         return _promoted(run, deployment, context)
     request = slot_requests.rollback_request_of(
         run, deployment, requested_by="UNCONFIRMED=rollback", reason=deployment.confirmation, at=context.now()

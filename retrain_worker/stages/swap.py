@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.deployments import NOT_ASKED, WITHDRAWN
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState
 from retrain_worker.errors import RetrainError, SlotError
@@ -145,10 +146,10 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
         return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} by now", context)
     if not deployment.model_path:
         return _ended(deployment, WITHDRAWN, context)
-    if policies.engine_confirm == "none":
+    if policies.engine_confirm is Confirm.NONE:
         return _ended(deployment, NOT_ASKED, context)
     # a unit that was started before it was told has read the old line; a follower names what it serves, and is quick
-    since = deployment.updated_at if policies.engine_confirm == "unit" else deployment.created_at
+    since = deployment.updated_at if policies.engine_confirm is Confirm.UNIT else deployment.created_at
     seen = context.confirmations.seen_serving(
         version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since
     )

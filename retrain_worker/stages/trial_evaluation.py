@@ -1,7 +1,7 @@
 """One look at a model on trial: a worker scores the rows that have come, and the next look is planned.
 
-A look is due when its time has come (TRIAL_CHECK_MIN after the last one); what the last one found stands in the run's
-fact. A world that cannot be looked at now is no verdict: the problem is noted and the next look tries again.
+A look is due when its time has come (TRIAL_INTERVAL_MIN after the last one); what the last one found stands in the
+run's fact. A world that cannot be looked at now is no verdict: the problem is noted and the next look tries again.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _reference_name(run: Run) -> str:
 
 
 def _planned(run: Run, context: StageContext) -> Run:
-    at = context.now() + timedelta(minutes=context.policies.trial_check_minutes)
+    at = context.now() + timedelta(minutes=context.policies.trial_interval_minutes)
     return replace(run.with_fact(run.stage, {**run.fact(run.stage), "look_at": at.isoformat()}), not_before=at)
 
 

@@ -125,8 +125,18 @@ def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(
         daemon.send(signal.SIGHUP)
     daemon.wait_for_event("reloaded")
 
-    assert "MAX_EPOCHS=many" in refused["message"]
+    assert 'MAX_EPOCHS: "many"' in refused["message"]
     assert daemon.wait_for_event("run_finished", outcome="SKIPPED"), "the last of the hundred is in force"
+
+
+def test_a_deprecated_setting_is_logged_at_the_start_and_shown_by_check(daemon_of, hopeless, tmp_path):
+    daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1, CHILD_NICE=5)
+    logged = daemon.wait_for_event("setting_deprecated")
+    checked = retrain_worker("check", "--db", hopeless, "--home", tmp_path / "home", CHILD_NICE=5)
+
+    assert logged["message"] == "CHILD_NICE is deprecated; rename it to WORKER_NICE"
+    assert logged["level"] == "warning"
+    assert f"warning settings         {logged['message']}" in checked.stdout
 
 
 def test_a_reload_in_training_waits_for_the_end_of_the_run(daemon_of, hopeless, tmp_path):
@@ -295,7 +305,7 @@ def test_wrong_settings_stop_the_start_with_78(tmp_path):
     )
 
     assert done.returncode == os.EX_CONFIG
-    assert "LABEL=up" in done.stderr
+    assert 'LABEL: "up"' in done.stderr
 
 
 def test_a_second_sigterm_ends_at_once(daemon_of, hopeless, tmp_path):

@@ -12,7 +12,12 @@ from retrain_worker.domain.lifecycle import Outcome, Stage
 from tests.acceptance.conftest import retrain_worker, wait_for
 from tests.trial_home import OTHER_LINES, TrialHome, TwoModels, trial_home, two_models
 
-SETTINGS = {"SHADOW_MIN_OUTCOMES": 200, "TRIAL_CHECK_MIN": 0.01, "PROBATION_HOURS": 1000, "GATE_MAX_ACTION_SHARE": 0.9}
+SETTINGS = {
+    "SHADOW_MIN_OUTCOMES": 200,
+    "TRIAL_INTERVAL_MIN": 0.01,
+    "PROBATION_HOURS": 1000,
+    "GATE_MAX_ACTION_SHARE": 0.9,
+}
 
 
 @pytest.fixture(scope="session")

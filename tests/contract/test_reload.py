@@ -38,11 +38,11 @@ def daemon(tmp_path):
         process.stdout.close()
 
 
-def test_the_answer_is_that_of_the_process_that_was_asked(daemon, tmp_path):
-    pid = daemon("LABEL=up: must be one of outcome, direction")
+def test_the_result_comes_from_the_process_that_was_signalled(daemon, tmp_path):
+    pid = daemon('LABEL: "up" is not one of outcome, direction')
     answer = reload_process(pid, tmp_path / "answer", wait_seconds=60)
 
-    assert answer.problems == ("LABEL=up: must be one of outcome, direction",)
+    assert answer.problems == ('LABEL: "up" is not one of outcome, direction',)
 
 
 def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):

@@ -21,6 +21,7 @@ from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
 from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.recipe import Recipe
@@ -159,7 +160,7 @@ def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> Sta
         split=SplitPolicy(),
         recipe=Recipe(),
         gate=GatePolicy(),
-        engine_confirm="none",
+        engine_confirm=Confirm.NONE,
         retry_seconds=0.0,
     )
     slot = ModelSlot(

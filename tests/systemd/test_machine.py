@@ -164,7 +164,7 @@ def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(host, s
     host.settings(
         **({"SHADOW_MIN_OUTCOMES": 200} if stage == "SHADOW" else {"PROBATION_HOURS": 48}),
         ENGINE_CONFIRM="none",
-        TRIAL_CHECK_MIN=1,
+        TRIAL_INTERVAL_MIN=1,
     )
     host.systemctl("start", UNIT)
     host.wait(lambda: host.stage() == stage, stage)
@@ -204,7 +204,7 @@ def test_a_reload_waits_for_its_end_and_fails_where_it_is_refused(host):
     assert host.show("ActiveState", "StatusText")["ActiveState"] == "active"
     host.wait(
         lambda: any(
-            "MIN_SAMPLES=plenty" in said and "LABEL=up" in said
+            'MIN_SAMPLES: "plenty"' in said and 'LABEL: "up"' in said
             for said in host.messages("EVENT=reload_refused", "-p", "err")
         ),
         "why it was refused",
@@ -366,7 +366,7 @@ def test_wrong_settings_and_a_wrong_database_fail_the_start_where_an_operator_se
         "ExecMainStatus": "78",
         "NRestarts": "0",
     }
-    assert any("LABEL=up" in said for said in host.messages())
+    assert any('LABEL: "up"' in said for said in host.messages())
     assert re.match("ended: .*LABEL=up", host.status_text())
     host.systemctl("reset-failed", UNIT)
     host.settings(DB_PATH="/etc/passwd")

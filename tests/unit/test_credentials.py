@@ -1,9 +1,10 @@
-"""Secrets that come as files: they win, and a file that nobody knows is an error."""
+"""Secrets that come as files: they take precedence, and a file of an unknown name is an error."""
 
 import pytest
 
 from retrain_worker import settings
 from retrain_worker.errors import SettingsError
+from retrain_worker.settings import credentials
 
 
 def test_a_credential_is_a_setting_with_or_without_the_prefix_of_the_unit(tmp_path):
@@ -17,7 +18,7 @@ def test_a_credential_is_a_setting_with_or_without_the_prefix_of_the_unit(tmp_pa
     assert "hunter2" not in repr(loaded)
 
 
-def test_a_misspelled_credential_is_named_and_its_value_is_not(tmp_path):
+def test_a_misspelled_credential_is_reported_without_its_value(tmp_path):
     (tmp_path / "settings_REDIS_PASWORD").write_text("hunter2")
     with pytest.raises(SettingsError) as refused:
         settings.credentials_in({"CREDENTIALS_DIRECTORY": str(tmp_path)})
@@ -26,8 +27,8 @@ def test_a_misspelled_credential_is_named_and_its_value_is_not(tmp_path):
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_home_has_no_credentials_but_those_it_is_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "CREDENTIALS_DIR", tmp_path)
+def test_with_a_home_the_credentials_of_the_host_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(credentials, "CREDENTIALS_DIR", tmp_path)
     (tmp_path / "REDIS_PASSWORD").write_text("x")
 
     assert settings.credentials_in({}) == {"REDIS_PASSWORD": "x"}

@@ -1,4 +1,4 @@
-"""What was set wins; what was not is the preset's own."""
+"""A value that is set applies to every preset; without one each preset has its own."""
 
 from retrain_worker import settings
 from retrain_worker.domain.recipe import TUNINGS, Balance, Preset, Recipe
@@ -9,7 +9,7 @@ def test_each_preset_has_its_own_tuning():
     assert Recipe().tunings(Preset.ENGINE) == TUNINGS[Preset.ENGINE]
 
 
-def test_an_explicit_setting_wins_over_every_preset():
+def test_an_explicit_setting_overrides_every_preset():
     recipe = settings.load({"LEARNING_RATE": "0.0005", "DROPOUT": "0"}).recipe
 
     for preset in (Preset.PAPER, Preset.ENGINE):
@@ -22,7 +22,7 @@ def test_tunings_that_settings_make_equal_are_tried_once():
     assert [each.patch_smoothing for each in recipe.tunings(Preset.ENGINE)] == [5.0]
 
 
-def test_balance_understands_what_it_was_before_it_had_three_values():
+def test_balance_accepts_its_former_values_true_and_false():
     words = {"true": Balance.UNDERSAMPLE, "FALSE": Balance.NONE, "weights": Balance.WEIGHTS, "": Balance.UNDERSAMPLE}
 
     assert {word: settings.load({"BALANCE": word}).recipe.balance for word in words} == words

@@ -1,5 +1,6 @@
-"""Settings are read once, typed, and every problem is said in one message."""
+"""Settings are typed, every problem is reported at once, and former names are accepted."""
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -8,6 +9,7 @@ from sqlalchemy import make_url
 
 from retrain_worker import settings
 from retrain_worker.errors import SettingsError
+from retrain_worker.settings import names
 
 
 def test_every_problem_is_named_at_once():
@@ -25,17 +27,85 @@ def test_every_problem_is_named_at_once():
     with pytest.raises(SettingsError) as caught:
         settings.load(wrong)
 
-    named = {problem.split("=")[0].split(":")[0] for problem in caught.value.problems}
-    assert named == set(wrong)
+    assert {problem.split(":")[0] for problem in caught.value.problems} == set(wrong)
 
 
-def test_no_secret_is_shown():
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RETRAIN_INTERVAL_H", "banana", 'RETRAIN_INTERVAL_H: "banana" is not a number'),
+        ("EMBARGO_H", "inf", 'EMBARGO_H: "inf" is not a number'),
+        ("EMBARGO_H", "nan", 'EMBARGO_H: "nan" is not a number'),
+        ("EMBARGO_H", "-1", 'EMBARGO_H: "-1" is not at least 0'),
+        ("SEED", "1.5", 'SEED: "1.5" is not a whole number'),
+        ("SEED", "-1", 'SEED: "-1" is not at least 0'),
+        ("SEED", "9" * 400, f'SEED: "{"9" * 400}" is not a whole number'),
+        ("SEQ_LEN", "1", 'SEQ_LEN: "1" is not between 2 and 4096'),
+        ("DROPOUT", "2", 'DROPOUT: "2" is not between 0 and 0.9'),
+        ("WARM_START", "maybe", 'WARM_START: "maybe" is not true or false'),
+        ("LABEL", "up", 'LABEL: "up" is not one of outcome, direction'),
+        ("MODEL_PATH", "here", 'MODEL_PATH: "here" is not an absolute path'),
+        ("ENGINE_UNIT", "a\nb", "ENGINE_UNIT: the value is not one line of text"),
+        ("WORKER_MEMORY_MB", "1", 'WORKER_MEMORY_MB: "1" is not 0 (no limit) or at least 512'),
+    ],
+)
+def test_a_message_names_setting_value_and_expectation(name, value, message):
+    with pytest.raises(SettingsError) as caught:
+        settings.load({name: value})
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("former", names.RENAMED)
+def test_a_former_name_is_accepted_with_a_warning_that_names_the_current_one(former):
+    name = names.RENAMED[former]
+    default = settings.load({}).names[name]
+    by_former_name, by_name = settings.load({former: default}), settings.load({name: default})
+
+    assert by_former_name.deprecations == (f"{former} is deprecated; rename it to {name}",)
+    assert by_name.deprecations == ()
+    assert replace(by_former_name, deprecations=()) == by_name
+
+
+def test_the_value_of_a_former_name_is_used():
+    loaded = settings.load({"CHILD_NICE": "5", "TRIAL_CHECK_MIN": "30"})
+
+    assert (loaded.worker_nice, loaded.trial_interval_minutes) == (5, 30.0)
+
+
+def test_both_names_of_a_setting_must_have_the_same_value():
+    loaded = settings.load({"CHILD_NICE": "5", "WORKER_NICE": "5"})
+    with pytest.raises(SettingsError) as caught:
+        settings.load({"CHILD_NICE": "5", "WORKER_NICE": "6"})
+
+    assert loaded.worker_nice == 5
+    assert len(loaded.deprecations) == 1
+    assert caught.value.problems == (
+        "WORKER_NICE and CHILD_NICE, its deprecated name, have different values; remove CHILD_NICE",
+    )
+
+
+@pytest.mark.parametrize(("name", "former"), names.RENAMED_VALUES)
+def test_a_former_value_is_accepted_with_a_warning_that_names_the_current_one(name, former):
+    value = names.RENAMED_VALUES[name, former]
+    loaded = settings.load({name: former.upper()})
+
+    assert loaded.deprecations == (f"{name}={former} is deprecated; write {name}={value}",)
+    assert replace(loaded, deprecations=()) == settings.load({name: value})
+
+
+def test_current_and_former_names_are_disjoint():
+    assert set(names.RENAMED.values()) <= set(settings.load({}).names)
+    assert not set(names.RENAMED) & set(settings.load({}).names)
+
+
+def test_the_repr_of_settings_masks_secrets():
     loaded = settings.load({"REDIS_URL": "redis://:hunter2@host/0", "DATABASE_URL": "postgresql://u:hunter2@host/db"})
 
     assert "hunter2" not in repr(loaded)
 
 
-def test_a_wrong_url_is_not_quoted():
+def test_an_invalid_url_is_not_quoted():
     with pytest.raises(SettingsError) as caught:
         settings.load({"REDIS_URL": "http://u:hunter2@host", "DATABASE_URL": "mysql://u:hunter2@host/db"})
 
@@ -66,24 +136,24 @@ def test_a_named_redis_is_used_with_a_home():
     assert settings.load({"REDIS_PORT": "7000"}, home=Path("/h")).redis_url == "redis://localhost:7000/0"
 
 
-def test_the_database_on_the_command_line_wins():
+def test_the_database_of_the_command_line_takes_precedence():
     loaded = settings.load({"DATABASE_URL": "postgresql://h/d", "DB_PATH": "/a.db"}, db="/b.db")
 
     assert (loaded.database_url, loaded.database_path) == ("sqlite:////b.db", Path("/b.db"))
 
 
-def test_a_misspelled_name_is_noticed_and_a_foreign_one_is_not():
+def test_a_misspelled_name_is_reported_and_an_unrelated_one_is_not():
     given = {"RETRAIN_INTERVL_H": "4", "QUANTUM_MODE": "shadow"}
 
-    assert settings.likely_misspellings(given, settings.load(given)) == (
+    assert settings.likely_misspellings(given, settings.load(given).names) == (
         "RETRAIN_INTERVL_H is not a setting; was RETRAIN_INTERVAL_H meant?",
     )
 
 
-def test_names_that_no_setting_has_are_found():
-    given = {"TOTALLY_UNKNOWN": "1", "SEQ_LEN": "64", "REDIS_PASS": "x"}
+def test_unknown_names_are_found():
+    given = {"TOTALLY_UNKNOWN": "1", "SEQ_LEN": "64", "REDIS_PASS": "x", "CHILD_NICE": "5"}
 
-    assert settings.unknown_names(given, settings.load(given)) == ("TOTALLY_UNKNOWN", "REDIS_PASS")
+    assert settings.unknown_names(given, settings.load(given).names) == ("TOTALLY_UNKNOWN", "REDIS_PASS")
 
 
 @pytest.mark.parametrize(
@@ -93,30 +163,23 @@ def test_names_that_no_setting_has_are_found():
         ({"GATE_MIN_ACTION_SHARE": "0.9"}, "GATE_MIN_ACTION_SHARE"),
         ({"SHADOW_HOURS": "400", "SHADOW_MAX_HOURS": "10"}, "SHADOW_MAX_HOURS"),
         ({"HOLDOUT_SHARE": "0.5", "VALIDATION_SHARE": "0.4"}, "VALIDATION_SHARE"),
-        ({"WORKER_MEMORY_MB": "1"}, "WORKER_MEMORY_MB"),
     ],
 )
-def test_values_that_would_let_nothing_pass_together_are_refused(together, named):
+def test_values_that_exclude_each_other_are_refused(together, named):
     with pytest.raises(SettingsError, match=named) as refused:
         settings.load(together)
     assert len(refused.value.problems) == 1
 
 
 @pytest.mark.parametrize("name", ["q?x.db", "p%41x.db", "a#b.db", "with space.db", "ünï.db"])
-def test_an_odd_path_stays_the_path_it_is(name):
+def test_special_characters_in_a_path_are_kept(name):
     loaded = settings.load({}, db=f"/data/{name}")
 
     assert make_url(loaded.database_url).database == f"/data/{name}"
     assert loaded.database_path == Path(f"/data/{name}")
 
 
-def test_an_odd_redis_password_does_not_change_the_host():
+def test_special_characters_in_a_redis_password_do_not_change_the_host():
     parts = urlsplit(settings.load({"REDIS_HOST": "bus", "REDIS_PASSWORD": "p@ss/w#rd"}).redis_url)
 
     assert (parts.hostname, unquote(parts.password)) == ("bus", "p@ss/w#rd")
-
-
-@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
-def test_a_number_that_is_none_is_refused(value):
-    with pytest.raises(SettingsError):
-        settings.load({"EMBARGO_H": value})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
@@ -143,7 +144,7 @@ def test_a_withdrawal_that_died_at_the_line_is_finished_or_given_up(context, nam
 
 def test_an_unconfirmed_first_model_leaves_the_slot_again(context, tmp_path):
     context.slot.named = None
-    run = unconfirmed_run(context, tmp_path, "rollback")
+    run = unconfirmed_run(context, tmp_path, Unconfirmed.ROLLBACK)
 
     assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, None)
     assert types_of(context)[-2:] == [EventType.ROLLED_BACK, EventType.COMPLETED]
@@ -331,14 +332,14 @@ def unconfirmed_run(context, tmp_path, policy):
 
 
 def test_unconfirmed_keep_keeps_the_model_and_says_so(context, tmp_path):
-    run = unconfirmed_run(context, tmp_path, "keep")
+    run = unconfirmed_run(context, tmp_path, Unconfirmed.KEEP)
 
     assert (run.outcome, context.slot.named.stem) == (Outcome.PROMOTED, "patchtst_v20260110_033000")
     assert run.reasons[0].startswith("not confirmed")
 
 
 def test_unconfirmed_rollback_takes_the_model_back_through_the_same_order(context, tmp_path):
-    run = unconfirmed_run(context, tmp_path, "rollback")
+    run = unconfirmed_run(context, tmp_path, Unconfirmed.ROLLBACK)
 
     assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, Path(C))
     assert types_of(context) == [EventType.PROMOTED, EventType.ROLLED_BACK, EventType.COMPLETED]
@@ -348,7 +349,7 @@ def test_unconfirmed_rollback_takes_the_model_back_through_the_same_order(contex
 
 def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(context, tmp_path):
     context.slot.hashes[C] = None
-    run = unconfirmed_run(context, tmp_path, "rollback")
+    run = unconfirmed_run(context, tmp_path, Unconfirmed.ROLLBACK)
 
     assert (run.outcome, context.slot.named.stem) == (Outcome.PROMOTED, "patchtst_v20260110_033000")
     assert "could not be taken back" in run.reasons[1]

@@ -9,6 +9,7 @@ import pytest
 from retrain_worker.domain.alpha_spending import spend
 from retrain_worker.domain.artifact import Manifest, ModelContract
 from retrain_worker.domain.audit import Finding, Severity, judge
+from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
@@ -371,7 +372,7 @@ class UnitStarts:
 def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_model(context, restarts, state):
     run, unit = intended(context), UnitStarts(context.now())
     context.now.forward(3600)
-    context = replace(context, confirmations=unit, policies=replace(context.policies, engine_confirm="unit"))
+    context = replace(context, confirmations=unit, policies=replace(context.policies, engine_confirm=Confirm.UNIT))
     if restarts:
         context.slot.trigger = lambda _: setattr(unit, "started_at", context.now())
     while not run.is_finished:
