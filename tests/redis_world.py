@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from retrain_worker.adapters.embedded_redis import find_server
 from retrain_worker.domain.events import Event, EventType, event_id_of
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 from retrain_worker.redis_client import connect
 
 #: long enough for a loaded machine; nothing passes or fails by it unless something hangs
@@ -211,7 +211,7 @@ def enqueue(outbox, *events):
     deployment = Deployment(
         deployment_id=f"deployment_{events[0].event_id}",
         run_id=None,
-        kind="observed",
+        kind=DeploymentKind.EXTERNAL,
         version="v",
         model_path="/m",
         sha256="",

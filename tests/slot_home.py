@@ -9,7 +9,7 @@ import torch
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.artifact import ModelContract, model_file
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
@@ -76,7 +76,7 @@ def slot_home(home: Path) -> SlotHome:
                 Deployment(
                     deployment_id=f"{at:%Y%m%d_%H%M%S}",
                     run_id=None,
-                    kind="promote",
+                    kind=DeploymentKind.PROMOTE,
                     version=path.stem,
                     model_path=str(path),
                     sha256=sha256,

@@ -14,7 +14,7 @@ from retrain_worker.demo.incumbent import write_incumbent
 from retrain_worker.demo.market import Market, continue_market, write_market
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.artifact import checksum_file, manifest_file
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.durable_file import sha256_of
 
@@ -122,7 +122,9 @@ def trial_home(
     )
     with StateDb(home / "state/state.db") as store:
         if before is not None:
-            store.record_deployment(_deployment(before, None, kind="observed", run_id=None, at=models.market.end))
+            store.record_deployment(
+                _deployment(before, None, kind=DeploymentKind.EXTERNAL, run_id=None, at=models.market.end)
+            )
         if stage is Stage.PROBATION:
             run = run.moved_to(Stage.PROMOTE, at=now).with_fact(
                 Stage.PROMOTE,
@@ -138,7 +140,9 @@ def trial_home(
             run = run.on_probation("follower engine-1 answers with it", at=now)
         store.record(run)
         if stage is Stage.PROBATION:
-            store.record_deployment(_deployment(serving, before, kind="promote", run_id=run_id, at=models.market.end))
+            store.record_deployment(
+                _deployment(serving, before, kind=DeploymentKind.PROMOTE, run_id=run_id, at=models.market.end)
+            )
         # the newest run has just ended, so the schedule has nothing to do
         ended, _ = store.open_run(requested_by="schedule", reason="every 24 h", at=now)
         store.record(ended.ended(Outcome.SKIPPED, "nothing new", at=now))
@@ -164,7 +168,7 @@ def _facts(candidate: Path, ours: Path, incumbent: Path | None, market: Market) 
 
 def _deployment(model: Path, before: Path | None, *, kind: str, run_id: str | None, at: datetime) -> Deployment:
     return Deployment(
-        deployment_id=run_id or "observed_1",
+        deployment_id=run_id or "external_1",
         run_id=run_id,
         kind=kind,
         version=model.stem,

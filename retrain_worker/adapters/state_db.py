@@ -20,8 +20,8 @@ from retrain_worker.adapters import state_schema
 from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Run, Stage
+from retrain_worker.domain.probation import ROLL_BACK
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
-from retrain_worker.domain.trial_rules import ROLL_BACK
 from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"

@@ -103,6 +103,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE slot_requests RENAME COLUMN order_id TO request_id",
         "DROP INDEX waiting_orders",
         "CREATE INDEX waiting_slot_requests ON slot_requests (sequence) WHERE state = 'WAITING'",
+        "UPDATE deployments SET kind = 'external' WHERE kind = 'observed'",
+        # what is sent stays as it is: the old stream holds it, and nobody reads these rows again
+        "UPDATE outbox SET event_type = 'model.changed_externally', stream = 'quantum:stream:model.changed_externally',"
+        " payload = json_remove(json_set(payload, '$.changed_at', json_extract(payload, '$.observed_at'),"
+        " '$.changed_by', json_extract(payload, '$.observed_by')), '$.observed_at', '$.observed_by'),"
+        " flat = json_set(flat, '$.status', 'changed_externally')"
+        " WHERE event_type = 'model.observed' AND sent_at IS NULL AND json_valid(payload) AND json_valid(flat)",
     ),
 )
 

@@ -147,7 +147,7 @@ def _as_text(found: dict[str, Any]) -> str:
     deployed = found["last_deployment"]
     if deployed:
         told = f": {deployed['confirmation']}" if deployed["confirmation"] else ""
-        label = {"rollback": "returned", "observed": "by hand"}.get(deployed["kind"], "promoted")
+        label = {"rollback": "returned", "external": "external"}.get(deployed["kind"], "promoted")
         label, version = (label, deployed["version"]) if deployed["model_path"] else ("emptied", "no model is named")
         lines.append((label, f"{version} at {deployed['at'][:19]} UTC, {deployed['state']}{told}"))
         if (found["serving"] or "") != deployed["model_path"] and not found["slot_problem"]:

@@ -239,7 +239,7 @@ class App:
             told = (
                 ()
                 if is_first
-                else (events.observed(found, shadow_only=self._slot.is_shadow_only(), at=found.created_at),)
+                else (events.changed_externally(found, shadow_only=self._slot.is_shadow_only(), at=found.created_at),)
             )
             self.store.record_deployment(found, events=told)
             tell = log.info if is_first else log.warning

@@ -8,7 +8,7 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.engine_answers import Finding, Tally, judge
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import Run, Stage
-from retrain_worker.domain.trial_rules import Answer
+from retrain_worker.domain.trial_evaluation import Answer
 
 
 def finding_of(store: StateDb, tally: Tally) -> Finding:

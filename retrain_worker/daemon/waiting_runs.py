@@ -13,7 +13,7 @@ import structlog
 
 from retrain_worker.adapters.worker_process import WorkerProcesses
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.domain.trial_rules import ROLL_BACK
+from retrain_worker.domain.probation import ROLL_BACK
 from retrain_worker.errors import RetryLaterError, StateError
 from retrain_worker.stages.advance import advance, postpone
 from retrain_worker.stages.ports import StageContext

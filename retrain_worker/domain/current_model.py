@@ -11,7 +11,9 @@ from retrain_worker.domain.artifact import is_our_version, version_of
 from retrain_worker.domain.events import EventType
 
 #: events that change the model in service
-CHANGES = (EventType.PROMOTED, EventType.ROLLED_BACK, EventType.OBSERVED)
+CHANGES = (EventType.PROMOTED, EventType.ROLLED_BACK, EventType.CHANGED_EXTERNALLY)
+#: event type -> the field of its payload that holds when the slot changed
+_INSTANTS: Mapping[str, str] = dict(zip(CHANGES, ("promoted_at", "rolled_back_at", "changed_at"), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class CurrentModel:
 def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> CurrentModel | None:
     """What an event of CHANGES puts into service; None if it does not say."""
     version, path = payload.get("new_version"), payload.get("model_path")
-    at = payload.get(f"{event_type.removeprefix('model.')}_at")
+    at = payload.get(_INSTANTS.get(event_type, ""))
     if path is None or not (version and at):
         return None
     return CurrentModel(

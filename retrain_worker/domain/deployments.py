@@ -1,13 +1,12 @@
-"""What the history of the slot says: which model to return to, and where a version stands."""
+"""What the history of the slot shows: which model to return to, and where a version stands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 
-PROMOTE, ROLLBACK, OBSERVED = "promote", "rollback", "observed"
 #: why a deployment is NOT_CONFIRMED although nobody failed to answer
 NOT_ASKED = "ENGINE_CONFIRM=none: nobody was asked"
 #: of a slot that names no model any more
@@ -51,7 +50,7 @@ def is_confirmed(one: Deployment) -> bool | None:
     """Whether the engine was seen serving it; None while that is not known, and when nobody was asked."""
     if one.state is DeploymentState.CONFIRMED:
         return True
-    was_asked = one.confirmation not in {NOT_ASKED, WITHDRAWN} and one.kind != OBSERVED
+    was_asked = one.confirmation not in {NOT_ASKED, WITHDRAWN} and one.kind is not DeploymentKind.EXTERNAL
     return False if one.state is DeploymentState.NOT_CONFIRMED and was_asked else None
 
 
@@ -76,10 +75,10 @@ def _standing(deployments: Sequence[Deployment]) -> list[Target]:
         if before is not None and (not stood or stood[-1].model_path != before.model_path):
             stood.append(before)
         if after is None:
-            if one.kind == ROLLBACK and stood:
+            if one.kind is DeploymentKind.ROLLBACK and stood:
                 stood.pop()
             continue
-        if one.kind == ROLLBACK and any(target.model_path == after.model_path for target in stood):
+        if one.kind is DeploymentKind.ROLLBACK and any(target.model_path == after.model_path for target in stood):
             while stood[-1].model_path != after.model_path:
                 stood.pop()
         else:

@@ -16,7 +16,7 @@ from typing import Any
 
 from retrain_worker.domain.events import STREAM_PREFIX
 from retrain_worker.domain.labels import Thresholds, action_of
-from retrain_worker.domain.trial_rules import Answer
+from retrain_worker.domain.trial_evaluation import Answer
 
 INTENT_STREAM = f"{STREAM_PREFIX}trade.intent"
 MODEL_KEY = "patchtst"

@@ -44,8 +44,8 @@ class EventType(StrEnum):
     SKIPPED = "learning.retraining.skipped"
     PROMOTED = "model.promoted"
     ROLLED_BACK = "model.rolled_back"
-    #: somebody else has put a model into the slot
-    OBSERVED = "model.observed"
+    #: somebody else has changed the slot
+    CHANGED_EXTERNALLY = "model.changed_externally"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,15 +189,19 @@ def rolled_back(
     )
 
 
-def observed(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
+def changed_externally(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
     """Somebody else has made the slot name another model."""
-    payload: payloads.Observed = {
+    payload: payloads.ChangedExternally = {
         **_changed(deployment, shadow_only=shadow_only),
-        "observed_at": at.isoformat(),
-        "observed_by": deployment.requested_by,
+        "changed_at": at.isoformat(),
+        "changed_by": deployment.requested_by,
     }
     return _event(
-        EventType.OBSERVED, deployment.deployment_id, at, payload=payload, flat=_flat_of(deployment, "observed")
+        EventType.CHANGED_EXTERNALLY,
+        deployment.deployment_id,
+        at,
+        payload=payload,
+        flat=_flat_of(deployment, "changed_externally"),
     )
 
 

@@ -152,6 +152,17 @@ class Run:
         return replace(self, outcome=None, reasons=(), not_before=None, updated_at=at)
 
 
+class DeploymentKind(StrEnum):
+    """Who changed the slot."""
+
+    #: a run put its candidate there
+    PROMOTE = "promote"
+    #: an earlier model returned, or the slot was emptied
+    ROLLBACK = "rollback"
+    #: somebody else edited the env line, or it was there before the first run
+    EXTERNAL = "external"
+
+
 class DeploymentState(StrEnum):
     """How far a swap has come."""
 
@@ -176,7 +187,7 @@ class Deployment:
     #: the run's id for a promotion, `rollback_<YYYYmmdd_HHMMSS>` for a roll-back
     deployment_id: str
     run_id: str | None
-    kind: str  # promote | rollback | observed
+    kind: DeploymentKind
     version: str
     model_path: str
     sha256: str

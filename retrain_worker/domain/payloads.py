@@ -92,11 +92,11 @@ class RolledBack(SlotChange):
     evidence: Mapping[str, Any] | None
 
 
-class Observed(SlotChange):
-    """model.observed: somebody else has made the slot name another model."""
+class ChangedExternally(SlotChange):
+    """model.changed_externally: somebody else has made the slot name another model."""
 
-    observed_at: str
-    observed_by: str
+    changed_at: str
+    changed_by: str
 
 
 class RetrainRequest(TypedDict):

@@ -19,7 +19,7 @@ from retrain_worker.domain.audit import AuditVerdict, DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.domain.trial_rules import TrialEvaluation
+from retrain_worker.domain.trial_evaluation import TrialEvaluation
 from retrain_worker.errors import RetrainError
 
 DATABASE_URL_VARIABLE = "RETRAIN_WORKER_PROCESS_DATABASE_URL"

@@ -42,7 +42,7 @@ def _rolled_back(said: Mapping[str, Any]) -> str:
     return f"{now}, {said.get('old_version')} is out: {said.get('reason')}"
 
 
-def _observed(said: Mapping[str, Any]) -> str:
+def _changed_externally(said: Mapping[str, Any]) -> str:
     if not said.get("model_path"):
         return f"somebody else took {said.get('old_version')} out; no model is in service"
     return f"somebody else made {said.get('new_version')} serve instead of {said.get('old_version') or 'nothing'}"
@@ -67,7 +67,7 @@ _TELLERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "learning.retraining.skipped": _finished,
     "model.promoted": _promoted,
     "model.rolled_back": _rolled_back,
-    "model.observed": _observed,
+    "model.changed_externally": _changed_externally,
     "model.served": _served,
     "model.retrain": _requested,
 }

@@ -14,9 +14,10 @@ from urllib.parse import quote, unquote, urlsplit
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.confirmation import Confirm, Unconfirmed
 from retrain_worker.domain.gates import GatePolicy
+from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.shadow_trial import ShadowPolicy
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.domain.trial_rules import ProbationPolicy, ShadowPolicy
 from retrain_worker.settings.names import with_current_names
 from retrain_worker.settings.reader import Reader
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from retrain_worker.domain import deployments
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 from retrain_worker.errors import RetrainError
 from retrain_worker.stages.ports import StageContext
 
@@ -28,9 +28,9 @@ def unrecorded(context: StageContext) -> Deployment | None:
     sha256, size_bytes, finding = _measured(current, context)
     now = context.now()
     return Deployment(
-        deployment_id=f"{deployments.OBSERVED}_{now:%Y%m%d_%H%M%S_%f}",
+        deployment_id=f"{DeploymentKind.EXTERNAL}_{now:%Y%m%d_%H%M%S_%f}",
         run_id=None,
-        kind=deployments.OBSERVED,
+        kind=DeploymentKind.EXTERNAL,
         version=current.stem if current else "none",
         model_path=path,
         sha256=sha256,

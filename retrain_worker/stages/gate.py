@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from retrain_worker.domain.alpha_spending import spend
 from retrain_worker.domain.gates import Decision, decide
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.domain.trial_rules import may_go_on_trial
+from retrain_worker.domain.shadow_trial import may_go_on_trial
 from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step

@@ -14,10 +14,11 @@ from retrain_worker.domain.confirmation import Confirm, Unconfirmed
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, Run
+from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.shadow_trial import ShadowPolicy
 from retrain_worker.domain.slot_request import SlotRequest
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.domain.trial_rules import ProbationPolicy, ShadowPolicy
 from retrain_worker.domain.worker_protocol import Broken, Done, Working
 
 

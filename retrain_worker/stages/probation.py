@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from retrain_worker.domain import deployments
-from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
-from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
-from retrain_worker.domain.trial_rules import (
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Outcome, Run, Stage
+from retrain_worker.domain.probation import (
     ROLL_BACK,
-    TrialEvaluation,
     alpha_of,
     degenerate,
     is_decidable,
     outcomes_for,
     worse_than_replaced,
 )
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
+from retrain_worker.domain.trial_evaluation import TrialEvaluation
 from retrain_worker.errors import (
     ArtifactError,
     ContractError,
@@ -84,10 +83,10 @@ def _evaluate(run: Run, deployment: Deployment, context: StageContext) -> Step:
     if why := degenerate(found, policy):
         return _blocked(known, deployment, why, context)
     asked = outcomes_for(fact["num_decided"], policy, last_known=fact["last_known"])
-    if is_decidable(found) and (found.known >= asked or _is_over(run, context)):
+    if is_decidable(found) and (found.num_outcomes >= asked or _is_over(run, context)):
         known = known.with_fact(
             Stage.PROBATION,
-            {**known.fact(Stage.PROBATION), "num_decided": fact["num_decided"] + 1, "last_known": found.known},
+            {**known.fact(Stage.PROBATION), "num_decided": fact["num_decided"] + 1, "last_known": found.num_outcomes},
         )
         if why := worse_than_replaced(found, policy):
             return _blocked(known, deployment, why, context)
@@ -124,7 +123,7 @@ def _goes_on(run: Run, context: StageContext) -> Step:
 def _overtaken(run: Run, named: str, context: StageContext) -> Step:
     """Somebody decided otherwise: a person, or a newer candidate. That is respected."""
     last = context.store.last_deployment()
-    if last is not None and last.kind == deployments.ROLLBACK and last.run_id in (None, run.run_id):
+    if last is not None and last.kind is DeploymentKind.ROLLBACK and last.run_id in (None, run.run_id):
         return _ended(
             run, Outcome.ROLLED_BACK, f"taken back during probation by {last.requested_by}: {last.reason}", context
         )

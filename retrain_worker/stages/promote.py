@@ -11,7 +11,7 @@ from pathlib import Path
 
 from retrain_worker.domain import deployments, events
 from retrain_worker.domain.confirmation import Unconfirmed
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.stages import slot_requests, swap
 from retrain_worker.stages.ports import StageContext
@@ -90,7 +90,7 @@ def _intend(run: Run, context: StageContext) -> Step:
     deployment = swap.intended(
         deployment_id=run.run_id,
         run_id=run.run_id,
-        kind=deployments.PROMOTE,
+        kind=DeploymentKind.PROMOTE,
         version=trained["version"],
         model=published,
         sha256=trained["sha256"],
@@ -205,7 +205,7 @@ def _after_slot_request(run: Run, deployment: Deployment, request: SlotRequest, 
 def _overtaken(run: Run, deployment: Deployment, context: StageContext) -> Step:
     """While the confirmation was awaited, the line came to name another model: by a roll-back, or by a person."""
     last = context.store.last_deployment()
-    if last is not None and last.kind == deployments.ROLLBACK and last.deployment_id != deployment.deployment_id:
+    if last is not None and last.kind is DeploymentKind.ROLLBACK and last.deployment_id != deployment.deployment_id:
         return _rolled_back(run, deployment, f"{last.requested_by}: {last.reason}", context)
     return _promoted(run, deployment, context)
 

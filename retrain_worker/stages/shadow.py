@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 
 from retrain_worker.domain.gates import Decision, Verdict
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.domain.trial_rules import TrialEvaluation, gives_way, judge_shadow, trial_policy
+from retrain_worker.domain.shadow_trial import gives_way, judge_shadow, trial_policy
+from retrain_worker.domain.trial_evaluation import TrialEvaluation
 from retrain_worker.errors import ContractError, DataUnfitError, RetryLaterError, SlotError, SourceUnfitError
 from retrain_worker.stages import trial_evaluation
 from retrain_worker.stages.ports import StageContext

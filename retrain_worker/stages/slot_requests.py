@@ -14,9 +14,9 @@ from pathlib import Path
 from retrain_worker.domain import deployments, events, forced_promotion
 from retrain_worker.domain.deployments import Target
 from retrain_worker.domain.events import Event
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Run, Stage
+from retrain_worker.domain.probation import evidence_of
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
-from retrain_worker.domain.trial_rules import evidence_of
 from retrain_worker.domain.worker_protocol import Broken, OneOffTask, VerifyRequest, VerifyResult, Working
 from retrain_worker.errors import ArtifactError, RefuseError, RetrainError, RetryLaterError, SlotError
 from retrain_worker.stages import external_change, swap
@@ -207,7 +207,7 @@ def _intend(request: SlotRequest, context: StageContext) -> SlotRequestStep:
     deployment = swap.intended(
         deployment_id=request.request_id,
         run_id=request.arguments.get("run_id"),
-        kind=deployments.ROLLBACK,
+        kind=DeploymentKind.ROLLBACK,
         version=target.version,
         model=Path(target.model_path),
         sha256=verified.sha256,
@@ -226,7 +226,7 @@ def _withdraw(request: SlotRequest, named: str | None, context: StageContext) ->
     deployment = swap.intended(
         deployment_id=request.request_id,
         run_id=request.arguments.get("run_id"),
-        kind=deployments.ROLLBACK,
+        kind=DeploymentKind.ROLLBACK,
         version="none",
         model=None,
         sha256="",

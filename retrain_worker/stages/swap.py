@@ -14,7 +14,7 @@ from pathlib import Path
 
 from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.deployments import NOT_ASKED, WITHDRAWN
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 from retrain_worker.errors import RetrainError, SlotError
 from retrain_worker.stages.ports import StageContext
 
@@ -34,7 +34,7 @@ def intended(
     *,
     deployment_id: str,
     run_id: str | None,
-    kind: str,
+    kind: DeploymentKind,
     version: str,
     model: Path | None,
     sha256: str,

@@ -13,7 +13,7 @@ from typing import Any
 
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Run, Stage
-from retrain_worker.domain.trial_rules import TrialEvaluation
+from retrain_worker.domain.trial_evaluation import TrialEvaluation
 from retrain_worker.domain.worker_protocol import Done, TrialEvaluationRequest, Working
 from retrain_worker.errors import WorkerInterruptedError
 from retrain_worker.stages.ports import StageContext
@@ -101,9 +101,9 @@ def counts_of(found: TrialEvaluation) -> dict[str, Any]:
     """What every look leaves in the fact."""
     card, paired = found.evidence.candidate, found.evidence.comparison
     return {
-        "observed": found.observed,
-        "foreseen": found.foreseen,
-        "known": found.known,
+        "observed": found.num_predictions,
+        "foreseen": found.num_early_predictions,
+        "known": found.num_outcomes,
         "auc": card.auc,
         "log_loss": card.log_loss,
         "log_loss_gain": paired.log_loss_gain if paired else None,

@@ -21,7 +21,7 @@ from retrain_worker import durable_file
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.gates import Evidence
 from retrain_worker.domain.labels import Thresholds
-from retrain_worker.domain.trial_rules import Answer, AnswerDistribution, TrialEvaluation
+from retrain_worker.domain.trial_evaluation import Answer, AnswerDistribution, TrialEvaluation
 from retrain_worker.domain.worker_protocol import Progress, TrialEvaluationRequest, TrialEvaluationResult
 from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
@@ -128,9 +128,9 @@ def measured(
         shared = scoring.rows_of(snapshot, samples.where(has))
         worse = scoring.comparison(lines["reference"][has], lines["model"][has], shared, policy=stricter)
     return TrialEvaluation(
-        observed=len(prediction_log),
-        foreseen=int(prediction_log["foreseen"].sum()),
-        known=len(samples),
+        num_predictions=len(prediction_log),
+        num_early_predictions=int(prediction_log["foreseen"].sum()),
+        num_outcomes=len(samples),
         evidence=_evidence(pair, snapshot, samples, lines, request),
         worse=worse,
         model=_spread(prediction_log["model"], thresholds),

@@ -159,7 +159,7 @@ def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(engine, daem
         done = rolled_back(engine)
 
         assert (done.returncode, engine.named()) == (0, engine.path_of(2)), done.stdout
-        assert [one["kind"] for one in deployments(engine)[:2]] == ["rollback", "observed"]
+        assert [one["kind"] for one in deployments(engine)[:2]] == ["rollback", "external"]
 
 
 def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(engine, daemon):
@@ -170,9 +170,9 @@ def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(engine, da
     newest = deployments(engine)[0]
 
     assert engine.named() == engine.path_of(0)
-    assert [one["kind"] for one in deployments(engine)].count("observed") == 1
-    assert (newest["kind"], newest["version"], newest["sha256"]) == ("observed", VERSIONS[0], engine.models[0][1])
+    assert [one["kind"] for one in deployments(engine)].count("external") == 1
+    assert (newest["kind"], newest["version"], newest["sha256"]) == ("external", VERSIONS[0], engine.models[0][1])
     assert env_file.parse(engine.env_file.read_bytes())["PATCHTST_MODEL_PATH"] == str(engine.path_of(0))
-    assert "model.observed" in events_of(engine)
+    assert "model.changed_externally" in events_of(engine)
     assert rolled_back(engine).returncode == 0
     assert engine.named() == engine.path_of(2)

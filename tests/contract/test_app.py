@@ -13,7 +13,7 @@ from retrain_worker.daemon import source_audit
 from retrain_worker.daemon.app import App
 from retrain_worker.daemon.service import jobs_of
 from retrain_worker.domain.artifact import manifest_file
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequestKind
 from retrain_worker.errors import DiskFullError, StateError
 from retrain_worker.stages.audit import reference_run_id
@@ -123,7 +123,7 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
     promoted = Deployment(
         deployment_id=ids[1],
         run_id=ids[1],
-        kind="promote",
+        kind=DeploymentKind.PROMOTE,
         version=f"patchtst_v{ids[1]}",
         model_path="/m.pth",
         sha256="0" * 64,
@@ -138,7 +138,13 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
     )
     app.store.record_deployment(promoted)
     app.store.record_deployment(
-        replace(promoted, deployment_id="rollback_20260115_000000", run_id=None, kind="rollback", version="patchtst_v0")
+        replace(
+            promoted,
+            deployment_id="rollback_20260115_000000",
+            run_id=None,
+            kind=DeploymentKind.ROLLBACK,
+            version="patchtst_v0",
+        )
     )
     app.sweep()
 
@@ -178,7 +184,9 @@ def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
     assert source_audit._reference_dir(app._settings, pytest.fail) == str(app.context.folders.path_of(ids[0]))
 
 
-def a_deployment(number: int, models, *, kind="promote", before: int | None = None, day: int = 0) -> Deployment:
+def a_deployment(
+    number: int, models, *, kind=DeploymentKind.PROMOTE, before: int | None = None, day: int = 0
+) -> Deployment:
     previous = models[number - 1 if before is None else before] if number or before else None
     return Deployment(
         deployment_id=f"{kind}_{number}_{day}",
@@ -212,7 +220,7 @@ def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_retu
     for number in range(4):
         app.store.record_deployment(a_deployment(number, models))
     # 3 was taken back, so 2 serves and 1 is what would return
-    app.store.record_deployment(a_deployment(2, models, kind="rollback", before=3))
+    app.store.record_deployment(a_deployment(2, models, kind=DeploymentKind.ROLLBACK, before=3))
     app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n")
     app.store.open_slot_request(
         SlotRequestKind.ROLLBACK, arguments={"version": models[0].stem}, requested_by="a", reason="", at=NOW
@@ -259,4 +267,4 @@ def test_a_hand_edit_is_recorded_once_when_two_looks_agree(app):
         env.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={path}\n")
         app.check_slot()
 
-    assert [(one.kind, one.model_path) for one in app.store.deployments(9)] == [("observed", "/opt/by_hand.pth")]
+    assert [(one.kind, one.model_path) for one in app.store.deployments(9)] == [("external", "/opt/by_hand.pth")]

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.bookkeeping import MAX_TRIES, Bookkeeping
-from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Stage
+from retrain_worker.domain.lifecycle import DeploymentKind, DeploymentState, Outcome, Stage
 from tests.contract.test_run_store import DEPLOYMENT
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -195,7 +195,7 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
         DEPLOYMENT,
         deployment_id="rollback_1",
         run_id=None,
-        kind="rollback",
+        kind=DeploymentKind.ROLLBACK,
         version=first.fact(Stage.PROMOTE)["version"],
         state=DeploymentState.CONFIRMED,
     )
@@ -204,7 +204,11 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
     assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 1, second.run_id: 0}
     empty.record_deployment(
         replace(
-            back, deployment_id="observed_1", kind="observed", version="by_hand", previous_model_path="/m/before.pth"
+            back,
+            deployment_id="external_1",
+            kind=DeploymentKind.EXTERNAL,
+            version="by_hand",
+            previous_model_path="/m/before.pth",
         )
     )
     books.keep(tables(versions))
@@ -222,16 +226,16 @@ def test_what_stood_there_first_stays_active_under_the_name_that_the_stack_gave_
     connection.close()
     first = replace(
         DEPLOYMENT,
-        deployment_id="observed_1",
+        deployment_id="external_1",
         run_id=None,
-        kind="observed",
+        kind=DeploymentKind.EXTERNAL,
         version="best",
         previous_version=None,
         previous_model_path=None,
         state=DeploymentState.NOT_CONFIRMED,
     )
     for path, active in (("/m/unknown.pth", {1}), ("/m/best.pth", {0, 1})):
-        empty.record_deployment(replace(first, deployment_id=f"observed_{path}", model_path=path))
+        empty.record_deployment(replace(first, deployment_id=f"external_{path}", model_path=path))
         Bookkeeping(empty).keep(tables(versions))
         assert {row[0] for row in rows(versions).values()} == active
     assert rows(versions)["_prod_3"][0] == 1

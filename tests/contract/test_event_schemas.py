@@ -13,7 +13,7 @@ from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.retrain_requests import trigger
 from retrain_worker.domain import events
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, SERVED_STREAM, EventType, stream_of
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.serving import ModelFollower
 from tests.redis_world import enqueue
 
@@ -36,7 +36,7 @@ CARD = {
 DEPLOYMENT = Deployment(
     deployment_id=RUN.run_id,
     run_id=RUN.run_id,
-    kind="promote",
+    kind=DeploymentKind.PROMOTE,
     version="patchtst_v20260110_033000",
     model_path="/m.pth",
     sha256="0" * 64,
@@ -68,7 +68,7 @@ def published():
         events.finished(ended.ended(Outcome.PROMOTED, "seen serving", at=AT), at=AT),
         events.finished(replace(ended, run_id="c", stage=Stage.GATE).ended(Outcome.REFUSED, "skill", at=AT), at=AT),
         events.rolled_back(DEPLOYMENT, shadow_only=True, at=AT),
-        events.observed(DEPLOYMENT, shadow_only=True, at=AT),
+        events.changed_externally(DEPLOYMENT, shadow_only=True, at=AT),
     ]
 
 

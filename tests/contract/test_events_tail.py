@@ -66,7 +66,7 @@ def test_the_newest_events_of_all_types_come_in_the_order_in_which_they_were_sen
 def test_a_slot_that_names_nothing_any_more_is_said_in_words(publish, tail, clock):
     emptied = {"new_version": "none", "old_version": "v1", "model_path": "", "reason": "degenerate"}
     publish(an_event(1, EventType.ROLLED_BACK, at=clock(), **emptied))
-    publish(an_event(2, EventType.OBSERVED, at=clock(), **emptied))
+    publish(an_event(2, EventType.CHANGED_EXTERNALLY, at=clock(), **emptied))
 
     _, shown = tail()
 

@@ -8,7 +8,7 @@ import pytest
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import events
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from tests.fakes import FakeStore
 
 AT = datetime(2026, 1, 10, 3, 30, 0, 123456, tzinfo=UTC)
@@ -16,7 +16,7 @@ RUN = Run(run_id="20260110_033000", requested_by="once", request_reason="a test"
 DEPLOYMENT = Deployment(
     deployment_id=RUN.run_id,
     run_id=RUN.run_id,
-    kind="promote",
+    kind=DeploymentKind.PROMOTE,
     version="patchtst_v20260110_033000",
     model_path="/models/patchtst_v20260110_033000.pth",
     sha256="0" * 64,

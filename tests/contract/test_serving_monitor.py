@@ -9,7 +9,7 @@ import pytest
 from retrain_worker.adapters.trade_intents import BATCH, ServingMonitor
 from retrain_worker.domain.engine_answers import INTENT_STREAM, Tally, judge
 from retrain_worker.domain.labels import Thresholds
-from retrain_worker.domain.trial_rules import Answer
+from retrain_worker.domain.trial_evaluation import Answer
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 MODEL = "/engine/patchtst_v20260110_033000.pth"

@@ -15,7 +15,7 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.domain import events
 from retrain_worker.domain.alpha_spending import spend
-from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Stage
+from retrain_worker.domain.lifecycle import DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.errors import AlreadyRunningError, SlotError, StateError
 from tests.contract.test_run_store import AT, DEPLOYMENT, RUN
 
@@ -132,7 +132,7 @@ def test_a_roll_back_is_a_deployment_without_a_run(state):
         DEPLOYMENT,
         deployment_id="rollback_20260111_000000",
         run_id=None,
-        kind="rollback",
+        kind=DeploymentKind.ROLLBACK,
         state=DeploymentState.SWAPPED,
     )
     state.record_deployment(rollback, events=[events.rolled_back(rollback, shadow_only=True, at=AT)])

@@ -23,7 +23,7 @@ from retrain_worker.domain.artifact import checksum_file, checksum_line, manifes
 from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.gates import GatePolicy
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.slot_request import SlotRequestKind
 from retrain_worker.domain.split_policy import SplitPolicy
@@ -101,7 +101,7 @@ def prepare(scene: Scene) -> None:
         before = Deployment(
             deployment_id="earlier",
             run_id=None,
-            kind="promote",
+            kind=DeploymentKind.PROMOTE,
             version=OLD,
             model_path=str(scene.model(OLD)),
             sha256=shas[OLD],

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from retrain_worker.domain.deployments import roll_back_target
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 
 AT = datetime(2026, 1, 10, tzinfo=UTC)
 
@@ -12,7 +12,7 @@ def promoted(number: int) -> Deployment:
     return Deployment(
         deployment_id=f"run_{number}",
         run_id=None,
-        kind="promote",
+        kind=DeploymentKind.PROMOTE,
         version=f"v{number}",
         model_path=f"/m/v{number}.pth",
         sha256=str(number) * 64,

@@ -7,7 +7,7 @@ import pytest
 
 from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.events import EventType
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.worker_protocol import Broken, Working
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
@@ -20,7 +20,9 @@ from tests.unit import test_stages
 A, B, C = "/engine/a.pth", "/engine/patchtst_v20260101_000000.pth", "/engine/patchtst_v20260102_000000.pth"
 
 
-def promoted(model, before, *, state=DeploymentState.CONFIRMED, kind="promote", confirmation="seen", sha256="a" * 64):
+def promoted(
+    model, before, *, state=DeploymentState.CONFIRMED, kind=DeploymentKind.PROMOTE, confirmation="seen", sha256="a" * 64
+):
     return Deployment(
         deployment_id=f"{kind}_{Path(model).stem}_from_{Path(before).stem}",
         run_id=None,
@@ -318,7 +320,7 @@ def unconfirmed_run(context, tmp_path, policy):
         context,
         workers=FakeWorkers(answers=answers),
         confirmations=FakeConfirmations(seen=None),
-        policies=replace(context.policies, unconfirmed=policy),
+        policies=replace(context.policies, unconfirmed=Unconfirmed(policy)),
     )
     run = test_stages.a_run()
     for _ in range(60):

@@ -12,19 +12,11 @@ from structlog.testing import capture_logs
 from retrain_worker.daemon.waiting_runs import Trials
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.gates import Comparison
-from retrain_worker.domain.lifecycle import Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.probation import ProbationPolicy, alpha_of, degenerate, outcomes_for, worse_than_replaced
+from retrain_worker.domain.shadow_trial import ShadowPolicy, gives_way
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
-from retrain_worker.domain.trial_rules import (
-    AnswerDistribution,
-    ProbationPolicy,
-    ShadowPolicy,
-    TrialEvaluation,
-    alpha_of,
-    degenerate,
-    gives_way,
-    outcomes_for,
-    worse_than_replaced,
-)
+from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEvaluation
 from retrain_worker.domain.worker_protocol import GateMeasured, TrialEvaluationResult, VerifyResult
 from retrain_worker.errors import ArtifactError, DatabaseBusyError
 from retrain_worker.report.live_evaluation import trial_pairs
@@ -46,9 +38,9 @@ def compared(low: float | None, *, gain: float = 0.05, n: int = 120) -> Comparis
 
 def an_evaluation(**changes: object) -> TrialEvaluation:
     usual = {
-        "observed": 300,
-        "foreseen": 250,
-        "known": 240,
+        "num_predictions": 300,
+        "num_early_predictions": 250,
+        "num_outcomes": 240,
         "evidence": GOOD,
         "worse": compared(-0.01),
         "model": LIVELY,
@@ -107,9 +99,9 @@ def stored_previous(context, path: Path = OLD) -> None:
     now = context.now()
     context.store.record_deployment(
         Deployment(
-            deployment_id="observed_1",
+            deployment_id="external_1",
             run_id=None,
-            kind="observed",
+            kind=DeploymentKind.EXTERNAL,
             version=path.stem,
             model_path=str(path),
             sha256="a" * 64,
@@ -153,7 +145,7 @@ def test_a_candidate_on_trial_lets_another_run_work(context):
 
 
 def test_too_few_outcomes_decide_nothing_and_the_next_look_is_planned(context):
-    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(known=199))
+    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=199))
     run = on_trial(context)
     run = advance(run, context).run
 
@@ -175,7 +167,7 @@ def test_a_candidate_that_fails_on_new_rows_is_refused_and_the_slot_is_as_it_was
 
 
 def test_a_trial_without_a_verdict_ends_in_time_as_a_refusal(context):
-    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(known=3))
+    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=3))
     run = until(
         on_trial(context),
         replace(context, policies=replace(context.policies, shadow=ShadowPolicy(min_outcomes=200, max_hours=2.0))),
@@ -197,7 +189,7 @@ def test_a_database_that_cannot_be_read_delays_the_trial_and_its_limit_still_hol
 
 
 def test_requests_of_one_look_are_identical_and_of_two_looks_are_not(context):
-    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(known=1))
+    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=1))
     run = on_trial(context)
     for _ in range(2):
         advance(run, context)
@@ -208,7 +200,7 @@ def test_requests_of_one_look_are_identical_and_of_two_looks_are_not(context):
 
 
 def test_a_hand_edit_begins_the_trial_anew_beside_that_model(context):
-    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(known=150))
+    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=150))
     run = advance(on_trial(context), context).run
     context.slot.named = Path("/engine/by_hand.pth")
     prediction_log = run.fact(Stage.SHADOW)["book"]
@@ -239,7 +231,7 @@ def test_a_trial_that_is_repeated_after_the_gate_begins_a_new_book(context):
     before = prediction_logs_of(context, Stage.SHADOW)
     context.now.now += timedelta(seconds=5)
     context.slot.named = Path("/engine/by_hand.pth")
-    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(known=3))
+    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=3))
     run = until(run, context, lambda run: run.stage is Stage.SHADOW and bool(run.fact(Stage.SHADOW)))
 
     assert run.fact(Stage.SHADOW)["book"] not in before
@@ -251,7 +243,7 @@ def second_run() -> Run:
 
 def test_a_newer_candidate_takes_the_place_of_one_that_trails(context):
     context.workers.answers[Stage.SHADOW] = finding(
-        an_evaluation(known=60, evidence=replace(GOOD, comparison=compared(-0.1, gain=-0.02)))
+        an_evaluation(num_outcomes=60, evidence=replace(GOOD, comparison=compared(-0.1, gain=-0.02)))
     )
     older = advance(on_trial(context), context).run
     newer = on_trial(context, second_run())
@@ -264,7 +256,7 @@ def test_a_newer_candidate_takes_the_place_of_one_that_trails(context):
 
 
 def test_a_newer_candidate_is_refused_beside_one_that_does_not_trail(context):
-    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(known=60))
+    context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=60))
     older = advance(on_trial(context), context).run
     newer = until(on_trial(context, second_run()), context, lambda run: run.is_finished)
 
@@ -370,12 +362,12 @@ def test_a_margin_is_not_worse(context):
 def test_looks_decide_only_when_the_outcomes_have_grown_by_half(context):
     run = advance(on_probation(context), without_trial(context)).run
     assert run.fact(Stage.PROBATION)["num_decided"] == 1
-    context.workers.answers[Stage.PROBATION] = finding(an_evaluation(known=359, worse=compared(0.02)))
+    context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=359, worse=compared(0.02)))
     context.now.now = run.not_before
     run = advance(run, without_trial(context)).run
     assert run.fact(Stage.PROBATION)["num_decided"] == 1, "359 is less than 240 and a half"
 
-    context.workers.answers[Stage.PROBATION] = finding(an_evaluation(known=360, worse=compared(0.02)))
+    context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=360, worse=compared(0.02)))
     context.now.now = run.not_before
     run = advance(run, without_trial(context)).run
     assert run.fact(Stage.PROBATION)["decision"] == "ROLL_BACK"
@@ -391,7 +383,7 @@ def test_all_decisions_together_spend_alpha():
 @pytest.mark.parametrize(
     ("look", "word"),
     [
-        (an_evaluation(model=replace(LIVELY, not_finite=1)), "no number"),
+        (an_evaluation(model=replace(LIVELY, not_finite=1)), "not finite"),
         (an_evaluation(model=replace(LIVELY, p_std=0.001)), "collapsed"),
         (an_evaluation(model=replace(LIVELY, actions={"BUY": 1.0, "SELL": 0.0, "HOLD": 0.0})), "BUY in 100%"),
         (an_evaluation(model=replace(LIVELY, p_std=0.001), reference=None), "collapsed"),
@@ -697,7 +689,7 @@ def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken
     trials.advance(context)
     assert len(context.workers.requests) == asked
 
-    context.workers.answers[Stage.PROBATION] = finding(an_evaluation(known=400, worse=compared(0.2)))
+    context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=400, worse=compared(0.2)))
     until(run, context, lambda run: run.fact(Stage.PROBATION).get("decision") == "ROLL_BACK")
     while (request := context.store.waiting_slot_request()) is not None:
         slot_requests.carry_out(request, context)
@@ -718,11 +710,11 @@ def test_the_journal_hears_of_a_trial_that_begins_and_of_what_is_in_its_way_but_
     run = until(a_run(), without_trial(context), lambda run: run.stage is Stage.PROBATION)
     busy = Broken(error=DatabaseBusyError("locked by another", where="trader.db", remedy="wait"))
     answers = (
-        finding(an_evaluation(known=0)),
-        finding(an_evaluation(known=0, observed=301)),
+        finding(an_evaluation(num_outcomes=0)),
+        finding(an_evaluation(num_outcomes=0, num_predictions=301)),
         busy,
         busy,
-        finding(an_evaluation(known=0, observed=302)),
+        finding(an_evaluation(num_outcomes=0, num_predictions=302)),
     )
     with capture_logs() as said:
         trials.advance(context)

@@ -14,7 +14,7 @@ from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.worker_protocol import TrialEvaluationRequest
 from retrain_worker.model import bundle
-from retrain_worker.worker import trial
+from retrain_worker.worker import prediction_log as trial_log
 from retrain_worker.worker.incumbent import Incumbent
 from tests.worker.synthetic_market import START, market
 from tests.worker.test_scoring import PAPER, write_model
@@ -24,10 +24,10 @@ BEGUN = datetime.fromtimestamp(START / 1e6, tz=UTC) + timedelta(days=3)
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> trial.Pair:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> trial_log.Pair:
     folder = tmp_path_factory.mktemp("models")
     new, old = (bundle.read(Path(write_model(folder / f"{seed}.pth", PAPER, seed=seed))) for seed in (1, 2))
-    return trial.Pair(model=new, reference=Incumbent(contract=old.contract, model=old))
+    return trial_log.Pair(model=new, reference=Incumbent(contract=old.contract, model=old))
 
 
 def request(run_dir: Path, *, prediction_log: str = "shadow_1") -> TrialEvaluationRequest:
@@ -47,13 +47,13 @@ def request(run_dir: Path, *, prediction_log: str = "shadow_1") -> TrialEvaluati
     )
 
 
-def recorded(asked: TrialEvaluationRequest, pair: trial.Pair, snapshot=SNAPSHOT) -> np.ndarray:
-    return trial.recorded(asked, pair, snapshot, trial.prediction_log_file(asked))
+def recorded(asked: TrialEvaluationRequest, pair: trial_log.Pair, snapshot=SNAPSHOT) -> np.ndarray:
+    return trial_log.recorded(asked, pair, snapshot, trial_log.prediction_log_file(asked))
 
 
 def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path, pair):
     first = recorded(request(tmp_path), pair)
-    again = recorded(request(tmp_path), trial.Pair(model=pair.reference.model, reference=Incumbent()))
+    again = recorded(request(tmp_path), trial_log.Pair(model=pair.reference.model, reference=Incumbent()))
 
     assert len(first) == np.sum(SNAPSHOT.decided_at > BEGUN.timestamp() * 1e6) > 500
     assert np.array_equal(first, again), "what was said is not said anew"
@@ -78,8 +78,8 @@ def test_another_book_starts_empty(tmp_path, pair):
 def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_path, pair):
     asked = request(tmp_path)
     prediction_log = recorded(asked, pair)
-    without = trial.Pair(model=pair.model, reference=Incumbent(absence="its file is gone"))
-    there, gone = (trial.measured(asked, each, SNAPSHOT, prediction_log) for each in (pair, without))
+    without = trial_log.Pair(model=pair.model, reference=Incumbent(absence="its file is gone"))
+    there, gone = (trial_log.measured(asked, each, SNAPSHOT, prediction_log) for each in (pair, without))
 
     assert gone.worse is not None
     assert (gone.worse, gone.reference) == (there.worse, there.reference)
@@ -91,7 +91,9 @@ def test_what_the_engine_runs_is_asked_on_trial_too(tmp_path, pair):
     gone = Incumbent(absence="its file is gone", unknown="its file is gone")
     another = Incumbent(contract=replace(PAPER, label=Label.DIRECTION), absence="it predicts direction")
     found = [
-        trial.measured(asked, trial.Pair(model=pair.model, reference=each), SNAPSHOT, prediction_log).evidence.contract
+        trial_log.measured(
+            asked, trial_log.Pair(model=pair.model, reference=each), SNAPSHOT, prediction_log
+        ).evidence.contract
         for each in (pair.reference, gone, another)
     ]
 
