@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from retrain_worker.adapters.state_db import StateDb
+from tests import fakes
 from tests.redis_world import Clock, LossyWire, RedisServer
 
 # The same examples each time: a change that breaks something is to blame for it, not the dice, and no pause of a loaded
@@ -49,6 +50,12 @@ def outbox(tmp_path):
 @pytest.fixture
 def clock():
     return Clock()
+
+
+@pytest.fixture(autouse=True)
+def state_databases_are_closed():
+    yield
+    fakes.close_all()
 
 
 @pytest.fixture(autouse=True)

@@ -1,105 +1,72 @@
-"""In-memory ports: the same questions, answered from memory, so that stages can be tested without a world."""
+"""Ports for tests of the stages: the real state database in a temporary file, and doubles of what is expensive."""
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from retrain_worker.adapters.artifact_store import ArtifactStore
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
+from retrain_worker.domain.lifecycle import Deployment, Run
 from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.slot_request import SlotRequest
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import Done, VerifyResult
 from retrain_worker.errors import ArtifactError, SlotError
 from retrain_worker.stages.ports import Policies, StageContext
 
+StateT = TypeVar("StateT", bound=StateDb)
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
 
-@dataclass
-class FakeStore:
-    """ports.RunStore in memory; every record is kept, in order."""
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One move as it was stored."""
 
-    runs: dict = field(default_factory=dict)
-    deployments: dict = field(default_factory=dict)
-    events: list = field(default_factory=list)
-    records: list = field(default_factory=list)
-    watermark: Path | None = None
-    slot_requests: dict = field(default_factory=dict)
-    #: ids of deployments, in the order in which they reached the env line
-    reached: list = field(default_factory=list)
-    spending: Any = None
-    #: sha256 -> why it is never promoted again
-    blocked_sha256s: dict = field(default_factory=dict)
+    run: Run
+    events: Sequence[Event]
+    deployment: Deployment | None
 
-    def unfinished_run(self):
-        return next((run for run in self.runs.values() if not run.is_finished and not run.is_waiting), None)
 
-    def waiting_runs(self):
-        return [run for run in self.runs.values() if run.is_waiting]
+class RecordedState(StateDb):
+    """The real state database in a temporary file, which keeps every move and shows all that it holds."""
 
-    def run(self, run_id):
-        return self.runs.get(run_id)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.records: list[Record] = []
 
-    def blocked(self, sha256):
-        return self.blocked_sha256s.get(sha256)
+    def record(
+        self, run: Run, *, events: Sequence[Event] = (), deployment: Deployment | None = None, **changes: Any
+    ) -> None:
+        """Store the move, and keep it in `records`."""
+        super().record(run, events=events, deployment=deployment, **changes)
+        self.records.append(Record(run=run, events=events, deployment=deployment))
 
-    def record(self, run, *, events=(), deployment=None, request=None, watermark_path=None):
-        self.records.append((run, tuple(events), deployment, watermark_path))
-        self.runs[run.run_id] = run
-        if watermark_path is not None:
-            self.watermark = watermark_path
-        if request is not None:
-            self.slot_requests[request.request_id] = request
-        self.record_deployment(deployment, events=events)
+    @property
+    def events(self) -> list[Event]:
+        """Every event, in the order in which they happened; nothing sends them here."""
+        return [row.event for row in self.pending_events(10_000)]
 
-    def record_deployment(self, deployment, *, events=()):
-        known = {event.event_id for event in self.events}
-        self.events.extend(event for event in events if event.event_id not in known)
-        if deployment is not None:
-            self.deployments[deployment.deployment_id] = deployment
-            if deployment.state not in ("INTENDED", "UNDONE") and deployment.deployment_id not in self.reached:
-                self.reached.append(deployment.deployment_id)
+    @property
+    def slot_requests(self) -> list[SlotRequest]:
+        """Every slot request, oldest first."""
+        return self._all(SlotRequest, "SELECT * FROM slot_requests ORDER BY sequence")
 
-    def record_slot_request(self, request, *, deployment=None, events=(), run=None):
-        if run is not None:
-            self.runs[run.run_id] = run
-        self.slot_requests[request.request_id] = request
-        self.record_deployment(deployment, events=events)
+    def known_run(self, run_id: str) -> Run:
+        """The run, which must be there."""
+        found = self.run(run_id)
+        assert found is not None
+        return found
 
-    def request(self, request_id):
-        return self.slot_requests.get(request_id)
-
-    def waiting_slot_request(self):
-        return next((request for request in self.slot_requests.values() if not request.is_answered), None)
-
-    def deployment(self, deployment_id):
-        return self.deployments.get(deployment_id)
-
-    def last_deployment(self):
-        return self.deployments[self.reached[-1]] if self.reached else None
-
-    def reached_deployments(self):
-        return [self.deployments[deployment_id] for deployment_id in self.reached]
-
-    def intended_deployments(self):
-        return [one for one in self.deployments.values() if one.state == "INTENDED"]
-
-    def last_promotion(self):
-        promotions = [
-            one
-            for one in self.deployments.values()
-            if one.kind == "promote" and one.run_id and one.state not in ("INTENDED", "UNDONE")
-        ]
-        return max(promotions, key=lambda one: one.updated_at, default=None)
-
-    def watermark_path(self):
-        return self.watermark
-
-    def alpha_spending_before(self, run_id):
-        return self.spending
+    def known_deployment(self, deployment_id: str) -> Deployment:
+        """The deployment, which must be there."""
+        found = self.deployment(deployment_id)
+        assert found is not None
+        return found
 
 
 @dataclass
@@ -162,34 +129,6 @@ class FakeSlot:
 
 
 @dataclass
-class FakeFolders:
-    """ports.RunFolders under a real folder."""
-
-    root: Path
-
-    def path_of(self, run_id):
-        return self.root / "runs" / run_id
-
-    def run_dir(self, run_id):
-        path = self.path_of(run_id)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def checkpoint_dir(self, run_id):
-        path = self.root / "checkpoints" / run_id
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def slot_request_dir(self, request_id):
-        path = self.root / "slot_requests" / request_id
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def remove_slot_request_dir(self, request_id):
-        shutil.rmtree(self.root / "slot_requests" / request_id, ignore_errors=True)
-
-
-@dataclass
 class FakeConfirmations:
     """ports.Confirmations: says what it was told to say."""
 
@@ -216,13 +155,31 @@ def _sound(request):
     return Done(result=VerifyResult(sha256=request.expected_sha256 or "a" * 64, canary_error=0.0))
 
 
-def fake_world(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> StageContext:
+#: closed by a fixture of tests/conftest.py after each test
+_OPEN: list[StateDb] = []
+
+
+def opened(state: StateT) -> StateT:
+    """The state, which is closed when the test has ended."""
+    _OPEN.append(state)
+    return state
+
+
+def close_all() -> None:
+    """Close every state database of the test that has ended."""
+    while _OPEN:
+        _OPEN.pop().close()
+
+
+def fake_context(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> StageContext:
+    """Everything that a stage may touch, under `root`; `changes` replace parts of it."""
+    root.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Any] = {
-        "store": FakeStore(),
+        "store": opened(RecordedState(root / "state.db")),
         "workers": FakeWorkers(),
         "verifier": FakeWorkers(answers={"VERIFY": _sound}),
         "slot": FakeSlot(),
-        "folders": FakeFolders(root),
+        "folders": ArtifactStore(model_path=root, checkpoint_path=root / "checkpoints"),
         "confirmations": FakeConfirmations(),
         "now": clock or FakeClock(),
         "policies": Policies(data=DataPolicy(), split=SplitPolicy(), recipe=Recipe(), gate=GatePolicy()),

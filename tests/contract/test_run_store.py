@@ -1,4 +1,4 @@
-"""What every store of runs must do: ports.RunStore, asked of the real one and of the one that tests use."""
+"""What ports.RunStore promises, asked of the state database, which tests of the stages use as well."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,6 @@ import pytest
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import events
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
-from tests.fakes import FakeStore
 
 AT = datetime(2026, 1, 10, 3, 30, 0, 123456, tzinfo=UTC)
 RUN = Run(run_id="20260110_033000", requested_by="once", request_reason="a test", created_at=AT, updated_at=AT)
@@ -31,13 +30,10 @@ DEPLOYMENT = Deployment(
 )
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-def store(request, tmp_path):
-    if request.param == "memory":
-        yield FakeStore()
-    else:
-        with StateDb(tmp_path / "state.db") as state:
-            yield state
+@pytest.fixture
+def store(tmp_path):
+    with StateDb(tmp_path / "state.db") as state:
+        yield state
 
 
 def test_a_new_store_remembers_nothing(store):
@@ -100,5 +96,4 @@ def test_an_event_is_enqueued_once_however_often_it_is_recorded(store):
     event = events.started(RUN, at=AT)
     store.record(RUN, events=[event])
     store.record(RUN, events=[event])
-    stored = store.events if isinstance(store, FakeStore) else [row.event for row in store.pending_events(10)]
-    assert stored == [event]
+    assert [row.event for row in store.pending_events(10)] == [event]

@@ -14,7 +14,7 @@ from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
 from retrain_worker.stages import external_change
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.slot_requests import abandon, carry_out
-from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeWorkers, fake_world
+from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeWorkers, fake_context
 from tests.unit import test_stages
 
 A, B, C = "/engine/a.pth", "/engine/patchtst_v20260101_000000.pth", "/engine/patchtst_v20260102_000000.pth"
@@ -45,7 +45,7 @@ def promoted(
 
 @pytest.fixture
 def context(tmp_path):
-    context = fake_world(tmp_path, clock=FakeClock(), slot=FakeSlot(named=Path(C)))
+    context = fake_context(tmp_path, clock=FakeClock(), slot=FakeSlot(named=Path(C)))
     for deployment in (promoted(B, A), promoted(C, B)):
         context.store.record_deployment(deployment)
     return context
@@ -78,7 +78,7 @@ def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(c
     request = carried_out(context)
 
     assert (request.state, context.slot.named) == (SlotRequestState.DONE, Path(B))
-    deployment = context.store.deployments[request.request_id]
+    deployment = context.store.known_deployment(request.request_id)
     assert (deployment.kind, deployment.state) == ("rollback", DeploymentState.CONFIRMED)
     assert (deployment.requested_by, deployment.reason) == ("ada", "it loses")
     assert (deployment.model_path, deployment.previous_model_path) == (B, C)
@@ -109,10 +109,8 @@ def test_a_second_roll_back_goes_further_back_and_never_to_what_was_taken_back(c
     assert "no earlier model" in third.answer
 
 
-def test_where_nothing_was_before_a_person_can_take_the_model_out(context):
-    context.store.deployments.clear()
-    context.store.reached.clear()
-    context.slot.named = Path(B)
+def test_where_nothing_was_before_a_person_can_take_the_model_out(tmp_path):
+    context = fake_context(tmp_path / "empty", clock=FakeClock(), slot=FakeSlot(named=Path(B)))
     context.store.record_deployment(replace(promoted(B, A), previous_model_path=None, previous_version=None))
     refused = carried_out(context)
     assert (refused.state, context.slot.named) == (SlotRequestState.REFUSED, Path(B))
@@ -173,7 +171,7 @@ def awaiting_confirmation(context, tmp_path):
     }
     context = replace(context, workers=FakeWorkers(answers=answers), confirmations=FakeConfirmations(seen=None))
     run = test_stages.a_run()
-    while run.run_id not in context.store.deployments or context.store.deployments[run.run_id].state != "ANNOUNCED":
+    while (found := context.store.deployment(run.run_id)) is None or found.state != "ANNOUNCED":
         run = advance(run, context).run
     return run, context
 
@@ -240,7 +238,7 @@ def test_while_the_child_verifies_nothing_is_stored_and_it_is_said(context):
     step = carry_out(a_slot_request(), context)
 
     assert step.message.endswith("is being verified")
-    assert (step.is_move, context.store.slot_requests) == (False, {})
+    assert (step.is_move, context.store.slot_requests) == (False, [])
 
 
 @pytest.mark.parametrize("lost_after", range(1, 5))
@@ -272,7 +270,7 @@ def test_a_person_who_edits_the_line_meanwhile_is_respected(context):
     request = carried_out(context, request)
 
     assert (request.state, context.slot.named) == (SlotRequestState.REFUSED, Path("/engine/by_hand.pth"))
-    assert context.store.deployments[request.request_id].state is DeploymentState.UNDONE
+    assert context.store.known_deployment(request.request_id).state is DeploymentState.UNDONE
 
 
 def test_a_full_disk_is_waited_for_and_said(context):
@@ -306,7 +304,7 @@ def test_nobody_seen_serving_the_old_model_is_said(context):
 
     assert request.state is SlotRequestState.DONE
     assert "not confirmed: nobody was seen" in request.answer
-    assert context.store.deployments[request.request_id].state is DeploymentState.NOT_CONFIRMED
+    assert context.store.known_deployment(request.request_id).state is DeploymentState.NOT_CONFIRMED
 
 
 def unconfirmed_run(context, tmp_path, policy):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.domain.alpha_spending import spend
 from retrain_worker.domain.artifact import Manifest, ModelContract
 from retrain_worker.domain.audit import Finding, Severity, judge
 from retrain_worker.domain.confirmation import Confirm
@@ -24,7 +23,7 @@ from retrain_worker.errors import (
 )
 from retrain_worker.stages.advance import advance, interrupt, resume
 from retrain_worker.stages.ports import Broken, Done, Working
-from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeStore, FakeWorkers, fake_world
+from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeWorkers, RecordedState, fake_context
 from tests.unit.test_gates import GOOD, with_card
 
 PULLED = PullResult(
@@ -83,7 +82,7 @@ def context(tmp_path):
         Stage.TRAIN: Done(result=trained_in(tmp_path)),
         Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
     }
-    return fake_world(tmp_path, workers=FakeWorkers(answers=answers), clock=FakeClock())
+    return fake_context(tmp_path, workers=FakeWorkers(answers=answers), clock=FakeClock())
 
 
 def a_run() -> Run:
@@ -97,7 +96,7 @@ def to_the_end(context, run: Run | None = None, limit: int = 30) -> list:
     return steps
 
 
-def types_of(store: FakeStore) -> list[EventType]:
+def types_of(store: RecordedState) -> list[EventType]:
     return [event.event_type for event in store.events]
 
 
@@ -106,19 +105,19 @@ def test_a_good_candidate_is_promoted_confirmed_and_announced(context):
 
     assert last.outcome is Outcome.PROMOTED
     assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
-    assert context.slot.named == Path(context.store.deployments[last.run_id].model_path)
+    assert context.slot.named == Path(context.store.known_deployment(last.run_id).model_path)
     assert context.slot.triggered == [context.slot.named]
-    assert context.store.deployments[last.run_id].state is DeploymentState.CONFIRMED
-    assert context.store.watermark == Path(PULLED.watermark_path)
+    assert context.store.known_deployment(last.run_id).state is DeploymentState.CONFIRMED
+    assert context.store.watermark_path() == Path(PULLED.watermark_path)
 
 
 def test_state_event_and_deployment_of_the_swap_are_stored_together(context):
     to_the_end(context)
 
-    _, events, _, _ = next(
-        record for record in context.store.records if record[2] and record[2].state is DeploymentState.SWAPPED
+    swapped = next(
+        record for record in context.store.records if record.deployment and record.deployment.state == "SWAPPED"
     )
-    assert [event.event_type for event in events] == [EventType.PROMOTED]
+    assert [event.event_type for event in swapped.events] == [EventType.PROMOTED]
 
 
 @pytest.mark.parametrize("lost_after", range(1, 9))
@@ -142,14 +141,17 @@ def test_waiting_for_a_child_stores_nothing_and_says_what_it_does(context):
 
 
 def test_too_few_new_rows_skip_the_run_and_keep_the_watermark(context):
-    context.store.watermark = Path("/runs/old/fingerprints.npy")
+    earlier = Run(run_id="20260109_033000", requested_by="once", request_reason="", created_at=NOW, updated_at=NOW)
+    context.store.record(
+        earlier.ended(Outcome.FAILED, "test", at=NOW), watermark_path=Path("/runs/old/fingerprints.npy")
+    )
     context.workers.answers[Stage.PULL] = Done(result=replace(PULLED, new_labelled=99))
     last = to_the_end(context)[-1].run
 
     assert last.outcome is Outcome.SKIPPED
     assert "99 newly labelled rows" in last.reasons[0]
     assert types_of(context.store) == [EventType.SKIPPED]
-    assert context.store.watermark == Path("/runs/old/fingerprints.npy")
+    assert context.store.watermark_path() == Path("/runs/old/fingerprints.npy")
 
 
 def test_unfit_data_is_refused_before_training_and_never_called_completed(context):
@@ -159,7 +161,7 @@ def test_unfit_data_is_refused_before_training_and_never_called_completed(contex
 
     assert (last.outcome, last.reasons) == (Outcome.REFUSED, ("one class only",))
     assert types_of(context.store) == [EventType.FAILED]
-    assert context.store.watermark is None
+    assert context.store.watermark_path() is None
 
 
 def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(context):
@@ -172,7 +174,7 @@ def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(conte
     assert (context.slot.named, context.slot.published) == (before, [])
     assert types_of(context.store) == [EventType.COMPLETED]
     assert context.store.events[0].payload["outcome"] == Outcome.REFUSED
-    assert context.store.watermark == Path(PULLED.watermark_path)
+    assert context.store.watermark_path() == Path(PULLED.watermark_path)
 
 
 def test_an_undecided_gate_is_not_a_pass(context):
@@ -263,18 +265,18 @@ def test_a_hand_edit_during_the_run_sends_the_candidate_back_to_the_gate(context
     compared = [request.incumbent_path for stage, request in context.workers.requests if stage is Stage.GATE]
     assert compared[-1] == "/engine/by_hand.pth"
     assert last.outcome is Outcome.PROMOTED
-    assert context.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
+    assert context.store.known_deployment(last.run_id).previous_model_path == "/engine/by_hand.pth"
 
 
 def test_a_slot_that_breaks_leaves_no_open_intent(context):
     run = a_run()
-    while not context.store.deployments:
+    while not context.store.deployments(1):
         run = advance(run, context).run
     context.slot.fault = SlotError("is a mount point")
     last = to_the_end(context, run)[-1].run
 
     assert last.outcome is Outcome.FAILED
-    assert context.store.deployments[last.run_id].state is DeploymentState.UNDONE
+    assert context.store.known_deployment(last.run_id).state is DeploymentState.UNDONE
     assert EventType.PROMOTED not in types_of(context.store)
 
 
@@ -300,7 +302,7 @@ def test_nobody_seen_serving_is_said_and_never_called_confirmed(context):
     assert run.outcome is Outcome.PROMOTED
     assert run.reasons[0].startswith("not confirmed")
     assert run.fact(Stage.PROMOTE)["confirmed"] is False
-    assert context.store.deployments[run.run_id].state is DeploymentState.NOT_CONFIRMED
+    assert context.store.known_deployment(run.run_id).state is DeploymentState.NOT_CONFIRMED
 
 
 def test_a_crashed_child_is_not_called_a_refusal(context):
@@ -336,7 +338,7 @@ def test_no_slot_means_no_training(context):
 def intended(context) -> Run:
     """A run whose candidate stands in the engine's directory, and no more."""
     run = a_run()
-    while not context.store.deployments:
+    while not context.store.deployments(1):
         run = advance(run, context).run
     return run
 
@@ -348,7 +350,7 @@ def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(context):
 
     assert last.outcome is Outcome.FAILED
     assert context.slot.named == before
-    assert context.store.deployments[last.run_id].state is DeploymentState.UNDONE
+    assert context.store.known_deployment(last.run_id).state is DeploymentState.UNDONE
     assert EventType.PROMOTED not in types_of(context.store)
 
 
@@ -380,7 +382,7 @@ def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_mode
         context.now.forward(10)
 
     assert run.outcome is Outcome.PROMOTED
-    assert context.store.deployments[run.run_id].state is state
+    assert context.store.known_deployment(run.run_id).state is state
 
 
 def test_an_intent_of_yesterday_does_not_override_a_persons_choice(context):
@@ -392,7 +394,7 @@ def test_an_intent_of_yesterday_does_not_override_a_persons_choice(context):
     assert context.slot.named == Path("/engine/by_hand.pth")
     last = to_the_end(context, step.run)[-1].run
     assert last.outcome is Outcome.PROMOTED
-    assert context.store.deployments[last.run_id].previous_model_path == "/engine/by_hand.pth"
+    assert context.store.known_deployment(last.run_id).previous_model_path == "/engine/by_hand.pth"
 
 
 def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_confirmed(context):
@@ -407,12 +409,12 @@ def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_conf
     assert last.outcome is Outcome.PROMOTED
     assert last.reasons[0].startswith("not confirmed")
     assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
-    assert context.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
+    assert context.store.known_deployment(last.run_id).state is DeploymentState.NOT_CONFIRMED
 
 
 def test_deaths_after_the_env_line_was_replaced_end_as_what_the_env_file_says(context):
     run = intended(context)
-    context.slot.named = Path(context.store.deployments[run.run_id].model_path)
+    context.slot.named = Path(context.store.known_deployment(run.run_id).model_path)
     while not run.is_finished:
         run = resume(run, context).run
 
@@ -429,7 +431,7 @@ def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context):
 
     assert last.outcome is Outcome.PROMOTED
     assert "trigger file" in last.reasons[0]
-    assert context.store.deployments[last.run_id].state is DeploymentState.NOT_CONFIRMED
+    assert context.store.known_deployment(last.run_id).state is DeploymentState.NOT_CONFIRMED
 
 
 def test_settings_changed_after_the_training_train_again_before_the_gate(context):
@@ -479,7 +481,9 @@ def test_without_a_promoted_run_the_audit_has_no_reference(context):
 
 
 def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays_the_same(context):
-    context.store.spending = spend(None, at=NOW - timedelta(days=1), skill_alpha=0.001, per_year=0.1)
+    earlier = replace(a_run(), run_id="20260109_033000", created_at=NOW - timedelta(days=1))
+    to_the_end(context, earlier)
+    context.workers.requests.clear()
     context.workers.answers[Stage.GATE] = Working(message="measuring")
     run = to_the_end(context, limit=10)[-1].run
     context.now.forward(3600)

@@ -17,19 +17,20 @@ from retrain_worker.domain.probation import ProbationPolicy, alpha_of, degenerat
 from retrain_worker.domain.shadow_trial import ShadowPolicy, gives_way
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEvaluation
-from retrain_worker.domain.worker_protocol import GateMeasured, TrialEvaluationResult, VerifyResult
+from retrain_worker.domain.worker_protocol import GateMeasured, TrialEvaluationResult
 from retrain_worker.errors import ArtifactError, DatabaseBusyError
 from retrain_worker.report.live_evaluation import trial_pairs
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.ports import Broken, Done
-from tests.fakes import FakeClock, FakeWorkers, fake_world
+from tests.fakes import FakeClock, FakeSlot, FakeWorkers, fake_context
 from tests.unit.test_gates import GOOD, with_card
 from tests.unit.test_stages import FIT, PULLED, a_run, trained_in, types_of
 
 LIVELY = AnswerDistribution(n=300, not_finite=0, p_std=0.2, actions={"BUY": 0.5, "SELL": 0.3, "HOLD": 0.2})
 POLICY = ProbationPolicy()
 OLD = Path("/engine/patchtst_v20260109_233444.pth")
+OLD_SHA256 = "b" * 64
 
 
 def compared(low: float | None, *, gain: float = 0.05, n: int = 120) -> Comparison:
@@ -63,11 +64,11 @@ def context(tmp_path):
         Stage.SHADOW: finding(an_evaluation()),
         Stage.PROBATION: finding(an_evaluation()),
     }
-    context = fake_world(
+    context = fake_context(
         tmp_path,
         workers=FakeWorkers(answers=answers),
         clock=FakeClock(),
-        verifier=FakeWorkers(answers={"VERIFY": Done(result=VerifyResult(sha256="a" * 64, canary_error=0.0))}),
+        slot=FakeSlot(named=OLD, hashes={str(OLD): OLD_SHA256}),
     )
     return replace(
         context,
@@ -104,7 +105,7 @@ def stored_previous(context, path: Path = OLD) -> None:
             kind=DeploymentKind.EXTERNAL,
             version=path.stem,
             model_path=str(path),
-            sha256="a" * 64,
+            sha256=OLD_SHA256,
             size_bytes=1,
             previous_version=None,
             previous_model_path=None,
@@ -274,13 +275,13 @@ def test_a_trial_with_rows_gives_way_only_when_it_trails_on_enough_outcomes(obse
 
 def test_a_candidate_that_passed_waits_until_the_run_at_work_has_ended(context):
     run = on_trial(context)
-    context.store.runs["20260111_033000"] = second_run()
+    context.store.record(second_run())
     step = advance(run, context)
     assert "waits for the end of run 20260111_033000" in step.message
     step = advance(step.run, context)
     assert (step.run.stage, step.is_move) == (Stage.SHADOW, False)
 
-    context.store.runs["20260111_033000"] = second_run().ended(Outcome.SKIPPED, "nothing new", at=context.now())
+    context.store.record(second_run().ended(Outcome.SKIPPED, "nothing new", at=context.now()))
     assert advance(step.run, context).run.stage is Stage.PROMOTE
 
 
@@ -316,7 +317,7 @@ def test_the_run_counts_as_promoted_from_the_swap_on(context):
 
     assert run.outcome is Outcome.PROMOTED
     assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
-    assert context.store.watermark == Path(PULLED.watermark_path)
+    assert context.store.watermark_path() == Path(PULLED.watermark_path)
     assert context.store.unfinished_run() is None
 
 
@@ -346,7 +347,7 @@ def test_a_crash_between_any_two_ticks_of_a_roll_back_changes_nothing_of_its_end
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(worse=compared(0.02)))
     run = on_probation(context)
     while not run.is_finished:
-        run = advance(context.store.runs[run.run_id], without_trial(context)).run
+        run = advance(context.store.known_run(run.run_id), without_trial(context)).run
         while (request := context.store.waiting_slot_request()) is not None:
             slot_requests.carry_out(request, context)
 
@@ -454,10 +455,12 @@ def test_a_hand_edit_ends_the_probation_and_is_respected(context):
 
 
 def test_bytes_that_a_probation_has_condemned_are_never_promoted_again(context):
-    context.store.blocked_sha256s["a" * 64] = "its probation has condemned it"
-    run = until(a_run(), without_trial(context), lambda run: run.is_finished)
+    context.workers.answers[Stage.PROBATION] = finding(an_evaluation(worse=compared(0.02)))
+    first = until(on_probation(context), without_trial(context), lambda run: run.is_finished)
+    again = until(second_run(), without_trial(context), lambda run: run.is_finished)
 
-    assert (run.outcome, run.reasons) == (Outcome.REFUSED, ("its probation has condemned it",))
+    assert (first.outcome, again.outcome) == (Outcome.ROLLED_BACK, Outcome.REFUSED)
+    assert f"probation in run {first.run_id}" in again.reasons[0]
     assert context.slot.named == OLD
 
 
@@ -471,7 +474,7 @@ def test_a_newer_candidate_replaces_a_model_on_probation_only_when_it_is_surely_
     assert newer.outcome is outcome
     if outcome is Outcome.REFUSED:
         assert "is on probation" in newer.reasons[0]
-        assert not context.store.runs[first.run_id].is_finished
+        assert not context.store.known_run(first.run_id).is_finished
 
 
 def test_a_database_that_cannot_be_read_delays_a_probation_and_never_takes_a_model_back(context):
@@ -491,7 +494,7 @@ def test_a_roll_back_that_fails_is_said_and_not_called_one(context):
 
     assert run.outcome is Outcome.PROMOTED
     assert "could not be taken back" in run.reasons[-1]
-    assert [request.state for request in context.store.slot_requests.values()] == [SlotRequestState.REFUSED] * 5
+    assert [request.state for request in context.store.slot_requests] == [SlotRequestState.REFUSED] * 5
 
 
 def test_a_roll_back_that_fails_once_is_ordered_again(context):
@@ -548,7 +551,7 @@ def test_a_candidate_that_could_not_be_judged_is_promoted_at_a_persons_word_and_
     promoted = next(event for event in context.store.events if event.event_type is EventType.PROMOTED)
     assert promoted.payload["forced"]["by"] == "anna"
     assert "skill" in promoted.payload["forced"]["undecided"]
-    assert context.store.deployments[run.run_id].reason == "forced by anna: the exchange changed its fees"
+    assert context.store.known_deployment(run.run_id).reason == "forced by anna: the exchange changed its fees"
     assert dict(trial_pairs(run))["forced"].startswith("by anna, the candidate of run 20260110_033000")
     assert run.stage is Stage.PROBATION, "it is watched as any other"
 
@@ -653,7 +656,7 @@ def test_what_is_in_the_slot_already_is_not_promoted_again(context):
 
 def test_an_order_does_not_overtake_a_run_at_work(context):
     judged = gated(context, UNDECIDED)
-    context.store.runs["20260111_033000"] = second_run()
+    context.store.record(second_run())
 
     assert "run 20260111_033000 is at PULL" in ordered(context, judged, force="yes").answer
 
