@@ -16,7 +16,7 @@ from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.slot_request import SlotRequest
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import Done, VerifyResult
-from retrain_worker.errors import ArtifactError, SlotError
+from retrain_worker.errors import ArtifactError, RetryLaterError, SlotError
 from retrain_worker.stages.ports import Policies, StageContext
 
 StateT = TypeVar("StateT", bound=StateDb)
@@ -103,6 +103,7 @@ class FakeSlot:
     def publish(self, candidate, *, expected_sha256):
         if self.fault:
             raise self.fault
+        self.check_ready(candidate, expected_sha256=expected_sha256)
         self.published.append(candidate)
         return candidate
 
@@ -115,14 +116,18 @@ class FakeSlot:
         return 1
 
     def point_to(self, model, *, expected_sha256, replacing):
-        if self.fault:
-            raise self.fault
-        self.named = model
+        self.check_ready(model, expected_sha256=expected_sha256)
+        self._name(model, replacing)
 
     def clear(self, *, replacing):
+        self._name(None, replacing)
+
+    def _name(self, model, replacing):
         if self.fault:
             raise self.fault
-        self.named = None
+        if self.named not in (model, replacing):
+            raise RetryLaterError("the env line names another model", where=str(self.named))
+        self.named = model
 
     def trigger(self, model):
         self.triggered.append(model)

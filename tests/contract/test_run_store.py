@@ -9,6 +9,7 @@ import pytest
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import events
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind
 
 AT = datetime(2026, 1, 10, 3, 30, 0, 123456, tzinfo=UTC)
 RUN = Run(run_id="20260110_033000", requested_by="once", request_reason="a test", created_at=AT, updated_at=AT)
@@ -97,3 +98,69 @@ def test_an_event_is_enqueued_once_however_often_it_is_recorded(store):
     store.record(RUN, events=[event])
     store.record(RUN, events=[event])
     assert [row.event for row in store.pending_events(10)] == [event]
+
+
+def test_a_run_on_trial_waits_and_lets_another_run_work(store):
+    waiting = replace(RUN, stage=Stage.SHADOW)
+    working = replace(RUN, run_id="20260110_043000")
+    store.record(waiting)
+    store.record(working)
+    assert store.waiting_runs() == [waiting]
+    assert store.unfinished_run() == working
+    assert (store.run(waiting.run_id), store.run("20260101_000000")) == (waiting, None)
+
+
+def test_deployments_are_listed_in_the_order_in_which_they_reached_the_env_file(store):
+    store.record(RUN)
+    first = replace(DEPLOYMENT, deployment_id="20260110_033000", state=DeploymentState.INTENDED)
+    second = replace(
+        DEPLOYMENT, deployment_id="external_1", run_id=None, kind=DeploymentKind.EXTERNAL, state=DeploymentState.SWAPPED
+    )
+    store.record_deployment(first)
+    store.record_deployment(second)
+    assert store.intended_deployments() == [first]
+    assert (store.last_deployment(), store.last_promotion()) == (second, None)
+
+    first = replace(first, state=DeploymentState.SWAPPED)
+    store.record_deployment(first)
+    assert store.reached_deployments() == [second, first]
+    assert (store.last_deployment(), store.last_promotion(), store.intended_deployments()) == (first, first, [])
+
+
+def test_a_slot_request_is_stored_with_its_deployment_its_event_and_the_run_it_opens(store):
+    request = SlotRequest(
+        request_id="rollback_20260110_033000",
+        kind=SlotRequestKind.ROLLBACK,
+        arguments={"version": "patchtst_v20260101_000000"},
+        requested_by="ada",
+        reason="loses money",
+        created_at=AT,
+        updated_at=AT,
+    )
+    deployment = replace(DEPLOYMENT, deployment_id=request.request_id, kind=DeploymentKind.ROLLBACK)
+    event = events.started(RUN, at=AT)
+    store.record_slot_request(request, deployment=deployment, events=[event], run=RUN)
+    assert store.request(request.request_id) == request
+    assert store.deployment(request.request_id) == deployment
+    assert store.unfinished_run() == RUN
+    assert [row.event for row in store.pending_events(10)] == [event]
+    assert store.request("rollback_20260101_000000") is None
+
+
+def test_a_move_stores_the_slot_request_of_its_run(store):
+    request = SlotRequest(
+        request_id=f"rollback_of_{RUN.run_id}",
+        kind=SlotRequestKind.ROLLBACK,
+        requested_by="probation",
+        reason="worse",
+        created_at=AT,
+        updated_at=AT,
+    )
+    store.record(RUN, request=request)
+    assert store.request(request.request_id) == request
+
+
+def test_nothing_is_known_against_bytes_that_no_probation_has_taken_back(store):
+    store.record(RUN)
+    assert store.blocked("0" * 64) is None
+    assert store.alpha_spending_before(None) is None

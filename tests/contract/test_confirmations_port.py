@@ -1,0 +1,63 @@
+"""What ports.Confirmations promises, asked of two readers of Redis and of the double that tests of the stages use."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from retrain_worker.adapters.event_confirmations import EventConfirmations
+from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.adapters.trade_intents import ServingMonitor
+from retrain_worker.domain.engine_answers import INTENT_STREAM
+from retrain_worker.domain.events import SERVED_STREAM
+from retrain_worker.stages.ports import Confirmations
+from tests.fakes import FakeConfirmations
+
+VERSION, SHA256 = "patchtst_v20260110_033000", "a" * 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Someone who may serve the model, and whoever reports it."""
+
+    confirmations: Confirmations
+    serves: Callable[[], object]
+
+    def report(self) -> str | None:
+        return self.confirmations.seen_serving(
+            version=VERSION, sha256=SHA256, model_path="/m.pth", since=datetime.now(UTC) - timedelta(minutes=1)
+        )
+
+
+@pytest.fixture(params=["follower", "engine answers", "double"])
+def engine(request: pytest.FixtureRequest, client: redis.Redis, outbox: StateDb) -> Engine:
+    def publish(stream: str, content: dict[str, object]) -> None:
+        client.xadd(stream, {"event_type": stream.removeprefix("quantum:stream:"), "payload": json.dumps(content)})
+
+    match request.param:
+        case "follower":
+            served = {
+                "version": VERSION,
+                "sha256": SHA256,
+                "model_path": "/m.pth",
+                "consumer": "engine-1",
+                "canary_max_error": 0.0,
+            }
+            return Engine(confirmations=EventConfirmations(client), serves=lambda: publish(SERVED_STREAM, served))
+        case "engine answers":
+            answer = {"patchtst": {"action": "BUY", "confidence": 0.7, "version": VERSION}}
+            intent = {"symbol": "BTCUSDT", "side": "BUY", "model_breakdown": answer}
+            monitor = ServingMonitor(client, outbox)
+            return Engine(confirmations=monitor, serves=lambda: publish(INTENT_STREAM, intent))
+        case _:
+            double = FakeConfirmations(seen=None)
+            return Engine(confirmations=double, serves=lambda: setattr(double, "seen", "engine-1 serves it"))
+
+
+def test_a_model_is_reported_once_it_is_served_and_not_before(engine: Engine) -> None:
+    assert engine.report() is None
+    engine.serves()
+    assert engine.report()
