@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retrain_worker.demo.market import write_market
 from retrain_worker.demo.regime import Regime
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.split_policy import SplitPolicy

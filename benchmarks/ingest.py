@@ -186,7 +186,7 @@ def postgres_floor(url: str) -> int:
 
 def ours(url: str) -> int:
     """What pull() does before it writes: pages, arrays, canonical order, content hash."""
-    from retrain_worker.domain.audit import DataPolicy
+    from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.worker.data.instants import to_microseconds
     from retrain_worker.worker.data.intake import Intake
     from retrain_worker.worker.data.rows import read_pages

@@ -136,7 +136,7 @@ def market_of(name: str, seed: int, folder: Path) -> Market:
 
 def prepared(task: tuple[str, int, Path]) -> None:
     """The snapshot of a market, as the stage PULL makes it."""
-    from retrain_worker.domain.audit import DataPolicy
+    from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.domain.worker_protocol import PullRequest
     from retrain_worker.worker.data.pull import pull
 
@@ -157,7 +157,7 @@ def prepared(task: tuple[str, int, Path]) -> None:
 
 def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
     """Train one learner on one market, and judge it on the holdout."""
-    from retrain_worker.domain.audit import DataPolicy
+    from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.domain.gates import GatePolicy
     from retrain_worker.domain.split_policy import SplitPolicy
     from retrain_worker.worker import compute, scoring

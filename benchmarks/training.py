@@ -453,7 +453,7 @@ def compare_learners(*, threads: int, limit: float) -> None:
 def write_market_snapshot(folder: Path) -> float:
     """A market, pulled as the program pulls it; the AUC of the Bayes-optimal classifier on its holdout."""
     from retrain_worker.demo.market import write_market
-    from retrain_worker.domain.audit import DataPolicy
+    from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.domain.worker_protocol import PullRequest
     from retrain_worker.worker.data.pull import pull
     from retrain_worker.worker.data.snapshot import load
@@ -472,7 +472,7 @@ def write_market_snapshot(folder: Path) -> float:
 
 
 def parts_of(folder: Path) -> tuple[Any, Any]:
-    from retrain_worker.domain.audit import DataPolicy
+    from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.domain.split_policy import SplitPolicy
     from retrain_worker.worker.data.samples import select_samples, split_samples
     from retrain_worker.worker.data.snapshot import load

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, Run

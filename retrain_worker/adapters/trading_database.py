@@ -16,7 +16,7 @@ _REMEDY = "correct DB_PATH or DATABASE_URL"
 _CONNECT_SECONDS = 5
 
 
-def next_evaluation_at(database_url: str, path: Path | None) -> None:
+def check_source(database_url: str, path: Path | None) -> None:
     """Raises SourceUnfitError when it is not a training database, DatabaseUnreachableError when it cannot be read."""
     if path is None:
         _look_at_postgresql(database_url)

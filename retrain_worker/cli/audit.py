@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.domain.audit import Finding, Severity
+from retrain_worker.domain.audit_findings import Finding, Severity
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

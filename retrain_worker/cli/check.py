@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.domain.audit import Severity
+from retrain_worker.domain.audit_findings import Severity
 from retrain_worker.errors import RedisUnavailableError, RetrainError, SlotError
 from retrain_worker.settings import Settings
 

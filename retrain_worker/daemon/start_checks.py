@@ -23,7 +23,7 @@ def check_start(settings: Settings) -> Iterator[str]:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise SlotError("cannot be written", where=str(folder), remedy="`retrain-worker check` says what mends it")
     try:
-        trading_database.next_evaluation_at(str(settings.database_url), settings.database_path)
+        trading_database.check_source(str(settings.database_url), settings.database_path)
     except DatabaseUnreachableError as error:
         yield f"trading database: {error}"
     slot = ModelSlot(

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from retrain_worker.domain.artifact import checksum_file, manifest_file, model_file, version_of
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from retrain_worker.discovery.markup import NOTHING, bullets, code, count, few, instant, plain, shares, size_of, table
 from retrain_worker.discovery.pack import Database, FileFacts, ProofPack, Role, Source
-from retrain_worker.domain.audit import Finding, Severity
+from retrain_worker.domain.audit_findings import Finding, Severity
 
 _SECTIONS: list[tuple[str, Callable[[ProofPack], Iterator[str]]]] = []
 

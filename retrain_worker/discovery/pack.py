@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from retrain_worker.domain.audit import Finding
+from retrain_worker.domain.audit_findings import Finding
 
 
 def shown(text: str | Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from retrain_worker.discovery.markdown import verdict
 from retrain_worker.discovery.markup import size_of
 from retrain_worker.discovery.pack import ProofPack, Role, Source
-from retrain_worker.domain.audit import Severity
+from retrain_worker.domain.audit_findings import Severity
 
 _MAX_LINES = 12
 

@@ -15,7 +15,8 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from retrain_worker.domain.artifact import Manifest
-from retrain_worker.domain.audit import AuditVerdict, DataPolicy
+from retrain_worker.domain.audit_findings import AuditVerdict
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.split_policy import SplitPolicy

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.confirmation import Confirm, Unconfirmed
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import Recipe

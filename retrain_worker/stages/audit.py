@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from retrain_worker.domain.audit import AuditVerdict, Severity
+from retrain_worker.domain.audit_findings import AuditVerdict, Severity
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult
 from retrain_worker.stages.ports import RunStore, StageContext

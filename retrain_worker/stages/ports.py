@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retrain_worker.domain.alpha_spending import AlphaSpending
-from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.confirmation import Confirm, Unconfirmed
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, Run

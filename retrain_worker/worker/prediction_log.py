@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrain_worker import durable_file
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.trial_evaluation import Answer, AnswerDistribution, TrialEvaluation

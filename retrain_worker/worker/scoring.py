@@ -17,7 +17,7 @@ from scipy import stats
 from sklearn import metrics
 
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import (
     Agreement,
     Bucket,

@@ -20,8 +20,8 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
-from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.confirmation import Confirm
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.recipe import Recipe

@@ -14,7 +14,8 @@ import pytest
 
 from retrain_worker.adapters import worker_process
 from retrain_worker.adapters.worker_process import WorkerProcesses
-from retrain_worker.domain.audit import AuditVerdict, DataPolicy
+from retrain_worker.domain.audit_findings import AuditVerdict
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.worker_protocol import (
     DATABASE_URL_VARIABLE,

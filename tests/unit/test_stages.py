@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retrain_worker.domain.artifact import Manifest, ModelContract
-from retrain_worker.domain.audit import Finding, Severity, judge
+from retrain_worker.domain.audit_findings import Finding, Severity, judge
 from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.labels import Thresholds

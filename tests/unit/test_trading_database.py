@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from retrain_worker.adapters.trading_database import TABLE, next_evaluation_at
+from retrain_worker.adapters.trading_database import TABLE, check_source
 from retrain_worker.errors import DatabaseUnreachableError, SourceUnfitError
 
 
@@ -13,7 +13,7 @@ def test_a_database_with_the_table_is_looked_at_and_left_alone(tmp_path):
     with sqlite3.connect(path) as connection:
         connection.execute(f"CREATE TABLE {TABLE} (id)")
     connection.close()
-    next_evaluation_at("", path)
+    check_source("", path)
 
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
@@ -25,12 +25,12 @@ def test_what_is_not_a_training_database_is_unfit(tmp_path):
     connection.close()
     for name, said in (("text", "not an SQLite database"), ("empty.db", "no table")):
         with pytest.raises(SourceUnfitError, match=said):
-            next_evaluation_at("", tmp_path / name)
+            check_source("", tmp_path / name)
 
 
 def test_what_is_not_there_may_come_back(tmp_path):
     with pytest.raises(DatabaseUnreachableError, match="No such file"):
-        next_evaluation_at("", tmp_path / "missing.db")
+        check_source("", tmp_path / "missing.db")
     with pytest.raises(DatabaseUnreachableError) as refused:
-        next_evaluation_at("postgresql+psycopg://u:hunter2@127.0.0.1:1/d", None)
+        check_source("postgresql+psycopg://u:hunter2@127.0.0.1:1/d", None)
     assert "hunter2" not in str(refused.value)

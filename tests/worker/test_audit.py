@@ -9,7 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from retrain_worker.domain.audit import DataPolicy, Severity, judge
+from retrain_worker.domain.audit_findings import Severity, judge
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.worker_protocol import AuditRequest
 from retrain_worker.errors import DataUnfitError

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.worker.data.copies import find_copies
 from retrain_worker.worker.data.samples import select_samples, split_samples

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from retrain_worker.demo.market import write_market
-from retrain_worker.domain.audit import DataPolicy, Severity
+from retrain_worker.domain.audit_findings import Severity
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult
 from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.audit import audit

@@ -22,8 +22,8 @@ from retrain_worker.demo.market import continue_market, write_market
 from retrain_worker.demo.trades import NAMES, features_of
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import ModelContract, checksum_file, manifest_file
-from retrain_worker.domain.audit import DataPolicy
 from retrain_worker.domain.current_model import named_by, to_fields
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.envelope import fields_of
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, Event, EventType
 from retrain_worker.domain.recipe import InputTransform, Preset, Recipe

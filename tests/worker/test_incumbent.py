@@ -13,7 +13,7 @@ import torch
 
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence, Gate, GatePolicy, GateResult, contract_gate
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.recipe import Recipe

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from psycopg.pq import TransactionStatus
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.worker.data.instants import parse_instants
 from retrain_worker.worker.data.intake import Intake

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.worker_protocol import TrialEvaluationRequest

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import RetrainError
 from retrain_worker.worker.data import pull as module
 from retrain_worker.worker.data import sqlite_pages

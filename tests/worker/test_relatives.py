@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.worker.data.instants import parse_instants
 from retrain_worker.worker.data.intake import Intake

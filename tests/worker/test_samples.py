@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from purgedcv import purge
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.errors import DataUnfitError

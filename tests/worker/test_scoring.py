@@ -18,7 +18,7 @@ from sklearn import metrics
 
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy, Scorecard
 from retrain_worker.domain.labels import Label, Thresholds, action_of
 from retrain_worker.domain.recipe import InputTransform, Preset, Recipe

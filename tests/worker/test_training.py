@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy

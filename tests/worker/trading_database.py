@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import URL
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.worker_protocol import PullRequest, PullResult
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from retrain_worker.domain.audit import DataPolicy, Finding, judge
+from retrain_worker.domain.audit_findings import Finding, judge
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult, Progress
 from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.audit_drift import drift_findings

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from retrain_worker.domain.audit import DataPolicy, Finding, Severity
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.audit_labels import EXAMPLES, safe_name

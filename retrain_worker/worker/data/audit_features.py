@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from retrain_worker.domain.audit import DataPolicy, Finding, Severity
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.worker.data.audit_labels import EXAMPLES, safe_name
 from retrain_worker.worker.data.outcomes import LOSS, WIN
 from retrain_worker.worker.data.snapshot import Snapshot

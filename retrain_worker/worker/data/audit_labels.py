@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrain_worker.domain.audit import DataPolicy, Finding, Severity
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label, LabelConflict
 from retrain_worker.worker.data.instants import CLOCK_TOLERANCE, NEVER, in_words
 from retrain_worker.worker.data.outcomes import (

@@ -7,7 +7,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from retrain_worker.domain.audit import DataPolicy, Finding, Severity
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.worker.data.audit_labels import EXAMPLES, safe_name, share_of
 from retrain_worker.worker.data.instants import MICROSECONDS, in_words
 from retrain_worker.worker.data.outcomes import LOSS, UNKNOWN_ACTION, WIN

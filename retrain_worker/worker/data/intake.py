@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.worker.data.coded_cells import CodeBook, codes_of
 from retrain_worker.worker.data.copies import find_copies
 from retrain_worker.worker.data.feature_cells import Reason

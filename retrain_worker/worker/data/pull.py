@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.worker_protocol import Progress, PullRequest, PullResult
 from retrain_worker.worker.data import fingerprints
 from retrain_worker.worker.data import snapshot as snapshots

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.split_policy import Split, SplitPolicy, Window, split_in_time
 from retrain_worker.errors import DataUnfitError

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retrain_worker import __version__
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.audit import DataPolicy
+from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
