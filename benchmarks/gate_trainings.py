@@ -23,7 +23,7 @@ RECIPE = Recipe(threads=1, device="cpu")
 
 def train(kind_and_seed: tuple[str, int]) -> Evidence:
     """What the gate would decide on: pulled, trained with its backtest folds, measured beside the incumbent."""
-    from retrain_worker.worker import scoring
+    from retrain_worker.worker.gate_measurement import measure
 
     kind, seed = kind_and_seed
     with tempfile.TemporaryDirectory(prefix="gate-trainings-") as name:
@@ -33,7 +33,7 @@ def train(kind_and_seed: tuple[str, int]) -> Evidence:
             incumbent = _trained(folder / "old", Regime(turn_degrees=70.0), seed=1000 + seed, rows=2500, folds=0)
         regime = GOOD if kind == "h" else replace(GOOD, edge=0.0)
         candidate = _trained(folder / "new", regime, seed=seed, rows=6000, folds=SplitPolicy().backtest_folds)
-        return scoring.measure(
+        return measure(
             GateRequest(
                 run_id="20251230_210000",
                 run_dir=str(folder / "new"),

@@ -17,7 +17,7 @@ from scipy import signal, special
 
 from retrain_worker.demo.market import WINDOW
 from retrain_worker.demo.regime import Regime
-from retrain_worker.domain.gates import ContractCheck, Evidence, GatePolicy
+from retrain_worker.domain.gates import ContractCheck, Evidence, GatePolicy, Scorecard
 from retrain_worker.worker import scoring, statistics
 from retrain_worker.worker.scoring import Answered, Rows
 from retrain_worker.worker.training import calibration
@@ -36,7 +36,7 @@ FITS = ContractCheck(mismatches=(), canary_max_error=0.0, constant_input_share=0
 
 
 @dataclass
-class StageContext:
+class World:
     """Rows in time order with outcomes; `x` is what can be known of each, in standard deviations."""
 
     seed: int
@@ -141,8 +141,15 @@ class StageContext:
         )
 
 
+def seed_rules(card: Scorecard) -> bool:
+    """Gates 1 and 2 of the seed's proof pack."""
+    shares = card.actions.values()
+    diverse = max(shares) <= 0.70 and sum(share > 0.10 for share in shares) >= 2
+    return diverse and (card.p_std or 0.0) >= 0.05 and (card.p10_p90 or 0.0) >= 0.12
+
+
 def evidence(
-    world: StageContext,
+    world: World,
     candidate: Answers,
     folds: list[Answers],
     *,
@@ -174,18 +181,18 @@ GOOD = Regime(turns_good=0.0375, turns_bad=0.0375)
 NUMBERS = range(1, FOLDS + 1)
 
 
-def _learned(world: StageContext, fold: int, *, error: float = 0.4) -> Answers:
+def _learned(world: World, fold: int, *, error: float = 0.4) -> Answers:
     """A model that has found what there is, with errors of its own."""
     return world.calibrated(world.x + error * world.mood(), fold)
 
 
-def _same_recipe(world: StageContext) -> list[Answers]:
+def _same_recipe(world: World) -> list[Answers]:
     return [_learned(world, fold) for fold in NUMBERS]
 
 
 def nothing(seed: int) -> Evidence:
     """(a) Nothing to learn; every model's moods are partly the features' own."""
-    world = StageContext(seed)
+    world = World(seed)
     common = world.mood()
     models = [world.calibrated(0.8 * common + 0.6 * world.mood(), fold) for fold in (0, *NUMBERS)]
     return evidence(world, models[0], models[1:])
@@ -193,7 +200,7 @@ def nothing(seed: int) -> Evidence:
 
 def confident(seed: int) -> Evidence:
     """(b) Random but confident."""
-    world = StageContext(seed)
+    world = World(seed)
     common = world.mood()
 
     def model() -> Answers:
@@ -205,7 +212,7 @@ def confident(seed: int) -> Evidence:
 
 def leak(seed: int) -> Evidence:
     """(c) A leak in all that came before the holdout; in half of the worlds the leaking column is then empty."""
-    world = StageContext(seed)
+    world = World(seed)
     judged = world.parts(0)[1]
     shown = world.labels - 0.5
     shown[judged] = 0.0 if seed % 2 else world.random.permutation(shown[judged])
@@ -218,7 +225,7 @@ def leak(seed: int) -> Evidence:
 
 def inverted(seed: int) -> Evidence:
     """(d) Inverted; in half of the worlds only the file is, not the recipe."""
-    world = StageContext(seed, regime=GOOD)
+    world = World(seed, regime=GOOD)
 
     def turned(answers: Answers) -> Answers:
         return lambda part: 1.0 - answers(part)
@@ -229,40 +236,40 @@ def inverted(seed: int) -> Evidence:
 
 def collapsed(seed: int) -> Evidence:
     """(e) Collapsed: one probability, or one that hardly moves, though it moves the right way."""
-    world = StageContext(seed, regime=GOOD)
+    world = World(seed, regime=GOOD)
     width = 0.0 if seed % 2 else 0.02
     return evidence(world, lambda part: special.expit(0.4 + width * world.x[part]), _same_recipe(world))
 
 
 def one_action(seed: int) -> Evidence:
     """(f) One action: true probabilities, nearly all over 0.6."""
-    world = StageContext(seed, regime=replace(Regime(), win_good=0.97, win_bad=0.62))
+    world = World(seed, regime=replace(Regime(), win_good=0.97, win_bad=0.62))
     return evidence(world, _learned(world, 0), _same_recipe(world))
 
 
 def as_good(seed: int) -> Evidence:
     """(g) As good as the incumbent."""
-    world = StageContext(seed, regime=GOOD)
+    world = World(seed, regime=GOOD)
     return evidence(world, _learned(world, 0), _same_recipe(world), incumbent=_learned(world, 0))
 
 
 def better(seed: int) -> Evidence:
     """(h) Good, against an incumbent that knows another market."""
-    world = StageContext(seed, regime=GOOD)
+    world = World(seed, regime=GOOD)
     old, _ = world.market(GOOD)
     return evidence(world, _learned(world, 0), _same_recipe(world), incumbent=lambda part: special.expit(old[part]))
 
 
 def better_in_a_rising_market(seed: int) -> Evidence:
     """(h, 59 % WIN) The same in the demo's own market, where good times are commoner."""
-    world = StageContext(seed, regime=Regime())
+    world = World(seed, regime=Regime())
     old, _ = world.market(Regime())
     return evidence(world, _learned(world, 0), _same_recipe(world), incumbent=lambda part: special.expit(old[part]))
 
 
 def one_symbol(seed: int) -> Evidence:
     """(i) Good but for one symbol, whose answers are upside down; in half of the worlds in the backtest folds, too."""
-    world = StageContext(seed, regime=GOOD)
+    world = World(seed, regime=GOOD)
     sick = world.codes == seed % len(SYMBOLS)
 
     def spoiled(answers: Answers) -> Answers:
@@ -274,7 +281,7 @@ def one_symbol(seed: int) -> Evidence:
 
 def overconfident(seed: int) -> Evidence:
     """(j) Overconfident: every log odds doubled."""
-    world = StageContext(seed, regime=GOOD)
+    world = World(seed, regime=GOOD)
 
     def doubled(answers: Answers) -> Answers:
         return lambda part: special.expit(2.0 * special.logit(answers(part)))
@@ -285,20 +292,20 @@ def overconfident(seed: int) -> Evidence:
 
 def overconfident_file(seed: int) -> Evidence:
     """(j, the file alone) The same, but of the candidate only, not of its recipe in the past."""
-    world = StageContext(seed, regime=GOOD)
+    world = World(seed, regime=GOOD)
     answers = _learned(world, 0)
     return evidence(world, lambda part: special.expit(2.0 * special.logit(answers(part))), _same_recipe(world))
 
 
 def too_few(seed: int) -> Evidence:
     """(k) Too few rows: a good model, judged on 150."""
-    world = StageContext(seed, rows=1000, regime=GOOD)
+    world = World(seed, rows=1000, regime=GOOD)
     return evidence(world, _learned(world, 0), [])
 
 
 def drifting(seed: int) -> Evidence:
     """(l) Real-market-like drift without edge: hit rate and moods both wander for days."""
-    world = StageContext(seed, drift=0.3, drift_hours=72.0, mood_hours=48.0)
+    world = World(seed, drift=0.3, drift_hours=72.0, mood_hours=48.0)
     common = world.mood()
     models = [world.calibrated(0.8 * common + 0.6 * world.mood(), fold) for fold in (0, *NUMBERS)]
     return evidence(world, models[0], models[1:])

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import gate_worlds
 import numpy as np
-from gate_worlds import FITS, FOLDS, GOOD, HOLDOUT, HOUR, START, SYMBOLS, VALIDATION, StageContext
+from gate_worlds import FITS, FOLDS, GOOD, HOLDOUT, HOUR, START, SYMBOLS, VALIDATION, World
 from numpy.typing import NDArray
 from scipy import signal, special, stats
 from sklearn.linear_model import LogisticRegression
@@ -75,7 +75,7 @@ def averages(signals: Floats, codes: NDArray[np.int64]) -> Floats:
 
 def table(seed: int, days: int, regimes: list[tuple[int, Regime]], *, edge: bool, drift: float = 0.0) -> Table:
     """`days` of the demo's market; each regime holds from its day on. Without `edge`, outcomes are coins."""
-    world = StageContext(seed, rows=days * ROWS_A_DAY, days=float(days), drift=drift, drift_hours=72.0)
+    world = World(seed, rows=days * ROWS_A_DAY, days=float(days), drift=drift, drift_hours=72.0)
     signals, chances = np.empty((world.rows, 4)), np.full(world.rows, special.expit(world.odds))
     day = world.hours / 24
     for code in range(len(SYMBOLS)):
@@ -145,7 +145,7 @@ class Retraining:
         alone = replace(self._evidence(seen, judged, past, self.lone, before, POLICY), skill=None)
         if decide(alone, POLICY).decision is Decision.PASS:
             self.lone, lone = candidate, lone + 1
-        if _seed_rules(found):
+        if gate_worlds.seed_rules(found.candidate):
             self.seeds, seeds = candidate, seeds + 1
         self.promoted = (ours, lone, seeds)
 
@@ -179,12 +179,6 @@ class Retraining:
             incumbent=scoring.scorecard(theirs, judged.rows, prior=judged.prior, policy=policy),
             comparison=scoring.comparison(judged.answers, theirs, judged.rows, policy=policy),
         )
-
-
-def _seed_rules(evidence: Evidence) -> bool:
-    from gates import seed_rules
-
-    return seed_rules(evidence.candidate)
 
 
 def nothing_for_a_year(seed_and_drift: tuple[int, float]) -> tuple[int, int, int]:

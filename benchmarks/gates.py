@@ -26,24 +26,17 @@ import gate_worlds  # noqa: E402
 import gate_years  # noqa: E402
 from scipy import stats  # noqa: E402
 
-from retrain_worker.domain.gates import Decision, Evidence, GatePolicy, GateResult, Scorecard, decide  # noqa: E402
+from retrain_worker.domain.gates import Decision, Evidence, GatePolicy, GateResult, decide  # noqa: E402
 
 POLICY = GatePolicy()
 GOALS = {**dict.fromkeys("abcdefikl", "<= 0.3 %"), "g": "-", "h": ">= 95 %", "j": "<= 2 %", "h60": "-", "j1": "-"}
-
-
-def seed_rules(card: Scorecard) -> bool:
-    """Gates 1 and 2 of the seed's proof pack."""
-    shares = card.actions.values()
-    diverse = max(shares) <= 0.70 and sum(share > 0.10 for share in shares) >= 2
-    return diverse and (card.p_std or 0.0) >= 0.05 and (card.p10_p90 or 0.0) >= 0.12
 
 
 def judged(evidence: Evidence) -> tuple[bool, bool, tuple[str, ...]]:
     """(approved by us, approved by the seed's rules, our gates that did not pass)."""
     verdict = decide(evidence, POLICY)
     stopped = tuple(gate.name for gate in verdict.gates if gate.counts and gate.result is not GateResult.PASS)
-    return verdict.decision is Decision.PASS, seed_rules(evidence.candidate), stopped
+    return verdict.decision is Decision.PASS, gate_worlds.seed_rules(evidence.candidate), stopped
 
 
 def one_world(kind_and_seed: tuple[str, int]) -> tuple[bool, bool, tuple[str, ...]]:

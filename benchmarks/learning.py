@@ -198,7 +198,7 @@ def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot,
     """The stage TRAIN with its settings as they are, but for the preset, the seed, and what was set by hand."""
     from retrain_worker.domain.worker_protocol import TrainRequest
     from retrain_worker.model import bundle
-    from retrain_worker.worker import scoring
+    from retrain_worker.worker import inference
     from retrain_worker.worker.training.train import train
 
     asked = settings.load({"SEED": str(seed), "DEVICE": "cpu", "GATE_BACKTEST_FOLDS": "0", **given, "PRESET": preset})
@@ -220,7 +220,7 @@ def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot,
         lambda progress: print(f"{run_dir.name} {preset}: {progress.message}", file=sys.stderr),
         lambda: False,
     )
-    return scoring.answers_of(bundle.read(Path(result.model_path)), snapshot, holdout)
+    return inference.answers_of(bundle.read(Path(result.model_path)), snapshot, holdout)
 
 
 def by_sklearn(learner: str, snapshot, parts) -> np.ndarray:

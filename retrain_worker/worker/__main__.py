@@ -137,7 +137,7 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
 
             return train(request, report, stopping)
         case GateRequest():
-            from retrain_worker.worker.scoring import measure
+            from retrain_worker.worker.gate_measurement import measure
 
             return measure(request, report)
         case InspectRequest():

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from retrain_worker.errors import ContractError
 from retrain_worker.model import patchtst
+from retrain_worker.model.bundle import Bundle
 from retrain_worker.model.patchtst import PatchTST
-from retrain_worker.worker.data.samples import windows
+from retrain_worker.worker.data.samples import Samples, windows
 from retrain_worker.worker.data.snapshot import Snapshot
 
 #: windows that are gathered and answered together
@@ -61,6 +62,12 @@ def probabilities_at(
 ) -> NDArray[np.float64]:
     """P(label = 1) (M,) of the windows that end at `positions` (M,)."""
     return patchtst.sigmoid(logits_at(model, features_NF, positions))
+
+
+def answers_of(model: Bundle, snapshot: Snapshot, samples: Samples) -> NDArray[np.float64]:
+    """P(label = 1) (M,) for `samples` of the model's window length."""
+    features = features_of(snapshot, model.contract.feature_names)
+    return probabilities_at(model.model, features, samples.positions)
 
 
 @torch.inference_mode()

@@ -25,7 +25,7 @@ from retrain_worker.domain.trial_evaluation import Answer, AnswerDistribution, T
 from retrain_worker.domain.worker_protocol import Progress, TrialEvaluationRequest, TrialEvaluationResult
 from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
-from retrain_worker.worker import compute, scoring
+from retrain_worker.worker import compute, gate_measurement, inference, scoring
 from retrain_worker.worker.data import outcomes
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.pull import read_window
@@ -93,13 +93,13 @@ def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, pa
         return prediction_log
     lines = np.zeros(len(fresh), dtype=DTYPE)
     lines["id"], lines["decided_at"] = snapshot.ids[fresh.positions], fresh.decided_at
-    lines["model"] = scoring.answers_of(pair.model, _blinded(snapshot), fresh)
+    lines["model"] = inference.answers_of(pair.model, _blinded(snapshot), fresh)
     lines["foreseen"] = snapshot.recorded_outcome[fresh.positions] < 0
     if (reference := pair.reference.model) is not None:
         theirs = _answerable(snapshot, request.data, reference)
         has = np.isin(fresh.positions, theirs.positions)
         lines["has_reference"] = has
-        lines["reference"][has] = scoring.answers_of(reference, _blinded(snapshot), fresh.where(has))
+        lines["reference"][has] = inference.answers_of(reference, _blinded(snapshot), fresh.where(has))
     prediction_log = np.concatenate([prediction_log, lines])
     with durable_file.replacing(path) as file:
         np.save(file, prediction_log, allow_pickle=False)
@@ -143,12 +143,12 @@ def measured(
 def _evidence(
     pair: Pair, snapshot: Snapshot, samples: Samples, lines: NDArray[np.void], request: TrialEvaluationRequest
 ) -> Evidence:
-    """As scoring.evidence, but on recorded answers."""
+    """As gate_measurement.evidence, but on recorded answers."""
     rows, policy = scoring.rows_of(snapshot, samples), request.policy
     card = scoring.scorecard(
         lines["model"], rows, prior=request.prior, policy=policy, thresholds=pair.model.manifest.thresholds
     )
-    contract = scoring.contract_check(pair.model, pair.reference, snapshot, samples)
+    contract = gate_measurement.contract_check(pair.model, pair.reference, snapshot, samples)
     if (reference := pair.reference.model) is None:
         return Evidence(candidate=card, contract=contract, incumbent_absence=pair.reference.absence)
     has = lines["has_reference"]

@@ -6,24 +6,18 @@ This module measures, `domain/gates.py` decides. What cannot be measured is None
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics
 
-from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import (
     Agreement,
     Bucket,
     Comparison,
-    ContractCheck,
-    Evidence,
     Fold,
     GatePolicy,
     Pool,
@@ -33,19 +27,12 @@ from retrain_worker.domain.gates import (
     pool_alphas,
 )
 from retrain_worker.domain.labels import Thresholds
-from retrain_worker.domain.worker_protocol import UNNAMED, GateMeasured, GateRequest, Progress
-from retrain_worker.errors import ContractError
-from retrain_worker.model import bundle
-from retrain_worker.model.bundle import Bundle
-from retrain_worker.worker import compute, inference, statistics
-from retrain_worker.worker.data.instants import to_datetime, to_microseconds
-from retrain_worker.worker.data.samples import Parts, Samples, select_samples, split_samples
-from retrain_worker.worker.data.snapshot import Snapshot, load
-from retrain_worker.worker.incumbent import Incumbent, incumbent_of
+from retrain_worker.worker import statistics
+from retrain_worker.worker.data.instants import to_datetime
+from retrain_worker.worker.data.samples import Samples
+from retrain_worker.worker.data.snapshot import Snapshot
 from retrain_worker.worker.statistics import Judged
-from retrain_worker.worker.training.backtest_folds import read_folds
 
-Report = Callable[[Progress], None]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -87,115 +74,6 @@ def rows_of(snapshot: Snapshot, samples: Samples) -> Rows:
         actions=np.asarray(snapshot.action[samples.positions]),
         confidences=np.asarray(snapshot.confidence[samples.positions]),
     )
-
-
-# ---------------------------------------------------------------- the stage
-
-
-def measure(request: GateRequest, report: Report) -> GateMeasured:
-    """Candidate and incumbent on the holdout of the snapshot. Raises ArtifactError when the candidate is not sound."""
-    compute.prepare(device="cpu", threads=request.recipe.threads)
-    snapshot = load(Path(request.run_dir))
-    candidate = bundle.read(Path(request.candidate_path), feature_names=snapshot.feature_names)
-    if candidate.contract.label != request.data.label:
-        raise ContractError(
-            f"it predicts {candidate.contract.label}, the rows are labelled by {request.data.label}",
-            where=request.candidate_path,
-            remedy=f"set LABEL={candidate.contract.label}",
-        )
-    samples, _left_out = select_samples(snapshot, policy=request.data, seq_len=candidate.contract.context_length)
-    parts, rows_note = _unseen(split_samples(samples, request.split), candidate)
-    report(Progress(message=f"gate {request.run_id}: measuring on {len(parts.holdout)} holdout rows"))
-    incumbent = incumbent_of(request.incumbent_path, snapshot, label=candidate.contract.label)
-    measured = evidence(
-        candidate,
-        incumbent,
-        snapshot,
-        parts.holdout,
-        data=request.data,
-        policy=request.policy,
-        prior=_prior(parts),
-    )
-    return GateMeasured(
-        evidence=replace(
-            measured,
-            skill=_skill(request, candidate, snapshot, samples, parts),
-            rows_note=rows_note,
-        )
-    )
-
-
-def _unseen(parts: Parts, candidate: Bundle) -> tuple[Parts, str]:
-    """The parts with a holdout of rows that the model cannot have seen, and what is known of that."""
-    windows = candidate.manifest.training.get("windows")
-    if not windows:
-        return parts, "nobody knows which rows it was trained on; those that it has seen would flatter it"
-    seen_until = datetime.fromisoformat(windows["validation"]["end"])
-    is_unseen = parts.holdout.decided_at >= to_microseconds(seen_until)
-    note = f"trained on rows until {seen_until:%Y-%m-%d %H:%M} UTC"
-    if not is_unseen.all():
-        note += f"; the {int((~is_unseen).sum())} rows of the holdout before that are left out"
-    return replace(parts, holdout=parts.holdout.where(is_unseen)), note
-
-
-def _skill(request: GateRequest, candidate: Bundle, snapshot: Snapshot, samples: Samples, parts: Parts) -> Skill:
-    holdout = Answered(
-        answers=answers_of(candidate, snapshot, parts.holdout),
-        rows=rows_of(snapshot, parts.holdout),
-        prior=_prior(parts),
-    )
-    past = []
-    for fold in read_folds(Path(request.run_dir)):
-        judged = samples.where(np.isin(samples.positions, fold.positions))
-        past.append(Answered(answers=fold.answers, rows=rows_of(snapshot, judged), prior=fold.prior))
-    return skill(holdout, past, wanted=request.split.backtest_folds, policy=request.policy)
-
-
-def _prior(parts: Parts) -> float:
-    return float(parts.train.labels.mean()) if len(parts.train) else 0.5
-
-
-def evidence(
-    candidate: Bundle,
-    incumbent: Incumbent,
-    snapshot: Snapshot,
-    samples: Samples,
-    *,
-    prior: float,
-    data: DataPolicy,
-    policy: GatePolicy,
-) -> Evidence:
-    """All that a verdict on `candidate` rests on, measured on `samples`, which are samples of its window length.
-
-    The incumbent is measured on those of them for which it has a window, too. `prior` is P(label = 1) of the training
-    part as it was before balancing.
-    """
-    answers = answers_of(candidate, snapshot, samples)
-    rows = rows_of(snapshot, samples)
-    thresholds = candidate.manifest.thresholds
-    card = scorecard(answers, rows, prior=prior, policy=policy, thresholds=thresholds)
-    contract = contract_check(candidate, incumbent, snapshot, samples)
-    if (model := incumbent.model) is None:
-        return Evidence(candidate=card, contract=contract, incumbent_absence=incumbent.absence)
-
-    theirs, _left_out = select_samples(snapshot, policy=data, seq_len=model.contract.context_length)
-    is_shared = np.isin(samples.positions, theirs.positions)
-    if not is_shared.any():
-        return Evidence(candidate=card, contract=contract, incumbent_absence="it has no window on these rows")
-    their_answers = answers_of(model, snapshot, samples.where(is_shared))
-    shared = rows.where(is_shared)
-    return Evidence(
-        candidate=card,
-        contract=contract,
-        incumbent=scorecard(their_answers, shared, prior=prior, policy=policy, thresholds=model.manifest.thresholds),
-        comparison=comparison(answers[is_shared], their_answers, shared, policy=policy),
-    )
-
-
-def answers_of(model: Bundle, snapshot: Snapshot, samples: Samples) -> Floats:
-    """P(label = 1) (M,) for `samples` of the model's window length."""
-    features = inference.features_of(snapshot, model.contract.feature_names)
-    return inference.probabilities_at(model.model, features, samples.positions)
 
 
 # ---------------------------------------------------------------- one model
@@ -466,7 +344,7 @@ def _fold(answered: Answered, stretch: _Stretch | None) -> Fold:
     )
 
 
-# ---------------------------------------------------------------- two models, and the contract
+# ---------------------------------------------------------------- two models
 
 
 def comparison(ours: Floats, theirs: Floats, rows: Rows, *, policy: GatePolicy) -> Comparison:
@@ -482,26 +360,4 @@ def comparison(ours: Floats, theirs: Floats, rows: Rows, *, policy: GatePolicy) 
         auc_difference=areas[0].value - areas[1].value if areas[0] and areas[1] else None,
         log_loss_gain=gain.value,
         log_loss_gain_low=gain.low(policy.incumbent_alpha),
-    )
-
-
-def contract_check(candidate: Bundle, incumbent: Incumbent, snapshot: Snapshot, samples: Samples) -> ContractCheck:
-    """Whether the candidate's file, as read from its bytes, fits what the engine runs now."""
-    features = inference.features_of(snapshot, candidate.contract.feature_names)
-    return ContractCheck(
-        mismatches=() if incumbent.contract is None else _mismatches(candidate.contract, incumbent.contract),
-        unknown=incumbent.unknown,
-        canary_max_error=candidate.canary_error(),
-        constant_input_share=inference.constant_input_share(candidate.model, features, samples.positions),
-    )
-
-
-def _mismatches(ours: ModelContract, theirs: ModelContract) -> tuple[str, ...]:
-    names = ["preset", "context_length", "feature_names", "input_transform", "label"]
-    if UNNAMED in theirs.feature_names:
-        names.remove("feature_names")
-    return tuple(
-        f"{name}: the engine runs {getattr(theirs, name)}, the candidate is {getattr(ours, name)}"
-        for name in names
-        if getattr(ours, name) != getattr(theirs, name)
     )

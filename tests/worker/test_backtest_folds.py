@@ -14,9 +14,9 @@ from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import GateRequest, Progress, TrainRequest
 from retrain_worker.errors import TrainingCollapsedError
-from retrain_worker.worker import scoring
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.samples import Parts, Samples, select_samples, split_samples
+from retrain_worker.worker.gate_measurement import measure
 from retrain_worker.worker.stop_signal import StoppedError
 from retrain_worker.worker.training.backtest_folds import past_parts, read_folds, train_folds
 from retrain_worker.worker.training.train import train
@@ -116,7 +116,7 @@ def test_a_training_leaves_folds_that_the_gate_pools_with_the_holdout(tmp_path: 
         said.append,
         lambda: False,
     )
-    found = scoring.measure(
+    found = measure(
         GateRequest(
             run_id="20261123_000001",
             run_dir=str(tmp_path),

@@ -20,7 +20,7 @@ from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import GateRequest, TrainRequest
 from retrain_worker.errors import ContractError
-from retrain_worker.worker import scoring
+from retrain_worker.worker.gate_measurement import measure
 from retrain_worker.worker.training.train import train
 from tests.worker.synthetic_market import NAMES, market, saved
 from tests.worker.test_bundle import engine_state
@@ -42,7 +42,7 @@ def measured(
     run_dir = folder / "run"
     with_names(run_dir, names)
     path = write_model(artifact.model_file(run_dir, "patchtst_v20261123_000001"), candidate, seed=1)
-    found = scoring.measure(
+    found = measure(
         GateRequest(
             run_id="20261123_000001",
             run_dir=str(run_dir),

@@ -28,6 +28,7 @@ from retrain_worker.errors import ArtifactError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST, sigmoid
 from retrain_worker.worker import scoring, statistics
+from retrain_worker.worker.gate_measurement import measure
 from retrain_worker.worker.scoring import Rows
 from tests.worker.synthetic_market import HOUR, NAMES, START, market, saved
 
@@ -494,7 +495,7 @@ def measured(folder: Path, candidate: ModelContract, incumbent: ModelContract | 
     second = (
         write_model(artifact.model_file(folder, "patchtst_v20261123_000002"), incumbent, seed=2) if incumbent else None
     )
-    return scoring.measure(request(folder, first, second), lambda _: None).evidence
+    return measure(request(folder, first, second), lambda _: None).evidence
 
 
 def request(folder: Path, candidate: str, incumbent: str | None) -> GateRequest:
@@ -553,7 +554,7 @@ def test_only_shared_rows_are_compared_when_the_incumbent_lacks_some(tmp_path: P
 def test_a_model_beside_itself_is_exactly_as_good(tmp_path: Path) -> None:
     saved(tmp_path)
     path = write_model(artifact.model_file(tmp_path, "patchtst_v20261123_000001"), PAPER, seed=1)
-    found = scoring.measure(request(tmp_path, path, path), lambda _: None).evidence
+    found = measure(request(tmp_path, path, path), lambda _: None).evidence
     assert found.incumbent == found.candidate
     assert found.comparison is not None
     assert found.comparison.auc_difference == found.comparison.log_loss_gain == found.comparison.log_loss_gain_low == 0
@@ -570,7 +571,7 @@ def test_an_incumbent_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
     strange = dataclasses.replace(PAPER, feature_names=("a", "b", "c", "d"))
     unknown = write_model(artifact.model_file(tmp_path, "patchtst_v20261123_000003"), strange, seed=2)
     for path, reason in ((damaged, "cannot be used"), (direction, "predicts direction"), (unknown, "no feature a")):
-        found = scoring.measure(request(tmp_path, candidate, str(path)), lambda _: None).evidence
+        found = measure(request(tmp_path, candidate, str(path)), lambda _: None).evidence
         assert found.incumbent is None
         assert reason in found.incumbent_absence
         assert found.candidate.n > 100
@@ -582,7 +583,7 @@ def test_a_damaged_candidate_is_an_error_not_a_scorecard(tmp_path: Path) -> None
     write_model(path, PAPER, seed=1)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match="sha256"):
-        scoring.measure(request(tmp_path, str(path), None), lambda _: None)
+        measure(request(tmp_path, str(path), None), lambda _: None)
 
 
 def test_constant_rows_are_seen_by_the_serving_preprocessor(tmp_path: Path) -> None:
