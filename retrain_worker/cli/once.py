@@ -50,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def run_once(settings: Settings, *, stopping: Callable[[], bool], say: Callable[[str], None]) -> dict[str, Any]:
-    """One run to its end; the result of DESIGN 4.7. `say` gets each new sentence."""
+    """One run to its end; the result of docs/contracts/command-line.md. `say` gets each new sentence."""
     from retrain_worker.daemon.app import App
 
     options.prepare_home(settings)

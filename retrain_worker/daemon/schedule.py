@@ -53,7 +53,7 @@ class Schedule:
 
     def start(self) -> None:
         """Every job once at once, then at its interval."""
-        # Memory job store: a persistent one deletes what it cannot unpickle and repeats jobs without id (K3).
+        # Memory job store: a persistent one deletes what it cannot unpickle and repeats jobs without id.
         scheduler = BackgroundScheduler(
             jobstores={"default": MemoryJobStore()},
             timezone=UTC,
@@ -75,7 +75,7 @@ class Schedule:
         self._scheduler = scheduler
 
     def restart(self) -> None:
-        """Plan every job anew: APScheduler trusts the wall clock and would sleep through a jump back (K4)."""
+        """Plan every job anew: APScheduler trusts the wall clock and would sleep through a jump back."""
         self.stop()
         self.start()
 

@@ -31,7 +31,7 @@ class _Expected(NamedTuple):
     description: str
 
 
-#: the contract of the input table, DESIGN 4.1
+#: docs/contracts/input-table.md
 EXPECTED: Mapping[str, _Expected] = {
     "id": _Expected("INTEGER", False, "primary key"),
     "symbol": _Expected("VARCHAR", False, "trading pair"),

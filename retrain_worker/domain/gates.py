@@ -373,7 +373,7 @@ def confidence_spread_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
 
 
 def agreement_gate(evidence: Evidence, policy: GatePolicy) -> Gate:
-    """The candidate acts like the ensemble, neither too little nor too much. Advisory by default (DESIGN 4.6)."""
+    """The candidate acts like the ensemble, neither too little nor too much. Advisory by default."""
     found = evidence.candidate.agreement
     measurements = (
         {}

@@ -1,7 +1,7 @@
 """The model file: written once and durably, read with suspicion.
 
-A bundle is one file that torch.load(weights_only=True) accepts, with everything a consumer needs (DESIGN 4.2), its
-checksum beside it in the form of `sha256sum -c`, and a readable manifest. `read` believes nothing: hash, format, names,
+A bundle is one file that torch.load(weights_only=True) accepts, with everything a consumer needs
+(docs/contracts/model-file.md), its checksum beside it, and a readable manifest. `read` verifies hash, format, names,
 shapes, finite weights, and the canary, recorded windows whose probabilities the file must reproduce. Nothing in a model
 file is ever executed: weights_only=True, always (CVE-2025-32434 and CVE-2026-24747 are why torch is at least 2.10).
 

@@ -1,4 +1,4 @@
-"""A run as the one object that `--json` prints and the report shows (DESIGN 4.7)."""
+"""A run as the one object that `--json` prints and the report shows (docs/contracts/command-line.md)."""
 
 from __future__ import annotations
 

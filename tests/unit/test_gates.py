@@ -1,4 +1,4 @@
-"""The gate decides as DESIGN 4.6 says, and fails closed."""
+"""The gates decide as docs/contracts/gates.md defines, and fail closed."""
 
 from dataclasses import replace
 

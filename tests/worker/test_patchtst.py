@@ -143,7 +143,7 @@ def test_only_a_hidden_layer_in_the_head_sees_the_interplay_of_features() -> Non
 
 
 class EngineNetwork(nn.Module):
-    """DESIGN 4.2, word by word, out of torch's own parts."""
+    """The preset `engine` of docs/contracts/model-file.md, built from torch's own modules."""
 
     def __init__(self) -> None:
         super().__init__()

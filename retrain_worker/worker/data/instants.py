@@ -1,7 +1,8 @@
 """Timestamps in whatever notation they come, as int64 microseconds since the epoch, UTC.
 
-Naive text is UTC (DESIGN 4.1). Numbers are seconds since the epoch, or milli-, micro-, nanoseconds by their size. The
-two notations that SQLAlchemy and SQLite write are parsed as one matrix of digits; the rest goes through datetime.
+Naive text is UTC (docs/contracts/input-table.md). Numbers are seconds since the epoch, or milli-, micro-, nanoseconds
+by their size. The two notations that SQLAlchemy and SQLite write are parsed as one matrix of digits; the rest goes
+through datetime.
 """
 
 from __future__ import annotations

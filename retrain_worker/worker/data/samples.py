@@ -1,4 +1,4 @@
-"""Which rows end a window, and which part of time each belongs to (DESIGN 3.3).
+"""Which rows end a window, and which part of time each belongs to.
 
 A sample is a row with a usable outcome and a full window: the last `seq_len` rows of its own symbol up to and including
 itself, with no gap longer than the policy allows between two of them. Since the snapshot is sorted by (symbol,
