@@ -1,4 +1,4 @@
-"""A consumer in twenty lines: what happens to the model, as it happens."""
+"""A consumer in twenty lines: prints each event about the model."""
 
 import os
 
@@ -7,12 +7,12 @@ from retrain_worker.serving import ModelEvents
 url = os.environ.get("REDIS_URL", "redis://localhost:6379")
 with ModelEvents(url, group="my_service", consumer="host-1") as events:
     for event in events:
-        said = event.payload
+        data = event.payload
         match event.event_type:
             case "model.promoted":
-                print(f"{said['new_version']} replaces {said['old_version']}, AUC {said['auc']:.3f}", flush=True)
+                print(f"{data['new_version']} replaces {data['old_version']}, AUC {data['auc']:.3f}", flush=True)
             case "model.rolled_back":
-                print(f"{said['new_version']} is back: {said['reason']}", flush=True)
+                print(f"{data['new_version']} returned: {data['reason']}", flush=True)
             case _:
-                print(event.event_type, event.flat.get("status"), *said.get("reasons", ())[:1], flush=True)
+                print(event.event_type, event.flat.get("status"), *data.get("reasons", ())[:1], flush=True)
         events.acknowledge(event)

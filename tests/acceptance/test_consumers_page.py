@@ -87,7 +87,7 @@ def test_the_consumer_as_printed_prints_each_event_once_also_when_it_is_restarte
         [
             "learning.retraining.started skipped",
             "patchtst_v2 replaces patchtst_v1, AUC 0.816",
-            "patchtst_v1 is back: worse than the one before",
+            "patchtst_v1 returned: worse than the one before",
             "learning.retraining.skipped skipped 12 new rows, 200 wanted",
         ]
     )
