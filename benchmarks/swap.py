@@ -22,7 +22,7 @@ from retrain_worker import durable_file, settings
 from retrain_worker.adapters import journal
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.cli.options import prepare_home
-from retrain_worker.daemon.app import App
+from retrain_worker.daemon.wiring import Components, open_components
 from retrain_worker.domain.artifact import ModelContract, model_file, version_of
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.recipe import InputTransform, Preset
@@ -101,9 +101,9 @@ def write_candidate(folder: Path, number: int) -> tuple[Path, str, Run]:
     return path, manifest.sha256, run
 
 
-def due(app: App, path: Path, sha256: str, run: Run) -> Run:
+def due(app: Components, path: Path, sha256: str, run: Run) -> Run:
     """The run at the promotion of its candidate, stored."""
-    current = app.context.slot.current_path()
+    current = app.configuration.context.slot.current_path()
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         run = run.moved_to(stage, at=run.created_at)
     run = run.with_fact(
@@ -121,7 +121,7 @@ def due(app: App, path: Path, sha256: str, run: Run) -> Run:
     return run
 
 
-def promote(app: App, follower: ModelFollower, path: Path, sha256: str, run: Run) -> tuple[float, float]:
+def promote(app: Components, follower: ModelFollower, path: Path, sha256: str, run: Run) -> tuple[float, float]:
     """Seconds from the verdict until the env line names it, and until the follower answers with it."""
     due(app, path, sha256, run)
     answered_at: list[float] = []
@@ -139,10 +139,10 @@ def promote(app: App, follower: ModelFollower, path: Path, sha256: str, run: Run
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
-    app.tick()
+    app.driver.run_pass()
     swapped = time.perf_counter()
     while not (app.store.run(run.run_id) or run).is_finished:
-        app.tick()
+        app.driver.run_pass()
         time.sleep(0.01)
     watcher.join()
     ended = app.store.run(run.run_id)
@@ -192,13 +192,13 @@ def main() -> int:
         candidates = folder / "candidates"
         candidates.mkdir()
         naive, floor, to_line, to_answer = [], [], [], []
-        with App(loaded) as app:
+        with open_components(loaded) as app:
             slot = TimedSlot(
                 engine_models_dir=loaded.engine_models_dir,
                 engine_env_file=loaded.engine_env_file,
                 trigger_file=loaded.engine_trigger_file,
             )
-            object.__setattr__(app.context, "slot", slot)
+            object.__setattr__(app.configuration.context, "slot", slot)
             follower = ModelFollower(app.redis_url, consumer="benchmark")
             answers, stopped = [Answers() for _ in range(THREADS)], threading.Event()
             with follower:
@@ -215,7 +215,7 @@ def main() -> int:
                     to_answer.append(until_answer)
                     naive.append(naive_swap(folder, path))
                     floor.append(synced_copy(folder, path))
-                    app.sweep()
+                    app.retention.run()
                     for left in candidates.iterdir():
                         left.unlink()
                 stopped.set()

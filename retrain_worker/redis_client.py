@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.typing import EncodableT, FieldT
 
+from retrain_worker.domain.problem import Problem, ProblemKind
 from retrain_worker.errors import RedisUnavailableError, SettingsError
 
 AnyRedis = redis.Redis | redis.asyncio.Redis
@@ -40,22 +40,13 @@ OLDEST_VERSION = (6, 2)
 _IN_PIPELINE = "of pipeline caused error: "
 
 
-class ProblemKind(StrEnum):
-    """What to do about a problem."""
-
-    #: wait and try again; it will most likely pass
-    PASSING = "passing"
-    #: try again, rarely; a person has to change something
-    ALARM = "alarm"
-
-
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Why Redis did not do what we asked, as a sentence without secrets."""
+class RedisProblem(Problem):
+    """Why Redis did not do what was requested, without secrets."""
 
-    kind: ProblemKind
-    message: str
-    #: the one key that is meant, or empty: all of Redis
+    #: whether it will most likely end by itself; else an operator has to change something
+    is_transient: bool
+    #: the one key that has the problem; empty: all of Redis
     key: str = ""
 
 
@@ -76,20 +67,24 @@ _CODES = {
     "ClusterDownError": "CLUSTERDOWN",
     "TryAgainError": "TRYAGAIN",
 }
-_SENTENCES = {
-    "UNREACHABLE": (ProblemKind.PASSING, "Redis at {where} cannot be reached ({text})"),
-    "TIMEOUT": (ProblemKind.PASSING, "Redis at {where} does not answer in time"),
-    "LOADING": (ProblemKind.PASSING, "Redis at {where} is still loading its data"),
-    "READONLY": (ProblemKind.PASSING, "Redis at {where} is a read-only replica"),
-    "OOM": (ProblemKind.PASSING, "Redis at {where} is out of memory"),
-    "MISCONF": (ProblemKind.PASSING, "Redis at {where} cannot save to its disk and takes no writes"),
-    "NOREPLICAS": (ProblemKind.PASSING, "Redis at {where} has too few replicas and takes no writes"),
-    "MASTERDOWN": (ProblemKind.PASSING, "Redis at {where} is a replica that has lost its master"),
-    "CLUSTERDOWN": (ProblemKind.PASSING, "the Redis cluster of {where} is down"),
-    "TRYAGAIN": (ProblemKind.PASSING, "Redis at {where} asks to try again"),
-    "NOAUTH": (ProblemKind.ALARM, "Redis at {where} refuses our user or password; correct REDIS_URL"),
-    "NOPERM": (ProblemKind.ALARM, "Redis at {where} does not permit this ({text}); extend the ACL of our user"),
-    "WRONGTYPE": (ProblemKind.ALARM, "the key {key} at {where} is of another type; move it away, we do not delete it"),
+#: code -> cause, of what ends by itself
+_TRANSIENT_CAUSES = {
+    "UNREACHABLE": "cannot be reached ({text})",
+    "TIMEOUT": "does not answer in time",
+    "LOADING": "is still loading its data",
+    "READONLY": "is a read-only replica",
+    "OOM": "is out of memory",
+    "MISCONF": "cannot save to its disk and accepts no writes",
+    "NOREPLICAS": "has too few replicas and accepts no writes",
+    "MASTERDOWN": "is a replica that has lost its master",
+    "CLUSTERDOWN": "its cluster is down",
+    "TRYAGAIN": "asks to try again",
+}
+#: code -> cause and action, of what an operator has to end
+_LASTING_CAUSES = {
+    "NOAUTH": ("refuses the user or password", "correct REDIS_URL"),
+    "NOPERM": ("does not permit this ({text})", "extend the ACL of the user"),
+    "WRONGTYPE": ("the key {key} is of another type", "move or delete it"),
 }
 
 
@@ -164,12 +159,22 @@ def where_is(client: AnyRedis) -> str:
     return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"
 
 
-def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") -> Problem:
-    """What went wrong while we worked on `key`, and whether waiting will help."""
+def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") -> RedisProblem:
+    """What went wrong in an access to `key`, and whether waiting will help."""
     code, text = _code_of(error), _without_secrets(" ".join(_said(error).split()), client)
-    kind, message = _SENTENCES.get(code, (ProblemKind.ALARM, "Redis at {where} answered: {text}"))
-    about_key = key if kind is ProblemKind.ALARM and code != "NOAUTH" else ""
-    return Problem(kind=kind, message=message.format(where=where_is(client), key=key, text=text), key=about_key)
+    is_transient = code in _TRANSIENT_CAUSES
+    cause, action = (
+        (_TRANSIENT_CAUSES[code], "") if is_transient else _LASTING_CAUSES.get(code, ("answered: {text}", ""))
+    )
+    about_key = "" if is_transient or code == "NOAUTH" else key
+    return RedisProblem(
+        kind=ProblemKind.STREAM if about_key else ProblemKind.REDIS,
+        subject=f"Redis at {where_is(client)}",
+        cause=cause.format(key=key, text=text),
+        action=action,
+        is_transient=is_transient,
+        key=about_key,
+    )
 
 
 def unavailable(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> RedisUnavailableError:
@@ -301,11 +306,11 @@ class BackOff:
         left = self._not_before - self._now()
         return not timedelta() < left <= LONGEST_BACK_OFF
 
-    def after(self, problem: Problem | None) -> None:
+    def after(self, problem: RedisProblem | None) -> None:
         """Note how the last try went."""
         if problem is None:
             self._pause, self._not_before = timedelta(), None
             return
         longer = max(FIRST_BACK_OFF, min(self._pause * 2, LONGEST_BACK_OFF))
-        self._pause = LONGEST_BACK_OFF if problem.kind is ProblemKind.ALARM else longer
+        self._pause = longer if problem.is_transient else LONGEST_BACK_OFF
         self._not_before = self._now() + self._pause

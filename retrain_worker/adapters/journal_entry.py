@@ -26,9 +26,9 @@ MESSAGE_IDS = {
     "run_rolled_back": "e42a732464784e1d8e928343dfba179a",
     "redis_problem": "bd96cc21d44d4a2cbb2d561474d6345f",
     "reloaded": "45bedc169f1b4a24afd4934e77ad4aa6",
-    "reload_refused": "f49bce275c9a41398f80a14bc9791c23",
+    "reload_rejected": "f49bce275c9a41398f80a14bc9791c23",
     "job_stuck": "3677143645494599a01e74a0d4a97fa3",
-    "tick_failed": "4eca60126dc14917be1391e7e6c95dfa",
+    "unexpected_error": "4eca60126dc14917be1391e7e6c95dfa",
     "engine_restarted": "23f20c819cca4004a355983ec1c2adac",
     "engine_not_restarted": "683cfd0a354e40a3adfb75e9fb705365",
 }

@@ -21,7 +21,7 @@ from retrain_worker.adapters.outbox import Outbox, StoredEvent
 from retrain_worker.adapters.stream_history import RETENTION, STREAMS, StreamHistory, trim
 from retrain_worker.domain.envelope import StreamId, fields_of, parts_of
 from retrain_worker.domain.events import REQUEST_STREAM, SERVED_STREAM, Event
-from retrain_worker.redis_client import BackOff, Problem, entries_in, problem_of, text_of
+from retrain_worker.redis_client import BackOff, RedisProblem, entries_in, problem_of, text_of
 
 #: events of one transaction
 BATCH = 500
@@ -56,7 +56,7 @@ class Relay:
         self._history = StreamHistory(client, outbox, now)
         self._current = CurrentModelHash(client, outbox)
         #: what we were doing (ALL: anything) -> what kept us from it, and when to try again
-        self._problems: dict[str, Problem] = {}
+        self._problems: dict[str, RedisProblem] = {}
         self._back_offs: dict[str, BackOff] = {}
         self._trimmed_at: dict[str, datetime] = {}
 

@@ -1,7 +1,7 @@
-"""Requests for a run, from the stream `quantum:stream:model.retrain`: read, set aside or acknowledged, and made.
+"""Retrain requests on the stream `quantum:stream:model.retrain`: read, acknowledged, dead-lettered, and added.
 
-A request stays pending, and comes again with every poll, until it is acknowledged; so it is acknowledged after it is
-recorded. What cannot be understood goes to a stream beside it, with the reason, where a person can look at it.
+A request stays pending, and every poll returns it, until it is acknowledged; so it is acknowledged after it is stored.
+An entry that cannot be read goes to a dead-letter stream, with the reason.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM, STREAM_P
 from retrain_worker.domain.payloads import RetrainRequest
 from retrain_worker.redis_client import (
     BackOff,
+    RedisProblem,
     add_entry,
     is_no_group,
     problem_of,
@@ -29,17 +30,17 @@ from retrain_worker.redis_client import (
 )
 
 CONSUMER = "retraining_worker"
-#: requests of one poll; a flood is read in several
+#: entries of one poll
 BATCH = 100
-#: another consumer of our group that has held a request for so long is taken to be gone
+#: a pending request of another consumer of the group is claimed after this
 ABANDONED_AFTER = timedelta(minutes=5)
 _EVENT_TYPE = REQUEST_STREAM.removeprefix(STREAM_PREFIX)
-_LONGEST_TEXT = 200
+_MAX_CHARACTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Somebody wants a run."""
+    """A request for a run."""
 
     #: for `acknowledge`
     stream_id: str
@@ -58,21 +59,21 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class Poll:
-    """What one look at the stream found."""
+    """What one read of the stream found."""
 
     requests: tuple[Request, ...] = ()
-    set_aside: tuple[DeadLetter, ...] = ()
-    #: why we cannot look, in the same words for as long as it lasts
-    problem: str | None = None
+    dead_letters: tuple[DeadLetter, ...] = ()
+    #: why nothing could be read; the same value for as long as it lasts
+    problem: RedisProblem | None = None
 
     @property
     def is_full(self) -> bool:
         """Whether there may be more."""
-        return len(self.requests) + len(self.set_aside) == BATCH
+        return len(self.requests) + len(self.dead_letters) == BATCH
 
 
 class Requests:
-    """The reading end, under one stable name. Never raises for what Redis does."""
+    """Reads the stream as one consumer of its group. Never raises for what Redis does."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Requests:
         self._consumer = consumer
         self._abandoned_after = abandoned_after
         self._back_off = BackOff(now)
-        self._problem: str | None = None
+        self._problem: RedisProblem | None = None
 
     def poll(self) -> Poll:
         """Every request that is not acknowledged yet, oldest first, at most BATCH of them. Does not block."""
@@ -96,22 +97,21 @@ class Requests:
             entries = self._entries()
             found = self._sorted(entries)
         except RedisError as error:
-            problem = problem_of(error, self._client, key=REQUEST_STREAM)
-            self._problem = problem.message
-            self._back_off.after(problem)
+            self._problem = problem_of(error, self._client, key=REQUEST_STREAM)
+            self._back_off.after(self._problem)
             return Poll(problem=self._problem)
         self._problem = None
         self._back_off.after(None)
         return found
 
-    def acknowledge(self, stream_ids: Iterable[str]) -> str | None:
-        """These are recorded. Returns the problem if Redis did not hear it: then they come again with the next poll."""
+    def acknowledge(self, stream_ids: Iterable[str]) -> RedisProblem | None:
+        """These are stored. Returns the problem if Redis could not be told: the next poll returns them again."""
         ids = tuple(stream_ids)
         try:
             if ids:
                 self._client.xack(REQUEST_STREAM, REQUEST_GROUP, *ids)
         except RedisError as error:
-            return problem_of(error, self._client, key=REQUEST_STREAM).message
+            return problem_of(error, self._client, key=REQUEST_STREAM)
         return None
 
     def _entries(self) -> dict[str, Mapping[bytes, bytes]]:
@@ -124,7 +124,7 @@ class Requests:
         return self._read()
 
     def _read(self) -> dict[str, Mapping[bytes, bytes]]:
-        """Our own pending entries, those of consumers that are gone, and new ones; id -> fields."""
+        """Pending entries of this consumer, those claimed from others, and new ones; id -> fields."""
         milliseconds = int(self._abandoned_after.total_seconds() * 1000)
         self._client.xautoclaim(REQUEST_STREAM, REQUEST_GROUP, self._consumer, milliseconds, count=BATCH, justid=True)
         found = self._of_group("0", BATCH)
@@ -137,12 +137,12 @@ class Requests:
         return {entry_id: fields for _, entry_id, fields in streams_in(reply)}
 
     def _sorted(self, entries: Mapping[str, Mapping[bytes, bytes]]) -> Poll:
-        requests, refused = [], []
+        requests, dead_letters = [], []
         for stream_id, fields in entries.items():
             try:
                 requests.append(_request_in(stream_id, fields))
             except ValueError as error:
-                refused.append(DeadLetter(stream_id=stream_id, reason=str(error)))
+                dead_letters.append(DeadLetter(stream_id=stream_id, reason=str(error)))
                 set_aside(
                     self._client,
                     group=REQUEST_GROUP,
@@ -151,13 +151,13 @@ class Requests:
                     fields=fields,
                     reason=str(error),
                 )
-        return Poll(requests=tuple(requests), set_aside=tuple(refused))
+        return Poll(requests=tuple(requests), dead_letters=tuple(dead_letters))
 
 
 def trigger(client: redis.Redis, *, reason: str, requested_by: str) -> str:
-    """Ask the worker for a run; the id of the entry. Raises RedisUnavailableError.
+    """Add a retrain request; the id of the entry. Raises RedisUnavailableError.
 
-    After a lost reply the request may be there although this raises; a second one only joins the first.
+    After a lost reply the request may have been added although this raises; a second one joins the first.
     """
     event_id = str(uuid.uuid4())
     payload: RetrainRequest = {"reason": reason, "requested_by": requested_by}
@@ -175,7 +175,7 @@ def trigger(client: redis.Redis, *, reason: str, requested_by: str) -> str:
 
 
 def _create_group(client: redis.Redis) -> None:
-    """From the first entry on: requests made while no group existed count too."""
+    """From the first entry on: requests added before the group existed count, too."""
     try:
         client.xgroup_create(REQUEST_STREAM, REQUEST_GROUP, id="0", mkstream=True)
     except ResponseError as error:
@@ -184,22 +184,22 @@ def _create_group(client: redis.Redis) -> None:
 
 
 def _request_in(stream_id: str, fields: Mapping[bytes, bytes]) -> Request:
-    """Envelope or flat fields, both are understood. Raises ValueError with the reason when it is no request."""
+    """The request in an envelope or in flat fields. Raises ValueError with the reason when there is none."""
     if not fields:
-        raise ValueError("it was deleted before it was read")
+        raise ValueError("the entry was deleted before it was read")
     event = received(REQUEST_STREAM, stream_id, fields)
     if event.event_type != _EVENT_TYPE:
-        raise ValueError(f"its event_type is {event.event_type[:40]!r}, not {_EVENT_TYPE!r}")
-    said = {**event.flat, **event.payload}
+        raise ValueError(f"event_type is {event.event_type[:40]!r}, not {_EVENT_TYPE!r}")
+    content = {**event.flat, **event.payload}
     return Request(
         stream_id=stream_id,
         requested_at=event.timestamp,
-        reason=_line(said.get("reason")) or "no reason given",
-        requested_by=_line(said.get("requested_by")) or event.source or "unknown",
+        reason=_line(content.get("reason")) or "no reason given",
+        requested_by=_line(content.get("requested_by")) or event.source or "unknown",
     )
 
 
 def _line(value: object) -> str:
-    """One short line of plain text: it goes into logs and STATUS."""
+    """One short line of printable text, for log and STATUS."""
     words = "".join(c if c.isprintable() else " " for c in str(value or "")).split()
-    return " ".join(words)[:_LONGEST_TEXT]
+    return " ".join(words)[:_MAX_CHARACTERS]

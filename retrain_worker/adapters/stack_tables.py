@@ -1,13 +1,14 @@
-"""The stack's own bookkeeping: rows in ai_model_versions and model_training_runs, when those tables exist.
+"""Writes the stack's own tables ai_model_versions and model_training_runs, where they exist.
 
-The tables belong to the stack and live in the trading database: one short transaction for each finished run, and for
-each change of what serves, upserted by version, so that a repeat changes nothing.
+They belong to the stack and are in the trading database: one short transaction for each finished run, and for each
+change of the model in service, upserted by version, so that a repeat changes nothing.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -20,18 +21,23 @@ from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
 from retrain_worker.errors import DatabaseBusyError, RowRefusedError
 
 _VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
+#: SQLSTATE of PostgreSQL
+_INSUFFICIENT_PRIVILEGE = "42501"
 #: the columns that say which version is active
 _ACTIVITY = frozenset({"version_id", "model_type", "is_active"})
 
 
 class StackTables:
-    """Writes what a finished run means for the stack's own tables."""
+    """Opens a connection for each transaction."""
 
     def __init__(self, database_url: str, *, busy_timeout_seconds: float = 5.0) -> None:
-        """Nothing is opened yet. An SQLite file is opened read-write, and never created."""
+        """Nothing is opened yet. An SQLite file is never created."""
         url = sa.make_url(database_url)
         arguments: dict[str, Any] = {}
+        #: for messages
+        self._place, self._user = url.render_as_string(hide_password=True), url.username or getpass.getuser()
         if url.get_backend_name() == "sqlite":
+            self._place = url.database or ""
             url = url.set(database=f"file:{quote(url.database or '')}", query={"mode": "rw", "uri": "true"})
             arguments["timeout"] = busy_timeout_seconds
         self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
@@ -39,21 +45,21 @@ class StackTables:
     def record(self, run: Run, *, serving: Deployment | None) -> None:
         """Write `run` into the tables that exist; a version is active if it is that of `serving`.
 
-        Raises DatabaseBusyError when that is to be tried again, RowRefusedError when the tables do not take this row.
+        Raises DatabaseBusyError when trying again may help, RowRefusedError when the tables reject this row.
         """
-        with self._tables(f"bookkeeping of run {run.run_id}") as (connection, tables):
+        with self._tables(_RUNS, _VERSIONS) as (connection, tables):
             if _RUNS in tables:
                 _upsert(connection, tables[_RUNS], "version", _run_row(run))
             if _VERSIONS in tables and run.outcome is Outcome.PROMOTED:
                 _upsert(connection, tables[_VERSIONS], "version_id", _version_row(run, serving))
 
     def record_serving(self, serving: Deployment) -> None:
-        """Active is what stands in the slot, whoever put it there, and no other. Raises as `record`.
+        """The model in the slot is active, external or not, and no other one. Raises as `record`.
 
-        A model that the table does not know makes no row of it inactive unless it is known that it took their place:
-        the stack may have named its own model otherwise.
+        A model without a row makes the other rows inactive only if it is known to have replaced a model: the stack may
+        have its row under another name.
         """
-        with self._tables(f"bookkeeping of {serving.version}") as (connection, tables):
+        with self._tables(_VERSIONS) as (connection, tables):
             table = tables.get(_VERSIONS)
             if table is None or not set(table.c.keys()) >= _ACTIVITY:
                 return
@@ -69,31 +75,42 @@ class StackTables:
             connection.execute(sa.update(table).where(others).values(**replaced))
 
     @contextmanager
-    def _tables(self, what: str) -> Iterator[tuple[sa.Connection, Mapping[str, sa.Table]]]:
-        """One transaction, and those of the two tables that exist; its errors as ours."""
+    def _tables(self, *names: str) -> Iterator[tuple[sa.Connection, Mapping[str, sa.Table]]]:
+        """One transaction, and those of these tables that exist; its errors as ours."""
         try:
             with self._engine.begin() as connection:
-                present = set(sa.inspect(connection).get_table_names()) & {_VERSIONS, _RUNS}
+                present = set(sa.inspect(connection).get_table_names()) & set(names)
                 metadata = sa.MetaData()
                 metadata.reflect(connection, only=sorted(present))
                 yield connection, metadata.tables
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
-            reason = " ".join(str(error.orig).split())
             raise RowRefusedError(
-                f"{what} is refused ({reason})",
-                where=self._where,
-                remedy="see what the table demands; BOOKKEEPING=false turns it off",
+                _reason(error),
+                where=self._operation(names),
+                remedy="see the constraints of the table, or set BOOKKEEPING=false",
             ) from None
         except sa.exc.SQLAlchemyError as error:
+            action = "grant write access or set" if _is_denied(error) else "if this lasts, set"
             raise DatabaseBusyError(
-                f"{what} was not written ({type(error).__name__})",
-                where=self._where,
-                remedy="it is tried again; BOOKKEEPING=false turns it off",
+                f"{_reason(error)} (user {self._user})",
+                where=self._operation(names),
+                remedy=f"{action} BOOKKEEPING=false",
             ) from None
 
-    @property
-    def _where(self) -> str:
-        return self._engine.url.render_as_string(hide_password=True)
+    def _operation(self, names: Iterable[str]) -> str:
+        return f"cannot update {' and '.join(names)} in {self._place}"
+
+
+def _reason(error: sa.exc.SQLAlchemyError) -> str:
+    """The driver's message, one line."""
+    return " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+
+
+def _is_denied(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether the database denies this user the write, as its error code says."""
+    cause = getattr(error, "orig", None)
+    code = str(getattr(cause, "sqlite_errorname", "") or getattr(cause, "sqlstate", ""))
+    return code.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")) or code == _INSUFFICIENT_PRIVILEGE
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Reads the engine's own entries on quantum:stream:trade.intent, bounded, from where we left off.
+"""Reads the engine's entries on quantum:stream:trade.intent, BATCH at a time.
 
-Where we are and what was counted is remembered in the state database, so that a restart neither counts twice nor
-forgets. Implements stages.ports.Confirmations, too: an engine that names its model in the entry confirms it.
+The last id read and the tally are kept in the state database, so that a restart counts no entry twice and misses none.
+Implements stages.ports.Confirmations, too: an engine that names its model in an entry confirms it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from redis.exceptions import RedisError
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.engine_answers import INTENT_STREAM, EngineAnswer, Tally, answer_in
 from retrain_worker.domain.envelope import parts_of, payload_in
-from retrain_worker.redis_client import entries_in, problem_of, text_of
+from retrain_worker.redis_client import RedisProblem, entries_in, problem_of, text_of
 
-#: entries of one pass; a flood is read in several
+#: entries of one pass
 BATCH = 500
-#: entries looked at for a confirmation, newest first
-_LOOK_BACK = 200
+#: entries searched for a confirmation, newest first
+_MAX_SEARCHED = 200
 _CURSOR, _TALLY = "telemetry/cursor", "telemetry/tally"
 
 
-class ServingMonitor:
-    """The tally of what the engine says under the model that is in its slot."""
+class TradeIntents:
+    """The tally of the engine's answers since the model in its slot was put there."""
 
     def __init__(self, client: redis.Redis, store: StateDb) -> None:
         self._client = client
@@ -38,8 +38,8 @@ class ServingMonitor:
         """What was counted up to the last pass."""
         return tally_in(self._store)
 
-    def read(self, *, model_path: str, at: datetime) -> str | None:
-        """Count what has come since the last pass; why that was not possible, or None. Another model: a new tally.
+    def read(self, *, model_path: str, at: datetime) -> RedisProblem | None:
+        """Count the entries since the last pass; why that was not possible, or None. Another model begins a new tally.
 
         The first pass ever begins at `at`.
         """
@@ -49,33 +49,33 @@ class ServingMonitor:
         try:
             entries = entries_in(self._client.xrange(INTENT_STREAM, f"({cursor}", "+", count=BATCH))
         except RedisError as error:
-            return problem_of(error, self._client, key=INTENT_STREAM).message
+            return problem_of(error, self._client, key=INTENT_STREAM)
         for stream_id, fields in entries:
             tally, cursor = _counted(tally, stream_id, fields), stream_id
         self._store.remember_all({_CURSOR: cursor, _TALLY: msgspec.json.encode(tally).decode()})
         return None
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
-        """The engine's own word, where its entries name the model (version, path or sha256). None while none does."""
+        """The entry in which the engine names the model by version, path or sha256; None while there is none."""
         try:
             entries = entries_in(
-                self._client.xrevrange(INTENT_STREAM, "+", str(int(since.timestamp() * 1000)), count=_LOOK_BACK)
+                self._client.xrevrange(INTENT_STREAM, "+", str(int(since.timestamp() * 1000)), count=_MAX_SEARCHED)
             )
         except RedisError:
             return None
         for stream_id, fields in entries:
             try:
-                found = _said(stream_id, fields)
+                answer = _answer_in(stream_id, fields)
             except ValueError:
                 continue
-            named = set(found.names if found else ()) & {version, sha256, model_path}
-            if named:
-                return f"the engine names {min(named, key=len)} in its answer for {found.symbol if found else ''}"
+            named = set(answer.names if answer else ()) & {version, sha256, model_path}
+            if answer and named:
+                return f"the engine names {min(named, key=len)} in its answer for {answer.symbol}"
         return None
 
 
 def tally_in(store: StateDb) -> Tally:
-    """What was counted up to the last pass; an empty tally when nothing was, or what is there cannot be read."""
+    """The tally up to the last pass; an empty one where there is none, or it cannot be decoded."""
     try:
         return msgspec.json.decode(store.recall(_TALLY) or "{}", type=Tally)
     except msgspec.MsgspecError:
@@ -84,23 +84,23 @@ def tally_in(store: StateDb) -> Tally:
 
 def _counted(tally: Tally, stream_id: str, fields: Mapping[bytes, bytes]) -> Tally:
     try:
-        return tally.with_entry(_said(stream_id, fields))
+        return tally.with_entry(_answer_in(stream_id, fields))
     except ValueError:
         return tally.with_malformed()
 
 
-def _said(stream_id: str, fields: Mapping[bytes, bytes]) -> EngineAnswer | None:
-    """Raises ValueError when the entry means nothing."""
+def _answer_in(stream_id: str, fields: Mapping[bytes, bytes]) -> EngineAnswer | None:
+    """Raises ValueError when the entry is malformed."""
     flat = {text_of(name): text_of(value) for name, value in fields.items()}
     whole: dict[str, Any] = {**flat, **payload_in(flat)}
     return answer_in(whole, at=_instant(whole, stream_id))
 
 
 def _instant(whole: Mapping[str, Any], stream_id: str) -> datetime:
-    """The entry's own timestamp, where it can be read; else when Redis took it."""
-    taken = datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
+    """The entry's own timestamp, where it can be read; else when Redis added it."""
+    added = datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
     try:
         found = datetime.fromisoformat(str(whole["timestamp"]))
     except (KeyError, ValueError):
-        return taken
+        return added
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found

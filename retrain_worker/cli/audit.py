@@ -38,7 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     settings = options.read_settings(arguments)
     try:
-        pulled, audited = audit_source(settings, say=lambda text: print(text, file=sys.stderr))
+        pulled, audited = audit_source(settings, report=lambda text: print(text, file=sys.stderr))
     except RefuseError as error:
         print(
             as_json({"is_fit": False, "reasons": [str(error)], "findings": [], "source": None})

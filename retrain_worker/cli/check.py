@@ -133,7 +133,7 @@ def _database(settings: Settings) -> Iterator[Check]:
     from retrain_worker.daemon.source_audit import audit_source
 
     try:
-        pulled, audited = audit_source(settings, say=_hush)
+        pulled, audited = audit_source(settings, report=_hush)
     except RetrainError as error:
         yield Check(name="database", is_ok=False, finding=f"{error.where}: {error.what}", remedy=error.remedy)
         return

@@ -44,9 +44,9 @@ def execute(arguments: argparse.Namespace) -> int:
     """Market, incumbent, engine, one run, summary. The exit code of `once`."""
     from retrain_worker import settings
     from retrain_worker.adapters import journal
-    from retrain_worker.cli.once import as_json, exit_code, run_in
-    from retrain_worker.daemon.app import App
-    from retrain_worker.daemon.service import Signals
+    from retrain_worker.cli.once import as_json, exit_code, run_with
+    from retrain_worker.daemon.signals import Signals
+    from retrain_worker.daemon.wiring import open_components
     from retrain_worker.demo import demo_host
     from retrain_worker.report.page import write_page
     from retrain_worker.report.run_summary import summary
@@ -65,15 +65,20 @@ def execute(arguments: argparse.Namespace) -> int:
         old, work_dir=home / "older_run", models_dir=loaded.engine_models_dir, env_file=loaded.engine_env_file
     )
     with ExitStack() as resources:
-        app = resources.enter_context(App(loaded))
+        components = resources.enter_context(open_components(loaded, report=lambda step: say(step.message)))
         say("the engine's stand-in starts and answers with it")
         engine = resources.enter_context(
             demo_host.engine(
-                env_file=loaded.engine_env_file, redis_url=app.redis_url, database=today.path, log=home / "engine.jsonl"
+                env_file=loaded.engine_env_file,
+                redis_url=components.redis_url,
+                database=today.path,
+                log=home / "engine.jsonl",
             )
         )
-        consumer = resources.enter_context(demo_host.consumer(redis_url=app.redis_url, log=home / "consumer.log"))
-        result = run_in(app, stopping=lambda: signals.stopping, say=say)
+        consumer = resources.enter_context(
+            demo_host.consumer(redis_url=components.redis_url, log=home / "consumer.log")
+        )
+        result = run_with(components, is_stopped=lambda: signals.stopping)
         event = _event_of(engine, result)
         heard = consumer()
     result["engine"] = _answers(engine)

@@ -100,7 +100,7 @@ def _quality(arguments: argparse.Namespace, found: Discovery, say: Callable[[str
     try:
         with safe_to_open(found.source_path) as path:
             arguments.db = str(path)
-            pulled, audited = audit_source(options.read_settings(arguments), say=say)
+            pulled, audited = audit_source(options.read_settings(arguments), report=say)
     except RefuseError as error:
         return Quality(is_fit=False, reasons=(f"{error.what}; {error.remedy}",))
     except RetrainError as error:

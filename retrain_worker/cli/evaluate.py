@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     settings = options.read_settings(arguments)
     try:
-        found = evaluate(settings, arguments.file, say=lambda text: print(text, file=sys.stderr))
+        found = evaluate(settings, arguments.file, report=lambda text: print(text, file=sys.stderr))
     except RefuseError as error:
         refused = {"file": str(arguments.file), "decision": Decision.REFUSE, "reasons": [str(error)]}
         print(as_json(refused) if arguments.json else f"REFUSED  {error}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from retrain_worker.settings import Settings
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from retrain_worker.daemon.app import App
+    from retrain_worker.daemon.wiring import Components
+    from retrain_worker.stages.step import Step
 
 EXIT_CODES = {Outcome.PROMOTED: 0, Outcome.SKIPPED: 10, Outcome.REFUSED: 11, Outcome.INTERRUPTED: 12}
 _EXIT_FAILED = 1
@@ -36,45 +36,38 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Run once. An interrupted run of this home is resumed first: that is then the run."""
+    """Run once. An interrupted run of this home is resumed instead of a new one."""
     from retrain_worker.adapters import journal
-    from retrain_worker.daemon.service import Signals
+    from retrain_worker.daemon.signals import Signals
     from retrain_worker.report.run_summary import summary
 
     signals = Signals()
     settings = options.read_settings(arguments)
     journal.configure(level=settings.log_level, form=settings.log_format)
-    result = run_once(settings, stopping=lambda: signals.stopping, say=_to_stderr)
+    result = run_once(settings, is_stopped=lambda: signals.stopping, report=_print_progress)
     print(as_json(result) if arguments.json else summary(result))
     return exit_code(result)
 
 
-def run_once(settings: Settings, *, stopping: Callable[[], bool], say: Callable[[str], None]) -> dict[str, Any]:
-    """One run to its end; the result of docs/contracts/command-line.md. `say` gets each new sentence."""
-    from retrain_worker.daemon.app import App
+def run_once(settings: Settings, *, is_stopped: Callable[[], bool], report: Callable[[Step], None]) -> dict[str, Any]:
+    """One run to its end; the result of docs/contracts/command-line.md. `report` gets each step with a new message."""
+    from retrain_worker.daemon.wiring import open_components
 
     options.prepare_home(settings)
-    # A person is waiting: what cannot be reached now is an answer, not a reason to wait.
-    with App(replace(settings, max_retries=0)) as app:
-        return run_in(app, stopping=stopping, say=say)
+    # The operator waits: what is unreachable now ends the run, and is not waited for.
+    with open_components(replace(settings, max_retries=0), report=report) as components:
+        return run_with(components, is_stopped=is_stopped)
 
 
-def run_in(app: App, *, stopping: Callable[[], bool], say: Callable[[str], None]) -> dict[str, Any]:
-    """One run of an open app; an interrupted one goes on first."""
-    from retrain_worker.daemon.app import ticks
+def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> dict[str, Any]:
+    """One run of opened components; an interrupted one goes on first."""
     from retrain_worker.daemon.run_report import write_report
 
-    last = ""
-    app.recover()
-    app.settle_trials(stopping=stopping, pause=time.sleep)
-    run = app.begin("once", "asked for by a person")
-    for step in ticks(app, run, stopping=stopping, pause=time.sleep):
-        if step.message != last:
-            last = step.message
-            say(last)
-    ended = app.store.run(run.run_id)
-    assert ended is not None, "a run that was begun is stored"
-    return write_report(ended, app.artifacts)
+    driver = components.driver
+    driver.recover()
+    driver.evaluate_waiting_runs(is_stopped=is_stopped)
+    run = driver.drive(driver.begin("once", "requested by an operator"), is_stopped=is_stopped)
+    return write_report(run, components.run_folders)
 
 
 def exit_code(result: dict[str, Any]) -> int:
@@ -91,5 +84,5 @@ def as_json(result: object) -> str:
     return msgspec.json.encode(result).decode()
 
 
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+def _print_progress(step: Step) -> None:
+    print(step.message, file=sys.stderr, flush=True)

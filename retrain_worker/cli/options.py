@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how they become settings."""
+"""Options that several verbs share, and the settings that they lead to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrain_worker.adapters.state_db import StateDb
 
 _FRESH_ENGINE_ENV = """\
-# Stands in for the engine's /etc/quantum/ai-engine.env: made by `retrain-worker --home`, because none was named.
+# Takes the place of /etc/quantum/ai-engine.env: made by `retrain-worker --home`, because no ENGINE_ENV_FILE is set.
 PATCHTST_SHADOW_ONLY=true
 """
 
@@ -40,9 +40,9 @@ def add_database(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(arguments: argparse.Namespace, outside: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from the environment, the env file, which wins, as in a unit, and credentials. Raises SettingsError.
+    """Settings from the environment, the env file (which wins, as in a unit) and credentials. Raises SettingsError.
 
-    `outside`: the environment, or what `environment_outside` has left of it.
+    `outside`: the environment, or what `environment_outside` leaves of it.
     """
     given = _given_in(env_file_of(arguments))
     home = home_of(arguments)
@@ -55,7 +55,7 @@ def read_settings(arguments: argparse.Namespace, outside: Mapping[str, str] = os
 
 
 def unknown_names(arguments: argparse.Namespace, loaded: Settings) -> tuple[str, ...]:
-    """What stands in the env file and is no setting."""
+    """Names in the env file that are no settings."""
     return settings.unknown_names(_given_in(env_file_of(arguments)), loaded.names)
 
 
@@ -67,19 +67,19 @@ def home_of(arguments: argparse.Namespace) -> Path | None:
 def environment_outside(arguments: argparse.Namespace) -> dict[str, str]:
     """The environment without what EnvironmentFile= has put there from the env file.
 
-    To be taken at the start: a line that is removed later would else stay in force until a restart.
+    To be called at the start: a line that is removed later would otherwise stay in force until a restart.
     """
     given = _given_in(env_file_of(arguments))
     return {name: value for name, value in os.environ.items() if given.get(name) != value}
 
 
-def person() -> str:
-    """Who gives this command; the one who became root for it, where there is one."""
+def user_name() -> str:
+    """The user who runs this command; under sudo the one who called it."""
     return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def open_state(loaded: Settings) -> StateDb | None:
-    """Our state database, to look at; None when there is none yet."""
+    """The state database, read-only; None when there is none yet."""
     from retrain_worker.adapters.state_db import StateDb
 
     path = loaded.state_path / "state.db"
@@ -87,7 +87,7 @@ def open_state(loaded: Settings) -> StateDb | None:
 
 
 def redis_url(loaded: Settings) -> str:
-    """Where the events are: the Redis that is named, else the embedded one of the home."""
+    """REDIS_URL, or the embedded Redis of the home where it is empty."""
     url = str(loaded.redis_url)
     if not url:
         from retrain_worker.adapters.embedded_redis import EmbeddedRedis
@@ -98,7 +98,7 @@ def redis_url(loaded: Settings) -> str:
 
 
 def prepare_home(loaded: Settings) -> None:
-    """Make the folders of a fresh home. The engine's env file is made only where it is our own stand-in."""
+    """Make the folders of a new home, and an env file for the engine where it lies under the home."""
     if loaded.home is None:
         return
     for folder in (loaded.state_path, loaded.model_path, loaded.checkpoint_path, loaded.engine_models_dir):
@@ -109,7 +109,7 @@ def prepare_home(loaded: Settings) -> None:
 
 
 def env_file_of(arguments: argparse.Namespace) -> Path | None:
-    """The env file that is read: the one that was named, else the program's own where it is used and there."""
+    """--env-file, or without --home the default one, if it exists."""
     path: Path | None = arguments.env_file
     if path is None and arguments.home is None and settings.ENV_FILE.exists():
         path = settings.ENV_FILE

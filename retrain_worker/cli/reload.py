@@ -1,4 +1,4 @@
-"""`reload`: the daemon reads its settings again; returns when they are in force or refused."""
+"""`reload`: the daemon reads its settings again; returns when they are in force or rejected."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser(
         "reload",
         help="the daemon reads its settings again (what `systemctl reload` runs)",
-        epilog="exit: 0 the new settings are taken, 78 they are wrong and the old ones stay",
+        epilog="exit: 0 the new settings are in force, 78 they are wrong and the running configuration is unchanged",
     )
     options.add_places(parser)
-    parser.add_argument("--pid", type=int, help="the daemon (default: the one that works on the state directory)")
-    parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="seconds to wait for its answer")
+    parser.add_argument(
+        "--pid", type=int, help="the daemon (default: the one that holds the lock of the state directory)"
+    )
+    parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="seconds to wait for the result")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Ask, wait, and say how it ended. Raises SettingsError, CallPersonError when nobody answers."""
+    """Request it, wait, print its problems. Raises SettingsError, OperatorActionError when there is no result."""
     from retrain_worker.adapters.reload_result import reload_process
     from retrain_worker.adapters.state_lock import holder_of
     from retrain_worker.errors import UsageError
@@ -38,13 +40,13 @@ def execute(arguments: argparse.Namespace) -> int:
         state_path = options.read_settings(arguments).state_path
         pid = holder_of(state_path)
         if pid is None:
-            raise UsageError("no daemon is at work", where=str(state_path), remedy="start it")
-    answer = reload_process(
+            raise UsageError("no daemon is running", where=str(state_path), remedy="start it")
+    result = reload_process(
         pid, reload_answer_path(os.environ, home=options.home_of(arguments)), wait_seconds=arguments.wait
     )
-    for problem in answer.problems:
+    for problem in result.problems:
         print(f"retrain-worker: {problem}", file=sys.stderr)
-    if answer.problems:
-        print("retrain-worker: the old settings stay", file=sys.stderr)
+    if result.problems:
+        print("retrain-worker: reload rejected, running configuration unchanged", file=sys.stderr)
         return os.EX_CONFIG
     return 0

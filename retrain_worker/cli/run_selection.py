@@ -1,4 +1,4 @@
-"""The run that a verb is about: the one that is named, or the newest that has what the verb shows."""
+"""The run that a verb shows: the named one, or the newest that has what the verb shows."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from retrain_worker.domain.lifecycle import Run
 from retrain_worker.errors import UsageError
 from retrain_worker.settings import Settings
 
-_LOOK_BACK = 1000
+_MAX_RUNS = 1000
 
 
 def chosen_run(settings: Settings, run_id: str | None, *, fits: Callable[[Run], bool], otherwise: str) -> Run:
-    """The run. Raises UsageError, which says `otherwise` when there are runs, but none that fits."""
+    """The run. Raises UsageError, with the message `otherwise` when there are runs, but none that fits."""
     store = options.open_state(settings)
     if store is None:
         raise UsageError("no run yet", where=str(settings.state_path), remedy="start one: retrain-worker once")
     with store:
-        runs = store.history(limit=_LOOK_BACK) if run_id is None else [store.run(run_id)]
+        runs = store.history(limit=_MAX_RUNS) if run_id is None else [store.run(run_id)]
     found = next((run for run in runs if run is not None and fits(run)), None)
     if found is None:
         raise UsageError(otherwise, where=run_id or "", remedy="`retrain-worker history` lists the runs")

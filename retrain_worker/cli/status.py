@@ -12,8 +12,6 @@ from retrain_worker.domain.lifecycle import Stage
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from retrain_worker.adapters.state_db import StateDb
-
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
@@ -37,7 +35,8 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrain_worker.adapters.model_slot import ModelSlot
     from retrain_worker.adapters.state_lock import is_held
     from retrain_worker.daemon import queued_request
-    from retrain_worker.daemon.schedule import next_run_at
+    from retrain_worker.daemon.jobs.serving_monitor import engine_says
+    from retrain_worker.daemon.run_schedule import next_run_at
     from retrain_worker.errors import SlotError
     from retrain_worker.report.live_evaluation import trial_pairs
 
@@ -82,7 +81,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
             interval=timedelta(hours=settings.retrain_interval_hours),
         )
         found |= {
-            "engine_says": _engine_says(store),
+            "engine_says": engine_says(store) or None,
             "waiting_runs": [
                 {
                     "run_id": run.run_id,
@@ -130,17 +129,8 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _engine_says(store: StateDb) -> str | None:
-    from retrain_worker.adapters.trade_intents import tally_in
-    from retrain_worker.daemon.serving_monitor import finding_of
-
-    tally = tally_in(store)
-    malformed = f" ({tally.malformed} entries could not be read)" if tally.malformed else ""
-    return f"{finding_of(store, tally).message}{malformed}" if tally.entries else None
-
-
 def _as_text(found: dict[str, Any]) -> str:
-    from retrain_worker.daemon.app import in_words
+    from retrain_worker.daemon.status import in_words
 
     lines = [("daemon", found["daemon"])]
     lines.append(("serving", found["slot_problem"] or found["serving"] or "no PATCHTST_MODEL_PATH in the env file"))

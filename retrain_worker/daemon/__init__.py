@@ -1,1 +1,1 @@
-"""The process: composition root, schedule, service. No torch, no numpy."""
+"""The daemon: wiring, the run driver, its jobs, the main loop. No torch, no numpy."""

@@ -1,27 +1,25 @@
-"""The gate by itself, for any model file, in a folder that is thrown away: nothing is promoted, no state is touched."""
+"""The gate by itself, for any model file, in a temporary folder: nothing is promoted, no state is changed."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.adapters.worker_process import WorkerProcesses
-from retrain_worker.daemon.one_off_task import awaited
+from retrain_worker.daemon.configuration import slot_of
+from retrain_worker.daemon.one_off_task import stage_worker
 from retrain_worker.domain.alpha_spending import AlphaSpending, spend
 from retrain_worker.domain.gates import Evidence, Verdict, decide
 from retrain_worker.domain.lifecycle import Stage
-from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest, PullRequest
+from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest
 from retrain_worker.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What the gate says of a file, beside which incumbent, and at which error probability."""
+    """The gate's verdict on a file, beside which incumbent, and at which error probability."""
 
     verdict: Verdict
     evidence: Evidence
@@ -30,60 +28,26 @@ class Evaluation:
     spending: AlphaSpending
 
 
-def evaluate(settings: Settings, file: Path, *, say: Callable[[str], None]) -> Evaluation:
-    """Measure and judge `file` on the holdout of the rows as they are now. Raises what the worker raised, SlotError."""
+def evaluate(settings: Settings, file: Path, *, report: Callable[[str], None]) -> Evaluation:
+    """Measure and judge `file` on the holdout of the current rows. Raises the worker's error, SlotError."""
     now = datetime.now(UTC)
     spending = _spending(settings, now)
     policy = replace(settings.gate, skill_alpha=spending.alpha)
-    incumbent = (
-        ModelSlot(
-            engine_models_dir=settings.engine_models_dir,
-            engine_env_file=settings.engine_env_file,
-            trigger_file=settings.engine_trigger_file,
-        ).current_path()
-        if settings.engine_env_file.exists()
-        else None
-    )
-    with tempfile.TemporaryDirectory(prefix="retrain-worker-evaluate-") as folder:
-        workers = WorkerProcesses(
-            database_url=str(settings.database_url),
-            niceness=settings.worker_nice,
-            deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60),
+    incumbent = slot_of(settings).current_path() if settings.engine_env_file.exists() else None
+    with stage_worker(settings, report=report) as worker:
+        worker.pull(settings, name="evaluate", now=now.isoformat())
+        request = GateRequest(
+            run_id="evaluate",
+            run_dir=worker.folder,
+            candidate_path=str(file.absolute()),
+            incumbent_path=str(incumbent) if incumbent else None,
+            data=settings.data,
+            split=settings.split,
+            recipe=settings.recipe,
+            policy=policy,
+            memory_limit_bytes=settings.worker_memory_bytes,
         )
-        try:
-            awaited(
-                workers,
-                Stage.PULL,
-                Path(folder),
-                PullRequest(
-                    run_id="evaluate",
-                    run_dir=folder,
-                    policy=settings.data,
-                    watermark_path=None,
-                    now=now.isoformat(),
-                    memory_limit_bytes=settings.worker_memory_bytes,
-                ),
-                say,
-            )
-            measured: GateMeasured = awaited(
-                workers,
-                Stage.GATE,
-                Path(folder),
-                GateRequest(
-                    run_id="evaluate",
-                    run_dir=folder,
-                    candidate_path=str(file.absolute()),
-                    incumbent_path=str(incumbent) if incumbent else None,
-                    data=settings.data,
-                    split=settings.split,
-                    recipe=settings.recipe,
-                    policy=policy,
-                    memory_limit_bytes=settings.worker_memory_bytes,
-                ),
-                say,
-            )
-        finally:
-            workers.stop(1.0)
+        measured: GateMeasured = worker.result_of(Stage.GATE, request)
     return Evaluation(
         verdict=decide(measured.evidence, policy),
         evidence=measured.evidence,

@@ -1,53 +1,76 @@
-"""What becomes of a pass whose writing down fails.
+"""What becomes of a job that raises: the same for every job.
 
-A state database that is broken ends the process; one that has no room, or is busy, is waited for, which is said once.
+A StateError ends the process, which can do nothing without its state database. After any other error the job is tried
+again, each time after a longer pause, up to MAX_PAUSE_SECONDS; the error is logged when it begins and shown in STATUS
+while it lasts. What a job can charge to a run or a slot request, it does (unexpected_error.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
-from retrain_worker.errors import RetryLaterError, StateError
+from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
+from retrain_worker.errors import StateError
 
 log = structlog.get_logger()
 
+MAX_PAUSE_SECONDS = 30.0
 
-class Guard:
-    """Stands around the passes of all jobs. What a pass expects, it handles itself."""
 
-    def __init__(self) -> None:
-        #: our own memory failed: the process must end
-        self.broken: StateError | None = None
-        #: what each job that cannot go on waits for
-        self._problems: dict[str, str] = {}
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    problem: Problem
+    pause_seconds: float
+    retry_at: float
 
-    def around(self, name: str, work: Callable[[], None]) -> Callable[[], None]:
-        """`work`, as the pass of the job called `name`."""
+
+class JobBackoff:
+    """Wraps the jobs; knows which of them fail now."""
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        """`clock`: seconds that never go back."""
+        #: the error of the state database that ends this process
+        self.fatal: StateError | None = None
+        self._clock = clock
+        self._failures: dict[str, _Failure] = {}
+
+    def around(self, name: str, job: Callable[[], object]) -> Callable[[], None]:
+        """`job`, called `name` in the log; it never raises, and does nothing during a pause."""
 
         def guarded() -> None:
+            failure = self._failures.get(name)
+            if failure is not None and self._clock() < failure.retry_at:
+                return
             try:
-                work()
+                job()
             except StateError as error:
-                self.broken = error
-            except RetryLaterError as error:
-                self._note(name, str(error))
+                self.fatal = error
+            except Exception as error:
+                self._fail(name, error)
             else:
-                self._note(name, "")
+                self._recover(name)
 
         return guarded
 
-    def messages(self) -> tuple[str, ...]:
-        """What is waited for, each once."""
-        return tuple(dict.fromkeys(self._problems.values()))
+    def problems(self) -> tuple[Problem, ...]:
+        """Why jobs fail now, each problem once."""
+        return tuple(dict.fromkeys(failure.problem for failure in list(self._failures.values())))
 
-    def _note(self, name: str, problem: str) -> None:
-        if problem == self._problems.get(name, ""):
+    def _fail(self, name: str, error: Exception) -> None:
+        problem, before = problem_of(error, kind=ProblemKind.JOB), self._failures.get(name)
+        pause = 1.0 if before is None else min(before.pause_seconds * 2, MAX_PAUSE_SECONDS)
+        self._failures[name] = _Failure(problem=problem, pause_seconds=pause, retry_at=self._clock() + pause)
+        if before is not None and before.problem == problem:
             return
-        if problem:
-            self._problems[name] = problem
-            log.warning("job_waits", message=f"{name} cannot go on, and is tried again: {problem}")
+        message = f"job {name} failed and is tried again: {problem.message}"
+        if problem.kind is ProblemKind.DEFECT:
+            log.error("unexpected_error", message=message, exc_info=error)
         else:
-            del self._problems[name]
-            log.info("job_goes_on", message=f"{name} goes on")
+            log.warning("job_failed", message=message, job=name)
+
+    def _recover(self, name: str) -> None:
+        if self._failures.pop(name, None) is not None:
+            log.info("job_recovered", message=f"job {name} works again", job=name)

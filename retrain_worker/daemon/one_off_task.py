@@ -1,10 +1,12 @@
-"""What a worker does outside any run, in a folder that is thrown away: tell what a file is, export a model."""
+"""What a worker does outside any run, in a temporary folder: inspect or export a model, measure a source."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,66 @@ from retrain_worker.domain.worker_protocol import (
     InspectRequest,
     InspectResult,
     OneOffTask,
+    PullRequest,
+    PullResult,
     Working,
 )
+from retrain_worker.settings import Settings
 
 DEADLINE_SECONDS = 600.0
 _POLL_SECONDS = 0.05
+_STOP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOffWorker:
+    """Runs tasks one after the other in one temporary folder. `report` gets each new progress message."""
+
+    folder: str
+    workers: WorkerProcesses
+    report: Callable[[str], None]
+
+    def result_of(self, task: Stage | OneOffTask, request: Any) -> Any:
+        """The worker's result, which is waited for. Raises the worker's error."""
+        reported = ""
+        while isinstance(answer := self.workers.result_of(task, Path(self.folder), request), Working):
+            if answer.message != reported:
+                reported = answer.message
+                self.report(reported)
+            time.sleep(_POLL_SECONDS)
+        if isinstance(answer, Broken):
+            raise answer.error
+        return answer.result
+
+    def pull(self, settings: Settings, *, name: str, now: str) -> PullResult:
+        """A snapshot of the training window, as a first run would take it. Raises the worker's error."""
+        request = PullRequest(
+            run_id=name,
+            run_dir=self.folder,
+            policy=settings.data,
+            watermark_path=None,
+            now=now,
+            memory_limit_bytes=settings.worker_memory_bytes,
+        )
+        result: PullResult = self.result_of(Stage.PULL, request)
+        return result
+
+
+@contextmanager
+def stage_worker(settings: Settings, *, report: Callable[[str], None]) -> Iterator[OneOffWorker]:
+    """A worker for the stages of a run, with the database and the deadlines of `settings`."""
+    with _worker(
+        dict.fromkeys(Stage, settings.stage_deadline_minutes * 60),
+        report=report,
+        database_url=str(settings.database_url),
+        niceness=settings.worker_nice,
+    ) as worker:
+        yield worker
 
 
 def inspect(paths: tuple[Path, ...]) -> InspectResult:
     """What these files are. A file that cannot be used is a report, not an error."""
-    result: InspectResult = _done(
+    result: InspectResult = _result_of(
         OneOffTask.INSPECT, InspectRequest(paths=tuple(str(path.absolute()) for path in paths))
     )
     return result
@@ -34,29 +86,22 @@ def inspect(paths: tuple[Path, ...]) -> InspectResult:
 
 def export(request: ExportRequest) -> ExportResult:
     """Write a model file for another runtime. Raises UsageError, ArtifactError, ContractError."""
-    result: ExportResult = _done(OneOffTask.EXPORT, request)
+    result: ExportResult = _result_of(OneOffTask.EXPORT, request)
     return result
 
 
-def awaited(
-    workers: WorkerProcesses, task: Stage | OneOffTask, folder: Path, request: Any, say: Callable[[str], None]
-) -> Any:
-    """The worker's result, its progress said on the way. Raises what the worker raised."""
-    said = ""
-    while isinstance(answer := workers.result_of(task, folder, request), Working):
-        if answer.message != said:
-            said = answer.message
-            say(said)
-        time.sleep(_POLL_SECONDS)
-    if isinstance(answer, Broken):
-        raise answer.error
-    return answer.result
+def _result_of(task: OneOffTask, request: Any) -> Any:
+    with _worker({task: DEADLINE_SECONDS}, report=lambda _message: None) as worker:
+        return worker.result_of(task, request)
 
 
-def _done(one_off_task: OneOffTask, request: Any) -> Any:
-    with tempfile.TemporaryDirectory(prefix="retrain-worker-one-off task-") as folder:
-        workers = WorkerProcesses(deadline_seconds={one_off_task: DEADLINE_SECONDS})
+@contextmanager
+def _worker(
+    deadline_seconds: Mapping[Stage | OneOffTask, float], *, report: Callable[[str], None], **options: Any
+) -> Iterator[OneOffWorker]:
+    with tempfile.TemporaryDirectory(prefix="retrain-worker-") as folder:
+        workers = WorkerProcesses(deadline_seconds=deadline_seconds, **options)
         try:
-            return awaited(workers, one_off_task, Path(folder), request, say=lambda _sentence: None)
+            yield OneOffWorker(folder=folder, workers=workers, report=report)
         finally:
-            workers.stop(1.0)
+            workers.stop(_STOP_SECONDS)

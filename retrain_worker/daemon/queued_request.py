@@ -1,7 +1,7 @@
-"""A request that comes too late for the run under way: noted as one more run, which begins when that one has ended.
+"""The one more run that follows the run at work, because a retrain request came too late for it.
 
-A run takes its rows in PULL; whoever asks later may ask because of newer ones. However many ask, one run follows. The
-note names the run that it follows, so it counts as long as that run is the newest, and needs no clearing.
+A run reads its rows in PULL; a later request may be made because of newer ones. However many come, one run follows. The
+stored note names the run that it follows, so it is valid as long as that run is the newest, and needs no removal.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from retrain_worker.domain.lifecycle import Run, Stage
 _KEY = "follow_up"
 
 
-def comes_too_late(run: Run | None) -> bool:
-    """Whether `run`, which is under way, has taken its rows already."""
-    return run is not None and run.stage is not Stage.PULL
+def comes_too_late(run: Run) -> bool:
+    """Whether `run`, which is at work, has read its rows already."""
+    return run.stage is not Stage.PULL
 
 
 def note(store: StateDb, run: Run, reason: str) -> bool:
-    """One more run after `run`, for `reason`, one line; False when one is noted already."""
+    """Queue one more run after `run`, for `reason`, one line; False when one is queued already."""
     if _noted(store)[0] == run.run_id:
         return False
     store.remember(_KEY, f"{run.run_id} {reason}")
@@ -26,7 +26,7 @@ def note(store: StateDb, run: Run, reason: str) -> bool:
 
 
 def due(store: StateDb) -> str | None:
-    """Why a run is to begin now, while none is under way; None when none is to follow."""
+    """Why a queued run is to begin, while no run is at work; None when none is queued."""
     after, reason = _noted(store)
     newest = store.history(limit=1)
     return reason if newest and newest[0].run_id == after else None

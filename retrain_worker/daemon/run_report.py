@@ -15,17 +15,17 @@ log = structlog.get_logger()
 
 
 def write_report(run: Run, folders: ArtifactStore) -> dict[str, Any]:
-    """Write the page; what `--json` prints of the run. Whatever keeps the page from being written is a warning."""
+    """Write the page; what `--json` prints of the run. A page that cannot be written is a warning."""
     report = folders.report_of(run.run_id)
     result = result_of(run, report=report)
     try:
         folders.run_dir(run.run_id)
         write_page(result, report)
     except Exception as error:
-        # the run is over and stored: a picture of it must not look like a failure of its last stage
+        # the run is over and stored: its page must not make its last stage fail
         log.warning(
             "report_not_written",
-            message=f"{report} was not written: {error}",
+            message=f"run {run.run_id}: cannot write {report}: {error}",
             run_id=run.run_id,
             exc_info=not isinstance(error, OSError),
         )

@@ -1,158 +1,137 @@
-"""The daemon: start, ready, wait, stop, on one screen. Signals only set flags.
+"""The daemon: start, ready, main loop, stop, and the table of its jobs.
 
-Order of stopping: no new work is started; the worker is told to stop and has time to write a checkpoint; the run is
-noted as INTERRUPTED, so that the next start resumes it; the relay has one last chance to deliver; then the doors close.
+Order of the stop: nothing new begins; the worker gets SIGTERM and a grace to write a checkpoint; the run at work is
+stored as INTERRUPTED, so that the next start resumes it; the relay sends what it can; then the resources are closed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import structlog
 
 from retrain_worker.adapters import journal, reload_result
-from retrain_worker.adapters.reload_result import ReloadAnswer
+from retrain_worker.adapters.reload_result import ReloadResult
 from retrain_worker.adapters.systemd import Notifier
-from retrain_worker.daemon.app import App
-from retrain_worker.daemon.schedule import Job, Schedule
+from retrain_worker.daemon.job_schedule import Job, JobSchedule, boot_clock
+from retrain_worker.daemon.signals import Signals
+from retrain_worker.daemon.status import Status
+from retrain_worker.daemon.wiring import Components
 from retrain_worker.errors import RetrainError, SettingsError
 from retrain_worker.settings import Settings
 
 log = structlog.get_logger()
 
-#: seconds between two looks at the flags when no watchdog asks for less
+#: seconds between two passes of the main loop when no watchdog requires less
 _HEARTBEAT_SECONDS = 2.0
 #: drift between wall clock and boot clock that counts as a jump
 _CLOCK_JUMP_SECONDS = 60.0
-#: how long the worker and the passes under way may hold up the stop, together; ten are promised for all of it
+#: the worker and the jobs in progress may delay the stop by this, together; the whole stop takes ten at most
 _STOP_SECONDS = 7.0
 
 
-class Signals:
-    """SIGTERM and SIGINT stop, a second one kills; SIGHUP reloads."""
+def serve(
+    components: Components,
+    *,
+    signals: Signals,
+    notifier: Notifier,
+    read_settings: Callable[[], Settings],
+    result_path: Path,
+) -> None:
+    """Run until a signal or a StateError, which is raised again, ends it.
 
-    def __init__(self) -> None:
-        """Install the handlers: as early as possible, because an unhandled SIGHUP ends the process."""
-        self.stopping = False
-        self.reloading = False
-        # not an Event: its lock is held in the middle of wait(), and a handler that wants it then waits for ever
-        self._woken, self._waker = os.pipe()
-        for end in (self._woken, self._waker):
-            os.set_blocking(end, False)
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGHUP, self._reload)
-
-    def wait(self, seconds: float) -> None:
-        """Sleep until a signal arrives or the time is over."""
-        if select.select([self._woken], [], [], seconds)[0]:
-            os.read(self._woken, select.PIPE_BUF)
-
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self.stopping:
-            os._exit(1)
-        self.stopping = True
-        self._wake()
-
-    def _reload(self, _number: int, _frame: FrameType | None) -> None:
-        self.reloading = True
-        self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it is woken already
-            os.write(self._waker, b"\0")
-
-
-def serve(app: App, *, signals: Signals, notifier: Notifier, reread: Callable[[], Settings], answer_path: Path) -> None:
-    """Live until a signal says stop. `app` is open and checked.
-
-    `reread` reads the settings again; how that ended is left at `answer_path` for whoever waits for it.
+    `read_settings` reads the settings for a reload, whose result is written to `result_path` for the caller of it.
     """
-    schedule = Schedule(jobs_of(app), clock=boot_clock)
+    driver, backoff, status = components.driver, components.backoff, components.status
+    schedule = JobSchedule(jobs_of(components), clock=boot_clock)
     drift = time.time() - boot_clock()
     stuck: tuple[str, ...] = ()
-    app.recover()
-    notifier.ready(app.status_line())
-    log.info("ready", message=app.status_line())
+    driver.recover()
+    notifier.ready(status.line())
+    log.info("ready", message=status.line())
     schedule.start()
     try:
-        while not signals.stopping and app.guard.broken is None:
+        while not signals.stopping and backoff.fatal is None:
             if signals.reloading:
                 signals.reloading = False
-                _reload(app, notifier, reread, answer_path)
+                _reload(components, notifier, read_settings, result_path)
             if abs(time.time() - boot_clock() - drift) > _CLOCK_JUMP_SECONDS:
                 drift = time.time() - boot_clock()
-                log.warning("clock_jumped", message="the wall clock jumped; every job is planned anew")
+                log.warning("clock_jumped", message="the wall clock jumped; all jobs are rescheduled")
                 schedule.restart()
-            stuck = _heartbeat(app, schedule, notifier, told=stuck)
+            stuck = _heartbeat(status, schedule, notifier, reported=stuck)
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
-        notifier.stopping(f"stopping; it was {app.status_line()}")
+        notifier.stopping(f"stopping; before: {status.line()}")
         until = time.monotonic() + _STOP_SECONDS
-        # first, because a pass may meanwhile wait for a Redis that does not answer
-        app.stop_worker()
+        # first, because a job may be waiting for a Redis that does not answer
+        driver.stop_worker()
         schedule.stop(wait_seconds=max(0.0, until - time.monotonic()))
-        app.interrupt()
+        driver.interrupt()
         log.info("stopped", message="stopped")
-    if app.guard.broken is not None:
-        raise app.guard.broken
+    if backoff.fatal is not None:
+        raise backoff.fatal
 
 
-def jobs_of(app: App) -> tuple[Job, ...]:
-    """The table of jobs. Patience is what a pass may take when everything is slow but alive."""
+def jobs_of(components: Components) -> tuple[Job, ...]:
+    """The table of jobs. Patience is what a pass may take when everything is slow but works."""
     return tuple(
-        Job(name=name, action=app.guard.around(name, action), every_seconds=every, patience_seconds=patience)
+        Job(
+            name=name,
+            action=components.backoff.around(name, action),
+            every_seconds=every,
+            patience_seconds=patience,
+        )
         for name, action, every, patience in (
-            ("advance", app.tick, 1.0, 120.0),
-            ("relay", app.relay, 1.0, 120.0),
-            ("requests", app.take_requests, 2.0, 120.0),
-            ("serving monitor", app.listen, 10.0, 120.0),
-            ("bookkeeping", app.keep_prediction_logs, 60.0, 300.0),
-            ("retention", app.sweep, 3600.0, 900.0),
+            ("run driver", components.driver.run_pass, 1.0, 120.0),
+            ("event relay", components.relay.run, 1.0, 120.0),
+            ("retrain requests", components.retrain_requests.run, 2.0, 120.0),
+            ("serving monitor", components.serving_monitor.run, 10.0, 120.0),
+            ("bookkeeping", components.bookkeeping.run, 60.0, 300.0),
+            ("retention", components.retention.run, 3600.0, 900.0),
         )
     )
 
 
-def boot_clock() -> float:
-    """Seconds since boot, suspend included; never goes back."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _heartbeat(app: App, schedule: Schedule, notifier: Notifier, *, told: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Status and ping; the jobs that are stuck, which end the pings. `told`: those of the last time."""
-    notifier.status(app.status_line())
+def _heartbeat(
+    status: Status, schedule: JobSchedule, notifier: Notifier, *, reported: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Send STATUS= and the watchdog's ping; the jobs that are stuck, which end the pings. `reported`: the last ones."""
+    notifier.status(status.line())
     stuck = schedule.stuck()
     if not stuck:
         notifier.watchdog()
-    elif stuck != told:
-        log.error("job_stuck", message=f"no ping to the watchdog: {', '.join(stuck)} does not come back")
+    elif stuck != reported:
+        log.error(
+            "job_stuck", message=f"job {', '.join(stuck)} does not return; the watchdog gets no ping until it does"
+        )
     return stuck
 
 
-def _reload(app: App, notifier: Notifier, reread: Callable[[], Settings], answer_path: Path) -> None:
+def _reload(
+    components: Components, notifier: Notifier, read_settings: Callable[[], Settings], result_path: Path
+) -> None:
     """One reload for all signals that came before it."""
     began_at_ns = time.monotonic_ns()
     notifier.reloading()
     problems: tuple[str, ...] = ()
     try:
-        settings = reread()
-        app.apply(settings)
+        settings = read_settings()
+        components.driver.reconfigure(settings)
         journal.set_level(settings.log_level)
-        log.info("reloaded", message="settings reloaded; a run under way keeps the old ones")
+        log.info("reloaded", message="settings reloaded; a run at work keeps those that it began with")
         for deprecation in settings.deprecations:
             log.warning("setting_deprecated", message=deprecation)
     except RetrainError as error:
         problems = error.problems if isinstance(error, SettingsError) else (str(error),)
-        log.error("reload_refused", message=f"old settings kept: {error}")  # noqa: TRY400 - the sentence is enough
-    notifier.ready(app.status_line())
+        message = f"reload rejected, running configuration unchanged: {'; '.join(problems)}"
+        log.error("reload_rejected", message=message)  # noqa: TRY400 - the message says it all
+    notifier.ready(components.status.line())
     try:
-        reload_result.leave(answer_path, ReloadAnswer(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems))
+        result = ReloadResult(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems)
+        reload_result.write(result_path, result)
     except RetrainError as error:
-        log.warning("reload_not_answered", message=str(error))
+        log.warning("reload_result_not_written", message=f"the result of the reload was not written: {error}")

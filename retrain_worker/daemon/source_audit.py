@@ -1,68 +1,39 @@
-"""Pull and audit by themselves, in a folder that is thrown away: what `check` and `audit` need, outside any run."""
+"""Pull and audit by themselves, in a temporary folder: what `check`, `audit` and `discover` need, outside any run."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.adapters.worker_process import WorkerProcesses
-from retrain_worker.daemon.one_off_task import awaited
+from retrain_worker.daemon.one_off_task import stage_worker
 from retrain_worker.domain.lifecycle import Stage
-from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult, PullRequest, PullResult
+from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult, PullResult
 from retrain_worker.errors import StateError
 from retrain_worker.settings import Settings
 from retrain_worker.stages.audit import reference_run_id
 
 
-def audit_source(settings: Settings, *, say: Callable[[str], None]) -> tuple[PullResult, AuditResult]:
-    """What the source holds and whether it is fit to train on. Raises what the worker raised."""
+def audit_source(settings: Settings, *, report: Callable[[str], None]) -> tuple[PullResult, AuditResult]:
+    """What the source holds and whether it is fit to train on. Raises the worker's error."""
     now = datetime.now(UTC).isoformat()
-    with tempfile.TemporaryDirectory(prefix="retrain-worker-audit-") as folder:
-        workers = WorkerProcesses(
-            database_url=str(settings.database_url),
-            niceness=settings.worker_nice,
-            deadline_seconds=dict.fromkeys(Stage, settings.stage_deadline_minutes * 60),
+    with stage_worker(settings, report=report) as worker:
+        pulled = worker.pull(settings, name="audit", now=now)
+        request = AuditRequest(
+            run_id="audit",
+            run_dir=worker.folder,
+            policy=settings.data,
+            now=now,
+            reference_dir=_reference_dir(settings, report),
+            memory_limit_bytes=settings.worker_memory_bytes,
         )
-        try:
-            pulled: PullResult = awaited(
-                workers,
-                Stage.PULL,
-                Path(folder),
-                PullRequest(
-                    run_id="audit",
-                    run_dir=folder,
-                    policy=settings.data,
-                    watermark_path=None,
-                    now=now,
-                    memory_limit_bytes=settings.worker_memory_bytes,
-                ),
-                say,
-            )
-            audited: AuditResult = awaited(
-                workers,
-                Stage.AUDIT,
-                Path(folder),
-                AuditRequest(
-                    run_id="audit",
-                    run_dir=folder,
-                    policy=settings.data,
-                    now=now,
-                    reference_dir=_reference_dir(settings, say),
-                    memory_limit_bytes=settings.worker_memory_bytes,
-                ),
-                say,
-            )
-        finally:
-            workers.stop(1.0)
+        audited: AuditResult = worker.result_of(Stage.AUDIT, request)
     return pulled, audited
 
 
-def _reference_dir(settings: Settings, say: Callable[[str], None]) -> str | None:
-    """The folder that a run would measure drift against; None when there is none, or nobody may tell us."""
+def _reference_dir(settings: Settings, report: Callable[[str], None]) -> str | None:
+    """The folder that a run would measure drift against; None where there is none, or the state cannot be read."""
     state = settings.state_path / "state.db"
     try:
         if not state.exists():
@@ -70,7 +41,7 @@ def _reference_dir(settings: Settings, say: Callable[[str], None]) -> str | None
         with StateDb(state, read_only=True) as store:
             run_id = reference_run_id(store)
     except (OSError, StateError) as error:
-        say(f"drift is not measured, since the last promoted run is not known: {error}")
+        report(f"drift is not measured, because the last promoted run is unknown: {error}")
         return None
-    folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
-    return str(folders.path_of(run_id)) if run_id else None
+    run_folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+    return str(run_folders.path_of(run_id)) if run_id else None

@@ -1,4 +1,4 @@
-"""What is looked at before READY: a mistake that a person must mend ends the start, what may pass is a warning."""
+"""Checks before READY: what an operator must correct ends the start, what may pass by itself is a warning."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ from collections.abc import Iterator
 
 from retrain_worker import durable_file
 from retrain_worker.adapters import trading_database
-from retrain_worker.adapters.model_slot import ModelSlot
+from retrain_worker.daemon.configuration import slot_of
+from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
 from retrain_worker.errors import DatabaseUnreachableError, SlotError
 from retrain_worker.settings import Settings
 
 
-def check_start(settings: Settings) -> Iterator[str]:
-    """Warnings, one sentence each. Raises SlotError or SourceUnfitError where a start would be of no use.
+def check_start(settings: Settings) -> Iterator[Problem]:
+    """What to warn of. Raises SlotError or SourceUnfitError where a start would be of no use.
 
-    A database that cannot be reached now may be back at the first run; one without the table will not be.
+    A database that is unreachable now may be reachable at the first run; one without the table will not get it.
     """
     for folder in (settings.model_path, settings.checkpoint_path):
         with durable_file.named_errors(folder):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise SlotError("cannot be written", where=str(folder), remedy="`retrain-worker check` says what mends it")
+            raise SlotError("not writable", where=str(folder), remedy="`retrain-worker check` shows the command for it")
     try:
         trading_database.check_source(str(settings.database_url), settings.database_path)
     except DatabaseUnreachableError as error:
-        yield f"trading database: {error}"
-    slot = ModelSlot(
-        engine_models_dir=settings.engine_models_dir,
-        engine_env_file=settings.engine_env_file,
-        trigger_file=settings.engine_trigger_file,
-        serving_user=settings.engine_user or None,
-    )
-    yield from (f"no model can be promoted: {finding}; {remedy}" for finding, remedy in slot.problems())
+        yield problem_of(error, kind=ProblemKind.DATABASE)
+    for finding, remedy in slot_of(settings).problems():
+        yield Problem(kind=ProblemKind.SLOT, subject="no model can be promoted", cause=finding, action=remedy)

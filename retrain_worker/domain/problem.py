@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from retrain_worker.errors import message_of
+from retrain_worker.errors import RetrainError, message_of
 
 
 class ProblemKind(StrEnum):
@@ -22,6 +22,14 @@ class ProblemKind(StrEnum):
     REDIS = "redis"
     #: one Redis stream, while others can be used
     STREAM = "stream"
+    #: the engine's slot: its env file or its directory of models
+    SLOT = "slot"
+    #: the trading database
+    DATABASE = "database"
+    #: a job of the daemon, which is tried again
+    JOB = "job"
+    #: this program: an error that nothing in it expects
+    DEFECT = "defect"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +47,10 @@ class Problem:
     def message(self) -> str:
         """`subject: cause; action`."""
         return message_of(self.cause, subject=self.subject, action=self.action)
+
+
+def problem_of(error: Exception, *, kind: ProblemKind) -> Problem:
+    """The problem that an error reports; a DEFECT, whatever `kind` says, where it is none of this program's errors."""
+    if isinstance(error, RetrainError):
+        return Problem(kind=kind, subject=error.where, cause=error.what, action=error.remedy)
+    return Problem(kind=ProblemKind.DEFECT, subject=type(error).__name__, cause=str(error) or "no message")

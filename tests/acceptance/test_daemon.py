@@ -119,7 +119,7 @@ def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(
     daemon.wait_for_event("run_finished")
     env.write_text("MAX_EPOCHS=many\n")
     daemon.send(signal.SIGHUP)
-    refused = daemon.wait_for_event("reload_refused")
+    refused = daemon.wait_for_event("reload_rejected")
     for number in range(100):
         env.write_text(f"MAX_EPOCHS=1\nRETRAIN_INTERVAL_H={24 if number < 99 else 0.001}\n")
         daemon.send(signal.SIGHUP)
@@ -283,7 +283,7 @@ def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
         **QUICK,
     )
     wait_for(
-        lambda: any("refuses our user or password; correct REDIS_URL, 1 events waiting" in one for one in heard),
+        lambda: any("refuses the user or password; correct REDIS_URL, 1 events waiting" in one for one in heard),
         what="a word about the password",
     )
     daemon.wait_for_event("run_progress", stage="TRAIN")

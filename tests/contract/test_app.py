@@ -1,4 +1,4 @@
-"""The composition root on a real home: what one pass of a job does when the world is odd."""
+"""The wired components on a real home: what one pass of a job does under faults."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,10 +8,12 @@ import pytest
 
 from retrain_worker import settings
 from retrain_worker.cli.options import prepare_home
-from retrain_worker.daemon import app as app_module
-from retrain_worker.daemon import source_audit
-from retrain_worker.daemon.app import App
+from retrain_worker.daemon import run_driver, source_audit, wiring
+from retrain_worker.daemon.job_backoff import MAX_PAUSE_SECONDS
+from retrain_worker.daemon.jobs.slot_watch import SlotWatch
+from retrain_worker.daemon.run_schedule import RunSchedule
 from retrain_worker.daemon.service import jobs_of
+from retrain_worker.daemon.wiring import Components, open_components
 from retrain_worker.domain.artifact import manifest_file
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequestKind
@@ -23,41 +25,50 @@ NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def app(tmp_path):
+def clock(monkeypatch):
+    """The boot clock, which moves when it is told to."""
+    seconds = [0.0]
+    monkeypatch.setattr(wiring, "boot_clock", lambda: seconds[0])
+    return seconds
+
+
+@pytest.fixture
+def app(tmp_path, clock):
     loaded = settings.load({"RETRAIN_INTERVAL_H": "4"}, home=tmp_path / "home", db=str(tmp_path / "none.db"))
     prepare_home(loaded)
-    with App(loaded) as app:
+    with open_components(loaded) as app:
         yield app
 
 
-def one_pass(app: App, name: str) -> None:
+def one_pass(app: Components, name: str) -> None:
     next(job for job in jobs_of(app) if job.name == name).action()
 
 
-def an_ended_run(app: App, at: datetime) -> None:
+def an_ended_run(app: Components, at: datetime) -> None:
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=at)
     app.store.record(run.ended(Outcome.FAILED, "test", at=at))
 
 
 def test_an_attempt_dated_in_the_future_delays_the_next_run_by_one_interval_and_no_more(app):
     an_ended_run(app, datetime(2036, 1, 1, tzinfo=UTC))
-    due = app.next_run_at(NOW)
+    schedule = RunSchedule(app.store, app.configuration)
+    due = schedule.next_run_at(NOW)
 
     assert due == NOW + timedelta(hours=4)
-    assert app.next_run_at(NOW + timedelta(hours=3)) == due
-    assert app.next_run_at(NOW + timedelta(hours=5)) <= NOW + timedelta(hours=5)
+    assert schedule.next_run_at(NOW + timedelta(hours=3)) == due
+    assert schedule.next_run_at(NOW + timedelta(hours=5)) <= NOW + timedelta(hours=5)
     an_ended_run(app, due)
-    assert app.next_run_at(due + timedelta(minutes=1)) == due + timedelta(hours=4)
+    assert schedule.next_run_at(due + timedelta(minutes=1)) == due + timedelta(hours=4)
 
 
 def test_a_tick_that_fails_unexpectedly_again_and_again_ends_the_run(app):
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
     app.store.record(replace(run, stage=Stage.GATE))  # a stage whose facts are missing
     for _ in range(5):
-        app.tick()
+        app.driver.run_pass()
 
     assert app.store.run(run.run_id).outcome is Outcome.ABANDONED
-    assert app.guard.broken is None
+    assert app.backoff.fatal is None
 
 
 def test_a_broken_memory_ends_the_process_and_not_the_run(app, monkeypatch):
@@ -66,10 +77,10 @@ def test_a_broken_memory_ends_the_process_and_not_the_run(app, monkeypatch):
     def advance(*_):
         raise StateError("the disk is gone")
 
-    monkeypatch.setattr(app_module, "advance", advance)
-    one_pass(app, "advance")
+    monkeypatch.setattr(run_driver, "advance", advance)
+    one_pass(app, "run driver")
 
-    assert isinstance(app.guard.broken, StateError)
+    assert isinstance(app.backoff.fatal, StateError)
 
 
 @pytest.mark.parametrize("method", ["unfinished_run", "waiting_slot_request", "last_deployment"])
@@ -78,12 +89,12 @@ def test_a_memory_that_breaks_anywhere_in_a_pass_ends_the_process(app, monkeypat
         raise StateError("the disk is gone")
 
     monkeypatch.setattr(app.store, method, broken)
-    one_pass(app, "advance")
+    one_pass(app, "run driver")
 
-    assert isinstance(app.guard.broken, StateError)
+    assert isinstance(app.backoff.fatal, StateError)
 
 
-def test_a_memory_without_room_is_waited_for_and_said_once(app, monkeypatch, capsys):
+def test_a_full_disk_is_reported_once_and_the_job_is_tried_again(app, clock, monkeypatch, capsys):
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
     record = app.store.record
 
@@ -91,35 +102,37 @@ def test_a_memory_without_room_is_waited_for_and_said_once(app, monkeypatch, cap
         raise DiskFullError("no space is left", where="state.db")
 
     monkeypatch.setattr(app.store, "record", full)
-    monkeypatch.setattr(app_module, "advance", lambda run, context: context.store.record(run))
+    monkeypatch.setattr(run_driver, "advance", lambda run, context: context.store.record(run))
     for _ in range(5):
-        one_pass(app, "advance")
+        clock[0] += MAX_PAUSE_SECONDS
+        one_pass(app, "run driver")
 
     said = capsys.readouterr()
     assert (said.out + said.err).count("no space is left") == 1
-    assert "no space is left" in app.status_line()
-    assert (app.store.run(run.run_id).num_deaths, app.guard.broken) == (0, None)
+    assert "no space is left" in app.status.line()
+    assert (app.store.run(run.run_id).num_deaths, app.backoff.fatal) == (0, None)
     monkeypatch.setattr(app.store, "record", record)
-    monkeypatch.setattr(app_module, "advance", lambda run, context: Step(run=run, message="it goes on"))
-    one_pass(app, "advance")
-    assert "no space" not in app.status_line()
+    monkeypatch.setattr(run_driver, "advance", lambda run, context: Step(run=run, message="it goes on"))
+    clock[0] += MAX_PAUSE_SECONDS
+    one_pass(app, "run driver")
+    assert "no space" not in app.status.line()
 
 
 def test_nothing_begins_once_the_app_is_closing(app):
-    app.interrupt()
-    app.tick()
+    app.driver.interrupt()
+    app.driver.run_pass()
 
     assert app.store.history(10) == []
 
 
 def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_measures_drift_against_it(app):
-    app._settings = replace(app._settings, keep_runs=1)
+    app.configuration.settings = replace(app.configuration.settings, keep_runs=1)
     ids = []
     for day in range(1, 5):
         at = NOW + timedelta(days=day)
         an_ended_run(app, at)
         ids.append(app.store.history(1)[0].run_id)
-        app.context.folders.run_dir(ids[-1])
+        app.run_folders.run_dir(ids[-1])
     promoted = Deployment(
         deployment_id=ids[1],
         run_id=ids[1],
@@ -146,18 +159,18 @@ def test_the_folder_of_the_last_promoted_run_is_never_swept_for_the_next_audit_m
             version="patchtst_v0",
         )
     )
-    app.sweep()
+    app.retention.run()
 
-    assert [run_id for run_id in ids if app.context.folders.path_of(run_id).exists()] == [ids[1], ids[3]]
+    assert [run_id for run_id in ids if app.run_folders.path_of(run_id).exists()] == [ids[1], ids[3]]
 
 
 def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_swept(app):
-    app._settings = replace(app._settings, keep_runs=1)
+    app.configuration.settings = replace(app.configuration.settings, keep_runs=1)
     ids = []
     for day in range(1, 6):
         an_ended_run(app, NOW + timedelta(days=day))
         ids.append(app.store.history(1)[0].run_id)
-        app.context.folders.run_dir(ids[-1])
+        app.run_folders.run_dir(ids[-1])
     forced = replace(app.store.run(ids[3]), facts={"gate": {"forced": {"of_run": ids[0]}}})
     app.store.record(
         forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
@@ -165,10 +178,10 @@ def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_
     app.store.open_slot_request(
         SlotRequestKind.PROMOTE, arguments={"run_id": ids[1]}, requested_by="a", reason="", at=NOW
     )
-    app.sweep()
+    app.retention.run()
 
     assert reference_run_id(app.store) == ids[0]
-    assert [run_id for run_id in ids if app.context.folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
+    assert [run_id for run_id in ids if app.run_folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
 
 
 def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
@@ -181,7 +194,7 @@ def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
         forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
     )
 
-    assert source_audit._reference_dir(app._settings, pytest.fail) == str(app.context.folders.path_of(ids[0]))
+    assert source_audit._reference_dir(app.configuration.settings, pytest.fail) == str(app.run_folders.path_of(ids[0]))
 
 
 def a_deployment(
@@ -206,8 +219,11 @@ def a_deployment(
     )
 
 
-def published_models(app: App, number: int) -> list[Path]:
-    models = [app._settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth" for day in range(1, number + 1)]
+def published_models(app: Components, number: int) -> list[Path]:
+    models = [
+        app.configuration.settings.engine_models_dir / f"patchtst_v2026010{day}_000000.pth"
+        for day in range(1, number + 1)
+    ]
     for model in models:
         model.write_bytes(b"x")
         manifest_file(model).write_text("{}")
@@ -215,23 +231,25 @@ def published_models(app: App, number: int) -> list[Path]:
 
 
 def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_return_to(app):
-    app._settings = replace(app._settings, keep_models=2)
+    app.configuration.settings = replace(app.configuration.settings, keep_models=2)
     models = published_models(app, 9)
     for number in range(4):
         app.store.record_deployment(a_deployment(number, models))
     # 3 was taken back, so 2 serves and 1 is what would return
     app.store.record_deployment(a_deployment(2, models, kind=DeploymentKind.ROLLBACK, before=3))
-    app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n")
+    app.configuration.settings.engine_env_file.write_text(
+        f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n"
+    )
     app.store.open_slot_request(
         SlotRequestKind.ROLLBACK, arguments={"version": models[0].stem}, requested_by="a", reason="", at=NOW
     )
-    app.sweep()
+    app.retention.run()
 
     assert [model for model in models if model.exists()] == [*models[:4], *models[7:]]
 
 
 def test_retention_keeps_the_model_to_which_a_roll_back_returns_past_a_condemned_one(app):
-    app._settings = replace(app._settings, keep_models=2)
+    app.configuration.settings = replace(app.configuration.settings, keep_models=2)
     models = published_models(app, 7)
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
     promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "c" * 64})
@@ -242,29 +260,33 @@ def test_retention_keeps_the_model_to_which_a_roll_back_returns_past_a_condemned
     for number in range(3):
         deployment = a_deployment(number, models)
         app.store.record_deployment(replace(deployment, sha256="c" * 64) if number == 1 else deployment)
-    app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n")
-    app.sweep()
+    app.configuration.settings.engine_env_file.write_text(
+        f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n"
+    )
+    app.retention.run()
 
     assert [model for model in models if model.exists()] == [*models[:3], *models[5:]]
 
 
 def test_the_model_that_a_hand_edit_names_is_never_swept(app):
-    app._settings = replace(app._settings, keep_models=2)
+    app.configuration.settings = replace(app.configuration.settings, keep_models=2)
     models = published_models(app, 5)
-    app._settings.engine_env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[0]}\n")
-    app.sweep()
+    app.configuration.settings.engine_env_file.write_text(
+        f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[0]}\n"
+    )
+    app.retention.run()
 
     assert [model for model in models if model.exists()] == [models[0], *models[3:]]
 
 
 def test_a_hand_edit_is_recorded_once_when_two_looks_agree(app):
-    env = app._settings.engine_env_file
+    env, watch = app.configuration.settings.engine_env_file, SlotWatch()
     for _ in range(4):
-        app.check_slot()
+        watch.check(app.configuration.context)
     env.write_text("PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH=/half/writ")
-    app.check_slot()
+    watch.check(app.configuration.context)
     for path in ("/opt/by_hand.pth", "/opt/by_hand.pth", "/opt/by_hand.pth"):
         env.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={path}\n")
-        app.check_slot()
+        watch.check(app.configuration.context)
 
     assert [(one.kind, one.model_path) for one in app.store.deployments(9)] == [("external", "/opt/by_hand.pth")]

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.daemon.bookkeeping import MAX_TRIES, Bookkeeping
+from retrain_worker.daemon.jobs.bookkeeping import MAX_ATTEMPTS, Bookkeeping
 from retrain_worker.domain.lifecycle import DeploymentKind, DeploymentState, Outcome, Stage
 from tests.contract.test_run_store import DEPLOYMENT
 
@@ -50,13 +50,13 @@ def tables(path):
 
 
 def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_ones_follow(store, trading):
-    books = Bookkeeping(store)
+    books = Bookkeeping(store, lambda: None)
     with capture_logs() as said:
-        for _ in range(MAX_TRIES - 1):
-            books.keep(tables(trading))
+        for _ in range(MAX_ATTEMPTS - 1):
+            books.write(tables(trading))
         assert booked(trading) == ["first"]
         for _ in range(3):
-            books.keep(tables(trading))
+            books.write(tables(trading))
 
     assert booked(trading) == ["first", "third"]
     assert [line["event"] for line in said] == ["bookkeeping_failed", "bookkeeping_given_up"]
@@ -66,19 +66,19 @@ def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_
 
 
 def test_a_database_that_is_busy_or_away_is_waited_for_however_long(store, trading):
-    books = Bookkeeping(store)
+    books = Bookkeeping(store, lambda: None)
     writer = sqlite3.connect(trading)
     writer.execute("BEGIN EXCLUSIVE")
     with capture_logs() as said:
-        for _ in range(MAX_TRIES + 2):
-            books.keep(tables(trading))
+        for _ in range(MAX_ATTEMPTS + 2):
+            books.write(tables(trading))
         writer.close()
-        for _ in range(MAX_TRIES + 2):
-            books.keep(tables(trading.with_name("gone.db")))
+        for _ in range(MAX_ATTEMPTS + 2):
+            books.write(tables(trading.with_name("gone.db")))
 
     assert {line["event"] for line in said} == {"bookkeeping_failed"}
     assert len(said) == 2, "each problem once"
-    books.keep(tables(trading))
+    books.write(tables(trading))
     assert booked(trading) == ["first"]
 
 
@@ -151,44 +151,44 @@ def rows(path):
 
 
 def test_the_active_version_is_the_one_that_serves_when_an_overtaken_probation_ends(empty, versions):
-    books = Bookkeeping(empty)
+    books = Bookkeeping(empty, lambda: None)
     first = waiting(empty, 0, Stage.PROBATION)
-    books.keep(tables(versions))
+    books.write(tables(versions))
     second = waiting(empty, 1, Stage.PROBATION)
-    books.keep(tables(versions))
+    books.write(tables(versions))
     before = rows(versions)
     ended(empty, first, AT + timedelta(days=2))
-    books.keep(tables(versions))
+    books.write(tables(versions))
     assert rows(versions) == before
     assert {run_id: row[0] for run_id, row in before.items()} == {first.run_id: 0, second.run_id: 1}
 
 
 def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(empty, versions, monkeypatch):
-    books = Bookkeeping(empty)
+    books = Bookkeeping(empty, lambda: None)
     run = waiting(empty, 0, Stage.SHADOW)
-    books.keep(tables(versions))
+    books.write(tables(versions))
     assert rows(versions) == {}
     run = on_probation(empty, run, AT)
-    books.keep(tables(versions))
+    books.write(tables(versions))
     assert list(rows(versions)) == [run.run_id]
 
     written = []
     record = StackTables.record
     monkeypatch.setattr(StackTables, "record", lambda *given, **named: written.append(record(*given, **named)))
-    books.keep(tables(versions))
+    books.write(tables(versions))
     assert written == []
     ended(empty, run, AT + timedelta(days=1))
     for _ in range(2):
-        books.keep(tables(versions))
+        books.write(tables(versions))
     assert len(written) == 1
 
 
 def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, versions):
-    books = Bookkeeping(empty)
+    books = Bookkeeping(empty, lambda: None)
     first, second = (waiting(empty, day, Stage.PROBATION) for day in (0, 1))
     for run in (first, second):
         ended(empty, run, AT + timedelta(days=2))
-    books.keep(tables(versions))
+    books.write(tables(versions))
     assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 0, second.run_id: 1}
 
     back = replace(
@@ -200,7 +200,7 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
         state=DeploymentState.CONFIRMED,
     )
     empty.record_deployment(back)
-    books.keep(tables(versions))
+    books.write(tables(versions))
     assert {run_id: row[0] for run_id, row in rows(versions).items()} == {first.run_id: 1, second.run_id: 0}
     empty.record_deployment(
         replace(
@@ -211,7 +211,7 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
             previous_model_path="/m/before.pth",
         )
     )
-    books.keep(tables(versions))
+    books.write(tables(versions))
     assert {row[0] for row in rows(versions).values()} == {0}
 
 
@@ -236,6 +236,6 @@ def test_what_stood_there_first_stays_active_under_the_name_that_the_stack_gave_
     )
     for path, active in (("/m/unknown.pth", {1}), ("/m/best.pth", {0, 1})):
         empty.record_deployment(replace(first, deployment_id=f"external_{path}", model_path=path))
-        Bookkeeping(empty).keep(tables(versions))
+        Bookkeeping(empty, lambda: None).write(tables(versions))
         assert {row[0] for row in rows(versions).values()} == active
     assert rows(versions)["_prod_3"][0] == 1

@@ -5,7 +5,7 @@ import threading
 from structlog.testing import capture_logs
 
 from retrain_worker.daemon import service
-from retrain_worker.daemon.schedule import Job, Schedule
+from retrain_worker.daemon.job_schedule import Job, JobSchedule
 
 
 class Listener:
@@ -22,9 +22,9 @@ class Listener:
 
 
 class Silent:
-    """An app with nothing to say."""
+    """An idle daemon."""
 
-    def status_line(self):
+    def line(self):
         return "idle"
 
 
@@ -35,7 +35,7 @@ def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not():
         entered.set()
         held.wait()
 
-    schedule = Schedule(
+    schedule = JobSchedule(
         (Job(name="relay", action=relay, every_seconds=0.01, patience_seconds=120.0),), clock=lambda: now[0]
     )
     listener = Listener()
@@ -48,7 +48,7 @@ def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not():
         now[0] = 200.0
         with capture_logs() as logged:
             stuck = service._heartbeat(Silent(), schedule, listener)
-            service._heartbeat(Silent(), schedule, listener, told=stuck)
+            service._heartbeat(Silent(), schedule, listener, reported=stuck)
         assert listener.pings == 1
         assert listener.said == ["idle", "idle", "idle"], "the status goes on"
         assert [each["event"] for each in logged] == ["job_stuck"], "it is said once"

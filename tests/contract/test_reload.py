@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from retrain_worker.adapters.reload_result import ReloadAnswer, leave, reload_process
+from retrain_worker.adapters.reload_result import ReloadResult, reload_process, write
 from retrain_worker.errors import OperatorActionError
 
 DAEMON = """
 import os, signal, sys, time
 from pathlib import Path
-from retrain_worker.adapters.reload_result import ReloadAnswer, leave
-signal.signal(signal.SIGHUP, lambda *_: leave(Path(sys.argv[1]), ReloadAnswer(
+from retrain_worker.adapters.reload_result import ReloadResult, write
+signal.signal(signal.SIGHUP, lambda *_: write(Path(sys.argv[1]), ReloadResult(
     pid=os.getpid(), began_at_ns=time.monotonic_ns(), problems=tuple(sys.argv[2:]))))
 print("at work", flush=True)
 time.sleep(60)
@@ -55,9 +55,9 @@ def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
         stdout=subprocess.PIPE,
     )
     sleeper.stdout.readline()
-    leave(tmp_path / "answer", ReloadAnswer(pid=sleeper.pid, began_at_ns=time.monotonic_ns()))
+    write(tmp_path / "answer", ReloadResult(pid=sleeper.pid, began_at_ns=time.monotonic_ns()))
     try:
-        with pytest.raises(OperatorActionError, match="no answer"):
+        with pytest.raises(OperatorActionError, match="no result"):
             reload_process(sleeper.pid, tmp_path / "answer", wait_seconds=0.3)
     finally:
         sleeper.kill()
@@ -68,5 +68,5 @@ def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
 def test_a_process_that_is_gone_does_not_answer(tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    with pytest.raises(OperatorActionError, match="gone"):
+    with pytest.raises(OperatorActionError, match="has ended"):
         reload_process(gone.pid, tmp_path / "answer", wait_seconds=60)

@@ -98,7 +98,7 @@ def test_malformed_requests_are_set_aside_with_a_reason_and_hold_up_nobody(reque
     poll = requests.poll()
 
     assert reasons(poll) == ["good"]
-    assert reason in poll.set_aside[0].reason
+    assert reason in poll.dead_letters[0].reason
     [(_, kept)] = client.xrange(SET_ASIDE)
     assert reason in kept[b"set_aside_reason"].decode()
     assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 1
@@ -142,11 +142,11 @@ def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock):
         requests = Requests(server.client(), clock)
         messages = set()
         for _ in range(5):
-            messages.add(requests.poll().problem)
+            messages.add(requests.poll().problem.message)
             clock.advance(31)
         assert len(messages) == 1
         assert "cannot be reached" in messages.pop()
-        assert "cannot be reached" in requests.acknowledge(["1-0"])
+        assert "cannot be reached" in requests.acknowledge(["1-0"]).message
         with pytest.raises(RedisUnavailableError, match="cannot be reached"):
             trigger(server.client(), reason="x", requested_by="x")
 
@@ -168,5 +168,5 @@ def test_a_lost_reply_does_not_make_a_trigger_ask_twice(redis_server, wire, clie
 def test_a_key_of_another_type_is_left_alone(requests, client):
     client.set(REQUEST_STREAM, "theirs")
 
-    assert "another type" in requests.poll().problem
+    assert "another type" in requests.poll().problem.message
     assert client.get(REQUEST_STREAM) == b"theirs"

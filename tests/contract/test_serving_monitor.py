@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrain_worker.adapters.trade_intents import BATCH, ServingMonitor
+from retrain_worker.adapters.trade_intents import BATCH, TradeIntents
 from retrain_worker.domain.engine_answers import INTENT_STREAM, Tally, judge
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.trial_evaluation import Answer
@@ -64,7 +64,7 @@ def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(clien
     say(client, confidence=0.7, action="UP")
     client.xadd(INTENT_STREAM, {b"\xff": b"\xfe"})
     client.xadd(INTENT_STREAM, {"symbol": "BTCUSDT"})
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     assert serving_monitor.read(model_path=MODEL, at=START) is None
     tally = serving_monitor.tally
 
@@ -74,17 +74,17 @@ def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(clien
 def test_reading_goes_on_where_it_stopped_in_another_process_too(client, outbox):
     for number in range(BATCH + 20):
         say(client, confidence=0.5 + number / 5000, number=number)
-    ServingMonitor(client, outbox).read(model_path=MODEL, at=START)
-    assert ServingMonitor(client, outbox).tally.entries == BATCH
-    ServingMonitor(client, outbox).read(model_path=MODEL, at=START)
-    ServingMonitor(client, outbox).read(model_path=MODEL, at=START)
+    TradeIntents(client, outbox).read(model_path=MODEL, at=START)
+    assert TradeIntents(client, outbox).tally.entries == BATCH
+    TradeIntents(client, outbox).read(model_path=MODEL, at=START)
+    TradeIntents(client, outbox).read(model_path=MODEL, at=START)
 
-    assert ServingMonitor(client, outbox).tally.entries == BATCH + 20
+    assert TradeIntents(client, outbox).tally.entries == BATCH + 20
 
 
 def test_another_model_in_the_slot_begins_another_tally(client, outbox):
     say(client, confidence=0.7)
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     serving_monitor.read(model_path=MODEL, at=START)
     serving_monitor.read(model_path="/engine/other.pth", at=START)
 
@@ -94,7 +94,7 @@ def test_another_model_in_the_slot_begins_another_tally(client, outbox):
 def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_the_models(client, outbox):
     for number in range(60):
         say(client, confidence=0.615, number=number)
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     serving_monitor.read(model_path=MODEL, at=START)
     found = finding(serving_monitor.tally)
 
@@ -111,7 +111,7 @@ def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_
 def test_an_engine_that_only_falls_back_is_a_serving_fault(client, outbox):
     for number in range(60):
         say(client, confidence=0.5, action="HOLD", number=number)
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     serving_monitor.read(model_path=MODEL, at=START)
 
     assert "60 of the engine's 60 answers are fallbacks" in finding(serving_monitor.tally).message
@@ -127,7 +127,7 @@ def test_answers_are_matched_with_our_models_by_symbol_and_time(client, outbox, 
         action = "BUY" if p > 0.6 else "SELL" if p < 0.4 else "HOLD"
         said = p if shown == "probability" else max(p, 1 - p)
         say(client, confidence=round(said, 3) + 1e-4, action=action, side="SELL", number=number)
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     serving_monitor.read(model_path=MODEL, at=START)
     ours = finding(serving_monitor.tally, answers=answers_like(range(40), probability))
     other = finding(serving_monitor.tally, answers=answers_like(range(40), lambda number: 1 - probability(number + 3)))
@@ -140,7 +140,7 @@ def test_answers_are_matched_with_our_models_by_symbol_and_time(client, outbox, 
 
 def test_few_answers_are_no_finding(client, outbox):
     say(client, confidence=0.615)
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     serving_monitor.read(model_path=MODEL, at=START)
 
     assert not finding(serving_monitor.tally).is_fault
@@ -148,7 +148,7 @@ def test_few_answers_are_no_finding(client, outbox):
 
 
 def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confirms_nothing(client, outbox):
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     wanted = {"version": "patchtst_v20260110_033000", "sha256": "a" * 64, "model_path": MODEL, "since": START}
     say(client, confidence=0.7)
     say(client, confidence=0.7, version="patchtst_v20260101_000000")
@@ -163,10 +163,10 @@ def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confir
 
 
 def test_a_redis_that_is_away_is_said_and_loses_nothing(redis_server, client, outbox):
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     say(client, confidence=0.7)
     serving_monitor.read(model_path=MODEL, at=START)
     redis_server.kill()
 
-    assert "cannot be reached" in serving_monitor.read(model_path=MODEL, at=START)
+    assert "cannot be reached" in serving_monitor.read(model_path=MODEL, at=START).message
     assert serving_monitor.tally == replace(serving_monitor.tally, entries=1)

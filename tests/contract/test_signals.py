@@ -5,7 +5,7 @@ import sys
 
 HAIL = """
 import os, signal, threading
-from retrain_worker.daemon.service import Signals
+from retrain_worker.daemon.signals import Signals
 signals, is_over = Signals(), threading.Event()
 def hail():
     for _ in range(100_000):

@@ -482,7 +482,7 @@ def wrong_type(scene):
     scene.read()
 
 
-@scenario("34", "a wrong password", said="refuses our user or password")
+@scenario("34", "a wrong password", said="refuses the user or password")
 def wrong_password(scene):
     scene.server.client().config_set("requirepass", "the-right-one")
     scene.connect(f"unix://:s3cret-word@{scene.server.socket}")

@@ -367,7 +367,7 @@ def test_a_wrong_password_is_an_alarm_that_never_says_it(redis_server, client, o
 
     report = relay.relay_once()
 
-    assert "refuses our user or password" in report.problem
+    assert "refuses the user or password" in report.problem
     assert PASSWORD not in str(report)
     assert report.pending == 1
     redis_server.client(f"unix://:the-right-one@{redis_server.socket}").config_set("requirepass", PASSWORD)

@@ -205,7 +205,7 @@ def test_a_reload_waits_for_its_end_and_fails_where_it_is_refused(host):
     host.wait(
         lambda: any(
             'MIN_SAMPLES: "plenty"' in said and 'LABEL: "up"' in said
-            for said in host.messages("EVENT=reload_refused", "-p", "err")
+            for said in host.messages("EVENT=reload_rejected", "-p", "err")
         ),
         "why it was refused",
     )
@@ -304,7 +304,7 @@ def test_events_wait_while_redis_is_away_and_arrive_when_it_is_back(host):
     host.systemctl("start", UNIT)
     assert host.show("ActiveState")["ActiveState"] == "active"
     host.wait_outcome()
-    host.wait_status(r"idle; next run in .*; serving .*; Redis .*, 2 events waiting")
+    host.wait_status(r"idle; next run in .*; incumbent .*; Redis .*, 2 events waiting")
     host.systemctl("start", "redis-server")
     host.wait(lambda: "retraining.failed" in host.shell("redis-cli --scan", check=False), "the events")
 
@@ -383,7 +383,7 @@ def test_a_second_sigterm_ends_it_at_once(host):
     host.shell(f"kill -STOP {worker}")  # it cannot write its checkpoint, and would have five seconds for it
     pid = host.main_pid()
     host.shell(f"kill -TERM {pid}")
-    host.wait_status("stopping; it was training")
+    host.wait_status("stopping; before: training")
     host.shell(f"kill -TERM {pid}")
     host.wait(lambda: host.main_pid() != pid, "the end")
 

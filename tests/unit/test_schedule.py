@@ -7,7 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrain_worker.daemon.schedule import Job, Schedule, next_run_at
+from retrain_worker.daemon.job_schedule import Job, JobSchedule
+from retrain_worker.daemon.run_schedule import next_run_at
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 INTERVAL = timedelta(hours=4)
@@ -49,7 +50,7 @@ def test_a_job_that_does_not_come_back_is_named():
         entered.set()
         release.wait(120)
 
-    schedule = Schedule(
+    schedule = JobSchedule(
         (Job(name="relay", action=hang, every_seconds=1.0, patience_seconds=10.0),), clock=lambda: clock[0]
     )
     schedule.start()

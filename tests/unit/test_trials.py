@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from retrain_worker.daemon.waiting_runs import Trials
+from retrain_worker.daemon.jobs.waiting_runs import WaitingRuns
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.gates import Comparison
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
@@ -686,7 +686,7 @@ class _Busy:
 
 
 def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken_back(context):
-    trials = Trials(_Busy(), conclude=lambda _step: None, closed=lambda _run: None)
+    trials = WaitingRuns(_Busy(), on_end=lambda _run: None)
     run = on_probation(context)
     asked = len(context.workers.requests)
     trials.advance(context)
@@ -708,7 +708,7 @@ class _Idle:
 
 
 def test_the_journal_hears_of_a_trial_that_begins_and_of_what_is_in_its_way_but_not_of_each_look(context):
-    trials = Trials(_Idle(), conclude=lambda _step: None, closed=lambda _run: None)
+    trials = WaitingRuns(_Idle(), on_end=lambda _run: None)
     stored_previous(context)
     run = until(a_run(), without_trial(context), lambda run: run.stage is Stage.PROBATION)
     busy = Broken(error=DatabaseBusyError("locked by another", where="trader.db", remedy="wait"))

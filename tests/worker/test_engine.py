@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrain_worker.adapters.trade_intents import ServingMonitor
+from retrain_worker.adapters.trade_intents import TradeIntents
 from retrain_worker.demo.engine import newest_windows
 from retrain_worker.demo.incumbent import write_incumbent
 from retrain_worker.demo.market import continue_market, write_market
@@ -297,7 +297,7 @@ def test_the_engine_says_what_its_model_answers_once_for_each_row_and_the_progra
 ):
     engine.start()
     engine.wait_for("swap")
-    serving_monitor = ServingMonitor(client, outbox)
+    serving_monitor = TradeIntents(client, outbox)
     until = time.monotonic() + 60
     while serving_monitor.tally.answers < 5 and time.monotonic() < until:
         serving_monitor.read(model_path=str(engine.incumbent), at=datetime(2026, 1, 1, tzinfo=UTC))

@@ -1,31 +1,18 @@
-"""When the next run is due, and the table of APScheduler jobs.
-
-The next run is computed from the persisted last attempt, never from this process's start: a restart neither forgets a
-due run nor repeats one, and a run missed while the host was down happens once (docs/architecture.md, Scheduling).
-"""
+"""Runs the jobs of the daemon at their intervals (APScheduler), and knows which of them do not return."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
-
-
-def next_run_at(*, last_attempt_at: datetime | None, interval: timedelta, now: datetime) -> datetime:
-    """When the next run is due: now if none was ever attempted; never more than one interval ahead.
-
-    A last attempt in the future means that the clock went back since; the interval then counts from now.
-    """
-    if last_attempt_at is None:
-        return now
-    return min(last_attempt_at, now) + interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +22,12 @@ class Job:
     name: str
     action: Callable[[], None]
     every_seconds: float
-    #: a pass that is under way for longer makes the watchdog's ping stop
+    #: a pass that takes longer stops the watchdog's ping
     patience_seconds: float
 
 
-class Schedule:
-    """Runs the jobs in threads of their own and knows whether each is alive."""
+class JobSchedule:
+    """Runs each job in a thread of its own, never twice at a time."""
 
     def __init__(self, jobs: tuple[Job, ...], *, clock: Callable[[], float]) -> None:
         """`clock`: seconds that never go back (CLOCK_BOOTTIME)."""
@@ -69,18 +56,18 @@ class Schedule:
                 max_instances=1,
                 misfire_grace_time=None,
             )
-        # A pass that takes longer than its interval is no news; one that takes longer than its patience is `stuck`.
+        # APScheduler warns of each pass longer than its interval; only one longer than its patience matters: `stuck`.
         logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         scheduler.start()
         self._scheduler = scheduler
 
     def restart(self) -> None:
-        """Plan every job anew: APScheduler trusts the wall clock and would sleep through a jump back."""
+        """Schedule every job anew: APScheduler trusts the wall clock and would sleep through a jump back."""
         self.stop()
         self.start()
 
     def stop(self, *, wait_seconds: float = 0.0) -> None:
-        """No job starts any more; a pass under way has `wait_seconds` to end."""
+        """No job starts any more; a pass in progress has `wait_seconds` to end."""
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
             self._scheduler = None
@@ -109,3 +96,8 @@ class Schedule:
                     self._idle.notify_all()
 
         return one_pass
+
+
+def boot_clock() -> float:
+    """Seconds since boot, suspend included; never goes back."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,39 @@
+"""Delivers the events of the outbox to Redis."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from retrain_worker.adapters.embedded_redis import EmbeddedRedis
+from retrain_worker.adapters.outbox_relay import Relay
+
+log = structlog.get_logger()
+
+
+class EventRelay:
+    """Runs every second, and after each pass of the run driver that has stored something."""
+
+    def __init__(self, relay: Relay, embedded_redis: EmbeddedRedis | None) -> None:
+        self._relay = relay
+        self._embedded_redis = embedded_redis
+        self._lock = threading.Lock()
+        #: why events wait, one sentence; None while Redis takes them
+        self.problem: str | None = None
+
+    def run(self, *, at_once: bool = False) -> None:
+        """Send what waits; a problem is logged when it begins and when it is over. `at_once` skips the back-off."""
+        with self._lock:
+            report = self._relay.relay_once(at_once=at_once)
+            if report.problem and self._embedded_redis is not None:
+                self._embedded_redis.ensure()
+        for notice in report.notices:
+            log.warning("redis_notice", message=notice)
+        if report.problem == self.problem:
+            return
+        self.problem = report.problem
+        if report.problem:
+            log.warning("redis_problem", message=f"{report.problem}; {report.pending} events wait")
+        else:
+            log.info("redis_recovered", message=f"Redis accepts events again; {report.pending} wait")

@@ -1,0 +1,94 @@
+"""Takes retrain requests from Redis: each starts a run, or joins the run at work, or queues one more run after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from retrain_worker.adapters.retrain_requests import Poll, Requests
+from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.daemon import queued_request
+from retrain_worker.domain.events import REQUEST_STREAM
+from retrain_worker.domain.lifecycle import Run
+from retrain_worker.redis_client import RedisProblem
+
+log = structlog.get_logger()
+
+#: polls of one pass; the rest of a flood waits for the next
+_MAX_POLLS = 100
+
+
+class RetrainRequests:
+    """Acknowledges a request after it is stored, so that none is lost in a crash."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        store: StateDb,
+        *,
+        begin_run: Callable[[str, str], Run],
+        is_stopping: Callable[[], bool],
+        lock: threading.RLock,
+    ) -> None:
+        """`begin_run` gets who requests it and why; `lock` is held while a run may move."""
+        self._requests = requests
+        self._store = store
+        self._begin_run = begin_run
+        self._is_stopping = is_stopping
+        self._lock = lock
+        self._problem: RedisProblem | None = None
+
+    def run(self) -> None:
+        """Take every request that waits.
+
+        A flood is read to its end while no run moves: read over several passes, it would begin a run after each one
+        that ends at once.
+        """
+        found = self._poll()
+        if not found.requests:
+            return
+        with self._lock:
+            if self._is_stopping():
+                return
+            first = found.requests[0]
+            self._store_request(requested_by=first.requested_by, reason=first.reason)
+            for _ in range(_MAX_POLLS):
+                problem = self._requests.acknowledge(request.stream_id for request in found.requests)
+                if problem is not None or not found.is_full:
+                    return
+                found = self._poll()
+
+    def _store_request(self, *, requested_by: str, reason: str) -> None:
+        at_work = self._store.unfinished_run()
+        why = f"{requested_by}: {reason}"
+        request = f'{requested_by}: "{reason}"'
+        if at_work is None:
+            self._begin_run("trigger", why)
+        elif not queued_request.comes_too_late(at_work):
+            log.info(
+                "request_joined",
+                message=f"retrain request joined run {at_work.run_id}, which has not read its rows yet ({request})",
+                run_id=at_work.run_id,
+            )
+        elif queued_request.note(self._store, at_work, why):
+            log.info(
+                "request_queued",
+                message=f"retrain request queued ({request}); it starts when run {at_work.run_id} has finished",
+                run_id=at_work.run_id,
+            )
+
+    def _poll(self) -> Poll:
+        found = self._requests.poll()
+        for dead_letter in found.dead_letters:
+            log.warning(
+                "request_dead_lettered",
+                message=f"retrain request {dead_letter.stream_id} dead-lettered: {dead_letter.reason}",
+            )
+        # what concerns all of Redis, the relay reports
+        problem = found.problem if found.problem is not None and found.problem.key == REQUEST_STREAM else None
+        if problem is not None and problem != self._problem:
+            log.warning("requests_problem", message=f"retrain requests cannot be read: {problem.message}")
+        self._problem = problem
+        return found

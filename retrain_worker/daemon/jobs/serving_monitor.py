@@ -1,0 +1,88 @@
+"""Counts the engine's own answers to the model in its slot, and reports a serving fault."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+import structlog
+
+from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.adapters.trade_intents import TradeIntents, tally_in
+from retrain_worker.daemon.configuration import Configuration
+from retrain_worker.domain.engine_answers import INTENT_STREAM, Finding, Tally, judge
+from retrain_worker.domain.labels import Thresholds
+from retrain_worker.domain.lifecycle import Run, Stage
+from retrain_worker.domain.trial_evaluation import Answer
+from retrain_worker.errors import SlotError
+from retrain_worker.redis_client import RedisProblem
+
+log = structlog.get_logger()
+
+
+class ServingMonitor:
+    """Runs every ten seconds."""
+
+    def __init__(
+        self, trade_intents: TradeIntents, store: StateDb, configuration: Configuration, *, lock: threading.RLock
+    ) -> None:
+        """`lock`: held while the slot may change."""
+        self._trade_intents = trade_intents
+        self._store = store
+        self._configuration = configuration
+        self._lock = lock
+        self._problem: RedisProblem | None = None
+        self._is_fault = False
+
+    def run(self) -> None:
+        """Read what the engine has answered since the last pass; a serving fault is logged at its begin and its end."""
+        with self._lock:
+            try:
+                model = self._configuration.context.slot.current_path()
+            except SlotError:
+                return  # slot_watch.py reports it
+            if model is None:
+                return
+            self._note(self._trade_intents.read(model_path=str(model), at=self._configuration.context.now()))
+            found = finding_of(self._store, self._trade_intents.tally)
+        if found.is_fault != self._is_fault:
+            self._is_fault = found.is_fault
+            if found.is_fault:
+                log.warning("serving_fault", message=found.message, model_path=str(model))
+            else:
+                log.info("serving_fault_over", message=f"serving fault over: {found.message}", model_path=str(model))
+
+    def _note(self, problem: RedisProblem | None) -> None:
+        # what concerns all of Redis, the relay reports
+        if problem is not None and problem.key == INTENT_STREAM and problem != self._problem:
+            log.warning("serving_monitor_problem", message=f"trade intents cannot be read: {problem.message}")
+        self._problem = problem
+
+
+def engine_says(store: StateDb) -> str:
+    """What the engine's answers since the last swap say of its serving; empty while there are none."""
+    tally = tally_in(store)
+    malformed = f" ({tally.malformed} malformed entries)" if tally.malformed else ""
+    return f"{finding_of(store, tally).message}{malformed}" if tally.entries else ""
+
+
+def finding_of(store: StateDb, tally: Tally) -> Finding:
+    """The tally beside the model's own answers in its probation, or beside their spread at its gate."""
+    run = _run_of(store, tally.model_path)
+    watched = run.fact(Stage.PROBATION) if run else {}
+    card = (run.fact(Stage.GATE).get("candidate") if run else None) or {}
+    spread = (watched.get("model") or {}).get("p_std")
+    return judge(
+        tally,
+        answers=msgspec.convert(watched.get("answers", []), list[Answer]),
+        thresholds=Thresholds(),
+        model_std=card.get("p_std") if spread is None else spread,
+    )
+
+
+def _run_of(store: StateDb, model_path: str) -> Run | None:
+    """The run that has put this model into the slot; None for an external model."""
+    deployment = store.last_deployment()
+    if deployment is None or deployment.run_id is None or deployment.model_path != model_path:
+        return None
+    return store.run(deployment.run_id)

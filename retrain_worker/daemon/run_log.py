@@ -1,0 +1,35 @@
+"""What the log says of a run: its progress, and one canonical record once its outcome is known."""
+
+from __future__ import annotations
+
+import structlog
+
+from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Stage
+from retrain_worker.stages.step import Step
+
+log = structlog.get_logger()
+
+_ALARMS = frozenset({Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK})
+#: steps of a swap on both sides of the one that matters to an operator
+_MINOR_STATES = frozenset({DeploymentState.INTENDED, DeploymentState.ANNOUNCED})
+
+
+def log_step(step: Step) -> None:
+    """`run_finished` for the end of a run; else `run_progress`: a move at info, waiting and minor moves at debug."""
+    run = step.run
+    if not step.is_end:
+        is_minor = not step.is_move or (step.deployment is not None and step.deployment.state in _MINOR_STATES)
+        write = log.debug if is_minor else log.info
+        write("run_progress", message=step.message, run_id=run.run_id, stage=run.stage)
+        return
+    write = log.warning if run.outcome in _ALARMS else log.info
+    write(
+        "run_finished",
+        message=step.message,
+        run_id=run.run_id,
+        outcome=run.outcome,
+        stage=run.stage,
+        reasons=list(run.reasons),
+        seconds=dict(run.seconds),
+        model_path=run.fact(Stage.PROMOTE).get("model_path"),
+    )

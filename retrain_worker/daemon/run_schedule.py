@@ -1,0 +1,70 @@
+"""When the next run is due, and why.
+
+It is computed from the last attempt in the state database, never from this process's start: a restart neither forgets
+a due run nor repeats one, and a run missed while the host was down happens once (docs/architecture.md, Scheduling).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.daemon import queued_request
+from retrain_worker.daemon.configuration import Configuration
+
+#: <last attempt> <when it was noticed that this lies in the future>, both ISO 8601
+_CLOCK_WENT_BACK = "clock_went_back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DueRun:
+    """A run that is to begin now."""
+
+    requested_by: str
+    reason: str
+
+
+class RunSchedule:
+    """One run every RETRAIN_INTERVAL_H, and one after a retrain request that came too late for the run at work."""
+
+    def __init__(self, store: StateDb, configuration: Configuration) -> None:
+        self._store = store
+        self._configuration = configuration
+
+    def due(self, at: datetime) -> DueRun | None:
+        """The run that is due at `at`, while no run is at work."""
+        if reason := queued_request.due(self._store):
+            return DueRun(requested_by="trigger", reason=reason)
+        if at >= self.next_run_at(at):
+            return DueRun(requested_by="schedule", reason=f"every {self._hours:g} h")
+        return None
+
+    def next_run_at(self, at: datetime) -> datetime:
+        """When the next scheduled run is due, seen from `at`."""
+        return next_run_at(last_attempt_at=self._last_attempt_at(at), now=at, interval=timedelta(hours=self._hours))
+
+    @property
+    def _hours(self) -> float:
+        return self._configuration.settings.retrain_interval_hours
+
+    def _last_attempt_at(self, at: datetime) -> datetime | None:
+        """The last attempt; one dated in the future counts from when this was noticed, because the clock went back."""
+        last = self._store.last_attempt_at()
+        if last is None or last <= at:
+            return last
+        attempt, _, noticed = (self._store.recall(_CLOCK_WENT_BACK) or "").partition(" ")
+        if attempt == last.isoformat() and datetime.fromisoformat(noticed) <= at:
+            return datetime.fromisoformat(noticed)
+        self._store.remember(_CLOCK_WENT_BACK, f"{last.isoformat()} {at.isoformat()}")
+        return at
+
+
+def next_run_at(*, last_attempt_at: datetime | None, interval: timedelta, now: datetime) -> datetime:
+    """When the next run is due: now if none was ever attempted; never more than one interval ahead.
+
+    A last attempt in the future means that the clock went back since; the interval then counts from now.
+    """
+    if last_attempt_at is None:
+        return now
+    return min(last_attempt_at, now) + interval
