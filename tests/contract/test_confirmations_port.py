@@ -10,7 +10,7 @@ import redis
 
 from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.adapters.trade_intents import ServingMonitor
+from retrain_worker.adapters.trade_intents import TradeIntents
 from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.domain.events import SERVED_STREAM
 from retrain_worker.stages.ports import Confirmations
@@ -50,7 +50,7 @@ def engine(request: pytest.FixtureRequest, client: redis.Redis, outbox: StateDb)
         case "engine answers":
             answer = {"patchtst": {"action": "BUY", "confidence": 0.7, "version": VERSION}}
             intent = {"symbol": "BTCUSDT", "side": "BUY", "model_breakdown": answer}
-            monitor = ServingMonitor(client, outbox)
+            monitor = TradeIntents(client, outbox)
             return Engine(confirmations=monitor, serves=lambda: publish(INTENT_STREAM, intent))
         case _:
             double = FakeConfirmations(seen=None)
