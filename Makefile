@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both do all set-up by themselves.
+# `make demo` and `make test` create the virtual environment that they need.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,11 +7,11 @@ HOME_DIR ?= demo-home
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint test-fast test-faults clean install install-venv install-files activate uninstall deb
 
-# Where `make install` puts things. DESTDIR is for packagers: files only, nothing is started and no user made.
+# Destinations of `make install`. DESTDIR is for packagers: files only; no user is created and nothing is started.
 DESTDIR       ?=
 PREFIX        ?= /usr/local
 INSTALL_VENV  ?= /opt/quantum/venvs/retraining-worker
-# Not one under /root or /home: the unit's ProtectHome= hides them.
+# Not an interpreter under /root or /home: the unit's ProtectHome= hides these directories.
 SYSTEM_PYTHON ?= /usr/bin/python3
 PIP_INSTALL   := $(INSTALL_VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed
 LIB           := $(DESTDIR)$(PREFIX)/lib
@@ -19,10 +19,10 @@ SHARE         := $(DESTDIR)$(PREFIX)/share/doc/retrain-worker
 UNITS         := quantum-retraining-worker.service quantum-ai-engine-restart.path quantum-ai-engine-restart.service
 VERSION       := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' retrain_worker/__init__.py)
 
-help:  ## this list
+help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-# torch first and by version: a bare `torch` takes gigabytes of GPU libraries.
+# torch first and by version: an unpinned `torch` installs gigabytes of GPU libraries.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[daemon,test,postgres]'
 	touch $@
 
-demo: $(VENV)/.installed  ## the whole idea on a simulated market: rows to a promoted model and a consumed event
+demo: $(VENV)/.installed  ## one run on a simulated market, from rows to a promoted model and a consumed event
 	@$(BIN)/retrain-worker demo --home $(HOME_DIR)
 
 test: $(VENV)/.installed lint  ## every test, with coverage
@@ -39,17 +39,17 @@ test: $(VENV)/.installed lint  ## every test, with coverage
 test-fast: $(VENV)/.installed  ## the tests that need no worker process and no server
 	$(BIN)/python -m pytest -q tests/unit tests/architecture
 
-test-faults: $(VENV)/.installed  ## the swap and its recovery under every fault, with counts (needs strace; about an hour)
+test-faults: $(VENV)/.installed  ## the swap and its recovery under every injected fault (needs strace; about an hour)
 	$(BIN)/python -m tests.faults.strace_sweep
 	$(BIN)/python -m tests.faults.power_loss
 
-lint: $(VENV)/.installed  ## ruff, mypy --strict, import rules
+lint: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-install: $(if $(DESTDIR),,install-venv) install-files $(if $(DESTDIR),,activate)  ## as root: user, environment, units; again: an upgrade
+install: $(if $(DESTDIR),,install-venv) install-files $(if $(DESTDIR),,activate)  ## as root: user, environment, units; also upgrades
 
 install-venv:
 	test -x $(INSTALL_VENV)/bin/python || $(SYSTEM_PYTHON) -m venv $(INSTALL_VENV)
@@ -58,7 +58,7 @@ install-venv:
 
 install-files:
 	install -d $(LIB)/systemd/system/quantum-ai-engine.service.d $(LIB)/systemd/catalog $(LIB)/sysusers.d \
-	    $(LIB)/tmpfiles.d $(SHARE)/drop-ins $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/quantum
+	    $(LIB)/tmpfiles.d $(SHARE)/drop-ins $(SHARE)/contracts $(SHARE)/decisions $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/quantum
 	install -m 644 $(addprefix systemd/,$(UNITS)) $(LIB)/systemd/system
 	install -m 644 systemd/quantum-ai-engine.service.d/*.conf $(LIB)/systemd/system/quantum-ai-engine.service.d
 	install -m 644 systemd/sysusers.conf $(LIB)/sysusers.d/quantum-retraining-worker.conf
@@ -66,6 +66,8 @@ install-files:
 	install -m 644 systemd/retrain-worker.catalog $(LIB)/systemd/catalog
 	install -m 644 systemd/drop-ins/*.conf $(SHARE)/drop-ins
 	install -m 644 README.md docs/*.md etc/quantum/retraining-worker.env $(SHARE)
+	install -m 644 docs/contracts/*.md $(SHARE)/contracts
+	install -m 644 docs/decisions/*.md $(SHARE)/decisions
 	ln -sfn $(INSTALL_VENV)/bin/retrain-worker $(DESTDIR)$(PREFIX)/bin/retrain-worker
 	@# the operator's file is never overwritten
 	test -e $(DESTDIR)/etc/quantum/retraining-worker.env || \
@@ -81,7 +83,7 @@ activate:
 	@echo 'installed; next: edit /etc/quantum/retraining-worker.env, then'
 	@echo '  retrain-worker check && systemctl enable --now quantum-ai-engine-restart.path quantum-retraining-worker'
 
-uninstall:  ## as root: all but settings, data, models, state and the user
+uninstall:  ## as root: removes all but settings, data, models, state and the user
 	$(if $(DESTDIR),,-systemctl disable --now $(UNITS))
 	rm -f $(addprefix $(LIB)/systemd/system/,$(UNITS)) \
 	    $(LIB)/systemd/system/quantum-ai-engine.service.d/retraining-worker.conf \
@@ -95,5 +97,5 @@ uninstall:  ## as root: all but settings, data, models, state and the user
 deb: $(VENV)/.installed  ## a Debian package in build/
 	systemd/build-deb $(BIN)/pip $(VERSION)
 
-clean:  ## what set-up and runs have made
+clean:  ## remove what set-up and runs have created
 	rm -rf $(VENV) demo-home build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,28 +1,28 @@
-"""Every error this program raises on purpose, sorted by what the daemon does about it.
+"""Every error that this program raises on purpose, sorted by what the daemon does about it.
 
     RetrainError
-    ├── RetryLaterError            the world is busy: keep the run where it is, try again
+    ├── RetryLaterError            temporary: the run stays at its stage, which is retried
     │   ├── DatabaseBusyError        a writer holds the trading database
-    │   ├── DatabaseUnreachableError the trading database cannot be reached (file gone, server down, no permission)
-    │   ├── RedisUnavailableError    Redis does not answer, or answers that it cannot write
-    │   ├── DiskFullError            no space where we must write
-    │   ├── ChildInterruptedError    the worker process was asked to stop and did
-    │   └── ChildFailedError         the worker process ended without a result
-    ├── RefuseError                this data or this candidate is not good enough: end the run as REFUSED
-    │   ├── SourceUnfitError         not a database, no table, missing column, malformed pages
-    │   ├── DataUnfitError           the rows are there, but not fit to train on
-    │   ├── TrainingCollapsedError   non-finite loss, or every probability the same
-    │   ├── RowRefusedError          the stack's database refuses a row of our bookkeeping for good
-    │   ├── ArtifactError            a model file is damaged, unreadable, or not what it says
+    │   ├── DatabaseUnreachableError the trading database cannot be reached (no file, server down, no permission)
+    │   ├── RedisUnavailableError    Redis does not answer, or cannot accept a write
+    │   ├── DiskFullError            no space on a file system to which this program writes
+    │   ├── WorkerInterruptedError   the worker process was asked to stop and stopped
+    │   └── WorkerFailedError        the worker process ended without a result
+    ├── RefuseError                the data or the candidate is not acceptable: the run ends as REFUSED
+    │   ├── SourceUnfitError         not a database, no table, missing column, damaged pages
+    │   ├── DataUnfitError           the rows are readable, but not fit to train on
+    │   ├── TrainingCollapsedError   non-finite loss, or the same probability for every row
+    │   ├── RowRefusedError          the stack's bookkeeping tables permanently refuse a row
+    │   ├── ArtifactError            a model file is damaged, unreadable, or not what its description states
     │   └── ContractError            the candidate does not fit what the engine runs
-    └── CallPersonError            only a person can mend this: stop, say what to do
-        ├── SettingsError            the environment is wrong (exit 78)
-        ├── SlotError                the engine's env file or model directory is not as we need it
-        ├── StateError               our own state database is damaged, or newer than this program
-        ├── AlreadyRunningError      another process owns this state directory
-        └── UsageError               a command was called wrongly (exit 2)
+    └── OperatorActionError        an operator must act: stop and say what to do
+        ├── SettingsError            invalid settings (exit 78)
+        ├── SlotError                the engine's env file or model directory cannot be used
+        ├── StateError               the state database is damaged, or newer than this program
+        ├── AlreadyRunningError      another process holds the state directory
+        └── UsageError               wrong usage of a command (exit 2)
 
-Each error answers three questions: what is wrong, where, and what to do. No secret may enter any of them.
+Each error states what is wrong, where, and what to do. It never contains a secret.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def message_of(cause: str, *, subject: str = "", action: str = "") -> str:
 
 
 class RetrainError(Exception):
-    """Something this program knows how to name."""
+    """An error of a known kind."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what = what
@@ -49,11 +49,11 @@ class RetrainError(Exception):
 
 
 class RetryLaterError(RetrainError):
-    """The world is busy; the same stage may well succeed later."""
+    """A temporary problem; the same stage may succeed later."""
 
 
 class DatabaseBusyError(RetryLaterError):
-    """A writer holds the trading database longer than we are willing to wait."""
+    """A writer holds the trading database for longer than the time limit."""
 
 
 class DatabaseUnreachableError(RetryLaterError):
@@ -61,11 +61,11 @@ class DatabaseUnreachableError(RetryLaterError):
 
 
 class RedisUnavailableError(RetryLaterError):
-    """Redis does not answer, or answers that it cannot take a write now."""
+    """Redis does not answer, or cannot accept a write now."""
 
 
 class DiskFullError(RetryLaterError):
-    """No space is left where this program must write."""
+    """No space is left on a file system to which this program writes."""
 
 
 class WorkerFailedError(RetryLaterError):
@@ -77,7 +77,7 @@ class WorkerInterruptedError(RetryLaterError):
 
 
 class RefuseError(RetrainError):
-    """This data or this candidate is not good enough."""
+    """The data or the candidate is not acceptable."""
 
 
 class SourceUnfitError(RefuseError):
@@ -85,7 +85,7 @@ class SourceUnfitError(RefuseError):
 
 
 class DataUnfitError(RefuseError):
-    """The rows can be read, but must not be trained on."""
+    """The rows are readable, but must not be used for training."""
 
 
 class TrainingCollapsedError(RefuseError):
@@ -93,11 +93,11 @@ class TrainingCollapsedError(RefuseError):
 
 
 class RowRefusedError(RefuseError):
-    """The stack's own tables refuse what we want to note there; waiting does not help."""
+    """The stack's bookkeeping tables permanently refuse a row."""
 
 
 class ArtifactError(RefuseError):
-    """A model file is damaged, unreadable, or not what it claims to be."""
+    """A model file is damaged, unreadable, or not what its description states."""
 
 
 class ContractError(RefuseError):
@@ -105,11 +105,11 @@ class ContractError(RefuseError):
 
 
 class OperatorActionError(RetrainError):
-    """Only a person can mend this."""
+    """An operator must act."""
 
 
 class SettingsError(OperatorActionError):
-    """The environment holds wrong settings; `problems` lists every one."""
+    """Invalid settings; `problems` lists every one."""
 
     def __init__(self, problems: tuple[str, ...], *, where: str = "", remedy: str = "") -> None:
         self.problems = problems
@@ -117,16 +117,16 @@ class SettingsError(OperatorActionError):
 
 
 class SlotError(OperatorActionError):
-    """The engine's env file or model directory is not as this program needs it."""
+    """The engine's env file or model directory cannot be used."""
 
 
 class StateError(OperatorActionError):
-    """Our own state database is damaged or was written by a newer version."""
+    """The state database is damaged or was written by a newer version."""
 
 
 class AlreadyRunningError(OperatorActionError):
-    """Another process owns this state directory."""
+    """Another process holds the state directory."""
 
 
 class UsageError(OperatorActionError):
-    """A command was called in a way that it does not understand."""
+    """Wrong usage of a command."""

@@ -1,4 +1,4 @@
-"""The model in service, as the hash `quantum:model:patchtst:current` says it to whoever missed the event."""
+"""The model in service, as published in the hash `quantum:model:patchtst:current`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _INSTANTS: Mapping[str, str] = dict(zip(CHANGES, ("promoted_at", "rolled_back_at
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentModel:
-    """What serves, since when, and by which event. An empty path: nothing, because the slot names no model any more."""
+    """The model, its time and its event. An empty path: the slot names no model."""
 
     version: str
     model_path: str
     sha256: str
     size_bytes: int
-    #: the run that made it; empty if it was not one of ours
+    #: the run that made it; empty for a model of another origin
     run_id: str
     promoted_at: datetime
     event_id: str
@@ -32,20 +32,20 @@ class CurrentModel:
     confirmed: bool
 
     def after(self, before: CurrentModel | None) -> CurrentModel:
-        """The same, and its instant after that of the model `before` it, although the clock may have gone back."""
+        """The same model, dated after the model `before` it even when the clock has gone back."""
         if before is None or self.promoted_at > before.promoted_at:
             return self
         return replace(self, promoted_at=before.promoted_at + timedelta(microseconds=1))
 
     def confirmed_by(self, payload: Mapping[str, Any]) -> CurrentModel:
-        """The same model, knowing what the end of its run says about its confirmation."""
+        """The same model with the confirmation of the payload of its completed event."""
         if payload.get("sha256") != self.sha256:
             return self
         return replace(self, confirmed=bool(payload.get("confirmed")))
 
 
 def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> CurrentModel | None:
-    """What an event of CHANGES puts into service; None if it does not say."""
+    """The model that an event of CHANGES puts into service; None when the payload does not name it."""
     version, path = payload.get("new_version"), payload.get("model_path")
     at = payload.get(_INSTANTS.get(event_type, ""))
     if path is None or not (version and at):
@@ -79,7 +79,7 @@ def to_fields(model: CurrentModel) -> dict[str, str]:
 
 
 def from_fields(fields: Mapping[str, str]) -> CurrentModel:
-    """The model that the hash names. Raises ValueError when a field is missing or makes no sense."""
+    """The model that the hash names. Raises ValueError when a field is missing or invalid."""
     try:
         return CurrentModel(
             version=fields["version"],

@@ -1,10 +1,10 @@
 r"""One key of a systemd EnvironmentFile: read as systemd reads it, changed with every other byte kept.
 
-The grammar of systemd.exec(5), EnvironmentFile=, as systemd really reads it; the tests compare it with systemd's own
-parser. What surprises: `\r` ends a line like `\n`; quotes count only before the first plain character of a value; an
-open quotation mark swallows the rest of the file; a NUL byte, or bad UTF-8 in an assignment, makes systemd refuse the
-whole file; a comment that ends in a backslash swallows the next line up to systemd 253, and does not from 254 on. So a
-file is used only where both ways of reading agree.
+The grammar of systemd.exec(5), EnvironmentFile=, as systemd implements it; tests compare it with systemd's own parser.
+Notable rules: `\r` ends a line as `\n` does; quotes count only before the first unquoted character of a value; an
+unterminated quote extends to the end of the file; a NUL byte, or invalid UTF-8 in an assignment, makes systemd reject
+the whole file; a comment that ends in a backslash continues on the next line up to systemd 253, but not from 254 on. A
+file is used only where both grammars agree.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MAX_BYTES = 1 << 20
 #: a value in which no quoting rule applies
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9._/+-]+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-#: Unicode noncharacters, which systemd does not take for UTF-8
+#: Unicode noncharacters, which systemd rejects as UTF-8
 _NONCHARACTER = re.compile(
     "[\ufdd0-\ufdef" + "".join(chr((plane << 16) + 0xFFFE) + chr((plane << 16) + 0xFFFF) for plane in range(17)) + "]"
 )
 
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
-#: up to 253, a backslash in a comment takes the next character with it, the end of the line too
+#: up to 253, a backslash in a comment escapes the next character, including the end of the line
 _COMMENT_253 = re.compile(rb"[#;](?:[^\\\r\n]|\\(?s:.)|\\\Z)*+")
 _COMMENT_254 = re.compile(rb"[#;][^\r\n]*+")
 _KEY = re.compile(rb"[^ \t\r\n#;][^=\r\n]*+")
@@ -37,7 +37,7 @@ _LINE_END = re.compile(rb"\r\n|\r|\n|\Z")
 
 @dataclass(frozen=True, kw_only=True)
 class _Assignment:
-    """Where `key=value` stands: from the start of its line, its value's bytes, and past its line end."""
+    """Position of `key=value`: the start of its line, the bytes of its value, and the end of its line."""
 
     key: bytes
     value: bytes
@@ -48,14 +48,14 @@ class _Assignment:
 
 
 def parse(content: bytes, *, comments_continue: bool = False) -> dict[str, str]:
-    """What systemd puts into the environment. Raises SlotError where systemd refuses the file.
+    """The variables that systemd reads from the file. Raises SlotError where systemd rejects the file.
 
     `comments_continue`: read as systemd up to 253 does.
     """
     if len(content) > MAX_BYTES:
-        raise SlotError(f"an environment file of {len(content)} bytes is more than {MAX_BYTES}")
+        raise SlotError(f"the file has {len(content):,} bytes, more than {MAX_BYTES:,}")
     if b"\0" in content:
-        raise SlotError("a NUL byte stands in the file, so systemd refuses it", remedy="remove the byte")
+        raise SlotError("systemd rejects the file: it contains a NUL byte", remedy="remove the byte")
     found = {
         _text(each.key, content, each): _text(each.value, content, each)
         for each in _assignments(content, comments_continue=comments_continue)
@@ -64,24 +64,24 @@ def parse(content: bytes, *, comments_continue: bool = False) -> dict[str, str]:
 
 
 def value_of(content: bytes, key: str) -> str | None:
-    """The value of `key`, or None. Raises SlotError where systemd refuses the file or its versions read it apart."""
+    """The value of `key`, or None. Raises SlotError where systemd rejects the file or its versions disagree."""
     now, before = parse(content), parse(content, comments_continue=True)
     if now.get(key) != before.get(key):
         raise SlotError(
-            f"what {key} is depends on the version of systemd, because a comment ends in a backslash",
+            f"the value of {key} depends on the version of systemd, because a comment ends in a backslash",
             remedy="remove the backslash at the end of the comment",
         )
     return now.get(key)
 
 
 def replaced(content: bytes, key: str, value: str) -> bytes:
-    """`content` with `key` set to `value`, once, where its last assignment stands; appended if there is none.
+    """`content` with `key` set to `value` once, at its last assignment; appended if there is none.
 
     Raises SlotError when the result would not differ in exactly that key, for every version of systemd.
     """
     if not PLAIN_VALUE.fullmatch(value):
         raise SlotError(
-            f"{value!r} is not written into an environment file",
+            f"{value!r} cannot be written to an environment file",
             remedy="use a path of letters, digits and . _ / + - only",
         )
     if not _NAME.fullmatch(key):
@@ -97,7 +97,7 @@ def replaced(content: bytes, key: str, value: str) -> bytes:
             return result
     raise SlotError(
         f"{key} cannot be changed without changing the rest of the file",
-        remedy="look for an open quotation mark, or a backslash at the end of a line",
+        remedy="check for an unterminated quote or a backslash at the end of a line",
     )
 
 
@@ -114,7 +114,7 @@ def removed(content: bytes, key: str) -> bytes:
         if parse(result, comments_continue=comments_continue) != without:
             raise SlotError(
                 f"{key} cannot be removed without changing the rest of the file",
-                remedy="look for an open quotation mark, or a backslash at the end of a line",
+                remedy="check for an unterminated quote or a backslash at the end of a line",
             )
     return result
 
@@ -162,7 +162,7 @@ def _assignments(content: bytes, *, comments_continue: bool) -> Iterator[_Assign
 
 
 def _value_at(content: bytes, position: int) -> tuple[bytes, int]:
-    """The value that starts here, and where its bytes end: any quoted parts, then a part without quotes."""
+    """The value that starts at `position`, and the end of its bytes: quoted parts, then an unquoted part."""
     parts = []
     while quoted := _QUOTED.match(content, position):
         position = quoted.end()
@@ -202,5 +202,5 @@ def _text(raw: bytes, content: bytes, where: _Assignment) -> str:
         text = None
     if text is None or _NONCHARACTER.search(text):
         line = content.count(b"\n", 0, where.value_start) + 1
-        raise SlotError(f"line {line} is not valid UTF-8, so systemd refuses the file", remedy="correct the line")
+        raise SlotError(f"systemd rejects the file: line {line} is not valid UTF-8", remedy="correct the line")
     return text

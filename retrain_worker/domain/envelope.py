@@ -1,7 +1,8 @@
-"""The flat stream entry that an event travels as: written in one place, read in one place.
+"""The flat stream entry of an event: encoding and decoding.
 
-The names are those of the stack's bus. The reader is generous: unknown fields and newer schema versions are kept, what
-older producers leave out is filled in from the entry itself. It refuses only what cannot mean anything.
+The field names are those of the stack's bus (docs/contracts/events.md). Decoding is tolerant: unknown fields and newer
+schema versions are kept, and fields that older producers omit are derived from the entry. Only entries without meaning
+are rejected.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ StreamId = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedEvent:
-    """One entry of a stream, as a consumer sees it."""
+    """One decoded entry of a stream."""
 
     event_id: str
     event_type: str
@@ -51,7 +52,7 @@ class ReceivedEvent:
 def envelope(
     *, event_type: str, payload: str, correlation_id: str, event_id: str, timestamp: datetime, source: str = SOURCE
 ) -> dict[str, str]:
-    """The fields that every entry has; `payload` is JSON. One run is one trace."""
+    """The fields of every entry; `payload` is JSON. One run is one trace."""
     return {
         "event_type": event_type,
         "payload": payload,
@@ -76,7 +77,7 @@ def fields_of(event: Event, payload: str) -> dict[str, str]:
 
 
 def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> ReceivedEvent:
-    """The event in an entry. Raises ValueError with the reason when it is none."""
+    """The event in an entry. Raises ValueError with the reason when it cannot be decoded."""
     fields = {_text(name): _text(value) for name, value in raw.items()}
     correlation_id = fields.get("correlation_id", "")
     return ReceivedEvent(
@@ -95,7 +96,7 @@ def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> Receive
 
 
 def payload_in(fields: Mapping[str, str]) -> dict[str, Any]:
-    """The payload of an entry; empty if there is none. Raises ValueError when it is not a JSON object."""
+    """The payload of an entry; empty when it has none. Raises ValueError when it is not a JSON object."""
     text = fields.get("payload", "")
     if not text:
         return {}
@@ -109,7 +110,7 @@ def payload_in(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parts_of(stream_id: str) -> StreamId:
-    """A stream id as numbers, so that it can be compared."""
+    """A stream id as numbers, for comparison."""
     milliseconds, _, sequence = stream_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 

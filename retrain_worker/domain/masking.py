@@ -1,4 +1,4 @@
-"""Takes passwords out of text before anybody reads it, and knows which names hold one."""
+"""Masks passwords in text, and recognises names whose values are secret."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SECRET_NAME = re.compile(r"(?i)key|secret|pass|pwd|token|credential|auth|privat
 
 
 def masked(text: str) -> str:
-    """`text` with the password of every URL, and whatever is assigned to a password-like name, replaced by ***."""
+    """`text` with the password of every URL and every value of a password-like name replaced by ***."""
     for pattern in (_IN_URL, _ASSIGNED, _OPTION):
         text = pattern.sub(rf"\g<before>{MASK}", text)
     return text
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what is stored under `name` must not be shown."""
+    """Whether the value of `name` must not be shown."""
     return _SECRET_NAME.search(name) is not None

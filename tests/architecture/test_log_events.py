@@ -1,4 +1,4 @@
-"""Log events are an interface: every name that the daemon or a verb logs stands in docs/operations.md."""
+"""Log events are an interface: docs/operations.md documents every event that the daemon or a command logs."""
 
 import re
 from pathlib import Path

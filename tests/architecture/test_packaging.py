@@ -1,4 +1,4 @@
-"""The ways to install the service bring the same packages."""
+"""Every way to install the service installs the same packages."""
 
 import re
 from pathlib import Path
@@ -15,5 +15,5 @@ def test_the_debian_package_installs_the_extras_that_make_install_does():
     assert re.findall(r"\[([a-z,]+)\]\"", POSTINST) == extras
 
 
-def test_every_way_to_install_takes_the_same_torch():
+def test_every_way_to_install_uses_the_same_torch_version():
     assert len(set(re.findall(r"torch==(\S+)", MAKEFILE + POSTINST))) == 1

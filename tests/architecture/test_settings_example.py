@@ -1,9 +1,10 @@
-"""The env example lists every setting with its default, and nothing else."""
+"""The env example and the table of former names are complete: every setting with its default, every former name."""
 
 import re
 from pathlib import Path
 
 from retrain_worker import settings
+from retrain_worker.settings import names
 
 EXAMPLE = Path(__file__).parents[2] / "etc/quantum/retraining-worker.env"
 
@@ -21,6 +22,13 @@ def test_the_example_shows_the_defaults():
     shown = example_lines()
 
     assert {name: shown[name] for name in defaults} == dict(defaults)
+
+
+def test_the_environment_contract_lists_every_former_name():
+    page = (EXAMPLE.parents[2] / "docs/contracts/environment.md").read_text()
+    rows = [*names.RENAMED.items(), *((f"{n}={old}", f"{n}={new}") for (n, old), new in names.RENAMED_VALUES.items())]
+
+    assert [row for row in rows if not all(re.search(rf"\b{name}\b", page) for name in row)] == []
 
 
 def test_every_setting_of_the_example_is_accepted():
