@@ -1,1 +1,1 @@
-"""Where it touches the world: one neighbour each."""
+"""I/O: one module per neighbour (state database, worker process, slot, Redis, systemd, journal)."""

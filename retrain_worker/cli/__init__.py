@@ -1,4 +1,4 @@
-"""The verbs of the command, one module each."""
+"""The commands, one module each."""
 
 from __future__ import annotations
 

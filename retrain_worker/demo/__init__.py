@@ -1,1 +1,1 @@
-"""A simulated market whose Bayes-optimal AUC is known, and a stand-in for the engine that trades on it."""
+"""A simulated market whose Bayes-optimal AUC is known, and a stand-in for the engine."""

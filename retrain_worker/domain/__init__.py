@@ -1,1 +1,1 @@
-"""What is true: plain values and rules. Standard library only, no clock, no I/O."""
+"""Values and pure decisions. Standard library only; no clock, no I/O."""

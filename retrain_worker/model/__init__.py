@@ -1,1 +1,1 @@
-"""What a model is in memory and on disk: the network, its two presets, and the bundle file."""
+"""The network, its two presets, and the model file."""

@@ -1,1 +1,1 @@
-"""What a person looks at: the result of a run, its summary in a terminal, its page."""
+"""The result of a run as JSON, as text for a terminal and as a page."""

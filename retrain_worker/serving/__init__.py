@@ -1,4 +1,4 @@
-"""For those who react: typed events, and a model that keeps itself current. Threads or asyncio; torch only to load."""
+"""For consumers: typed events, and a follower that loads each promoted model. Threads or asyncio; torch on use."""
 
 from retrain_worker.serving.events import AsyncModelEvents, ModelEvents
 from retrain_worker.serving.follower import AsyncModelFollower, ModelFollower

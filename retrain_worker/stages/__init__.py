@@ -1,1 +1,1 @@
-"""What happens: one light, idempotent module per Stage. No library, no adapter, no settings."""
+"""The stages of a run, one idempotent module each, and the ports that they use."""

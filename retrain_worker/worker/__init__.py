@@ -1,1 +1,1 @@
-"""The worker process: the heavy part of the stages, one process each. Started as a program, never imported."""
+"""The worker process: the heavy part of the stages. Started as a program, never imported."""
