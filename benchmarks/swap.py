@@ -24,6 +24,7 @@ from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.cli.options import prepare_home
 from retrain_worker.daemon.wiring import Components, open_components
 from retrain_worker.domain.artifact import ModelContract, model_file, version_of
+from retrain_worker.domain.facts import TrainFacts
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.model import bundle, presets
@@ -107,15 +108,14 @@ def due(app: Components, path: Path, sha256: str, run: Run) -> Run:
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         run = run.moved_to(stage, at=run.created_at)
     run = run.with_fact(
-        Stage.TRAIN,
-        {
-            "candidate_path": str(path),
-            "version": path.stem,
-            "sha256": sha256,
-            "contract": {},
-            "final_loss": 0.5,
-            "incumbent_path": str(current) if current else None,
-        },
+        TrainFacts(
+            candidate_path=str(path),
+            version=path.stem,
+            sha256=sha256,
+            contract=CONTRACT,
+            final_loss=0.5,
+            incumbent_path=str(current) if current else None,
+        )
     )
     app.store.record(run)
     return run

@@ -19,6 +19,7 @@
         ├── SettingsError            invalid settings (exit 78)
         ├── SlotError                the engine's env file or model directory cannot be used
         ├── StateError               the state database is damaged, or newer than this program
+        ├── StoredValueError         a stored value of one run or slot request cannot be read
         ├── AlreadyRunningError      another process holds the state directory
         └── UsageError               wrong usage of a command (exit 2)
 
@@ -122,6 +123,10 @@ class SlotError(OperatorActionError):
 
 class StateError(OperatorActionError):
     """The state database is damaged or was written by a newer version."""
+
+
+class StoredValueError(OperatorActionError):
+    """What is stored about one run, or one slot request, cannot be read; others are not affected."""
 
 
 class AlreadyRunningError(OperatorActionError):

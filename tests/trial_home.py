@@ -13,10 +13,12 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.demo.incumbent import write_incumbent
 from retrain_worker.demo.market import Market, continue_market, write_market
 from retrain_worker.demo.regime import Regime
-from retrain_worker.domain.artifact import checksum_file, manifest_file
+from retrain_worker.domain.artifact import Manifest, checksum_file, manifest_file
+from retrain_worker.domain.facts import PromoteFacts, PullFacts, RunFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.durable_file import sha256_of
+from tests.run_facts import gate_facts, train_facts
 
 OTHER_LINES = "# engine\nA=1\nPATCHTST_SHADOW_ONLY=true\n"
 RECIPE = Recipe(
@@ -127,15 +129,14 @@ def trial_home(
             )
         if stage is Stage.PROBATION:
             run = run.moved_to(Stage.PROMOTE, at=now).with_fact(
-                Stage.PROMOTE,
-                {
-                    "model_path": str(serving),
-                    "sha256": sha256_of(serving),
-                    "version": candidate.stem,
-                    "previous_version": before.stem if before else None,
-                    "previous_model_path": str(before) if before else None,
-                    "confirmed": True,
-                },
+                PromoteFacts(
+                    model_path=str(serving),
+                    sha256=sha256_of(serving),
+                    version=candidate.stem,
+                    previous_version=before.stem if before else None,
+                    previous_model_path=str(before) if before else None,
+                    confirmed=True,
+                )
             )
             run = run.on_probation("follower engine-1 answers with it", at=now)
         store.record(run)
@@ -149,21 +150,20 @@ def trial_home(
     return made
 
 
-def _facts(candidate: Path, ours: Path, incumbent: Path | None, market: Market) -> dict[str, object]:
-    manifest = msgspec.json.decode(manifest_file(candidate).read_bytes())
+def _facts(candidate: Path, ours: Path, incumbent: Path | None, market: Market) -> RunFacts:
     newest = max(market.rows["decided_at"]) / 1e6
-    return {
-        "pull": {"last_at": datetime.fromtimestamp(newest, UTC).isoformat()},
-        "train": {
-            "candidate_path": str(ours),
-            "version": candidate.stem,
-            "sha256": sha256_of(ours),
-            "contract": manifest["contract"],
-            "incumbent_path": str(incumbent) if incumbent else None,
-            "parts": {"train": {"win": 60, "loss": 40}},
-        },
-        "gate": {"decision": "PASS", "gates": [], "candidate": None},
-    }
+    return RunFacts(
+        pull=PullFacts(last_at=datetime.fromtimestamp(newest, UTC)),
+        train=train_facts(
+            candidate_path=str(ours),
+            version=candidate.stem,
+            sha256=sha256_of(ours),
+            contract=msgspec.json.decode(manifest_file(candidate).read_bytes(), type=Manifest).contract,
+            incumbent_path=str(incumbent) if incumbent else None,
+            parts={"train": {"win": 60, "loss": 40}},
+        ),
+        gate=gate_facts(),
+    )
 
 
 def _deployment(model: Path, before: Path | None, *, kind: str, run_id: str | None, at: datetime) -> Deployment:

@@ -7,17 +7,18 @@ change of the model in service, upserted by version, so that a repeat changes no
 from __future__ import annotations
 
 import getpass
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import sqlalchemy as sa
 
 from retrain_worker.domain.artifact import MODEL_TYPE, version_of
-from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
+from retrain_worker.domain.facts import PromoteFacts
+from retrain_worker.domain.lifecycle import Deployment, Outcome, Run
 from retrain_worker.errors import DatabaseBusyError, RowRefusedError
 
 _VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
@@ -50,8 +51,9 @@ class StackTables:
         with self._tables(_RUNS, _VERSIONS) as (connection, tables):
             if _RUNS in tables:
                 _upsert(connection, tables[_RUNS], "version", _run_row(run))
-            if _VERSIONS in tables and run.outcome is Outcome.PROMOTED:
-                _upsert(connection, tables[_VERSIONS], "version_id", _version_row(run, serving))
+            promoted = run.facts.promote
+            if _VERSIONS in tables and run.outcome is Outcome.PROMOTED and promoted is not None:
+                _upsert(connection, tables[_VERSIONS], "version_id", _version_row(run, promoted, serving))
 
     def record_serving(self, serving: Deployment) -> None:
         """The model in the slot is active, external or not, and no other one. Raises as `record`.
@@ -126,34 +128,36 @@ def _known(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    pulled, trained, promoted = run.fact(Stage.PULL), run.fact(Stage.TRAIN), run.fact(Stage.PROMOTE)
+    facts = run.facts
+    model_path = facts.promote.model_path if facts.promote else facts.train.candidate_path if facts.train else None
     return {
         "version": version_of(run.run_id),
         "status": str(run.outcome).lower(),
         "started_at": _naive(run.created_at),
         "completed_at": _naive(run.finished_at or run.updated_at),
-        "symbol_count": len(pulled.get("symbols", {})),
-        "sample_count": pulled.get("rows", {}).get("labelled"),
-        "feature_count": len(pulled.get("feature_names", ())),
-        "model_path": promoted.get("model_path") or trained.get("candidate_path"),
-        "metrics": json.dumps(run.fact(Stage.GATE).get("candidate"), default=str),
+        "symbol_count": len(facts.pull.symbols) if facts.pull else 0,
+        "sample_count": facts.pull.rows.labelled if facts.pull else None,
+        "feature_count": len(facts.pull.feature_names) if facts.pull else 0,
+        "model_path": model_path,
+        "metrics": msgspec.json.encode(facts.gate and facts.gate.candidate).decode(),
         "notes": "; ".join(run.reasons),
     }
 
 
-def _version_row(run: Run, serving: Deployment | None) -> dict[str, Any]:
-    card, trained = run.fact(Stage.GATE)["candidate"], run.fact(Stage.TRAIN)
+def _version_row(run: Run, promoted: PromoteFacts, serving: Deployment | None) -> dict[str, Any]:
+    card = run.facts.gate.candidate if run.facts.gate else None
+    balanced = run.facts.train.parts.get("train_balanced", {}) if run.facts.train else {}
     return {
-        "version_id": trained["version"],
+        "version_id": promoted.version,
         "model_type": MODEL_TYPE,
-        "file_path": run.fact(Stage.PROMOTE)["model_path"],
+        "file_path": promoted.model_path,
         # the same in every write: a run on probation is written twice
         "trained_at": _naive(run.created_at),
-        "training_samples": sum(trained["parts"].get("train_balanced", {}).values()),
+        "training_samples": sum(balanced.values()),
         "training_duration_seconds": run.seconds.get("train"),
-        "validation_accuracy": card.get("accuracy"),
-        "is_active": serving is not None and serving.version == trained["version"],
-        "notes": f"run {run.run_id}, holdout AUC {card.get('auc')}",
+        "validation_accuracy": card.accuracy if card else None,
+        "is_active": serving is not None and serving.version == promoted.version,
+        "notes": f"run {run.run_id}, holdout AUC {card.auc if card else 'unknown'}",
     }
 
 

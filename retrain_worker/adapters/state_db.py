@@ -1,4 +1,4 @@
-"""Our own memory: runs, deployments, slot requests, the outbox, the watermark, and a few remembered words.
+"""The state database: runs, deployments, slot requests, the outbox, and what the daemon remembers between starts.
 
 Each move is stored with the events that it causes in one transaction. Implements stages.ports.RunStore.
 """
@@ -9,25 +9,25 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import msgspec
 
-from retrain_worker.adapters import state_schema
+from retrain_worker.adapters import state_schema, stored_json
 from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.events import Event
-from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Run, Stage
-from retrain_worker.domain.probation import ROLL_BACK
-from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"
-Value = TypeVar("Value")
+Value = TypeVar("Value", Run, Deployment, SlotRequest, Event)
 _MARKS = ", ".join("?" * len(WAITING))
-_JSON_COLUMNS = frozenset({"reasons", "facts", "seconds", "payload", "flat", "arguments"})
+#: for a JSON field without a default, while the other columns are converted
+_PLACEHOLDERS: dict[str, Any] = {"payload": {}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +118,16 @@ class StateDb:
 
     def blocked(self, sha256: str) -> str | None:
         """Why a model with these bytes is never promoted again: a probation took it back. Else None."""
-        for run in self._all(Run, "SELECT * FROM runs WHERE stage = ?", Stage.PROBATION):
-            found = run.fact(Stage.PROBATION)
-            if found.get("decision") == ROLL_BACK and run.fact(Stage.PROMOTE).get("sha256") == sha256:
-                return f"its probation in run {run.run_id} has condemned it: {found['reasons'][0]}"
+        for run in self._all(
+            Run,
+            "SELECT runs.* FROM runs JOIN deployments ON deployment_id = runs.run_id WHERE stage = ? AND sha256 = ?",
+            Stage.PROBATION,
+            sha256,
+        ):
+            facts = run.facts.probation
+            reason = facts.rollback_reason if facts else run.facts.unreadable.get("probation", "")
+            if reason and (facts or run.outcome is Outcome.ROLLED_BACK):
+                return f"blocked by its probation in run {run.run_id}: {reason}"
         return None
 
     def record(
@@ -156,26 +162,35 @@ class StateDb:
         return self._all(Run, "SELECT * FROM runs ORDER BY rowid DESC LIMIT ?", limit)
 
     def alpha_spending_before(self, run_id: str | None) -> AlphaSpending | None:
-        """What the newest decision of an earlier run (of any run, for None) spent and left."""
-        found = self._rows(
-            "SELECT json_extract(facts, '$.gate.spending') FROM runs WHERE rowid < coalesce((SELECT rowid FROM runs"
-            " WHERE run_id = ?), 9223372036854775807) AND json_extract(facts, '$.gate.spending') IS NOT NULL"
-            " ORDER BY rowid DESC LIMIT 1",
+        """What the newest decision of an earlier run (of any run, for None) spent and left.
+
+        A decision that cannot be read counts as one that left nothing.
+        """
+        run = self._one(
+            Run,
+            "SELECT * FROM runs WHERE rowid < coalesce((SELECT rowid FROM runs WHERE run_id = ?), 9223372036854775807)"
+            " AND CASE WHEN json_valid(facts) THEN json_extract(facts, '$.gate.alpha_spending') IS NOT NULL"
+            " OR json_extract(facts, '$.unreadable.gate') IS NOT NULL ELSE TRUE END ORDER BY rowid DESC LIMIT 1",
             run_id,
         )
-        return msgspec.json.decode(found[0][0], type=AlphaSpending) if found else None
+        if run is None:
+            return None
+        spent = run.facts.gate.alpha_spending if run.facts.gate else None
+        return spent or AlphaSpending(alpha=0.0, left=0.0, num_decisions=1, at=run.created_at, since=run.created_at)
 
     def last_attempt_at(self) -> datetime | None:
         """When the newest run that looked at data was begun, not a forced promotion; the schedule counts from it."""
         newest = self._one(
-            Run, "SELECT * FROM runs WHERE json_extract(facts, '$.gate.forced') IS NULL ORDER BY rowid DESC LIMIT 1"
+            Run,
+            "SELECT * FROM runs WHERE CASE WHEN json_valid(facts) THEN json_extract(facts, '$.gate.forced') END IS NULL"
+            " ORDER BY rowid DESC LIMIT 1",
         )
         return newest.created_at if newest else None
 
     # --- deployments ----------------------------------------------------------------------------------------------
 
     def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
-        """Store a deployment that nobody ordered (a hand-edit), with the events it causes."""
+        """Store a deployment that nobody requested (an external change), with the events it causes."""
         with self._transaction() as connection:
             _store_deployment(connection, deployment)
             _enqueue(connection, events)
@@ -215,12 +230,12 @@ class StateDb:
         self,
         kind: SlotRequestKind,
         *,
-        arguments: Mapping[str, str],
+        arguments: SlotRequestArguments,
         requested_by: str,
         reason: str,
         at: datetime,
     ) -> SlotRequest:
-        """A new request, written down; the process that holds the lock carries it out."""
+        """A new request, stored; the process that holds the lock carries it out."""
         with self._transaction() as connection:
             request = SlotRequest(
                 request_id=f"{kind}_{_free_id(connection, 'slot_requests', 'request_id', at, prefix=f'{kind}_')}",
@@ -444,16 +459,16 @@ def _columns(value: Run | Deployment | SlotRequest | Event) -> dict[str, Any]:
 
 
 def _column(name: str, value: Any) -> Any:
-    if name in _JSON_COLUMNS:
-        return msgspec.json.encode(value).decode()
+    if name in stored_json.KINDS:
+        return stored_json.encode(value)
     return _text(value) if isinstance(value, datetime) else value
 
 
 def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
-    names = row.keys()
-    found = {name: msgspec.json.decode(row[name]) if name in _JSON_COLUMNS else row[name] for name in names}
+    plain = {name: row[name] for name in row.keys() if name not in stored_json.KINDS}  # noqa: SIM118
+    decoded = {name: stored_json.decode(name, row[name]) for name in row.keys() if name in stored_json.KINDS}  # noqa: SIM118
     try:
-        return msgspec.convert(found, kind)
+        return replace(msgspec.convert(_PLACEHOLDERS | plain, kind), **decoded)
     except msgspec.ValidationError as error:
         raise StateError(
             f"a stored {kind.__name__} is not one that this version knows ({error})",

@@ -1,23 +1,51 @@
-"""The file of our own state database: opened, checked, and brought to this version's tables.
+"""The file of the state database: opened, checked, and brought to this version's tables.
 
 SQLite in WAL mode with synchronous=FULL: a committed transaction survives a power loss. PRAGMA user_version counts the
-migrations that the file has seen.
+migrations that the file has seen. A copy is kept before a file is migrated: `state.db.schema<version>.<instant>`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from retrain_worker import durable_file
+from retrain_worker.adapters import stored_upgrades
+from retrain_worker.domain.facts import FACTS_SCHEMA
 from retrain_worker.errors import DiskFullError, RetrainError, RetryLaterError, StateError
 
 _BUSY_TIMEOUT_SECONDS = 30.0
+#: of the runs that go on, and of the newest one
+_NEWEST_FACTS_SCHEMA = (
+    "SELECT max(json_extract(facts, '$.schema')) FROM runs WHERE json_valid(facts)"
+    " AND (finished_at IS NULL OR rowid = (SELECT max(rowid) FROM runs))"
+)
 
-#: one tuple of statements per version; a released one is never changed
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+Migration = tuple[str | Callable[[sqlite3.Connection], None], ...]
+
+
+def _each_json(
+    table: str, key: str, column: str, upgrade: stored_upgrades.Upgrade
+) -> Callable[[sqlite3.Connection], None]:
+    """Upgrades a JSON column row by row; what is no JSON object is left as it is."""
+
+    def run(connection: sqlite3.Connection) -> None:
+        for name, text in connection.execute(f"SELECT {key}, {column} FROM {table}").fetchall():  # noqa: S608
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(value := json.loads(text), dict):
+                    values = (json.dumps(upgrade(value)), name)
+                    connection.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", values)  # noqa: S608
+
+    return run
+
+
+#: statements and functions of each version; a released one is never changed
+MIGRATIONS: tuple[Migration, ...] = (
     (
         """CREATE TABLE runs (
             run_id TEXT PRIMARY KEY,
@@ -104,12 +132,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP INDEX waiting_orders",
         "CREATE INDEX waiting_slot_requests ON slot_requests (sequence) WHERE state = 'WAITING'",
         "UPDATE deployments SET kind = 'external' WHERE kind = 'observed'",
+        "UPDATE deployments SET state = 'NOT_ASKED' WHERE state = 'NOT_CONFIRMED' AND (kind = 'external'"
+        " OR confirmation IN ('ENGINE_CONFIRM=none: nobody was asked',"
+        " 'no model is named, so nobody can be seen serving it'))",
         # what is sent stays as it is: the old stream holds it, and nobody reads these rows again
         "UPDATE outbox SET event_type = 'model.changed_externally', stream = 'quantum:stream:model.changed_externally',"
         " payload = json_remove(json_set(payload, '$.changed_at', json_extract(payload, '$.observed_at'),"
         " '$.changed_by', json_extract(payload, '$.observed_by')), '$.observed_at', '$.observed_by'),"
         " flat = json_set(flat, '$.status', 'changed_externally')"
         " WHERE event_type = 'model.observed' AND sent_at IS NULL AND json_valid(payload) AND json_valid(flat)",
+        _each_json("runs", "run_id", "facts", stored_upgrades.facts_1_to_2),
+        _each_json("slot_requests", "request_id", "arguments", stored_upgrades.slot_request_arguments),
     ),
 )
 
@@ -163,12 +196,14 @@ def check_sound(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
-    """How many migrations the file has seen. Raises StateError when they are more than this program knows."""
+    """How many migrations the file has seen. Raises StateError when a newer version has written the file."""
     with named_errors(path):
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > len(MIGRATIONS):
+        newest = connection.execute(_NEWEST_FACTS_SCHEMA).fetchone()[0] if 0 < version <= len(MIGRATIONS) else None
+    if version > len(MIGRATIONS) or (isinstance(newest, int) and newest > FACTS_SCHEMA):
+        found, known = (version, len(MIGRATIONS)) if version > len(MIGRATIONS) else (newest, FACTS_SCHEMA)
         raise StateError(
-            f"written by a newer version of this program (schema {version}, known {len(MIGRATIONS)})",
+            f"written by a newer version of this program (schema {found}, known {known})",
             where=str(path),
             remedy="install the newer version again",
         )
@@ -198,13 +233,21 @@ def check_migrated(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the tables to this version, each migration in one transaction."""
-    for version in range(check_version(connection, path), len(MIGRATIONS)):
+    """Bring the tables to this version, each migration in one transaction; a copy of the file is kept before."""
+    first = check_version(connection, path)
+    if 0 < first < len(MIGRATIONS):
+        copy = path.with_name(f"{path.name}.schema{first}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        with named_errors(path), durable_file.replacing(copy, mode=path.stat().st_mode & 0o777) as file:
+            file.write(connection.serialize())
+    for version in range(first, len(MIGRATIONS)):
         with transaction(connection, path):
             if check_version(connection, path) > version:
                 continue
-            for statement in MIGRATIONS[version]:
-                connection.execute(statement)
+            for step in MIGRATIONS[version]:
+                if isinstance(step, str):
+                    connection.execute(step)
+                else:
+                    step(connection)
             connection.execute(f"PRAGMA user_version = {version + 1}")
 
 

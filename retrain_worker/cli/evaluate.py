@@ -58,13 +58,13 @@ def execute(arguments: argparse.Namespace) -> int:
         "incumbent_absence": evidence.incumbent_absence,
         "rows_note": evidence.rows_note,
         "policy": asdict(verdict.policy),
-        "spending": asdict(found.spending),
+        "alpha_spending": asdict(found.spending),
     }
     if arguments.json:
         print(as_json(result))
     else:
         print(f"{arguments.file}: {verdict.decision}, on {evidence.candidate.n} holdout rows")
         print(evidence.rows_note)
-        print(spent(asdict(found.spending), is_spent=False))
+        print(spent(found.spending, is_spent=False))
         print(f"{gates_table(result)}\n\n{hit_rates(asdict(evidence.candidate))}")
     return 0 if verdict.decision is Decision.PASS else _EXIT_REFUSED

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
 from retrain_worker.cli.run_selection import chosen_run
-from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.facts import GateFacts
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -32,40 +33,32 @@ def execute(arguments: argparse.Namespace) -> int:
     run = chosen_run(
         settings,
         arguments.run_id,
-        fits=lambda run: bool(run.fact(Stage.GATE)),
+        fits=lambda run: run.facts.gate is not None,
         otherwise="no such run, or it never came to the gate",
     )
     if arguments.json:
-        print(
-            as_json(
-                {
-                    **run.fact(Stage.GATE),
-                    "shadow": run.fact(Stage.SHADOW) or None,
-                    "probation": run.fact(Stage.PROBATION) or None,
-                }
-            )
-        )
+        print(as_json({"gate": run.facts.gate, "shadow": run.facts.shadow, "probation": run.facts.probation}))
     else:
-        print(as_text(run))
+        print(as_text(run, run.facts.require(GateFacts)))
     return 0
 
 
-def as_text(run: Run) -> str:
+def as_text(run: Run, gated: GateFacts) -> str:
     """The verdicts, what the gate spent, the gates, the stretches of the past behind the skill, and the trial."""
     from retrain_worker.report.formatting import number, signed, spent
     from retrain_worker.report.live_evaluation import trial_pairs
     from retrain_worker.report.result import result_of
     from retrain_worker.report.run_summary import gates_table, hit_rates
 
-    found, trial = run.fact(Stage.GATE), run.fact(Stage.SHADOW)
-    on_trial = f" at the gate, {trial['decision']} on trial" if trial.get("decision") else ""
-    lines = [f"run {run.run_id}: {found['decision']}{on_trial}"]
-    if found.get("spending"):
-        lines.append(spent(found["spending"]))
+    on_trial = run.facts.shadow.verdict if run.facts.shadow else None
+    later = f" at the gate, {on_trial.decision} on trial" if on_trial else ""
+    lines = [f"run {run.run_id}: {gated.verdict.decision}{later}"]
+    if gated.alpha_spending:
+        lines.append(spent(gated.alpha_spending))
     lines.append(gates_table(result_of(run)))
-    if rates := hit_rates(found.get("candidate") or {}):
+    if rates := hit_rates(asdict(gated.candidate) if gated.candidate else {}):
         lines.append(f"\n{rates}")
-    folds = [fold for gate in found["gates"] for fold in gate["measurements"].get("folds", ())]
+    folds = [fold for gate in gated.verdict.gates for fold in gate.measurements.get("folds", ())]
     if folds:
         lines.append("\nthe same recipe, trained before each of these, knew of them:")
         lines.extend(
@@ -73,10 +66,10 @@ def as_text(run: Run) -> str:
             f"log loss gain {signed(fold['log_loss_gain'])} over the prior"
             for fold in folds
         )
-    if trial.get("gates"):
+    if on_trial:
         lines += [
-            f"\non the rows of its trial: {trial['decision']}",
-            gates_table({**result_of(run), "gates": trial["gates"]}),
+            f"\non the rows of its trial: {on_trial.decision}",
+            gates_table({"gates": [asdict(gate) for gate in on_trial.gates]}),
         ]
     lines.extend(f"{name:<10}{text}" for name, text in trial_pairs(run))
     return "\n".join(lines)

@@ -64,16 +64,13 @@ def execute(arguments: argparse.Namespace) -> int:
 def _written(store: StateDb, *, arguments: argparse.Namespace) -> SlotRequest:
     from datetime import UTC, datetime
 
-    from retrain_worker.domain.slot_request import SlotRequestKind
+    from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
 
-    wanted = {
-        "run_id": arguments.run_id,
-        "force": "yes" if arguments.force else "",
-        "accept_contract": arguments.accept_contract,
-    }
     return store.open_slot_request(
         SlotRequestKind.PROMOTE,
-        arguments={name: value for name, value in wanted.items() if value},
+        arguments=SlotRequestArguments(
+            run_id=arguments.run_id, is_forced=arguments.force, accepted_contract=arguments.accept_contract
+        ),
         requested_by=options.user_name(),
         reason=" ".join(arguments.reason.split()),
         at=datetime.now(UTC),

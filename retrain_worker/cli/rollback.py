@@ -77,17 +77,15 @@ def _written(store: StateDb, *, settings: Settings, arguments: argparse.Namespac
     from datetime import UTC, datetime
 
     from retrain_worker.adapters.model_slot import ModelSlot
-    from retrain_worker.domain.slot_request import SlotRequestKind
+    from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
 
     slot = ModelSlot(engine_models_dir=settings.engine_models_dir, engine_env_file=settings.engine_env_file)
-    wanted = {
-        "only_from": str(slot.current_path() or ""),
-        "version": arguments.version,
-        "to_none": "yes" if arguments.to_none else "",
-    }
+    current = slot.current_path()
     return store.open_slot_request(
         SlotRequestKind.ROLLBACK,
-        arguments={name: value for name, value in wanted.items() if value},
+        arguments=SlotRequestArguments(
+            only_from=str(current) if current else None, version=arguments.version or "", to_none=arguments.to_none
+        ),
         requested_by=options.user_name(),
         reason=" ".join(arguments.reason.split()),
         at=datetime.now(UTC),

@@ -86,7 +86,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 {
                     "run_id": run.run_id,
                     "stage": run.stage,
-                    "version": run.fact(Stage.TRAIN).get("version"),
+                    "version": run.facts.train.version if run.facts.train else None,
                     "trials": [list(pair) for pair in trial_pairs(run)],
                 }
                 for run in store.waiting_runs()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Stage
+from retrain_worker.domain.lifecycle import DeploymentState, Outcome
 from retrain_worker.stages.step import Step
 
 log = structlog.get_logger()
@@ -31,5 +31,5 @@ def log_step(step: Step) -> None:
         stage=run.stage,
         reasons=list(run.reasons),
         seconds=dict(run.seconds),
-        model_path=run.fact(Stage.PROMOTE).get("model_path"),
+        model_path=run.facts.promote.model_path if run.facts.promote else None,
     )

@@ -7,13 +7,6 @@ from dataclasses import dataclass
 
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 
-#: why a deployment is NOT_CONFIRMED although nobody failed to answer
-NOT_ASKED = "ENGINE_CONFIRM=none: nobody was asked"
-#: of a slot that names no model any more
-WITHDRAWN = "no model is named, so nobody can be seen serving it"
-#: the same of what somebody else has put there
-NOT_WATCHED = "not put there by this program"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -47,11 +40,8 @@ def roll_back_target(
 
 
 def is_confirmed(one: Deployment) -> bool | None:
-    """Whether the engine was seen serving it; None while that is not known, and when nobody was asked."""
-    if one.state is DeploymentState.CONFIRMED:
-        return True
-    was_asked = one.confirmation not in {NOT_ASKED, WITHDRAWN} and one.kind is not DeploymentKind.EXTERNAL
-    return False if one.state is DeploymentState.NOT_CONFIRMED and was_asked else None
+    """Whether the engine was seen serving it; None while that is not known, and when no confirmation is expected."""
+    return {DeploymentState.CONFIRMED: True, DeploymentState.NOT_CONFIRMED: False}.get(one.state)
 
 
 def known_version(deployments: Sequence[Deployment], version: str) -> Target | None:

@@ -1,21 +1,25 @@
-"""What we say to the rest of the stack: event types, envelope, ids, schema version.
+"""The events that are published to the rest of the stack: types, payloads, ids, schema version.
 
-An event id is derived from what happened (run and type), not drawn at random: whoever enqueues the same event twice
-enqueues one event. The flat fields beside the envelope are those that the stack's older consumers read.
+An event id is derived from its cause (run and type), not drawn at random: an event that is enqueued twice is one event.
+The flat fields beside the envelope are those that the stack's older consumers read.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrain_worker.domain import payloads
 from retrain_worker.domain.artifact import MODEL_NAME, MODEL_TYPE
-from retrain_worker.domain.lifecycle import Deployment, Outcome, Run, Stage
+from retrain_worker.domain.facts import GateFacts, ProbationFacts, ShadowFacts
+from retrain_worker.domain.lifecycle import Deployment, Outcome, Run
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SOURCE = "retraining-worker"
 SCHEMA_VERSION = 1
@@ -30,6 +34,8 @@ SERVED_STREAM = f"{STREAM_PREFIX}model.served"
 #: entries older than this are trimmed, but never past a pending one
 STREAM_RETENTION_DAYS = 30
 
+#: of the candidate's scorecard, in model.promoted
+_PERFORMANCE_METRICS = ("log_loss", "brier", "ece", "p_std", "p10_p90", "n")
 _NAMESPACE = uuid.UUID("6f0c4b52-4f7e-4f0b-9d5e-5c1e6d1f2a10")
 
 
@@ -91,31 +97,31 @@ def finished(run: Run, *, at: datetime) -> Event:
     """A run has ended, however it did. `run.outcome` is set."""
     assert run.outcome is not None, "only a run with an outcome has finished"
     event_type = finished_type(run)
-    trained, promoted = run.fact(Stage.TRAIN), run.fact(Stage.PROMOTE)
+    facts, promoted = run.facts, run.facts.promote
     payload: payloads.Finished = {
         "run_id": run.run_id,
         "outcome": run.outcome,
         "reasons": list(run.reasons),
         "stage": run.stage,
-        "rows": dict(run.fact(Stage.PULL).get("rows", {})),
-        "candidate": run.fact(Stage.GATE).get("candidate"),
-        "incumbent": run.fact(Stage.GATE).get("incumbent"),
-        "gates": run.fact(Stage.GATE).get("gates", []),
-        "trial": _trial(run),
-        "forced": run.fact(Stage.GATE).get("forced"),
-        "model_path": promoted.get("model_path"),
-        "sha256": promoted.get("sha256"),
-        "previous_model_path": promoted.get("previous_model_path"),
-        "confirmed": promoted.get("confirmed"),
+        "rows": asdict(facts.pull.rows) if facts.pull else {},
+        "candidate": _mapping(facts.gate and facts.gate.candidate),
+        "incumbent": _mapping(facts.gate and facts.gate.incumbent),
+        "gates": _gates(facts.gate),
+        "trial": _trial(facts.shadow),
+        "forced": _mapping(facts.gate and facts.gate.forced),
+        "model_path": promoted.model_path if promoted else None,
+        "sha256": promoted.sha256 if promoted else None,
+        "previous_model_path": promoted.previous_model_path if promoted else None,
+        "confirmed": promoted.confirmed if promoted else None,
         "seconds": dict(run.seconds),
         "finished_at": at.isoformat(),
     }
     flat = {
         "model": MODEL_NAME,
         "status": run.outcome.lower(),
-        "model_path": str(promoted.get("model_path") or ""),
+        "model_path": promoted.model_path if promoted else "",
         "duration_seconds": f"{(at - run.created_at).total_seconds():.3f}",
-        "final_loss": _number(trained.get("final_loss")),
+        "final_loss": _final_loss(run),
         "error": "; ".join(run.reasons) if event_type is EventType.FAILED else "",
     }
     return _event(event_type, run.run_id, at, payload=payload, flat=flat)
@@ -125,14 +131,18 @@ def finished_type(run: Run) -> EventType:
     """Which stream the end of `run` goes to. Success is never said of a model that was not trained."""
     if run.outcome is Outcome.SKIPPED:
         return EventType.SKIPPED
-    judged = run.outcome in (Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK) and bool(run.fact(Stage.GATE))
+    judged = run.outcome in (Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK) and run.facts.gate is not None
     return EventType.COMPLETED if judged else EventType.FAILED
 
 
 def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
     """The engine's slot names a new model. Sent before the confirmation, because followers confirm on this event."""
-    gate, trained = run.fact(Stage.GATE), run.fact(Stage.TRAIN)
-    card: Mapping[str, Any] = gate.get("candidate") or {}
+    facts = run.facts
+
+    def metric(name: str) -> float | None:
+        value: float | None = getattr(facts.gate.candidate, name, None) if facts.gate else None
+        return value
+
     payload: payloads.Promoted = {
         "model_name": MODEL_NAME,
         "model_type": MODEL_TYPE,
@@ -141,16 +151,16 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         "model_path": deployment.model_path,
         "sha256": deployment.sha256,
         "size_bytes": deployment.size_bytes,
-        "accuracy": card.get("accuracy"),
-        "precision": card.get("precision"),
-        "recall": card.get("recall"),
-        "f1_score": card.get("f1_score"),
-        "auc": card.get("auc"),
-        "performance_metrics": {key: card.get(key) for key in ("log_loss", "brier", "ece", "p_std", "p10_p90", "n")},
-        "gates": gate.get("gates", []),
-        "trial": _trial(run),
-        "forced": gate.get("forced"),
-        "contract": trained.get("contract"),
+        "accuracy": metric("accuracy"),
+        "precision": metric("precision"),
+        "recall": metric("recall"),
+        "f1_score": metric("f1_score"),
+        "auc": metric("auc"),
+        "performance_metrics": {name: metric(name) for name in _PERFORMANCE_METRICS},
+        "gates": _gates(facts.gate),
+        "trial": _trial(facts.shadow),
+        "forced": _mapping(facts.gate and facts.gate.forced),
+        "contract": _mapping(facts.train and facts.train.contract),
         "shadow_only": shadow_only,
         "confirmed": False,
         "promoted_at": at.isoformat(),
@@ -160,7 +170,7 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         "model": MODEL_NAME,
         "status": "promoted",
         "model_path": deployment.model_path,
-        "final_loss": _number(trained.get("final_loss")),
+        "final_loss": _final_loss(run),
     }
     return _event(EventType.PROMOTED, run.run_id, at, payload=payload, flat=flat)
 
@@ -170,14 +180,14 @@ def rolled_back(
     *,
     shadow_only: bool,
     at: datetime,
-    evidence: Mapping[str, Any] | None = None,
+    probation: ProbationFacts | None = None,
 ) -> Event:
-    """The slot names an earlier model again. `evidence`: what a probation found, where one took the model back."""
+    """The slot names an earlier model again. `probation`: of the model that was taken back, if it was on probation."""
     payload: payloads.RolledBack = {
         **_changed(deployment, shadow_only=shadow_only),
         "rolled_back_at": at.isoformat(),
         "rolled_back_by": deployment.requested_by,
-        "evidence": evidence,
+        "evidence": _evidence(probation),
     }
     return _event(
         EventType.ROLLED_BACK,
@@ -223,11 +233,49 @@ def _flat_of(deployment: Deployment, status: str) -> dict[str, str]:
     return {"model": MODEL_NAME, "status": status, "model_path": deployment.model_path}
 
 
-def _trial(run: Run) -> dict[str, Any] | None:
-    """What the shadow trial came to; None for a candidate that was not on trial."""
-    fact = run.fact(Stage.SHADOW)
-    names = ("decision", "reasons", "since", "observed", "foreseen", "known", "auc", "log_loss", "log_loss_gain")
-    return {name: fact.get(name) for name in names} if fact else None
+def _trial(facts: ShadowFacts | None) -> payloads.Trial | None:
+    """The result of the shadow trial; None for a candidate that was not on trial."""
+    if facts is None:
+        return None
+    return {
+        "decision": facts.verdict.decision if facts.verdict else None,
+        "reasons": list(facts.verdict.reasons) if facts.verdict else [],
+        "since": facts.since.isoformat(),
+        "num_predictions": facts.num_predictions,
+        "num_early_predictions": facts.num_early_predictions,
+        "num_outcomes": facts.num_outcomes,
+        "auc": facts.auc,
+        "log_loss": facts.log_loss,
+        "log_loss_gain": facts.log_loss_gain,
+    }
+
+
+def _evidence(facts: ProbationFacts | None) -> payloads.ProbationEvidence | None:
+    if facts is None:
+        return None
+    return {
+        "reason": facts.rollback_reason,
+        "since": facts.since.isoformat(),
+        "num_predictions": facts.num_predictions,
+        "num_early_predictions": facts.num_early_predictions,
+        "num_outcomes": facts.num_outcomes,
+        "num_analyses": facts.num_analyses,
+        "auc": facts.auc,
+        "log_loss": facts.log_loss,
+        "worse_by": facts.worse.log_loss_gain if facts.worse else None,
+        "worse_by_low": facts.worse.log_loss_gain_low if facts.worse else None,
+        "model": _mapping(facts.model),
+        "reference": _mapping(facts.reference),
+        "reference_absence": facts.reference_absence,
+    }
+
+
+def _gates(facts: GateFacts | None) -> list[Mapping[str, Any]]:
+    return [asdict(gate) for gate in facts.verdict.gates] if facts else []
+
+
+def _mapping(value: DataclassInstance | None) -> dict[str, Any] | None:
+    return asdict(value) if value else None
 
 
 def _event(
@@ -250,5 +298,6 @@ def _event(
     )
 
 
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.6f}"
+def _final_loss(run: Run) -> str:
+    loss = run.facts.train.final_loss if run.facts.train else None
+    return "" if loss is None else f"{loss:.6f}"

@@ -1,99 +1,100 @@
-"""Whether a person may promote a candidate that its gate did not pass. Pure functions over what the run has stored.
+"""Whether an operator may promote a candidate that its gates did not pass. Pure functions over the facts of its run.
 
-A person may take the place of a measurement that could not be made, and may decide that the engine is to run another
-contract, also where nobody knows which one it runs now. Nobody may waive what was measured and failed, nor the
-soundness of the file (hash, safe load, canary, live inputs): a model that does not give its own recorded answers is not
-the model that anybody judged.
+An operator may replace a measurement that could not be made, and may decide that the engine is to run another contract,
+also where it is not known which one it runs now. What was measured and failed is never waived, nor the soundness of the
+file (hash, safe load, canary, live inputs): a model that does not reproduce its own recorded answers is not the model
+that was judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from retrain_worker.domain.gates import GateResult
-from retrain_worker.domain.lifecycle import Run, Stage
+from retrain_worker.domain.artifact import ModelContract
+from retrain_worker.domain.facts import TrainFacts
+from retrain_worker.domain.gates import Gate, GateResult, Verdict
+from retrain_worker.domain.lifecycle import Run
 
 
-def contract_name(contract: Mapping[str, Any]) -> str:
+def contract_name(contract: ModelContract) -> str:
     """A contract as one word, to be typed by whoever accepts it: `preset:rows:transform:label:feature,feature`."""
     return ":".join(
         (
-            str(contract["preset"]),
-            str(contract["context_length"]),
-            str(contract["input_transform"]),
-            str(contract["label"]),
-            ",".join(contract["feature_names"]),
+            contract.preset,
+            str(contract.context_length),
+            contract.input_transform,
+            contract.label,
+            ",".join(contract.feature_names),
         )
     )
 
 
 def refusal(run: Run, *, is_forced: bool, accepted_contract: str) -> str:
-    """Why the candidate of `run` is not promoted at a person's word; empty when it is."""
-    if not run.fact(Stage.GATE).get("gates"):
+    """Why the candidate of `run` is not promoted by an operator; empty when it is."""
+    verdict = _newest_verdict(run)
+    if verdict is None or run.facts.train is None:
         return f"run {run.run_id} has no candidate that came to the gate"
-    if not run.is_finished or run.fact(Stage.PROMOTE):
+    if not run.is_finished or run.facts.promote is not None:
         return f"the candidate of run {run.run_id} " + ("was promoted" if run.is_concluded else "is still under way")
-    gates = verdict_of(run)["gates"]
-    if why := _unsound(gates):
+    if why := _unsound(verdict.gates):
         return f"its file is never waived: {why}"
-    failed = _named(gates, GateResult.FAIL)
+    failed = _messages(verdict.gates, GateResult.FAIL)
     measured = [f"{name}: {message}" for name, message in failed.items() if name != "contract"]
     if measured:
         return f"what was measured and failed is never waived: {'; '.join(measured)}"
-    return _missing_word(run, failed, is_forced=is_forced, accepted_contract=accepted_contract)
+    return _missing_consent(run.facts.train, verdict, is_forced=is_forced, accepted_contract=accepted_contract)
 
 
-def _missing_word(run: Run, failed: Mapping[str, str], *, is_forced: bool, accepted_contract: str) -> str:
-    """What the person has not said yet."""
-    wanted = contract_name(run.fact(Stage.TRAIN)["contract"])
-    undecided = undecided_in(run)
-    if "contract" in failed and accepted_contract != wanted:
+def undecided_in(run: Run) -> tuple[str, ...]:
+    """The gates whose result an operator replaces."""
+    verdict = _newest_verdict(run)
+    return tuple(_messages(verdict.gates, GateResult.UNDECIDED)) if verdict else ()
+
+
+def _missing_consent(trained: TrainFacts, verdict: Verdict, *, is_forced: bool, accepted_contract: str) -> str:
+    """What the operator has not agreed to yet."""
+    wanted, has_consent = contract_name(trained.contract), accepted_contract == contract_name(trained.contract)
+    failed, undecided = (_messages(verdict.gates, result) for result in (GateResult.FAIL, GateResult.UNDECIDED))
+    if "contract" in failed and not has_consent:
         return (
-            f"the engine runs another contract ({failed['contract']}); if the change is meant, name the new one: "
+            f"the engine runs another contract ({failed['contract']}); if the change is intended, name the new one: "
             f"--accept-contract {wanted}"
         )
-    if "contract" in undecided and accepted_contract != wanted:
+    if "contract" in undecided and not has_consent:
         return (
-            f"nobody knows what the engine runs ({_unknown_in(run)}); if it is to run the candidate's contract, "
-            f"name that: --accept-contract {wanted}"
+            f"it is not known what the engine runs ({_unknown_in(verdict.gates)}); if it is to run the candidate's "
+            f"contract, name that: --accept-contract {wanted}"
         )
-    undecided = [name for name in undecided if name != "contract"]
-    if undecided and not is_forced:
-        return f"{', '.join(undecided)} could not be evaluated; --force takes their place"
+    others = [name for name in undecided if name != "contract"]
+    if others and not is_forced:
+        return f"{', '.join(others)} could not be evaluated; --force replaces their result"
     return ""
 
 
-def verdict_of(run: Run) -> Mapping[str, Any]:
-    """The newest verdict on the candidate: that of its trial, else that of its gate."""
-    trial = run.fact(Stage.SHADOW)
-    return trial if trial.get("gates") else run.fact(Stage.GATE)
+def _newest_verdict(run: Run) -> Verdict | None:
+    """That of the shadow trial, else that of the gate; None when the candidate did not come to the gate."""
+    on_trial = run.facts.shadow.verdict if run.facts.shadow else None
+    return on_trial or (run.facts.gate.verdict if run.facts.gate else None)
 
 
-def undecided_in(run: Run) -> list[str]:
-    """The gates that a person takes the place of."""
-    return list(_named(verdict_of(run)["gates"], GateResult.UNDECIDED))
-
-
-def _unknown_in(run: Run) -> str:
+def _unknown_in(gates: Iterable[Gate]) -> str:
     """Why the contract gate is undecided, once the file itself is known to be sound."""
-    gates = verdict_of(run)["gates"]
-    return str(next(gate["measurements"]["unknown"] for gate in gates if gate["name"] == "contract"))
+    return str(next(gate.measurements["unknown"] for gate in gates if gate.name == "contract"))
 
 
-def _named(gates: list[Mapping[str, Any]], result: GateResult) -> dict[str, str]:
-    return {gate["name"]: gate["message"] for gate in gates if gate["counts"] and gate["result"] == result}
+def _messages(gates: Iterable[Gate], result: GateResult) -> Mapping[str, str]:
+    return {gate.name: gate.message for gate in gates if gate.counts and gate.result is result}
 
 
-def _unsound(gates: list[Mapping[str, Any]]) -> str:
+def _unsound(gates: Iterable[Gate]) -> str:
     """What is wrong with the file itself, whatever the engine runs."""
-    contract = next((gate for gate in gates if gate["name"] == "contract"), None)
+    contract = next((gate for gate in gates if gate.name == "contract"), None)
     if contract is None:
-        return "the contract gate was not asked"
-    measured, limits = contract["measurements"], contract["thresholds"]
+        return "the contract gate has no result"
+    measured, limits = contract.measurements, contract.thresholds
     error, constant = measured.get("canary_max_error"), measured.get("constant_input_share")
     if error is None or constant is None:
         return "its canary or its inputs could not be replayed"
     if error > limits["canary_tolerance"] or constant > limits["max_constant_input_share"]:
-        return str(contract["message"])
+        return contract.message
     return ""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+
+from retrain_worker.domain.facts import Fact, RunFacts
 
 
 class Stage(StrEnum):
@@ -89,14 +90,14 @@ class Run:
     #: why it ended as it did, weightiest first
     reasons: tuple[str, ...] = ()
     finished_at: datetime | None = None
-    #: how often a process died in this stage; a stage that kills again and again is given up
+    #: how often a process died, or an unforeseen error came up, in this stage; a run with too many is given up
     num_deaths: int = 0
     #: how often this stage was tried again after a RetryLaterError
     num_retries: int = 0
     #: not before this instant (back-off after a RetryLaterError)
     not_before: datetime | None = None
-    #: what each stage found: stage value in lower case -> JSON object
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    #: what each stage has found
+    facts: RunFacts = field(default_factory=RunFacts)
     #: stage value in lower case -> wall seconds spent
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -115,14 +116,9 @@ class Run:
         """Whether it waits for rows that have not happened yet, and lets another run work meanwhile."""
         return self.stage in WAITING and not self.is_finished
 
-    def fact(self, stage: Stage) -> Mapping[str, Any]:
-        """What `stage` found, or an empty mapping."""
-        found: Mapping[str, Any] = self.facts.get(stage.lower(), {})
-        return found
-
-    def with_fact(self, stage: Stage, found: Mapping[str, Any]) -> Run:
-        """The same run, knowing what `stage` found."""
-        return replace(self, facts={**self.facts, stage.lower(): dict(found)})
+    def with_fact(self, fact: Fact) -> Run:
+        """The same run with what one of its stages has found."""
+        return replace(self, facts=self.facts.with_fact(fact))
 
     def moved_to(self, stage: Stage, *, at: datetime) -> Run:
         """The run with `stage` due next. Raises AssertionError on a move that MOVES does not allow."""
@@ -174,8 +170,10 @@ class DeploymentState(StrEnum):
     ANNOUNCED = "ANNOUNCED"
     #: the engine was seen serving it
     CONFIRMED = "CONFIRMED"
-    #: nobody saw the engine serve it within the time allowed
+    #: the engine was not seen serving it within the time allowed
     NOT_CONFIRMED = "NOT_CONFIRMED"
+    #: no confirmation is expected: ENGINE_CONFIRM=none, an emptied slot, or a change by somebody else
+    NOT_ASKED = "NOT_ASKED"
     #: given up before the env line changed
     UNDONE = "UNDONE"
 

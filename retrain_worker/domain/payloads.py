@@ -19,6 +19,47 @@ class Started(TypedDict):
     started_at: str
 
 
+class Trial(TypedDict):
+    """The result of a shadow trial."""
+
+    #: PASS, REFUSE, UNDECIDED; null before the first evaluation
+    decision: str | None
+    reasons: list[str]
+    #: rows decided after it count
+    since: str
+    num_predictions: int
+    #: recorded before the outcome of their row was known
+    num_early_predictions: int
+    num_outcomes: int
+    auc: float | None
+    log_loss: float | None
+    #: over the incumbent: positive is better
+    log_loss_gain: float | None
+
+
+class ProbationEvidence(TypedDict):
+    """What a probation had found of a model that was taken back."""
+
+    #: why the probation took it back; empty: somebody else did
+    reason: str
+    since: str
+    num_predictions: int
+    num_early_predictions: int
+    num_outcomes: int
+    #: interim analyses
+    num_analyses: int
+    auc: float | None
+    log_loss: float | None
+    #: log loss over that of the replaced model, and its lower confidence bound
+    worse_by: float | None
+    worse_by_low: float | None
+    #: distribution of the answers: n, not_finite, p_std, actions
+    model: Mapping[str, Any] | None
+    reference: Mapping[str, Any] | None
+    #: why there is no reference
+    reference_absence: str
+
+
 class Finished(TypedDict):
     """learning.retraining.completed, .failed and .skipped: a run has ended."""
 
@@ -30,9 +71,9 @@ class Finished(TypedDict):
     candidate: Mapping[str, Any] | None
     incumbent: Mapping[str, Any] | None
     gates: list[Mapping[str, Any]]
-    #: the shadow trial, where the candidate was on trial
-    trial: Mapping[str, Any] | None
-    #: who promoted it although its gate said otherwise, and why
+    #: null: the candidate was not on trial
+    trial: Trial | None
+    #: who promoted it although its gates did not pass, and why
     forced: Mapping[str, Any] | None
     model_path: str | None
     sha256: str | None
@@ -60,7 +101,7 @@ class Promoted(TypedDict):
     performance_metrics: Mapping[str, float | None]
     gates: list[Mapping[str, Any]]
     #: as in learning.retraining.completed
-    trial: Mapping[str, Any] | None
+    trial: Trial | None
     forced: Mapping[str, Any] | None
     contract: Mapping[str, Any] | None
     shadow_only: bool
@@ -88,8 +129,8 @@ class RolledBack(SlotChange):
 
     rolled_back_at: str
     rolled_back_by: str
-    #: what a probation found, where one took the model back
-    evidence: Mapping[str, Any] | None
+    #: null: the model was not on probation
+    evidence: ProbationEvidence | None
 
 
 class ChangedExternally(SlotChange):

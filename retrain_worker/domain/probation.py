@@ -8,16 +8,12 @@ general form).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEvaluation
 
 #: growth of the known outcomes from one interim analysis to the next
 GROWTH = 1.5
-#: what a probation that takes its model back stores as its decision
-ROLL_BACK = "ROLL_BACK"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,23 +91,3 @@ def degenerate(evaluation: TrialEvaluation, policy: ProbationPolicy) -> str:
 def is_collapsed(answers: AnswerDistribution, policy: ProbationPolicy) -> bool:
     """Whether the answers hardly differ from row to row."""
     return answers.p_std is None or answers.p_std < policy.min_std
-
-
-def evidence_of(probation: Mapping[str, Any]) -> dict[str, Any]:
-    """What the decision of a probation (its stored fact) rests on, for the event."""
-    names = (
-        "reasons",
-        "since",
-        "observed",
-        "foreseen",
-        "known",
-        "auc",
-        "log_loss",
-        "worse_by",
-        "worse_by_low",
-        "num_decided",
-        "model",
-        "reference",
-        "absence",
-    )
-    return {name: probation.get(name) for name in names}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from retrain_worker.domain.facts import TrialFacts
 from retrain_worker.domain.gates import Decision, GatePolicy, GateResult, Verdict, decide
 from retrain_worker.domain.trial_evaluation import TrialEvaluation
 
@@ -32,15 +31,14 @@ class ShadowPolicy:
         return self.min_outcomes > 0 or self.hours > 0
 
 
-def trial_policy(gate: GatePolicy, shadow: ShadowPolicy, gated: Mapping[str, Any]) -> GatePolicy:
-    """The gates' policy on the rows of a trial; `gated`: what the gate has stored.
+def trial_policy(gate: GatePolicy, shadow: ShadowPolicy, verdict: Verdict) -> GatePolicy:
+    """The gates' policy on the rows of a trial; `verdict`: that of the gate.
 
     A candidate that passed the gate has paid for daily asking there. One that could not be judged has not: it keeps the
     error probability that the gate required.
     """
-    if gated["decision"] == Decision.PASS:
-        return replace(gate, skill_alpha=shadow.skill_alpha)
-    return replace(gate, skill_alpha=gated.get("policy", {}).get("skill_alpha", gate.skill_alpha))
+    has_passed = verdict.decision is Decision.PASS
+    return replace(gate, skill_alpha=shadow.skill_alpha if has_passed else verdict.policy.skill_alpha)
 
 
 def judge_shadow(evaluation: TrialEvaluation, *, policy: GatePolicy, shadow: ShadowPolicy, hours: float) -> Verdict:
@@ -57,14 +55,14 @@ def may_go_on_trial(verdict: Verdict) -> bool:
     return sound and all(gate.result is not GateResult.FAIL for gate in verdict.gates if gate.counts)
 
 
-def gives_way(trial: Mapping[str, Any]) -> bool:
-    """Whether the candidate of this trial (its stored fact) is replaced by a newer one that passed its gate.
+def gives_way(trial: TrialFacts | None) -> bool:
+    """Whether the candidate of this trial is replaced by a newer one that passed its gate.
 
     It is when no prediction is recorded yet, or when it trails the incumbent on MIN_TRAILING outcomes. Else it stays
     and the newer one is refused: if the newest always replaced it, a trial that lasts longer than the interval between
     two runs would never end.
     """
-    if not trial.get("observed"):
+    if trial is None or not trial.num_predictions:
         return True
-    gain = trial.get("log_loss_gain")
-    return trial.get("known", 0) >= MIN_TRAILING and gain is not None and gain < 0
+    gain = trial.log_loss_gain
+    return trial.num_outcomes >= MIN_TRAILING and gain is not None and gain < 0

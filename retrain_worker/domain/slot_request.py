@@ -1,59 +1,75 @@
-"""An order: what a person, or a trial that went badly, wants done to the slot; kept in the state database.
+"""A slot request: what an operator, or a probation that found its model worse, wants done to the engine's slot.
 
-Whoever gives it only writes it down. The process that holds the lock carries it out, one step per tick, and writes the
-answer; so it survives every crash, and needs no Redis.
+The requester only stores it. The process that holds the lock carries it out, one step at a time, and stores the answer;
+so a request survives every crash, and needs no Redis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 
 class SlotRequestKind(StrEnum):
-    """What is wanted."""
+    """What is requested."""
 
-    #: An earlier model returns to the slot. Arguments: `version`: which one, else the previous good one. `to_none`:
-    #: "yes" where no model is to be named any more. `only_from`: the model path that the env line must still name,
-    #: else nothing is done. `run_id`: the run whose promotion is taken back.
+    #: an earlier model returns to the slot, or none is named any more
     ROLLBACK = "rollback"
-    #: The candidate of a run goes into the slot at a person's word. Arguments: `run_id`: whose candidate. `force`:
-    #: "yes" where the order takes the place of gates that could not be evaluated. `accept_contract`: the contract
-    #: that the engine is to run from now on (domain.forced.contract_name). `opened`: the run that does it, once there
-    #: is one.
+    #: the candidate of a run that was refused goes into the slot
     PROMOTE = "promote"
 
 
 class SlotRequestState(StrEnum):
-    """How far an order has come."""
+    """How far a request has come."""
 
-    #: written down; its deployment, if there is one yet, says how far the swap has come
+    #: stored; its deployment, if there is one yet, holds how far the swap has come
     WAITING = "WAITING"
-    #: the slot is as it was ordered
+    #: the slot is as requested
     DONE = "DONE"
     #: it cannot be done, and nothing was changed
     REFUSED = "REFUSED"
-    #: something broke; the answer says what, and the deployment how far it came
+    #: an error; the answer holds what, and the deployment how far it came
     FAILED = "FAILED"
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlotRequestArguments:
+    """What a request is about; which fields count, depends on its kind."""
+
+    #: ROLLBACK: the version that returns; empty = the previous good one
+    version: str = ""
+    #: ROLLBACK: no model is to be named any more
+    to_none: bool = False
+    #: ROLLBACK: the model path that the env line must still name; None: whatever it names
+    only_from: str | None = None
+    #: ROLLBACK: the run whose promotion is taken back. PROMOTE: the run whose candidate is promoted
+    run_id: str | None = None
+    #: PROMOTE: the request replaces the result of gates that could not be evaluated
+    is_forced: bool = False
+    #: PROMOTE: the contract that the engine is to run from now on (domain.forced_promotion.contract_name)
+    accepted_contract: str = ""
+    #: PROMOTE: the run that does it, once it is opened
+    opened_run_id: str | None = None
+    #: why the stored arguments cannot be read; such a request is refused
+    unreadable: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlotRequest:
-    """One order. Immutable: every change makes a new value."""
+    """One request. Immutable: every change makes a new value."""
 
     #: also the id of the deployment that it leads to: `rollback_<YYYYmmdd_HHMMSS>`, `rollback_of_<run id>`
     request_id: str
     kind: SlotRequestKind
-    arguments: Mapping[str, str] = field(default_factory=dict)
+    arguments: SlotRequestArguments = field(default_factory=SlotRequestArguments)
     requested_by: str
     #: why, one line
     reason: str
     created_at: datetime
     updated_at: datetime
     state: SlotRequestState = SlotRequestState.WAITING
-    #: one sentence for whoever waits: how it stands, and in the end how it ended
+    #: the state, and in the end the result, in one sentence for whoever waits
     answer: str = ""
     #: how often it was tried again after a RetryLaterError
     num_retries: int = 0
@@ -62,9 +78,9 @@ class SlotRequest:
 
     @property
     def is_answered(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether nothing more happens to it."""
         return self.state is not SlotRequestState.WAITING
 
     def answered(self, state: SlotRequestState, answer: str, *, at: datetime) -> SlotRequest:
-        """The order with its end."""
+        """The request with its result."""
         return replace(self, state=state, answer=answer, updated_at=at, not_before=None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+
+from retrain_worker.domain.alpha_spending import AlphaSpending
 
 #: stands for what was not measured, or is not a number
 NOTHING = "—"
@@ -37,11 +37,11 @@ def share(value: object) -> str:
     return f"{value:.0%}".replace("%", " %") if _is_number(value) else NOTHING
 
 
-def spent(spending: Mapping[str, Any], *, is_spent: bool = True) -> str:
-    """The error probability of a decision (domain/alpha_spending.py as a mapping), in a sentence."""
-    number, since = int(spending["num_decisions"]), str(spending["since"])[:10]
+def spent(spending: AlphaSpending, *, is_spent: bool = True) -> str:
+    """The error probability of a decision, in a sentence."""
     verb = "is spent on" if is_spent else "would be spent on"
-    return f"error probability {spending['alpha']:.2g} {verb} decision {number} since {since}"
+    since = f"{spending.since:%Y-%m-%d}"
+    return f"error probability {spending.alpha:.2g} {verb} decision {spending.num_decisions} since {since}"
 
 
 def duration(value: object) -> str:

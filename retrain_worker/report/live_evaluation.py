@@ -1,61 +1,56 @@
-"""How a shadow trial, a probation and a person's word stand in the life of a run: pairs of a name and one sentence."""
+"""The shadow trial, the probation and a forced promotion in the life of a run: pairs of a name and one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from retrain_worker.domain.facts import ForcedPromotion, ProbationFacts, ShadowFacts, TrialFacts
 from retrain_worker.domain.lifecycle import Run, Stage
 
 
 def trial_pairs(run: Run) -> tuple[tuple[str, str], ...]:
-    """What is to be said besides the gates; empty for a run with none of it."""
+    """What there is to report besides the gates; empty for a run with none of it."""
+    shadow, probation = run.facts.shadow, run.facts.probation
+    forced = run.facts.gate.forced if run.facts.gate else None
     found = [
-        ("on trial", _trial(run)),
-        ("probation", _probation(run)),
-        ("the engine", str(run.fact(Stage.PROBATION).get("engine") or "")),
-        ("forced", _forced(run)),
+        ("on trial", _trial(shadow) if shadow else ""),
+        ("probation", _probation(probation, run) if probation else _probation_begins(run)),
+        ("the engine", probation.engine_finding if probation else ""),
+        ("forced", _forced(forced) if forced else ""),
     ]
     return tuple((name, text) for name, text in found if text)
 
 
-def _trial(run: Run) -> str:
-    fact = run.fact(Stage.SHADOW)
-    if not fact:
-        return ""
-    verdict = f"; {fact['decision']}" if fact.get("decision") else ""
-    return f"{_counts(fact)}{_against(fact, 'the incumbent')}{verdict}{_problem(fact)}"
+def _trial(facts: ShadowFacts) -> str:
+    verdict = f"; {facts.verdict.decision}" if facts.verdict else ""
+    return f"{_counts(facts)}{_against(facts, 'the incumbent')}{verdict}{_problem(facts)}"
 
 
-def _probation(run: Run) -> str:
-    fact = run.fact(Stage.PROBATION)
-    if not fact:
-        return "begins" if run.stage is Stage.PROBATION else ""
-    decided = f"decided {fact['num_decided']} times" + ("" if run.is_finished else " so far")
-    blocked = f"; taken back: {fact['reasons'][0]}" if fact.get("decision") else ""
-    return f"{_counts(fact)}{_against(fact, 'the model it replaced')}; {decided}{blocked}{_problem(fact)}"
+def _probation_begins(run: Run) -> str:
+    return "begins" if run.stage is Stage.PROBATION and not run.is_finished else ""
 
 
-def _forced(run: Run) -> str:
-    said = run.fact(Stage.GATE).get("forced")
-    if not said:
-        return ""
-    instead = f", in the place of {', '.join(said['undecided'])}" if said["undecided"] else ""
-    contract = f", to run {said['accepted_contract']}" if said["accepted_contract"] else ""
-    return f"by {said['by']}, the candidate of run {said['of_run']}{instead}{contract}: {said['reason']}"
+def _probation(facts: ProbationFacts, run: Run) -> str:
+    analyses = f"; {facts.num_analyses} interim analyses" + ("" if run.is_finished else " so far")
+    reason = f"; taken back: {facts.rollback_reason}" if facts.rollback_reason else ""
+    return f"{_counts(facts)}{_against(facts, 'the model it replaced')}{analyses}{reason}{_problem(facts)}"
 
 
-def _counts(fact: Mapping[str, Any]) -> str:
+def _forced(forced: ForcedPromotion) -> str:
+    gates = f", in the place of {', '.join(forced.undecided)}" if forced.undecided else ""
+    contract = f", to run {forced.accepted_contract}" if forced.accepted_contract else ""
+    return f"by {forced.by}, the candidate of run {forced.of_run}{gates}{contract}: {forced.reason}"
+
+
+def _counts(facts: TrialFacts) -> str:
     return (
-        f"{fact['observed']} rows recorded since {fact['since'][:16]} UTC, {fact['foreseen']} of them before their "
-        f"outcome; {fact['known']} outcomes known"
+        f"{facts.num_predictions} predictions logged since {facts.since:%Y-%m-%d %H:%M} UTC, "
+        f"{facts.num_early_predictions} of them before their outcome; {facts.num_outcomes} outcomes known"
     )
 
 
-def _against(fact: Mapping[str, Any], whom: str) -> str:
-    gain = fact.get("log_loss_gain")
-    return "" if gain is None else f"; log loss gain {gain:+.4f} over {whom}"
+def _against(facts: TrialFacts, reference: str) -> str:
+    gain = facts.log_loss_gain
+    return "" if gain is None else f"; log loss gain {gain:+.4f} over {reference}"
 
 
-def _problem(fact: Mapping[str, Any]) -> str:
-    return f"; {fact['problem']}" if fact.get("problem") else ""
+def _problem(facts: TrialFacts) -> str:
+    return f"; {facts.problem}" if facts.problem else ""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from retrain_worker.domain.lifecycle import Run, Stage
+from retrain_worker.domain.lifecycle import Run
 from retrain_worker.report.live_evaluation import trial_pairs
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def result_of(run: Run, *, report: Path | None = None) -> dict[str, Any]:
     """The result of a run, finished or not. `model_path` is set only when the engine's slot names it."""
-    pulled, audited, trained = run.fact(Stage.PULL), run.fact(Stage.AUDIT), run.fact(Stage.TRAIN)
-    gated, promoted = run.fact(Stage.GATE), run.fact(Stage.PROMOTE)
-    incumbent = trained.get("incumbent_path", audited.get("incumbent_path"))
+    facts = run.facts
+    pulled, trained, gated, promoted = facts.pull, facts.train, facts.gate, facts.promote
+    judged = trained or facts.audit
     return {
         "outcome": run.outcome,
         "reasons": list(run.reasons),
@@ -22,39 +26,44 @@ def result_of(run: Run, *, report: Path | None = None) -> dict[str, Any]:
         "requested_by": run.requested_by,
         "started_at": run.created_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
-        "rows": dict(pulled.get("rows", {})),
-        "symbols": dict(pulled.get("symbols", {})),
-        "feature_names": list(pulled.get("feature_names", ())),
-        "first_at": pulled.get("first_at"),
-        "last_at": pulled.get("last_at"),
-        "data_sha256": pulled.get("data_sha256"),
-        "findings": list(audited.get("findings", ())),
-        "parts": dict(trained.get("parts", {})),
-        "left_out": dict(trained.get("left_out", {})),
-        "epochs": trained.get("epochs"),
-        "best_epoch": trained.get("best_epoch"),
-        "final_loss": trained.get("final_loss"),
-        "history": list(trained.get("history", ())),
-        "contract": trained.get("contract"),
-        "candidate": gated.get("candidate"),
-        "incumbent": gated.get("incumbent"),
-        "incumbent_absence": gated.get("incumbent_absence", ""),
-        "decision": gated.get("decision"),
-        "gates": list(gated.get("gates", ())),
-        "policy": gated.get("policy"),
-        "spending": gated.get("spending"),
-        "shadow": run.fact(Stage.SHADOW) or None,
-        "probation": run.fact(Stage.PROBATION) or None,
-        "forced": gated.get("forced"),
+        "unreadable": dict(facts.unreadable),
+        "rows": asdict(pulled.rows) if pulled else {},
+        "symbols": dict(pulled.symbols) if pulled else {},
+        "feature_names": list(pulled.feature_names) if pulled else [],
+        "first_at": pulled.first_at.isoformat() if pulled and pulled.first_at else None,
+        "last_at": pulled.last_at.isoformat() if pulled and pulled.last_at else None,
+        "data_sha256": pulled.data_sha256 if pulled else None,
+        "findings": [asdict(finding) for finding in facts.audit.findings] if facts.audit else [],
+        "parts": dict(trained.parts) if trained else {},
+        "left_out": dict(trained.left_out) if trained else {},
+        "epochs": trained and trained.epochs,
+        "best_epoch": trained and trained.best_epoch,
+        "final_loss": trained and trained.final_loss,
+        "history": list(trained.history) if trained else [],
+        "contract": _mapping(trained and trained.contract),
+        "candidate": _mapping(gated and gated.candidate),
+        "incumbent": _mapping(gated and gated.incumbent),
+        "incumbent_absence": gated.incumbent_absence if gated else "",
+        "decision": gated and gated.verdict.decision,
+        "gates": [asdict(gate) for gate in gated.verdict.gates] if gated else [],
+        "policy": _mapping(gated and gated.verdict.policy),
+        "alpha_spending": _mapping(gated and gated.alpha_spending),
+        "shadow": _mapping(facts.shadow),
+        "probation": _mapping(facts.probation),
+        "forced": _mapping(gated and gated.forced),
         "trials": [list(pair) for pair in trial_pairs(run)],
-        "version": trained.get("version"),
-        "candidate_path": trained.get("candidate_path"),
-        "model_path": promoted.get("model_path"),
-        "sha256": promoted.get("sha256"),
-        "previous_model_path": promoted.get("previous_model_path", incumbent),
-        "event_id": promoted.get("event_id"),
-        "confirmed": promoted.get("confirmed"),
-        "confirmation": promoted.get("confirmation"),
+        "version": trained and trained.version,
+        "candidate_path": trained and trained.candidate_path,
+        "model_path": promoted and promoted.model_path,
+        "sha256": promoted and promoted.sha256,
+        "previous_model_path": promoted.previous_model_path if promoted else judged and judged.incumbent_path,
+        "event_id": promoted and promoted.event_id,
+        "confirmed": promoted and promoted.confirmed,
+        "confirmation": promoted and promoted.confirmation,
         "report": str(report) if report else None,
         "seconds": dict(run.seconds),
     }
+
+
+def _mapping(value: DataclassInstance | None) -> dict[str, Any] | None:
+    return asdict(value) if value else None

@@ -1,10 +1,9 @@
-"""Audit: is this data fit to train on."""
+"""Audit: whether the data is fit to train on."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from retrain_worker.domain.audit_findings import AuditVerdict, Severity
+from retrain_worker.domain.facts import AuditFacts
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult
 from retrain_worker.stages.ports import RunStore, StageContext
@@ -13,7 +12,7 @@ from retrain_worker.stages.worker_call import ask
 
 
 def audit(run: Run, context: StageContext) -> Step:
-    """REFUSED with the reasons in order of weight, or training is due. Notes which incumbent the training is for."""
+    """REFUSED with the reasons in order of weight, or training is due. Stores which incumbent the training is for."""
     answer = ask(
         run,
         context,
@@ -29,36 +28,35 @@ def audit(run: Run, context: StageContext) -> Step:
     if isinstance(answer, Step):
         return answer
     result: AuditResult = answer
-    known = run.with_fact(Stage.AUDIT, asdict(result.verdict))
-    if not result.verdict.is_fit:
-        reasons = result.verdict.reasons
+    verdict = result.verdict
+    if not verdict.is_fit:
         return Step(
-            run=known.ended(Outcome.REFUSED, *reasons, at=context.now()),
-            message=f"run {run.run_id} refused: the data is not fit to train on: {'; '.join(reasons)}",
+            run=run.with_fact(AuditFacts(findings=verdict.findings)).ended(
+                Outcome.REFUSED, *verdict.reasons, at=context.now()
+            ),
+            message=f"run {run.run_id} refused: the data is not fit to train on: {'; '.join(verdict.reasons)}",
         )
     incumbent = context.slot.current_path()
-    known = known.with_fact(
-        Stage.AUDIT, {**asdict(result.verdict), "incumbent_path": str(incumbent) if incumbent else None}
-    )
+    known = run.with_fact(AuditFacts(findings=verdict.findings, incumbent_path=str(incumbent) if incumbent else None))
     return Step(
         run=known.moved_to(Stage.TRAIN, at=context.now()),
-        message=f"run {run.run_id} audited: fit to train on{_with_warnings(result.verdict)}",
+        message=f"run {run.run_id} audited: fit to train on{_with_warnings(verdict)}",
     )
 
 
 def _with_warnings(verdict: AuditVerdict) -> str:
     """The weightiest warning, and how many more there are."""
-    told = [found.message for found in verdict.findings if found.severity is Severity.WARNING]
-    more = f", and {len(told) - 1} more (retrain-worker audit)" if len(told) > 1 else ""
-    return f"; warning: {told[0]}{more}" if told else ""
+    warnings = [finding.message for finding in verdict.findings if finding.severity is Severity.WARNING]
+    more = f", and {len(warnings) - 1} more (retrain-worker audit)" if len(warnings) > 1 else ""
+    return f"; warning: {warnings[0]}{more}" if warnings else ""
 
 
 def reference_run_id(store: RunStore) -> str | None:
     """The run whose snapshot the last promoted model was trained on; a forced run has none, the judged one has."""
     promoted = store.last_promotion()
     run_id = promoted.run_id if promoted else None
-    while run_id is not None and (run := store.run(run_id)) and (forced := run.fact(Stage.GATE).get("forced")):
-        run_id = forced["of_run"]
+    while run_id is not None and (run := store.run(run_id)) and run.facts.gate and run.facts.gate.forced:
+        run_id = run.facts.gate.forced.of_run
     return run_id
 
 

@@ -1,20 +1,16 @@
-"""A hand-edit: somebody else has changed the env line. It is respected, and recorded once as part of the history."""
+"""An external change: somebody else has changed the env line. It is respected, and recorded once in the history."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from retrain_worker.domain import deployments
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 from retrain_worker.errors import RetrainError
 from retrain_worker.stages.ports import StageContext
 
-_FOUND_FIRST = "it stood in the slot when this program first looked"
-_CHANGED = "PATCHTST_MODEL_PATH was changed by hand"
-
 
 def unrecorded(context: StageContext) -> Deployment | None:
-    """What the env line names, if no deployment says so; not stored yet. Raises SlotError.
+    """The deployment that the env line names, when none is recorded; not stored yet. Raises SlotError.
 
     None while a swap is under way whose env line may have been replaced already: its own next step finds that out.
     """
@@ -38,23 +34,25 @@ def unrecorded(context: StageContext) -> Deployment | None:
         previous_version=last.version if last else None,
         previous_model_path=last.model_path or None if last else None,
         previous_sha256=last.sha256 or None if last else None,
-        state=DeploymentState.NOT_CONFIRMED,
+        state=DeploymentState.NOT_ASKED,
         created_at=now,
         updated_at=now,
-        requested_by="a person" if last else "unknown",
-        reason=_CHANGED if last else _FOUND_FIRST,
+        requested_by="unknown",
+        reason="PATCHTST_MODEL_PATH was changed externally"
+        if last
+        else "PATCHTST_MODEL_PATH named it at the first start",
         confirmation=finding,
     )
 
 
 def _measured(model: Path | None, context: StageContext) -> tuple[str, int, str]:
-    """Hash, size, and what is to be said of the file that the line names; a file that is not there has neither."""
+    """Hash and size of the file that the line names, and what to report of it; a missing file has neither."""
     if model is None:
-        return "", 0, "the engine has no model of its own"
+        return "", 0, "the slot names no model"
     try:
         sha256 = context.slot.sha256_of(model)
         if sha256 is None:
-            return "", 0, f"{model} is not there"
-        return sha256, context.slot.check_ready(model, expected_sha256=sha256), deployments.NOT_WATCHED
+            return "", 0, f"{model} does not exist"
+        return sha256, context.slot.check_ready(model, expected_sha256=sha256), ""
     except RetrainError as error:
         return "", 0, str(error)

@@ -1,25 +1,18 @@
 """Probation: the model that was just promoted is scored on new outcomes beside the one that it replaced.
 
-Worse beyond its margin, or degenerate: it is taken back by an order (stages/slot_requests.py), and its bytes are never
-promoted again. With nothing to return to, the env line is restored to naming no model. Whoever points the engine
-elsewhere meanwhile ends the probation.
+Worse beyond its margin, or degenerate: it is taken back by a slot request (stages/slot_requests.py), and its bytes are
+never promoted again. Without a model before it, the slot is emptied. A slot that names another model meanwhile ends the
+probation.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Outcome, Run, Stage
-from retrain_worker.domain.probation import (
-    ROLL_BACK,
-    alpha_of,
-    degenerate,
-    is_decidable,
-    outcomes_for,
-    worse_than_replaced,
-)
+from retrain_worker.domain.facts import ProbationFacts
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Outcome, Run
+from retrain_worker.domain.probation import alpha_of, degenerate, is_decidable, outcomes_for, worse_than_replaced
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
-from retrain_worker.domain.trial_evaluation import TrialEvaluation
 from retrain_worker.errors import (
     ArtifactError,
     ContractError,
@@ -33,157 +26,149 @@ from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
 REQUESTED_BY = "probation"
-#: orders to take a model back, one a look, before a person is left to do it
-MAX_TRIES = 5
+#: slot requests to take a model back, one per evaluation, before it is left to the operator
+MAX_ROLLBACK_REQUESTS = 5
 
 
 def probation(run: Run, context: StageContext) -> Step:
-    """PROMOTED for good when the hours are over, ROLLED_BACK as soon as the model is surely worse, or degenerate."""
+    """PROMOTED for good when the hours are over, ROLLED_BACK as soon as the model is shown worse, or degenerate."""
     deployment = context.store.deployment(run.run_id)
     assert deployment is not None, "a run on probation was promoted"
-    fact = run.fact(Stage.PROBATION)
-    if not fact:
+    facts = run.facts.probation
+    if facts is None:
         return _begun(run, deployment, context)
-    if fact.get("decision") == ROLL_BACK:
-        return _taken_back(run, deployment, context)
+    if facts.rollback_reason:
+        return _taken_back(run, facts, deployment, context)
     try:
         current = context.slot.current_path()
         if (str(current) if current else "") != deployment.model_path:
             return _overtaken(run, str(current) if current else "nothing", context)
-        return _evaluate(run, deployment, context)
+        return _evaluate(run, facts, deployment, context)
     except ArtifactError as error:
-        return _unsound(run, deployment, f"its file is not sound: {error}", context)
+        return _unsound(run, facts, deployment, f"its file is not sound: {error}", context)
     except (RetryLaterError, ContractError, SourceUnfitError, DataUnfitError, SlotError) as error:
-        return _goes_on(trial_evaluation.problem(run, context, str(error)), context)
+        return _goes_on(run, replace(facts, problem=str(error)), context)
+
+
+def given_up(run: Run, cause: str, context: StageContext) -> Step:
+    """The probation cannot go on; the model stays in the slot."""
+    return _ended(run, Outcome.PROMOTED, f"probation cancelled: {cause}", context)
 
 
 def _begun(run: Run, deployment: Deployment, context: StageContext) -> Step:
-    return trial_evaluation.begun(
-        run,
-        context,
-        {"since": deployment.created_at.isoformat(), "num_decided": 0, "last_known": 0},
-        f"run {run.run_id}: {deployment.version} is on probation for {context.policies.probation.hours:g} h, beside "
-        f"{deployment.previous_version or 'nothing: there was no model before it'}",
+    now = context.now()
+    facts = ProbationFacts(
+        since=deployment.created_at,
+        prediction_log=trial_evaluation.new_prediction_log(run, now),
+        evaluation_at=now,
+        problem=trial_evaluation.restart_note(run),
+    )
+    if facts.problem and trial_evaluation.is_over(run, context):
+        return _goes_on(run, facts, context)
+    note = f"; {facts.problem}" if facts.problem else ""
+    return Step(
+        run=run.with_fact(facts),
+        message=f"run {run.run_id}: {deployment.version} is on probation for {context.policies.probation.hours:g} h, "
+        f"beside {deployment.previous_version or 'no model: there was none before it'}{note}",
     )
 
 
-def _evaluate(run: Run, deployment: Deployment, context: StageContext) -> Step:
-    fact, policy = run.fact(Stage.PROBATION), context.policies.probation
+def _evaluate(run: Run, facts: ProbationFacts, deployment: Deployment, context: StageContext) -> Step:
+    policy = context.policies.probation
     found = trial_evaluation.evaluate(
         run,
+        facts,
         context,
         model_path=deployment.model_path,
         reference_path=deployment.previous_model_path,
         policy=context.policies.gate,
-        alpha=alpha_of(fact["num_decided"], policy),
+        alpha=alpha_of(facts.num_analyses, policy),
     )
     if isinstance(found, Step):
         return found
-    known = trial_evaluation.looked(run, context, {**trial_evaluation.counts_of(found), **_bound(found)})
+    required = outcomes_for(facts.num_analyses, policy, last_known=facts.num_outcomes_analysed)
+    facts = replace(
+        trial_evaluation.evaluated(facts, found),
+        worse=found.worse,
+        is_file_suspect=False,
+        engine_finding=context.engine_says(),
+    )
     if why := degenerate(found, policy):
-        return _blocked(known, deployment, why, context)
-    asked = outcomes_for(fact["num_decided"], policy, last_known=fact["last_known"])
-    if is_decidable(found) and (found.num_outcomes >= asked or _is_over(run, context)):
-        known = known.with_fact(
-            Stage.PROBATION,
-            {**known.fact(Stage.PROBATION), "num_decided": fact["num_decided"] + 1, "last_known": found.num_outcomes},
-        )
+        return _blocked(run, facts, deployment, why, context)
+    if is_decidable(found) and (found.num_outcomes >= required or trial_evaluation.is_over(run, context)):
+        facts = replace(facts, num_analyses=facts.num_analyses + 1, num_outcomes_analysed=found.num_outcomes)
         if why := worse_than_replaced(found, policy):
-            return _blocked(known, deployment, why, context)
-    return _goes_on(known, context)
+            return _blocked(run, facts, deployment, why, context)
+    return _goes_on(run, facts, context)
 
 
-def _unsound(run: Run, deployment: Deployment, why: str, context: StageContext) -> Step:
-    """Condemned when two looks running find it so: one read may fail by itself, and bytes are condemned for ever."""
-    fact = run.fact(Stage.PROBATION)
-    if fact.get("unsound"):
-        return _blocked(run, deployment, f"degenerate: {why}", context)
-    doubted = run.with_fact(Stage.PROBATION, {**fact, "unsound": True, "look": fact["look"] + 1})
-    return _goes_on(trial_evaluation.problem(doubted, context, why), context)
+def _unsound(run: Run, facts: ProbationFacts, deployment: Deployment, why: str, context: StageContext) -> Step:
+    """Blocked when two evaluations in a row find it so: one read may fail by itself, and bytes are blocked for good."""
+    if facts.is_file_suspect:
+        return _blocked(run, facts, deployment, f"degenerate: {why}", context)
+    return _goes_on(run, replace(facts, is_file_suspect=True, evaluation=facts.evaluation + 1, problem=why), context)
 
 
-def _bound(found: TrialEvaluation) -> dict[str, object]:
-    worse = found.worse
-    return {
-        "worse_by": worse.log_loss_gain if worse else None,
-        "worse_by_low": worse.log_loss_gain_low if worse else None,
-    }
-
-
-def _goes_on(run: Run, context: StageContext) -> Step:
-    if not _is_over(run, context):
-        return Step(run=run, message=trial_evaluation.standing(run))
-    fact = run.fact(Stage.PROBATION)
-    told = f"probation over after {context.policies.probation.hours:g} h and {fact['known']} new outcomes"
-    if fact["num_decided"] == 0:
-        told += f", which were too few to compare{': ' + fact['problem'] if fact['problem'] else ''}"
-    return _ended(run, Outcome.PROMOTED, told, context)
+def _goes_on(run: Run, facts: ProbationFacts, context: StageContext) -> Step:
+    known = trial_evaluation.planned(run, facts, context)
+    if not trial_evaluation.is_over(run, context):
+        return Step(run=known, message=trial_evaluation.standing(known))
+    message = f"probation over after {context.policies.probation.hours:g} h and {facts.num_outcomes} new outcomes"
+    if facts.num_analyses == 0:
+        message += f", which were too few to compare{f': {facts.problem}' if facts.problem else ''}"
+    return _ended(known, Outcome.PROMOTED, message, context)
 
 
 def _overtaken(run: Run, named: str, context: StageContext) -> Step:
-    """Somebody decided otherwise: a person, or a newer candidate. That is respected."""
+    """The slot names another model: by an operator, or by a newer candidate. That is respected."""
     last = context.store.last_deployment()
     if last is not None and last.kind is DeploymentKind.ROLLBACK and last.run_id in (None, run.run_id):
-        return _ended(
-            run, Outcome.ROLLED_BACK, f"taken back during probation by {last.requested_by}: {last.reason}", context
-        )
-    return _ended(run, Outcome.PROMOTED, f"probation ended early: PATCHTST_MODEL_PATH names {named}", context)
+        return _ended(run, Outcome.ROLLED_BACK, f"rolled back by {last.requested_by}: {last.reason}", context)
+    return given_up(run, f"PATCHTST_MODEL_PATH names {named}", context)
 
 
-def _blocked(run: Run, deployment: Deployment, why: str, context: StageContext) -> Step:
-    """The decision and the order are stored together; what follows is waited for."""
-    known = replace(run, not_before=None).with_fact(
-        Stage.PROBATION, {**run.fact(Stage.PROBATION), "decision": ROLL_BACK, "reasons": [why]}
-    )
+def _blocked(run: Run, facts: ProbationFacts, deployment: Deployment, why: str, context: StageContext) -> Step:
+    """The decision and the slot request are stored together; the run then waits for the request."""
+    facts = replace(facts, rollback_reason=why)
     return Step(
-        run=known,
-        request=_slot_request(known, deployment, why, context),
+        run=replace(run, not_before=None).with_fact(facts),
+        request=_slot_request(run, facts, deployment, context),
         message=f"run {run.run_id}: {why}; it is taken back",
     )
 
 
-def _slot_request(run: Run, deployment: Deployment, why: str, context: StageContext) -> SlotRequest:
+def _slot_request(run: Run, facts: ProbationFacts, deployment: Deployment, context: StageContext) -> SlotRequest:
     request = slot_requests.rollback_request_of(
-        run, deployment, requested_by=REQUESTED_BY, reason=why, at=context.now()
+        run, deployment, requested_by=REQUESTED_BY, reason=facts.rollback_reason, at=context.now()
     )
-    return replace(request, request_id=_request_id(run))
+    return replace(request, request_id=_request_id(run, facts))
 
 
-def _request_id(run: Run) -> str:
-    """Another than that of UNCONFIRMED=rollback, and than those of this probation that have failed before."""
-    tries = run.fact(Stage.PROBATION).get("tries", 1)
-    return f"rollback_in_probation_of_{run.run_id}" + (f"_{tries}" if tries > 1 else "")
+def _request_id(run: Run, facts: ProbationFacts) -> str:
+    """Another id than that of UNCONFIRMED=rollback, and than those of earlier requests that have failed."""
+    number = facts.num_rollback_requests
+    return f"rollback_in_probation_of_{run.run_id}" + (f"_{number}" if number > 1 else "")
 
 
-def _taken_back(run: Run, deployment: Deployment, context: StageContext) -> Step:
-    why = str(run.fact(Stage.PROBATION)["reasons"][0])
-    request = context.store.request(_request_id(run))
+def _taken_back(run: Run, facts: ProbationFacts, deployment: Deployment, context: StageContext) -> Step:
+    why = facts.rollback_reason
+    request = context.store.request(_request_id(run, facts))
     if request is None:
-        return Step(
-            run=run, request=_slot_request(run, deployment, why, context), message=f"run {run.run_id}: it is taken back"
-        )
+        request = _slot_request(run, facts, deployment, context)
+        return Step(run=run, request=request, message=f"run {run.run_id}: it is taken back")
     if not request.is_answered:
         return Step(run=run, message=f"run {run.run_id}: its model is taken back; {request.answer}")
     if request.state is SlotRequestState.DONE:
         return _ended(run, Outcome.ROLLED_BACK, f"{why}; {request.answer}", context)
     if (named := swap.named(context)) not in (deployment.model_path, None):
         return _overtaken(run, named or "nothing", context)
-    fact = run.fact(Stage.PROBATION)
-    tries = fact.get("tries", 1)
-    if tries < MAX_TRIES:
-        again = run.with_fact(Stage.PROBATION, {**fact, "tries": tries + 1})
+    if facts.num_rollback_requests < MAX_ROLLBACK_REQUESTS:
+        again = replace(facts, num_rollback_requests=facts.num_rollback_requests + 1, problem=request.answer)
         return Step(
-            run=trial_evaluation.problem(again, context, request.answer),
+            run=trial_evaluation.planned(run, again, context),
             message=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {request.answer}",
         )
     return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {request.answer}", context)
-
-
-def _is_over(run: Run, context: StageContext) -> bool:
-    return (
-        trial_evaluation.hours_since(run.fact(Stage.PROBATION)["started_at"], context)
-        >= context.policies.probation.hours
-    )
 
 
 def _ended(run: Run, outcome: Outcome, reason: str, context: StageContext) -> Step:
@@ -191,7 +176,7 @@ def _ended(run: Run, outcome: Outcome, reason: str, context: StageContext) -> St
     reasons = (
         (*run.reasons, reason)
         if outcome is Outcome.PROMOTED
-        else (reason, *(f"when it was promoted: {told}" for told in run.reasons))
+        else (reason, *(f"when it was promoted: {confirmation}" for confirmation in run.reasons))
     )
     word = "stays promoted" if outcome is Outcome.PROMOTED else "rolled back"
     return Step(run=run.ended(outcome, *reasons, at=context.now()), message=f"run {run.run_id} {word}: {reason}")

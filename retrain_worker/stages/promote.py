@@ -11,6 +11,7 @@ from pathlib import Path
 
 from retrain_worker.domain import deployments, events
 from retrain_worker.domain.confirmation import Unconfirmed
+from retrain_worker.domain.facts import ForcedPromotion, PromoteFacts, TrainFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.stages import slot_requests, swap
@@ -68,10 +69,10 @@ def _gate_again(run: Run, current: str | None, context: StageContext) -> Step:
 
     A forced promotion is not judged again: a person has decided on what the engine ran then.
     """
-    if run.fact(Stage.GATE).get("forced"):
+    if _forced(run) is not None:
         why = f"PATCHTST_MODEL_PATH now names {current or 'nothing'}, no longer what the order was given for"
         return Step(run=run.ended(Outcome.REFUSED, why, at=context.now()), message=f"run {run.run_id} refused: {why}")
-    known = run.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": current})
+    known = run.with_fact(replace(run.facts.require(TrainFacts), incumbent_path=current))
     return Step(
         run=known.moved_to(Stage.GATE, at=context.now()),
         message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current or 'nothing'}; compared with that one again",
@@ -79,21 +80,21 @@ def _gate_again(run: Run, current: str | None, context: StageContext) -> Step:
 
 
 def _intend(run: Run, context: StageContext) -> Step:
-    trained = run.fact(Stage.TRAIN)
+    trained = run.facts.require(TrainFacts)
     current = context.slot.current_path()
-    if (str(current) if current else None) != trained["incumbent_path"]:
+    if (str(current) if current else None) != trained.incumbent_path:
         return _gate_again(run, str(current) if current else None, context)
-    if why := context.store.blocked(trained["sha256"]) or _probation_in_the_way(run, context):
+    if why := context.store.blocked(trained.sha256) or _probation_in_the_way(run, context):
         return Step(run=run.ended(Outcome.REFUSED, why, at=context.now()), message=f"run {run.run_id} refused: {why}")
     swap.check_shadow(context)
-    published = context.slot.publish(Path(trained["candidate_path"]), expected_sha256=trained["sha256"])
+    published = context.slot.publish(Path(trained.candidate_path), expected_sha256=trained.sha256)
     deployment = swap.intended(
         deployment_id=run.run_id,
         run_id=run.run_id,
         kind=DeploymentKind.PROMOTE,
-        version=trained["version"],
+        version=trained.version,
         model=published,
-        sha256=trained["sha256"],
+        sha256=trained.sha256,
         requested_by=run.requested_by,
         reason=_why(run),
         context=context,
@@ -107,8 +108,12 @@ def _intend(run: Run, context: StageContext) -> Step:
 
 def _why(run: Run) -> str:
     """Why the candidate goes into the slot, for the history."""
-    forced = run.fact(Stage.GATE).get("forced")
-    return f"forced by {forced['by']}: {forced['reason']}" if forced else "every gate that counts has passed"
+    forced = _forced(run)
+    return f"forced by {forced.by}: {forced.reason}" if forced else "every gate that counts has passed"
+
+
+def _forced(run: Run) -> ForcedPromotion | None:
+    return run.facts.gate.forced if run.facts.gate else None
 
 
 def _probation_in_the_way(run: Run, context: StageContext) -> str:
@@ -117,43 +122,24 @@ def _probation_in_the_way(run: Run, context: StageContext) -> str:
     It may when it is surely better than that model on the same rows, or when a person says so: else each day's
     candidate would end the probation of the day before, and nothing would ever be proven.
     """
-    serving = next(
-        (
-            other
-            for other in context.store.waiting_runs()
-            if other.stage is Stage.PROBATION
-            and other.fact(Stage.PROMOTE).get("model_path") == run.fact(Stage.TRAIN)["incumbent_path"]
-        ),
-        None,
-    )
-    if serving is None or run.fact(Stage.GATE).get("forced"):
+    serving = context.store.last_deployment()
+    on_probation = {other.run_id for other in context.store.waiting_runs() if other.stage is Stage.PROBATION}
+    if serving is None or serving.deployment_id not in on_probation or _forced(run) is not None:
         return ""
-    found = run.fact(Stage.SHADOW) or run.fact(Stage.GATE)
-    paired = next((gate for gate in found.get("gates", ()) if gate["name"] == "incumbent"), None)
-    low = (paired or {}).get("measurements", {}).get("log_loss_gain_low")
+    judged = run.facts.shadow or run.facts.gate
+    low = judged.comparison.log_loss_gain_low if judged and judged.comparison else None
     if low is not None and low > 0:
         return ""
     return (
-        f"{serving.fact(Stage.TRAIN)['version']} is on probation, and the candidate is not surely better than it "
-        f"(log loss gain surely over {'nothing' if low is None else format(low, '+.4f')}, asked over 0)"
+        f"{serving.version} is on probation, and the candidate is not shown to be better: the lower confidence bound "
+        f"of its log loss gain is {'not known' if low is None else format(low, '+.4f')}, required over 0"
     )
 
 
 def _swapped(run: Run, swapped: Deployment, context: StageContext) -> Step:
     """The env line names the candidate: say so."""
     now = context.now()
-    known = run.with_fact(
-        Stage.PROMOTE,
-        {
-            "model_path": swapped.model_path,
-            "sha256": swapped.sha256,
-            "version": swapped.version,
-            "previous_model_path": swapped.previous_model_path,
-            "previous_version": swapped.previous_version,
-            "event_id": events.event_id_of(run.run_id, events.EventType.PROMOTED),
-            "confirmed": None,
-        },
-    )
+    known = run.with_fact(_facts(swapped))
     event = events.promoted(known, swapped, shadow_only=context.slot.is_shadow_only(), at=now)
     return Step(
         run=known,
@@ -211,7 +197,7 @@ def _overtaken(run: Run, deployment: Deployment, context: StageContext) -> Step:
 
 
 def _rolled_back(run: Run, deployment: Deployment, how: str, context: StageContext) -> Step:
-    known = _with_confirmation(run, deployment)
+    known = run.with_fact(_facts(deployment))
     said = (f"not confirmed: {deployment.confirmation}", f"taken back: {how}")
     return Step(
         run=known.ended(Outcome.ROLLED_BACK, *said, at=context.now()),
@@ -224,7 +210,7 @@ def _promoted(run: Run, deployment: Deployment, context: StageContext) -> Step:
     """The run has done what it was for. It is over, or the probation is due."""
     how, watched = deployment.confirmation, context.policies.probation
     said = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
-    known = _with_confirmation(run, deployment)
+    known = run.with_fact(_facts(deployment))
     if watched.is_on:
         return Step(
             run=known.on_probation(said, at=context.now()),
@@ -238,12 +224,14 @@ def _promoted(run: Run, deployment: Deployment, context: StageContext) -> Step:
     )
 
 
-def _with_confirmation(run: Run, deployment: Deployment) -> Run:
-    return run.with_fact(
-        Stage.PROMOTE,
-        {
-            **run.fact(Stage.PROMOTE),
-            "confirmed": deployments.is_confirmed(deployment),
-            "confirmation": deployment.confirmation,
-        },
+def _facts(deployment: Deployment) -> PromoteFacts:
+    return PromoteFacts(
+        version=deployment.version,
+        model_path=deployment.model_path,
+        sha256=deployment.sha256,
+        previous_version=deployment.previous_version,
+        previous_model_path=deployment.previous_model_path,
+        event_id=events.event_id_of(deployment.deployment_id, events.EventType.PROMOTED),
+        confirmed=deployments.is_confirmed(deployment),
+        confirmation=deployment.confirmation,
     )

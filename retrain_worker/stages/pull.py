@@ -1,7 +1,10 @@
-"""Pull: the rows of the training window become an immutable snapshot, and the new ones are counted."""
+"""Pull: a worker copies the rows of the training window into an immutable snapshot, and counts the new ones."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from retrain_worker.domain.facts import PullFacts, RowCounts
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.worker_protocol import PullRequest, PullResult
 from retrain_worker.stages.ports import StageContext
@@ -10,7 +13,7 @@ from retrain_worker.stages.worker_call import ask
 
 
 def pull(run: Run, context: StageContext) -> Step:
-    """SKIPPED when too few rows are new since the last committed run; else the audit is due."""
+    """SKIPPED when too few rows are newly labelled since the last committed run; else the audit is due."""
     watermark, policy = context.store.watermark_path(), context.policies.data
     answer = ask(
         run,
@@ -27,11 +30,10 @@ def pull(run: Run, context: StageContext) -> Step:
     if isinstance(answer, Step):
         return answer
     result: PullResult = answer
-    known = run.with_fact(Stage.PULL, _facts(result))
+    known = run.with_fact(_facts(result))
     if watermark is not None and result.new_labelled < policy.min_new_samples:
         reason = (
-            f"{result.new_labelled} newly labelled rows since the last run, "
-            f"MIN_NEW_SAMPLES asks for {policy.min_new_samples}"
+            f"{result.new_labelled} newly labelled rows since the last run, MIN_NEW_SAMPLES is {policy.min_new_samples}"
         )
         return Step(
             run=known.ended(Outcome.SKIPPED, reason, at=context.now()), message=f"run {run.run_id} skipped: {reason}"
@@ -43,23 +45,27 @@ def pull(run: Run, context: StageContext) -> Step:
     return Step(run=known.moved_to(Stage.AUDIT, at=context.now()), message=message)
 
 
-def _facts(result: PullResult) -> dict[str, object]:
-    return {
-        "rows": {
-            "loaded": result.loaded,
-            "labelled": result.labelled,
-            "win": result.win,
-            "loss": result.loss,
-            "neutral": result.neutral,
-            "open": result.open,
-            "new_labelled": result.new_labelled,
-            "quarantined": dict(result.quarantined),
-            "contradictions": result.contradictions,
-        },
-        "symbols": dict(result.symbols),
-        "feature_names": list(result.feature_names),
-        "first_at": result.first_at,
-        "last_at": result.last_at,
-        "data_sha256": result.data_sha256,
-        "watermark_path": result.watermark_path,
-    }
+def _facts(result: PullResult) -> PullFacts:
+    return PullFacts(
+        rows=RowCounts(
+            loaded=result.loaded,
+            labelled=result.labelled,
+            win=result.win,
+            loss=result.loss,
+            neutral=result.neutral,
+            open=result.open,
+            new_labelled=result.new_labelled,
+            quarantined=result.quarantined,
+            contradictions=result.contradictions,
+        ),
+        symbols=result.symbols,
+        feature_names=result.feature_names,
+        first_at=_instant(result.first_at),
+        last_at=_instant(result.last_at),
+        data_sha256=result.data_sha256,
+        watermark_path=result.watermark_path,
+    )
+
+
+def _instant(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,19 +1,19 @@
-"""Shadow: the candidate scores the rows that arrive after its training, beside the incumbent; its answers serve nobody.
+"""Shadow: the candidate scores the rows that arrive after its training, beside the incumbent; nobody uses its answers.
 
-Counted in outcomes, not in hours; decided by the same gates as on the holdout, once enough outcomes are known. One
-candidate is on trial at a time: a newer one takes the place of one that trails (domain.trial.gives_way), and is refused
-otherwise. When the engine is pointed elsewhere meanwhile, the trial begins anew beside that model; its time limit does
-not.
+The trial is counted in outcomes, not in hours, and decided by the gates of the holdout once enough outcomes are known.
+One candidate is on trial at a time: a newer one replaces one that trails (domain.shadow_trial.gives_way), and is
+refused otherwise. When the slot comes to name another model, the trial begins again beside that model; its time limit
+does not.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from retrain_worker.domain.gates import Decision, Verdict
+from retrain_worker.domain.facts import GateFacts, ShadowFacts, TrainFacts
+from retrain_worker.domain.gates import Decision
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.shadow_trial import gives_way, judge_shadow, trial_policy
-from retrain_worker.domain.trial_evaluation import TrialEvaluation
 from retrain_worker.errors import ContractError, DataUnfitError, RetryLaterError, SlotError, SourceUnfitError
 from retrain_worker.stages import trial_evaluation
 from retrain_worker.stages.ports import StageContext
@@ -22,130 +22,121 @@ from retrain_worker.stages.step import Step
 
 def shadow(run: Run, context: StageContext) -> Step:
     """Promotion is due when every gate that counts has passed on the rows of the trial."""
-    fact = run.fact(Stage.SHADOW)
-    if not fact:
+    facts = run.facts.shadow
+    if facts is None:
         return _begun(run, context)
-    if fact.get("decision") == Decision.PASS:
-        return _to_promotion(run, context)
+    if facts.has_passed:
+        return _to_promotion(run, facts, context)
     if (settled := _beside_others(run, context)) is not None:
         return settled
     try:
-        return _evaluate(run, context)
+        return _evaluate(run, facts, context)
     except (RetryLaterError, ContractError, SourceUnfitError, DataUnfitError, SlotError) as error:
-        return _in_time(trial_evaluation.problem(run, context, str(error)), context)
+        return _in_time(run, replace(facts, problem=str(error)), context)
 
 
 def _begun(run: Run, context: StageContext) -> Step:
-    trained = run.fact(Stage.TRAIN)
-    return trial_evaluation.begun(
-        run,
-        context,
-        {"since": run.fact(Stage.PULL)["last_at"], "incumbent_path": trained["incumbent_path"]},
-        f"run {run.run_id}: {trained['version']} goes on trial beside the incumbent, until "
-        f"{context.policies.shadow.min_outcomes} outcomes are known",
+    trained, now = run.facts.require(TrainFacts), context.now()
+    facts = ShadowFacts(
+        since=(run.facts.pull.last_at if run.facts.pull else None) or run.created_at,
+        prediction_log=trial_evaluation.new_prediction_log(run, now),
+        evaluation_at=now,
+        incumbent_path=trained.incumbent_path,
+        problem=trial_evaluation.restart_note(run),
+    )
+    note = f"; {facts.problem}" if facts.problem else ""
+    return Step(
+        run=run.with_fact(facts),
+        message=f"run {run.run_id}: {trained.version} is on trial beside the incumbent until "
+        f"{context.policies.shadow.min_outcomes} outcomes are known{note}",
     )
 
 
 def _beside_others(run: Run, context: StageContext) -> Step | None:
-    """What follows when another candidate is on trial, too; None: this one goes on."""
+    """What follows from other candidates on trial; None: this one goes on."""
+    # in the order in which they were opened, whatever the clock showed
     on_trial = [other for other in context.store.waiting_runs() if other.stage is Stage.SHADOW]
-    # in the order in which they were begun, whatever the clock said
     place = [other.run_id for other in on_trial].index(run.run_id)
     older, newer = on_trial[:place], on_trial[place + 1 :]
     if older:
-        if all(gives_way(other.fact(Stage.SHADOW)) for other in older):
+        if all(gives_way(other.facts.shadow) for other in older):
             return Step(run=run, message=f"run {run.run_id}: waits until the trial of run {older[0].run_id} has ended")
-        kept = older[0]
+        kept = older[0].facts.shadow
+        outcomes = kept.num_outcomes if kept else 0
         return _refused(
-            run,
-            context,
-            f"{_version(kept)} is on trial and does not trail: {kept.fact(Stage.SHADOW)['known']} outcomes are known",
+            run, context, f"{_version(older[0])} is on trial and does not trail: {outcomes} outcomes are known"
         )
-    if newer and gives_way(run.fact(Stage.SHADOW)):
+    if newer and gives_way(run.facts.shadow):
         return _refused(run, context, f"superseded by {_version(newer[-1])}")
     return None
 
 
-def _evaluate(run: Run, context: StageContext) -> Step:
-    fact, trained = run.fact(Stage.SHADOW), run.fact(Stage.TRAIN)
+def _evaluate(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
+    trained, gated = run.facts.require(TrainFacts), run.facts.require(GateFacts)
     current = context.slot.current_path()
     named = str(current) if current else None
-    if named != fact["incumbent_path"]:
-        return _anew(run, named, context)
+    if named != facts.incumbent_path:
+        return _again(run, facts, named, context)
     limits = context.policies.shadow
-    policy = trial_policy(context.policies.gate, limits, run.fact(Stage.GATE))
+    policy = trial_policy(context.policies.gate, limits, gated.verdict)
     found = trial_evaluation.evaluate(
         run,
+        facts,
         context,
-        model_path=trained["candidate_path"],
+        model_path=trained.candidate_path,
         reference_path=named,
         policy=policy,
         alpha=policy.incumbent_alpha,
     )
     if isinstance(found, Step):
         return found
-    verdict = judge_shadow(
-        found, policy=policy, shadow=limits, hours=trial_evaluation.hours_since(fact["started_at"], context)
+    hours = trial_evaluation.hours_at_stage(run, context)
+    verdict = judge_shadow(found, policy=policy, shadow=limits, hours=hours)
+    facts = replace(
+        trial_evaluation.evaluated(facts, found),
+        verdict=verdict,
+        candidate=found.evidence.candidate,
+        incumbent=found.evidence.incumbent,
     )
-    known = trial_evaluation.looked(run, context, _facts(found, verdict))
     if verdict.decision is Decision.UNDECIDED:
-        return _in_time(known, context)
+        return _in_time(run, facts, context)
     if verdict.decision is Decision.REFUSE:
-        return _refused(known, context, *verdict.reasons)
-    return _to_promotion(replace(known, not_before=None), context)
+        return _refused(run.with_fact(facts), context, *verdict.reasons)
+    return _to_promotion(replace(run.with_fact(facts), not_before=None), facts, context)
 
 
-def _facts(found: TrialEvaluation, verdict: Verdict) -> dict[str, object]:
-    incumbent = found.evidence.incumbent
-    return {
-        **trial_evaluation.counts_of(found),
-        "decision": verdict.decision,
-        "reasons": list(verdict.reasons),
-        "gates": [asdict(gate) for gate in verdict.gates],
-        "candidate": asdict(found.evidence.candidate),
-        "incumbent": asdict(incumbent) if incumbent else None,
-        "incumbent_absence": found.evidence.incumbent_absence,
-        "policy": asdict(verdict.policy),
-    }
-
-
-def _anew(run: Run, named: str | None, context: StageContext) -> Step:
-    """Another model serves: what was recorded beside the old one says nothing about it."""
-    fact, at = run.fact(Stage.SHADOW), context.now()
-    changed = run.with_fact(
-        Stage.SHADOW,
-        {
-            **fact,
-            "incumbent_path": named,
-            "since": at.isoformat(),
-            "look_at": at.isoformat(),
-            "look": fact["look"] + 1,
-            "book": trial_evaluation.new_prediction_log(run, at),
-            "observed": 0,
-            "foreseen": 0,
-            "known": 0,
-            "log_loss_gain": None,
-        },
+def _again(run: Run, facts: ShadowFacts, named: str | None, context: StageContext) -> Step:
+    """Another model serves: what was recorded beside the previous one is no evidence."""
+    at = context.now()
+    anew = ShadowFacts(
+        since=at,
+        prediction_log=trial_evaluation.new_prediction_log(run, at),
+        evaluation=facts.evaluation + 1,
+        evaluation_at=at,
+        incumbent_path=named,
     )
-    changed = changed.with_fact(Stage.TRAIN, {**run.fact(Stage.TRAIN), "incumbent_path": named})
+    trained = replace(run.facts.require(TrainFacts), incumbent_path=named)
     return Step(
-        run=changed,
-        message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {named}; the trial begins anew beside that one",
+        run=run.with_fact(anew).with_fact(trained),
+        message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {named}; the trial begins again beside that model",
     )
 
 
-def _in_time(run: Run, context: StageContext) -> Step:
+def _in_time(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
     """No verdict yet: the trial goes on, within its limit."""
-    fact, limit = run.fact(Stage.SHADOW), context.policies.shadow.max_hours
-    if trial_evaluation.hours_since(fact["started_at"], context) < limit:
-        return Step(run=run, message=trial_evaluation.standing(run))
-    why = fact["problem"] or "; ".join(fact.get("reasons", ()))
+    known = trial_evaluation.planned(run, facts, context)
+    if not trial_evaluation.is_over(run, context):
+        return Step(run=known, message=trial_evaluation.standing(known))
+    cause = facts.problem or "; ".join(facts.verdict.reasons if facts.verdict else ())
     return _refused(
-        run, context, f"no verdict within {limit:g} h: {fact['known']} outcomes are known" + (f"; {why}" if why else "")
+        known,
+        context,
+        f"no verdict within {context.policies.shadow.max_hours:g} h: {facts.num_outcomes} outcomes are known"
+        + (f"; {cause}" if cause else ""),
     )
 
 
-def _to_promotion(run: Run, context: StageContext) -> Step:
+def _to_promotion(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
     """One run works at a time: the promotion waits for its turn."""
     working = context.store.unfinished_run()
     if working is not None and working.run_id != run.run_id:
@@ -154,8 +145,7 @@ def _to_promotion(run: Run, context: StageContext) -> Step:
         )
     return Step(
         run=run.moved_to(Stage.PROMOTE, at=context.now()),
-        message=f"run {run.run_id}: {_version(run)} has passed its trial on "
-        f"{run.fact(Stage.SHADOW)['known']} new outcomes",
+        message=f"run {run.run_id}: {_version(run)} has passed its trial on {facts.num_outcomes} new outcomes",
     )
 
 
@@ -167,4 +157,4 @@ def _refused(run: Run, context: StageContext, *reasons: str) -> Step:
 
 
 def _version(run: Run) -> str:
-    return str(run.fact(Stage.TRAIN).get("version"))
+    return run.facts.train.version if run.facts.train else f"the candidate of run {run.run_id}"

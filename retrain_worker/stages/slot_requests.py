@@ -1,8 +1,8 @@
-"""Orders: a roll-back that a person or a bad trial has written down is carried out, one step per tick.
+"""Slot requests: a stored rollback or forced promotion is carried out, one step at a time.
 
 The model to return to is looked up in the history of the slot, and verified in a worker process (hash, safe load,
 canary) before the swap (stages/swap.py) begins. Every step is stored before the next one; recovery after a crash is:
-carry out the order.
+carry out the request.
 """
 
 from __future__ import annotations
@@ -14,44 +14,48 @@ from pathlib import Path
 from retrain_worker.domain import deployments, events, forced_promotion
 from retrain_worker.domain.deployments import Target
 from retrain_worker.domain.events import Event
+from retrain_worker.domain.facts import ForcedPromotion, GateFacts, RunFacts, TrainFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Run, Stage
-from retrain_worker.domain.probation import evidence_of
-from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.worker_protocol import Broken, OneOffTask, VerifyRequest, VerifyResult, Working
-from retrain_worker.errors import ArtifactError, RefuseError, RetrainError, RetryLaterError, SlotError
+from retrain_worker.errors import (
+    ArtifactError,
+    RefuseError,
+    RetrainError,
+    RetryLaterError,
+    SlotError,
+    StoredValueError,
+)
 from retrain_worker.stages import external_change, swap
 from retrain_worker.stages.ports import StageContext
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlotRequestStep:
-    """One step of an order; `order` is the same object when nothing changed."""
+    """One step of a request; `request` is the same object when nothing changed."""
 
     request: SlotRequest
     message: str
     deployment: Deployment | None = None
     events: tuple[Event, ...] = ()
-    #: a run that the order has opened
+    #: a run that the request has opened
     run: Run | None = None
-    #: whether it was stored: something has moved, nobody only waited
+    #: whether it was stored: something has changed
     is_move: bool = False
 
 
 def roll_back_id_of(run: Run) -> str:
-    """The id of the one order that takes the promotion of `run` back."""
+    """The id of the one request that takes the promotion of `run` back."""
     return f"rollback_of_{run.run_id}"
 
 
 def rollback_request_of(
     run: Run, deployment: Deployment, *, requested_by: str, reason: str, at: datetime
 ) -> SlotRequest:
-    """The order that takes the promotion of `run` back, as long as the env line names its model.
+    """The request that takes the promotion of `run` back, as long as the env line names its model.
 
-    Where no model was there before, none is there afterwards.
+    Without a model before it, the slot is emptied.
     """
-    arguments = {"only_from": deployment.model_path, "run_id": run.run_id}
-    if not deployment.previous_model_path:
-        arguments["to_none"] = "yes"
     return SlotRequest(
         request_id=roll_back_id_of(run),
         kind=SlotRequestKind.ROLLBACK,
@@ -60,16 +64,22 @@ def rollback_request_of(
         created_at=at,
         updated_at=at,
         answer="waiting for its turn",
-        arguments=arguments,
+        arguments=SlotRequestArguments(
+            only_from=deployment.model_path, run_id=run.run_id, to_none=not deployment.previous_model_path
+        ),
     )
 
 
 def carry_out(request: SlotRequest, context: StageContext) -> SlotRequestStep:
-    """One tick of an order that is not answered. What changed is stored before the step is returned."""
+    """One step of a request that is not answered. What changed is stored before the step is returned."""
     now = context.now()
     if request.not_before is not None and now < request.not_before:
         return SlotRequestStep(request=request, message=request.answer)
     try:
+        if request.arguments.unreadable:
+            raise StoredValueError(
+                f"its stored arguments cannot be read: {request.arguments.unreadable}", remedy="request it again"
+            )
         step = _promote(request, context) if request.kind is SlotRequestKind.PROMOTE else _step(request, context)
     except RetryLaterError as error:
         step = _later(request, error, context)
@@ -79,7 +89,7 @@ def carry_out(request: SlotRequest, context: StageContext) -> SlotRequestStep:
 
 
 def abandon(request: SlotRequest, reason: str, context: StageContext) -> SlotRequestStep:
-    """Give the order up, stored. What the env file says, counts."""
+    """Give the request up, stored. The env file decides what has become of the slot."""
     return _stored(request, _given_up(request, reason, context), context)
 
 
@@ -100,8 +110,8 @@ def _given_up(request: SlotRequest, reason: str, context: StageContext) -> SlotR
     if left.state is DeploymentState.UNDONE:
         return _answered(request, SlotRequestState.REFUSED, f"nothing was changed: {reason}", context, deployment=left)
     raised = (_event(request, left, context),) if deployment.state is DeploymentState.INTENDED else ()
-    told = f"PATCHTST_MODEL_PATH names {left.version if left.model_path else 'no model'}, but: {reason}"
-    return _answered(request, SlotRequestState.FAILED, told, context, deployment=left, raised=raised)
+    answer = f"PATCHTST_MODEL_PATH names {left.version if left.model_path else 'no model'}, but: {reason}"
+    return _answered(request, SlotRequestState.FAILED, answer, context, deployment=left, raised=raised)
 
 
 def _step(request: SlotRequest, context: StageContext) -> SlotRequestStep:
@@ -114,10 +124,10 @@ def _step(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         return SlotRequestStep(request=request, message=f"{request.request_id}: {step.message}")
     match moved.state:
         case DeploymentState.UNDONE:
-            told = f"nothing was changed: {moved.confirmation}"
-            return _answered(request, SlotRequestState.REFUSED, told, context, deployment=moved)
-        case DeploymentState.CONFIRMED | DeploymentState.NOT_CONFIRMED:
-            return _answered(request, SlotRequestState.DONE, _told(moved), context, deployment=moved)
+            answer = f"nothing was changed: {moved.confirmation}"
+            return _answered(request, SlotRequestState.REFUSED, answer, context, deployment=moved)
+        case DeploymentState.CONFIRMED | DeploymentState.NOT_CONFIRMED | DeploymentState.NOT_ASKED:
+            return _answered(request, SlotRequestState.DONE, _result(moved), context, deployment=moved)
         case DeploymentState.SWAPPED:
             return _moving(request, step.message, context, deployment=moved, raised=(_event(request, moved, context),))
         case _:
@@ -125,27 +135,22 @@ def _step(request: SlotRequest, context: StageContext) -> SlotRequestStep:
 
 
 def _promote(request: SlotRequest, context: StageContext) -> SlotRequestStep:
-    """A run is opened at the promotion, once its candidate's file is verified. The order is answered with that.
+    """A run is opened at the promotion, once its candidate's file is verified. The request is answered with that.
 
-    Raises RefuseError when a person may not do that, or when another run is at work.
+    Raises RefuseError when that is not allowed, or while another run is at work.
     """
-    judged = context.store.run(request.arguments["run_id"])
+    asked = request.arguments
+    judged = context.store.run(asked.run_id or "")
     if judged is None:
-        raise RefuseError(
-            f"there is no run {request.arguments['run_id']}", remedy="`retrain-worker history` lists them"
-        )
-    if why := forced_promotion.refusal(
-        judged,
-        is_forced=request.arguments.get("force") == "yes",
-        accepted_contract=request.arguments.get("accept_contract", ""),
-    ):
+        raise RefuseError(f"there is no run {asked.run_id}", remedy="`retrain-worker history` lists them")
+    if why := forced_promotion.refusal(judged, is_forced=asked.is_forced, accepted_contract=asked.accepted_contract):
         raise RefuseError(why)
     if (working := context.store.unfinished_run()) is not None:
-        raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="order again when it has ended")
-    trained, current = judged.fact(Stage.TRAIN), context.slot.current_path()
-    if current is not None and current.stem == trained["version"]:
-        raise RefuseError(f"{trained['version']} is in the slot already")
-    target = Target(version=trained["version"], model_path=trained["candidate_path"], sha256=trained["sha256"])
+        raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="request it again when it has ended")
+    trained, current = judged.facts.require(TrainFacts), context.slot.current_path()
+    if current is not None and current.stem == trained.version:
+        raise RefuseError(f"{trained.version} is in the slot already")
+    target = Target(version=trained.version, model_path=trained.candidate_path, sha256=trained.sha256)
     verified = _verified(request, target, context)
     if isinstance(verified, SlotRequestStep):
         return verified
@@ -157,22 +162,23 @@ def _promote(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         context,
         raised=(events.started(run, at=run.created_at),),
     )
-    opened = replace(step.request, arguments={**request.arguments, "opened": run.run_id})
+    opened = replace(step.request, arguments=replace(asked, opened_run_id=run.run_id))
     return replace(step, request=opened, run=run)
 
 
 def _forced_run(request: SlotRequest, judged: Run, context: StageContext) -> Run:
-    """The same candidate and the same verdict, and who takes the place of what is missing in it."""
+    """The same candidate and the same verdict, and who replaced the results that are missing in it."""
     at, current = context.now(), context.slot.current_path()
+    trained, gated = judged.facts.require(TrainFacts), judged.facts.require(GateFacts)
     while context.store.run(run_id := f"{at.astimezone(UTC):%Y%m%d_%H%M%S}") is not None:
         at += timedelta(seconds=1)
-    said = {
-        "by": request.requested_by,
-        "reason": request.reason,
-        "of_run": judged.run_id,
-        "undecided": forced_promotion.undecided_in(judged),
-        "accepted_contract": request.arguments.get("accept_contract"),
-    }
+    forced = ForcedPromotion(
+        by=request.requested_by,
+        reason=request.reason,
+        of_run=judged.run_id,
+        undecided=forced_promotion.undecided_in(judged),
+        accepted_contract=request.arguments.accepted_contract or None,
+    )
     return Run(
         run_id=run_id,
         requested_by=request.requested_by,
@@ -180,25 +186,22 @@ def _forced_run(request: SlotRequest, judged: Run, context: StageContext) -> Run
         created_at=context.now(),
         updated_at=context.now(),
         stage=Stage.PROMOTE,
-        facts={
-            "train": {**judged.fact(Stage.TRAIN), "incumbent_path": str(current) if current else None},
-            "gate": {
-                **{name: found for name, found in judged.fact(Stage.GATE).items() if name != "spending"},
-                "forced": said,
-            },
-        },
+        facts=RunFacts(
+            train=replace(trained, incumbent_path=str(current) if current else None),
+            gate=replace(gated, alpha_spending=None, forced=forced),
+        ),
     )
 
 
 def _intend(request: SlotRequest, context: StageContext) -> SlotRequestStep:
     named = _named(request, context)
     if external_change.unrecorded(context) is not None:
-        # what was before it is known once it is part of the history, two looks from now
+        # the rollback target depends on the history, which lacks that change until two checks of the slot agree
         return SlotRequestStep(
             request=request,
-            message=f"{request.request_id}: PATCHTST_MODEL_PATH was just changed by hand, which is recorded first",
+            message=f"{request.request_id}: PATCHTST_MODEL_PATH was changed externally, which is recorded first",
         )
-    if request.arguments.get("to_none"):
+    if request.arguments.to_none:
         return _withdraw(request, named, context)
     target = _target(request, named, context)
     verified = _verified(request, target, context)
@@ -206,7 +209,7 @@ def _intend(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         return verified
     deployment = swap.intended(
         deployment_id=request.request_id,
-        run_id=request.arguments.get("run_id"),
+        run_id=request.arguments.run_id,
         kind=DeploymentKind.ROLLBACK,
         version=target.version,
         model=Path(target.model_path),
@@ -215,17 +218,17 @@ def _intend(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         reason=request.reason,
         context=context,
     )
-    canary = "it has no canary" if verified.canary_error is None else f"canary within {verified.canary_error:.1g}"
-    return _moving(request, f"{target.version} is verified: {canary}", context, deployment=deployment)
+    canary = "no canary" if verified.canary_error is None else f"canary within {verified.canary_error:.1g}"
+    return _moving(request, f"{target.version} verified: {canary}", context, deployment=deployment)
 
 
 def _withdraw(request: SlotRequest, named: str | None, context: StageContext) -> SlotRequestStep:
-    """No model returns: the line goes, and the engine is as it was before the first model."""
+    """No model returns: the env line is removed, and the engine is as it was before the first model."""
     if named is None:
-        raise SlotError("no model is named already", where="PATCHTST_MODEL_PATH")
+        raise SlotError("names no model already", where="PATCHTST_MODEL_PATH")
     deployment = swap.intended(
         deployment_id=request.request_id,
-        run_id=request.arguments.get("run_id"),
+        run_id=request.arguments.run_id,
         kind=DeploymentKind.ROLLBACK,
         version="none",
         model=None,
@@ -238,21 +241,21 @@ def _withdraw(request: SlotRequest, named: str | None, context: StageContext) ->
 
 
 def _named(request: SlotRequest, context: StageContext) -> str | None:
-    """What the env line names. Raises SlotError when it is not what it was when the order was given."""
+    """What the env line names. Raises SlotError when it is not what the request was made for."""
     current = context.slot.current_path()
-    found, only_from = str(current) if current else None, request.arguments.get("only_from")
+    found, only_from = str(current) if current else None, request.arguments.only_from
     if only_from not in (None, found):
         raise SlotError(
-            f"it names {found or 'nothing'} now, no longer {only_from}",
+            f"names {found or 'nothing'} now, no longer {only_from}",
             where="PATCHTST_MODEL_PATH",
-            remedy="look at `retrain-worker deployments`, and order again if that is still wanted",
+            remedy="see `retrain-worker deployments`, and request it again if it is still wanted",
         )
     return found
 
 
 def _target(request: SlotRequest, named: str | None, context: StageContext) -> Target:
-    """The model that is wanted. Raises SlotError when there is none, or when it stands in the slot already."""
-    history, version = context.store.reached_deployments(), request.arguments.get("version")
+    """The model that is to return. Raises SlotError when there is none, or when it is in the slot already."""
+    history, version = context.store.reached_deployments(), request.arguments.version
     target = (
         deployments.known_version(history, version)
         if version
@@ -262,14 +265,14 @@ def _target(request: SlotRequest, named: str | None, context: StageContext) -> T
     )
     if target is None and version:
         known = ", ".join(deployments.known_versions(history)[:10]) or "none"
-        raise SlotError(f"{version} never stood in the slot; known are {known}")
+        raise SlotError(f"{version} was never in the slot; known versions: {known}")
     if target is None:
         remedy = (
-            "`retrain-worker rollback --to-none` takes the model out, as before the first one"
+            "`retrain-worker rollback --to-none` empties the slot"
             if named
-            else ("name a version: `retrain-worker deployments` lists them")
+            else "name a version: `retrain-worker deployments` lists them"
         )
-        raise SlotError("no earlier model is known that could return to the slot", remedy=remedy)
+        raise SlotError("no earlier model is known", remedy=remedy)
     if target.model_path == named:
         raise SlotError(f"{target.version} is in the slot already", where="PATCHTST_MODEL_PATH")
     return target
@@ -299,29 +302,31 @@ def _verified(request: SlotRequest, target: Target, context: StageContext) -> Sl
 
 
 def _event(request: SlotRequest, deployment: Deployment, context: StageContext) -> Event:
-    run = context.store.run(request.arguments["run_id"]) if "run_id" in request.arguments else None
-    evidence = evidence_of(run.fact(Stage.PROBATION)) if run is not None and run.fact(Stage.PROBATION) else None
+    run = context.store.run(request.arguments.run_id) if request.arguments.run_id else None
     return events.rolled_back(
-        deployment, shadow_only=context.slot.is_shadow_only(), at=context.now(), evidence=evidence
+        deployment,
+        shadow_only=context.slot.is_shadow_only(),
+        at=context.now(),
+        probation=run.facts.probation if run else None,
     )
 
 
-def _told(deployment: Deployment) -> str:
+def _result(deployment: Deployment) -> str:
     before = f", instead of {deployment.previous_version}" if deployment.previous_version else ""
     how = deployment.confirmation
     if not deployment.model_path:
         return f"PATCHTST_MODEL_PATH names no model{before}; {how}"
-    sure = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
-    return f"PATCHTST_MODEL_PATH names {deployment.version}{before}; {sure}"
+    confirmed = f"not confirmed: {how}" if deployment.state is DeploymentState.NOT_CONFIRMED else how
+    return f"PATCHTST_MODEL_PATH names {deployment.version}{before}; {confirmed}"
 
 
 def _later(request: SlotRequest, error: RetryLaterError, context: StageContext) -> SlotRequestStep:
     if request.num_retries >= context.policies.max_retries:
         return _given_up(request, str(error), context)
     wait = timedelta(seconds=context.policies.retry_seconds * 2**request.num_retries)
-    told = f"tries again in {wait.total_seconds():.0f} s: {error}"
-    waiting = replace(request, num_retries=request.num_retries + 1, not_before=context.now() + wait, answer=told)
-    return SlotRequestStep(request=waiting, message=f"{request.request_id} {told}")
+    answer = f"tries again in {wait.total_seconds():.0f} s: {error}"
+    waiting = replace(request, num_retries=request.num_retries + 1, not_before=context.now() + wait, answer=answer)
+    return SlotRequestStep(request=waiting, message=f"{request.request_id} {answer}")
 
 
 def _moving(
@@ -343,15 +348,15 @@ def _moving(
 def _answered(
     request: SlotRequest,
     state: SlotRequestState,
-    told: str,
+    answer: str,
     context: StageContext,
     *,
     deployment: Deployment | None = None,
     raised: tuple[Event, ...] = (),
 ) -> SlotRequestStep:
     return SlotRequestStep(
-        request=request.answered(state, told, at=context.now()),
-        message=f"{request.request_id} {state}: {told}",
+        request=request.answered(state, answer, at=context.now()),
+        message=f"{request.request_id} {state}: {answer}",
         deployment=deployment,
         events=raised,
     )

@@ -4,7 +4,7 @@ A promotion, a roll-back that a person orders and one that a bad trial causes di
 do. Each step is idempotent and is written down before the next one begins:
 
     INTENDED → env line replaced → SWAPPED → trigger file → ANNOUNCED → seen serving, or not in time →
-    CONFIRMED | NOT_CONFIRMED; and UNDONE where it was given up before the env line changed
+    CONFIRMED | NOT_CONFIRMED | NOT_ASKED; and UNDONE where it was given up before the env line changed
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retrain_worker.domain.confirmation import Confirm
-from retrain_worker.domain.deployments import NOT_ASKED, WITHDRAWN
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 from retrain_worker.errors import RetrainError, SlotError
 from retrain_worker.stages.ports import StageContext
 
 #: states in which nothing more happens to a deployment
-ENDED = frozenset({DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED, DeploymentState.UNDONE})
+ENDED = frozenset(
+    {DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED, DeploymentState.NOT_ASKED, DeploymentState.UNDONE}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +146,9 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
     if found not in (deployment.model_path, None):
         return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} by now", context)
     if not deployment.model_path:
-        return _ended(deployment, WITHDRAWN, context)
+        return _not_asked(deployment, "the slot names no model", context)
     if policies.engine_confirm is Confirm.NONE:
-        return _ended(deployment, NOT_ASKED, context)
+        return _not_asked(deployment, "no confirmation expected (ENGINE_CONFIRM=none)", context)
     # a unit that was started before it was told has read the old line; a follower names what it serves, and is quick
     since = deployment.updated_at if policies.engine_confirm is Confirm.UNIT else deployment.created_at
     seen = context.confirmations.seen_serving(
@@ -176,6 +177,10 @@ def _ended(deployment: Deployment, how: str, context: StageContext) -> SwapStep:
         deployment=_moved(deployment, DeploymentState.NOT_CONFIRMED, context, confirmation=how),
         message=f"not confirmed: {how}",
     )
+
+
+def _not_asked(deployment: Deployment, how: str, context: StageContext) -> SwapStep:
+    return SwapStep(deployment=_moved(deployment, DeploymentState.NOT_ASKED, context, confirmation=how), message=how)
 
 
 def _moved(

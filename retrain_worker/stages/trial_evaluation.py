@@ -1,16 +1,17 @@
-"""One look at a model on trial: a worker scores the rows that have come, and the next look is planned.
+"""One evaluation of a model on trial or on probation: a worker scores the new rows, and the next evaluation is planned.
 
-A look is due when its time has come (TRIAL_INTERVAL_MIN after the last one); what the last one found stands in the
-run's fact. A world that cannot be looked at now is no verdict: the problem is noted and the next look tries again.
+An evaluation is due TRIAL_INTERVAL_MIN after the previous one; what the previous one found is in the facts of the run.
+A problem (the database is busy, a file cannot be read) is no verdict: it is stored, and the next evaluation tries
+again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
+from retrain_worker.domain.facts import ProbationFacts, ShadowFacts, TrialFacts
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Run, Stage
 from retrain_worker.domain.trial_evaluation import TrialEvaluation
@@ -19,31 +20,30 @@ from retrain_worker.errors import WorkerInterruptedError
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
+AnyTrial = TypeVar("AnyTrial", ShadowFacts, ProbationFacts)
 
-def begun(run: Run, context: StageContext, found: Mapping[str, Any], message: str) -> Step:
-    """The trial begins: what is known of it from the start, and a first look at once."""
-    now = context.now()
-    fact = {
-        "started_at": now.isoformat(),
-        "look_at": now.isoformat(),
-        "look": 1,
-        "book": new_prediction_log(run, now),
-        "observed": 0,
-        "foreseen": 0,
-        "known": 0,
-        "problem": "",
-        **found,
-    }
-    return Step(run=run.with_fact(run.stage, fact), message=message)
+
+def facts_of(run: Run) -> ShadowFacts | ProbationFacts | None:
+    """The facts of the stage at which `run` waits; None: its first evaluation is not planned yet."""
+    return run.facts.shadow if run.stage is Stage.SHADOW else run.facts.probation
 
 
 def new_prediction_log(run: Run, at: datetime) -> str:
-    """A name that no book of this run has had: answers of another stage, or beside another model, stay out of it."""
-    return f"{run.stage.lower()}_{at:%Y%m%d_%H%M%S_%f}"
+    """The name of a prediction log without answers of another stage, or beside another model."""
+    return f"predictions_{run.stage.lower()}_{at:%Y%m%d_%H%M%S_%f}"
+
+
+def restart_note(run: Run) -> str:
+    """Why the evaluations begin again although the stage began before; empty at its beginning."""
+    cause = run.facts.unreadable.get(run.stage.lower())
+    return (
+        f"the stored facts cannot be read ({cause}); the evaluations begin again, the time limit stays" if cause else ""
+    )
 
 
 def evaluate(
     run: Run,
+    facts: TrialFacts,
     context: StageContext,
     *,
     model_path: str,
@@ -51,23 +51,23 @@ def evaluate(
     policy: GatePolicy,
     alpha: float,
 ) -> Step | TrialEvaluation:
-    """What this look found, or a Step that waits. Raises the worker's error."""
-    fact, policies = run.fact(run.stage), context.policies
+    """What the evaluation that is due has found, or a Step that waits for it. Raises the worker's error."""
+    policies, run_dir = context.policies, context.folders.run_dir(run.run_id)
     answer = context.workers.result_of(
         run.stage,
-        context.folders.run_dir(run.run_id),
+        run_dir,
         TrialEvaluationRequest(
             run_id=run.run_id,
-            run_dir=str(context.folders.run_dir(run.run_id)),
-            number=fact["look"],
+            run_dir=str(run_dir),
+            number=facts.evaluation,
             model_path=model_path,
             reference_path=reference_path,
-            since=fact["since"],
-            prediction_log=fact["book"],
-            now=fact["look_at"],
+            since=facts.since.isoformat(),
+            prediction_log=facts.prediction_log,
+            now=facts.evaluation_at.isoformat(),
             data=policies.data,
             policy=policy,
-            prior=_prior(run),
+            prior=run.facts.train.prior if run.facts.train else 0.5,
             worse_alpha=alpha,
             threads=policies.recipe.threads,
             memory_limit_bytes=policies.worker_memory_bytes,
@@ -85,64 +85,57 @@ def evaluate(
             raise answer.error
 
 
-def looked(run: Run, context: StageContext, found: Mapping[str, Any]) -> Run:
-    """The run with what this look found, and the next one planned."""
-    engine = {"engine": context.engine_says()} if run.stage is Stage.PROBATION else {}
-    fact = {**run.fact(run.stage), "problem": "", "unsound": False, **found, **engine}
-    return _planned(run.with_fact(run.stage, {**fact, "look": fact["look"] + 1}), context)
-
-
-def problem(run: Run, context: StageContext, error: str) -> Run:
-    """The run, knowing why it could not be looked at; the next look is planned."""
-    return _planned(run.with_fact(run.stage, {**run.fact(run.stage), "problem": error}), context)
-
-
-def counts_of(found: TrialEvaluation) -> dict[str, Any]:
-    """What every look leaves in the fact."""
-    card, paired = found.evidence.candidate, found.evidence.comparison
-    return {
-        "observed": found.num_predictions,
-        "foreseen": found.num_early_predictions,
-        "known": found.num_outcomes,
-        "auc": card.auc,
-        "log_loss": card.log_loss,
-        "log_loss_gain": paired.log_loss_gain if paired else None,
-        "model": asdict(found.model),
-        "reference": asdict(found.reference) if found.reference else None,
-        "absence": found.absence,
-        "answers": [asdict(each) for each in found.answers],
-    }
-
-
-def hours_since(text: str, context: StageContext) -> float:
-    """Hours since an instant of a fact."""
-    return (context.now() - datetime.fromisoformat(text)).total_seconds() / 3600.0
-
-
-def standing(run: Run) -> str:
-    """How the trial stands, one sentence."""
-    fact = run.fact(run.stage)
-    name = "on trial" if run.stage is Stage.SHADOW else "on probation"
-    gain = fact.get("log_loss_gain")
-    against = "" if gain is None else f", log loss gain {gain:+.4f} over {_reference_name(run)}"
-    told = f"run {run.run_id}: {run.fact(Stage.TRAIN).get('version')} is {name}"
-    if not fact:
-        return told
-    return f"{told}: {fact['observed']} rows recorded, {fact['known']} outcomes known{against}" + (
-        f"; {fact['problem']}" if fact["problem"] else ""
+def evaluated(facts: AnyTrial, found: TrialEvaluation) -> AnyTrial:
+    """The facts after an evaluation."""
+    return replace(
+        facts,
+        evaluation=facts.evaluation + 1,
+        problem="",
+        num_predictions=found.num_predictions,
+        num_early_predictions=found.num_early_predictions,
+        num_outcomes=found.num_outcomes,
+        auc=found.evidence.candidate.auc,
+        log_loss=found.evidence.candidate.log_loss,
+        comparison=found.evidence.comparison,
+        model=found.model,
+        reference=found.reference,
+        reference_absence=found.absence,
+        answers=found.answers,
     )
 
 
-def _reference_name(run: Run) -> str:
-    return "the incumbent" if run.stage is Stage.SHADOW else "the model it replaced"
-
-
-def _planned(run: Run, context: StageContext) -> Run:
+def planned(run: Run, facts: ShadowFacts | ProbationFacts, context: StageContext) -> Run:
+    """The run with these facts and its next evaluation planned."""
     at = context.now() + timedelta(minutes=context.policies.trial_interval_minutes)
-    return replace(run.with_fact(run.stage, {**run.fact(run.stage), "look_at": at.isoformat()}), not_before=at)
+    return replace(run.with_fact(replace(facts, evaluation_at=at)), not_before=at, num_deaths=0)
 
 
-def _prior(run: Run) -> float:
-    part = run.fact(Stage.TRAIN).get("parts", {}).get("train", {})
-    rows = part.get("win", 0) + part.get("loss", 0)
-    return float(part.get("win", 0)) / rows if rows else 0.5
+def is_planned(run: Run, context: StageContext) -> bool:
+    """Whether the next evaluation is not due yet. A plan beyond the interval was made by a clock that was ahead."""
+    interval = timedelta(minutes=context.policies.trial_interval_minutes)
+    return run.not_before is not None and timedelta() < run.not_before - context.now() <= interval
+
+
+def is_over(run: Run, context: StageContext) -> bool:
+    """Whether the time limit of the stage has passed: SHADOW_MAX_HOURS, PROBATION_HOURS."""
+    policies = context.policies
+    limit = policies.shadow.max_hours if run.stage is Stage.SHADOW else policies.probation.hours
+    return hours_at_stage(run, context) >= limit
+
+
+def hours_at_stage(run: Run, context: StageContext) -> float:
+    """Hours since the stage began: a run that waits moves no more, and is never resumed."""
+    return (context.now() - run.updated_at).total_seconds() / 3600.0
+
+
+def standing(run: Run) -> str:
+    """The state of the trial or the probation, one sentence."""
+    facts, is_shadow = facts_of(run), run.stage is Stage.SHADOW
+    version = run.facts.train.version if run.facts.train else "its model"
+    named = f"run {run.run_id}: {version} is {'on trial' if is_shadow else 'on probation'}"
+    if facts is None:
+        return named
+    reference = "the incumbent" if is_shadow else "the model it replaced"
+    gain = "" if facts.log_loss_gain is None else f", log loss gain {facts.log_loss_gain:+.4f} over {reference}"
+    problem = f"; {facts.problem}" if facts.problem else ""
+    return f"{named}: {facts.num_predictions} predictions logged, {facts.num_outcomes} outcomes known{gain}{problem}"

@@ -78,8 +78,8 @@ def look(request: TrialEvaluationRequest, database_url: str, report: Report) -> 
 
 
 def prediction_log_file(request: TrialEvaluationRequest) -> Path:
-    """Where the lines of this trial stand."""
-    return Path(request.run_dir) / f"book_{request.prediction_log}.npy"
+    """The file of the predictions of this trial."""
+    return Path(request.run_dir) / f"{request.prediction_log}.npy"
 
 
 def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, path: Path) -> NDArray[np.void]:

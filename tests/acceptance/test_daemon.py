@@ -55,7 +55,7 @@ def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_th
     resumed = second.wait_for_event("run_progress")
     ended = second.wait_for_event("run_finished")
 
-    assert "goes on where it stopped" in resumed["message"]
+    assert "resumed" in resumed["message"]
     assert ended["outcome"] == "REFUSED"
     assert parse(env.read_bytes()) == {"PATCHTST_SHADOW_ONLY": "true"}
     log = next((home / "models/runs").glob("*/train.log")).read_text()

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from retrain_worker.domain.gates import Decision
 from retrain_worker.domain.lifecycle import Outcome, Stage
+from retrain_worker.stages.trial_evaluation import facts_of
 from tests.acceptance.conftest import retrain_worker, wait_for
+from tests.run_facts import probation_facts
 from tests.trial_home import OTHER_LINES, TrialHome, TwoModels, trial_home, two_models
 
 SETTINGS = {
@@ -44,7 +47,7 @@ def start(daemon_of, made: TrialHome, **settings: object):
 def killed_in_a_look(daemon_of, made: TrialHome) -> None:
     """SIGKILL while a worker looks, after at least one look has recorded something."""
     daemon = start(daemon_of, made)
-    wait_for(lambda: made.run().fact(made.run().stage).get("look", 0) > 1, what="a first look")
+    wait_for(lambda: (facts_of(made.run()) or probation_facts()).evaluation > 1, what="a first evaluation")
     wait_for(lambda: looking_worker_of(daemon), what="a worker that looks")
     daemon.stop(signal.SIGKILL)
 
@@ -58,16 +61,15 @@ def test_a_trial_survives_a_kill_and_ends_in_a_swap(daemon_of, models, tmp_path)
     made = trial_home(tmp_path / "home", models, stage=Stage.SHADOW, candidate=models.good, incumbent=models.stale)
     made.days_pass(rows=150, days=0.5)
     killed_in_a_look(daemon_of, made)
-    before = made.run().fact(Stage.SHADOW)
-    assert before["observed"] == 150
+    before = made.run()
+    assert before.facts.shadow.num_predictions == 150
     assert made.named() == models.stale.stem
     made.days_pass(rows=450)
 
     ended = start(daemon_of, made, PROBATION_HOURS=0).wait_for_event("run_finished")
-    fact = made.run().fact(Stage.SHADOW)
 
     assert ended["outcome"] == Outcome.PROMOTED, ended
-    assert (fact["observed"], fact["started_at"]) == (600, before["started_at"])
+    assert made.run().facts.shadow.num_predictions == 600
     assert made.named() == models.good.stem
     assert "on trial" in retrain_worker("gates", made.run_id, "--home", made.home).stdout
 
@@ -82,7 +84,7 @@ def test_a_trial_survives_a_kill_and_ends_in_a_refusal(daemon_of, models, tmp_pa
 
     assert ended["outcome"] == Outcome.REFUSED
     assert made.named() == models.good.stem
-    assert made.run().fact(Stage.SHADOW)["decision"] == "REFUSE"
+    assert made.run().facts.shadow.verdict.decision is Decision.REFUSE
 
 
 def test_a_probation_takes_a_worse_model_back_whenever_it_is_killed(daemon_of, models, tmp_path):
@@ -92,7 +94,7 @@ def test_a_probation_takes_a_worse_model_back_whenever_it_is_killed(daemon_of, m
     assert made.named() == models.stale.stem
     made.days_pass(rows=450)
     second = start(daemon_of, made)
-    wait_for(lambda: made.run().fact(Stage.PROBATION).get("decision"), what="the decision")
+    wait_for(lambda: made.run().facts.probation.rollback_reason, what="the decision")
     second.stop(signal.SIGKILL)
 
     third = start(daemon_of, made)
@@ -114,12 +116,12 @@ def test_a_model_that_is_better_than_the_one_before_it_is_not_taken_back(daemon_
     made = trial_home(tmp_path / "home", models, stage=Stage.PROBATION, candidate=models.good, incumbent=models.stale)
     made.days_pass(rows=450)
     daemon = start(daemon_of, made)
-    wait_for(lambda: made.run().fact(Stage.PROBATION).get("num_decided"), what="a decision")
+    wait_for(lambda: (made.run().facts.probation or probation_facts()).num_analyses, what="an interim analysis")
     made.env_file.write_text(made.env_file.read_text().replace(models.good.stem, models.stale.stem))
     told = daemon.wait_for_event("probation_ended")
 
     assert told["outcome"] == Outcome.PROMOTED
-    assert "ended early" in told["message"]
+    assert "cancelled" in told["message"]
     assert made.named() == models.stale.stem, "a hand-edit is respected"
 
 

@@ -15,11 +15,14 @@ from retrain_worker.daemon.run_schedule import RunSchedule
 from retrain_worker.daemon.service import jobs_of
 from retrain_worker.daemon.wiring import Components, open_components
 from retrain_worker.domain.artifact import manifest_file
+from retrain_worker.domain.facts import RunFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
-from retrain_worker.domain.slot_request import SlotRequestKind
+from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
 from retrain_worker.errors import DiskFullError, StateError
+from retrain_worker.stages.advance import STAGES
 from retrain_worker.stages.audit import reference_run_id
 from retrain_worker.stages.step import Step
+from tests.run_facts import forced_gate_facts, probation_facts
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
@@ -61,9 +64,9 @@ def test_an_attempt_dated_in_the_future_delays_the_next_run_by_one_interval_and_
     assert schedule.next_run_at(due + timedelta(minutes=1)) == due + timedelta(hours=4)
 
 
-def test_a_tick_that_fails_unexpectedly_again_and_again_ends_the_run(app):
+def test_a_tick_that_fails_unexpectedly_again_and_again_ends_the_run(app, monkeypatch):
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
-    app.store.record(replace(run, stage=Stage.GATE))  # a stage whose facts are missing
+    monkeypatch.setitem(STAGES, Stage.PULL, lambda *_: 1 / 0)
     for _ in range(5):
         app.driver.run_pass()
 
@@ -171,12 +174,12 @@ def test_the_folder_that_a_forced_or_an_ordered_promotion_goes_back_to_is_never_
         an_ended_run(app, NOW + timedelta(days=day))
         ids.append(app.store.history(1)[0].run_id)
         app.run_folders.run_dir(ids[-1])
-    forced = replace(app.store.run(ids[3]), facts={"gate": {"forced": {"of_run": ids[0]}}})
+    forced = replace(app.store.run(ids[3]), facts=RunFacts(gate=forced_gate_facts(ids[0])))
     app.store.record(
         forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
     )
     app.store.open_slot_request(
-        SlotRequestKind.PROMOTE, arguments={"run_id": ids[1]}, requested_by="a", reason="", at=NOW
+        SlotRequestKind.PROMOTE, arguments=SlotRequestArguments(run_id=ids[1]), requested_by="a", reason="", at=NOW
     )
     app.retention.run()
 
@@ -189,7 +192,7 @@ def test_check_and_audit_measure_drift_against_the_folder_that_a_run_would(app):
     for day in range(1, 3):
         an_ended_run(app, NOW + timedelta(days=day))
         ids.append(app.store.history(1)[0].run_id)
-    forced = replace(app.store.run(ids[1]), facts={"gate": {"forced": {"of_run": ids[0]}}})
+    forced = replace(app.store.run(ids[1]), facts=RunFacts(gate=forced_gate_facts(ids[0])))
     app.store.record(
         forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
     )
@@ -241,7 +244,11 @@ def test_retention_keeps_what_serves_what_served_and_what_a_roll_back_would_retu
         f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n"
     )
     app.store.open_slot_request(
-        SlotRequestKind.ROLLBACK, arguments={"version": models[0].stem}, requested_by="a", reason="", at=NOW
+        SlotRequestKind.ROLLBACK,
+        arguments=SlotRequestArguments(version=models[0].stem),
+        requested_by="a",
+        reason="",
+        at=NOW,
     )
     app.retention.run()
 
@@ -252,14 +259,12 @@ def test_retention_keeps_the_model_to_which_a_roll_back_returns_past_a_condemned
     app.configuration.settings = replace(app.configuration.settings, keep_models=2)
     models = published_models(app, 7)
     run, _ = app.store.open_run(requested_by="schedule", reason="test", at=NOW)
-    promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "c" * 64})
-    judged = promoted.on_probation("", at=NOW).with_fact(
-        Stage.PROBATION, {"decision": "ROLL_BACK", "reasons": ["worse"]}
-    )
+    judged = replace(run, stage=Stage.PROBATION).with_fact(probation_facts(rollback_reason="worse"))
     app.store.record(judged.ended(Outcome.ROLLED_BACK, "worse", at=NOW))
     for number in range(3):
         deployment = a_deployment(number, models)
-        app.store.record_deployment(replace(deployment, sha256="c" * 64) if number == 1 else deployment)
+        blocked = replace(deployment, deployment_id=run.run_id, sha256="c" * 64)
+        app.store.record_deployment(blocked if number == 1 else deployment)
     app.configuration.settings.engine_env_file.write_text(
         f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n"
     )

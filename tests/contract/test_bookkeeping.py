@@ -12,6 +12,7 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.jobs.bookkeeping import MAX_ATTEMPTS, Bookkeeping
 from retrain_worker.domain.lifecycle import DeploymentKind, DeploymentState, Outcome, Stage
 from tests.contract.test_run_store import DEPLOYMENT
+from tests.run_facts import gate_facts, promote_facts, train_facts
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
@@ -105,14 +106,7 @@ def waiting(store, day, stage):
     at = AT + timedelta(days=day)
     run, _ = store.open_run(requested_by="schedule", reason="test", at=at)
     version = f"patchtst_v{run.run_id}"
-    run = replace(
-        run,
-        facts={
-            "train": {"version": version, "parts": {}},
-            "gate": {"candidate": {}},
-            "promote": {"version": version, "model_path": f"/m/{version}.pth"},
-        },
-    )
+    run = run.with_fact(train_facts(version=version)).with_fact(gate_facts()).with_fact(promote_facts(version))
     run = replace(run, stage=Stage.SHADOW)
     store.record(run)
     return run if stage is Stage.SHADOW else on_probation(store, run, at)
@@ -126,7 +120,7 @@ def on_probation(store, run, at):
             DEPLOYMENT,
             deployment_id=run.run_id,
             run_id=run.run_id,
-            version=run.fact(Stage.PROMOTE)["version"],
+            version=run.facts.promote.version,
             state=DeploymentState.CONFIRMED,
             created_at=at,
         ),
@@ -196,7 +190,7 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
         deployment_id="rollback_1",
         run_id=None,
         kind=DeploymentKind.ROLLBACK,
-        version=first.fact(Stage.PROMOTE)["version"],
+        version=first.facts.promote.version,
         state=DeploymentState.CONFIRMED,
     )
     empty.record_deployment(back)

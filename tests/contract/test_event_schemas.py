@@ -13,9 +13,13 @@ from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.retrain_requests import trigger
 from retrain_worker.domain import events
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, SERVED_STREAM, EventType, stream_of
+from retrain_worker.domain.facts import PullFacts, RowCounts
+from retrain_worker.domain.gates import GatePolicy, decide
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.serving import ModelFollower
 from tests.redis_world import enqueue
+from tests.run_facts import gate_facts, train_facts
+from tests.unit.test_gates import GOOD
 
 DOCS = Path(__file__).parents[2] / "docs" / "events"
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -52,9 +56,9 @@ DEPLOYMENT = Deployment(
 
 
 def gated():
-    known = RUN.with_fact(Stage.PULL, {"rows": {"loaded": 10, "labelled": 9, "quarantined": {"nan": 1}}})
-    known = known.with_fact(Stage.TRAIN, {"final_loss": 0.6, "contract": {"preset": "paper"}})
-    return known.with_fact(Stage.GATE, {"candidate": CARD, "incumbent": None, "gates": [{"name": "skill"}]})
+    known = RUN.with_fact(PullFacts(rows=RowCounts(loaded=10, labelled=9, quarantined={"nan": 1})))
+    known = known.with_fact(train_facts(final_loss=0.6))
+    return known.with_fact(gate_facts(verdict=decide(GOOD, GatePolicy()), candidate=GOOD.candidate))
 
 
 def published():

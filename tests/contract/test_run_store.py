@@ -8,8 +8,12 @@ import pytest
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import events
+from retrain_worker.domain.facts import PullFacts, RowCounts, RunFacts
+from retrain_worker.domain.gates import GatePolicy, decide
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind
+from tests.run_facts import gate_facts, probation_facts, promote_facts, train_facts
+from tests.unit.test_gates import GOOD
 
 AT = datetime(2026, 1, 10, 3, 30, 0, 123456, tzinfo=UTC)
 RUN = Run(run_id="20260110_033000", requested_by="once", request_reason="a test", created_at=AT, updated_at=AT)
@@ -51,7 +55,14 @@ def test_what_is_recorded_comes_back_as_it_was(store):
         num_deaths=2,
         num_retries=1,
         not_before=AT + timedelta(minutes=1),
-        facts={"pull": {"rows": {"win": 3}, "names": ["a", "b"], "share": 0.5, "none": None}},
+        facts=RunFacts(
+            pull=PullFacts(rows=RowCounts(win=3), feature_names=("a", "b"), last_at=AT),
+            train=train_facts(final_loss=0.5, history=((1, 0.7, 0.6, 0.5),)),
+            gate=gate_facts(verdict=decide(GOOD, GatePolicy()), candidate=GOOD.candidate),
+            promote=promote_facts(),
+            probation=probation_facts(),
+            unreadable={"audit": "Expected `array`, got `int` - at `$.findings`"},
+        ),
         seconds={"pull": 1.25},
     )
     store.record(run)
@@ -131,7 +142,7 @@ def test_a_slot_request_is_stored_with_its_deployment_its_event_and_the_run_it_o
     request = SlotRequest(
         request_id="rollback_20260110_033000",
         kind=SlotRequestKind.ROLLBACK,
-        arguments={"version": "patchtst_v20260101_000000"},
+        arguments=SlotRequestArguments(version="patchtst_v20260101_000000"),
         requested_by="ada",
         reason="loses money",
         created_at=AT,

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,9 +15,11 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import StateLock
 from retrain_worker.domain import events
 from retrain_worker.domain.alpha_spending import spend
+from retrain_worker.domain.facts import RunFacts
 from retrain_worker.domain.lifecycle import DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.errors import AlreadyRunningError, SlotError, StateError
 from tests.contract.test_run_store import AT, DEPLOYMENT, RUN
+from tests.run_facts import forced_gate_facts, gate_facts, probation_facts
 
 
 @pytest.fixture
@@ -285,10 +287,7 @@ def test_what_was_spent_is_told_from_the_newest_decision_before_a_run(state):
         run, _ = opened(state, AT + timedelta(days=day))
         ids.append(run.run_id)
         if spent:
-            run = run.with_fact(
-                Stage.GATE,
-                {"spending": {**asdict(spent), "at": spent.at.isoformat(), "since": spent.since.isoformat()}},
-            )
+            run = run.with_fact(gate_facts(alpha_spending=spent))
         state.record(run.ended(Outcome.FAILED, "test", at=AT + timedelta(days=day)))
 
     assert (
@@ -322,10 +321,10 @@ def test_a_run_that_waits_lets_another_one_work_and_two_never_work_at_once(state
 
 def test_bytes_are_condemned_by_a_probation_that_took_them_back_and_by_nothing_else(state):
     run = waiting(state)
-    promoted = replace(run, stage=Stage.PROMOTE).with_fact(Stage.PROMOTE, {"sha256": "b" * 64}).on_probation("", at=AT)
-    state.record(promoted)
+    promoted = replace(run, stage=Stage.PROBATION, outcome=Outcome.PROMOTED)
+    state.record(promoted, deployment=replace(DEPLOYMENT, sha256="b" * 64, state=DeploymentState.CONFIRMED))
     assert state.blocked("b" * 64) is None
-    worse = promoted.with_fact(Stage.PROBATION, {"decision": "ROLL_BACK", "reasons": ["worse"]})
+    worse = promoted.with_fact(probation_facts(rollback_reason="worse"))
     state.record(worse.ended(Outcome.ROLLED_BACK, "worse", at=AT))
 
     assert "worse" in state.blocked("b" * 64)
@@ -357,7 +356,7 @@ def test_a_forced_promotion_does_not_put_off_the_schedule(state):
         run_id="20260110_063000",
         created_at=later,
         stage=Stage.PROMOTE,
-        facts={"gate": {"forced": {"by": "a person"}}},
+        facts=RunFacts(gate=forced_gate_facts("20260110_033000")),
     )
     state.record(forced.ended(Outcome.PROMOTED, "forced", at=later))
     assert state.last_attempt_at() == AT

@@ -25,12 +25,13 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.recipe import Recipe
-from retrain_worker.domain.slot_request import SlotRequestKind
+from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import Done, VerifyResult
 from retrain_worker.stages.advance import advance, resume
 from retrain_worker.stages.ports import Policies, StageContext
 from retrain_worker.stages.slot_requests import carry_out
+from tests.run_facts import gate_facts, train_facts
 
 OLDER, OLD = "patchtst_v20260107_120000", "patchtst_v20260108_120000"
 NEW, NEXT = "patchtst_v20260109_120000", "patchtst_v20260110_120000"
@@ -123,7 +124,7 @@ def prepare(scene: Scene) -> None:
             store.record(run.ended(Outcome.FAILED, "nothing", at=START))
             store.open_slot_request(
                 SlotRequestKind.ROLLBACK,
-                arguments={"only_from": str(scene.model(OLD))},
+                arguments=SlotRequestArguments(only_from=str(scene.model(OLD))),
                 requested_by="ada",
                 reason="it loses",
                 at=START,
@@ -281,19 +282,11 @@ def _due(run: Run, scene: Scene, version: str) -> Run:
     sha256 = _put(candidate)
     incumbent = str(_named(scene))
     known = run.with_fact(
-        Stage.TRAIN,
-        {
-            "candidate_path": str(candidate),
-            "version": version,
-            "sha256": sha256,
-            "incumbent_path": incumbent,
-            "contract": {},
-            "final_loss": 0.5,
-        },
+        train_facts(candidate_path=str(candidate), version=version, sha256=sha256, incumbent_path=incumbent)
     )
     at = run.created_at
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         known = known.moved_to(stage, at=at)
-    passed = known.with_fact(Stage.GATE, {"decision": "PASS", "gates": []})
+    passed = known.with_fact(gate_facts())
     # stopped in good order: the start that goes on with it counts no death yet
     return passed.ended(Outcome.INTERRUPTED, "stopped", at=at)

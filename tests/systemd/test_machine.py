@@ -140,7 +140,7 @@ def test_it_stops_within_ten_seconds_in_each_phase_and_the_next_start_goes_on(ho
     if stage not in ("idle", "PROMOTE"):
         assert host.state("SELECT outcome FROM runs") == [("INTERRUPTED",)]
         host.systemctl("start", UNIT)
-        host.wait(lambda: any("goes on where it stopped" in said for said in host.messages()), "the run to go on")
+        host.wait(lambda: any("resumed" in said for said in host.messages()), "the run to go on")
     if stage == "TRAIN":
         host.wait(lambda: host.stage() == "GATE", "the end of the training")
         log = next(host.path("/data/quantum/models/runs").glob("*/train.log")).read_text()
@@ -173,7 +173,7 @@ def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(host, s
     host.wait_status("is on (trial|probation)")
     stop_in_time(host, f"a look ({stage})", record_property)
 
-    evaluations = f"SELECT json_extract(facts, '$.{stage.lower()}.look') FROM runs"
+    evaluations = f"SELECT json_extract(facts, '$.{stage.lower()}.evaluation') FROM runs"
     assert host.state(evaluations) == [(1,)]
     host.systemctl("start", UNIT)
     host.wait(lambda: host.state(evaluations) == [(2,)], "the look that was broken off")
@@ -273,7 +273,7 @@ def test_a_frozen_daemon_is_restarted_and_a_long_training_is_not(host):
     host.wait(lambda: host.show("NRestarts")["NRestarts"] == "1", "the restart")
     host.wait(lambda: host.show("ActiveState")["ActiveState"] == "active", "READY again")
 
-    host.wait_message("goes on where it stopped")
+    host.wait_message("resumed")
     assert host.run("test", "-e", f"/proc/{worker}", check=False).returncode, "no worker is left of the frozen one"
     assert any("Watchdog timeout" in said for said in host.messages("-u", UNIT))
     host.systemctl("stop", UNIT)

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from retrain_worker.domain import gates
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.facts import AuditFacts, GateFacts, PullFacts, RowCounts, RunFacts
 from retrain_worker.domain.gates import (
     Agreement,
     Bucket,
@@ -28,6 +30,7 @@ from retrain_worker.report.gate_checks import checks_of
 from retrain_worker.report.page import page, write_page
 from retrain_worker.report.result import result_of
 from retrain_worker.report.run_summary import gates_table, hit_rates, summary
+from tests.run_facts import promote_facts, train_facts
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 OLD = "/opt/quantum/ai_engine/models/patchtst_v20251201_000000.pth"
@@ -108,97 +111,70 @@ WEAK = {
 
 def run_with(found=None, *, symbols=None):
     """A run that has come up to its verdict."""
-    plain_values = msgspec.to_builtins
     found = found or evidence()
     verdict = gates.decide(found, GatePolicy())
     run = Run(run_id="20260110_033000", requested_by="once", request_reason="asked for", created_at=AT, updated_at=AT)
-    run = run.with_fact(
-        Stage.PULL,
-        {
-            "rows": {
-                "loaded": 6060,
-                "labelled": 5988,
-                "win": 3637,
-                "loss": 2351,
-                "neutral": 0,
-                "open": 72,
-                "new_labelled": 5988,
-                "quarantined": {"features": 7},
-                "contradictions": 12,
-            },
-            "symbols": symbols or {"ADAUSDT": 1164, "BTCUSDT": 1232},
-            "feature_names": ["rsi", "ma_cross"],
-            "first_at": "2025-12-11T03:30:00+00:00",
-            "last_at": "2026-01-10T03:30:00+00:00",
-            "data_sha256": "ab" * 32,
-        },
-    )
-    run = run.with_fact(
-        Stage.AUDIT,
-        {
-            "findings": [
-                {
-                    "name": "rows",
-                    "severity": "OK",
-                    "message": "rows enough",
-                    "measured": 1.0,
-                    "limit": 0.5,
-                    "examples": (),
-                },
-                {
-                    "name": "labels",
-                    "severity": "WARNING",
-                    "message": "12 contradict",
-                    "measured": 12.0,
-                    "limit": 99.0,
-                    "examples": ("id 1",),
-                },
-            ]
-        },
-    )
-    run = run.with_fact(
-        Stage.TRAIN,
-        {
-            "parts": {
+    facts = RunFacts(
+        pull=PullFacts(
+            rows=RowCounts(
+                loaded=6060,
+                labelled=5988,
+                win=3637,
+                loss=2351,
+                open=72,
+                new_labelled=5988,
+                quarantined={"features": 7},
+                contradictions=12,
+            ),
+            symbols=symbols or {"ADAUSDT": 1164, "BTCUSDT": 1232},
+            feature_names=("rsi", "ma_cross"),
+            first_at=datetime.fromisoformat("2025-12-11T03:30:00+00:00"),
+            last_at=datetime.fromisoformat("2026-01-10T03:30:00+00:00"),
+            data_sha256="ab" * 32,
+        ),
+        audit=AuditFacts(
+            findings=(
+                Finding(name="rows", severity=Severity.OK, message="rows enough", measured=1.0, limit=0.5),
+                Finding(
+                    name="labels",
+                    severity=Severity.WARNING,
+                    message="12 contradict",
+                    measured=12.0,
+                    limit=99.0,
+                    examples=("id 1",),
+                ),
+            )
+        ),
+        train=train_facts(
+            parts={
                 "train": {"win": 2500, "loss": 1575},
                 "train_balanced": {"win": 1575, "loss": 1575},
                 "validation": {"win": 428, "loss": 276},
                 "holdout": {"win": 471, "loss": 371},
             },
-            "left_out": {"purged": 39},
-            "epochs": 3,
-            "best_epoch": 2,
-            "version": "patchtst_v20260110_033000",
-            "history": [(1, 0.7, 0.65, 0.7), (2, 0.6, 0.52, 0.8), (3, 0.55, 0.53, 0.8)],
-            "incumbent_path": OLD,
-            "candidate_path": "/data/quantum/models/runs/20260110_033000/candidate/patchtst_v20260110_033000.pth",
-        },
+            left_out={"purged": 39},
+            epochs=3,
+            best_epoch=2,
+            history=((1, 0.7, 0.65, 0.7), (2, 0.6, 0.52, 0.8), (3, 0.55, 0.53, 0.8)),
+            incumbent_path=OLD,
+            candidate_path="/data/quantum/models/runs/20260110_033000/candidate/patchtst_v20260110_033000.pth",
+        ),
+        gate=GateFacts(verdict=verdict, candidate=found.candidate, incumbent=found.incumbent),
     )
-    run = run.with_fact(
-        Stage.GATE,
-        {
-            "candidate": plain_values(found.candidate),
-            "incumbent": plain_values(found.incumbent),
-            "decision": verdict.decision,
-            "gates": plain_values(verdict.gates),
-            "policy": plain_values(verdict.policy),
-        },
-    )
-    return replace(run, seconds={"pull": 1.053, "train": 131.2}), verdict
+    return replace(run, facts=facts, seconds={"pull": 1.053, "train": 131.2}), verdict
 
 
 def promoted(**changes):
     run, _verdict = run_with(**changes)
     run = run.with_fact(
-        Stage.PROMOTE,
-        {
-            "model_path": NEW,
-            "sha256": "cd" * 32,
-            "previous_model_path": OLD,
-            "event_id": "1b470b43",
-            "confirmed": True,
-            "confirmation": "demo-engine answered with it",
-        },
+        promote_facts(
+            model_path=NEW,
+            sha256="cd" * 32,
+            previous_model_path=OLD,
+            event_id="1b470b43",
+            confirmed=True,
+            confirmation="demo-engine answered with it",
+        )
     )
     return result_of(replace(run, stage=Stage.PROMOTE).ended(Outcome.PROMOTED, at=AT + timedelta(minutes=2)))
 

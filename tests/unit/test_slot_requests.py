@@ -8,7 +8,7 @@ import pytest
 from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
-from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.worker_protocol import Broken, Working
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
 from retrain_worker.stages import external_change
@@ -59,7 +59,7 @@ def a_slot_request(**arguments) -> SlotRequest:
         reason="it loses",
         created_at=NOW,
         updated_at=NOW,
-        arguments=arguments,
+        arguments=SlotRequestArguments(**arguments),
     )
 
 
@@ -120,10 +120,7 @@ def test_where_nothing_was_before_a_person_can_take_the_model_out(tmp_path):
         context, replace(a_slot_request(to_none="yes", only_from=B), request_id="rollback_20260110_033500")
     )
     assert (request.state, context.slot.named) == (SlotRequestState.DONE, None)
-    assert request.answer == (
-        f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; "
-        "no model is named, so nobody can be seen serving it"
-    )
+    assert request.answer == (f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; the slot names no model")
     assert context.slot.triggered == [None]
     event = context.store.events[-1]
     assert (event.event_type, event.payload["model_path"]) == (EventType.ROLLED_BACK, "")
@@ -196,7 +193,7 @@ def test_a_named_version_is_what_returns(context):
     ("arguments", "told"),
     [
         ({"version": "patchtst_v20260102_000000"}, "is in the slot already"),
-        ({"version": "patchtst_v20990101_000000"}, "never stood in the slot; known are patchtst_v20260102_000000"),
+        ({"version": "patchtst_v20990101_000000"}, "was never in the slot; known versions: patchtst_v20260102_000000"),
         ({"only_from": "/engine/other.pth"}, "no longer /engine/other.pth"),
     ],
 )
@@ -344,7 +341,7 @@ def test_unconfirmed_rollback_takes_the_model_back_through_the_same_order(contex
     assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, Path(C))
     assert types_of(context) == [EventType.PROMOTED, EventType.ROLLED_BACK, EventType.COMPLETED]
     assert context.store.request(f"rollback_of_{run.run_id}").requested_by == "UNCONFIRMED=rollback"
-    assert run.fact(Stage.PROMOTE)["confirmed"] is False
+    assert run.facts.promote.confirmed is False
 
 
 def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(context, tmp_path):

@@ -301,7 +301,7 @@ def test_nobody_seen_serving_is_said_and_never_called_confirmed(context):
 
     assert run.outcome is Outcome.PROMOTED
     assert run.reasons[0].startswith("not confirmed")
-    assert run.fact(Stage.PROMOTE)["confirmed"] is False
+    assert run.facts.promote.confirmed is False
     assert context.store.known_deployment(run.run_id).state is DeploymentState.NOT_CONFIRMED
 
 
@@ -495,6 +495,6 @@ def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays
     assert asked[0] == pytest.approx((0.009 + 0.1 / 365.25) / 10)
 
     context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=GOOD))
-    found = advance(run, context).run.fact(Stage.GATE)
-    assert found["policy"]["skill_alpha"] == found["spending"]["alpha"] == asked[0]
-    assert found["spending"]["num_decisions"] == 2
+    found = advance(run, context).run.facts.gate
+    assert found.verdict.policy.skill_alpha == found.alpha_spending.alpha == asked[0]
+    assert found.alpha_spending.num_decisions == 2

@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 
 from retrain_worker.daemon.jobs.waiting_runs import WaitingRuns
 from retrain_worker.domain.events import EventType
-from retrain_worker.domain.gates import Comparison
+from retrain_worker.domain.facts import TrialFacts
+from retrain_worker.domain.gates import Comparison, Decision
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.probation import ProbationPolicy, alpha_of, degenerate, outcomes_for, worse_than_replaced
 from retrain_worker.domain.shadow_trial import ShadowPolicy, gives_way
-from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEvaluation
 from retrain_worker.domain.worker_protocol import GateMeasured, TrialEvaluationResult
 from retrain_worker.errors import ArtifactError, DatabaseBusyError
@@ -23,7 +24,7 @@ from retrain_worker.report.live_evaluation import trial_pairs
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.ports import Broken, Done
-from tests.fakes import FakeClock, FakeSlot, FakeWorkers, fake_context
+from tests.fakes import NOW, FakeClock, FakeSlot, FakeWorkers, fake_context
 from tests.unit.test_gates import GOOD, with_card
 from tests.unit.test_stages import FIT, PULLED, a_run, trained_in, types_of
 
@@ -120,11 +121,11 @@ def stored_previous(context, path: Path = OLD) -> None:
 
 def on_probation(context) -> Run:
     stored_previous(context)
-    return until(a_run(), without_trial(context), lambda run: bool(run.fact(Stage.PROBATION)))
+    return until(a_run(), without_trial(context), lambda run: run.facts.probation is not None)
 
 
 def on_trial(context, run: Run | None = None) -> Run:
-    return until(run or a_run(), context, lambda run: bool(run.fact(Stage.SHADOW)))
+    return until(run or a_run(), context, lambda run: run.facts.shadow is not None)
 
 
 # ---------------------------------------------------------------- shadow trial
@@ -136,7 +137,7 @@ def test_a_candidate_that_keeps_its_promise_on_new_rows_is_promoted(context):
 
     assert run.outcome is Outcome.PROMOTED
     promoted = next(event for event in context.store.events if event.event_type is EventType.PROMOTED)
-    assert promoted.payload["trial"]["known"] == 240
+    assert promoted.payload["trial"]["num_outcomes"] == 240
 
 
 def test_a_candidate_on_trial_lets_another_run_work(context):
@@ -182,7 +183,7 @@ def test_a_database_that_cannot_be_read_delays_the_trial_and_its_limit_still_hol
     context.workers.answers[Stage.SHADOW] = Broken(error=DatabaseBusyError("is locked"))
     short = replace(context, policies=replace(context.policies, shadow=ShadowPolicy(min_outcomes=200, max_hours=1.0)))
     run = advance(on_trial(short), short).run
-    assert (run.outcome, run.fact(Stage.SHADOW)["problem"]) == (None, "is locked")
+    assert (run.outcome, run.facts.shadow.problem) == (None, "is locked")
 
     run = until(run, short, lambda run: run.is_finished)
     assert run.outcome is Outcome.REFUSED
@@ -194,7 +195,7 @@ def test_requests_of_one_look_are_identical_and_of_two_looks_are_not(context):
     run = on_trial(context)
     for _ in range(2):
         advance(run, context)
-    until(advance(run, context).run, context, lambda run: run.fact(Stage.SHADOW)["look"] == 3)
+    until(advance(run, context).run, context, lambda run: run.facts.shadow.evaluation == 3)
     asked = [request for stage, request in context.workers.requests if stage is Stage.SHADOW]
 
     assert asked[0] == asked[1] == asked[2] != asked[3]
@@ -204,12 +205,12 @@ def test_a_hand_edit_begins_the_trial_anew_beside_that_model(context):
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=150))
     run = advance(on_trial(context), context).run
     context.slot.named = Path("/engine/by_hand.pth")
-    prediction_log = run.fact(Stage.SHADOW)["book"]
-    run = until(run, context, lambda run: run.fact(Stage.SHADOW)["book"] != prediction_log)
-    fact = run.fact(Stage.SHADOW)
+    prediction_log = run.facts.shadow.prediction_log
+    run = until(run, context, lambda run: run.facts.shadow.prediction_log != prediction_log)
+    fact = run.facts.shadow
 
-    assert (fact["known"], fact["observed"], fact["incumbent_path"]) == (0, 0, "/engine/by_hand.pth")
-    assert fact["since"] == context.now().isoformat()
+    assert (fact.num_outcomes, fact.num_predictions, fact.incumbent_path) == (0, 0, "/engine/by_hand.pth")
+    assert fact.since == context.now()
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation())
     assert until(run, context, lambda run: run.outcome is not None).outcome is Outcome.PROMOTED
     assert context.workers.requests[-1][1].reference_path == "/engine/by_hand.pth"
@@ -221,7 +222,7 @@ def prediction_logs_of(context, stage: Stage) -> set[str]:
 
 def test_the_probation_does_not_read_the_book_of_the_trial(context):
     stored_previous(context)
-    until(a_run(), context, lambda run: run.stage is Stage.PROBATION and run.fact(Stage.PROBATION).get("known"))
+    until(a_run(), context, lambda run: run.facts.probation is not None and run.facts.probation.num_outcomes > 0)
 
     assert not prediction_logs_of(context, Stage.SHADOW) & prediction_logs_of(context, Stage.PROBATION)
 
@@ -233,9 +234,9 @@ def test_a_trial_that_is_repeated_after_the_gate_begins_a_new_book(context):
     context.now.now += timedelta(seconds=5)
     context.slot.named = Path("/engine/by_hand.pth")
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=3))
-    run = until(run, context, lambda run: run.stage is Stage.SHADOW and bool(run.fact(Stage.SHADOW)))
+    run = until(run, context, lambda run: run.stage is Stage.SHADOW and run.facts.shadow is not None)
 
-    assert run.fact(Stage.SHADOW)["book"] not in before
+    assert run.facts.shadow.prediction_log not in before
 
 
 def second_run() -> Run:
@@ -253,7 +254,7 @@ def test_a_newer_candidate_takes_the_place_of_one_that_trails(context):
 
     assert older.outcome is Outcome.REFUSED
     assert older.reasons[0].startswith("superseded by patchtst_v")
-    assert "rows recorded" in advance(newer, context).message
+    assert "predictions logged" in advance(newer, context).message
 
 
 def test_a_newer_candidate_is_refused_beside_one_that_does_not_trail(context):
@@ -267,10 +268,18 @@ def test_a_newer_candidate_is_refused_beside_one_that_does_not_trail(context):
 
 
 @given(st.integers(1, 10_000), st.integers(0, 10_000), st.none() | st.floats(-1, 1))
-def test_a_trial_with_rows_gives_way_only_when_it_trails_on_enough_outcomes(observed, known, gain):
-    gave_way = gives_way({"observed": observed, "known": known, "log_loss_gain": gain})
+def test_a_trial_with_rows_gives_way_only_when_it_trails_on_enough_outcomes(predictions, outcomes, gain):
+    trial = TrialFacts(
+        since=NOW,
+        prediction_log="",
+        evaluation_at=NOW,
+        num_predictions=predictions,
+        num_outcomes=outcomes,
+        comparison=None if gain is None else compared(None, gain=gain),
+    )
+    gave_way = gives_way(trial)
 
-    assert gave_way == (gain is not None and gain < 0 and known >= 50)
+    assert gave_way == (gain is not None and gain < 0 and outcomes >= 50)
 
 
 def test_a_candidate_that_passed_waits_until_the_run_at_work_has_ended(context):
@@ -292,9 +301,9 @@ def test_a_gate_without_enough_rows_sends_the_candidate_on_trial(context):
     run = on_trial(context)
     advance(run, context)
 
-    assert run.fact(Stage.GATE)["decision"] == "UNDECIDED"
+    assert run.facts.gate.verdict.decision is Decision.UNDECIDED
     asked = context.workers.requests[-1][1].policy.skill_alpha
-    assert asked == run.fact(Stage.GATE)["policy"]["skill_alpha"] < ShadowPolicy().skill_alpha
+    assert asked == run.facts.gate.verdict.policy.skill_alpha < ShadowPolicy().skill_alpha
 
 
 def test_a_candidate_that_has_passed_its_gate_is_asked_for_less_on_trial(context):
@@ -362,16 +371,16 @@ def test_a_margin_is_not_worse(context):
 
 def test_looks_decide_only_when_the_outcomes_have_grown_by_half(context):
     run = advance(on_probation(context), without_trial(context)).run
-    assert run.fact(Stage.PROBATION)["num_decided"] == 1
+    assert run.facts.probation.num_analyses == 1
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=359, worse=compared(0.02)))
     context.now.now = run.not_before
     run = advance(run, without_trial(context)).run
-    assert run.fact(Stage.PROBATION)["num_decided"] == 1, "359 is less than 240 and a half"
+    assert run.facts.probation.num_analyses == 1, "359 is less than 240 and a half"
 
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=360, worse=compared(0.02)))
     context.now.now = run.not_before
     run = advance(run, without_trial(context)).run
-    assert run.fact(Stage.PROBATION)["decision"] == "ROLL_BACK"
+    assert run.facts.probation.rollback_reason.startswith("worse")
     alphas = [request.worse_alpha for stage, request in context.workers.requests if stage is Stage.PROBATION]
     assert alphas == [alpha_of(0, POLICY), alpha_of(1, POLICY), alpha_of(1, POLICY)]
 
@@ -422,11 +431,11 @@ def test_a_damaged_file_in_service_is_degenerate(context):
 def test_one_read_that_fails_condemns_nobody(context):
     run = on_probation(context)
     context.workers.answers[Stage.PROBATION] = Broken(error=ArtifactError("it cannot be read: Input/output error"))
-    run = until(run, context, lambda run: run.fact(Stage.PROBATION)["problem"] != "")
+    run = until(run, context, lambda run: run.facts.probation.problem != "")
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation())
-    run = until(run, context, lambda run: run.fact(Stage.PROBATION)["problem"] == "")
+    run = until(run, context, lambda run: run.facts.probation.problem == "")
     context.workers.answers[Stage.PROBATION] = Broken(error=ArtifactError("it cannot be read: Input/output error"))
-    run = until(run, context, lambda run: run.fact(Stage.PROBATION)["problem"] != "")
+    run = until(run, context, lambda run: run.facts.probation.problem != "")
 
     assert (run.outcome, context.store.blocked("a" * 64)) == (Outcome.PROMOTED, None)
 
@@ -450,7 +459,7 @@ def test_a_hand_edit_ends_the_probation_and_is_respected(context):
     run = until(run, without_trial(context), lambda run: run.is_finished)
 
     assert run.outcome is Outcome.PROMOTED
-    assert run.reasons[-1] == "probation ended early: PATCHTST_MODEL_PATH names /engine/by_hand.pth"
+    assert run.reasons[-1] == "probation cancelled: PATCHTST_MODEL_PATH names /engine/by_hand.pth"
     assert context.slot.named == Path("/engine/by_hand.pth")
 
 
@@ -502,7 +511,7 @@ def test_a_roll_back_that_fails_once_is_ordered_again(context):
     run = on_probation(context)
     sound = context.verifier.answers["VERIFY"]
     context.verifier.answers["VERIFY"] = Broken(error=ArtifactError("it cannot be read"))
-    run = until(run, without_trial(context), lambda run: run.fact(Stage.PROBATION).get("tries") == 2)
+    run = until(run, without_trial(context), lambda run: run.facts.probation.num_rollback_requests == 2)
     context.verifier.answers["VERIFY"] = sound
     run = until(run, without_trial(context), lambda run: run.is_finished)
 
@@ -517,12 +526,12 @@ def gated(context, evidence) -> Run:
     return until(a_run(), without_trial(context), lambda run: run.is_finished)
 
 
-def ordered(context, judged: Run, **arguments: str):
+def ordered(context, judged: Run, **arguments: object):
     context.now.forward(60)
     request = SlotRequest(
         request_id="promote_1",
         kind=SlotRequestKind.PROMOTE,
-        arguments={"run_id": judged.run_id, **arguments},
+        arguments=SlotRequestArguments(run_id=judged.run_id, **arguments),
         requested_by="anna",
         reason="the exchange changed its fees",
         created_at=context.now(),
@@ -543,8 +552,8 @@ MISMATCH = replace(GOOD, contract=replace(GOOD.contract, mismatches=("context_le
 
 def test_a_candidate_that_could_not_be_judged_is_promoted_at_a_persons_word_and_everybody_can_see_it(context):
     judged = gated(context, UNDECIDED)
-    request = ordered(context, judged, force="yes")
-    opened = context.store.run(request.arguments["opened"])
+    request = ordered(context, judged, is_forced=True)
+    opened = context.store.run(request.arguments.opened_run_id)
     run = until(opened, without_trial(context), lambda run: run.outcome is not None)
 
     assert (request.state, run.outcome) == (SlotRequestState.DONE, Outcome.PROMOTED)
@@ -560,7 +569,7 @@ def test_without_force_it_is_refused_and_says_what_would_do_it(context):
     request = ordered(context, gated(context, UNDECIDED))
 
     assert request.state is SlotRequestState.REFUSED
-    assert "--force takes their place" in request.answer
+    assert "--force replaces their result" in request.answer
 
 
 @pytest.mark.parametrize(
@@ -576,7 +585,7 @@ def test_without_force_it_is_refused_and_says_what_would_do_it(context):
     ],
 )
 def test_what_failed_and_what_is_not_sound_is_never_waived(context, evidence):
-    request = ordered(context, gated(context, evidence), force="yes", accept_contract=NEW_CONTRACT)
+    request = ordered(context, gated(context, evidence), is_forced=True, accepted_contract=NEW_CONTRACT)
 
     assert request.state is SlotRequestState.REFUSED
     assert "never waived" in request.answer
@@ -585,15 +594,15 @@ def test_what_failed_and_what_is_not_sound_is_never_waived(context, evidence):
 
 def test_another_contract_is_accepted_by_its_name_alone(context):
     judged = gated(context, MISMATCH)
-    unnamed = ordered(context, judged, force="yes")
-    wrong = ordered(context, judged, accept_contract="paper:128:standardise:outcome:rsi")
-    request = ordered(context, judged, accept_contract=NEW_CONTRACT)
+    unnamed = ordered(context, judged, is_forced=True)
+    wrong = ordered(context, judged, accepted_contract="paper:128:standardise:outcome:rsi")
+    request = ordered(context, judged, accepted_contract=NEW_CONTRACT)
 
     assert unnamed.state is wrong.state is SlotRequestState.REFUSED
     assert f"--accept-contract {NEW_CONTRACT}" in unnamed.answer
     assert request.state is SlotRequestState.DONE
     run = until(
-        context.store.run(request.arguments["opened"]), without_trial(context), lambda run: run.outcome is not None
+        context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.outcome is not None
     )
     assert run.outcome is Outcome.PROMOTED
 
@@ -603,15 +612,18 @@ def test_where_nobody_knows_what_the_engine_runs_a_person_names_it_and_force_is_
     judged = gated(
         context, replace(GOOD, incumbent=None, comparison=None, contract=replace(GOOD.contract, unknown=why))
     )
-    forced, wrong = ordered(context, judged, force="yes"), ordered(context, judged, accept_contract="engine:128:minmax")
-    request = ordered(context, judged, accept_contract=NEW_CONTRACT)
+    forced, wrong = (
+        ordered(context, judged, is_forced=True),
+        ordered(context, judged, accepted_contract="engine:128:minmax"),
+    )
+    request = ordered(context, judged, accepted_contract=NEW_CONTRACT)
 
     assert judged.outcome is Outcome.REFUSED
     assert forced.state is wrong.state is SlotRequestState.REFUSED
     assert why in forced.answer
     assert f"--accept-contract {NEW_CONTRACT}" in forced.answer
     run = until(
-        context.store.run(request.arguments["opened"]), without_trial(context), lambda run: run.outcome is not None
+        context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.outcome is not None
     )
     assert run.outcome is Outcome.PROMOTED
     promoted = next(event for event in context.store.events if event.event_type is EventType.PROMOTED)
@@ -622,30 +634,32 @@ def test_where_nobody_knows_what_the_engine_runs_a_person_names_it_and_force_is_
 def test_a_named_contract_takes_the_place_of_no_other_gate(context):
     unknown = replace(UNDECIDED.contract, unknown="/engine/old.pth: it cannot be read")
     judged = gated(context, replace(UNDECIDED, contract=unknown))
-    named = ordered(context, judged, accept_contract=NEW_CONTRACT)
+    named = ordered(context, judged, accepted_contract=NEW_CONTRACT)
 
     assert named.state is SlotRequestState.REFUSED
     assert "skill" in named.answer
     assert "contract" not in named.answer
-    assert ordered(context, judged, accept_contract=NEW_CONTRACT, force="yes").state is SlotRequestState.DONE
+    assert ordered(context, judged, accepted_contract=NEW_CONTRACT, is_forced=True).state is SlotRequestState.DONE
 
 
 def test_a_file_that_is_damaged_since_is_not_promoted(context):
     judged = gated(context, UNDECIDED)
     context.verifier.answers["VERIFY"] = Broken(error=ArtifactError("its canary differs"))
 
-    assert ordered(context, judged, force="yes").state is SlotRequestState.REFUSED
+    assert ordered(context, judged, is_forced=True).state is SlotRequestState.REFUSED
     assert context.store.unfinished_run() is None
 
 
 def test_what_is_in_the_slot_already_is_not_promoted_again(context):
     judged = gated(context, UNDECIDED)
-    request = ordered(context, judged, force="yes")
-    until(context.store.run(request.arguments["opened"]), without_trial(context), lambda run: run.outcome is not None)
+    request = ordered(context, judged, is_forced=True)
+    until(
+        context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.outcome is not None
+    )
     again = replace(
         request,
         request_id="promote_2",
-        arguments={"run_id": judged.run_id, "force": "yes"},
+        arguments=SlotRequestArguments(run_id=judged.run_id, is_forced=True),
         state=SlotRequestState.WAITING,
     )
     again = slot_requests.carry_out(again, context).request
@@ -658,13 +672,13 @@ def test_an_order_does_not_overtake_a_run_at_work(context):
     judged = gated(context, UNDECIDED)
     context.store.record(second_run())
 
-    assert "run 20260111_033000 is at PULL" in ordered(context, judged, force="yes").answer
+    assert "run 20260111_033000 is at PULL" in ordered(context, judged, is_forced=True).answer
 
 
 def test_an_order_is_not_carried_out_on_another_engine_than_it_was_given_for(context):
-    request = ordered(context, gated(context, UNDECIDED), force="yes")
+    request = ordered(context, gated(context, UNDECIDED), is_forced=True)
     context.slot.named = Path("/engine/by_hand.pth")
-    run = until(context.store.run(request.arguments["opened"]), without_trial(context), lambda run: run.is_finished)
+    run = until(context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.is_finished)
 
     assert run.outcome is Outcome.REFUSED
     assert context.slot.named == Path("/engine/by_hand.pth")
@@ -674,8 +688,8 @@ def test_a_promoted_candidate_and_an_unknown_run_cannot_be_ordered(context):
     stored_previous(context)
     promoted = until(a_run(), without_trial(context), lambda run: run.outcome is not None)
 
-    assert "was promoted" in ordered(context, promoted, force="yes").answer
-    assert "there is no run" in ordered(context, replace(promoted, run_id="20200101_000000"), force="yes").answer
+    assert "was promoted" in ordered(context, promoted, is_forced=True).answer
+    assert "there is no run" in ordered(context, replace(promoted, run_id="20200101_000000"), is_forced=True).answer
 
 
 # ---------------------------------------------------------------- beside a worker at work
@@ -693,7 +707,7 @@ def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken
     assert len(context.workers.requests) == asked
 
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=400, worse=compared(0.2)))
-    until(run, context, lambda run: run.fact(Stage.PROBATION).get("decision") == "ROLL_BACK")
+    until(run, context, lambda run: run.facts.probation.rollback_reason != "")
     while (request := context.store.waiting_slot_request()) is not None:
         slot_requests.carry_out(request, context)
     trials.advance(context)

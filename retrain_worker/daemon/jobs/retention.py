@@ -62,7 +62,7 @@ class Retention:
             store.watermark_path(),
             # the next audit measures drift against its snapshot
             reference_run_id(store),
-            request.arguments.get("run_id") if request else None,
+            request.arguments.run_id if request else None,
         ]
         return [each for each in found if each is not None]
 
@@ -74,7 +74,7 @@ class Retention:
         target = roll_back_target(
             reached, last.model_path if last else None, is_blocked=lambda sha256: store.blocked(sha256) is not None
         )
-        requested = known_version(reached, request.arguments.get("version", "")) if request else None
+        requested = known_version(reached, request.arguments.version) if request else None
         found = [last.model_path, last.previous_model_path] if last else []
         found += [each.model_path for each in (target, requested, *store.intended_deployments()) if each]
         return [Path(path) for path in found if path]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import msgspec
 import structlog
 
 from retrain_worker.adapters.state_db import StateDb
@@ -12,8 +11,7 @@ from retrain_worker.adapters.trade_intents import TradeIntents, tally_in
 from retrain_worker.daemon.configuration import Configuration
 from retrain_worker.domain.engine_answers import INTENT_STREAM, Finding, Tally, judge
 from retrain_worker.domain.labels import Thresholds
-from retrain_worker.domain.lifecycle import Run, Stage
-from retrain_worker.domain.trial_evaluation import Answer
+from retrain_worker.domain.lifecycle import Run
 from retrain_worker.errors import SlotError
 from retrain_worker.redis_client import RedisProblem
 
@@ -69,14 +67,13 @@ def engine_says(store: StateDb) -> str:
 def finding_of(store: StateDb, tally: Tally) -> Finding:
     """The tally beside the model's own answers in its probation, or beside their spread at its gate."""
     run = _run_of(store, tally.model_path)
-    watched = run.fact(Stage.PROBATION) if run else {}
-    card = (run.fact(Stage.GATE).get("candidate") if run else None) or {}
-    spread = (watched.get("model") or {}).get("p_std")
+    probation, gated = (run.facts.probation, run.facts.gate) if run else (None, None)
+    measured = (probation and probation.model) or (gated and gated.candidate)
     return judge(
         tally,
-        answers=msgspec.convert(watched.get("answers", []), list[Answer]),
+        answers=probation.answers if probation else (),
         thresholds=Thresholds(),
-        model_std=card.get("p_std") if spread is None else spread,
+        model_std=measured.p_std if measured else None,
     )
 
 

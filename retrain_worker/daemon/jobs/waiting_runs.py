@@ -14,12 +14,11 @@ import structlog
 from retrain_worker.adapters.worker_process import WorkerProcesses
 from retrain_worker.daemon.run_log import log_step
 from retrain_worker.daemon.unexpected_error import charged
-from retrain_worker.domain.lifecycle import Outcome, Run, Stage
-from retrain_worker.domain.probation import ROLL_BACK
+from retrain_worker.domain.lifecycle import Outcome, Run
 from retrain_worker.stages.advance import advance, postpone
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
-from retrain_worker.stages.trial_evaluation import standing
+from retrain_worker.stages.trial_evaluation import facts_of, standing
 
 log = structlog.get_logger()
 
@@ -93,7 +92,7 @@ def _step(run: Run, context: StageContext) -> Step:
 
 def _is_rolling_back(run: Run) -> bool:
     """Whether only its rollback is left to do, which needs no evaluation."""
-    return run.fact(Stage.PROBATION).get("decision") == ROLL_BACK
+    return run.facts.probation is not None and run.facts.probation.rollback_reason != ""
 
 
 def _log_end_of_probation(step: Step) -> None:
@@ -106,7 +105,8 @@ def _log_end_of_probation(step: Step) -> None:
 def _log_progress(step: Step) -> None:
     """The result of an evaluation is shown in STATUS and logged at debug: a trial has hundreds of them."""
     run = step.run
-    is_alarm = _is_rolling_back(run) or bool(run.fact(run.stage).get("problem"))
+    facts = facts_of(run)
+    is_alarm = _is_rolling_back(run) or bool(facts and facts.problem)
     is_news = step.is_move and step.message != standing(run)
     write = log.warning if is_alarm else log.info if is_news else log.debug
     write("run_waits", message=step.message, run_id=run.run_id, stage=run.stage)

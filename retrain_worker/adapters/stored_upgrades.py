@@ -1,0 +1,122 @@
+"""Brings the JSON that an earlier version stored to the names of this one: once, when the state database is migrated.
+
+A value without the expected shape is left as it is; whoever decodes it (stored_json.py) finds that it cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+_TRIAL_NAMES = {
+    "look": "evaluation",
+    "look_at": "evaluation_at",
+    "book": "prediction_log",
+    "observed": "num_predictions",
+    "foreseen": "num_early_predictions",
+    "known": "num_outcomes",
+    "absence": "reference_absence",
+}
+_PROBATION_NAMES = {
+    "num_decided": "num_analyses",
+    "last_known": "num_outcomes_analysed",
+    "unsound": "is_file_suspect",
+    "tries": "num_rollback_requests",
+    "engine": "engine_finding",
+}
+
+
+def facts_1_to_2(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a run: untyped mappings, up to version 0.1."""
+    upgrades: Mapping[str, Upgrade] = {
+        "audit": _audit,
+        "train": _train,
+        "gate": _gate,
+        "shadow": _shadow,
+        "probation": _probation,
+    }
+    # an empty mapping was a stage that had not begun
+    found = {name: fact for name, fact in facts.items() if fact != {}}
+    return {"schema": 2} | {
+        name: upgrades[name](fact) if name in upgrades and isinstance(fact, dict) else fact
+        for name, fact in found.items()
+    }
+
+
+def slot_request_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a slot request: texts, of which "yes" means true."""
+    names = {"force": "is_forced", "accept_contract": "accepted_contract", "opened": "opened_run_id"}
+    flags = ("is_forced", "to_none")
+    return {name: value == "yes" if name in flags else value for name, value in _renamed(arguments, names).items()}
+
+
+def _audit(fact: dict[str, Any]) -> dict[str, Any]:
+    return fact | {"findings": _with_messages(fact.get("findings"))}
+
+
+def _train(fact: dict[str, Any]) -> dict[str, Any]:
+    try:
+        data, split, recipe = json.loads(fact["trained_under"])
+        policies = {"data": data, "split": _renamed(split, {"past_folds": "backtest_folds"}), "recipe": recipe}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        policies = None
+    return fact | {"policies": policies}
+
+
+def _gate(fact: dict[str, Any]) -> dict[str, Any]:
+    verdict = {"verdict": _verdict(fact), "comparison": _comparison(fact)}
+    return _renamed(fact, {"spending": "alpha_spending"}) | verdict
+
+
+def _shadow(fact: dict[str, Any]) -> dict[str, Any]:
+    verdict = {"verdict": _verdict(fact) if fact.get("decision") else None, "comparison": _comparison(fact)}
+    return _trial(fact) | verdict
+
+
+def _probation(fact: dict[str, Any]) -> dict[str, Any]:
+    known, reasons = fact.get("known"), fact.get("reasons")
+    found = _renamed(_trial(fact), _PROBATION_NAMES)
+    found["worse"] = _gain(known, fact.get("worse_by"), fact.get("worse_by_low"))
+    found["comparison"] = _gain(known, fact.get("log_loss_gain"), None)
+    if fact.get("decision"):
+        found["rollback_reason"] = reasons[0] if isinstance(reasons, list) and reasons else "not recorded"
+    return found
+
+
+def _trial(fact: dict[str, Any]) -> dict[str, Any]:
+    found = _renamed(fact, _TRIAL_NAMES)
+    if "prediction_log" in found:
+        found["prediction_log"] = f"book_{found['prediction_log']}"  # the name of its file
+    return found
+
+
+def _verdict(fact: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "decision": fact.get("decision"),
+        "gates": _with_messages(fact.get("gates")),
+        "policy": fact.get("policy") or {},
+    }
+
+
+def _comparison(fact: dict[str, Any]) -> Any:
+    """Candidate and incumbent on the same rows were kept as the measurements of their gate."""
+    gates: Any = fact.get("gates") if isinstance(fact.get("gates"), list) else []
+    named = {gate.get("name"): gate.get("measurements") for gate in gates if isinstance(gate, dict)}
+    return named.get("incumbent") or None
+
+
+def _gain(n: object, gain: object, low: object) -> dict[str, Any] | None:
+    return None if gain is None else {"n": n, "auc_difference": None, "log_loss_gain": gain, "log_loss_gain_low": low}
+
+
+def _with_messages(items: Any) -> Any:
+    if not isinstance(items, list):
+        return items
+    return [_renamed(item, {"sentence": "message"}) if isinstance(item, dict) else item for item in items]
+
+
+def _renamed(mapping: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in mapping.items()}
