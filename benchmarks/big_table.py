@@ -1,6 +1,6 @@
-"""A big simulated trading database for benchmarks: `python benchmarks/big_table.py FILE [--rows 1000000]`.
+"""A large simulated trading database for benchmarks: `python benchmarks/big_table.py FILE [--rows 1000000]`.
 
-The demo's market in the stack's schema, learnable (`Regime`), one position in a hundred open. 1,000,000 rows: some
+The demo's market in the stack's schema, learnable (`Regime`), one trade in a hundred open. 1,000,000 rows: some
 15 seconds, 460 MB. Other benchmarks call `big_table`.
 """
 
@@ -10,15 +10,15 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-#: the instant up to which the table knows: the same rows whenever it is made
+#: end of the table: the same rows whenever it is created
 END = datetime(2026, 1, 10, tzinfo=UTC)
-#: fewer than TRAIN_WINDOW_DAYS, so that a run takes every row
+#: less than TRAIN_WINDOW_DAYS, so that a run reads every row
 DAYS = 150.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path, metavar="FILE", help="must not be there yet")
+    parser.add_argument("path", type=Path, metavar="FILE", help="must not exist yet")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--objects", action="store_true", help="features as JSON objects; arrays without it")
     parser.add_argument("--seed", type=int, default=1)
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def big_table(path: Path, *, rows: int, as_objects: bool = False, seed: int = 1) -> None:
-    """Write the database `path`. Raises UsageError when it is there already."""
+    """Write the database `path`. Raises UsageError when it exists."""
     from retrain_worker.demo.market import write_market
 
     open_rows = rows // 100

@@ -1,9 +1,9 @@
-"""How often the audit calls drift what is none, and from which shift on it finds one: `python benchmarks/drift.py`.
+"""False alarms and power of the audit's drift findings: `python benchmarks/drift.py`.
 
-Demo worlds whose law does not change: a reference snapshot and the rows that came later, read as a run reads them. Each
-line counts audits with at least one warning among all features and the label. For comparison: the two-sample
-Kolmogorov-Smirnov test at the same alpha, which takes every row for an independent one. Then a feature of the newer
-rows is shifted by a known number of its standard deviations. About 4 minutes.
+Demo markets without a change of regime: a reference snapshot and the later rows, read as in a run. Each line counts
+audits with at least one warning among all features and the label. For comparison: the two-sample Kolmogorov-Smirnov
+test at the same alpha, which assumes independent rows. Then a feature of the newer rows is shifted by a known number of
+its standard deviations. About 4 minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from retrain_worker.worker.data.rows import read_pages
 from retrain_worker.worker.data.snapshot import ARRAYS, Snapshot, save
 
 END = datetime(2026, 1, 10, tzinfo=UTC)
-#: (name, rows of the reference, newer rows, law). Slow: spells of 250 and 170 rows a symbol instead of 33 and 22
+#: (name, rows of the reference, newer rows, regime). Slow: spells of 250 and 170 rows per symbol instead of 33 and 22
 WORLDS = (
     ("6,000 rows, 300 newer", 6_000, 300, Regime()),
     ("6,000 rows, 1,500 newer", 6_000, 1_500, Regime()),
@@ -42,13 +42,13 @@ SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=100, help="worlds a line (default 100)")
+    parser.add_argument("--seeds", type=int, default=100, help="markets per line (default 100)")
     parser.add_argument("--shift-seeds", type=int, default=25)
     asked = parser.parse_args()
-    # nothing is too small to be called drift: what is measured here is the limit, not the taste
+    # no minimal distance: the statistical limit is measured
     policy = DataPolicy(min_drift=0.0)
     print(
-        f"| world without drift | audits | false alarms at alpha {policy.drift_alpha:g} | with MIN_DRIFT=0.1 | rows "
+        f"| market without drift | audits | false alarms at alpha {policy.drift_alpha:g} | with MIN_DRIFT=0.1 | rows "
         "taken as independent |\n|---|---|---|---|---|"
     )
     for name, earlier, newer, law in WORLDS:
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def world(folder: Path, *, seed: int, earlier: int, newer: int, law: Regime) -> tuple[Snapshot, Snapshot]:
-    """(the reference, saved in `folder`; the snapshot with the newer rows) of a market whose law does not change."""
+    """(the reference, saved in `folder`; the snapshot with the newer rows) of a market without a change of regime."""
     database = folder / "market.db"
     write_market(
         database, seed=seed, end=END, rows=earlier + newer, open_rows=0, days=60.0, contradictions=0, regime=law
@@ -101,7 +101,7 @@ def chosen(snapshot: Snapshot, rows: np.ndarray) -> Snapshot:
 
 
 def shifted(snapshot: Snapshot, deviations: float) -> Snapshot:
-    """The first feature of the newer rows moved; the reference's rows do not count, so all may be moved."""
+    """The first feature shifted in all rows; the reference is a separate snapshot."""
     features = snapshot.features.copy()
     features[:, 0] += deviations * features[:, 0].std()
     return replace(snapshot, features=features)

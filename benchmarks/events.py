@@ -1,6 +1,6 @@
-"""How fast events are published and followed: `python benchmarks/events.py`. About 90 s on two quiet cores.
+"""Throughput and latency of publishing and following events: `python benchmarks/events.py`. About 90 s.
 
-The yardstick is bare pipelined XADD of the same entries to the same server, without an outbox, without a durable id.
+The baseline is pipelined XADD of the same entries to the same server, without outbox and durable ids.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def bare_xadd(client, count: int) -> float:
 
 
 def drain(client, folder: Path, count: int) -> tuple[float, float]:
-    """Events a second from an outbox of `count`, and by how many MiB the process grew meanwhile."""
+    """Events a second from an outbox of `count`, and the growth of the process in MiB."""
     with StateDb(folder / f"drain-{count}.db") as outbox:
         for start in range(0, count, 1000):
             enqueue(outbox, *events(min(1000, count - start), start))
@@ -65,7 +65,7 @@ def drain(client, folder: Path, count: int) -> tuple[float, float]:
 
 
 def publish_one_by_one(client, folder: Path, count: int) -> float:
-    """Milliseconds from the commit of an event to its entry, p50, when each is alone."""
+    """Milliseconds from the commit of a single event to its entry, p50."""
     taken = []
     with StateDb(folder / "single.db") as outbox:
         relay = Relay(client, outbox, now)
@@ -89,7 +89,7 @@ def consume(url: str, count: int) -> float:
 
 
 def follow(server, folder: Path, turns: int) -> list[float]:
-    """Milliseconds from the XADD of a promotion to the first answer of the new model, `turns` times."""
+    """Milliseconds from the XADD of a promotion to the first prediction of the new model, `turns` times."""
     import numpy as np
     import torch
 
@@ -138,7 +138,7 @@ def follow(server, folder: Path, turns: int) -> list[float]:
             follower.predict(windows)
             taken.append((time.perf_counter() - began) * 1000)
     assert client.xlen(SERVED_STREAM) >= turns
-    return sorted(taken[1:])  # the first imports torch's lazy parts
+    return sorted(taken[1:])  # the first prediction imports torch's lazy modules
 
 
 def resident() -> float:
@@ -148,7 +148,7 @@ def resident() -> float:
 
 
 def disk_commits_a_second(folder: Path) -> float:
-    """What one synchronous SQLite commit costs here: the floor of any durable outbox."""
+    """Duration of one synchronous SQLite commit: the lower limit of a durable outbox."""
     with StateDb(folder / "commits.db") as state:
         began = time.perf_counter()
         for number in range(200):
@@ -161,7 +161,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=20_000, help="events of each round (default 20000)")
     parser.add_argument("--pending", type=int, default=100_000, help="events of the long outage (default 100000)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=100, help="take-overs of the follower (default 100)")
+    parser.add_argument("--turns", type=int, default=100, help="promotions for the follower (default 100)")
     arguments = parser.parse_args()
     server = RedisServer().start()
     client = connect(server.url)
@@ -196,8 +196,8 @@ def main() -> int:
     )
     print(f"| consumer, each event acknowledged | {statistics.median(consumed):,.0f} events/s |")
     print(
-        f"| follower, from XADD to the new model's first answer | p50 {statistics.median(latency):.0f} ms, "
-        f"p99 {latency[int(0.99 * (len(latency) - 1))]:.0f} ms ({len(latency)} take-overs) |"
+        f"| follower, from XADD to the new model's first prediction | p50 {statistics.median(latency):.0f} ms, "
+        f"p99 {latency[int(0.99 * (len(latency) - 1))]:.0f} ms ({len(latency)} promotions) |"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""Real trainings: a market of the demo, the worker's own training and measuring, nothing simulated but the trades."""
+"""Real trainings: the worker's training and gate measurement on a simulated market."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from retrain_worker.domain.worker_protocol import GateRequest, PullRequest, Trai
 TITLES = {"a": "(a) Nothing to learn", "h": "(h) Good, against a stale incumbent"}
 END = datetime(2025, 12, 30, 21, tzinfo=UTC)
 GOOD = Regime()
-RECIPE = Recipe(threads=1, device="cpu")
+CONFIGURATION = Recipe(threads=1, device="cpu")
 
 
 def train(kind_and_seed: tuple[str, int]) -> Evidence:
-    """What the gate would decide on: pulled, trained with its backtest folds, measured beside the incumbent."""
+    """The evidence of one market: pulled, trained with its backtest folds, measured beside the incumbent."""
     from retrain_worker.worker.gate_measurement import measure
 
     kind, seed = kind_and_seed
@@ -41,7 +41,7 @@ def train(kind_and_seed: tuple[str, int]) -> Evidence:
                 incumbent_path=incumbent,
                 data=DataPolicy(),
                 split=SplitPolicy(),
-                recipe=RECIPE,
+                recipe=CONFIGURATION,
                 policy=GatePolicy(),
             ),
             lambda _: None,
@@ -68,7 +68,7 @@ def _trained(folder: Path, regime: Regime, *, seed: int, rows: int, folds: int) 
             version="patchtst_v20251230_210000",
             data=DataPolicy(),
             split=SplitPolicy(backtest_folds=folds),
-            recipe=RECIPE,
+            recipe=CONFIGURATION,
             checkpoint_dir=str(folder / "checkpoints"),
             incumbent_path=None,
         ),

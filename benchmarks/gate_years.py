@@ -1,7 +1,7 @@
-"""Years of daily retraining: does luck promote sooner or later, and how soon does a better model serve after a change.
+"""Years of daily retraining: false promotions, and days until a better model serves after a change of regime.
 
 Each day a logistic regression on causal averages of the features is trained on the last 30 days, with backtest folds,
-calibrated, and judged by the real scorecards, pools, gates and account of spending.
+calibrated, and evaluated with the program's scorecards, pooling, gates and alpha spending.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-import gate_worlds
+import gate_markets
 import numpy as np
-from gate_worlds import FITS, FOLDS, GOOD, HOLDOUT, HOUR, START, SYMBOLS, VALIDATION, World
+from gate_markets import FITS, FOLDS, GOOD, HOLDOUT, HOUR, START, SYMBOLS, VALIDATION, SimulatedMarket
 from numpy.typing import NDArray
 from scipy import signal, special, stats
 from sklearn.linear_model import LogisticRegression
@@ -31,7 +31,7 @@ WINDOW_DAYS, ROWS_A_DAY = 30, 200
 SPANS = (4.0, 12.0, 32.0)
 TURN_DEGREES = 70.0
 DAYS_AFTER = 45
-#: nats by which a model must be worse to count as worse (the incumbent gate's margin)
+#: a model is worse when its log loss is higher by this (the incumbent gate's margin)
 MARGIN = 0.01
 POLICY = GatePolicy()
 
@@ -74,27 +74,27 @@ def averages(signals: Floats, codes: NDArray[np.int64]) -> Floats:
 
 
 def table(seed: int, days: int, regimes: list[tuple[int, Regime]], *, edge: bool, drift: float = 0.0) -> Table:
-    """`days` of the demo's market; each regime holds from its day on. Without `edge`, outcomes are coins."""
-    world = World(seed, rows=days * ROWS_A_DAY, days=float(days), drift=drift, drift_hours=72.0)
-    signals, chances = np.empty((world.rows, 4)), np.full(world.rows, special.expit(world.odds))
-    day = world.hours / 24
+    """`days` of the demo's market; each regime applies from its day on. Without `edge`, outcomes are random."""
+    market = SimulatedMarket(seed, rows=days * ROWS_A_DAY, days=float(days), drift=drift, drift_hours=72.0)
+    signals, chances = np.empty((market.rows, 4)), np.full(market.rows, special.expit(market.odds))
+    day = market.hours / 24
     for code in range(len(SYMBOLS)):
-        mine = np.flatnonzero(world.codes == code)
-        states = GOOD.states(world.random, len(mine) + GOOD.lag)
+        mine = np.flatnonzero(market.codes == code)
+        states = GOOD.states(market.random, len(mine) + GOOD.lag)
         for first, regime in regimes:
             these = day[mine] >= first
-            signals[mine[these]] = regime.signals(world.random, states[GOOD.lag :][these], 4)
+            signals[mine[these]] = regime.signals(market.random, states[GOOD.lag :][these], 4)
         if edge:
             chances[mine] = GOOD.win_probability(states[: len(mine)].astype(np.float64))
     if edge:
-        alone = world.random.standard_normal(world.rows)
-        luck = world.slow(gate_worlds.LUCK_HOURS, shared=0.6) * np.sqrt(0.4) + np.sqrt(0.6) * alone
-        world.labels = (special.ndtr(luck) < chances).astype(np.int64)
-    return Table(averages(signals, world.codes), world.table(slice(None)))
+        alone = market.random.standard_normal(market.rows)
+        luck = market.slow(gate_markets.LUCK_HOURS, shared=0.6) * np.sqrt(0.4) + np.sqrt(0.6) * alone
+        market.labels = (special.ndtr(luck) < chances).astype(np.int64)
+    return Table(averages(signals, market.codes), market.table(slice(None)))
 
 
 def fitted(rows: Table, judged: int) -> Model:
-    """Trained on what comes before `judged`, its newest share kept for the calibration."""
+    """Trained on the rows before `judged`; the newest of them calibrate."""
     gap = ROWS_A_DAY // 6
     seam = int(judged * (1 - VALIDATION))
     train, validation = rows.between(0, seam - gap), rows.between(seam, judged - gap)
@@ -110,7 +110,7 @@ def fitted(rows: Table, judged: int) -> Model:
 
 @dataclass
 class Retraining:
-    """Who would serve what, day after day."""
+    """The model that each method serves, day by day."""
 
     rows: Table
     last: AlphaSpending | None = None
@@ -121,7 +121,7 @@ class Retraining:
     promoted: tuple[int, int, int] = (0, 0, 0)
 
     def day(self, number: int) -> None:
-        """Retrain at the end of day `number`: ours, a lone holdout at a fixed level, the seed's rules, the newest."""
+        """Retrain at the end of day `number` and decide: the program, the holdout alone, the seed's rules."""
         now = START + number * 24 * HOUR
         first, last = np.searchsorted(self.rows.rows.decided_at, [now - WINDOW_DAYS * 24 * HOUR, now - 4 * HOUR])
         seen = self.rows.between(int(first), int(last))
@@ -131,7 +131,7 @@ class Retraining:
         self.last = spend(self.last, at=at, skill_alpha=POLICY.skill_alpha, per_year=POLICY.false_promotions_per_year)
         judged = self._answered(seen, candidate, before, len(seen.inputs), before)
         if judged.answers.std() < POLICY.min_spread_std:
-            return  # the spread gate stops it, and so do the seed's rules
+            return  # refused by the confidence spread gate and by the seed's rules
         policy = replace(POLICY, skill_alpha=self.last.alpha)
         size = int(before * VALIDATION)
         past = []
@@ -145,7 +145,7 @@ class Retraining:
         alone = replace(self._evidence(seen, judged, past, self.lone, before, POLICY), skill=None)
         if decide(alone, POLICY).decision is Decision.PASS:
             self.lone, lone = candidate, lone + 1
-        if gate_worlds.seed_rules(found.candidate):
+        if gate_markets.seed_rules(found.candidate):
             self.seeds, seeds = candidate, seeds + 1
         self.promoted = (ours, lone, seeds)
 
@@ -182,38 +182,38 @@ class Retraining:
 
 
 def nothing_for_a_year(seed_and_drift: tuple[int, float]) -> tuple[int, int, int]:
-    """Promotions of a year in which there was nothing to learn."""
+    """Promotions in a year without anything to learn."""
     seed, drift = seed_and_drift
-    story = Retraining(table(seed, WINDOW_DAYS + 365, [(0, GOOD)], edge=False, drift=drift))
+    history = Retraining(table(seed, WINDOW_DAYS + 365, [(0, GOOD)], edge=False, drift=drift))
     for number in range(WINDOW_DAYS, WINDOW_DAYS + 365):
-        story.day(number)
-    return story.promoted
+        history.day(number)
+    return history.promoted
 
 
 def after_a_change(seed: int) -> list[tuple[float, float]]:
-    """(days until a better model serves, share of days worse than the best available), per way of deciding.
+    """(days until a better model serves, share of days worse than the best available), per method.
 
-    Better: at least half of what the best model of all these days gains on the stale one.
+    Better: at least half of the gain of the best model of these days over the stale one.
     """
     changed = WINDOW_DAYS + 5
     turned = replace(GOOD, turn_degrees=TURN_DEGREES)
-    story = Retraining(table(seed, changed + DAYS_AFTER, [(0, GOOD), (changed, turned)], edge=True))
+    history = Retraining(table(seed, changed + DAYS_AFTER, [(0, GOOD), (changed, turned)], edge=True))
     fresh = table(10_000 + seed, 25, [(0, turned)], edge=True)
     for number in range(WINDOW_DAYS, changed + 1):
-        story.day(number)
-    stale = story.newest
-    assert stale is not None, "it was trained every day"
-    story.ours = story.lone = story.seeds = stale
+        history.day(number)
+    stale = history.newest
+    assert stale is not None, "a model is trained every day"
+    history.ours = history.lone = history.seeds = stale
 
     def loss(model: Model | None) -> float:
-        assert model is not None, "somebody serves"
+        assert model is not None, "every method serves a model"
         return float(statistics.log_losses(fresh.rows.labels, model.answers(fresh.inputs)).mean())
 
     losses: list[list[float]] = []
     best = []
     for number in range(changed + 1, changed + DAYS_AFTER + 1):
-        story.day(number)
-        served = [loss(model) for model in (story.ours, story.lone, story.seeds, story.newest)]
+        history.day(number)
+        served = [loss(model) for model in (history.ours, history.lone, history.seeds, history.newest)]
         losses.append(served)
         best.append(min([*best[-1:], *served, loss(stale)]))
     found = []
@@ -224,13 +224,13 @@ def after_a_change(seed: int) -> list[tuple[float, float]]:
     return found
 
 
-WAYS = ("ours", "a lone holdout at a fixed 0.001", "the seed's rules", "always the newest (FreqAI)")
+WAYS = ("this program", "the holdout alone at 0.001", "the seed's rules", "always the newest (FreqAI)")
 
 
 def years_table(years: int, run: Callable[..., Iterable]) -> None:
-    """False promotions a year, half of the years with a drift of the hit rate that nobody sees."""
+    """False promotions a year, half of the years with an unobservable drift of the hit rate."""
     print(f"\n### Years of daily retraining on the last {WINDOW_DAYS} days, {ROWS_A_DAY} rows a day\n")
-    print("| way | false promotions a year, nothing to learn | the same with drift |\n|---|---|---|")
+    print("| method | false promotions a year, nothing to learn | the same with drift |\n|---|---|---|")
     half = max(1, years // 2)
     plain, drifting = (
         np.array(list(run(nothing_for_a_year, [(seed, drift) for seed in range(number)])))
@@ -242,10 +242,10 @@ def years_table(years: int, run: Callable[..., Iterable]) -> None:
 
 
 def changes_table(count: int, run: Callable[..., Iterable]) -> None:
-    """How soon a better model serves, and how long a worse one, after the market has changed."""
+    """Days until a better model serves, and days of a worse one, after a change of regime."""
     changes = np.array(list(run(after_a_change, range(count))))
-    print(f"\n### After a change of regime (the relation turns by {TURN_DEGREES:.0f}°), {len(changes)} markets\n")
-    print("| way | median days until a better model serves | days served by one worse than the best available |")
+    print(f"\n### After a change of regime (the relation rotates by {TURN_DEGREES:.0f}°), {len(changes)} markets\n")
+    print("| method | median days until a better model serves | days served by one worse than the best available |")
     print("|---|---|---|")
     for place, way in enumerate(WAYS):
         days, worse = changes[:, place, 0], changes[:, place, 1]
@@ -263,14 +263,14 @@ def _rate(counts: NDArray[np.int64]) -> str:
     return f"{total / years:.2f} ({low:.2f}..{high:.2f}), {years} years"
 
 
-# ---------------------------------------------------------------- which account of spending
+# ---------------------------------------------------------------- alpha spending rules
 
 
 def spending_table(repeats: int) -> None:
-    """Daily statistics of holdouts that overlap, as normal variables: five days of evidence, renewed by one a day."""
+    """Daily statistics of overlapping holdouts as normal variables: five days of evidence, one replaced each day."""
     span, years, effect = 5, 5, 4.0
     days = 365 * years
-    print(f"\n### The account of spending: {repeats} times {years} years of overlapping holdouts, simulated\n")
+    print(f"\n### Alpha spending: {repeats} times {years} years of overlapping holdouts, simulated\n")
     print("| rule | false promotions a year, first and last year | days until an edge of 4 sigma is promoted |")
     print("|---|---|---|")
     random = np.random.default_rng(1)
@@ -280,7 +280,7 @@ def spending_table(repeats: int) -> None:
     levels = {
         "every decision at 0.001": np.full(days, 0.001),
         "convergent series, 0.5 in all (Lan and DeMets)": 0.5 * 6 / np.pi**2 / np.arange(1, days + 1) ** 2.0,
-        "the purse (domain/alpha_spending.py), 0.1 a year": _wealth(days),
+        "alpha wealth (domain/alpha_spending.py), 0.1 a year": _wealth(days),
     }
     for name, alphas in levels.items():
         limits = stats.norm.isf(alphas)
@@ -318,7 +318,7 @@ def _wait(z: Floats, limits: Floats, start: int, effect: float, span: int) -> fl
 
 
 def _e_detector(noise: Floats, drift: float, *, start: int) -> tuple[float, float]:
-    """Shiryaev-Roberts: (R + 1) * likelihood ratio, alarm at the wanted mean time between false alarms."""
+    """Shiryaev-Roberts: (R + 1) * likelihood ratio, alarm at the required mean time between false alarms."""
     limit, value, alarms = 3650.0, np.zeros(len(noise)), 0
     for day in noise.T:
         value = (value + 1) * np.exp(drift * day - drift**2 / 2)

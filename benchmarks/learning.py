@@ -1,11 +1,11 @@
-"""How much of what there is to learn is learned: `python benchmarks/learning.py` (--help for parts of it).
+"""Holdout quality relative to the Bayes-optimal classifier: `python benchmarks/learning.py` (--help for parts of it).
 
-Markets come from the demo's generator, so the best AUC that any model can expect on the same rows is known (the exact
-posterior of the hidden regime). Every learner sees the same training part (time split, purge, embargo) and is judged on
-the same holdout. Beside our two presets: logistic regression and gradient boosting on the last row and on the flat
-window, and the seed's recipe (one row tiled 128 times, shuffled split, 20 epochs of Adam at 3e-4; on the newest 4,000
-training rows, first seed only). The engine's min-max hides the level of a window; what is left of the best AUC without
-it is in the table, too, for a regime that shifts levels. Mean over the seeds, lowest and highest behind it.
+Markets come from the demo's generator, so the Bayes-optimal AUC on the same rows is known (the exact posterior of the
+hidden regime). Every learner uses the same training part (time split, purge, embargo) and is evaluated on the same
+holdout. Beside the two presets: logistic regression and gradient boosting on the last row and on the flat window, and
+the seed's configuration (one row tiled 128 times, shuffled split, 20 epochs of Adam at 3e-4; on the newest 4,000
+training rows, first seed only). The engine's min-max transform hides the level of a window; the table has the
+Bayes-optimal AUC without it for a regime that shifts levels. Mean over the seeds, then lowest and highest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WINDOW = 64
 ENGINE_WINDOW = 128
 SEED_ROWS, SEED_EPOCHS, SEED_RATE, SEED_BATCH = 4_000, 20, 3e-4, 32
 
-#: rows, days, the law; `planted` is a regime 16 rows back; in `nonlinear` only the sign of correlations turns
+#: rows, days, regime; `planted` has a lag of 16 rows; in `nonlinear` only the sign of correlations changes
 MARKETS = {
     "demo": (6_000, 30.0, Regime()),
     "planted": (
@@ -45,8 +45,8 @@ MARKETS = {
     ),
     "nonlinear": (20_000, 100.0, Regime(nonlinear=True, correlation=0.8)),
 }
-LEARNERS = ("paper", "engine", "lr row", "lr window", "boosting row", "boosting window", "seed's recipe")
-#: how far from the best a preset may stay
+LEARNERS = ("paper", "engine", "lr row", "lr window", "boosting row", "boosting window", "seed's configuration")
+#: largest permitted distance of a preset from the Bayes-optimal AUC
 GOALS = {
     ("demo", "paper"): 0.02,
     ("demo", "engine"): 0.03,
@@ -64,7 +64,7 @@ class Judged:
     best: float
     log_loss: float
     ece: float
-    #: what a perfectly calibrated model exceeds once in twenty such holdouts
+    #: exceeded by a perfectly calibrated model on one of twenty such holdouts
     ece_limit: float
     seconds: float
 
@@ -75,17 +75,17 @@ def main() -> None:
     parser.add_argument("--markets", nargs="+", choices=list(MARKETS), default=list(MARKETS))
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=list(LEARNERS))
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of our trainings")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the trainings")
     asked = parser.parse_args()
     given = dict(pair.split("=", 1) for pair in asked.set)
-    settings.load(given)  # says what is wrong before anything is trained
+    settings.load(given)  # reports invalid settings before anything is trained
     with tempfile.TemporaryDirectory(prefix="learning") as folder, ProcessPoolExecutor(asked.workers) as pool:
         tasks = [
             (market, seed, learner, Path(folder), given)
             for market in asked.markets
             for learner in asked.learners
             for seed in range(1, asked.seeds + 1)
-            if learner != "seed's recipe" or seed == 1
+            if learner != "seed's configuration" or seed == 1
         ]
         list(
             pool.map(
@@ -97,8 +97,8 @@ def main() -> None:
         with_engine = asked.markets if "engine" in asked.learners else []
         ceilings = dict(zip(with_engine, pool.map(without_level, with_engine), strict=True))
     print(
-        "| market | learner | holdout AUC | Bayes-optimal | short of it | goal | log loss | ECE | "
-        "ECE of a perfect one, p95 | seconds |\n|---|---|---|---|---|---|---|---|---|---|"
+        "| market | learner | holdout AUC | Bayes-optimal | short of the Bayes-optimal | goal | log loss | ECE | "
+        "ECE of a perfect model, p95 | seconds |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for market in asked.markets:
         for learner in asked.learners:
@@ -135,7 +135,7 @@ def market_of(name: str, seed: int, folder: Path) -> Market:
 
 
 def prepared(task: tuple[str, int, Path]) -> None:
-    """The snapshot of a market, as the stage PULL makes it."""
+    """The snapshot of a market, as the stage PULL writes it."""
     from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.domain.worker_protocol import PullRequest
     from retrain_worker.worker.data.pull import pull
@@ -156,7 +156,7 @@ def prepared(task: tuple[str, int, Path]) -> None:
 
 
 def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
-    """Train one learner on one market, and judge it on the holdout."""
+    """Train one learner on one market and evaluate it on the holdout."""
     from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.domain.gates import GatePolicy
     from retrain_worker.domain.split_policy import SplitPolicy
@@ -174,7 +174,7 @@ def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
     started = time.perf_counter()
     if learner in ("paper", "engine"):
         answers = ours(run_dir, learner, seed, given, snapshot, parts.holdout)
-    elif learner == "seed's recipe":
+    elif learner == "seed's configuration":
         answers = seeds_way(snapshot, parts)
     else:
         answers = by_sklearn(learner, snapshot, parts)
@@ -195,7 +195,7 @@ def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
 
 
 def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot, holdout) -> np.ndarray:
-    """The stage TRAIN with its settings as they are, but for the preset, the seed, and what was set by hand."""
+    """The stage TRAIN with default settings except preset, seed and `--set`."""
     from retrain_worker.domain.worker_protocol import TrainRequest
     from retrain_worker.model import bundle
     from retrain_worker.worker import inference
@@ -237,7 +237,7 @@ def by_sklearn(learner: str, snapshot, parts) -> np.ndarray:
         for part in (parts.train, parts.holdout)
     )
     if learner.startswith("lr"):
-        # C of a ridge that suits a window of noise; on one row it does not matter
+        # ridge C for a window of noise; irrelevant for one row
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
     else:
         model = HistGradientBoostingClassifier(max_iter=300, learning_rate=0.05, max_leaf_nodes=15, random_state=1)
@@ -293,8 +293,8 @@ def seeds_way(snapshot, parts) -> np.ndarray:
 def without_level(market: str) -> tuple[float, float] | None:
     """(best AUC, best AUC when the level of every feature in a window is unknown), on 40,000 fresh rows.
 
-    Only for a regime that shifts levels; where it turns correlations, a level says nothing. The scale is taken as
-    known: it can be read off the spread of a window.
+    Only for a regime that shifts levels; where it changes correlations, a level has no information. The scale is
+    assumed known: it can be estimated from the standard deviation of a window.
     """
     regime = MARKETS[market][2]
     if regime.nonlinear:
@@ -314,7 +314,7 @@ def without_level(market: str) -> tuple[float, float] | None:
 
 
 def level_unknown(regime: Regime, along: np.ndarray) -> np.ndarray:
-    """P(WIN) (B,) of windows (B, T) plus an unknown constant: of every constant, weighed by its likelihood."""
+    """P(WIN) (B,) of windows (B, T) plus an unknown constant, averaged over constants by likelihood."""
     centred = along - along.mean(axis=1, keepdims=True)
     logs, answers = zip(
         *(forward_backward(regime, centred + level) for level in np.linspace(-0.7, 0.7, 29)), strict=True

@@ -1,8 +1,9 @@
-"""What a writer feels of the pull: `python benchmarks/live_writer.py`.
+"""Effect of a pull on a writer: `python benchmarks/live_writer.py`.
 
-A process inserts a row and fills another's outcome in one transaction, every few milliseconds, and times each commit:
-first alone, then while another process reads the whole table again and again as the pull does. In both journal modes,
-fsync off, so that only waiting is left. A waiting writer sleeps in SQLite's own busy handler (1, 2, 5, 10, 15 ... ms).
+A process inserts a row and completes another's outcome in one transaction, every few milliseconds, and times each
+commit: first alone, then while another process repeatedly reads the whole table as the pull does. In both journal
+modes, without fsync, so that only waiting is measured. A waiting writer sleeps in SQLite's busy handler (1, 2, 5, 10,
+15 ... ms).
 About 1 minute.
 """
 
@@ -34,7 +35,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.read:
         read_for_ever(asked.read)
-    print("| journal | the writer | commits | median ms | 99 % ms | longest ms | over 50 ms | pulls meanwhile |")
+    print("| journal | the writer | commits | median ms | 99 % ms | longest ms | over 50 ms | pulls |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="live") as folder:
         whole = Path(folder) / "whole.db"

@@ -1,7 +1,7 @@
-"""Peak memory of each worker on a big database: `python benchmarks/memory.py [--rows 1000000]`; some 10 minutes.
+"""Peak memory of each worker on a large database: `python benchmarks/memory.py [--rows 1000000]`; about 10 minutes.
 
-Pull, audit, train (one epoch) and gate run as the daemon starts them, one process each; the peak is the kernel's own
-count of resident pages (ru_maxrss). Exits with 1 when one needs more than --limit-mb.
+Pull, audit, train (one epoch) and gate run as the daemon starts them, one process each; the peak is the kernel's count
+of resident pages (ru_maxrss). Exits with 1 when one exceeds --limit-mb.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""How late a busy neighbour's timers come, with and without a training run beside it.
+"""Lateness of the timers of another busy process, with and without a training beside it.
 
     python benchmarks/neighbour.py                 about three minutes on a quiet machine
 
-The neighbour stands for the trading program: one thread a processor, busy for half of each period of 5 ms, and at the
-end of each period asleep until the next. How much later than planned it wakes up is the lateness. A training runs
-beside it three ways: as the unit runs it (Nice=10, CPUSchedulingPolicy=batch, one thread), with the priority of any
-other program, and with as many threads as torch takes. Control groups (CPUWeight=) need root, so they are not used
-here: under the unit they are on top of this.
+The other process represents the trading program: one thread per processor, busy for half of each period of 5 ms and
+asleep until the next. The lateness is how much later than planned it wakes. A training runs beside it in three ways:
+as the unit runs it (Nice=10, CPUSchedulingPolicy=batch, one thread), with normal priority, and with torch's default
+number of threads. Control groups (CPUWeight=) need root and are not used here; the unit applies them in addition.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ BUSY_SECONDS = 0.0025
 
 
 def lateness_of(seconds: float) -> list[float]:
-    """Seconds late, one for each period."""
+    """Lateness in seconds, one for each period."""
     late, due = [], time.monotonic()
     until = due + seconds
     while due < until:
@@ -40,25 +39,25 @@ def lateness_of(seconds: float) -> list[float]:
         late.append(woken - due)
         while time.monotonic() < woken + BUSY_SECONDS:
             pass
-        due = max(due, woken)  # a missed period is late once
+        due = max(due, woken)  # a missed period counts once
     return late
 
 
 def neighbours(seconds: float) -> np.ndarray:
-    """The lateness of one neighbour for each processor, together, in milliseconds."""
+    """Lateness of one such process per processor, pooled, in milliseconds."""
     count = len(os.sched_getaffinity(0))
     with get_context("spawn").Pool(count) as pool:
         return np.concatenate([np.array(late) for late in pool.map(lateness_of, [seconds] * count)]) * 1000
 
 
 def as_the_unit() -> None:
-    """What the unit says of priority, without control groups."""
+    """The unit's priority settings without control groups."""
     os.nice(10)
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def training(database: Path, home: Path, *, threads: int, is_nice: bool) -> subprocess.Popen[bytes]:
-    """A run that trains for longer than the measurement."""
+    """A run whose training outlasts the measurement."""
     settings = {"MAX_EPOCHS": "1000", "PATIENCE": "1000", "TRAIN_THREADS": str(threads)}
     return subprocess.Popen(
         [sys.executable, "-m", "retrain_worker", "once", "--db", str(database), "--home", str(home)],
@@ -70,12 +69,12 @@ def training(database: Path, home: Path, *, threads: int, is_nice: bool) -> subp
 
 
 def measured(database: Path, folder: Path, seconds: float, *, threads: int, is_nice: bool) -> tuple[np.ndarray, float]:
-    """Lateness beside a training, and the processor seconds that the training got meanwhile."""
+    """Lateness beside a training, and the processor seconds of the training."""
     run = training(database, folder, threads=threads, is_nice=is_nice)
     try:
         while not list((folder / "checkpoints").rglob("*.checkpoint")):
             if run.poll() is not None:
-                sys.exit(f"the run ended before it trained ({run.returncode})")
+                sys.exit(f"the run ended before training ({run.returncode})")
             time.sleep(0.1)
         before = cpu_seconds(run.pid)
         late = neighbours(seconds)
@@ -86,7 +85,7 @@ def measured(database: Path, folder: Path, seconds: float, *, threads: int, is_n
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of the process and its workers that live."""
+    """Of the process and its live workers."""
     import psutil
 
     process = psutil.Process(pid)
@@ -109,12 +108,14 @@ def main() -> None:
         folder = Path(name)
         write_market(folder / "trader.db", seed=1, end=datetime.now(UTC), rows=20_000)
         print(f"{len(os.sched_getaffinity(0))} processors; {options.seconds:g} s each; lateness in milliseconds\n")
-        print("| beside the neighbours | p50 | p99 | p99.9 | worst | training's CPU s |\n|---|---|---|---|---|---|")
+        print(
+            "| beside the other processes | p50 | p99 | p99.9 | worst | training's CPU s |\n|---|---|---|---|---|---|"
+        )
         print(row("nothing", neighbours(options.seconds), None), flush=True)
         for title, threads, is_nice in (
-            ("a training as the unit runs it", 1, True),
-            ("a training of ordinary priority", 1, False),
-            ("the same with all threads", 0, False),
+            ("a training with the unit's priority", 1, True),
+            ("a training of normal priority", 1, False),
+            ("normal priority, all threads", 0, False),
         ):
             late, cpu = measured(
                 folder / "trader.db",
@@ -124,7 +125,7 @@ def main() -> None:
                 is_nice=is_nice,
             )
             print(row(title, late, cpu), flush=True)
-        print(row("nothing, again", neighbours(options.seconds), None))
+        print(row("nothing (repeated)", neighbours(options.seconds), None))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The same data, settings, seed and machine give the same weights: `python benchmarks/reproducible.py`.
 
-Trains one snapshot of a simulated market in four worker processes, as the daemon does: twice alike, once stopped by
-SIGTERM after its second epoch and resumed, once with another seed. Prints the sha256 of the weights alone (names,
-shapes, numbers; the file's own hash differs, since it holds its version and the time of writing).
+Trains one snapshot of a simulated market in four worker processes, as the daemon does: twice identically, once stopped
+by SIGTERM after its second epoch and resumed, once with another seed. Prints the sha256 of the weights alone (names,
+shapes, numbers; the hash of the file differs, because it contains its version and the time of writing).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
                 print(f"| {preset} | {name} | {epochs} | {sha256} |", flush=True)
             first, second, resumed, another = (sha256 for _epochs, sha256 in found.values())
             agree &= first == second == resumed != another
-    print("\nequal where they must be, and only there" if agree else "\nNOT as they must be")
+    print("\nequal exactly where expected" if agree else "\nNOT as expected")
     sys.exit(0 if agree else 1)
 
 
@@ -84,7 +84,7 @@ def trained(run_dir: Path, database: Path, asked: Settings, *, is_stopped: bool 
 
 
 def worker(stage: str, run_dir: Path, database: Path, request: object, *, stop_after: int | None = None):
-    """Run a stage in a worker; (lines of progress that told of an epoch, the fields of its result)."""
+    """Run a stage in a worker; (progress lines that name an epoch, the fields of its result)."""
     asked, answered = run_dir / f"{stage}.request.json", run_dir / f"{stage}.result.json"
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
     process = subprocess.Popen(
@@ -101,7 +101,7 @@ def worker(stage: str, run_dir: Path, database: Path, request: object, *, stop_a
             epochs += "number" in json.loads(progress)["fields"]
             if stop_after is not None and epochs == stop_after:
                 process.send_signal(signal.SIGTERM)
-        process.wait()  # before stdin closes, which would tell it to stop
+        process.wait()  # before stdin closes, which would stop it
     expected = WorkerExit.DONE if stop_after is None else WorkerExit.INTERRUPTED
     assert process.returncode == expected, f"{stage} ended with {process.returncode}"
     return epochs, json.loads(answered.read_bytes())["result"] if stop_after is None else {}

@@ -1,8 +1,8 @@
-"""How long a swap takes, and how long after the verdict the follower answers with the new model: `benchmarks/swap.py`.
+"""Duration of a swap, and time from the verdict to the follower's first prediction: `benchmarks/swap.py`.
 
-200 promotions of full-size models (engine preset, 2.4 MB) by the daemon's own passes on a home of its own, with a real
-Redis and the ModelFollower of the consumers, which is asked for predictions all the while from two threads. The verdict
-is the start of the pass in which the gate's stage is over. Takes about two minutes on a quiet machine.
+200 promotions of full-size models (engine preset, 2.4 MB) by the daemon's passes in a separate home, with a real Redis
+and a ModelFollower that predicts continuously in two threads. The verdict is the start of the pass in which GATE has
+ended. About two minutes on a quiet machine.
 """
 
 import argparse
@@ -44,14 +44,14 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass
 class Answers:
-    """What the follower's users have got."""
+    """Predictions of the follower."""
 
     answered: int = 0
     refused: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def ask(self, follower: ModelFollower, stopped: threading.Event) -> None:
-        """Ask without a pause until told to stop."""
+        """Predict continuously until `stop`."""
         while not stopped.is_set():
             began = time.perf_counter()
             try:
@@ -64,7 +64,7 @@ class Answers:
 
 
 class TimedSlot(ModelSlot):
-    """The slot, with a clock beside it."""
+    """The slot, with timing."""
 
     def __init__(self, **named: object) -> None:
         super().__init__(**named)
@@ -86,7 +86,7 @@ class TimedSlot(ModelSlot):
 
 
 def write_candidate(folder: Path, number: int) -> tuple[Path, str, Run]:
-    """A new model of the size that the engine runs, and the run that has made it."""
+    """A new model of the engine's size, and its run."""
     at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number)
     run_id = f"{at:%Y%m%d_%H%M%S}"
     torch.manual_seed(number)
@@ -122,7 +122,7 @@ def due(app: Components, path: Path, sha256: str, run: Run) -> Run:
 
 
 def promote(app: Components, follower: ModelFollower, path: Path, sha256: str, run: Run) -> tuple[float, float]:
-    """Seconds from the verdict until the env line names it, and until the follower answers with it."""
+    """Seconds from the verdict until the env line names it, and until the follower predicts with it."""
     due(app, path, sha256, run)
     answered_at: list[float] = []
 
@@ -148,7 +148,7 @@ def promote(app: Components, follower: ModelFollower, path: Path, sha256: str, r
     ended = app.store.run(run.run_id)
     assert ended is not None
     assert ended.outcome is Outcome.PROMOTED, ended.reasons
-    assert answered_at, f"the follower never answered with {path.stem}"
+    assert answered_at, f"the follower never predicted with {path.stem}"
     return swapped - began, answered_at[0] - began
 
 
@@ -158,7 +158,7 @@ def line(name: str, seconds: list[float]) -> str:
 
 
 def naive_swap(folder: Path, model: Path) -> float:
-    """What a script would do, without a thought for a crash: copy the model, rewrite the line."""
+    """A script without crash safety: copy the model, rewrite the line."""
     env = folder / "naive.env"
     env.write_text("A=1\nPATCHTST_MODEL_PATH=/old.pth\n")
     began = time.perf_counter()
@@ -168,7 +168,7 @@ def naive_swap(folder: Path, model: Path) -> float:
 
 
 def synced_copy(folder: Path, model: Path) -> float:
-    """The floor: the same bytes on the disk, once."""
+    """The lower limit: the same bytes written durably once."""
     began = time.perf_counter()
     durable_file.replace_file(folder / "floor.pth", model.read_bytes())
     return time.perf_counter() - began
@@ -202,7 +202,7 @@ def main() -> int:
             follower = ModelFollower(app.redis_url, consumer="benchmark")
             answers, stopped = [Answers() for _ in range(THREADS)], threading.Event()
             with follower:
-                promote(app, follower, *write_candidate(candidates, 0))  # the first has no one to take over from
+                promote(app, follower, *write_candidate(candidates, 0))  # the first has no predecessor
                 users = [threading.Thread(target=one.ask, args=(follower, stopped)) for one in answers]
                 for user in users:
                     user.start()
@@ -226,12 +226,12 @@ def main() -> int:
     print(line("the env line alone, with its backup (`point_to`)", slot.seconds["point_to"]))
     print(line("model and sidecars into the engine's directory (`publish`)", slot.seconds["publish"]))
     print(line("the whole swap: verdict → files, intent, line, event, trigger, all stored, event sent", to_line))
-    print(line("verdict → the follower answers with the new model", to_answer))
+    print(line("verdict → the follower predicts with the new model", to_answer))
     print(line("for comparison: a script's copy and rewrite, nothing durable", naive))
     print(line("for comparison: one durable copy of the model (floor)", floor))
-    print(line("one prediction meanwhile (4 windows)", [second for each in answers for second in each.seconds]))
+    print(line("one prediction during the swaps (4 windows)", [second for each in answers for second in each.seconds]))
     print(
-        f"\npredictions meanwhile: {sum(each.answered for each in answers)} answered, {len(refused)} refused; "
+        f"\npredictions during the swaps: {sum(each.answered for each in answers)} answered, {len(refused)} refused; "
         f"the whole swap takes {np.median(to_line) / np.median(floor):.1f} times the floor"
     )
     print("\n".join(refused[:5]), f"{time.perf_counter() - began:.0f} s", file=sys.stderr)

@@ -1,14 +1,14 @@
-"""How fast the model learns and answers, beside what one would use otherwise: `benchmarks/training.py --help`.
+"""Speed of training and prediction beside other implementations: `benchmarks/training.py --help`.
 
-Every contestant is a process of its own with the same number of threads, and they take turns (A B C, A B C ...), so
-that what else the machine does falls on all of them alike: read the ratios, which are medians over the rounds. The
-ratio of processor time counts what all threads used, waiting included, and stands on a busy machine, too.
+Every implementation is a separate process with the same number of threads, and they alternate (A B C, A B C ...), so
+that other load affects all of them equally; the ratios are medians over the rounds. The ratio of processor time counts
+all threads, waiting included, and is valid on a busy machine as well.
 
 "seed" is the seed's loop: nn.TransformerEncoder, TensorDataset, DataLoader, Adam, .item() each step. "HF" is
-transformers' PatchTSTForClassification in the same loop. "ours" is the loop that the program trains with, gathering of
-windows and input transform included; "plain" the same around the plain module. "W^X" is ours where memory may not be
-written and executed, as under MemoryDenyWriteExecute=. First, outputs and gradients are compared at equal weights. The
-whole takes some eight minutes on two idle cores. onnxruntime takes part where it is installed.
+transformers' PatchTSTForClassification in the same loop. "ours" is the program's training loop, including
+gathering of windows and input transform; "plain" the same with the plain module. "W^X" is "ours" without writable and
+executable memory, as under MemoryDenyWriteExecute=. First, outputs and gradients are compared at equal weights. About
+eight minutes on two idle cores. onnxruntime is included where it is installed.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ PAPER = dataclasses.replace(
     ffn_dim=256,
     head_hidden=0,
 )
-#: the size that the program trains by default
+#: the program's default size
 OURS = presets.paper(num_features=4, context_length=64, input_transform=InputTransform.INSTANCE, dropout=0.4)
-OURS = dataclasses.replace(OURS, head_hidden=0)  # which transformers' module has not
+OURS = dataclasses.replace(OURS, head_hidden=0)  # which transformers' module does not have
 
-#: starts python where memory may not be written and executed: PR_SET_MDWE, refuse exec gain
+#: starts python without writable and executable memory: PR_SET_MDWE, refuse exec gain
 FORBIDDEN = """
 import ctypes, os, sys
 if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
@@ -66,13 +66,13 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 TURN_SECONDS = 0.4
 MARKET_ROWS = 20_000
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
-#: of Bayes, in AUC on the holdout
+#: distance from the Bayes-optimal AUC on the holdout
 NEAR = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """One way to train."""
+    """One implementation."""
 
     way: str  # seed | HF | plain | ours
     config: PatchTSTConfig
@@ -82,7 +82,7 @@ class Contestant:
 
     @property
     def name(self) -> str:
-        """As the table shows it."""
+        """The name in the table."""
         extra = [self.precision] if self.way == "ours" else []
         return ", ".join([self.way, *extra, *(["W^X"] if self.is_forbidden else [])])
 
@@ -119,14 +119,14 @@ SECTIONS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant (default 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each implementation (default 9)")
     parser.add_argument(
         "--only",
         nargs="+",
         choices=["engine", "paper", "default", "quality", "inference"],
         default=["engine", "paper", "default", "quality", "inference"],
     )
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a slow learner is given up")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a slow learner is stopped")
     parser.add_argument("--contestant", nargs=2, metavar=("SECTION", "NUMBER"), help=argparse.SUPPRESS)
     parser.add_argument("--learner", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -138,7 +138,7 @@ def main() -> None:
     if asked.learner:
         print(json.dumps(LEARNERS[asked.learner](asked.folder, threads=asked.threads, limit=asked.limit)))
         return
-    openblas.choose()  # for the contestants, which load numpy anew
+    openblas.choose()  # for the implementations, which load numpy in their own process
     for short, section in (("engine",) * 2, ("paper",) * 2, ("default", "paper as trained by default")):
         if short in asked.only:
             compare(section, threads=asked.threads, rounds=asked.rounds)
@@ -152,14 +152,14 @@ def main() -> None:
 
 
 def compare(section: str, *, threads: int, rounds: int) -> None:
-    """Let the contestants of a section take turns; print a line for each."""
-    # without units for it, what is asked for in bf16 is computed in fp32
+    """Alternate the implementations of a section; print a line for each."""
+    # without bf16 units, bf16 is computed in fp32
     numbers = [
         number for number, each in enumerate(SECTIONS[section]) if each.precision == "fp32" or compute._has_bf16_units()
     ]
     contestants = [SECTIONS[section][number] for number in numbers]
     print(f"\n### {section}: {threads} threads; {parity(contestants[0])}\n")
-    print("| contestant | batch | ms/step | samples/s | ratio | ratio of processor time |")
+    print("| implementation | batch | ms/step | samples/s | ratio | ratio of processor time |")
     print("|---|---|---|---|---|---|", flush=True)
     with ExitStack() as stack:
         processes = [stack.enter_context(started(section, number, threads)) for number in numbers]
@@ -209,7 +209,7 @@ def turn(process: subprocess.Popen[str]) -> Turn:
 
 
 def take_turns(contestant: Contestant, *, threads: int) -> None:
-    """Each line of stdin is a turn: train for TURN_SECONDS at least, print what a step took."""
+    """Each line of stdin is a turn: train for at least TURN_SECONDS, print the duration of a step."""
     torch.manual_seed(1)
     torch.set_num_threads(threads)
     train = {"ours": our_loop, "plain": our_loop, "seed": plain_loop, "HF": plain_loop}[contestant.way]
@@ -226,13 +226,13 @@ def take_turns(contestant: Contestant, *, threads: int) -> None:
 
 
 def block_steps(contestant: Contestant) -> int:
-    """Steps between two looks at the clock: some 50 ms."""
+    """Steps between two readings of the clock: about 50 ms."""
     tokens = contestant.batch * contestant.config.num_series * contestant.config.num_patches
     return max(1, round(2**18 / tokens / contestant.config.d_model))
 
 
 def plain_loop(contestant: Contestant, _threads: int) -> Iterator[int]:
-    """The loop that one writes first; gives the steps of each block."""
+    """A straightforward loop; yields the steps of each block."""
     config, steps = contestant.config, block_steps(contestant)
     model = EngineNetwork(config) if contestant.way == "seed" else hugging_face(config)
     model.train()
@@ -251,7 +251,7 @@ def plain_loop(contestant: Contestant, _threads: int) -> Iterator[int]:
 
 
 def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
-    """An epoch of the program's own loop is a block; gives its steps."""
+    """An epoch of the program's loop is a block; yields its steps."""
     compute.prepare(device="cpu", threads=threads)
     config, steps = contestant.config, block_steps(contestant)
     training_set = random_training_set(config, samples=steps * contestant.batch)
@@ -296,11 +296,11 @@ def random_training_set(config: PatchTSTConfig, *, samples: int) -> TrainingSet:
     return TrainingSet(features=features, fitting_rows=features, train=part, validation=part)
 
 
-# ---------------------------------------------------------------- the others, and that they are equal
+# ---------------------------------------------------------------- other implementations and their equality
 
 
 class EngineNetwork(nn.Module):
-    """The engine's network out of torch's own parts, as the seed builds it."""
+    """The engine's network from torch's modules, as the seed builds it."""
 
     def __init__(self, config: PatchTSTConfig) -> None:
         super().__init__()
@@ -362,7 +362,7 @@ def hugging_face(config: PatchTSTConfig) -> HuggingFace:
 
 
 def renamed(values: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Weights, or their gradients, of transformers' module under our names."""
+    """Weights, or their gradients, of transformers' module under this program's names."""
     ours = {
         "pos_encoding": values["model.encoder.positional_encoder.position_enc"][None],
         "output_proj.weight": values["head.linear.weight"],
@@ -421,8 +421,8 @@ def compare_learners(*, threads: int, limit: float) -> None:
     with tempfile.TemporaryDirectory(prefix="training") as name:
         bayes = write_market_snapshot(Path(name))
         print(
-            f"\n### seconds until the holdout AUC is within {NEAR} of Bayes ({bayes:.3f}): {MARKET_ROWS:,} rows, "
-            f"{threads} threads\n"
+            f"\n### seconds until the holdout AUC is within {NEAR} of the Bayes-optimal ({bayes:.3f}): "
+            f"{MARKET_ROWS:,} rows, {threads} threads\n"
         )
         print("| learner | epochs | seconds | ratio | processor s | AUC then | best AUC |")
         print("|---|---|---|---|---|---|---|", flush=True)
@@ -451,7 +451,7 @@ def compare_learners(*, threads: int, limit: float) -> None:
 
 
 def write_market_snapshot(folder: Path) -> float:
-    """A market, pulled as the program pulls it; the AUC of the Bayes-optimal classifier on its holdout."""
+    """A market, read by the stage PULL; the AUC of the Bayes-optimal classifier on its holdout."""
     from retrain_worker.demo.market import write_market
     from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.domain.worker_protocol import PullRequest
@@ -483,7 +483,7 @@ def parts_of(folder: Path) -> tuple[Any, Any]:
 
 
 class Watch:
-    """Stops the clock while the holdout is judged."""
+    """Stops the clock during the evaluation of the holdout."""
 
     def __init__(self, folder: Path, *, limit: float) -> None:
         self.goal, self.limit = json.loads((folder / "bayes.json").read_text()) - NEAR, limit
@@ -492,11 +492,11 @@ class Watch:
         self.seconds = self.cpu = 0.0
 
     def start(self) -> None:
-        """Go."""
+        """Start the clock."""
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
 
     def is_over(self, answers: Callable[[], np.ndarray]) -> bool:
-        """Judge the answers on the holdout; whether that is enough."""
+        """Evaluate the predictions on the holdout; True when the target is reached."""
         from sklearn.metrics import roc_auc_score
 
         self.seconds += time.perf_counter() - self._started
@@ -506,7 +506,7 @@ class Watch:
         return self.aucs[-1] >= self.goal or self.seconds > self.limit
 
     def facts(self) -> dict[str, Any]:
-        """For the table."""
+        """The line of the table."""
         return {
             "epochs": len(self.aucs),
             "seconds": self.seconds,
@@ -518,7 +518,7 @@ class Watch:
 
 
 def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
-    """The program's recipe as it stands, its schedule and its validation of every epoch included."""
+    """The program's configuration, including its schedule and the validation of every epoch."""
     from retrain_worker.worker.inference import logits_at
 
     device = compute.prepare(device="cpu", threads=threads)
@@ -609,11 +609,11 @@ LEARNERS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-# ---------------------------------------------------------------- answers
+# ---------------------------------------------------------------- predictions
 
 
 def compare_answers(*, threads: int) -> None:
-    """One process: the same weights in each runtime, batches of 1 and 256, turn by turn."""
+    """One process: the same weights in each runtime, batches of 1 and 256, alternating."""
     torch.set_num_threads(threads)
     print(f"\n### inference, {threads} threads\n")
     print("| network | runtime | batch 1, ms | ratio | batch 256, samples/s | ratio |")
@@ -669,7 +669,7 @@ def runtimes_of(config: PatchTSTConfig, threads: int) -> dict[str, Callable[[Ten
 
 @torch.no_grad()
 def answer_seconds(ask: Callable[[Tensor], Any], raw: Tensor) -> float:
-    """The median of the answers that fit into a tenth of a second."""
+    """The median duration of the predictions that fit into a tenth of a second."""
     ask(raw)
     seconds, until = [], time.perf_counter() + 0.1
     while not seconds or time.perf_counter() < until:

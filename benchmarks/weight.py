@@ -1,4 +1,4 @@
-"""What each dependency weighs on disk, and what the idle daemon weighs in memory: `python benchmarks/weight.py`."""
+"""Installed size of each dependency, and resident memory of the daemon's imports: `python benchmarks/weight.py`."""
 
 import re
 import subprocess

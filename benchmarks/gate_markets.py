@@ -1,9 +1,9 @@
-"""Worlds in which the right verdict is known, one for each way in which a candidate is bad, or good.
+"""Simulated markets in which the right verdict is known, one for each kind of candidate.
 
-A world is 30 days of the demo's market, five symbols, as many rows as the seed's table. What the demo leaves out is put
-in: neighbouring rows share their luck (the market's and the symbol's, over hours), so much that the AUC of a model
-without skill has a standard deviation of 0.035 to 0.04 on a holdout, as on real rows. A model is its probabilities.
-Everything after the probabilities is the real thing: calibration, scorecards, pools, gates.
+A market is 30 days of the demo's market, five symbols, as many rows as the seed's table. In addition, outcomes of
+neighbouring rows are correlated (within the market and the symbol, over hours), so that the AUC of a model without
+skill has a standard deviation of 0.035 to 0.04 on a holdout, as on real rows. A model is given by its probabilities.
+Calibration, scorecards, pooling and gates are the program's.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ SYMBOLS = np.array(["ADAUSDT", "BNBUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT"])
 HOUR = 3_600_000_000
 START = 1_765_000_000_000_000
 STEPS_AN_HOUR = 6
-#: shares of variance of a row's luck that its market and its symbol have, and how long they last
+#: shares of the outcome noise's variance that the market and the symbol have, and their duration
 MARKET_LUCK, SYMBOL_LUCK, LUCK_HOURS = 0.25, 0.15, 2.0
 HOLDOUT, VALIDATION, FOLDS = 0.15, 0.15, 3
 FITS = ContractCheck(mismatches=(), canary_max_error=0.0, constant_input_share=0.0)
 
 
 @dataclass
-class World:
-    """Rows in time order with outcomes; `x` is what can be known of each, in standard deviations."""
+class SimulatedMarket:
+    """Rows in time order with outcomes; `x` is the predictable part of each."""
 
     seed: int
     rows: int = 6000
     days: float = 30.0
-    #: the demo's law of who wins; None: a coin of `odds`
+    #: the demo's regime; None: constant odds
     regime: Regime | None = None
-    #: log odds of WIN where nobody knows anything, and the sd of a drift of them that nobody sees
+    #: log odds of WIN without a regime, and the standard deviation of an unobservable drift of them
     odds: float = 0.4
     drift: float = 0.0
     drift_hours: float = 96.0
-    #: how long a model's moods last, where it makes them up
-    mood_hours: float = 6.0
+    #: duration of a model's uninformative deviations
+    noise_hours: float = 6.0
     random: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class World:
         if self.regime is None:
             self.x, chances = np.zeros(self.rows), np.full(self.rows, special.expit(self.odds))
         else:
-            self.x, chances = self.market(self.regime)
+            self.x, chances = self.log_odds(self.regime)
         luck = (
             np.sqrt(MARKET_LUCK) * self.slow(LUCK_HOURS, shared=1.0)
             + np.sqrt(SYMBOL_LUCK) * self.slow(LUCK_HOURS, shared=0.0)
@@ -71,7 +71,7 @@ class World:
         self.decided_at = (START + self.hours * HOUR).astype(np.int64)
         self.known_at = self.decided_at + (random.uniform(1.0, 4.0, self.rows) * HOUR).astype(np.int64)
 
-    def market(self, regime: Regime) -> tuple[Floats, Floats]:
+    def log_odds(self, regime: Regime) -> tuple[Floats, Floats]:
         """(log odds of WIN of the Bayes-optimal model, true chance of WIN), (N,) each."""
         known, chances = np.empty(self.rows), np.empty(self.rows)
         for code in range(len(SYMBOLS)):
@@ -84,7 +84,7 @@ class World:
         return known, chances
 
     def slow(self, hours: float, *, shared: float) -> Floats:
-        """A unit normal (N,) that changes over `hours`; the share `shared` of its variance is all symbols' own."""
+        """A unit normal (N,) that changes over `hours`; the share `shared` of its variance is common to all symbols."""
         steps = int(self.days * 24 * STEPS_AN_HOUR) + 2
         keep = np.exp(-1.0 / (hours * STEPS_AN_HOUR))
         noise = self.random.standard_normal((len(SYMBOLS) + 1, steps))
@@ -94,12 +94,12 @@ class World:
         own, common = paths[self.codes, place], paths[-1, place]
         return np.asarray(np.sqrt(shared) * common + np.sqrt(1 - shared) * own)
 
-    def mood(self) -> Floats:
-        """Scores (N,) that know nothing."""
-        return self.slow(self.mood_hours, shared=0.5)
+    def noise(self) -> Floats:
+        """Uninformative scores (N,)."""
+        return self.slow(self.noise_hours, shared=0.5)
 
     def table(self, part: slice) -> Rows:
-        """The rows of a part, as the scoring wants them."""
+        """The rows of a part, for worker.scoring."""
         size = len(self.labels[part])
         return Rows(
             labels=self.labels[part],
@@ -110,10 +110,10 @@ class World:
             confidences=np.full(size, 0.7, np.float32),
         )
 
-    # ---------------------------------------------------------------- the split of domain.windows, in shares of rows
+    # ------------------------------------------------ the split of domain.split_policy, in shares of rows
 
     def parts(self, fold: int) -> tuple[slice, slice]:
-        """(validation, judged) of the candidate (fold 0), or of a backtest fold."""
+        """(validation, evaluated) part of the candidate (fold 0) or of a backtest fold."""
         before = int(self.rows * (1 - HOLDOUT))
         size = int(before * VALIDATION)
         first, last = (before, self.rows) if fold == 0 else (before - fold * size, before - (fold - 1) * size)
@@ -121,7 +121,7 @@ class World:
         return slice(int(first * (1 - VALIDATION)), first - gap), slice(first + gap // 4, last)
 
     def calibrated(self, scores: Floats, fold: int) -> Answers:
-        """P(WIN) as the training writes them: temperature and bias from the validation part."""
+        """P(WIN) as training calibrates it: temperature and bias from the validation part."""
         validation, _ = self.parts(fold)
         labels, logits = self.labels[validation], scores[validation]
         before = slice(0, validation.start)
@@ -132,7 +132,7 @@ class World:
         return lambda part: special.expit(fix.apply(scores[part]))
 
     def answered(self, answers: Answers, fold: int) -> Answered:
-        """A model's answers on the part where it is judged."""
+        """A model's answers on the part on which it is evaluated."""
         validation, judged = self.parts(fold)
         return Answered(
             answers=np.asarray(answers(judged)),
@@ -149,22 +149,22 @@ def seed_rules(card: Scorecard) -> bool:
 
 
 def evidence(
-    world: World,
+    market: SimulatedMarket,
     candidate: Answers,
     folds: list[Answers],
     *,
     incumbent: Answers | None = None,
     policy: GatePolicy | None = None,
 ) -> Evidence:
-    """What the gate's worker would have measured."""
+    """The measurements of the gate worker."""
     policy = policy or GatePolicy()
-    judged = world.answered(candidate, 0)
+    judged = market.answered(candidate, 0)
     card = scoring.scorecard(judged.answers, judged.rows, prior=judged.prior, policy=policy)
-    past = [world.answered(fold, number) for number, fold in enumerate(folds, start=1)]
+    past = [market.answered(fold, number) for number, fold in enumerate(folds, start=1)]
     skill = scoring.skill(judged, past, wanted=FOLDS, policy=policy)
     if incumbent is None:
         return Evidence(candidate=card, contract=FITS, skill=skill, incumbent_absence="no model is in service")
-    theirs = world.answered(incumbent, 0).answers
+    theirs = market.answered(incumbent, 0).answers
     return Evidence(
         candidate=card,
         contract=FITS,
@@ -176,139 +176,143 @@ def evidence(
 
 # ---------------------------------------------------------------- the kinds
 
-#: as often good times as bad: with the demo's own 59 % of WIN, the rule "no action over 70 %" stops some good models
+#: balanced regimes: with the demo's 59 % of WIN, the limit of 70 % per action refuses some good models
 GOOD = Regime(turns_good=0.0375, turns_bad=0.0375)
 NUMBERS = range(1, FOLDS + 1)
 
 
-def _learned(world: World, fold: int, *, error: float = 0.4) -> Answers:
-    """A model that has found what there is, with errors of its own."""
-    return world.calibrated(world.x + error * world.mood(), fold)
+def _learned(market: SimulatedMarket, fold: int, *, error: float = 0.4) -> Answers:
+    """A model that has learned the signal, with independent errors."""
+    return market.calibrated(market.x + error * market.noise(), fold)
 
 
-def _same_recipe(world: World) -> list[Answers]:
-    return [_learned(world, fold) for fold in NUMBERS]
+def _same_configuration(market: SimulatedMarket) -> list[Answers]:
+    return [_learned(market, fold) for fold in NUMBERS]
 
 
 def nothing(seed: int) -> Evidence:
-    """(a) Nothing to learn; every model's moods are partly the features' own."""
-    world = World(seed)
-    common = world.mood()
-    models = [world.calibrated(0.8 * common + 0.6 * world.mood(), fold) for fold in (0, *NUMBERS)]
-    return evidence(world, models[0], models[1:])
+    """(a) Nothing to learn; the deviations of all models are correlated."""
+    market = SimulatedMarket(seed)
+    common = market.noise()
+    models = [market.calibrated(0.8 * common + 0.6 * market.noise(), fold) for fold in (0, *NUMBERS)]
+    return evidence(market, models[0], models[1:])
 
 
 def confident(seed: int) -> Evidence:
     """(b) Random but confident."""
-    world = World(seed)
-    common = world.mood()
+    market = SimulatedMarket(seed)
+    common = market.noise()
 
     def model() -> Answers:
-        scores = 0.4 + 1.5 * (0.8 * common + 0.6 * world.mood())
+        scores = 0.4 + 1.5 * (0.8 * common + 0.6 * market.noise())
         return lambda part: special.expit(scores[part])
 
-    return evidence(world, model(), [model() for _ in NUMBERS])
+    return evidence(market, model(), [model() for _ in NUMBERS])
 
 
 def leak(seed: int) -> Evidence:
-    """(c) A leak in all that came before the holdout; in half of the worlds the leaking column is then empty."""
-    world = World(seed)
-    judged = world.parts(0)[1]
-    shown = world.labels - 0.5
-    shown[judged] = 0.0 if seed % 2 else world.random.permutation(shown[judged])
+    """(c) A leak in all rows before the holdout; in half of the markets the leaking column is empty afterwards."""
+    market = SimulatedMarket(seed)
+    judged = market.parts(0)[1]
+    shown = market.labels - 0.5
+    shown[judged] = 0.0 if seed % 2 else market.random.permutation(shown[judged])
 
     def model(fold: int) -> Answers:
-        return world.calibrated(4.0 * shown + world.mood(), fold)
+        return market.calibrated(4.0 * shown + market.noise(), fold)
 
-    return evidence(world, model(0), [model(fold) for fold in NUMBERS])
+    return evidence(market, model(0), [model(fold) for fold in NUMBERS])
 
 
 def inverted(seed: int) -> Evidence:
-    """(d) Inverted; in half of the worlds only the file is, not the recipe."""
-    world = World(seed, regime=GOOD)
+    """(d) Inverted; in half of the markets only the file, not the configuration."""
+    market = SimulatedMarket(seed, regime=GOOD)
 
     def turned(answers: Answers) -> Answers:
         return lambda part: 1.0 - answers(part)
 
-    models = [_learned(world, fold) for fold in (0, *NUMBERS)]
-    return evidence(world, turned(models[0]), models[1:] if seed % 2 else [turned(model) for model in models[1:]])
+    models = [_learned(market, fold) for fold in (0, *NUMBERS)]
+    return evidence(market, turned(models[0]), models[1:] if seed % 2 else [turned(model) for model in models[1:]])
 
 
 def collapsed(seed: int) -> Evidence:
-    """(e) Collapsed: one probability, or one that hardly moves, though it moves the right way."""
-    world = World(seed, regime=GOOD)
+    """(e) Collapsed: one probability, or very small differences in the right direction."""
+    market = SimulatedMarket(seed, regime=GOOD)
     width = 0.0 if seed % 2 else 0.02
-    return evidence(world, lambda part: special.expit(0.4 + width * world.x[part]), _same_recipe(world))
+    return evidence(market, lambda part: special.expit(0.4 + width * market.x[part]), _same_configuration(market))
 
 
 def one_action(seed: int) -> Evidence:
-    """(f) One action: true probabilities, nearly all over 0.6."""
-    world = World(seed, regime=replace(Regime(), win_good=0.97, win_bad=0.62))
-    return evidence(world, _learned(world, 0), _same_recipe(world))
+    """(f) One action: true probabilities, nearly all above 0.6."""
+    market = SimulatedMarket(seed, regime=replace(Regime(), win_good=0.97, win_bad=0.62))
+    return evidence(market, _learned(market, 0), _same_configuration(market))
 
 
 def as_good(seed: int) -> Evidence:
     """(g) As good as the incumbent."""
-    world = World(seed, regime=GOOD)
-    return evidence(world, _learned(world, 0), _same_recipe(world), incumbent=_learned(world, 0))
+    market = SimulatedMarket(seed, regime=GOOD)
+    return evidence(market, _learned(market, 0), _same_configuration(market), incumbent=_learned(market, 0))
 
 
 def better(seed: int) -> Evidence:
-    """(h) Good, against an incumbent that knows another market."""
-    world = World(seed, regime=GOOD)
-    old, _ = world.market(GOOD)
-    return evidence(world, _learned(world, 0), _same_recipe(world), incumbent=lambda part: special.expit(old[part]))
+    """(h) Good, against an incumbent of another market."""
+    market = SimulatedMarket(seed, regime=GOOD)
+    old, _ = market.log_odds(GOOD)
+    return evidence(
+        market, _learned(market, 0), _same_configuration(market), incumbent=lambda part: special.expit(old[part])
+    )
 
 
 def better_in_a_rising_market(seed: int) -> Evidence:
-    """(h, 59 % WIN) The same in the demo's own market, where good times are commoner."""
-    world = World(seed, regime=Regime())
-    old, _ = world.market(Regime())
-    return evidence(world, _learned(world, 0), _same_recipe(world), incumbent=lambda part: special.expit(old[part]))
+    """(h, 59 % WIN) The same in the demo's market, in which WIN is more frequent."""
+    market = SimulatedMarket(seed, regime=Regime())
+    old, _ = market.log_odds(Regime())
+    return evidence(
+        market, _learned(market, 0), _same_configuration(market), incumbent=lambda part: special.expit(old[part])
+    )
 
 
 def one_symbol(seed: int) -> Evidence:
-    """(i) Good but for one symbol, whose answers are upside down; in half of the worlds in the backtest folds, too."""
-    world = World(seed, regime=GOOD)
-    sick = world.codes == seed % len(SYMBOLS)
+    """(i) Good except for one symbol with inverted answers; in half of the markets in the backtest folds as well."""
+    market = SimulatedMarket(seed, regime=GOOD)
+    sick = market.codes == seed % len(SYMBOLS)
 
     def spoiled(answers: Answers) -> Answers:
         return lambda part: np.where(sick[part], 1.0 - answers(part), answers(part))
 
-    models = [_learned(world, fold) for fold in (0, *NUMBERS)]
-    return evidence(world, spoiled(models[0]), models[1:] if seed % 2 else [spoiled(model) for model in models[1:]])
+    models = [_learned(market, fold) for fold in (0, *NUMBERS)]
+    return evidence(market, spoiled(models[0]), models[1:] if seed % 2 else [spoiled(model) for model in models[1:]])
 
 
 def overconfident(seed: int) -> Evidence:
     """(j) Overconfident: every log odds doubled."""
-    world = World(seed, regime=GOOD)
+    market = SimulatedMarket(seed, regime=GOOD)
 
     def doubled(answers: Answers) -> Answers:
         return lambda part: special.expit(2.0 * special.logit(answers(part)))
 
-    models = [doubled(_learned(world, fold)) for fold in (0, *NUMBERS)]
-    return evidence(world, models[0], models[1:])
+    models = [doubled(_learned(market, fold)) for fold in (0, *NUMBERS)]
+    return evidence(market, models[0], models[1:])
 
 
 def overconfident_file(seed: int) -> Evidence:
-    """(j, the file alone) The same, but of the candidate only, not of its recipe in the past."""
-    world = World(seed, regime=GOOD)
-    answers = _learned(world, 0)
-    return evidence(world, lambda part: special.expit(2.0 * special.logit(answers(part))), _same_recipe(world))
+    """(j, the file alone) The same for the candidate only, not for its configuration on earlier folds."""
+    market = SimulatedMarket(seed, regime=GOOD)
+    answers = _learned(market, 0)
+    return evidence(market, lambda part: special.expit(2.0 * special.logit(answers(part))), _same_configuration(market))
 
 
 def too_few(seed: int) -> Evidence:
-    """(k) Too few rows: a good model, judged on 150."""
-    world = World(seed, rows=1000, regime=GOOD)
-    return evidence(world, _learned(world, 0), [])
+    """(k) Too few rows: a good model, evaluated on 150."""
+    market = SimulatedMarket(seed, rows=1000, regime=GOOD)
+    return evidence(market, _learned(market, 0), [])
 
 
 def drifting(seed: int) -> Evidence:
-    """(l) Real-market-like drift without edge: hit rate and moods both wander for days."""
-    world = World(seed, drift=0.3, drift_hours=72.0, mood_hours=48.0)
-    common = world.mood()
-    models = [world.calibrated(0.8 * common + 0.6 * world.mood(), fold) for fold in (0, *NUMBERS)]
-    return evidence(world, models[0], models[1:])
+    """(l) Drift without an edge: the hit rate and the model's deviations drift for days."""
+    market = SimulatedMarket(seed, drift=0.3, drift_hours=72.0, noise_hours=48.0)
+    common = market.noise()
+    models = [market.calibrated(0.8 * common + 0.6 * market.noise(), fold) for fold in (0, *NUMBERS)]
+    return evidence(market, models[0], models[1:])
 
 
 KINDS: dict[str, Callable[[int], Evidence]] = {
