@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 HOME_DIR ?= demo-home
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-fast test-faults clean install install-venv install-files activate uninstall deb
+.PHONY: help demo test lint test-fast test-faults test-python clean install install-venv install-files activate uninstall deb
 
 # Destinations of `make install`. DESTDIR is for packagers: files only; no user is created and nothing is started.
 DESTDIR       ?=
@@ -42,6 +42,14 @@ test-fast: $(VENV)/.installed  ## the tests that need no worker process and no s
 test-faults: $(VENV)/.installed  ## the swap and its recovery under every injected fault (needs strace; about an hour)
 	$(BIN)/python -m tests.faults.strace_sweep
 	$(BIN)/python -m tests.faults.power_loss
+
+# torch has small builds for few versions of Python: without it, tests that need it are skipped
+test-python: $(VENV)/.installed  ## unit and contract tests on another Python: VERSION=3.13
+	python=$$(UV=$(BIN)/uv .ci/find-python $(VERSION)) && \
+	    $(BIN)/uv venv --quiet --clear --python $$python build/venv-$(VERSION)
+	echo torch | $(BIN)/uv pip install --quiet --python build/venv-$(VERSION) --excludes /dev/stdin \
+	    --constraint constraints.txt --editable '.[test]'
+	build/venv-$(VERSION)/bin/python -m pytest -n 2 -q tests/unit tests/contract
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

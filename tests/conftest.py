@@ -1,6 +1,7 @@
 """Fixtures that tests of more than one folder share."""
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,11 @@ settings.register_profile(
 )
 settings.register_profile("explore", settings.get_profile("same"), derandomize=False)
 settings.load_profile("same")
+
+# `make test-python` has no torch
+collect_ignore = (
+    [] if find_spec("torch") else ["contract/test_async_serving.py", "contract/test_model_follower.py", "worker"]
+)
 
 
 @pytest.fixture

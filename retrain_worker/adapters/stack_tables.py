@@ -123,8 +123,14 @@ def _upsert(connection: sa.Connection, table: sa.Table, key: str, row: Mapping[s
 
 
 def _known(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The values for which the table has a column."""
-    return {name: value for name, value in row.items() if name in table.c}
+    """The values for which the table has a column; instants as text where the column is not one of instants."""
+    known = {name: value for name, value in row.items() if name in table.c}
+    texts = {
+        name: value.isoformat(" ")
+        for name, value in known.items()
+        if isinstance(value, datetime) and not isinstance(table.c[name].type, sa.DateTime)
+    }
+    return known | texts
 
 
 def _run_row(run: Run) -> dict[str, Any]:

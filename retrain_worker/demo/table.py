@@ -31,7 +31,7 @@ _OUTCOME = (
 
 def insert_rows(database: sqlite3.Connection, rows: Rows, signals: Floats, *, as_objects: bool) -> None:
     """Insert rows, by id; open positions without their outcome."""
-    places = ", ".join(f":{name}" for name in SAMPLE_COLUMNS)
+    places = ", ".join("?" * len(SAMPLE_COLUMNS))
     by_id = np.argsort(rows["id"])
     for chunk in _chunks(by_id):
         columns = _decisions(rows[chunk]) | _outcomes(rows[chunk])

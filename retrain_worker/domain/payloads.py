@@ -184,10 +184,7 @@ class Entry(TypedDict):
 
 
 class CurrentModelFields(TypedDict):
-    """The hash quantum:model:patchtst:current: the model in service. Every field is text.
-
-    With an empty model_path nothing is in service: the engine's slot names no model any more.
-    """
+    """The hash quantum:model:patchtst:current: the model in service, or none: an empty model_path. All is text."""
 
     version: str
     model_path: str

@@ -16,7 +16,8 @@ from retrain_worker.adapters.reload_result import ReloadResult, write
 signal.signal(signal.SIGHUP, lambda *_: write(Path(sys.argv[1]), ReloadResult(
     pid=os.getpid(), began_at_ns=time.monotonic_ns(), problems=tuple(sys.argv[2:]))))
 print("at work", flush=True)
-time.sleep(60)
+while True:  # a signal just before a sleep is handled after it
+    time.sleep(0.05)
 """
 
 

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -342,8 +343,12 @@ def test_reading_an_older_database_names_the_daemon_and_no_damage(path, monkeypa
 
 
 def test_a_question_that_the_tables_do_not_answer_is_no_damage(path):
-    with pytest.raises(StateError, match="does not have the tables") as raised, state_schema.named_errors(path):
-        sqlite3.connect(":memory:").execute("SELECT reached FROM deployments")
+    with (
+        closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(StateError, match="does not have the tables") as raised,
+        state_schema.named_errors(path),
+    ):
+        connection.execute("SELECT reached FROM deployments")
     assert "damaged" not in str(raised.value)
 
 
