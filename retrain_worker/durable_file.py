@@ -1,9 +1,9 @@
-"""The one way to write or replace a file: wholly there, durably, or not touched at all.
+"""Atomic and durable writing and replacing of files.
 
-Temporary in the same directory, all bytes, fsync, read back, rename, fsync of the directory. After any error, of fsync
-above all, the temporary is thrown away and never tried again: the kernel may have dropped the pages that it could not
-write (https://wiki.postgresql.org/wiki/Fsync_Errors). Names of temporaries are unique, start with TEMPORARY_PREFIX and
-end in .tmp, so that nothing globs them for a model and a later start can sweep them.
+Temporary file in the same directory, all bytes, fsync, read back, rename, fsync of the directory. After any error, in
+particular of fsync, the temporary file is discarded: the kernel may have dropped the pages that it could not write
+(https://wiki.postgresql.org/wiki/Fsync_Errors). Names of temporary files are unique, start with TEMPORARY_PREFIX and
+end in .tmp, so that no glob for models matches them and the next start can remove them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TEMPORARY_SUFFIX = ".tmp"
 _CHUNK_BYTES = 1 << 20
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-#: glibc has it since 2.28; Python does not
+#: in glibc since 2.28, not in Python
 _RENAMEAT2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _PUT_BACKS = 10
-#: hashes of the content: right for the old bytes only, and the kernel's to write
+#: hashes of the content, which the kernel writes; they would be wrong for new bytes
 _XATTRS_OF_CONTENT = frozenset({"security.ima", "security.evm"})
 
 _REMEDIES = {
@@ -44,13 +44,13 @@ _REMEDIES = {
     "grant its directory with ReadWritePaths=, not the file",
     errno.ELOOP: "put a regular file there; symbolic links are not followed",
     errno.ENOTDIR: "a part of this path is not a directory",
-    errno.ENOENT: "make the directory, or name another one",
+    errno.ENOENT: "create the directory, or name another one",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileMetadata:
-    """What a file carries beside its bytes."""
+    """Metadata of a file."""
 
     mode: int
     uid: int
@@ -59,14 +59,14 @@ class FileMetadata:
 
 
 class ChangedMeanwhileError(Exception):
-    """Somebody else has changed the file that was to be replaced; it is as they left it."""
+    """Another process has changed the file that was to be replaced; its version is kept."""
 
 
 def replace_file(target: Path, content: bytes, *, mode: int = 0o644, metadata: FileMetadata | None = None) -> None:
     """Make `target` hold `content`. With `metadata`, owner, mode and extended attributes are those; else only `mode`.
 
     Raises DiskFullError, SlotError (permission, read-only, mount point), or RetryLaterError for an I/O error; then
-    `target` is as it was.
+    `target` is unchanged.
     """
     with named_errors(target), _temporary(target) as (temporary, file):
         _fill(temporary, file, content, metadata, mode=mode, target=target)
@@ -75,12 +75,12 @@ def replace_file(target: Path, content: bytes, *, mode: int = 0o644, metadata: F
 
 
 def exchange_file(target: Path, content: bytes, *, metadata: FileMetadata, is_expected: Callable[[Path], bool]) -> bool:
-    """Make `target`, which is there, hold `content`, unless it is not the file that was expected any more.
+    """Make the existing file `target` hold `content`, unless it is no longer the expected file.
 
-    `is_expected(path)`: whether the file under this name is the one that is to be replaced. It is asked before the
-    exchange, and again of what came out: an edit made between the two is put back. False where the file system cannot
-    exchange two names (renameat2(2), RENAME_EXCHANGE): then that last instant is not covered.
-    Raises ChangedMeanwhileError, and what `replace_file` raises; then `target` is as it was, or as somebody else left
+    `is_expected(path)`: whether the file of this name is the one to replace. It is called before the exchange, and
+    afterwards for the file that was replaced: an edit between the two is put back. Returns False where the file system
+    cannot exchange two names (renameat2(2), RENAME_EXCHANGE): then that interval is not covered.
+    Raises ChangedMeanwhileError, and what `replace_file` raises; then `target` is unchanged, or as another process left
     it.
     """
     with named_errors(target), _temporary(target) as (temporary, file):
@@ -106,7 +106,7 @@ def exchange_file(target: Path, content: bytes, *, metadata: FileMetadata, is_ex
 
 
 def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str) -> None:
-    """Make `target` a copy of `source`, whole or not at all.
+    """Make `target` a copy of `source`, atomically.
 
     The hash of what was read and of what was written must both be `expected_sha256`: ArtifactError if not.
     """
@@ -119,7 +119,7 @@ def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str)
         written_sha256 = _read_back(temporary)
         if written_sha256 != expected_sha256:
             raise RetryLaterError(
-                "the copy does not read back as it was written", where=str(target), remedy="look at the disk"
+                "the copy does not read back as it was written", where=str(target), remedy="check the disk"
             )
         temporary.rename(target)
         sync_directory(target.parent)
@@ -129,14 +129,14 @@ def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str)
 def replacing(target: Path, *, mode: int = 0o644) -> Iterator[BufferedWriter[FileIO]]:
     """A file to write; it appears under `target`, durable, when the block ends without an error.
 
-    For a folder in which one process writes at a time: what a killed one left of this target is swept first. Raises
-    DiskFullError, SlotError, RetryLaterError; then `target` is as it was.
+    For a directory in which one process writes at a time: leftovers of a killed process for this target are removed
+    first. Raises DiskFullError, SlotError, RetryLaterError; then `target` is unchanged.
     """
     with named_errors(target):
         for stale in target.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(target.name)}.*{_TEMPORARY_SUFFIX}"):
             stale.unlink(missing_ok=True)
         with _temporary(target) as (temporary, file):
-            writer = BufferedWriter(file)  # a raw file may write less than it was given
+            writer = BufferedWriter(file)  # a raw file may write fewer bytes than requested
             yield writer
             writer.flush()
             writer.detach()
@@ -148,9 +148,9 @@ def replacing(target: Path, *, mode: int = 0o644) -> Iterator[BufferedWriter[Fil
 
 @contextlib.contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill; it takes the place of `target`, durable, when the block ends without an error.
+    """A directory to fill; it replaces `target`, durably, when the block ends without an error.
 
-    For a folder in which one process writes at a time. Raises as `replacing` does.
+    For a directory in which one process writes at a time. Raises as `replacing` does.
     """
     unfinished = target.with_name(f"{TEMPORARY_PREFIX}{target.name}{_TEMPORARY_SUFFIX}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -169,9 +169,9 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 
 def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write `target` without a rename: a path unit sees the closing of a written file, but misses a rename.
+    """Write `target` without a rename: a path unit detects the closing of a written file, but not a rename.
 
-    For files whose content may be torn without harm.
+    For files whose content may be incomplete after a crash.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with named_errors(target):
@@ -186,7 +186,7 @@ def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def _leave_to_owner(fd: int, directory: Path) -> None:
-    """What root has made in a directory of the daemon's user must stay writable for that user."""
+    """Give a file that root created in a directory of the daemon's user to that user."""
     owner = directory.stat()
     if os.geteuid() == 0 and os.fstat(fd).st_uid != owner.st_uid:
         os.fchown(fd, owner.st_uid, owner.st_gid)
@@ -210,7 +210,7 @@ def metadata_of(fd: int) -> FileMetadata:
 
 
 def read_all(fd: int, limit_bytes: int) -> bytes:
-    """The bytes of an open file from where it stands, at most `limit_bytes` and one more."""
+    """The bytes of an open file from its current offset, at most `limit_bytes` + 1."""
     parts, left = [], limit_bytes + 1
     while left > 0 and (part := os.read(fd, min(left, _CHUNK_BYTES))):
         parts.append(part)
@@ -219,7 +219,7 @@ def read_all(fd: int, limit_bytes: int) -> bytes:
 
 
 def free_bytes(directory: Path) -> int:
-    """What an ordinary user may still write on this file system."""
+    """Bytes that an ordinary user may still write on this file system."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 
@@ -231,7 +231,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable. A file system that cannot do that says EINVAL, and is left at that."""
+    """Make the names in `directory` durable. EINVAL, from a file system without support, is ignored."""
     with named_errors(directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -244,7 +244,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sweep_temporaries(directory: Path) -> tuple[Path, ...]:
-    """Remove what a killed process left in `directory`. Only the process that owns the state directory may call it."""
+    """Remove the leftovers of killed processes in `directory`. Only for the process that holds the state directory."""
     with named_errors(directory):
         stale = tuple(sorted(directory.glob(f"{TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}")))
         for path in stale:
@@ -254,7 +254,7 @@ def sweep_temporaries(directory: Path) -> tuple[Path, ...]:
 
 @contextlib.contextmanager
 def _temporary(target: Path) -> Iterator[tuple[Path, FileIO]]:
-    """A new file beside `target`; closed, and gone, when the block raises."""
+    """A new file beside `target`; closed and removed when the block raises."""
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
     file = FileIO(os.open(temporary, _CREATE, 0o600), "wb")
     try:
@@ -270,13 +270,13 @@ def _temporary(target: Path) -> Iterator[tuple[Path, FileIO]]:
 def _fill(
     temporary: Path, file: FileIO, content: bytes, metadata: FileMetadata | None, *, mode: int, target: Path
 ) -> None:
-    """Write, dress, fsync, close and read back."""
+    """Write, apply the metadata, fsync, close and read back."""
     _write_all(file.fileno(), content)
     _apply_metadata(file.fileno(), metadata, mode=mode, target=target)
     _sync_and_close(file)
     if _read_back(temporary) != hashlib.sha256(content).hexdigest():
         raise RetryLaterError(
-            "the bytes on the disk are not those that were written", where=str(target), remedy="look at the disk"
+            "the bytes on the disk are not those that were written", where=str(target), remedy="check the disk"
         )
 
 
@@ -293,7 +293,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _put_back(temporary: Path, target: Path, ours: int) -> None:
-    """Undo an exchange: `target` gets back what came out, or what somebody has written there since."""
+    """Undo an exchange: `target` is again the replaced file, or what another process has written since."""
     stands = ours
     for _ in range(_PUT_BACKS):
         put = temporary.lstat().st_ino
@@ -301,7 +301,9 @@ def _put_back(temporary: Path, target: Path, ours: int) -> None:
         if temporary.lstat().st_ino == stands:
             return
         stands = put
-    raise SlotError("the file is changed by somebody else all the time", where=str(target), remedy="see who writes it")
+    raise SlotError(
+        "another process keeps changing the file", where=str(target), remedy="find out which process writes it"
+    )
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -325,12 +327,12 @@ def _chunks(source: Path) -> Iterator[bytes]:
                 yield chunk
     except OSError as error:
         raise RetryLaterError(
-            f"cannot be read: {error.strerror}", where=str(source), remedy="look at the disk"
+            f"cannot be read: {error.strerror}", where=str(source), remedy="check the disk"
         ) from error
 
 
 def _apply_metadata(fd: int, metadata: FileMetadata | None, *, mode: int, target: Path) -> None:
-    """Give the temporary its owner, mode and attributes; SlotError when it cannot have those of the old file."""
+    """Apply owner, mode and attributes to the temporary file. Raises SlotError when they cannot be applied."""
     if metadata is None:
         os.fchmod(fd, mode)
         return
@@ -377,7 +379,7 @@ def _read_back(path: Path) -> str:
 
 @contextlib.contextmanager
 def named_errors(path: Path, *, doing: str = "write") -> Iterator[None]:
-    """Every OSError of the block becomes an error that says what to do."""
+    """Turn every OSError of the block into an error of this program with a remedy."""
     try:
         yield
     except OSError as error:
@@ -385,10 +387,10 @@ def named_errors(path: Path, *, doing: str = "write") -> Iterator[None]:
 
 
 def named_error(error: OSError, path: Path, *, doing: str = "write") -> RetrainError:
-    """The error of this program that says the same, and what to do."""
+    """The error of this program for an OSError, with a remedy."""
     what = f"cannot {doing} here: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(what, where=str(path), remedy="make room on this file system")
+        return DiskFullError(what, where=str(path), remedy="free space on this file system")
     if error.errno in _REMEDIES:
         return SlotError(what, where=str(path), remedy=_REMEDIES[error.errno])
-    return RetryLaterError(what, where=str(path), remedy="look at the disk and at the system's log")
+    return RetryLaterError(what, where=str(path), remedy="check the disk and the system log")

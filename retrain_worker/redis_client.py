@@ -1,8 +1,8 @@
-"""Connects to Redis as a careful writer must, and puts what Redis refuses into words.
+"""Connections to Redis without implicit retries, and messages for its errors.
 
-redis-py repeats a write by itself after a lost reply (10 times by default since 8.0), and so doubles it; here nothing
-is repeated that we did not decide to repeat. Replies stay bytes: what others write into a stream need not be UTF-8.
-No text that leaves this module holds a password. Shared by adapters (who write) and serving (who read).
+redis-py repeats a write after a lost reply (10 times by default since 8.0) and so duplicates it; here nothing is
+repeated implicitly. Replies stay bytes: foreign entries of a stream need not be UTF-8. No message of this module
+contains a password. Used by adapters, which write, and by serving, which reads.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ HEALTH_CHECK_SECONDS = 30
 FIRST_BACK_OFF = timedelta(seconds=1)
 LONGEST_BACK_OFF = timedelta(seconds=30)
 _SCHEMES = ("redis://", "rediss://", "unix://")
-#: entries that a group could not handle go to a stream of this name, with the reason, where a person can look at them
-SET_ASIDE_PREFIX = "quantum:set_aside:"
-SET_ASIDE_LENGTH = 1000
-#: XAUTOCLAIM and XTRIM MINID came with it
+#: stream of the dead letters of a consumer group
+DEAD_LETTER_PREFIX = "quantum:dead_letter:"
+DEAD_LETTER_LENGTH = 1000
+#: the first version with XAUTOCLAIM and XTRIM MINID
 OLDEST_VERSION = (6, 2)
 _IN_PIPELINE = "of pipeline caused error: "
 
@@ -44,15 +44,15 @@ _IN_PIPELINE = "of pipeline caused error: "
 class RedisProblem(Problem):
     """Why Redis did not do what was requested, without secrets."""
 
-    #: whether it will most likely end by itself; else an operator has to change something
+    #: whether it is probably temporary; otherwise an operator must act
     is_transient: bool
     #: the one key that has the problem; empty: all of Redis
     key: str = ""
 
 
-#: replies stay bytes, in the shape that every server since 6.2 knows
+#: replies stay bytes, in the protocol that every server since 6.2 supports
 _ALWAYS: dict[str, Any] = {"protocol": 2, "decode_responses": False, "health_check_interval": HEALTH_CHECK_SECONDS}
-#: class of the error -> our code, most of them the server's own
+#: class of the error -> code, usually the server's own
 _CODES = {
     "AuthenticationError": "NOAUTH",
     "AuthorizationError": "NOAUTH",
@@ -67,7 +67,7 @@ _CODES = {
     "ClusterDownError": "CLUSTERDOWN",
     "TryAgainError": "TRYAGAIN",
 }
-#: code -> cause, of what ends by itself
+#: code -> cause, of temporary problems
 _TRANSIENT_CAUSES = {
     "UNREACHABLE": "cannot be reached ({text})",
     "TIMEOUT": "does not answer in time",
@@ -80,7 +80,7 @@ _TRANSIENT_CAUSES = {
     "CLUSTERDOWN": "its cluster is down",
     "TRYAGAIN": "asks to try again",
 }
-#: code -> cause and action, of what an operator has to end
+#: code -> cause and action, of problems that need an operator
 _LASTING_CAUSES = {
     "NOAUTH": ("refuses the user or password", "correct REDIS_URL"),
     "NOPERM": ("does not permit this ({text})", "extend the ACL of the user"),
@@ -95,7 +95,7 @@ def connect(
     socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     client_name: str = "retrain-worker",
 ) -> redis.Redis:
-    """A client of `redis://`, `rediss://` or `unix://`; nothing is sent yet. Raises SettingsError on a wrong URL."""
+    """A client of `redis://`, `rediss://` or `unix://`; it sends nothing yet. Raises SettingsError for a bad URL."""
     with _named_errors(url):
         return redis.Redis.from_url(
             url,
@@ -114,7 +114,7 @@ def connect_async(
     socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     client_name: str = "retrain-worker",
 ) -> redis.asyncio.Redis:
-    """The same for asyncio. Raises SettingsError on a wrong URL."""
+    """The same for asyncio. Raises SettingsError for an invalid URL."""
     with _named_errors(url):
         return redis.asyncio.Redis.from_url(
             url,
@@ -131,7 +131,7 @@ def _named_errors(url: str) -> Iterator[None]:
     try:
         yield
     except ValueError:
-        # the library repeats parts of the URL in its message, and a URL may hold a password
+        # the library's message repeats parts of the URL, which may contain a password
         raise SettingsError(
             ("the Redis URL cannot be read",),
             where=where_of(url),
@@ -147,7 +147,7 @@ def where_of(url: str) -> str:
     except ValueError:
         return "REDIS_URL"
     if not url.startswith(_SCHEMES) or "@" in parts.path:
-        return "REDIS_URL"  # whatever this is, there may be a password in it
+        return "REDIS_URL"  # not a URL, but it may contain a password
     return unquote(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
 
 
@@ -160,7 +160,7 @@ def where_is(client: AnyRedis) -> str:
 
 
 def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") -> RedisProblem:
-    """What went wrong in an access to `key`, and whether waiting will help."""
+    """The problem of an access to `key`, and whether it is temporary."""
     code, text = _code_of(error), _without_secrets(" ".join(_said(error).split()), client)
     is_transient = code in _TRANSIENT_CAUSES
     cause, action = (
@@ -178,12 +178,12 @@ def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") 
 
 
 def unavailable(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> RedisUnavailableError:
-    """The same as an error to raise, for commands that a person waits for."""
+    """The problem as an error, for interactive commands."""
     return RedisUnavailableError(problem_of(error, client, key=key).message, remedy="try again when it is back")
 
 
 def is_no_group(error: RedisError) -> bool:
-    """Whether the consumer group, or the stream that it belongs to, does not exist (UNBLOCKED: any more)."""
+    """Whether the consumer group or its stream does not exist (UNBLOCKED: was removed while waiting)."""
     return isinstance(error, ResponseError) and _code_of(error) in ("NOGROUP", "UNBLOCKED")
 
 
@@ -193,7 +193,7 @@ def is_no_such_key(error: RedisError) -> bool:
 
 
 def _code_of(error: Exception) -> str:
-    """The first word of the server's reply; redis-py cuts it off where it has a class for it."""
+    """The first word of the server's reply; redis-py removes it where it has a class for it."""
     for kind in type(error).__mro__:
         if kind.__name__ in _CODES:
             return _CODES[kind.__name__]
@@ -201,7 +201,7 @@ def _code_of(error: Exception) -> str:
 
 
 def _said(error: Exception) -> str:
-    """What the server said. redis-py puts the command, with all its values, before the error of a pipeline."""
+    """The server's message. redis-py prefixes errors of a pipeline with the command and all its values."""
     return str(error).rpartition(_IN_PIPELINE)[2]
 
 
@@ -224,22 +224,22 @@ def add_entry(
     return added.decode()
 
 
-def set_aside(
+def dead_letter(
     client: redis.Redis, *, group: str, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str
 ) -> None:
-    """Copy an entry that nobody can handle to `quantum:set_aside:<group>`, with the reason, and acknowledge it."""
+    """Copy an entry that cannot be handled to `quantum:dead_letter:<group>`, with the reason, and acknowledge it."""
     kept = dead_letter_fields(stream=stream, entry_id=entry_id, fields=fields, reason=reason)
-    add_entry(client, SET_ASIDE_PREFIX + group, kept, longest=SET_ASIDE_LENGTH)
+    add_entry(client, DEAD_LETTER_PREFIX + group, kept, longest=DEAD_LETTER_LENGTH)
     client.xack(stream, group, entry_id)
 
 
 def dead_letter_fields(*, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str) -> dict[bytes, bytes]:
-    """What is kept of an entry that nobody can handle: its fields, where it was, and the reason."""
-    return {**fields, b"set_aside_from": f"{stream} {entry_id}".encode(), b"set_aside_reason": reason.encode()}
+    """The dead letter of an entry: its fields, its stream and id, and the reason."""
+    return {**fields, b"dead_letter_from": f"{stream} {entry_id}".encode(), b"dead_letter_reason": reason.encode()}
 
 
 def text_of(raw: bytes | str) -> str:
-    """A reply as text. What others wrote need not be UTF-8."""
+    """A reply as text. Foreign entries need not be UTF-8."""
     return raw.decode(errors="replace") if isinstance(raw, bytes) else raw
 
 
@@ -257,7 +257,7 @@ def streams_in(reply: object) -> list[tuple[str, str, dict[bytes, bytes]]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What a Redis is, and what about it may cost us events."""
+    """The version of a Redis server, and warnings about configurations that may lose events."""
 
     version: str
     run_id: str
@@ -265,7 +265,7 @@ class Examination:
 
 
 def examine(client: redis.Redis) -> Examination:
-    """Look at version, eviction and persistence. Raises RedisUnavailableError when Redis does not say."""
+    """Read version, eviction policy and persistence. Raises RedisUnavailableError when Redis does not answer."""
     try:
         info: dict[str, Any] = client.info("server")
         memory: dict[str, Any] = client.info("memory")
@@ -279,19 +279,19 @@ def examine(client: redis.Redis) -> Examination:
     if warning := eviction_warning(memory):
         warnings.append(warning)
     if not persistence.get("aof_enabled"):
-        warnings.append("appendonly is off: Redis can forget the latest minutes; lost events will be published again")
+        warnings.append("appendonly is off: Redis can lose the latest minutes; lost events will be published again")
     return Examination(version=version, run_id=str(info.get("run_id", "")), warnings=tuple(warnings))
 
 
 def eviction_warning(memory: Mapping[str, Any]) -> str | None:
-    """What `INFO memory` says that may cost us whole streams; None: nothing."""
+    """A warning when `INFO memory` shows a policy that may evict whole streams, else None."""
     if memory.get("maxmemory") and "allkeys" in str(memory.get("maxmemory_policy")):
         return f"maxmemory-policy {memory['maxmemory_policy']} may evict a whole stream; use noeviction"
     return None
 
 
 class BackOff:
-    """Longer and longer pauses while a problem lasts. A clock that jumps cannot make one endless."""
+    """Growing pauses while a problem lasts. A clock jump cannot make a pause endless."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
@@ -300,14 +300,14 @@ class BackOff:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is time to try (again)."""
+        """Whether the next attempt is due."""
         if self._not_before is None:
             return True
         left = self._not_before - self._now()
         return not timedelta() < left <= LONGEST_BACK_OFF
 
     def after(self, problem: RedisProblem | None) -> None:
-        """Note how the last try went."""
+        """Record the result of an attempt."""
         if problem is None:
             self._pause, self._not_before = timedelta(), None
             return

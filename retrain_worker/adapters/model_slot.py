@@ -322,7 +322,7 @@ class ModelSlot:
             raise DiskFullError(
                 f"{free} bytes are free, {size_bytes + _RESERVE_BYTES} are needed",
                 where=str(self._models_dir),
-                remedy="make room on this file system",
+                remedy="free space on this file system",
             )
 
     @staticmethod

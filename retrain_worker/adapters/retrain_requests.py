@@ -22,9 +22,9 @@ from retrain_worker.redis_client import (
     BackOff,
     RedisProblem,
     add_entry,
+    dead_letter,
     is_no_group,
     problem_of,
-    set_aside,
     streams_in,
     unavailable,
 )
@@ -143,7 +143,7 @@ class Requests:
                 requests.append(_request_in(stream_id, fields))
             except ValueError as error:
                 dead_letters.append(DeadLetter(stream_id=stream_id, reason=str(error)))
-                set_aside(
+                dead_letter(
                     self._client,
                     group=REQUEST_GROUP,
                     stream=REQUEST_STREAM,

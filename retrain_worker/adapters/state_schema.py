@@ -278,7 +278,7 @@ def _named_error(error: sqlite3.Error, path: Path) -> RetrainError:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_FULL:
             return DiskFullError(
-                "no space for the state database", where=str(path), remedy="make room on this file system"
+                "no space for the state database", where=str(path), remedy="free space on this file system"
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return RetryLaterError(

@@ -1,4 +1,4 @@
-"""The model that the engine's env file names: PATCHTST_MODEL_PATH, the last word while Redis is away."""
+"""The model that the engine's env file names (PATCHTST_MODEL_PATH), used while Redis is unreachable."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PATH_KEY = "PATCHTST_MODEL_PATH"
 
 
 def model_in_env_file(path: Path) -> CurrentModel | None:
-    """The model named there, as promoted when the file was last changed; None if it names none.
+    """The model that the file names, dated by the last change of the file; None if it names none.
 
-    Its hash is not known here: the checksum file beside the model says it. Raises OSError, and SlotError where systemd
-    would refuse the file.
+    Its hash is left empty: it is in the checksum file beside the model. Raises OSError, and SlotError where systemd
+    would reject the file.
     """
     changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     named = env_file.value_of(path.read_bytes(), PATH_KEY)

@@ -1,8 +1,8 @@
-"""How events are read: groups, what is pending, what was handled, what nobody survives. Logic only; `driving` does it.
+"""Consumer-group reader: pending entries, de-duplication, dead letters. No I/O; `io_drivers` performs it.
 
-An entry that was delivered before comes first: ours after a restart at once, anybody's when it has lain for a while.
-Redis counts how often it was delivered; after too many tries it is set aside. An event that was handled before, here
-or by a colleague, under this stream id or an older one, is acknowledged and passed over.
+Entries that were delivered before come first: this consumer's own immediately after a restart, those of other consumers
+when they have been pending for a while. Redis counts deliveries; after too many the entry is dead-lettered. An event
+that this consumer or another member of the group has handled, under any stream id, is acknowledged and skipped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from retrain_worker.domain.envelope import ReceivedEvent, received
 from retrain_worker.redis_client import (
-    SET_ASIDE_LENGTH,
-    SET_ASIDE_PREFIX,
+    DEAD_LETTER_LENGTH,
+    DEAD_LETTER_PREFIX,
     dead_letter_fields,
     entries_in,
     is_no_group,
@@ -29,11 +29,11 @@ from retrain_worker.redis_client import (
 from retrain_worker.serving.handled_events import HandledEvents
 from retrain_worker.serving.io_drivers import Pause, Steps, call
 
-#: one wait of the server; it must be shorter than the socket's timeout
+#: of one blocking read; less than the socket timeout
 BLOCK_SECONDS = 1.0
 SOCKET_TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
 _LONGEST_PAUSE_SECONDS = 30.0
-#: entries of a stream whose ids are read back when we start
+#: entries of a stream whose ids are read at start
 _LOOK_BACK = 1_000
 _PAGE = 100
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderPolicy:
-    """What a consumer may choose."""
+    """Options of a consumer."""
 
     group: str
     consumer: str
@@ -53,7 +53,7 @@ class ReaderPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class _Waiting:
-    """An entry that was delivered before, to us or to somebody else, and not acknowledged."""
+    """An entry that was delivered to a consumer of the group and not acknowledged."""
 
     stream: str
     stream_id: str
@@ -62,12 +62,12 @@ class _Waiting:
 
 
 class EventReader:
-    """One step at a time; every method that returns Steps is to be driven."""
+    """Methods that return Steps are executed by a driver of `io_drivers`."""
 
     def __init__(
         self, policy: ReaderPolicy, handled: HandledEvents, *, sentence_of: Callable[[RedisError], str]
     ) -> None:
-        """`sentence_of` puts an error of Redis into words without secrets."""
+        """`sentence_of` turns a Redis error into a message without secrets."""
         self._policy = policy
         self._handled = handled
         self._sentence_of = sentence_of
@@ -75,7 +75,7 @@ class EventReader:
         self._reclaim_milliseconds = int(policy.reclaim_after_seconds * 1000)
         self._waiting: deque[_Waiting] = deque()
         self._fresh: deque[tuple[str, str, dict[bytes, bytes]]] = deque()
-        #: given to the caller by this object and not acknowledged: they come again only when they have lain for a while
+        #: returned by this object and not acknowledged: repeated only after `reclaim_after_seconds`
         self._in_hand: set[tuple[str, str]] = set()
         self._is_ready = False
         self._reclaim_at = 0.0
@@ -83,20 +83,20 @@ class EventReader:
         self._pause_seconds = 0.0
 
     def step(self) -> Steps[ReceivedEvent | None]:
-        """The next event; None when none came within BLOCK_SECONDS, or after the pause that a fault asks for."""
+        """The next event; None when none arrived within BLOCK_SECONDS, or after the pause that follows a fault."""
         try:
             event = yield from self._next()
         except RedisError as error:
             yield self._pause_after(error)
             return None
         except GeneratorExit:
-            self._is_ready = False  # cancelled: what Redis was about to give us is pending
+            self._is_ready = False  # cancelled: an entry that Redis was returning is pending now
             raise
         self._note_recovery()
         return event
 
     def acknowledge(self, event: ReceivedEvent) -> Steps[None]:
-        """The event is handled. If Redis does not hear it now, it is told when it offers the event again."""
+        """Mark the event as handled. If Redis cannot be reached, it is acknowledged when it is delivered again."""
         self._handled.add(event.event_id)
         self._in_hand.discard((event.stream, event.stream_id))
         try:
@@ -129,7 +129,7 @@ class EventReader:
     def _offer(
         self, stream: str, stream_id: str, fields: dict[bytes, bytes], tries: int = 1
     ) -> Steps[ReceivedEvent | None]:
-        """The event in an entry, unless it was handled before or can never be."""
+        """The event in an entry; None when it was handled before or is dead-lettered."""
         try:
             event = received(stream, stream_id, fields)
         except ValueError as error:
@@ -147,35 +147,35 @@ class EventReader:
 
     def _refuse(self, stream: str, stream_id: str, fields: dict[bytes, bytes], reason: str) -> Steps[None]:
         kept = dead_letter_fields(stream=stream, entry_id=stream_id, fields=fields, reason=reason)
-        yield call("xadd", SET_ASIDE_PREFIX + self._policy.group, kept, maxlen=SET_ASIDE_LENGTH)
+        yield call("xadd", DEAD_LETTER_PREFIX + self._policy.group, kept, maxlen=DEAD_LETTER_LENGTH)
         yield call("xack", stream, self._policy.group, stream_id)
-        _log.warning("entry %s of %s is set aside: %s", stream_id, stream, reason)
+        _log.warning("entry %s of %s is dead-lettered: %s", stream_id, stream, reason)
 
     def _claim(self, waiting: _Waiting) -> Steps[ReceivedEvent | None]:
-        """Take one entry. One at a time, because each claim counts as a try, also of those that we would not get to."""
+        """Claim one entry. Each claim counts as a delivery, so entries are claimed one at a time."""
         group, stream, stream_id = self._policy.group, waiting.stream, waiting.stream_id
         reply = yield call("xclaim", stream, group, self._policy.consumer, waiting.min_idle_milliseconds, [stream_id])
         for claimed_id, fields in entries_in(reply):
             return (yield from self._offer(stream, claimed_id, fields, tries=waiting.times_delivered + 1))
         if not (yield call("xrange", stream, stream_id, stream_id)):
-            yield call("xack", stream, group, stream_id)  # trimmed away while it was pending
+            yield call("xack", stream, group, stream_id)  # trimmed while it was pending
         return None
 
-    # ---------------------------------------------------------------- what was delivered before
+    # ---------------------------------------------------------------- pending entries
 
     def prepare(self) -> Steps[None]:
-        """Have our group on every stream, learn what it has handled, find what we were given and lost."""
+        """Create the group on every stream, read what it has handled, and find this consumer's pending entries."""
         self._fresh.clear()
         self._waiting.clear()
         for stream in self._policy.streams:
             yield from self._create_group(stream)
-            passed = yield from self._last_delivered(stream)  # first: a colleague may be given more meanwhile
+            passed = yield from self._last_delivered(stream)  # first: another consumer may receive entries in between
             pending = yield from self._pending(stream)
             yield from self._learn_handled(stream, passed, {entry["message_id"] for entry in pending})
             ours = [entry for entry in pending if text_of(entry["consumer"]) == self._policy.consumer]
             lost = (_waiting(stream, entry, 0) for entry in ours)
             self._waiting.extend(each for each in lost if (stream, each.stream_id) not in self._in_hand)
-        self._first_id = "0"  # a group that disappears later has missed what came meanwhile
+        self._first_id = "0"  # a group that disappears later has missed the entries since
         self._is_ready = True
 
     def _create_group(self, stream: str) -> Steps[None]:
@@ -186,19 +186,19 @@ class EventReader:
                 raise
 
     def _last_delivered(self, stream: str) -> Steps[bytes]:
-        """The last id that our group was given; 0-0 when somebody has destroyed the group just now."""
+        """The last id delivered to the group; 0-0 when the group has just been destroyed."""
         groups = yield call("xinfo_groups", stream)
         found = (group["last-delivered-id"] for group in groups if text_of(group["name"]) == self._policy.group)
         return next(found, b"0-0")
 
     def _learn_handled(self, stream: str, passed: bytes, pending: set[bytes]) -> Steps[None]:
-        """Entries that the group had passed and that are not pending are handled: by an earlier life or a colleague."""
+        """Remember delivered entries that are not pending: a consumer of the group has handled them."""
         for stream_id, fields in entries_in((yield call("xrevrange", stream, passed, "-", count=_LOOK_BACK))):
             if stream_id.encode() not in pending and b"event_id" in fields:
                 self._handled.add(text_of(fields[b"event_id"]))
 
     def _find_abandoned(self) -> Steps[None]:
-        """Entries that anybody has held for too long, we too."""
+        """Entries that any consumer of the group has held for too long."""
         for stream in self._policy.streams:
             known = {(each.stream, each.stream_id) for each in self._waiting}
             idle = yield from self._pending(stream, idle_milliseconds=self._reclaim_milliseconds)
@@ -220,17 +220,17 @@ class EventReader:
 
     def _pause_after(self, error: RedisError) -> Pause:
         self._is_ready = False
-        if is_no_group(error):  # it is made again at once
+        if is_no_group(error):  # it is created again immediately
             return Pause(0.1)
         if self._problem != (message := self._sentence_of(error)):
             self._problem = message
-            _log.warning("%s; events come when that is over", message)
+            _log.warning("%s; reading events is retried", message)
         self._pause_seconds = min(max(2 * self._pause_seconds, 0.25), _LONGEST_PAUSE_SECONDS)
         return Pause(self._pause_seconds)
 
     def _note_recovery(self) -> None:
         if self._problem is not None:
-            _log.info("events can be read again")
+            _log.info("events are read again")
         self._problem, self._pause_seconds = None, 0.0
 
 

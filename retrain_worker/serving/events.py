@@ -1,4 +1,4 @@
-"""Events for those who react to them: a typed, patient reader of our streams.
+"""Typed reading of the event streams, for threads and for asyncio.
 
     with ModelEvents("redis://localhost:6379", group="my_service", consumer="my-host") as events:
         for event in events:
@@ -10,9 +10,9 @@
             await handle(event)
             await events.acknowledge(event)
 
-An event comes again until it is acknowledged: after a restart at once, otherwise when it has lain for a while. What is
-handled once does not come twice, although our side publishes again what Redis has lost. An entry that nobody survives,
-or that makes no sense, is set aside after a few tries. The loop outlives every fault of Redis.
+An event is delivered until it is acknowledged: after a restart immediately, otherwise when it has been pending for a
+while. Handled events are not repeated although the daemon publishes again what Redis has lost. An entry that cannot be
+decoded, or was delivered too often, is dead-lettered. The loop continues after every fault of Redis.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RECLAIM_AFTER_SECONDS = 60.0
 
 
 class _Reading:
-    """What both kinds have in common: which events, for whom, remembered where."""
+    """The common part: event types, group and consumer, memory of handled events."""
 
     _connect: ClassVar[Callable[..., Any]]
     _flag: ClassVar[type[Any]]
@@ -57,11 +57,11 @@ class _Reading:
         reclaim_after_seconds: float = RECLAIM_AFTER_SECONDS,
         handled_file: Path | None = None,
     ) -> None:
-        """`consumer` names this process and must stay the same over restarts.
+        """`consumer` names this process and must be the same after a restart.
 
-        A group that does not exist yet begins with everything that is kept (30 days), with `only_new` at the present.
-        `handled_file`, one for each consumer, remembers what was handled even when Redis forgets it while this process
-        is down. Raises SettingsError on a wrong URL, OSError when that file cannot be read or written.
+        A new group starts with everything that is retained (30 days), with `only_new` at the present. `handled_file`,
+        one for each consumer, keeps the handled ids even when Redis loses data while this process is down. Raises
+        SettingsError for an invalid URL, OSError when that file cannot be read or written.
         """
         self._client = self._connect(
             redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-events:{consumer}"
@@ -110,7 +110,7 @@ class ModelEvents(_Reading):
         self._client.close()
 
     def acknowledge(self, event: ReceivedEvent) -> None:
-        """The event is handled. If Redis does not hear it now, it is told when it offers the event again."""
+        """Mark the event as handled. If Redis cannot be reached, it is acknowledged when it is delivered again."""
         drive(self._reader.acknowledge(event), self._client, self._stopped)
 
 
@@ -142,5 +142,5 @@ class AsyncModelEvents(_Reading):
         await self._client.aclose()
 
     async def acknowledge(self, event: ReceivedEvent) -> None:
-        """The event is handled. If Redis does not hear it now, it is told when it offers the event again."""
+        """Mark the event as handled. If Redis cannot be reached, it is acknowledged when it is delivered again."""
         await drive_async(self._reader.acknowledge(event), self._client, self._stopped)

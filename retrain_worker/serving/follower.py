@@ -1,4 +1,4 @@
-"""A model that keeps itself current: follows promotions, loads what is verified, answers without a pause.
+"""A model that follows promotions: each new file is verified and loaded in the background, predictions never wait.
 
     with ModelFollower("redis://localhost:6379", consumer="my-service") as model:
         probabilities = model.predict(windows)      # (B, T, F) raw rows -> P(label = 1) (B,)
@@ -6,8 +6,8 @@
     async with AsyncModelFollower("redis://localhost:6379", consumer="my-service") as model:
         probabilities = model.predict(windows)      # or: await asyncio.to_thread(model.predict, windows)
 
-What serves, the hash `quantum:model:patchtst:current` says, or the engine's env file while Redis is away (`model_watch`
-tells how). A bad file keeps the old model and says so in `problem`; `predict` never waits and never sees half a model.
+The model is the one that the hash `quantum:model:patchtst:current` names, or the engine's env file while Redis is
+unreachable (`model_watch`). After an invalid file the previous model continues and `problem` has the reason.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class _Following:
-    """What both kinds have in common: a model that answers."""
+    """The common part: the current model and its predictions."""
 
     _connect: ClassVar[Callable[..., Any]]
     _flag: ClassVar[type[Any]]
@@ -44,7 +44,7 @@ class _Following:
     def __init__(
         self, redis_url: str, *, consumer: str, env_file: Path | None = None, feature_names: tuple[str, ...] = ()
     ) -> None:
-        """`consumer` names us in acknowledgements. `feature_names` only for files that do not say their own."""
+        """`consumer` is the name in acknowledgements. `feature_names` is for files that do not contain their own."""
         self._client = self._connect(
             redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-follower:{consumer}"
         )
@@ -55,10 +55,10 @@ class _Following:
         )
 
     def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """P(label = 1) (B,) of raw windows (B, T, F), by one model, without waiting for anything.
+        """P(label = 1) (B,) of raw windows (B, T, F), by one model, without waiting.
 
-        May be called from any thread. Raises RetryLaterError while there is no model, not yet or not any more,
-        ContractError when the windows do not fit it.
+        May be called from any thread. Raises RetryLaterError while there is no model, ContractError when the windows do
+        not fit it.
         """
         served = self._watch.served
         if served is None:
@@ -67,12 +67,12 @@ class _Following:
 
     @property
     def served(self) -> Served | None:
-        """What answers now."""
+        """The current model."""
         return self._watch.served
 
     @property
     def problem(self) -> str | None:
-        """Why what answers may not be what should; None when all is well."""
+        """Why the current model may not be the one in service; None without a problem."""
         return self._watch.problem
 
     def _note_model(self) -> None:
@@ -84,7 +84,7 @@ class _Following:
 
 
 class ModelFollower(_Following):
-    """The current model, followed by a thread of its own."""
+    """Follows the model in service in a thread."""
 
     _connect = staticmethod(connect)
     _flag = threading.Event
@@ -102,21 +102,21 @@ class ModelFollower(_Following):
         self.stop()
 
     def start(self) -> None:
-        """Load what serves now, if that can be found out, and follow from then on."""
+        """Load the model in service, if it can be determined, and start following."""
         drive(self._watch.look(), self._client, self._stopped)
         self._note_model()
         self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End within a second. The last model still answers."""
+        """Stop following, within a second. The last model still predicts."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
         self._client.close()
 
     def wait_for_model(self, timeout_seconds: float) -> bool:
-        """Wait until the first model answers; whether one does."""
+        """Wait for the first model; True when there is one."""
         return bool(self._has_model.wait(timeout_seconds))
 
     def _follow(self) -> None:
@@ -126,7 +126,7 @@ class ModelFollower(_Following):
 
 
 class AsyncModelFollower(_Following):
-    """The current model, followed by a task of the running event loop; files are read in a thread beside it."""
+    """Follows the model in service in a task of the running event loop; files are read in a thread."""
 
     _connect = staticmethod(connect_async)
     _flag = asyncio.Event
@@ -144,13 +144,13 @@ class AsyncModelFollower(_Following):
         await self.stop()
 
     async def start(self) -> None:
-        """Load what serves now, if that can be found out, and follow from then on."""
+        """Load the model in service, if it can be determined, and start following."""
         await drive_async(self._watch.look(), self._client, self._stopped)
         self._note_model()
         self._task = asyncio.create_task(self._follow(), name="model-follower")
 
     async def stop(self) -> None:
-        """End at once. The last model still answers."""
+        """Stop following. The last model still predicts."""
         self._stopped.set()
         if self._task is not None:
             self._task.cancel()
@@ -159,7 +159,7 @@ class AsyncModelFollower(_Following):
         await self._client.aclose()
 
     async def wait_for_model(self, timeout_seconds: float) -> bool:
-        """Wait until the first model answers; whether one does."""
+        """Wait for the first model; True when there is one."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._has_model.wait(), timeout_seconds)
         return self._watch.served is not None

@@ -1,7 +1,7 @@
-"""Which events a consumer has handled: the newest ids, in memory and, if it is given one, in a file of its own.
+"""The newest ids of the events that a consumer has handled, in memory and optionally in a file.
 
-Without a file a restarted consumer learns them back from the streams and its group. That is enough until Redis itself
-forgets (an old snapshot, FLUSHALL) while the consumer is down; then only a file still knows. One line an id.
+Without a file a restarted consumer recovers them from the streams and its group, except when Redis loses data (an old
+snapshot, FLUSHALL) while the consumer is down. The file has one id per line.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 from collections import OrderedDict
 from pathlib import Path
 
-#: ids that are remembered; some years of our events, 400 kB on disk
+#: ids that are kept; some years of events, 400 kB on disk
 MOST = 10_000
 _log = logging.getLogger(__name__)
 
 
 class HandledEvents:
-    """A bounded set of event ids; what is added last is forgotten last."""
+    """A bounded set of event ids; the oldest are dropped first."""
 
     def __init__(self, path: Path | None = None, *, most: int = MOST) -> None:
-        """Read `path`, if it is there. Raises OSError when it cannot be read or written."""
+        """Read `path`, if it exists. Raises OSError when it cannot be read or written."""
         self._path = path
         self._most = most
         self._ids: OrderedDict[str, None] = OrderedDict()
@@ -35,7 +35,7 @@ class HandledEvents:
         return event_id in self._ids
 
     def add(self, event_id: str) -> None:
-        """Remember it. A file that cannot be written is said in the log, and the memory goes on without it."""
+        """Add an id. A file that cannot be written is logged and no longer used."""
         is_known = event_id in self._ids
         self._keep(event_id)
         if self._path is None or is_known:
@@ -49,7 +49,7 @@ class HandledEvents:
             self._num_lines += 1
         except OSError as error:
             _log.warning(
-                "%s cannot be written (%s): after a restart a few events may come twice", self._path, error.strerror
+                "cannot write %s (%s): after a restart some events may be delivered twice", self._path, error.strerror
             )
 
     def _keep(self, event_id: str) -> None:
@@ -59,7 +59,7 @@ class HandledEvents:
             self._ids.popitem(last=False)
 
     def _rewrite(self, path: Path) -> None:
-        """The file anew, with what is remembered and nothing else: as a whole, or not at all."""
+        """Replace the file by the ids in memory, atomically."""
         beside = path.with_name(path.name + ".new")
         beside.write_text("".join(json.dumps(event_id) + "\n" for event_id in self._ids), encoding="utf-8")
         os.replace(beside, path)  # noqa: PTH105
@@ -67,7 +67,7 @@ class HandledEvents:
 
 
 def _ids_in(path: Path) -> list[str]:
-    """The ids in the file; a line that a crash has torn is passed over."""
+    """The ids in the file; an incomplete line is skipped."""
     if not path.exists():
         return []
     found = []

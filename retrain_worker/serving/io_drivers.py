@@ -1,7 +1,7 @@
-"""Lets one piece of logic serve threads and asyncio: it says what it wants done, a driver does it and sends the answer.
+"""Execute the I/O of a generator, in a thread or in an event loop.
 
-The logic of a reader or a follower is a generator that never touches Redis, a clock's pause or a heavy computation by
-itself. It yields a Call, a Pause or Work, and is resumed with the answer, or with the exception that there was instead.
+The logic of a reader or a follower is a generator that performs no I/O and no long computation. It yields a Call, a
+Pause or Work, and is resumed with the result or the exception.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait, or less when we are stopped meanwhile."""
+    """Wait, or less when the driver is stopped."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Work:
-    """A computation that takes long, or reads files: never in an event loop."""
+    """A long computation or file access, which must not run in an event loop."""
 
     compute: Callable[[], Any]
 
@@ -51,7 +51,7 @@ def call(name: str, *arguments: Any, **options: Any) -> Call:
 
 
 def drive(steps: Steps[Value], client: redis.Redis, stopped: threading.Event) -> Value:
-    """Do in this thread what `steps` want; what they return."""
+    """Execute `steps` in this thread; their return value."""
     try:
         wanted = next(steps)
         while True:
@@ -68,7 +68,7 @@ def drive(steps: Steps[Value], client: redis.Redis, stopped: threading.Event) ->
 
 
 async def drive_async(steps: Steps[Value], client: redis.asyncio.Redis, stopped: asyncio.Event) -> Value:
-    """The same in the running event loop. A cancellation closes `steps`."""
+    """Execute `steps` in the running event loop. A cancellation closes them."""
     try:
         wanted = next(steps)
         while True:

@@ -1,10 +1,10 @@
-"""How the current model is followed: the hash, the news, the env file, the take-over. Logic only; `driving` does it.
+"""Following the model in service: hash, events, env file, replacement. No I/O; `io_drivers` performs it.
 
-The hash `quantum:model:patchtst:current` says what serves; an event only wakes us to read it. So nothing depends on
-having seen an event, no consumer group is left behind, and while Redis is away the engine's env file says it. A model
-is loaded beside the one that answers, and takes over by one assignment when its hash and its canary are right; one that
-is not is refused, with the reason in `problem` and in the log. A take-over is acknowledged on `model.served`. When the
-slot names no model any more, nothing answers.
+The hash `quantum:model:patchtst:current` names the model in service; an event only triggers reading it. So nothing
+depends on having seen an event, no consumer group is needed, and the engine's env file replaces the hash while Redis is
+unreachable. A new model is loaded beside the current one and replaces it by one assignment when hash and canary are
+right; otherwise it is refused, with the reason in `problem` and in the log. Each replacement is acknowledged on
+`model.served`. When the slot names no model, there is none.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from retrain_worker.serving.io_drivers import Pause, Steps, Work, call
 if TYPE_CHECKING:
     from retrain_worker.model.bundle import Bundle
 
-#: how often we look by ourselves; events come at once
+#: interval of reading the hash without an event
 BLOCK_SECONDS = 1.0
 SOCKET_TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
-#: a refused file is looked at again: it may have been on its way
+#: interval after which a refused file is read again: it may have been incomplete
 RETRY_SECONDS = 30.0
 _STREAMS = tuple(stream_of(kind) for kind in CHANGES)
 _log = logging.getLogger(__name__)
@@ -44,21 +44,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """The model that answers."""
+    """The model that predicts."""
 
     bundle: Bundle
     version: str
     model_path: Path
     sha256: str
     served_at: datetime
-    #: None: a file of the stack's older scripts, which has no canary
+    #: None for a file of the stack's older scripts, which has no canary
     canary_max_error: float | None
-    #: what made us serve it
+    #: the event that named it
     named: CurrentModel
 
 
 class ModelWatch:
-    """What answers, what should, and the steps from one to the other. What returns Steps is to be driven."""
+    """The current model, the one in service, and the replacement. Methods that return Steps need a driver."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ModelWatch:
         feature_names: tuple[str, ...],
         sentence_of: Callable[[RedisError], str],
     ) -> None:
-        """`sentence_of` puts an error of Redis into words without secrets."""
+        """`sentence_of` turns a Redis error into a message without secrets."""
         self.served: Served | None = None
         self._consumer = consumer
         self._env_file = env_file
@@ -85,27 +85,27 @@ class ModelWatch:
 
     @property
     def problem(self) -> str | None:
-        """Why what answers may not be what should; None when all is well."""
+        """Why the current model may not be the one in service; None without a problem."""
         return "; ".join(filter(None, (self._file_problem, self._redis_problem))) or None
 
     def step(self) -> Steps[None]:
-        """Wait for news, then look. Never raises: whatever it is, the model that answers goes on."""
+        """Wait for an event, then update. Never raises: after any error the current model continues."""
         try:
             yield from self._await_news()
             yield from self.look()
         except Exception:
-            _log.exception("following the model failed; the one that answers goes on")
+            _log.exception("following the model failed; the current model continues")
             yield Pause(BLOCK_SECONDS)
 
     def look(self) -> Steps[None]:
-        """Have the model answer that should, and say so."""
+        """Load the model in service and acknowledge it."""
         named = yield from self._named()
         if named is not None:
             yield from self._follow_to(named)
         yield from self._acknowledge()
 
     def _await_news(self) -> Steps[None]:
-        """Until an event comes, or BLOCK_SECONDS have passed."""
+        """Wait for an event or BLOCK_SECONDS."""
         if not self._positions:
             yield Pause(BLOCK_SECONDS)
             return
@@ -121,14 +121,14 @@ class ModelWatch:
                 event = received(stream, stream_id, fields)
                 self._hear(named_by(event.event_type, event.event_id, event.payload))
             except ValueError as error:
-                _log.warning("entry %s of %s is passed over: %s", stream_id, stream, error)
+                _log.warning("entry %s of %s is skipped: %s", stream_id, stream, error)
 
     def _hear(self, named: CurrentModel | None) -> None:
         if named and (self._news is None or named.promoted_at > self._news.promoted_at):
             self._news = named
 
     def _named(self) -> Steps[CurrentModel | None]:
-        """The model that should answer: by the hash or a newer event; by the env file while neither can be had."""
+        """The model in service, from the hash or a newer event, or from the env file while both are unavailable."""
         try:
             yield from self._find_positions()
             self._hear((yield from self._named_by_hash()))
@@ -144,7 +144,7 @@ class ModelWatch:
         try:
             return from_fields(fields) if fields else None
         except ValueError as error:
-            _log.warning("the hash %s is passed over: %s", CURRENT_MODEL_KEY, error)
+            _log.warning("the hash %s is ignored: %s", CURRENT_MODEL_KEY, error)
             return None
 
     def _named_by_env_file(self) -> CurrentModel | None:
@@ -157,7 +157,7 @@ class ModelWatch:
             return None
 
     def _find_positions(self) -> Steps[None]:
-        """Where the streams end now. Before the hash is read, so that no event falls between."""
+        """Read the ends of the streams, before the hash, so that no event is missed in between."""
         for stream in _STREAMS:
             if stream not in self._positions:
                 self._positions[stream] = yield from self._end_of(stream)
@@ -170,7 +170,7 @@ class ModelWatch:
                 return "0-0"
             raise
 
-    # ---------------------------------------------------------------- taking over
+    # ---------------------------------------------------------------- replacement
 
     def _follow_to(self, named: CurrentModel) -> Steps[None]:
         served = self.served
@@ -183,25 +183,25 @@ class ModelWatch:
         if served is not None and _is_same_file(served, named):
             self._note_file(None)
             if named.event_id and (is_newer or not served.named.event_id):
-                self.served = replace(served, named=named)  # acknowledged again: for this event
+                self.served = replace(served, named=named)  # acknowledged again for this event
         elif is_newer and (named != self._refused or time.monotonic() >= self._retry_at):
-            yield from self._load(named)  # what is not newer comes from a Redis that is back from an old snapshot
+            yield from self._load(named)  # not newer: from a Redis that was restored from an old snapshot
 
     def _load(self, named: CurrentModel) -> Steps[None]:
         try:
             served: Served = yield Work(lambda: self._verified(named))
         except (RetrainError, OSError, ImportError, MemoryError) as error:
             self._refused, self._retry_at = named, time.monotonic() + RETRY_SECONDS
-            keeps = f"; {self.served.version} goes on answering" if self.served else ""
+            keeps = f"; {self.served.version} continues" if self.served else ""
             remedy = "; pip install 'retrain-worker[serving]'" if isinstance(error, ModuleNotFoundError) else ""
             self._note_file(f"{named.version} is refused: {error}{remedy}{keeps}")
             return
         self.served, self._refused = served, None
         self._note_file(None)
-        _log.info("%s answers now (%s)", served.version, served.model_path)
+        _log.info("%s is in service (%s)", served.version, served.model_path)
 
     def _verified(self, named: CurrentModel) -> Served:
-        """The model in memory: right hash, right canary, warm. Here torch is imported."""
+        """The model in memory, with verified hash and canary and a warm-up prediction. Imports torch."""
         import numpy as np
 
         from retrain_worker.model import bundle
@@ -221,7 +221,7 @@ class ModelWatch:
         )
 
     def _acknowledge(self) -> Steps[None]:
-        """Say once what answers, and by which event. Said again later if Redis does not hear it now."""
+        """Acknowledge the model and its event once; repeated later if Redis cannot be reached."""
         served = self.served
         if served is None or served is self._acknowledged or self._redis_problem is not None:
             return
@@ -249,12 +249,12 @@ class ModelWatch:
         else:
             self._acknowledged = served
 
-    # ---------------------------------------------------------------- saying it once
+    # ---------------------------------------------------------------- logging once
 
     def _note_redis(self, error: RedisError | None) -> None:
         problem = None if error is None else self._sentence_of(error)
         if problem and problem != self._redis_problem:
-            _log.warning("%s; the model that answers goes on", problem)
+            _log.warning("%s; the current model continues", problem)
         self._redis_problem = problem
 
     def _note_file(self, problem: str | None) -> None:

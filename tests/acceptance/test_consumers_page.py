@@ -161,7 +161,7 @@ def test_the_permissions_named_are_enough(publish, redis_server, client, outbox,
     asked.xadd(REQUEST_STREAM, {"payload": "{"})
     trigger(asked, reason="x", requested_by="y")
     poll = requests.poll()
-    assert (poll.problem, len(poll.requests), len(poll.set_aside)) == (None, 1, 1)
+    assert (poll.problem, len(poll.requests), len(poll.dead_letters)) == (None, 1, 1)
     assert requests.acknowledge([poll.requests[0].stream_id]) is None
     EventConfirmations(asked).seen_serving(version="v", sha256="0", model_path="/m", since=clock())
     assert not client.acl_log(), "nothing was refused"

@@ -195,7 +195,7 @@ def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_ke
             answers = await asyncio.to_thread(model.predict, WINDOWS)
             promote(client, first[0], "0" * 64)
             await until(lambda: model.problem)
-            assert "goes on answering" in model.problem
+            assert "continues" in model.problem
             assert np.array_equal(model.predict(WINDOWS), answers)
         return answers
 

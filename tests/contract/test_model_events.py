@@ -135,24 +135,26 @@ def test_a_colleague_takes_over_what_a_dead_consumer_left(publish, open_events):
     assert take(open_events("alive", reclaim_after_seconds=0.2), 1) == runs(1)
 
 
-def test_an_event_that_nobody_survives_is_set_aside_and_the_others_come(publish, open_events, client):
+def test_an_event_that_is_never_acknowledged_is_dead_lettered_and_the_others_are_delivered(
+    publish, open_events, client
+):
     publish(an_event(1), an_event(2))
     for _ in range(3):
         assert take(open_events(max_tries=3), 1, acknowledge=False) == runs(1)
 
     assert take(open_events(max_tries=3), 1) == runs(2)
 
-    [(_, kept)] = client.xrange("quantum:set_aside:readers")
-    assert b"tried 3 times" in kept[b"set_aside_reason"]
+    [(_, kept)] = client.xrange("quantum:dead_letter:readers")
+    assert b"tried 3 times" in kept[b"dead_letter_reason"]
     assert kept[b"correlation_id"] == b"run_1"
 
 
-def test_an_entry_that_makes_no_sense_is_set_aside_and_the_others_come(publish, open_events, client):
+def test_an_entry_that_cannot_be_decoded_is_dead_lettered_and_the_others_are_delivered(publish, open_events, client):
     client.xadd(SKIPPED, {"payload": "{"})
     publish(an_event(1))
 
     assert take(open_events(), 1) == runs(1)
-    assert client.xlen("quantum:set_aside:readers") == 1
+    assert client.xlen("quantum:dead_letter:readers") == 1
 
 
 def test_unknown_fields_and_newer_versions_are_tolerated(open_events, client):

@@ -7,7 +7,7 @@ from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM
 from retrain_worker.errors import RedisUnavailableError
 from tests.redis_world import RedisServer
 
-SET_ASIDE = "quantum:set_aside:retraining_workers"
+DEAD_LETTERS = "quantum:dead_letter:retraining_workers"
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_requests_of_many_shapes_are_understood(requests, client, fields, reason
         ({b"payload": b"\xff\xfe"}, "not JSON"),
     ],
 )
-def test_malformed_requests_are_set_aside_with_a_reason_and_hold_up_nobody(requests, client, fields, reason):
+def test_malformed_requests_are_dead_lettered_with_a_reason_and_the_others_are_read(requests, client, fields, reason):
     client.xadd(REQUEST_STREAM, fields)
     trigger(client, reason="good", requested_by="x")
 
@@ -99,8 +99,8 @@ def test_malformed_requests_are_set_aside_with_a_reason_and_hold_up_nobody(reque
 
     assert reasons(poll) == ["good"]
     assert reason in poll.dead_letters[0].reason
-    [(_, kept)] = client.xrange(SET_ASIDE)
-    assert reason in kept[b"set_aside_reason"].decode()
+    [(_, kept)] = client.xrange(DEAD_LETTERS)
+    assert reason in kept[b"dead_letter_reason"].decode()
     assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 1
 
 
@@ -127,7 +127,7 @@ def test_a_destroyed_group_is_made_again_and_nothing_is_missed(requests, client)
     assert reasons(requests.poll()) == ["after the flush"]
 
 
-def test_a_pending_request_that_was_trimmed_is_set_aside(requests, client):
+def test_a_pending_request_that_was_trimmed_is_dead_lettered(requests, client):
     trigger(client, reason="trimmed", requested_by="x")
     requests.poll()
     client.xtrim(REQUEST_STREAM, maxlen=0, approximate=False)

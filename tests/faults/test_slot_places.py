@@ -135,7 +135,7 @@ def test_a_disk_without_room_for_the_model_is_named_before_anything_is_written(p
     said = elsewhere(full, tried)
 
     assert said.startswith("DiskFullError")
-    assert said.endswith("make room on this file system [] True")
+    assert said.endswith("free space on this file system [] True")
 
 
 def test_a_full_disk_beside_the_env_file_leaves_it_alone_until_there_is_room(place):

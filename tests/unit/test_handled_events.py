@@ -54,4 +54,4 @@ def test_a_file_that_cannot_be_written_any_more_costs_no_event(tmp_path, caplog)
     handled.add("one")
 
     assert "one" in handled
-    assert "cannot be written" in caplog.text
+    assert "cannot write" in caplog.text
