@@ -130,7 +130,7 @@ class Retraining:
         at = datetime.fromtimestamp(now / 1e6, UTC)
         self.last = spend(self.last, at=at, skill_alpha=POLICY.skill_alpha, per_year=POLICY.false_promotions_per_year)
         judged = self._answered(seen, candidate, before, len(seen.inputs), before)
-        if judged.answers.std() < POLICY.min_spread_std:
+        if judged.answers.std() < POLICY.min_std:
             return  # refused by the confidence spread gate and by the seed's rules
         policy = replace(POLICY, skill_alpha=self.last.alpha)
         size = int(before * VALIDATION)

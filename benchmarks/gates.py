@@ -26,7 +26,7 @@ import gate_trainings  # noqa: E402
 import gate_years  # noqa: E402
 from scipy import stats  # noqa: E402
 
-from retrain_worker.domain.gates import Decision, Evidence, GatePolicy, GateResult, decide  # noqa: E402
+from retrain_worker.domain.gates import Decision, Evidence, GateOutcome, GatePolicy, decide  # noqa: E402
 
 POLICY = GatePolicy()
 HEADER = (
@@ -39,7 +39,7 @@ GOALS = {**dict.fromkeys("abcdefikl", "<= 0.3 %"), "g": "-", "h": ">= 95 %", "j"
 def judged(evidence: Evidence) -> tuple[bool, bool, tuple[str, ...]]:
     """(approved by this program, approved by the seed's rules, gates that did not pass)."""
     verdict = decide(evidence, POLICY)
-    stopped = tuple(gate.name for gate in verdict.gates if gate.counts and gate.result is not GateResult.PASS)
+    stopped = tuple(gate.name for gate in verdict.gates if gate.counts and gate.result is not GateOutcome.PASS)
     return verdict.decision is Decision.PASS, gate_markets.seed_rules(evidence.candidate), stopped
 
 

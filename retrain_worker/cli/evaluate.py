@@ -1,4 +1,4 @@
-"""`evaluate`: what the gate would say of any model file, beside the incumbent. Promotes nothing, writes nothing."""
+"""`evaluate`: the verdict of the gates on any model file, beside the incumbent. Promotes nothing, writes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
         "evaluate",
-        help="what the gate would say of a model file; nothing is promoted",
+        help="the verdict of the gates on a model file; nothing is promoted",
         epilog="exit: 0 PASS, 11 REFUSE or UNDECIDED, or the rows or the file cannot be used",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a model of this program, or of an older layout")
@@ -51,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> int:
         "file": str(arguments.file),
         "decision": verdict.decision,
         "reasons": list(verdict.reasons),
-        "gates": [asdict(gate) for gate in verdict.gates],
+        "gates": verdict.gates,
         "candidate": asdict(evidence.candidate),
         "incumbent": asdict(evidence.incumbent) if evidence.incumbent else None,
         "incumbent_path": str(found.incumbent_path) if found.incumbent_path else None,

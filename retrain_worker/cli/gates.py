@@ -1,4 +1,4 @@
-"""`gates`: the verdict on a run's candidate, as a person wants it."""
+"""`gates`: the verdict on a run's candidate, gate by gate."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser("gates", help="the verdict on a run's candidate, gate by gate")
     options.add_places(parser)
-    parser.add_argument("run_id", nargs="?", help="the run (default: the newest that was gated)")
+    parser.add_argument("run_id", nargs="?", help="the run (default: the newest with a verdict)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the verdict. Raises UsageError when the run is unknown or was never gated."""
+    """Print the verdict. Raises UsageError when the run is unknown or has none."""
     from retrain_worker.cli.once import as_json
 
     settings = options.read_settings(arguments)
@@ -60,7 +60,7 @@ def as_text(run: Run, gated: GateFacts) -> str:
         lines.append(f"\n{rates}")
     folds = [fold for gate in gated.verdict.gates for fold in gate.measurements.get("folds", ())]
     if folds:
-        lines.append("\nthe same recipe, trained before each of these, knew of them:")
+        lines.append("\nBacktest folds (same configuration, earlier cut-offs):")
         lines.extend(
             f"  {fold['first_at'][:16]} to {fold['last_at'][:16]}  {fold['n']:>6} rows  AUC {number(fold['auc'])}  "
             f"log loss gain {signed(fold['log_loss_gain'])} over the prior"

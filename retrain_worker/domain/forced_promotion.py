@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.facts import TrainFacts
-from retrain_worker.domain.gates import Gate, GateResult, Verdict
+from retrain_worker.domain.gates import GateResult, GateOutcome, Verdict
 from retrain_worker.domain.lifecycle import Run
 
 
@@ -38,7 +38,7 @@ def refusal(run: Run, *, is_forced: bool, accepted_contract: str) -> str:
         return f"the candidate of run {run.run_id} " + ("was promoted" if run.is_concluded else "is still under way")
     if why := _unsound(verdict.gates):
         return f"its file is never waived: {why}"
-    failed = _messages(verdict.gates, GateResult.FAIL)
+    failed = _messages(verdict.gates, GateOutcome.FAIL)
     measured = [f"{name}: {message}" for name, message in failed.items() if name != "contract"]
     if measured:
         return f"what was measured and failed is never waived: {'; '.join(measured)}"
@@ -48,13 +48,13 @@ def refusal(run: Run, *, is_forced: bool, accepted_contract: str) -> str:
 def undecided_in(run: Run) -> tuple[str, ...]:
     """The gates whose result an operator replaces."""
     verdict = _newest_verdict(run)
-    return tuple(_messages(verdict.gates, GateResult.UNDECIDED)) if verdict else ()
+    return tuple(_messages(verdict.gates, GateOutcome.UNDECIDED)) if verdict else ()
 
 
 def _missing_consent(trained: TrainFacts, verdict: Verdict, *, is_forced: bool, accepted_contract: str) -> str:
     """What the operator has not agreed to yet."""
     wanted, has_consent = contract_name(trained.contract), accepted_contract == contract_name(trained.contract)
-    failed, undecided = (_messages(verdict.gates, result) for result in (GateResult.FAIL, GateResult.UNDECIDED))
+    failed, undecided = (_messages(verdict.gates, result) for result in (GateOutcome.FAIL, GateOutcome.UNDECIDED))
     if "contract" in failed and not has_consent:
         return (
             f"the engine runs another contract ({failed['contract']}); if the change is intended, name the new one: "
@@ -77,16 +77,16 @@ def _newest_verdict(run: Run) -> Verdict | None:
     return on_trial or (run.facts.gate.verdict if run.facts.gate else None)
 
 
-def _unknown_in(gates: Iterable[Gate]) -> str:
+def _unknown_in(gates: Iterable[GateResult]) -> str:
     """Why the contract gate is undecided, once the file itself is known to be sound."""
     return str(next(gate.measurements["unknown"] for gate in gates if gate.name == "contract"))
 
 
-def _messages(gates: Iterable[Gate], result: GateResult) -> Mapping[str, str]:
+def _messages(gates: Iterable[GateResult], result: GateOutcome) -> Mapping[str, str]:
     return {gate.name: gate.message for gate in gates if gate.counts and gate.result is result}
 
 
-def _unsound(gates: Iterable[Gate]) -> str:
+def _unsound(gates: Iterable[GateResult]) -> str:
     """What is wrong with the file itself, whatever the engine runs."""
     contract = next((gate for gate in gates if gate.name == "contract"), None)
     if contract is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from retrain_worker.domain.facts import TrialFacts
-from retrain_worker.domain.gates import Decision, GatePolicy, GateResult, Verdict, decide
+from retrain_worker.domain.gates import Decision, GateOutcome, GatePolicy, Verdict, decide
 from retrain_worker.domain.trial_evaluation import TrialEvaluation
 
 #: outcomes from which a negative log loss gain means that a candidate trails the incumbent
@@ -51,8 +51,8 @@ def judge_shadow(evaluation: TrialEvaluation, *, policy: GatePolicy, shadow: Sha
 
 def may_go_on_trial(verdict: Verdict) -> bool:
     """Whether a trial may collect the rows that the gate lacked: no gate failed, and the engine can run the file."""
-    sound = {gate.name: gate.result for gate in verdict.gates}.get("contract") is GateResult.PASS
-    return sound and all(gate.result is not GateResult.FAIL for gate in verdict.gates if gate.counts)
+    sound = {gate.name: gate.result for gate in verdict.gates}.get("contract") is GateOutcome.PASS
+    return sound and all(gate.result is not GateOutcome.FAIL for gate in verdict.gates if gate.counts)
 
 
 def gives_way(trial: TrialFacts | None) -> bool:

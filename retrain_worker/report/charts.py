@@ -1,6 +1,6 @@
-"""The pictures of a page as inline SVG: reliability, training history, a gate's measurement on its scale.
+"""The charts of a page as inline SVG: reliability diagram, training history, bullet chart of a check.
 
-Every picture is numbers from the result; its colours are the page's CSS variables. Text is escaped.
+The colours are the page's CSS variables. Text is escaped.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from retrain_worker.domain.gates import Check
 from retrain_worker.report.formatting import count, number, share
-from retrain_worker.report.gate_checks import Check
 
 _WIDTH, _HEIGHT = 380, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 34
@@ -18,9 +18,9 @@ _COUNTS_HEIGHT = 46
 
 
 def reliability(candidate: Sequence[Mapping[str, Any]], incumbent: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Hit rate over probability by bucket (domain.gates.Bucket), and below how many rows each bucket has.
+    """Hit rate over probability by bucket (domain.gates.Bucket), and below it the number of rows of each bucket.
 
-    The candidate's hit rates stand with their intervals.
+    The candidate's hit rates have error bars.
     """
     parts = [
         _frame(),
@@ -62,14 +62,14 @@ def history(epochs: Sequence[Sequence[float]], *, best_epoch: int | None) -> str
         if epoch[0] == best_epoch:
             x, y = _point(*place(epoch, epoch[2]))
             parts.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" class="best"><title>epoch {epoch[0]:.0f} is kept: '
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" class="best"><title>epoch {epoch[0]:.0f} was kept: '
                 f"log loss {number(epoch[2], 4)}</title></circle>"
             )
     return _svg("training loss and validation log loss by epoch", parts)
 
 
 def bar(check: Check) -> str:
-    """The measurement of a check as a dot on its scale; where it must lie is shaded."""
+    """Bullet chart of a check: the measurement as a dot on its scale, the required range shaded."""
     low, high = check.scale
     span = (high - low) or 1.0
 
@@ -88,9 +88,9 @@ def bar(check: Check) -> str:
         if limit is not None
     ]
     if check.value is not None:
-        kind = "inside" if check.is_within else "outside"
+        kind = "inside" if check.is_met else "outside"
         parts.append(f'<circle cx="{across(check.value):.1f}" cy="12" r="6" class="{kind}"/>')
-    label = escape(f"{check.measured}, asked {check.required}")
+    label = escape(f"{check.measured}, required {check.required}")
     return (
         f'<svg class="bar" viewBox="0 0 240 24" role="img" aria-label="{label}"><title>{label}</title>'
         f"{''.join(parts)}</svg>"
@@ -105,7 +105,7 @@ def _svg(name: str, parts: Iterable[str], *, height: int = _HEIGHT) -> str:
 
 
 def _point(across: float, up: float) -> tuple[float, float]:
-    """Shares of the frame as picture coordinates."""
+    """Fractions of the frame as coordinates of the chart."""
     return (_LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM))
 
 
@@ -133,12 +133,13 @@ def _line(places: Sequence[tuple[float, float]], kind: str) -> str:
 
 def _dot(bucket: Mapping[str, Any], kind: str) -> str:
     x, y = _point(bucket["mean_probability"], bucket["hit_rate"])
-    said = (
-        f"{kind}: {count(bucket['n'])} rows, said {share(bucket['mean_probability'])}, hit {share(bucket['hit_rate'])}"
+    text = (
+        f"{kind}: {count(bucket['n'])} rows, mean probability {share(bucket['mean_probability'])}, "
+        f"hit rate {share(bucket['hit_rate'])}"
     )
     if bucket.get("hit_rate_low") is not None:
-        said += f" ({share(bucket['hit_rate_low'])} to {share(bucket['hit_rate_high'])})"
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}"><title>{escape(said)}</title></circle>'
+        text += f" ({share(bucket['hit_rate_low'])} to {share(bucket['hit_rate_high'])})"
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}"><title>{escape(text)}</title></circle>'
 
 
 def _column(bucket: Mapping[str, Any], most: int) -> str:

@@ -1,4 +1,4 @@
-"""Numbers and foreign text as a person reads them. What was not measured is a dash."""
+"""Numbers and text from outside, as they are shown. A dash stands for what was not measured."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 from retrain_worker.domain.alpha_spending import AlphaSpending
 
-#: stands for what was not measured, or is not a number
+#: for what was not measured, or is not a number
 NOTHING = "—"
 _LONGEST = 4096
 
 
 def plain(text: object) -> str:
-    """One line that no terminal obeys: control and invisible characters become `·`."""
+    """One line without control characters and invisible ones, which become `·`."""
     shown = "".join(letter if letter.isprintable() else "·" for letter in str(text))
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
 

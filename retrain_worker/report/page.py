@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from retrain_worker.domain.gates import GateResult
 from retrain_worker.report import charts
 from retrain_worker.report.formatting import NOTHING, count, number, plain, share
-from retrain_worker.report.overview import BAD, GOOD, MARKS, OPEN, QUIET, GateLine, Overview, Pairs, overview
+from retrain_worker.report.overview import BAD, GATE_TONES, GOOD, MARKS, OPEN, QUIET, Overview, Pairs, overview
 
-#: the browser would refuse anything else, whatever should slip through
+#: the browser loads nothing else, even if a text were not escaped
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #5c6570; --faint: #f1f3f6; --line: #d5dae1;
@@ -37,7 +38,7 @@ table.pairs th { width: 9.5rem; color: var(--soft); font-weight: 400 } table.pai
 .gate { border: 1px solid var(--line); border-radius: .3rem; padding: .6rem .8rem; overflow-wrap: anywhere }
 .gate h3 { font-size: 1rem; margin: 0 } .gate h3 span { color: var(--tone) } .gate p { font-size: .88rem }
 .check { display: grid; grid-template-columns: 1fr auto; column-gap: 1rem; font-size: .88rem; margin-top: .4rem }
-.check .bar { grid-column: 1 / 3 } .check .asked { color: var(--soft) }
+.check .bar { grid-column: 1 / 3 } .check .required { color: var(--soft) }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem }
 figure { margin: 0 } figcaption { font-size: .88rem; color: var(--soft) } svg { width: 100%; height: auto }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif } .frame { fill: none; stroke: var(--line) }
@@ -54,7 +55,7 @@ _SEVERITY_TONES = {"OK": GOOD, "WARNING": OPEN, "REFUSAL": BAD}
 def write_page(
     result: Mapping[str, Any], path: Path, *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the page of `result` (report.result); `path` holds a whole page or what it held before."""
+    """Write the page of `result` (report.result); `path` holds the whole page, or its former content after an error."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(page(result, bayes_auc=bayes_auc, event=event), encoding="utf-8")
@@ -68,16 +69,16 @@ def page(result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Ma
     seen = overview(result, bayes_auc=bayes_auc, event=event)
     sections = (
         ("PATCHTST_MODEL_PATH", _pairs(seen.slot)),
-        ("On new rows", _pairs(seen.trials)),
-        ("On the holdout, which the candidate has never seen", _scores(seen)),
+        ("Live evaluation", _pairs(seen.trials)),
+        ("Holdout: rows that the candidate was not trained on", _scores(seen)),
         ("Gates", _gates(seen.gates)),
-        ("Pictures", _pictures(result)),
+        ("Charts", _charts(result)),
         ("Classes before and after balancing", _classes(seen)),
         ("Slices of the holdout", _slices(result.get("candidate") or {})),
         ("Rows", _pairs(seen.rows)),
-        ("What the audit found", _findings(result.get("findings", ()))),
-        ("The event as a consumer saw it", _pairs(seen.event)),
-        ("The engine meanwhile", _answers(seen)),
+        ("Audit findings", _findings(result.get("findings", ()))),
+        ("Event as a consumer received it", _pairs(seen.event)),
+        ("Engine traffic during the swap", _answers(seen)),
         ("Files", _pairs(seen.files)),
         ("Run", _pairs(_run(result, seen))),
     )
@@ -114,24 +115,25 @@ def _scores(seen: Overview) -> str:
     return f'<p class="note">{escape(seen.holdout_rows)} rows.</p>{_table("", heads, rows, first_is_bold=True)}{absent}'
 
 
-def _gates(lines: Sequence[GateLine]) -> str:
-    return f'<div class="gates">{"".join(_gate(line) for line in lines)}</div>' if lines else ""
+def _gates(gates: Sequence[GateResult]) -> str:
+    return f'<div class="gates">{"".join(_gate(gate) for gate in gates)}</div>' if gates else ""
 
 
-def _gate(line: GateLine) -> str:
-    note = "" if line.counts else ' <small class="advisory">shown, does not count</small>'
+def _gate(gate: GateResult) -> str:
+    tone = GATE_TONES[gate.result]
+    note = "" if gate.counts else ' <small class="advisory">advisory</small>'
     checks = "".join(
-        f'<div class="check"><span>{escape(check.measured)}</span><span class="asked">asked '
+        f'<div class="check"><span>{escape(check.measured)}</span><span class="required">required '
         f"{escape(check.required)}</span>{charts.bar(check)}</div>"
-        for check in line.checks
+        for check in gate.checks
     )
     return (
-        f'<div class="gate {line.tone}"><h3><span>{MARKS[line.tone]}</span> {escape(line.name)}{note}</h3>{checks}'
-        f"<p>{escape(line.message)}</p></div>"
+        f'<div class="gate {tone}"><h3><span>{MARKS[tone]}</span> {escape(gate.name)}{note}</h3>{checks}'
+        f"<p>{escape(gate.message)}</p></div>"
     )
 
 
-def _pictures(result: Mapping[str, Any]) -> str:
+def _charts(result: Mapping[str, Any]) -> str:
     figures = []
     buckets = (result.get("candidate") or {}).get("buckets")
     if buckets:
@@ -140,14 +142,14 @@ def _pictures(result: Mapping[str, Any]) -> str:
             (
                 charts.reliability(buckets, others),
                 "Hit rate by probability: candidate (blue), incumbent (dashed), a perfectly calibrated model "
-                "(thin). Upright: the 95 % intervals. Below: rows of the candidate by probability.",
+                "(thin). Vertical bars: 95 % intervals. Below: rows of the candidate by probability.",
             )
         )
     if result.get("history"):
         figures.append(
             (
                 charts.history(result["history"], best_epoch=result.get("best_epoch")),
-                "Validation log loss (blue) and training loss (dashed) by epoch; the ring is the epoch that was kept.",
+                "Validation log loss (blue) and training loss (dashed) by epoch; the ring marks the kept epoch.",
             )
         )
     drawn = "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in figures)
@@ -175,7 +177,7 @@ def _slices(candidate: Mapping[str, Any]) -> str:
                 *(share(actions.get(name)) for name in ("BUY", "HOLD", "SELL")),
             )
         )
-    return _table("slice", ["rows", "AUC", "spread", "BUY", "HOLD", "SELL"], rows)
+    return _table("slice", ["rows", "AUC", "std of P(WIN)", "BUY", "HOLD", "SELL"], rows)
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
@@ -196,7 +198,7 @@ def _answers(seen: Overview) -> str:
 
 def _run(result: Mapping[str, Any], seen: Overview) -> Pairs:
     found = (
-        ("asked for by", result.get("requested_by")),
+        ("requested by", result.get("requested_by")),
         ("started", result.get("started_at")),
         ("finished", result.get("finished_at")),
         ("time", seen.seconds),

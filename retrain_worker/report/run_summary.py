@@ -1,4 +1,4 @@
-"""A run as text that a person reads at a glance: the outcome and why, the numbers beside what was asked, the places."""
+"""The report of a run for the terminal: outcome and reasons, measurements beside what is required, files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from retrain_worker.domain.gates import GateResult
 from retrain_worker.report.formatting import NOTHING, count, share
 from retrain_worker.report.overview import (
     BAD,
+    GATE_TONES,
     GOOD,
     MARKS,
     OPEN,
     QUIET,
-    GateLine,
     Overview,
     Pairs,
-    gate_lines,
+    gates_of,
     overview,
 )
 
@@ -38,7 +39,7 @@ def summary(
     event: Mapping[str, Any] | None = None,
     colour: bool = False,
 ) -> str:
-    """The summary of `result` (report.result), 100 columns wide. Only paths may be longer: they are to be copied.
+    """The summary of `result` (report.result), 100 columns wide. Only paths may be longer, so that they can be copied.
 
     `bayes_auc`: the Bayes-optimal AUC on the holdout, where it is known. `event`: name -> value of the promotion as a
     consumer received it.
@@ -48,17 +49,17 @@ def summary(
 
 
 def gates_table(result: Mapping[str, Any], *, colour: bool = False) -> str:
-    """Each gate's measurements beside its thresholds, and its sentence."""
-    lines = gate_lines(result)
+    """The checks of each gate, and its message."""
+    gates = gates_of(result)
     messages = Table.grid(padding=(0, 2))
-    for line in lines:
-        messages.add_row(_mark(line), Text(line.message))
-    return _printed(_gates(lines), Text(), messages, colour=colour) if lines else "no gate was asked"
+    for gate in gates:
+        messages.add_row(_mark(gate), Text(gate.message))
+    return _printed(_gates(gates), Text(), messages, colour=colour) if gates else "the gates were not evaluated"
 
 
 def hit_rates(card: Mapping[str, Any]) -> str:
-    """What came of each confidence, over the whole of 0..1 (domain.gates.Scorecard as a mapping); empty of none."""
-    table = _table("P(WIN)", "rows", "said", "hit", "95 % interval")
+    """The hit rate in each bucket of P(WIN) (domain.gates.Scorecard as a mapping); empty without buckets."""
+    table = _table("P(WIN)", "rows", "mean P(WIN)", "hit rate", "95 % interval")
     for bucket in card.get("buckets", ()):
         interval = f"{share(bucket.get('hit_rate_low'))} to {share(bucket.get('hit_rate_high'))}"
         table.add_row(
@@ -78,7 +79,7 @@ def _head(seen: Overview, run_id: str) -> RenderableType:
         Text(seen.message),
     ]
     if seen.reasons:
-        lines += [Text(), *(Text.assemble(("because ", "dim"), reason) for reason in seen.reasons)]
+        lines += [Text(), *(Text.assemble(("reason ", "dim"), reason) for reason in seen.reasons)]
     lines += [Text(), Text.assemble(("next ", "dim"), seen.next_step)] if seen.next_step else []
     return Panel(Group(*lines), box=box.ROUNDED, border_style=style, width=_WIDTH)
 
@@ -90,17 +91,16 @@ def _body(seen: Overview) -> list[RenderableType]:
     if seen.classes:
         parts += [_title("Classes before and after balancing"), _classes(seen)]
     if seen.scores:
-        title = f"On the {seen.holdout_rows} rows of the holdout, which the candidate has never seen"
-        parts += [_title(title), _scores(seen)]
+        parts += [_title(f"Holdout: {seen.holdout_rows} rows that the candidate was not trained on"), _scores(seen)]
     if seen.gates:
         parts += [_title("Gates"), _gates(seen.gates)]
     if seen.trials:
-        parts += [_title("On new rows"), _pairs(seen.trials)]
+        parts += [_title("Live evaluation"), _pairs(seen.trials)]
     parts += [_title("PATCHTST_MODEL_PATH"), _pairs(seen.slot)]
     if seen.event:
-        parts += [_title("The event as a consumer saw it"), _pairs(seen.event)]
+        parts += [_title("Event as a consumer received it"), _pairs(seen.event)]
     if seen.answers:
-        parts += [_title("The engine meanwhile"), _answers(seen)]
+        parts += [_title("Engine traffic during the swap"), _answers(seen)]
     if seen.files:
         parts += [_title("Files"), _pairs(seen.files)]
     if seen.seconds:
@@ -113,7 +113,7 @@ def _title(text: str) -> Text:
 
 
 def _pairs(pairs: Pairs) -> RenderableType:
-    """Name and text in two columns; a text without blanks (a path, a hash) is never broken."""
+    """Name and text in two columns; a text without spaces (a path, a hash) is not wrapped."""
     lines: list[RenderableType] = []
     for name, text in pairs:
         label = f"  {name:<{_LABEL_WIDTH}}"
@@ -152,25 +152,25 @@ def _scores(seen: Overview) -> RenderableType:
     return Group(table, _pairs((("no incumbent", seen.incumbent_absence),)))
 
 
-def _gates(lines: Sequence[GateLine]) -> Table:
+def _gates(gates: Sequence[GateResult]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, width=_WIDTH, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column("  gate", no_wrap=True, width=22)
-    table.add_column("measured", ratio=3, overflow="fold")
-    table.add_column("asked", ratio=2)
-    for line in lines:
-        if not line.checks:
-            table.add_row(_mark(line), Text(line.message), Text())
-            continue
-        for place, check in enumerate(line.checks):
-            style = "" if check.is_within or line.tone == GOOD or not line.counts else _STYLES[line.tone]
-            table.add_row(_mark(line) if place == 0 else Text(), Text(check.measured, style), Text(check.required))
+    table.add_column("  gate", no_wrap=True, width=24)
+    table.add_column("measured", ratio=1, overflow="fold")
+    table.add_column("required", no_wrap=True, width=13)
+    for gate in gates:
+        if not gate.checks:
+            table.add_row(_mark(gate), Text(gate.message), Text())
+        for place, check in enumerate(gate.checks):
+            style = "" if check.is_met or not gate.counts else _STYLES[GATE_TONES[gate.result]]
+            table.add_row(_mark(gate) if place == 0 else Text(), Text(check.measured, style), Text(check.required))
     return table
 
 
-def _mark(line: GateLine) -> Text:
-    if line.counts:
-        return Text(f"  {MARKS[line.tone]} {line.name}", style=_STYLES[line.tone])
-    return Text(f"  {MARKS[line.tone]} {line.name} (shown)", style="dim")
+def _mark(gate: GateResult) -> Text:
+    tone = GATE_TONES[gate.result]
+    if gate.counts:
+        return Text(f"  {MARKS[tone]} {gate.name}", style=_STYLES[tone])
+    return Text(f"  {MARKS[tone]} {gate.name} (advisory)", style="dim")
 
 
 def _answers(seen: Overview) -> Table:
@@ -190,7 +190,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _printed(*parts: RenderableType, colour: bool) -> str:
-    """Texts, never markup: symbols and reasons may hold brackets, or anything else."""
+    """Without markup: symbols and reasons may contain brackets."""
     file = io.StringIO()
     console = Console(
         file=file,

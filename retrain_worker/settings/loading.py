@@ -237,8 +237,8 @@ def _gate_policy(read: Reader) -> GatePolicy:
         min_rows=read.count("GATE_MIN_ROWS", default.min_rows, low=30),
         max_action_share=read.share("GATE_MAX_ACTION_SHARE", default.max_action_share),
         min_action_share=read.share("GATE_MIN_ACTION_SHARE", default.min_action_share),
-        min_spread_std=read.number("GATE_MIN_STD", default.min_spread_std, low=0.0, high=0.5),
-        min_spread_p10_p90=read.share("GATE_MIN_P10_P90", default.min_spread_p10_p90),
+        min_std=read.number("GATE_MIN_STD", default.min_std, low=0.0, high=0.5),
+        min_p10_p90=read.share("GATE_MIN_P10_P90", default.min_p10_p90),
         agreement_required=read.choice("AGREEMENT", "advisory", ("advisory", "required")) == "required",
         min_agreement=read.share("GATE_MIN_AGREEMENT", default.min_agreement),
         max_agreement=read.share("GATE_MAX_AGREEMENT", default.max_agreement),
@@ -248,10 +248,10 @@ def _gate_policy(read: Reader) -> GatePolicy:
         false_promotions_per_year=read.number(
             "GATE_FALSE_PROMOTIONS_PER_YEAR", default.false_promotions_per_year, low=0.0, high=100.0
         ),
-        newest_alpha=read.number("GATE_HOLDOUT_ALPHA", default.newest_alpha, low=1e-9, high=0.5),
+        holdout_alpha=read.number("GATE_HOLDOUT_ALPHA", default.holdout_alpha, low=1e-9, high=0.5),
         calibration_alpha=read.number("GATE_CALIBRATION_ALPHA", default.calibration_alpha, low=1e-6, high=0.2),
         ece_tolerance=read.share("GATE_ECE_TOLERANCE", default.ece_tolerance),
-        min_confidence_slope=read.share("GATE_MIN_CALIBRATION_SLOPE", default.min_confidence_slope),
+        min_calibration_slope=read.share("GATE_MIN_CALIBRATION_SLOPE", default.min_calibration_slope),
         incumbent_margin=read.number("GATE_INCUMBENT_MARGIN", default.incumbent_margin, low=0.0, high=1.0),
         incumbent_alpha=read.number("GATE_INCUMBENT_ALPHA", default.incumbent_alpha, low=1e-6, high=0.5),
         min_slice_rows=read.count("GATE_MIN_SLICE_ROWS", default.min_slice_rows, low=10),

@@ -1,6 +1,6 @@
 """A scorecard for any model on any rows with known outcomes; the gate, the shadow trial and the probation share it.
 
-This module measures, `domain/gates.py` decides. What cannot be measured is None, never NaN and never an exception.
+This module measures, `domain/gates` decides. What cannot be measured is None, never NaN and never an exception.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from retrain_worker.domain.gates import (
     Comparison,
     Fold,
     GatePolicy,
-    Pool,
+    PooledEstimate,
     Scorecard,
     Skill,
     Slice,
-    pool_alphas,
 )
+from retrain_worker.domain.gates.skill import pool_alphas
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.worker import statistics
 from retrain_worker.worker.data.instants import to_datetime
@@ -93,7 +93,7 @@ def scorecard(
     prior_losses = statistics.log_losses(labels, np.full(num_rows, prior))
     gain = statistics.mean(prior_losses - losses, blocks)
     effect = statistics.design_effect(labels, answers, blocks)
-    slope = statistics.confidence_slope([Judged(labels=labels, probabilities=answers, blocks=blocks)])
+    slope = statistics.calibration_slope([Judged(labels=labels, probabilities=answers, blocks=blocks)])
     is_win = answers > 0.5
     return Scorecard(
         n=num_rows,
@@ -108,8 +108,8 @@ def scorecard(
         brier=float(np.mean((answers - labels) ** 2)),
         ece=statistics.ece(labels, answers),
         ece_limit=_ece_limit(labels, answers, blocks, alpha=policy.calibration_alpha),
-        confidence_slope=slope.value if slope else None,
-        confidence_slope_high=slope.high(policy.calibration_alpha) if slope else None,
+        calibration_slope=slope.value if slope else None,
+        calibration_slope_high=slope.high(policy.calibration_alpha) if slope else None,
         accuracy=float(metrics.accuracy_score(labels, is_win)),
         precision=float(metrics.precision_score(labels, is_win, zero_division=0.0)),
         recall=float(metrics.recall_score(labels, is_win, zero_division=0.0)),
@@ -119,7 +119,7 @@ def scorecard(
         p_std=float(answers.std()),
         p10_p90=float(np.quantile(answers, 0.9) - np.quantile(answers, 0.1)),
         buckets=_buckets(labels, answers, effect=effect),
-        worst_fall_z=statistics.worst_fall_z(labels, answers, effect=effect),
+        monotonicity_z=statistics.monotonicity_z(labels, answers, effect=effect),
         agreement=_agreement(answers, rows, thresholds),
         slices=_slices(answers, rows, blocks, policy, thresholds),
     )
@@ -282,14 +282,13 @@ def skill(holdout: Answered, folds: Sequence[Answered], *, wanted: int, policy: 
         if len(together) == num_folds + 1:
             pools.append(_pool(together, alpha))
     judged = [each.judged for each in stretches if each is not None]
-    slope = statistics.confidence_slope(judged) if len(judged) > 1 else None
+    slope = statistics.calibration_slope(judged) if len(judged) > 1 else None
     return Skill(
-        confidence_slope=slope.value if slope else None,
-        confidence_slope_high=slope.high(policy.calibration_alpha) if slope else None,
+        calibration_slope=slope.value if slope else None,
+        calibration_slope_high=slope.high(policy.calibration_alpha) if slope else None,
         folds=tuple(_fold(answered, stretch) for answered, stretch in zip(folds, stretches[1:], strict=True)),
-        folds_wanted=wanted,
-        pools=tuple(pools),
-        newest_auc_low=alone.area.low(policy.newest_alpha) if alone else None,
+        pooled=tuple(pools),
+        holdout_auc_low=alone.area.low(policy.holdout_alpha) if alone else None,
     )
 
 
@@ -314,14 +313,14 @@ def _stretch(answered: Answered) -> _Stretch | None:
     return _Stretch(n=len(answers), area=area, gain=gain, judged=judged) if area else None
 
 
-def _pool(together: Sequence[_Stretch], alpha: float) -> Pool:
+def _pool(together: Sequence[_Stretch], alpha: float) -> PooledEstimate:
     num_rows = sum(each.n for each in together)
     weights = [each.n / num_rows for each in together]
     area, gain = (
         statistics.combined(each, weights)
         for each in ([stretch.area for stretch in together], [stretch.gain for stretch in together])
     )
-    return Pool(
+    return PooledEstimate(
         num_folds=len(together) - 1,
         n=num_rows,
         num_blocks=gain.num_blocks,

@@ -218,7 +218,7 @@ class Judged:
     blocks: Ints
 
 
-def confidence_slope(stretches: Sequence[Judged]) -> Estimate | None:
+def calibration_slope(stretches: Sequence[Judged]) -> Estimate | None:
     """The b of the likeliest logit P(label = 1) = a + b logit(p): 1 when confidence is earned, under 1 overconfident.
 
     Each stretch has an a of its own, so a drift of the hit rate between them is no lack of confidence; b is common.
@@ -253,7 +253,7 @@ def confidence_slope(stretches: Sequence[Judged]) -> Estimate | None:
     return replace(_estimate(float(found[-1]), influence, blocks), num_combined=len(telling))
 
 
-def worst_fall_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) -> float | None:
+def monotonicity_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) -> float | None:
     """Z of the worst fall of the hit rate from one bin to the next higher one; None with fewer than two usable bins.
 
     Neighbouring bins are merged until each has MIN_BIN_ROWS rows. Negative: the hit rate rises everywhere. `effect` is

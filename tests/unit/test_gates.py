@@ -1,6 +1,6 @@
 """The gates decide as docs/contracts/gates.md defines, and fail closed."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -13,15 +13,18 @@ from retrain_worker.domain.gates import (
     Decision,
     Evidence,
     Fold,
+    GateOutcome,
     GatePolicy,
-    GateResult,
-    Pool,
+    PooledEstimate,
     Scorecard,
     Skill,
     Slice,
     decide,
-    pool_alphas,
 )
+from retrain_worker.domain.gates.check import Check, lower_bound
+from retrain_worker.domain.gates.decision import GATES
+from retrain_worker.domain.gates.skill import pool_alphas
+from retrain_worker.domain.problem import Problem, ProblemKind
 
 POLICY = GatePolicy()
 GOOD_CARD = Scorecard(
@@ -45,7 +48,7 @@ GOOD_CARD = Scorecard(
     p_mean=0.57,
     p_std=0.22,
     p10_p90=0.6,
-    worst_fall_z=0.4,
+    monotonicity_z=0.4,
     agreement=Agreement(n=800, share=0.6, share_low=0.56, share_high=0.64, opposed=0.2, kappa=0.3, fallbacks=10),
     slices=(Slice(name="BTCUSDT", n=200, auc=0.77, auc_high=0.84, actions={"BUY": 0.6, "SELL": 0.4}, p_std=0.2),),
 )
@@ -61,7 +64,7 @@ def with_card(**changes: object) -> Evidence:
     return replace(GOOD, candidate=replace(GOOD_CARD, **changes))
 
 
-def result_of(evidence: Evidence, name: str, policy: GatePolicy = POLICY) -> GateResult:
+def result_of(evidence: Evidence, name: str, policy: GatePolicy = POLICY) -> GateOutcome:
     return next(gate.result for gate in decide(evidence, policy).gates if gate.name == name)
 
 
@@ -84,9 +87,9 @@ def test_a_good_candidate_passes_every_gate():
         ("action diversity", with_card(actions={"BUY": 0.0, "SELL": 0.0, "HOLD": 1.0})),
         ("confidence spread", with_card(p_std=0.049)),
         ("confidence spread", with_card(p10_p90=0.119)),
-        ("calibration", with_card(worst_fall_z=3.0)),
+        ("calibration", with_card(monotonicity_z=3.0)),
         ("calibration", with_card(ece=0.081)),
-        ("calibration", with_card(confidence_slope=0.6, confidence_slope_high=0.86)),
+        ("calibration", with_card(calibration_slope=0.6, calibration_slope_high=0.86)),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.49, auc_high=0.6, auc_lag_high=-0.01),))),
         ("skill", with_card(auc_low=0.5)),
         ("skill", with_card(log_loss_gain_low=0.0)),
@@ -98,15 +101,15 @@ def test_a_good_candidate_passes_every_gate():
 def test_one_failing_gate_refuses(gate, evidence):
     verdict = decide(evidence, POLICY)
 
-    assert result_of(evidence, gate) is GateResult.FAIL
+    assert result_of(evidence, gate) is GateOutcome.FAIL
     assert verdict.decision is Decision.REFUSE
     assert verdict.reasons[0].startswith(gate)
 
 
 @pytest.mark.parametrize(
-    "field", ["auc", "auc_low", "log_loss_gain_low", "ece", "ece_limit", "p_std", "p10_p90", "worst_fall_z"]
+    "field", ["auc", "auc_low", "log_loss_gain_low", "ece", "ece_limit", "p_std", "p10_p90", "monotonicity_z"]
 )
-def test_what_was_not_measured_is_not_a_pass(field):
+def test_an_unmeasured_value_is_not_a_pass(field):
     verdict = decide(with_card(**{field: None}), POLICY)
 
     assert verdict.decision is Decision.UNDECIDED
@@ -118,12 +121,60 @@ def test_too_few_rows_never_pass(n):
     assert decide(with_card(n=n), POLICY).decision is not Decision.PASS
 
 
-def test_agreement_is_shown_but_counts_only_when_required():
+def test_agreement_is_advisory_unless_it_is_required():
     disagreeing = with_card(agreement=replace(GOOD_CARD.agreement, share=0.4))
 
-    assert result_of(disagreeing, "agreement") is GateResult.FAIL
+    assert result_of(disagreeing, "agreement") is GateOutcome.FAIL
     assert decide(disagreeing, POLICY).decision is Decision.PASS
     assert decide(disagreeing, replace(POLICY, agreement_required=True)).decision is Decision.REFUSE
+
+
+def test_agreement_on_too_few_rows_is_undecided():
+    few = with_card(agreement=replace(GOOD_CARD.agreement, n=POLICY.min_rows - 1))
+    enough = with_card(agreement=replace(GOOD_CARD.agreement, n=POLICY.min_rows))
+
+    assert result_of(few, "agreement") is GateOutcome.UNDECIDED
+    assert result_of(with_card(agreement=None), "agreement") is GateOutcome.UNDECIDED
+    assert result_of(enough, "agreement") is GateOutcome.PASS
+    assert decide(few, replace(POLICY, agreement_required=True)).decision is Decision.UNDECIDED
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
+def test_a_gate_with_min_rows_is_undecided_below_them(gate):
+    few = POLICY.min_rows - 1
+    evidence = with_card(n=few, agreement=replace(GOOD_CARD.agreement, n=few))
+    evidence = replace(evidence, comparison=replace(GOOD.comparison, n=few))
+    result = gate.judge(evidence, POLICY)
+
+    assert (result.result is GateOutcome.UNDECIDED) == ("min_rows" in gate.thresholds)
+    if result.result is GateOutcome.UNDECIDED:
+        assert result.message == "199 rows could be measured, 200 are required"
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
+def test_a_gate_declares_the_thresholds_that_it_applies(gate):
+    """A threshold that is changed to any extreme changes no gate that does not declare it."""
+    # without an incumbent, because its gate applies other gates to it
+    evidence = replace(with_skill(pool(0), pool(3)), incumbent=None)
+    for name, value in asdict(POLICY).items():
+        for other in (0.0, 1.0, 10**6):
+            changed = replace(POLICY, **{name: type(value)(other)})
+            if name not in gate.thresholds:
+                assert gate.judge(evidence, changed) == gate.judge(evidence, POLICY), name
+
+
+def test_each_threshold_belongs_to_a_gate():
+    assert {name for gate in GATES for name in gate.thresholds} == set(asdict(POLICY))
+
+
+def test_the_failure_of_a_gate_is_a_problem_with_what_it_means_and_what_was_measured():
+    [problem] = decide(with_card(p_std=0.01), POLICY).problems
+
+    assert problem == Problem(
+        kind=ProblemKind.GATE_FAILED,
+        subject="confidence spread",
+        cause="the probabilities hardly differ from row to row: std of P(WIN) 0.010, required ≥ 0.050",
+    )
 
 
 def test_without_an_incumbent_the_other_gates_decide():
@@ -132,12 +183,12 @@ def test_without_an_incumbent_the_other_gates_decide():
     assert decide(alone, POLICY).decision is Decision.PASS
 
 
-def test_an_incumbent_that_fails_its_own_gates_protects_nobody():
+def test_an_incumbent_that_fails_its_own_gates_is_not_compared_with():
     collapsed = replace(
         GOOD, incumbent=replace(GOOD_CARD, p_std=0.001), comparison=replace(GOOD.comparison, log_loss_gain_low=-0.5)
     )
 
-    assert result_of(collapsed, "incumbent") is GateResult.PASS
+    assert result_of(collapsed, "incumbent") is GateOutcome.PASS
 
 
 def test_a_sound_incumbent_without_a_comparison_leaves_it_undecided():
@@ -150,15 +201,15 @@ def test_an_unreplayed_canary_is_undecided():
     assert decide(blind, POLICY).decision is Decision.UNDECIDED
 
 
-NOBODY_KNOWS = replace(GOOD.contract, unknown="/engine/old.pth: it cannot be read: No such file or directory")
+UNKNOWN = replace(GOOD.contract, unknown="/engine/old.pth: it cannot be read: No such file or directory")
 
 
-def test_a_model_in_the_slot_that_nobody_can_read_is_not_an_empty_slot():
-    verdict = decide(replace(GOOD, incumbent=None, comparison=None, contract=NOBODY_KNOWS), POLICY)
+def test_an_unreadable_model_in_the_slot_is_not_an_empty_slot():
+    verdict = decide(replace(GOOD, incumbent=None, comparison=None, contract=UNKNOWN), POLICY)
 
     assert verdict.decision is Decision.UNDECIDED
     [reason] = verdict.reasons
-    assert reason.startswith("contract: nobody knows what the engine runs: /engine/old.pth")
+    assert reason.startswith("contract: the engine's contract is unknown: /engine/old.pth")
     for way_out in ("correct PATCHTST_MODEL_PATH", "roll back", "promote RUN --accept-contract CONTRACT"):
         assert way_out in reason
 
@@ -166,30 +217,30 @@ def test_a_model_in_the_slot_that_nobody_can_read_is_not_an_empty_slot():
 @pytest.mark.parametrize(
     "broken",
     [
-        replace(NOBODY_KNOWS, mismatches=("preset: the engine runs engine",)),
-        replace(NOBODY_KNOWS, canary_max_error=0.01),
-        replace(NOBODY_KNOWS, constant_input_share=1.0),
+        replace(UNKNOWN, mismatches=("preset: the engine runs engine",)),
+        replace(UNKNOWN, canary_max_error=0.01),
+        replace(UNKNOWN, constant_input_share=1.0),
     ],
 )
-def test_what_is_known_to_be_wrong_weighs_more_than_what_nobody_knows(broken):
-    assert result_of(replace(GOOD, contract=broken), "contract") is GateResult.FAIL
+def test_what_is_known_to_be_wrong_outweighs_what_is_unknown(broken):
+    assert result_of(replace(GOOD, contract=broken), "contract") is GateOutcome.FAIL
 
 
 def test_the_share_of_constant_inputs_is_a_threshold_like_the_others():
     stale = replace(GOOD, contract=replace(GOOD.contract, constant_input_share=0.3))
 
-    assert result_of(stale, "contract") is GateResult.PASS
-    assert result_of(stale, "contract", replace(POLICY, max_constant_input_share=0.2)) is GateResult.FAIL
+    assert result_of(stale, "contract") is GateOutcome.PASS
+    assert result_of(stale, "contract", replace(POLICY, max_constant_input_share=0.2)) is GateOutcome.FAIL
 
 
-def test_failures_stand_before_what_is_undecided():
+def test_failures_come_before_undecided_gates():
     both = replace(with_card(p_std=0.01), comparison=None)
 
     assert [reason.split(":")[0] for reason in decide(both, POLICY).reasons] == ["confidence spread", "incumbent"]
 
 
-def pool(num_folds: int, *, auc_low: float | None = 0.6, gain_low: float | None = 0.01) -> Pool:
-    return Pool(
+def pool(num_folds: int, *, auc_low: float | None = 0.6, gain_low: float | None = 0.01) -> PooledEstimate:
+    return PooledEstimate(
         num_folds=num_folds,
         n=900 + 700 * num_folds,
         num_blocks=30,
@@ -201,66 +252,72 @@ def pool(num_folds: int, *, auc_low: float | None = 0.6, gain_low: float | None 
     )
 
 
-def with_skill(*pools: Pool, newest_auc_low: float | None = 0.55, num_folds: int = 3, **card: object) -> Evidence:
+def with_skill(
+    *pools: PooledEstimate, holdout_auc_low: float | None = 0.55, num_folds: int = 3, **card: object
+) -> Evidence:
     fold = Fold(
         first_at="2025-12-01T00:00:00+00:00", last_at="2025-12-05T00:00:00+00:00", n=700, auc=0.7, log_loss_gain=0.05
     )
     return replace(
         with_card(**card),
-        skill=Skill(folds=(fold,) * num_folds, folds_wanted=3, pools=pools, newest_auc_low=newest_auc_low),
+        skill=Skill(folds=(fold,) * num_folds, pooled=pools, holdout_auc_low=holdout_auc_low),
     )
 
 
 LUCKY = pool(0, auc_low=0.48)
 
 
-def test_past_folds_carry_a_holdout_that_is_too_short_to_prove_skill_alone():
+def test_backtest_folds_decide_for_a_holdout_that_is_too_short_to_show_skill_alone():
     evidence = with_skill(LUCKY, pool(1), pool(2), pool(3))
 
-    assert result_of(evidence, "skill") is GateResult.PASS
+    assert result_of(evidence, "skill") is GateOutcome.PASS
 
 
 def test_one_lucky_holdout_is_not_enough():
-    # its own bounds are beyond doubt at skill_alpha, as the scorecard says; the pooled bounds are not
+    # the scorecard's bounds at skill_alpha pass; the pooled bounds do not
     evidence = with_skill(LUCKY, pool(1, gain_low=-0.01), pool(2, auc_low=0.49), pool(3, gain_low=-0.01))
 
-    assert result_of(replace(evidence, skill=None), "skill") is GateResult.PASS
-    assert result_of(evidence, "skill") is GateResult.FAIL
+    assert result_of(replace(evidence, skill=None), "skill") is GateOutcome.PASS
+    assert result_of(evidence, "skill") is GateOutcome.FAIL
     assert decide(evidence, POLICY).decision is Decision.REFUSE
 
 
-def test_a_past_that_knew_another_market_may_be_left_out():
+def test_folds_of_another_market_regime_are_left_out():
     evidence = with_skill(LUCKY, pool(1), pool(2, auc_low=0.4), pool(3, auc_low=0.4))
     gate = next(gate for gate in decide(evidence, POLICY).gates if gate.name == "skill")
 
-    assert gate.result is GateResult.PASS
+    assert gate.result is GateOutcome.PASS
     assert "1 backtest folds (not the 2 older)" in gate.message
 
 
-@pytest.mark.parametrize("newest", [with_skill(pool(3), newest_auc_low=0.5), with_skill(pool(3), log_loss_gain=-0.001)])
-def test_a_brilliant_past_does_not_excuse_the_newest_holdout(newest):
-    assert result_of(newest, "skill") is GateResult.FAIL
+@pytest.mark.parametrize(
+    "newest", [with_skill(pool(3), holdout_auc_low=0.5), with_skill(pool(3), log_loss_gain=-0.001)]
+)
+def test_good_backtest_folds_do_not_outweigh_the_holdout(newest):
+    assert result_of(newest, "skill") is GateOutcome.FAIL
 
 
 @pytest.mark.parametrize(
-    ("alone", "together_high", "result"),
+    ("alone", "pooled_high", "result"),
     [
-        (0.75, 0.64, GateResult.FAIL),  # the holdout is not sure of it (0.95), the folds are
-        (0.75, 0.88, GateResult.PASS),
-        (0.88, 0.64, GateResult.PASS),  # the folds knew another market: the holdout does not agree
-        (0.75, None, GateResult.PASS),
-        (None, 0.64, GateResult.PASS),
+        (0.75, 0.64, GateOutcome.FAIL),  # the bound of the holdout alone (0.95) does not show it, the pooled one does
+        (0.75, 0.88, GateOutcome.PASS),
+        (0.88, 0.64, GateOutcome.PASS),  # the holdout does not agree with the folds
+        (0.75, None, GateOutcome.PASS),
+        (None, 0.64, GateOutcome.PASS),
     ],
 )
-def test_past_folds_tell_an_overconfident_recipe_where_the_newest_holdout_agrees(alone, together_high, result):
-    evidence = with_skill(pool(3), confidence_slope=alone, confidence_slope_high=None if alone is None else 0.95)
-    told = replace(evidence, skill=replace(evidence.skill, confidence_slope=0.56, confidence_slope_high=together_high))
-    gate = next(gate for gate in decide(told, POLICY).gates if gate.name == "calibration")
+def test_backtest_folds_show_overconfidence_where_the_holdout_agrees(alone, pooled_high, result):
+    evidence = with_skill(pool(3), calibration_slope=alone, calibration_slope_high=None if alone is None else 0.95)
+    evidence = replace(
+        evidence, skill=replace(evidence.skill, calibration_slope=0.56, calibration_slope_high=pooled_high)
+    )
+    gate = next(gate for gate in decide(evidence, POLICY).gates if gate.name == "calibration")
 
     assert gate.result is result
-    if result is GateResult.FAIL:
+    if result is GateOutcome.FAIL:
         assert gate.message == (
-            "overconfident: 0.75 of its log odds are earned, and with the backtest folds 0.56, surely under 0.64"
+            "calibration slope with backtest folds, 99 % upper confidence bound 0.640, required ≥ 0.870"
         )
 
 
@@ -269,12 +326,12 @@ def test_past_folds_tell_an_overconfident_recipe_where_the_newest_holdout_agrees
     [
         with_skill(),
         with_skill(pool(3, auc_low=None)),
-        with_skill(pool(3), newest_auc_low=None),
+        with_skill(pool(3), holdout_auc_low=None),
         with_skill(pool(3), n=199),
     ],
 )
 def test_skill_that_could_not_be_measured_is_undecided(evidence):
-    assert result_of(evidence, "skill") is GateResult.UNDECIDED
+    assert result_of(evidence, "skill") is GateOutcome.UNDECIDED
 
 
 @given(alpha=st.floats(1e-9, 0.2), wanted=st.integers(0, 5))
@@ -285,10 +342,35 @@ def test_the_pools_together_spend_no_more_than_one_decision_may(alpha, wanted):
     assert list(levels) == sorted(levels)
 
 
-def test_an_incumbent_need_not_prove_its_skill_anew_but_must_not_be_a_burden():
+def test_the_skill_of_an_incumbent_need_not_be_significant_but_must_be_positive():
     worse = replace(GOOD.comparison, log_loss_gain_low=-0.5)
     doubtful = replace(GOOD_CARD, auc_low=0.45, log_loss_gain_low=-0.02)
     useless = replace(GOOD_CARD, log_loss_gain=-0.01)
 
-    assert result_of(replace(GOOD, incumbent=doubtful, comparison=worse), "incumbent") is GateResult.FAIL
-    assert result_of(replace(GOOD, incumbent=useless, comparison=worse), "incumbent") is GateResult.PASS
+    assert result_of(replace(GOOD, incumbent=doubtful, comparison=worse), "incumbent") is GateOutcome.FAIL
+    assert result_of(replace(GOOD, incumbent=useless, comparison=worse), "incumbent") is GateOutcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("limits", "met", "unmet", "required"),
+    [
+        ({"low": 0.5}, (0.5, 0.51), (0.49, None, float("nan")), "≥ 0.500"),
+        ({"low": 0.5, "is_strict": True}, (0.51,), (0.5, 0.49, None), "> 0.500"),
+        ({"high": 0.5, "format": ".0%"}, (0.5, 0.49), (0.51, None, float("nan")), "≤ 50 %"),
+        ({"high": 0.5, "is_strict": True, "format": "+.1f"}, (0.49,), (0.5, 0.51, None), "< +0.5"),
+        ({"low": 0.5, "high": 0.6}, (0.5, 0.55, 0.6), (0.49, 0.61, None), "0.500 to 0.600"),
+    ],
+)
+def test_a_check_is_met_within_its_limits(limits, met, unmet, required):
+    checks = [Check(name="x", label="x", value=value, **limits) for value in (*met, *unmet)]
+
+    assert [check.is_met for check in checks] == [True] * len(met) + [False] * len(unmet)
+    assert {check.required for check in checks} == {required}
+
+
+@pytest.mark.parametrize(
+    ("alpha", "level"),
+    [(0.001, "99.9 %"), (0.05, "95 %"), (0.1, "90 %"), (1.25e-4, "99.987 %"), (1e-9, "99.9999999 %")],
+)
+def test_a_bound_is_labelled_with_its_confidence_level(alpha, level):
+    assert lower_bound("AUC", alpha) == f"AUC, {level} lower confidence bound"

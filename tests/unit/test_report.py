@@ -17,16 +17,15 @@ from retrain_worker.domain.gates import (
     Comparison,
     ContractCheck,
     Evidence,
+    GateOutcome,
     GatePolicy,
-    GateResult,
-    Pool,
+    PooledEstimate,
     Scorecard,
     Skill,
     Slice,
 )
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.report.formatting import count, duration, number, plain, share
-from retrain_worker.report.gate_checks import checks_of
 from retrain_worker.report.page import page, write_page
 from retrain_worker.report.result import result_of
 from retrain_worker.report.run_summary import gates_table, hit_rates, summary
@@ -75,7 +74,7 @@ def card(**changes):
             p_std=0.302,
             p10_p90=0.780,
             buckets=buckets,
-            worst_fall_z=1.6,
+            monotonicity_z=1.6,
             agreement=Agreement(
                 n=842, share=0.61, share_low=0.57, share_high=0.65, opposed=0.2, kappa=0.05, fallbacks=3
             ),
@@ -204,7 +203,7 @@ def test_the_outcome_stands_first_with_one_sentence():
     lines = summary(promoted()).splitlines()
 
     assert "PROMOTED" in lines[1]
-    assert "patchtst_v20260110_033000 stands in the engine's slot; seen serving: demo-engine" in lines[2]
+    assert "patchtst_v20260110_033000 is in the engine's slot; confirmed: demo-engine" in lines[2]
 
 
 def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files():
@@ -223,48 +222,48 @@ def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files():
     assert re.search(r"type +model\.promoted", text)
     assert re.search(r"patchtst_v20251201_000000 +1,240 +0 +21 ms", text)
     assert re.search(r"report +/r/report\.html", text)
-    assert "together 2 min 12 s" in text
+    assert "total 2 min 12 s" in text
 
 
 def test_every_gate_shows_its_measurement_beside_its_threshold():
     text = summary(promoted())
     ece_limit = number(card().ece_limit + GatePolicy().ece_tolerance)
 
-    for name, measured, asked in [
-        ("contract", "canary error 1e-07", "≤ 1e-05"),
-        ("action diversity", "commonest action 53 %", "≤ 70 %"),
-        ("confidence spread", "std 0.302", "≥ 0.050"),
-        ("agreement (shown)", "same action 61 %", "55 % to 85 %"),
+    for name, measured, required in [
+        ("contract", "mismatches 0", "≤ 0"),
+        ("action diversity", "most frequent action 53 %", "≤ 70 %"),
+        ("confidence spread", "std of P(WIN) 0.302", "≥ 0.050"),
+        ("agreement (advisory)", "same action 61 %", "55 % to 85 %"),
         ("calibration", "ECE 0.051", f"≤ {ece_limit}"),
-        ("skill", "AUC surely over 0.763", "> 0.500"),
-        ("incumbent", "log loss gain surely over +0.040", "≥ -0.010"),
-        ("stability", "weakest slice's AUC surely under 0.939", "≥ 0.500"),
+        ("skill", "AUC, 99.9 % lower confidence bound 0.763", "> 0.500"),
+        ("incumbent", "log loss gain, 95 % lower confidence bound +0.040", "≥ -0.010"),
+        ("stability", "AUC of ADAUSDT, 99.5 % upper confidence bound 0.939", "≥ 0.500"),
     ]:
-        assert re.search(rf"✔ {re.escape(name)} +{re.escape(measured)} +{re.escape(asked)}", text), name
+        assert re.search(rf"✔ {re.escape(name)} +{re.escape(measured)} +{re.escape(required)}", text), name
 
 
 @pytest.mark.parametrize("name", [name for name in WEAK if name != "agreement"])
-def test_a_refusal_gives_its_reason_first_in_plain_words_and_what_happens_next(name):
+def test_a_refusal_gives_its_reason_first_and_what_happens_next(name):
     text = summary(refused(WEAK[name]))
 
     assert "✘ REFUSED" in text
-    assert text.index(f"because {name}: ") < text.index("next ") < text.index("Rows")
-    assert "patchtst_v20251201_000000 goes on serving" in text
+    assert text.index(f"reason {name}: ") < text.index("next ") < text.index("Rows")
+    assert "patchtst_v20251201_000000 keeps serving" in text
     assert re.search(rf"unchanged +{OLD}", text)
     assert re.search(rf"✘ {name}", text)
 
 
-def test_what_cannot_be_told_is_not_called_a_fault():
+def test_an_undecided_gate_is_not_called_a_failure():
     text = summary(refused(evidence(candidate=card(n=50)))).replace("│", "")
 
-    assert "skill: that cannot be told (50 rows could be judged" in " ".join(text.split())
+    assert "skill: 50 rows could be measured, 200 are required" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result["outcome"]))
 def test_every_outcome_has_a_summary_of_100_columns_and_no_colour(result):
     text = summary(result)
 
-    assert str(result["outcome"] or "UNDER WAY") in text.splitlines()[1]
+    assert str(result["outcome"] or "IN PROGRESS") in text.splitlines()[1]
     assert "\x1b" not in text
     assert all(len(line) <= 100 for line in text.splitlines() if "/" not in line)
 
@@ -290,40 +289,40 @@ def test_foreign_text_cannot_command_the_terminal():
     assert "[red]" in text.replace("\n", "")
 
 
-def test_the_gates_alone_say_their_sentences_too():
+def test_the_table_of_gates_has_their_messages_too():
     text = gates_table(refused(WEAK["skill"]))
 
-    assert "no skill beyond luck" in text
-    assert gates_table(bare(Outcome.FAILED)) == "no gate was asked"
+    assert "lower confidence bound 0.480, required > 0.500" in " ".join(text.split())
+    assert gates_table(bare(Outcome.FAILED)) == "the gates were not evaluated"
 
 
 # ---------------------------------------------------------------- gates as numbers
 
 
 def past(slope_high):
-    pool = Pool(
+    pool = PooledEstimate(
         num_folds=1, n=1500, num_blocks=40, alpha=1e-3, auc=0.8, auc_low=0.76, log_loss_gain=0.1, log_loss_gain_low=0.05
     )
     return Skill(
         folds=(),
-        folds_wanted=1,
-        pools=(pool,),
-        newest_auc_low=0.75,
-        confidence_slope=slope_high - 0.1,
-        confidence_slope_high=slope_high,
+        pooled=(pool,),
+        holdout_auc_low=0.75,
+        calibration_slope=slope_high - 0.1,
+        calibration_slope_high=slope_high,
     )
 
 
 ON_THE_LINE = {
     "skill at its limit": evidence(candidate=card(auc_low=0.5)),
-    "one bucket": evidence(candidate=card(worst_fall_z=None)),
+    "one bucket": evidence(candidate=card(monotonicity_z=None)),
+    "second action at its limit": evidence(candidate=card(actions={"BUY": 0.6, "SELL": 0.1, "HOLD": 0.1})),
     "a slice with one action": evidence(candidate=card(slices=(replace(card().slices[0], actions={"BUY": 1.0}),))),
-    "confidence in doubt": evidence(skill=past(0.64), candidate=card(confidence_slope=0.7, confidence_slope_high=0.9)),
-    "confidence in doubt of old": evidence(
-        skill=past(0.64), candidate=card(confidence_slope=0.9, confidence_slope_high=1.1)
+    "overconfident": evidence(skill=past(0.64), candidate=card(calibration_slope=0.7, calibration_slope_high=0.9)),
+    "overconfident in the past only": evidence(
+        skill=past(0.64), candidate=card(calibration_slope=0.9, calibration_slope_high=1.1)
     ),
-    "confidence that one holdout does not tell": evidence(skill=past(0.64), candidate=card(confidence_slope=None)),
-    "commonest action at its limit": evidence(candidate=card(actions={"BUY": 0.7, "SELL": 0.3, "HOLD": 0.0})),
+    "no slope on the holdout": evidence(skill=past(0.64), candidate=card(calibration_slope=None)),
+    "most frequent action at its limit": evidence(candidate=card(actions={"BUY": 0.7, "SELL": 0.3, "HOLD": 0.0})),
 }
 
 
@@ -332,13 +331,11 @@ ON_THE_LINE = {
 )
 def test_the_numbers_of_a_gate_agree_with_its_result(found):
     for gate in gates.decide(found, GatePolicy()).gates:
-        checks = checks_of(msgspec.to_builtins(gate))
-
-        assert checks, gate.name
-        assert all(check.is_within for check in checks) == (gate.result is GateResult.PASS), gate.name
+        assert gate.checks, gate.name
+        assert all(check.is_met for check in gate.checks) == (gate.result is GateOutcome.PASS), gate.name
 
 
-def test_what_came_of_each_confidence_is_shown_with_its_interval():
+def test_the_hit_rate_of_each_bucket_is_shown_with_its_interval():
     shown = hit_rates(msgspec.to_builtins(card())).splitlines()
 
     assert len(shown) == 1 + 10
@@ -347,10 +344,10 @@ def test_what_came_of_each_confidence_is_shown_with_its_interval():
     assert hit_rates({}) == ""
 
 
-def test_a_gate_without_measurements_is_shown_by_its_sentence():
+def test_a_gate_without_checks_is_shown_by_its_message():
     alone = evidence(incumbent=None, comparison=None, incumbent_absence="no model is in service")
 
-    assert "no incumbent to compare with (no model is in service)" in " ".join(summary(refused(alone)).split())
+    assert "no incumbent to compare with: no model is in service" in " ".join(summary(refused(alone)).split())
 
 
 # ---------------------------------------------------------------- the page
@@ -397,10 +394,10 @@ def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result):
     assert ("http-equiv", "Content-Security-Policy") in seen.attributes
 
 
-def test_the_page_shows_what_the_summary_shows_and_the_pictures():
+def test_the_page_shows_what_the_summary_shows_and_the_charts():
     seen = Seen(page(promoted(), bayes_auc=0.828, event={"type": "model.promoted"}))
 
-    for said in (
+    for text in (
         "PROMOTED",
         OLD,
         NEW,
@@ -408,25 +405,27 @@ def test_the_page_shows_what_the_summary_shows_and_the_pictures():
         "0.697",
         "0.828",
         "canary error 1e-07",
-        "asked ≤ 1e-05",
+        "required ≤ 1e-05",
         "2,500",
         "model.promoted",
         "12 contradict",
         "ADAUSDT",
     ):
-        assert said in seen.text, said
+        assert text in seen.text, text
     labels = [value for name, value in seen.attributes if name == "aria-label"]
     assert any(label.startswith("reliability diagram") for label in labels)
     assert any(label.startswith("training loss") for label in labels)
-    assert sum("asked" in label for label in labels) == 15
-    assert "epoch 2 is kept" in seen.text
+    assert sum("required" in label for label in labels) == 16
+    assert "epoch 2 was kept" in seen.text
     assert all(str(11 * i) in seen.text for i in range(1, 10))
 
 
 def test_foreign_text_stays_text_on_the_page():
     result = promoted(symbols={HOSTILE: 3}) | {"run_id": HOSTILE, "reasons": [HOSTILE], "requested_by": HOSTILE}
     result["candidate"]["slices"][0]["name"] = HOSTILE
-    result["gates"][0] |= {"name": HOSTILE, "message": HOSTILE}
+    first, *others = result["gates"]
+    checks = (replace(first.checks[0], label=HOSTILE), *first.checks[1:])
+    result["gates"] = (replace(first, name=HOSTILE, message=HOSTILE, checks=checks), *others)
     result["findings"][0] |= {"message": HOSTILE, "examples": [HOSTILE]}
     result["outcome"] = "REFUSED"
     text = page(result, event={HOSTILE: HOSTILE})
@@ -452,7 +451,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 # ---------------------------------------------------------------- words
 
 
-def test_numbers_are_written_as_a_person_reads_them():
+def test_numbers_are_formatted_with_their_units():
     assert [number(0.82034), count(6060), share(0.534)] == ["0.820", "6,060", "53 %"]
     assert [number(None), count(None), share(float("nan")), duration(None), number(True)] == ["—"] * 5
     assert [duration(seconds) for seconds in (0.0214, 0.9999, 9.94, 12.3, 119.7)] == [
@@ -464,6 +463,6 @@ def test_numbers_are_written_as_a_person_reads_them():
     ]
 
 
-def test_one_line_is_one_line_and_not_longer_than_a_person_reads():
+def test_text_from_outside_becomes_one_line_of_limited_length():
     assert plain("a\nb\tc\x1b[0m") == "a·b·c·[0m"
     assert len(plain("x" * 10_000)) == 4_096

@@ -132,5 +132,5 @@ def test_a_training_leaves_folds_that_the_gate_pools_with_the_holdout(tmp_path: 
 
     assert "backtest fold 3 of 3" in said[-1].message
     assert found is not None
-    assert [pool.num_folds for pool in found.pools] == [0, 1, 2, 3]
+    assert [pool.num_folds for pool in found.pooled] == [0, 1, 2, 3]
     assert all(fold.auc is not None and fold.auc > 0.6 for fold in found.folds)

@@ -14,7 +14,8 @@ import torch
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.data_policy import DataPolicy
-from retrain_worker.domain.gates import Evidence, Gate, GatePolicy, GateResult, contract_gate
+from retrain_worker.domain.gates import Evidence, GateOutcome, GatePolicy, GateResult
+from retrain_worker.domain.gates.contract import CONTRACT
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
@@ -37,7 +38,7 @@ def with_names(run_dir: Path, names: tuple[str, ...]) -> None:
 
 def measured(
     folder: Path, candidate: ModelContract, incumbent: Path | None, *, names: tuple[str, ...] = NAMES
-) -> tuple[Evidence, Gate]:
+) -> tuple[Evidence, GateResult]:
     """A candidate beside the file that the slot names, and what the contract gate says of it."""
     run_dir = folder / "run"
     with_names(run_dir, names)
@@ -55,7 +56,7 @@ def measured(
         ),
         lambda _: None,
     ).evidence
-    return found, contract_gate(found, GatePolicy())
+    return found, CONTRACT.judge(found, GatePolicy())
 
 
 def differing(found: Evidence) -> list[str]:
@@ -84,14 +85,14 @@ def test_an_incumbent_that_nobody_can_read_leaves_the_contract_undecided(tmp_pat
     path = tmp_path / "patchtst_old.pth"
     make(path)
     found, gate = measured(tmp_path, PAPER, path)
-    assert (found.incumbent, differing(found), gate.result) == (None, [], GateResult.UNDECIDED)
+    assert (found.incumbent, differing(found), gate.result) == (None, [], GateOutcome.UNDECIDED)
     assert str(path) in gate.message
     assert why in gate.message
 
 
 def test_an_empty_slot_leaves_the_contract_to_the_candidate(tmp_path: Path) -> None:
     found, gate = measured(tmp_path, PAPER, None)
-    assert (found.contract.unknown, differing(found), gate.result) == ("", [], GateResult.PASS)
+    assert (found.contract.unknown, differing(found), gate.result) == ("", [], GateOutcome.PASS)
 
 
 STRANGE = ("a", "b", "c", "d")
@@ -114,7 +115,7 @@ def test_an_incumbent_that_cannot_be_measured_on_these_rows_still_has_its_contra
     path = artifact.model_file(tmp_path, "patchtst_v20261122_000000")
     write_model(path, incumbent, seed=2)
     found, gate = measured(tmp_path, PAPER, path)
-    assert (found.incumbent, differing(found), gate.result) == (None, differs, GateResult.FAIL)
+    assert (found.incumbent, differing(found), gate.result) == (None, differs, GateOutcome.FAIL)
 
 
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model_state_dict": state, "epoch": 20}])
@@ -127,7 +128,7 @@ def test_a_file_of_the_older_scripts_has_the_engines_contract_whatever_the_rows_
     paper = dataclasses.replace(PAPER, feature_names=names[:4])
     found, gate = measured(tmp_path, paper, path, names=names)
     assert differing(found) == ["preset", "context_length", "input_transform"]
-    assert gate.result is GateResult.FAIL
+    assert gate.result is GateOutcome.FAIL
 
 
 def test_an_older_file_does_not_say_which_of_the_rows_features_it_means(tmp_path: Path) -> None:
@@ -135,8 +136,8 @@ def test_an_older_file_does_not_say_which_of_the_rows_features_it_means(tmp_path
     torch.save(engine_state(), path)
     known, passed = measured(tmp_path / "four", ENGINE, path)
     guessed, undecided = measured(tmp_path / "five", ENGINE, path, names=FIVE)
-    assert (differing(known), passed.result) == ([], GateResult.PASS)
-    assert (differing(guessed), undecided.result) == ([], GateResult.UNDECIDED)
+    assert (differing(known), passed.result) == ([], GateOutcome.PASS)
+    assert (differing(guessed), undecided.result) == ([], GateOutcome.UNDECIDED)
 
 
 def test_preset_auto_takes_the_engines_contract_over_or_names_the_setting_that_stands_in_the_way(

@@ -179,7 +179,7 @@ def test_a_constant_model_has_no_skill_and_no_spread() -> None:
     card = scoring.scorecard(np.full(600, 0.615), rows(labels), prior=0.6, policy=POLICY)
     assert (card.auc, card.auc_low, card.p_std, card.p10_p90) == (0.5, 0.5, pytest.approx(0), 0)
     assert card.actions == {"BUY": 1.0, "SELL": 0.0, "HOLD": 0.0}
-    assert card.worst_fall_z is None
+    assert card.monotonicity_z is None
 
 
 # ---------------------------------------------------------------- calibration
@@ -241,16 +241,16 @@ def test_a_fall_of_the_hit_rate_is_seen_anywhere_between_0_and_1() -> None:
     for low, high in ((0.15, 0.25), (0.45, 0.55), (0.85, 0.95)):
         answers = np.repeat([low, high], 400)
         labels = (random.random(800) < np.repeat([0.7, 0.4], 400)).astype(np.int64)
-        fall = statistics.worst_fall_z(labels, answers)
+        fall = statistics.monotonicity_z(labels, answers)
         assert fall is not None
         assert fall > 5
-        assert statistics.worst_fall_z(1 - labels, answers) == pytest.approx(-fall)
+        assert statistics.monotonicity_z(1 - labels, answers) == pytest.approx(-fall)
 
 
 def test_small_buckets_are_merged_before_they_are_compared() -> None:
     answers = np.concatenate([np.full(200, 0.35), np.full(3, 0.45), np.full(200, 0.75), np.full(5, 0.95)])
     labels = np.concatenate([np.tile([0, 0, 0, 1], 50), np.ones(3), np.tile([1, 1, 1, 0], 50), np.zeros(5)])
-    fall = statistics.worst_fall_z(labels.astype(np.int64), answers)
+    fall = statistics.monotonicity_z(labels.astype(np.int64), answers)
     assert fall is not None
     assert fall < 0  # neither the three lucky nor the five unlucky rows make a fall
 
@@ -281,22 +281,22 @@ def judged(labels: np.ndarray, answers: np.ndarray, blocks: np.ndarray) -> stati
     return statistics.Judged(labels=labels, probabilities=answers, blocks=blocks)
 
 
-def test_the_confidence_slope_is_one_for_true_probabilities_and_half_for_doubled_log_odds() -> None:
+def test_the_calibration_slope_is_one_for_true_probabilities_and_half_for_doubled_log_odds() -> None:
     answers, labels = world(6000, skill=1.5, seed=1)
     doubled = doubled_log_odds(answers)
     blocks = np.arange(6000) // 200
     for given_answers, expected in ((answers, 1.0), (doubled, 0.5)):
-        found = statistics.confidence_slope([judged(labels, given_answers, blocks)])
+        found = statistics.calibration_slope([judged(labels, given_answers, blocks)])
         assert found is not None
         assert found.value == pytest.approx(expected, abs=0.1)
     card = scoring.scorecard(doubled, rows(labels), prior=0.5, policy=POLICY)
-    assert card.confidence_slope_high is not None
-    assert card.confidence_slope_high < POLICY.min_confidence_slope
+    assert card.calibration_slope_high is not None
+    assert card.calibration_slope_high < POLICY.min_calibration_slope
 
 
-def test_a_constant_model_has_no_confidence_slope() -> None:
+def test_a_constant_model_has_no_calibration_slope() -> None:
     _, labels = world(600, skill=1.5, seed=1)
-    assert statistics.confidence_slope([judged(labels, np.full(600, 0.6), np.arange(600) // 20)]) is None
+    assert statistics.calibration_slope([judged(labels, np.full(600, 0.6), np.arange(600) // 20)]) is None
 
 
 def test_a_hit_rate_that_differs_from_stretch_to_stretch_is_no_lack_of_confidence() -> None:
@@ -307,11 +307,11 @@ def test_a_hit_rate_that_differs_from_stretch_to_stretch_is_no_lack_of_confidenc
         labels = (np.random.default_rng(seed).random(3000) < luckier).astype(np.int64)
         drifting.append(judged(labels, answers, blocks))
     silent = judged(drifting[0].labels, np.full(3000, 0.6), blocks)
-    found = statistics.confidence_slope(drifting)
+    found = statistics.calibration_slope(drifting)
     assert found is not None
     assert found.value == pytest.approx(1.0, abs=0.06)
     assert (found.num_blocks, found.num_combined) == (90, 3)
-    assert statistics.confidence_slope([*drifting, silent]) == found, "a stretch with one probability tells nothing"
+    assert statistics.calibration_slope([*drifting, silent]) == found, "a stretch with one probability tells nothing"
 
 
 def test_past_folds_make_sure_of_an_overconfidence_that_one_holdout_leaves_in_doubt() -> None:
@@ -319,13 +319,13 @@ def test_past_folds_make_sure_of_an_overconfidence_that_one_holdout_leaves_in_do
     bold = [dataclasses.replace(each, answers=doubled_log_odds(each.answers)) for each in stretches]
     alone = scoring.scorecard(bold[0].answers, bold[0].rows, prior=0.5, policy=POLICY)
     sound, found = (scoring.skill(each[0], each[1:], wanted=3, policy=POLICY) for each in (stretches, bold))
-    assert found.confidence_slope == pytest.approx(0.5, abs=0.12)
-    assert found.confidence_slope_high is not None
-    assert alone.confidence_slope_high is not None
-    assert found.confidence_slope_high < POLICY.min_confidence_slope < alone.confidence_slope_high
-    assert sound.confidence_slope_high is not None
-    assert sound.confidence_slope_high > 1.0
-    assert scoring.skill(bold[0], [], wanted=3, policy=POLICY).confidence_slope_high is None
+    assert found.calibration_slope == pytest.approx(0.5, abs=0.12)
+    assert found.calibration_slope_high is not None
+    assert alone.calibration_slope_high is not None
+    assert found.calibration_slope_high < POLICY.min_calibration_slope < alone.calibration_slope_high
+    assert sound.calibration_slope_high is not None
+    assert sound.calibration_slope_high > 1.0
+    assert scoring.skill(bold[0], [], wanted=3, policy=POLICY).calibration_slope_high is None
 
 
 # ---------------------------------------------------------------- backtest folds
@@ -341,9 +341,9 @@ def answered(count: int, *, skill: float, seed: int, noise: bool = False) -> sco
 def test_past_folds_make_a_weak_edge_sure_that_one_holdout_leaves_in_doubt() -> None:
     stretches = [answered(700, skill=0.45, seed=seed) for seed in range(4)]
     found = scoring.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
-    assert [pool.num_folds for pool in found.pools] == [0, 1, 2, 3]
-    assert [pool.n for pool in found.pools] == [700, 1400, 2100, 2800]
-    alone, together = found.pools[0], found.pools[-1]
+    assert [pool.num_folds for pool in found.pooled] == [0, 1, 2, 3]
+    assert [pool.n for pool in found.pooled] == [700, 1400, 2100, 2800]
+    alone, together = found.pooled[0], found.pooled[-1]
     assert alone.auc_low is not None
     assert together.auc_low is not None
     assert alone.auc_low < 0.5 < together.auc_low
@@ -363,13 +363,13 @@ def test_a_drift_from_fold_to_fold_is_no_skill() -> None:
     )
     assert metrics.roc_auc_score(everything[1], everything[0]) > 0.6
     found = scoring.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
-    assert found.pools[-1].auc == pytest.approx(0.5, abs=0.03)
+    assert found.pooled[-1].auc == pytest.approx(0.5, abs=0.03)
 
 
 def test_fewer_folds_than_wanted_ask_for_more() -> None:
     holdout = answered(700, skill=1.5, seed=1)
     found = scoring.skill(holdout, [], wanted=3, policy=POLICY)
-    assert [pool.alpha for pool in found.pools] == [POLICY.skill_alpha / 16]
+    assert [pool.alpha for pool in found.pooled] == [POLICY.skill_alpha / 16]
     assert found.folds == ()
 
 
@@ -377,7 +377,7 @@ def test_a_fold_that_collapsed_to_its_prior_speaks_against_skill() -> None:
     holdout, good = (answered(700, skill=0.6, seed=seed) for seed in (1, 2))
     collapsed = dataclasses.replace(good, answers=np.full(700, good.prior))
     with_good, with_collapsed = (
-        scoring.skill(holdout, [fold], wanted=1, policy=POLICY).pools[-1] for fold in (good, collapsed)
+        scoring.skill(holdout, [fold], wanted=1, policy=POLICY).pooled[-1] for fold in (good, collapsed)
     )
     assert with_collapsed.auc == pytest.approx((with_good.auc + 0.5) / 2, abs=0.05)
 

@@ -1,0 +1,50 @@
+"""Every threshold of the gates. Logged at start, stored with each verdict; docs/gates.md says which gate applies it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePolicy:
+    """The thresholds; each is the setting GATE_<NAME>, except `agreement_required`, which is AGREEMENT=required."""
+
+    #: rows below which a gate is undecided
+    min_rows: int = 200
+    #: largest share of one action
+    max_action_share: float = 0.70
+    #: an action counts as used above this share; two must be
+    min_action_share: float = 0.10
+    min_std: float = 0.05
+    min_p10_p90: float = 0.12
+    #: True: the agreement gate counts; False: it is advisory
+    agreement_required: bool = False
+    min_agreement: float = 0.55
+    max_agreement: float = 0.85
+    #: above this, agreement is called borderline
+    borderline_agreement: float = 0.75
+    max_opposition: float = 0.25
+    #: one-sided error probability of the skill bounds of one decision, at most (domain/alpha_spending.py)
+    skill_alpha: float = 0.001
+    #: promotions of a model without skill that daily decisions may cause a year, at most; 0: no account is kept
+    false_promotions_per_year: float = 0.1
+    #: one-sided error probability of the bound on the AUC of the holdout alone
+    holdout_alpha: float = 0.01
+    #: one-sided error probability of the calibration limits
+    calibration_alpha: float = 0.01
+    #: ECE beyond sampling error that is still called calibrated: the calibration itself was fitted on a finite part
+    ece_tolerance: float = 0.03
+    #: calibration slope below which the candidate is overconfident (1: calibrated)
+    min_calibration_slope: float = 0.87
+    #: log loss (nats per row) by which the candidate may be worse than the incumbent
+    incumbent_margin: float = 0.01
+    #: one-sided error probability of "worse than the incumbent"
+    incumbent_alpha: float = 0.05
+    #: rows below which a slice (symbol, half) is not judged
+    min_slice_rows: int = 50
+    #: one-sided error probability of "the sign of this slice is inverted"
+    slice_alpha: float = 0.005
+    #: largest difference between the recorded and the replayed canary probabilities
+    canary_tolerance: float = 1e-5
+    #: largest share of windows that reach the network as a constant
+    max_constant_input_share: float = 0.5
