@@ -66,5 +66,5 @@ def execute(arguments: argparse.Namespace) -> int:
         print(f"{arguments.file}: {verdict.decision}, on {evidence.candidate.n} holdout rows")
         print(evidence.rows_note)
         print(spent(found.spending, is_spent=False))
-        print(f"{gates_table(result)}\n\n{hit_rates(asdict(evidence.candidate))}")
+        print(f"{gates_table(verdict.gates)}\n\n{hit_rates(asdict(evidence.candidate))}")
     return 0 if verdict.decision is Decision.PASS else _EXIT_REFUSED

@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
         settings,
         arguments.run_id,
         fits=lambda run: run.facts.gate is not None,
-        otherwise="no such run, or it never came to the gate",
+        otherwise="no such run, or it ended before the gates",
     )
     if arguments.json:
         print(as_json({"gate": run.facts.gate, "shadow": run.facts.shadow, "probation": run.facts.probation}))
@@ -44,18 +44,17 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def as_text(run: Run, gated: GateFacts) -> str:
-    """The verdicts, what the gate spent, the gates, the stretches of the past behind the skill, and the trial."""
+    """The verdicts, the alpha that was spent, the gates, the backtest folds, and the trial."""
     from retrain_worker.report.formatting import number, signed, spent
     from retrain_worker.report.live_evaluation import trial_pairs
-    from retrain_worker.report.result import result_of
     from retrain_worker.report.run_summary import gates_table, hit_rates
 
     on_trial = run.facts.shadow.verdict if run.facts.shadow else None
-    later = f" at the gate, {on_trial.decision} on trial" if on_trial else ""
+    later = f" on the holdout, {on_trial.decision} in the shadow trial" if on_trial else ""
     lines = [f"run {run.run_id}: {gated.verdict.decision}{later}"]
     if gated.alpha_spending:
         lines.append(spent(gated.alpha_spending))
-    lines.append(gates_table(result_of(run)))
+    lines.append(gates_table(gated.verdict.gates))
     if rates := hit_rates(asdict(gated.candidate) if gated.candidate else {}):
         lines.append(f"\n{rates}")
     folds = [fold for gate in gated.verdict.gates for fold in gate.measurements.get("folds", ())]
@@ -67,9 +66,6 @@ def as_text(run: Run, gated: GateFacts) -> str:
             for fold in folds
         )
     if on_trial:
-        lines += [
-            f"\non the rows of its trial: {on_trial.decision}",
-            gates_table({"gates": [asdict(gate) for gate in on_trial.gates]}),
-        ]
+        lines += [f"\nShadow trial: {on_trial.decision}", gates_table(on_trial.gates)]
     lines.extend(f"{name:<10}{text}" for name, text in trial_pairs(run))
     return "\n".join(lines)

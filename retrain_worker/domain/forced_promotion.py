@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.facts import TrainFacts
-from retrain_worker.domain.gates import GateResult, GateOutcome, Verdict
+from retrain_worker.domain.gates import GateOutcome, GateResult, Verdict
 from retrain_worker.domain.lifecycle import Run
 
 

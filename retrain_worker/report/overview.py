@@ -112,7 +112,7 @@ def overview(
         holdout_rows=count((result.get("candidate") or {}).get("n")),
         has_incumbent=bool(result.get("incumbent")),
         incumbent_absence=plain(result.get("incumbent_absence") or ""),
-        gates=gates_of(result),
+        gates=printable(result.get("gates", ())),
         slot=_slot(outcome, result),
         trials=tuple((name, plain(text)) for name, text in result.get("trials", ())),
         event=tuple((plain(name), plain(value)) for name, value in (event or {}).items() if value is not None),
@@ -122,8 +122,8 @@ def overview(
     )
 
 
-def gates_of(result: Mapping[str, Any]) -> tuple[GateResult, ...]:
-    """The gates of `result`, in their order."""
+def printable(gates: Iterable[GateResult]) -> tuple[GateResult, ...]:
+    """The same results without control characters."""
     return tuple(
         replace(
             gate,
@@ -131,7 +131,7 @@ def gates_of(result: Mapping[str, Any]) -> tuple[GateResult, ...]:
             message=plain(gate.message),
             checks=tuple(replace(check, label=plain(check.label)) for check in gate.checks),
         )
-        for gate in result.get("gates", ())
+        for gate in gates
     )
 
 

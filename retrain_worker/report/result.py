@@ -45,7 +45,7 @@ def result_of(run: Run, *, report: Path | None = None) -> dict[str, Any]:
         "incumbent": _mapping(gated and gated.incumbent),
         "incumbent_absence": gated.incumbent_absence if gated else "",
         "decision": gated and gated.verdict.decision,
-        "gates": [asdict(gate) for gate in gated.verdict.gates] if gated else [],
+        "gates": gated.verdict.gates if gated else (),
         "policy": _mapping(gated and gated.verdict.policy),
         "alpha_spending": _mapping(gated and gated.alpha_spending),
         "shadow": _mapping(facts.shadow),

@@ -23,8 +23,8 @@ from retrain_worker.report.overview import (
     QUIET,
     Overview,
     Pairs,
-    gates_of,
     overview,
+    printable,
 )
 
 _WIDTH = 100
@@ -48,13 +48,12 @@ def summary(
     return _printed(_head(seen, str(result.get("run_id", ""))), *_body(seen), colour=colour)
 
 
-def gates_table(result: Mapping[str, Any], *, colour: bool = False) -> str:
+def gates_table(gates: Sequence[GateResult]) -> str:
     """The checks of each gate, and its message."""
-    gates = gates_of(result)
-    messages = Table.grid(padding=(0, 2))
-    for gate in gates:
+    shown, messages = printable(gates), Table.grid(padding=(0, 2))
+    for gate in shown:
         messages.add_row(_mark(gate), Text(gate.message))
-    return _printed(_gates(gates), Text(), messages, colour=colour) if gates else "the gates were not evaluated"
+    return _printed(_gates(shown), Text(), messages, colour=False) if shown else "the gates were not evaluated"
 
 
 def hit_rates(card: Mapping[str, Any]) -> str:

@@ -73,9 +73,9 @@ def test_a_file_that_is_no_model_is_refused_with_its_reason(promoted):
     assert "REFUSED" in ended.stdout
 
 
-def test_gates_shows_the_past_folds_and_what_was_spent(promoted):
+def test_gates_shows_the_backtest_folds_and_the_alpha_spending(promoted):
     folder, run = promoted
     shown = called("gates", run["run_id"], "--home", folder / "home").stdout
 
     assert "error probability 0.001 is spent on decision 1" in shown
-    assert "the same recipe, trained before each of these" in shown
+    assert "Backtest folds (same configuration, earlier cut-offs):" in shown

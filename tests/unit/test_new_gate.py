@@ -54,7 +54,7 @@ def test_screen_and_page_show_what_is_measured_and_required_and_what_a_failure_m
     assert REASON in re.sub(r"[\s│]+", " ", on_screen)
     assert REASON in on_page
     assert 'aria-label="accuracy 77.5 %, required ≥ 90.0 %"' in on_page
-    assert "measured by a test" in gates_table(result)
+    assert "measured by a test" in gates_table(result["gates"])
 
 
 def test_json_holds_its_checks_and_its_thresholds_and_a_stored_verdict_is_read_again():

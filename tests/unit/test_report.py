@@ -290,10 +290,10 @@ def test_foreign_text_cannot_command_the_terminal():
 
 
 def test_the_table_of_gates_has_their_messages_too():
-    text = gates_table(refused(WEAK["skill"]))
+    text = gates_table(refused(WEAK["skill"])["gates"])
 
     assert "lower confidence bound 0.480, required > 0.500" in " ".join(text.split())
-    assert gates_table(bare(Outcome.FAILED)) == "the gates were not evaluated"
+    assert gates_table(()) == "the gates were not evaluated"
 
 
 # ---------------------------------------------------------------- gates as numbers
