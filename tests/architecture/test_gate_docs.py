@@ -1,4 +1,4 @@
-"""The tables of gates in docs/contracts/gates.md and README.md equal the declarations. `python -m` of this module writes them."""
+"""The tables of gates in docs/contracts/gates.md and README.md equal the declarations; `python -m` writes them."""
 
 import re
 from dataclasses import asdict
