@@ -19,25 +19,18 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
     if incumbent is None:
         why = evidence.incumbent_absence or "none is named"
         return Measured(exemption=f"no incumbent to compare with: {why}; the other gates decide", others=others)
-    if failed := _failed_gates(incumbent, policy):
-        why = f"the incumbent fails {', '.join(failed)}; the other gates decide"
-        return Measured(exemption=why, others=others)
-    if paired is None:
-        return Measured(num_rows=0)
-    return Measured(
-        num_rows=paired.n,
-        checks=(
-            Check(
-                name="log_loss_gain_low",
-                label=lower_bound("log loss gain", policy.incumbent_alpha),
-                value=paired.log_loss_gain_low,
-                low=-policy.incumbent_margin,
-                format="+.3f",
-                scale=(-0.15, 0.15),
-            ),
-        ),
-        others=others,
+    check = Check(
+        name="log_loss_gain_low",
+        label=lower_bound("log loss gain", policy.incumbent_alpha),
+        value=paired.log_loss_gain_low if paired else None,
+        low=-policy.incumbent_margin,
+        format="+.3f",
+        scale=(-0.15, 0.15),
     )
+    if failed := _failed_gates(incumbent, policy):
+        why = f"the incumbent fails {', '.join(failed)}; the other gates decide ({check.measured})"
+        return Measured(exemption=why, others=others)
+    return Measured(num_rows=paired.n if paired else 0, checks=(check,), others=others)
 
 
 def _failed_gates(incumbent: Scorecard, policy: GatePolicy) -> list[str]:

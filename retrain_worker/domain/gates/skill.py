@@ -45,7 +45,7 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
         checks=(
             Check(
                 name="holdout_auc_low",
-                label=lower_bound("AUC of the holdout alone", policy.holdout_alpha),
+                label=lower_bound("AUC, holdout alone", policy.holdout_alpha),
                 value=found.holdout_auc_low,
                 low=0.5,
                 is_strict=True,
@@ -53,7 +53,7 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
             ),
             Check(
                 name="log_loss_gain",
-                label="log loss gain of the holdout alone",
+                label="log loss gain, holdout alone",
                 value=card.log_loss_gain,
                 low=0.0,
                 is_strict=True,
