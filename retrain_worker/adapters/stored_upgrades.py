@@ -27,6 +27,17 @@ _PROBATION_NAMES = {
     "tries": "num_rollback_requests",
     "engine": "engine_finding",
 }
+_SCORECARD_NAMES = {
+    "confidence_slope": "calibration_slope",
+    "confidence_slope_high": "calibration_slope_high",
+    "worst_fall_z": "monotonicity_z",
+}
+_POLICY_NAMES = {
+    "min_spread_std": "min_std",
+    "min_spread_p10_p90": "min_p10_p90",
+    "newest_alpha": "holdout_alpha",
+    "min_confidence_slope": "min_calibration_slope",
+}
 
 
 def facts_1_to_2(facts: dict[str, Any]) -> dict[str, Any]:
@@ -68,12 +79,12 @@ def _train(fact: dict[str, Any]) -> dict[str, Any]:
 
 def _gate(fact: dict[str, Any]) -> dict[str, Any]:
     verdict = {"verdict": _verdict(fact), "comparison": _comparison(fact)}
-    return _renamed(fact, {"spending": "alpha_spending"}) | verdict
+    return _renamed(fact, {"spending": "alpha_spending"}) | verdict | _scorecards(fact)
 
 
 def _shadow(fact: dict[str, Any]) -> dict[str, Any]:
     verdict = {"verdict": _verdict(fact) if fact.get("decision") else None, "comparison": _comparison(fact)}
-    return _trial(fact) | verdict
+    return _trial(fact) | verdict | _scorecards(fact)
 
 
 def _probation(fact: dict[str, Any]) -> dict[str, Any]:
@@ -97,8 +108,13 @@ def _verdict(fact: dict[str, Any]) -> dict[str, Any]:
     return {
         "decision": fact.get("decision"),
         "gates": _with_messages(fact.get("gates")),
-        "policy": fact.get("policy") or {},
+        "policy": _renamed(fact.get("policy") or {}, _POLICY_NAMES),
     }
+
+
+def _scorecards(fact: dict[str, Any]) -> dict[str, Any]:
+    cards = {name: fact.get(name) for name in ("candidate", "incumbent")}
+    return {name: _renamed(card, _SCORECARD_NAMES) for name, card in cards.items() if isinstance(card, dict)}
 
 
 def _comparison(fact: dict[str, Any]) -> Any:
