@@ -204,9 +204,9 @@ def in_a_closed_directory(place):
 @pytest.mark.parametrize(
     ("put", "told", "found"),
     [
-        (not_ours, "could not be kept", "sudo chown nobody:"),
-        (not_ours_in_a_sticky_directory, "could not be kept", "sudo chown nobody:"),
-        (of_a_group_that_we_are_not_in, "could not be kept", "sudo chown nobody:"),
+        (not_ours, "cannot keep", "sudo chown nobody:"),
+        (not_ours_in_a_sticky_directory, "cannot keep", "sudo chown nobody:"),
+        (of_a_group_that_we_are_not_in, "cannot keep", "sudo chown nobody:"),
         (marked_read_only, "marked read-only (mode 0444)", "chmod u+w"),
         (in_a_closed_directory, "cannot write here", "a rename needs the directory"),
     ],
