@@ -1,4 +1,4 @@
-"""Whether systemd says that the engine's unit was started after the swap: confirmation without a follower."""
+"""Whether the engine's unit was started after the swap: confirmation by systemd, without a follower."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 class UnitConfirmations:
     """Implements ports.Confirmations for ENGINE_CONFIRM=unit.
 
-    The engine reads PATCHTST_MODEL_PATH once, at its start: active, and started after the env line was replaced, means
-    that it was started with the new path. That it could load the file, only a follower can say.
+    The engine reads PATCHTST_MODEL_PATH once, at its start: a unit that is active and was started after the env line
+    was replaced has the new path. Only a follower can confirm that the file was loaded.
     """
 
     def __init__(self, unit: str) -> None:
@@ -18,9 +18,9 @@ class UnitConfirmations:
         self._unit = unit
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
-        """One sentence when the unit is active since after `since`; None otherwise, also when systemctl fails.
+        """A message when the unit is active and was started after `since`; None otherwise, also when systemctl fails.
 
-        `since`: an instant at which the env line named the model already.
+        `since`: an instant at which the env line already named the model.
         """
         shown = self._show()
         started_at = _instant(shown.get("ExecMainStartTimestamp", ""))
@@ -38,7 +38,7 @@ class UnitConfirmations:
 
 
 def _instant(shown: str) -> datetime | None:
-    """`Fri 2026-11-27 15:53:22.651015 UTC`; None for what is none, as of a unit that was never started."""
+    """`Fri 2026-11-27 15:53:22.651015 UTC`; None where there is none, as for a unit that was never started."""
     try:
         _weekday, day, time, _utc = shown.split()
         return datetime.fromisoformat(f"{day} {time}").replace(tzinfo=UTC)

@@ -1,8 +1,8 @@
-"""The log: an entry of the journal per record where there is a journal, else a line on stderr, JSON or text.
+"""The log: one entry of the journal per record where there is a journal, else one line on stderr, JSON or text.
 
-A record is an `event` (a name in snake_case, from a closed list), a `message` (one sentence for people) and fields.
-A JSON line starts with `<N>`, which systemd takes for the priority (sd-daemon(3)). No record may hold a password, take
-more than one line, or make the daemon wait.
+A record is an `event` (a name in snake_case; docs/operations.md lists them), a `message` and fields. A JSON line starts
+with `<N>`, which systemd takes as the priority (sd-daemon(3)). No record holds a password, takes more than one line, or
+blocks the daemon.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class Journal:
 
     @property
     def num_dropped(self) -> int:
-        """Records that were lost because nobody read stderr."""
+        """Records that were dropped because stderr was not read in time."""
         return self._writer.num_dropped
 
     def flush(self, timeout_seconds: float = _FLUSH_SECONDS) -> bool:
-        """Wait for the records to be written, not longer than that. To be called last of all."""
+        """Wait until the records are written, at most that long. To be called at the very end of the process."""
         return self._writer.flush(timeout_seconds)
 
 
 def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None = None) -> Journal:
-    """Send every log record of this process, those of libraries too, to stderr.
+    """Send every log record of this process, those of libraries, too, to stderr.
 
     `form`: json, text, or auto (entries of the journal when stderr leads there; else json, unless it is a terminal).
     """
@@ -58,7 +58,7 @@ def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None 
     render = _as_text_line if form == "text" or (form == "auto" and stream.isatty()) else _as_json_line
     if form == "auto" and is_journal(fd) and (journal_fd := journal_entry.connected()) is not None:
         fd, render = journal_fd, _as_journal_entry
-    writer = LineWriter(fd, about_lost=lambda num_lost: render(None, "warning", _about_lost(num_lost)))
+    writer = LineWriter(fd, about_dropped=lambda num_dropped: render(None, "warning", _about_dropped(num_dropped)))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -78,7 +78,7 @@ def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None 
 
 
 def set_level(level: str) -> None:
-    """From now on, records below `level` are left out; those of libraries below warning always."""
+    """From now on drop records below `level`; those of libraries below warning are always dropped."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(**{**structlog.get_config(), "wrapper_class": structlog.make_filtering_bound_logger(threshold)})
     logging.root.setLevel(max(threshold, logging.WARNING))
@@ -99,17 +99,17 @@ def is_journal(fd: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-def _about_lost(num_lost: int) -> Record:
+def _about_dropped(num_dropped: int) -> Record:
     return {
         "timestamp": datetime.now(UTC).isoformat(),
         "level": "warning",
         "event": "records_lost",
-        "message": f"{num_lost} records of this log are lost: nobody read it in time",
+        "message": f"{num_dropped} log records were dropped: the log was not read in time",
     }
 
 
 class _LineLogger:
-    """The end of the chain: every level takes finished lines."""
+    """The end of the processor chain: gets rendered lines."""
 
     def __init__(self, writer: LineWriter) -> None:
         self._put = writer.put
@@ -121,7 +121,7 @@ class _LineLogger:
 
 
 class _LibraryHandler(logging.Handler):
-    """Records of libraries, in our form."""
+    """Log records of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -133,22 +133,24 @@ class _LibraryHandler(logging.Handler):
 
 
 def _with_named_exception(_: Any, __: str, record: Record) -> Record:
-    """`exc_info` becomes one line: ours say what to do, others say where; at level debug the whole stack."""
+    """`exc_info` as fields: the message of a RetrainError; message, place and stack of any other exception."""
     found = record.pop("exc_info", None)
     error = sys.exc_info()[1] if found is True else found[1] if isinstance(found, tuple) else found
     if not isinstance(error, BaseException):
         return record
     record["error_type"] = type(error).__name__
-    record["error"] = str(error) if isinstance(error, RetrainError) else _with_place(error)
-    if record.get("level") == "debug":
-        record["stack"] = "".join(traceback.format_exception(error))
+    if isinstance(error, RetrainError):
+        record["error"] = str(error)
+    else:
+        record["error"] = _with_place(error)
+        record["stack"] = "".join(traceback.format_exception(error))[-_FIELD_CHARACTERS:]
     return record
 
 
 def _with_place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    said = str(error) or type(error).__name__
-    return f"{said} ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else said
+    text = str(error) or type(error).__name__
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else text
 
 
 def _without_secrets(_: Any, __: str, record: Record) -> Record:
@@ -174,7 +176,7 @@ def _as_journal_entry(_: Any, method: str, record: Record) -> bytes:
 
 
 def _kept(record: Record) -> Record:
-    """What stays of a record that is too long."""
+    """What is kept of a record that is too long."""
     return {name: record[name] for name in ("event", "message", "level", "timestamp", "run_id") if name in record}
 
 
@@ -187,7 +189,8 @@ def _as_json_line(_: Any, method: str, record: Record) -> bytes:
 
 def _as_text_line(_: Any, method: str, record: Record) -> bytes:
     at, event, message = (record.pop(name, "") for name in ("timestamp", "event", "message"))
-    record.pop("level", None)
+    for name in ("level", "stack"):
+        record.pop(name, None)
     fields = " ".join(f"{name}={value}" for name, value in record.items())
     text = f"{at:.19} {method:<8} {message or event} {fields}"
     return " ".join(text.split()).encode(errors="replace")[:_LINE_BYTES] + b"\n"

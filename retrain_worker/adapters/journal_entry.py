@@ -1,7 +1,7 @@
-"""A record as an entry of the journal, with fields of its own, for `journalctl RUN_ID=...`, `EVENT=...`, `-p`, `-x`.
+"""A record as an entry of the journal, with its own fields, for `journalctl RUN_ID=...`, `EVENT=...`, `-p`, `-x`.
 
 The format is the journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram per entry. It is
-written here because no library does for a daemon that must not wait: cysystemd holds the interpreter's lock while it
+implemented here because no library fits a daemon that must not block: cysystemd holds the interpreter's lock while it
 sends, so a journal that does not read would stop every thread; systemd-python has no wheels and needs a compiler.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 SOCKET = "/run/systemd/journal/socket"
-#: what the catalog explains (systemd/retrain-worker.catalog holds the same ids; a test compares them)
+#: explained in systemd/retrain-worker.catalog, which holds the same ids (a test compares them)
 MESSAGE_IDS = {
     "ready": "56a5a8e6c2604f82af6e4de6d36e6076",
     "run_started": "b2aaff6586aa4c18a6a0de4039a6a4bb",
@@ -33,7 +33,7 @@ MESSAGE_IDS = {
     "engine_not_restarted": "683cfd0a354e40a3adfb75e9fb705365",
 }
 _IDENTIFIER = "retrain-worker"
-#: the journal has its own
+#: sent as fields of the journal's own
 _LEFT_OUT = frozenset({"event", "message", "timestamp", "level"})
 
 
@@ -61,7 +61,7 @@ def _fields(record: Mapping[str, Any], priority: int) -> Iterator[tuple[str, str
     kind = event
     if event == "run_finished":
         kind = f"run_{record.get('outcome', '')}".lower()
-        # A field may have two values: EVENT=gate_refused finds some of what EVENT=run_finished finds.
+        # a field may have two values: EVENT=gate_refused finds some of what EVENT=run_finished finds
         yield "EVENT", f"{record.get('stage', '')}_{record.get('outcome', '')}".lower()
     if kind in MESSAGE_IDS:
         yield "MESSAGE_ID", MESSAGE_IDS[kind]
@@ -71,7 +71,7 @@ def _fields(record: Mapping[str, Any], priority: int) -> Iterator[tuple[str, str
 
 
 def _field_name(name: str) -> str:
-    """Letters, digits and _ only, no _ in front, 64 at most."""
+    """At most 64 letters, digits and _, without _ at either end."""
     return "".join(each if each.isascii() and each.isalnum() else "_" for each in name).strip("_").upper()[:64]
 
 

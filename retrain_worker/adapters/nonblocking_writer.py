@@ -1,6 +1,6 @@
-"""Writes lines to a descriptor from a thread of its own, so that a reader who has stopped cannot stop the writer.
+"""Writes lines to a descriptor from a thread of its own, so that a reader that stops reading does not block the caller.
 
-The queue is bounded; lines that do not fit are dropped and counted, and the count is told once the reader is back.
+The queue is bounded; lines that do not fit are dropped, and their number is written once the reader reads again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _FLUSH_POLL_SECONDS = 0.01
 class LineWriter:
     """A bounded queue before a descriptor."""
 
-    def __init__(self, fd: int, *, max_lines: int = 1000, about_lost: Callable[[int], bytes] | None = None) -> None:
-        """`about_lost` makes the line that tells how many were dropped."""
+    def __init__(self, fd: int, *, max_lines: int = 1000, about_dropped: Callable[[int], bytes] | None = None) -> None:
+        """`about_dropped` makes the line that reports how many were dropped."""
         self._fd = fd
-        self._about_lost = about_lost
-        self._num_told = 0
+        self._about_dropped = about_dropped
+        self._num_reported = 0
         self._queue: queue.Queue[bytes] = queue.Queue(maxsize=max_lines)
         self._num_dropped = 0
         self._lock = threading.Lock()
@@ -30,18 +30,18 @@ class LineWriter:
 
     @property
     def num_dropped(self) -> int:
-        """Lines that never reached the descriptor."""
+        """Lines that were not written."""
         return self._num_dropped
 
     def put(self, line: bytes) -> None:
-        """Queue one line, its line end included. Never blocks."""
+        """Queue one line, including its line end. Never blocks."""
         try:
             self._queue.put_nowait(line)
         except queue.Full:
             self._drop()
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Wait until all is written, not longer than that. Whether all is."""
+        """Wait until everything is written, at most that long. Whether it is."""
         until = time.monotonic() + timeout_seconds
         while self._queue.unfinished_tasks:
             if time.monotonic() >= until:
@@ -57,7 +57,7 @@ class LineWriter:
             except OSError:
                 self._drop()
             else:
-                self._tell_lost()
+                self._report_dropped()
             finally:
                 self._queue.task_done()
 
@@ -66,13 +66,13 @@ class LineWriter:
         while view:
             view = view[os.write(self._fd, view) :]
 
-    def _tell_lost(self) -> None:
-        """Once, when all that was kept is written."""
-        num_lost = self._num_dropped - self._num_told
-        if self._about_lost is not None and num_lost and self._queue.empty():
+    def _report_dropped(self) -> None:
+        """Once, when the queue is empty."""
+        num_dropped = self._num_dropped - self._num_reported
+        if self._about_dropped is not None and num_dropped and self._queue.empty():
             with suppress(OSError):
-                self._write(self._about_lost(num_lost))
-                self._num_told += num_lost
+                self._write(self._about_dropped(num_dropped))
+                self._num_reported += num_dropped
 
     def _drop(self) -> None:
         with self._lock:

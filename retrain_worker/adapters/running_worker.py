@@ -1,4 +1,4 @@
-"""One worker process from its start to its end, with everything that it has started."""
+"""One worker process from start to end, with the processes that it starts."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def start_worker(
         )
     finally:
         os.close(log_fd)
-    # what is refused (by a SystemCallFilter, or because we are nicer already) is no reason not to work
+    # refused by a SystemCallFilter, or because this process has a higher niceness: the worker runs nevertheless
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, process.pid, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
     return RunningWorker(process, files, log_start_bytes=log_start_bytes)
 
 
 class RunningWorker:
-    """A started worker. `poll` until it gives a status; then nothing of it is left."""
+    """A started worker. `poll` until there is an exit status; then no process of it is left."""
 
     def __init__(self, process: subprocess.Popen[bytes], files: WorkerFiles, *, log_start_bytes: int) -> None:
         self.files = files
         self.log_start_bytes = log_start_bytes
-        #: whether we have asked it, or forced it, to end
-        self.was_told_to_stop = False
+        #: whether this process has ended it, by SIGTERM or SIGKILL
+        self.was_stopped = False
         self._process = process
         self._started_at = time.monotonic()
         self._kills_before = _memory_kills()
@@ -68,7 +68,7 @@ class RunningWorker:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is the id of its session and its group as well."""
+        """Its process id, also that of its session and its process group."""
         return self._process.pid
 
     @property
@@ -76,18 +76,18 @@ class RunningWorker:
         """Seconds since its start."""
         return time.monotonic() - self._started_at
 
-    def last_sentence(self) -> str:
-        """The newest progress it has told, or nothing."""
+    def last_message(self) -> str:
+        """The newest progress message, or an empty one."""
         try:
             return masked(msgspec.json.decode(self._last_line, type=Progress).message)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return ""
 
     def poll(self) -> int | None:
-        """Its exit status, negative for a signal, or None while it lives. At its end its whole group is killed."""
+        """Its exit status, negative for a signal; None while it runs. At its end its process group is killed."""
         if self._process.returncode is not None:
             return self._process.returncode
-        # Not reaped yet, its id cannot belong to anybody else: the moment to kill what it has started.
+        # It is not reaped yet, so its id is not reused: the group can be killed safely.
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
         self._kill_group()
@@ -96,19 +96,19 @@ class RunningWorker:
         return status
 
     def terminate(self) -> None:
-        """Ask it to end, once."""
-        if not self.was_told_to_stop:
-            self.was_told_to_stop = True
+        """SIGTERM, once."""
+        if not self.was_stopped:
+            self.was_stopped = True
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Force it and all it has started to end."""
-        self.was_told_to_stop = True
+        """SIGKILL to its process group."""
+        self.was_stopped = True
         self._kill_group()
 
     def was_killed_for_memory(self) -> bool:
-        """Whether the kernel has killed a process of our control group for memory since the start."""
+        """Whether the kernel has killed a process of this control group for memory since the start."""
         return _memory_kills() > self._kills_before
 
     def _kill_group(self) -> None:
@@ -119,7 +119,7 @@ class RunningWorker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        # A process that has left the group may still hold the other end; the thread then ends with it.
+        # A process that has left the group may still hold the other end; the thread ends with that process.
         self._reader.join(_JOIN_SECONDS)
         if not self._reader.is_alive():
             self._process.stdout.close()
@@ -132,7 +132,7 @@ class RunningWorker:
 
 
 def _memory_kills() -> int:
-    """`oom_kill` of our own control group (version 2), 0 where there is none."""
+    """`oom_kill` of this process's control group (version 2), 0 where there is none."""
     with suppress(OSError, ValueError, StopIteration):
         group = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
         for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""One process per state directory: a lock that the kernel takes back when the process ends, however it ends."""
+"""One process per state directory: a lock that the kernel releases when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class StateLock:
             raise AlreadyRunningError(
                 f"another retrain-worker (pid {holder}) uses this state directory",
                 where=str(state_dir),
-                remedy="stop that one first, or use another --home",
+                remedy="stop that process, or use another --home",
             ) from None
-        # who holds it is a courtesy to whoever meets the lock; a full disk must not keep us from holding it
+        # the pid is only for the message above; a full disk must not prevent the lock
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Give the lock back. Doing it twice changes nothing."""
+        """Release the lock. Doing it twice changes nothing."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            with contextlib.suppress(OSError):  # closed all the same
+            with contextlib.suppress(OSError):  # it is closed nevertheless
                 os.close(fd)
 
     def __enter__(self) -> Self:
@@ -52,7 +52,7 @@ class StateLock:
 
 
 def _locked(fd: int) -> bool:
-    """Whether the lock is ours now. Tried more than once: `is_held` of another process holds it for an instant."""
+    """Whether the lock is taken now. Tried several times: `is_held` of another process holds it for an instant."""
     for _ in range(_TRIES):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,8 +67,8 @@ def holder_of(state_dir: Path) -> int | None:
     """The process that uses this state directory now, or None."""
     if not is_held(state_dir):
         return None
-    said = (state_dir / "lock").read_text().strip()
-    return int(said) if said.isdecimal() else None
+    pid = (state_dir / "lock").read_text().strip()
+    return int(pid) if pid.isdecimal() else None
 
 
 def is_held(state_dir: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Talks to the service manager over $NOTIFY_SOCKET; without one it says nothing.
+"""Notifies the service manager over $NOTIFY_SOCKET (sd_notify(3)); without that variable nothing is sent.
 
-The socket is sdnotify's. Its `notify` encodes Latin-1, which drops most of Unicode, and its socket blocks when the
-manager does not read (sdnotify 0.3.2): here the text is brought into a form that survives the former, and the socket is
-made non-blocking. What cannot be sent is counted, never raised.
+The socket is sdnotify's. Its `notify` encodes Latin-1, which drops most of Unicode, and its socket blocks while the
+manager does not read (sdnotify 0.3.2): here the text is encoded so that it survives the former, and the socket is made
+non-blocking. A message that cannot be sent is counted; no error is raised.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from sdnotify import SystemdNotifier
 
 from retrain_worker.domain.masking import masked
 
-#: the manager reads 4096 bytes of a message at most
+#: the manager reads at most 4096 bytes of a message
 _STATUS_BYTES = 1024
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Notifier:
-    """Tells the service manager how the daemon stands."""
+    """The daemon's end of the socket."""
 
     def __init__(self) -> None:
-        """Take the variables out of the environment, so that no worker can speak for us."""
+        """Remove the variables from the environment, so that no worker can send in the name of the daemon."""
         socket_name, watchdog_usec, watchdog_pid = (os.environ.get(name) for name in _VARIABLES)
         self._notifier: SystemdNotifier | None = None
         self._last_status = ""
@@ -41,7 +41,7 @@ class Notifier:
 
     @property
     def is_connected(self) -> bool:
-        """Whether a service manager listens."""
+        """Whether there is a service manager."""
         return self._notifier is not None
 
     @property
@@ -51,7 +51,7 @@ class Notifier:
 
     @property
     def watchdog_interval_seconds(self) -> float | None:
-        """How often `watchdog` is to be called: half of the manager's limit; None when it keeps none for us."""
+        """How often `watchdog` is to be called: half of the manager's limit; None without a watchdog."""
         return None if self._watchdog_seconds is None else self._watchdog_seconds / 2
 
     def ready(self, status: str) -> bool:
@@ -60,7 +60,7 @@ class Notifier:
         return self._send(f"READY=1\nSTATUS={self._last_status}")
 
     def status(self, text: str) -> bool:
-        """Say what goes on, if it is not what was said last. Whether a message was sent."""
+        """Set STATUS= to `text`, if that is new. Whether a message was sent."""
         line = _one_line(text)
         if line == self._last_status or not self._send(f"STATUS={line}"):
             return False
@@ -68,7 +68,7 @@ class Notifier:
         return True
 
     def reloading(self) -> bool:
-        """A reload has begun; `ready` must follow. The instant is required from systemd 253 on."""
+        """A reload has begun; `ready` must follow. systemd 253 and later require MONOTONIC_USEC."""
         return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str = "stopping") -> bool:
@@ -77,11 +77,11 @@ class Notifier:
         return self._send(f"STOPPING=1\nSTATUS={self._last_status}")
 
     def watchdog(self) -> bool:
-        """All that must move has moved."""
+        """Every job has returned in time."""
         return self._send("WATCHDOG=1")
 
     def close(self) -> None:
-        """Close the socket; nothing is said any more."""
+        """Close the socket; nothing is sent any more."""
         if self._notifier is not None:
             self._notifier.socket.close()
             self._notifier = None
@@ -106,6 +106,6 @@ def _watchdog_seconds(usec: str | None, pid: str | None) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    """`text` without passwords, line ends or other control characters, and not too long."""
+    """`text` without passwords, line ends and other control characters, in at most _STATUS_BYTES."""
     line = " ".join(masked("".join(each if each.isprintable() else " " for each in text)).split())
     return line.encode("utf-8", "replace")[:_STATUS_BYTES].decode("utf-8", "ignore")

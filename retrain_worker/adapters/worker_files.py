@@ -1,7 +1,7 @@
-"""The files between daemon and worker: request, result and log of one stage, named after the request's own hash.
+"""The files between daemon and worker: request, result and log of one stage, named by the hash of the request.
 
-A result belongs to the request whose hash stands in its name, so that a result of an earlier start is taken for the
-identical request only, and a worker left over from an earlier daemon cannot answer another request.
+A result belongs to the request whose hash is in its name: a result of an earlier start is used for the identical
+request only, and a worker of an earlier daemon cannot answer another request.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LOG_TAIL_CHARACTERS = 300
 
 
 class _Answer(msgspec.Struct):
-    """The result file before its `result` is decoded."""
+    """The content of a result file, with `result` not decoded yet."""
 
     kind: str
     stage: str = ""
@@ -59,7 +59,7 @@ class _Answer(msgspec.Struct):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFiles:
-    """Where one request, its result, and the log of its stage stand."""
+    """The paths of one request, its result, and the log of its stage."""
 
     stage: str
     run_dir: Path
@@ -72,7 +72,7 @@ class WorkerFiles:
 
     @property
     def result_path(self) -> Path:
-        """The worker's answer, JSON."""
+        """The result, JSON."""
         return self._path("result.json")
 
     @property
@@ -92,14 +92,14 @@ def files_of(stage: str, run_dir: Path, request: object) -> WorkerFiles:
 
 
 def remove_older(files: WorkerFiles) -> None:
-    """Remove the requests and results of earlier looks: nobody asks for them again."""
+    """Remove the requests and results of earlier evaluations, which are not needed again."""
     for path in files.run_dir.glob(f"{files.stage.lower()}.*.json"):
         if path not in (files.request_path, files.result_path):
             path.unlink(missing_ok=True)
 
 
 def read_result(files: WorkerFiles, *, limit_bytes: int) -> Any:
-    """What the worker has left. Raises the worker's error, or ChildFailedError when it left nothing valid."""
+    """The worker's result. Raises the worker's error, or WorkerFailedError when there is no valid result."""
     answer = _decoded(_content(files, limit_bytes), _Answer, files)
     if answer.kind == "error" and answer.error is not None:
         raise _error_of(answer.error)
@@ -113,7 +113,7 @@ def read_result(files: WorkerFiles, *, limit_bytes: int) -> Any:
 
 
 def log_tail(files: WorkerFiles, *, since_bytes: int) -> str:
-    """The end of what the worker has logged since then, one line, without passwords."""
+    """The end of the worker's log since that position, one line, without passwords."""
     try:
         with files.log_path.open("rb") as file:
             file.seek(max(since_bytes, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
@@ -128,7 +128,7 @@ def _content(files: WorkerFiles, limit_bytes: int) -> bytes:
         fd = durable_file.open_unfollowed(files.result_path)
     except OSError as error:
         raise WorkerFailedError(
-            f"the worker left no result ({error.strerror})",
+            f"the worker wrote no result ({error.strerror})",
             where=str(files.result_path),
             remedy=f"see {files.log_path}",
         ) from error
@@ -145,7 +145,7 @@ def _content(files: WorkerFiles, limit_bytes: int) -> bytes:
         raise WorkerFailedError(
             f"the worker's result cannot be read ({error.strerror})",
             where=str(files.result_path),
-            remedy="look at the disk",
+            remedy="check the disk",
         ) from error
     finally:
         os.close(fd)
@@ -156,14 +156,14 @@ def _decoded(content: bytes | msgspec.Raw, kind: type[Any], files: WorkerFiles) 
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise WorkerFailedError(
-            f"the worker's result is not what it should be: {error}",
+            f"the worker's result cannot be decoded: {error}",
             where=str(files.result_path),
             remedy=f"see {files.log_path}",
         ) from error
 
 
 def _error_of(found: WorkerError) -> RetrainError:
-    """The error class of that name; ChildFailedError when this program has none."""
+    """An error of the class of that name; a WorkerFailedError when there is none."""
     kind = next((kind for kind in _all_errors(RetrainError) if kind.__name__ == found.kind), WorkerFailedError)
     if issubclass(kind, errors.SettingsError):
         return kind((found.what,), where=found.where, remedy=found.remedy)

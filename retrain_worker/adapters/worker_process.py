@@ -1,8 +1,8 @@
-"""Runs the heavy part of a stage in a process of its own, and tells how it stands and how it ended.
+"""Runs the heavy part of a stage in a worker process, and reports its progress and its result.
 
 The worker is the leader of a session of its own and ends when its stdin closes, so it cannot outlive this process for
-long; whatever it has started is killed with it. It inherits a lock on the run's folder, so that a worker of a daemon
-that has died is seen until it is gone, and two never work in one folder.
+long; the processes that it has started are killed with it. It inherits a lock on the run's folder: a worker of a daemon
+that was killed is noticed until it has ended, and no two workers use one folder.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from retrain_worker.domain.lifecycle import WAITING, Stage
 from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, Broken, Done, OneOffTask, WorkerExit, Working
 from retrain_worker.errors import RetrainError, WorkerFailedError, WorkerInterruptedError
 
-#: -P: the working directory is no place to import from
+#: -P: nothing is imported from the working directory
 COMMAND = (sys.executable, "-P", "-m", "retrain_worker.worker")
-#: what a worker may know of our environment; passwords, the notify socket and credentials are not among it
+#: what a worker gets of the environment: no passwords, notify socket or credentials
 _PASSED_NAMES = frozenset(
     {
         "PATH",
@@ -82,9 +82,9 @@ class WorkerProcesses:
         niceness: int = 0,
         result_limit_bytes: int = 64 << 20,
     ) -> None:
-        """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` at least.
+        """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` is a minimum.
 
-        `database_url` reaches the workers of READS_DATABASE only, through their environment.
+        Only the workers of READS_DATABASE get `database_url`, in their environment.
         """
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
         self._grace_seconds = grace_seconds
@@ -98,24 +98,24 @@ class WorkerProcesses:
 
     @property
     def pid(self) -> int | None:
-        """The worker at work, or None."""
+        """The process id of the running worker, or None."""
         worker = self._worker
         return worker.pid if worker is not None else None
 
     @property
     def is_running(self) -> bool:
-        """Whether a worker is at work."""
+        """Whether a worker is running."""
         return self._worker is not None
 
     def set_deadlines(self, deadline_seconds: Mapping[Stage | OneOffTask, float]) -> None:
-        """New deadlines, for the worker at work as well."""
+        """New deadlines, for the running worker, too."""
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
 
     def result_of(self, stage: str, run_dir: Path, request: object) -> Working | Done | Broken:
-        """Start the worker for this request if it is not running, and say how it stands. Never blocks.
+        """Start the worker for this request if it is not running; its state. Never blocks.
 
-        A valid result of the identical request is Done without starting anything. After Broken, asking again starts
-        again; after `stop`, nothing starts any more.
+        A valid result of the identical request is Done without a start. After Broken, the next call starts the worker
+        again; after `stop`, none is started.
         """
         files = files_of(stage, run_dir, request)
         with self._lock:
@@ -127,7 +127,7 @@ class WorkerProcesses:
                 return Broken(error=error)
 
     def stop(self, grace_seconds: float | None = None, *, while_waiting: Callable[[], None] = lambda: None) -> None:
-        """End the worker for good: SIGTERM, the grace, SIGKILL to all it has started. `while_waiting` runs often."""
+        """End the worker for good: SIGTERM, grace, SIGKILL to its session. `while_waiting` is called repeatedly."""
         grace = self._grace_seconds if grace_seconds is None else grace_seconds
         with self._lock:
             self._stopped = True
@@ -144,7 +144,7 @@ class WorkerProcesses:
         with suppress(RetrainError):
             return Done(result=read_result(files, limit_bytes=self._result_limit_bytes))
         if self._stopped:
-            raise WorkerInterruptedError("no worker is started any more: this process stops", where=files.stage)
+            raise WorkerInterruptedError("this process is stopping and starts no worker", where=files.stage)
         lock_fd = self._locked(files)
         if lock_fd is None:
             return Working(message=f"{_name(files)}: waiting for the worker of an earlier process to end")
@@ -176,7 +176,7 @@ class WorkerProcesses:
         status = worker.poll()
         if status is None:
             self._keep_deadline(worker)
-            return Working(message=worker.last_sentence() or f"{_name(worker.files)}: started")
+            return Working(message=worker.last_message() or f"{_name(worker.files)}: started")
         self._worker = None
         return Done(result=self._result_after(status, worker))
 
@@ -188,34 +188,34 @@ class WorkerProcesses:
             worker.terminate()
 
     def _result_after(self, status: int, worker: RunningWorker) -> object:
-        """The result of a worker that has ended. Raises what it ended with instead."""
+        """The result of a worker that has ended. Raises its error."""
         where = _name(worker.files)
         if status in (WorkerExit.DONE, WorkerExit.ERROR):
             result = read_result(worker.files, limit_bytes=self._result_limit_bytes)
             if status == WorkerExit.DONE:
                 return result
             raise WorkerFailedError(
-                "the worker left a result, and yet said that it had an error",
+                "the worker wrote a result, but its exit status reports an error",
                 where=where,
                 remedy=f"see {worker.files.log_path}",
             )
-        if worker.was_told_to_stop:
+        if worker.was_stopped:
             limit = self._deadline_seconds[worker.files.stage]
             raise WorkerFailedError(
-                f"the worker worked longer than its deadline of {limit:.0f} s",
+                f"the worker exceeded its deadline of {limit:.0f} s",
                 where=where,
-                remedy="raise the deadline, or give it less to do",
+                remedy="raise STAGE_DEADLINE_MIN, or lower TRAIN_WINDOW_DAYS or MAX_EPOCHS",
             )
         if status == WorkerExit.INTERRUPTED:
-            raise WorkerInterruptedError("the worker was stopped by a signal from outside", where=where)
-        said = log_tail(worker.files, since_bytes=worker.log_start_bytes)
-        log = f"see {worker.files.log_path}" + (f", which ends: {said}" if said else "")
+            raise WorkerInterruptedError("the worker was stopped by an external signal", where=where)
+        tail = log_tail(worker.files, since_bytes=worker.log_start_bytes)
+        log = f"see {worker.files.log_path}" + (f", which ends: {tail}" if tail else "")
         if status == -signal.SIGKILL:
-            sure = "the kernel killed it for memory" if worker.was_killed_for_memory() else "most likely for memory"
+            cause = "out of memory" if worker.was_killed_for_memory() else "probably out of memory"
             raise WorkerFailedError(
-                f"the worker was killed from outside (SIGKILL), {sure}",
+                f"the worker was killed by the kernel or by a user (SIGKILL): {cause}",
                 where=where,
-                remedy=f"give it more memory, or a smaller TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}",
+                remedy=f"raise the memory limit, or lower TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}",
             )
         how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
         raise WorkerFailedError(f"the worker {how}", where=where, remedy=log)
@@ -224,23 +224,23 @@ class WorkerProcesses:
         worker.kill()
         if worker.poll() is not None:
             self._worker = None
-        return Working(message=f"{_name(worker.files)}: ended, because another request has come")
+        return Working(message=f"{_name(worker.files)}: ended, because another request replaces it")
 
     def _locked(self, files: WorkerFiles) -> int | None:
-        """The lock on the run's folder, to be inherited by the worker; None while an earlier worker has it."""
+        """The lock on the run's folder, for the worker to inherit; None while an earlier worker holds it."""
         with durable_file.named_errors(files.run_dir):
             fd = os.open(files.run_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._press_leftover(fd, files)
+            self._end_leftover(fd, files)
             os.close(fd)
             return None
         self._leftover_since = None
         return fd
 
-    def _press_leftover(self, fd: int, files: WorkerFiles) -> None:
-        """A worker of an earlier process should end by itself; when its grace is over, it is killed."""
+    def _end_leftover(self, fd: int, files: WorkerFiles) -> None:
+        """A worker of an earlier process ends by itself; if not within the grace, it is killed."""
         now = time.monotonic()
         self._leftover_since = self._leftover_since or now
         if now - self._leftover_since < self._grace_seconds:

@@ -1,8 +1,8 @@
-"""What the engine itself says of each decision: read from its own entries, counted, and compared with the model.
+"""The engine's own answers: parsed from its trade intents, counted, and compared with those of the model.
 
-The engine writes each trade intent with what its models said (`model_breakdown.patchtst`: action, confidence, shadow)
-and with the side it took. A constant answer under a model that varies is a fault of the serving (a window filled with
-one row, a file that was never loaded, a fallback), not of the model, and is named so.
+The engine writes each trade intent with the answers of its models (`model_breakdown.patchtst`: action, confidence,
+shadow) and with the side that it took. A constant answer from a model whose answers vary is a fault of the serving (a
+window filled with one row, a file that was never loaded, a fallback), not of the model.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from retrain_worker.domain.trial_evaluation import Answer
 
 INTENT_STREAM = f"{STREAM_PREFIX}trade.intent"
 MODEL_KEY = "patchtst"
-#: answers kept for the comparison, the newest
+#: the newest answers, kept for the comparison
 KEPT = 300
-#: answers under which nothing is said about the engine
+#: fewer answers are not judged
 MIN_ANSWERS = 50
-#: matched answers under which nothing is said about which model answers
+#: fewer matched answers do not show which model answers
 MIN_MATCHED = 20
-#: std of the confidences under which the engine's output is constant, and of the model over which the model is not
+#: the engine's answers are constant below this standard deviation; the model's vary above that one
 CONSTANT_STD = 1e-3
 VARYING_STD = 0.02
-#: an answer belongs to a row of its symbol that was decided within so many microseconds
+#: an answer matches a row of its symbol that was decided within this time
 MATCH_MICROSECONDS = 30_000_000
 #: the engine rounds its confidences
 MATCH_TOLERANCE = 0.02
-#: share of the matched answers that must be the model's
+#: required share of matched answers that are the model's
 MIN_SAME = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineAnswer:
-    """One answer of the engine's PatchTST."""
+    """One answer of PatchTST in the engine."""
 
     #: microseconds since the epoch, UTC
     at: int
@@ -47,7 +47,7 @@ class EngineAnswer:
     #: BUY, SELL or HOLD
     action: str
     confidence: float
-    #: what the ensemble did
+    #: the side that the ensemble took
     side: str
     is_shadow: bool
     #: version, file or sha256 of the model, where the engine names it
@@ -55,13 +55,13 @@ class EngineAnswer:
 
     @property
     def is_fallback(self) -> bool:
-        """Whether the confidence is what an engine without an answer writes."""
+        """Whether the confidence is the one that an engine without an answer writes."""
         return not (0.0 <= self.confidence <= 1.0) or self.confidence == 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What the engine has said since this model came into its slot."""
+    """Counts of the engine's answers since this model was put into its slot."""
 
     model_path: str = ""
     #: ISO 8601 UTC
@@ -74,14 +74,14 @@ class Tally:
     fallbacks: int = 0
     #: answers whose action is the ensemble's side
     agreed: int = 0
-    #: answers that do not say that they are in shadow
+    #: answers that are not marked as shadow
     live: int = 0
-    #: the newest sound answers, oldest first
+    #: the newest answers that are no fallbacks, oldest first
     newest: tuple[EngineAnswer, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def with_entry(self, found: EngineAnswer | None) -> Tally:
-        """One more entry; None: it holds no answer of PatchTST."""
+        """One more entry; None: it has no answer of PatchTST."""
         if found is None:
             return replace(self, entries=self.entries + 1, silent=self.silent + 1)
         counts = {**self.counts, found.action: self.counts.get(found.action, 0) + 1}
@@ -98,13 +98,13 @@ class Tally:
         )
 
     def with_malformed(self) -> Tally:
-        """One more entry that means nothing."""
+        """One more malformed entry."""
         return replace(self, entries=self.entries + 1, malformed=self.malformed + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What the tally says, one sentence, and whether the serving is at fault."""
+    """What the tally shows, one message, and whether that is a serving fault."""
 
     message: str
     is_fault: bool = False
@@ -121,9 +121,9 @@ def answer_in(fields: Mapping[str, Any], *, at: datetime) -> EngineAnswer | None
     ours = _object(models[MODEL_KEY], f"model_breakdown.{MODEL_KEY}") or {}
     action, confidence = str(ours.get("action", "")).strip().upper(), ours.get("confidence")
     if action not in ("BUY", "SELL", "HOLD"):
-        raise ValueError(f"its action is {action[:20]!r}")
+        raise ValueError(f"the action is {action[:20]!r}")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float):
-        raise ValueError("its confidence is not a number")  # noqa: TRY004 - one kind of answer for all that is wrong
+        raise ValueError("the confidence is not a number")  # noqa: TRY004 - one exception for malformed content
     names = (ours.get(name) for name in ("version", "model_version", "model_path", "sha256"))
     return EngineAnswer(
         at=round(at.timestamp() * 1e6),
@@ -137,51 +137,51 @@ def answer_in(fields: Mapping[str, Any], *, at: datetime) -> EngineAnswer | None
 
 
 def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, thresholds: Thresholds) -> Finding:
-    """Whether it varies, is the model that was promoted, and agrees with the ensemble.
+    """Whether the answers vary, and are those of the promoted model.
 
-    `answers`: what our own model says of rows; `model_std`: how much its answers vary, where that is known.
+    `answers`: the promoted model's own answers to rows; `model_std`: their standard deviation, where it is known.
     """
     if tally.answers < MIN_ANSWERS:
-        return Finding(message=f"the engine has given {tally.answers} answers, {MIN_ANSWERS} are needed to judge it")
+        return Finding(message=f"{tally.answers} engine answers, {MIN_ANSWERS} required to judge them")
     if len(tally.newest) < MIN_ANSWERS // 2:
         return Finding(
             is_fault=True,
-            message=f"serving fault: {tally.fallbacks} of the engine's {tally.answers} "
-            "answers are fallbacks (0.5, or no probability)",
+            message=f"serving fault: {tally.fallbacks} of {tally.answers} engine answers are fallbacks (0.5, or no "
+            "probability)",
         )
-    said = tally.newest
-    if pstdev(one.confidence for one in said) < CONSTANT_STD and len({one.action for one in said}) == 1:
-        told = f"the engine said {said[-1].action} {said[-1].confidence:.4f} in all of its last {len(said)} answers"
+    newest = tally.newest
+    if pstdev(one.confidence for one in newest) < CONSTANT_STD and len({one.action for one in newest}) == 1:
+        constant = f"the last {len(newest)} engine answers are all {newest[-1].action} {newest[-1].confidence:.4f}"
         if model_std is not None and model_std < VARYING_STD:
-            return Finding(message=f"{told}, as the model does")
-        varies = "" if model_std is None else f", while the model's own answers vary (std {model_std:.3f})"
-        return Finding(is_fault=True, message=f"serving fault: {told}{varies}")
-    same, matched = matches(said, answers, thresholds)
+            return Finding(message=f"{constant}, as the model's are")
+        varies = "" if model_std is None else f", but the model's vary (standard deviation {model_std:.3f})"
+        return Finding(is_fault=True, message=f"serving fault: {constant}{varies}")
+    same, matched = matches(newest, answers, thresholds)
     if matched >= MIN_MATCHED and same < MIN_SAME * matched:
         return Finding(
             is_fault=True,
-            message=f"serving fault: {same} of {matched} answers of the engine are those of "
-            "the model in the slot: it runs another model, or feeds it otherwise",
+            message=f"serving fault: {same} of {matched} matched engine answers are the model's; the engine runs "
+            "another model, or prepares its input differently",
         )
     shares = ", ".join(f"{name} {count / tally.answers:.0%}" for name, count in sorted(tally.counts.items()))
-    known = f"; {same} of {matched} are the model's own" if matched else ""
+    known = f"; {same} of {matched} matched answers are the model's" if matched else ""
     return Finding(
-        message=f"{tally.answers} answers, {shares}, as the ensemble in {tally.agreed / tally.answers:.0%}{known}"
+        message=f"{tally.answers} engine answers, {shares}, {tally.agreed / tally.answers:.0%} as the ensemble{known}"
     )
 
 
-def matches(said: Sequence[EngineAnswer], answers: Sequence[Answer], thresholds: Thresholds) -> tuple[int, int]:
-    """(answers that are the model's own, answers that belong to a row of which we know what the model says)."""
+def matches(engine: Sequence[EngineAnswer], answers: Sequence[Answer], thresholds: Thresholds) -> tuple[int, int]:
+    """(engine answers that are the model's, engine answers that match a row to which the model's answer is known)."""
     by_symbol: dict[str, list[Answer]] = {}
     for answer in answers:
         by_symbol.setdefault(answer.symbol, []).append(answer)
     same = matched = 0
-    for one in said:
+    for one in engine:
         near = min(by_symbol.get(one.symbol, ()), key=lambda answer: abs(answer.decided_at - one.at), default=None)
         if near is None or abs(near.decided_at - one.at) > MATCH_MICROSECONDS:
             continue
         matched += 1
-        # an engine may say how sure it is of its action instead of P
+        # an engine may write its confidence in the action instead of P(WIN)
         gap = min(abs(one.confidence - near.probability), abs(one.confidence - (1.0 - near.probability)))
         same += gap <= MATCH_TOLERANCE and one.action == action_of(near.probability, thresholds)
     return same, matched
@@ -192,9 +192,9 @@ def _object(value: Any, name: str) -> Mapping[str, Any] | None:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise ValueError(f"its {name} is not JSON") from None
+            raise ValueError(f"{name} is not JSON") from None
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"its {name} is not an object")
+        raise ValueError(f"{name} is not an object")
     return value
 
 

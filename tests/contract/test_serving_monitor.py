@@ -64,9 +64,9 @@ def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(clien
     say(client, confidence=0.7, action="UP")
     client.xadd(INTENT_STREAM, {b"\xff": b"\xfe"})
     client.xadd(INTENT_STREAM, {"symbol": "BTCUSDT"})
-    serving_monitor = TradeIntents(client, outbox)
-    assert serving_monitor.read(model_path=MODEL, at=START) is None
-    tally = serving_monitor.tally
+    trade_intents = TradeIntents(client, outbox)
+    assert trade_intents.read(model_path=MODEL, at=START) is None
+    tally = trade_intents.tally
 
     assert (tally.entries, tally.answers, tally.malformed, tally.silent) == (36, 30, 4, 2)
 
@@ -84,26 +84,25 @@ def test_reading_goes_on_where_it_stopped_in_another_process_too(client, outbox)
 
 def test_another_model_in_the_slot_begins_another_tally(client, outbox):
     say(client, confidence=0.7)
-    serving_monitor = TradeIntents(client, outbox)
-    serving_monitor.read(model_path=MODEL, at=START)
-    serving_monitor.read(model_path="/engine/other.pth", at=START)
+    trade_intents = TradeIntents(client, outbox)
+    trade_intents.read(model_path=MODEL, at=START)
+    trade_intents.read(model_path="/engine/other.pth", at=START)
 
-    assert (serving_monitor.tally.model_path, serving_monitor.tally.entries) == ("/engine/other.pth", 0)
+    assert (trade_intents.tally.model_path, trade_intents.tally.entries) == ("/engine/other.pth", 0)
 
 
 def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_the_models(client, outbox):
     for number in range(60):
         say(client, confidence=0.615, number=number)
-    serving_monitor = TradeIntents(client, outbox)
-    serving_monitor.read(model_path=MODEL, at=START)
-    found = finding(serving_monitor.tally)
+    trade_intents = TradeIntents(client, outbox)
+    trade_intents.read(model_path=MODEL, at=START)
+    found = finding(trade_intents.tally)
 
     assert found.is_fault
     assert found.message == (
-        "serving fault: the engine said BUY 0.6150 in all of its last 60 answers, while the "
-        "model's own answers vary (std 0.200)"
+        "serving fault: the last 60 engine answers are all BUY 0.6150, but the model's vary (standard deviation 0.200)"
     )
-    assert not finding(serving_monitor.tally, model_std=0.001).is_fault, (
+    assert not finding(trade_intents.tally, model_std=0.001).is_fault, (
         "then it is the model's, and the probation's matter"
     )
 
@@ -111,10 +110,10 @@ def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_
 def test_an_engine_that_only_falls_back_is_a_serving_fault(client, outbox):
     for number in range(60):
         say(client, confidence=0.5, action="HOLD", number=number)
-    serving_monitor = TradeIntents(client, outbox)
-    serving_monitor.read(model_path=MODEL, at=START)
+    trade_intents = TradeIntents(client, outbox)
+    trade_intents.read(model_path=MODEL, at=START)
 
-    assert "60 of the engine's 60 answers are fallbacks" in finding(serving_monitor.tally).message
+    assert "60 of 60 engine answers are fallbacks" in finding(trade_intents.tally).message
 
 
 @pytest.mark.parametrize("shown", ["probability", "confidence"])
@@ -127,46 +126,46 @@ def test_answers_are_matched_with_our_models_by_symbol_and_time(client, outbox, 
         action = "BUY" if p > 0.6 else "SELL" if p < 0.4 else "HOLD"
         said = p if shown == "probability" else max(p, 1 - p)
         say(client, confidence=round(said, 3) + 1e-4, action=action, side="SELL", number=number)
-    serving_monitor = TradeIntents(client, outbox)
-    serving_monitor.read(model_path=MODEL, at=START)
-    ours = finding(serving_monitor.tally, answers=answers_like(range(40), probability))
-    other = finding(serving_monitor.tally, answers=answers_like(range(40), lambda number: 1 - probability(number + 3)))
+    trade_intents = TradeIntents(client, outbox)
+    trade_intents.read(model_path=MODEL, at=START)
+    ours = finding(trade_intents.tally, answers=answers_like(range(40), probability))
+    other = finding(trade_intents.tally, answers=answers_like(range(40), lambda number: 1 - probability(number + 3)))
 
-    assert "40 of 40 are the model's own" in ours.message
+    assert "40 of 40 matched answers are the model's" in ours.message
     assert not ours.is_fault
     assert other.is_fault
-    assert "it runs another model" in other.message
+    assert "runs another model" in other.message
 
 
 def test_few_answers_are_no_finding(client, outbox):
     say(client, confidence=0.615)
-    serving_monitor = TradeIntents(client, outbox)
-    serving_monitor.read(model_path=MODEL, at=START)
+    trade_intents = TradeIntents(client, outbox)
+    trade_intents.read(model_path=MODEL, at=START)
 
-    assert not finding(serving_monitor.tally).is_fault
-    assert "50 are needed" in finding(serving_monitor.tally).message
+    assert not finding(trade_intents.tally).is_fault
+    assert "50 required" in finding(trade_intents.tally).message
 
 
 def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confirms_nothing(client, outbox):
-    serving_monitor = TradeIntents(client, outbox)
+    trade_intents = TradeIntents(client, outbox)
     wanted = {"version": "patchtst_v20260110_033000", "sha256": "a" * 64, "model_path": MODEL, "since": START}
     say(client, confidence=0.7)
     say(client, confidence=0.7, version="patchtst_v20260101_000000")
-    assert serving_monitor.seen_serving(**wanted) is None
+    assert trade_intents.seen_serving(**wanted) is None
 
     say(client, confidence=0.7, version="patchtst_v20260110_033000")
     assert (
-        serving_monitor.seen_serving(**wanted) == "the engine names patchtst_v20260110_033000 in its answer for BTCUSDT"
+        trade_intents.seen_serving(**wanted) == "the engine names patchtst_v20260110_033000 in its answer for BTCUSDT"
     )
     later = datetime.now(UTC) + timedelta(minutes=5)
-    assert serving_monitor.seen_serving(**{**wanted, "since": later}) is None
+    assert trade_intents.seen_serving(**{**wanted, "since": later}) is None
 
 
 def test_a_redis_that_is_away_is_said_and_loses_nothing(redis_server, client, outbox):
-    serving_monitor = TradeIntents(client, outbox)
+    trade_intents = TradeIntents(client, outbox)
     say(client, confidence=0.7)
-    serving_monitor.read(model_path=MODEL, at=START)
+    trade_intents.read(model_path=MODEL, at=START)
     redis_server.kill()
 
-    assert "cannot be reached" in serving_monitor.read(model_path=MODEL, at=START).message
-    assert serving_monitor.tally == replace(serving_monitor.tally, entries=1)
+    assert "cannot be reached" in trade_intents.read(model_path=MODEL, at=START).message
+    assert trade_intents.tally == replace(trade_intents.tally, entries=1)

@@ -121,7 +121,7 @@ def test_another_request_is_not_answered_with_an_old_result(nursery):
     assert isinstance(nursery.end_of(nursery.workers("sys.exit(9)"), request=other), Broken)
 
 
-def test_the_child_gets_its_request_which_only_we_can_read(nursery):
+def test_the_worker_gets_its_request_which_only_we_can_read(nursery):
     workers = nursery.workers("json.load(open(request))['request']['run_id'] == '20260110_033000' and leave()")
     assert isinstance(nursery.end_of(workers), Done)
     (request,) = nursery.run_dir.glob("audit.*.request.json")
@@ -146,17 +146,17 @@ sys.stdin.read()
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("os.abort()", "SIGABRT"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "memory"),
-        ("", "left no result"),
-        ("leave('')", "not what it should be"),
-        ("leave('[1, 2')", "not what it should be"),
-        ("leave('[' * 100000)", "not what it should be"),
-        ('leave(\'{"kind": "result", "stage": "AUDIT", "result": {"verdict": 3}}\')', "not what it should be"),
+        ("", "wrote no result"),
+        ("leave('')", "cannot be decoded"),
+        ("leave('[1, 2')", "cannot be decoded"),
+        ("leave('[' * 100000)", "cannot be decoded"),
+        ('leave(\'{"kind": "result", "stage": "AUDIT", "result": {"verdict": 3}}\')', "cannot be decoded"),
         ('leave(\'{"kind": "result", "stage": "TRAIN", "result": {}}\')', "stage 'TRAIN'"),
         ('leave(\'{"kind": "other"}\')', "kind 'other'"),
         ("leave('x' * 300000)", "at most 200000 bytes"),
         ("os.mkdir(result)", "at most 200000 bytes"),
-        ("os.symlink('/etc/hostname', result)", "left no result"),
-        ("leave(); sys.exit(3)", "yet said"),
+        ("os.symlink('/etc/hostname', result)", "wrote no result"),
+        ("leave(); sys.exit(3)", "its exit status reports an error"),
     ],
 )
 def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery, script, said):
@@ -178,7 +178,7 @@ def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery, scrip
         ("BaseException", WorkerFailedError),
     ],
 )
-def test_the_error_of_the_child_is_the_error_of_the_daemon(nursery, kind, expected):
+def test_the_error_of_the_worker_is_the_error_of_the_daemon(nursery, kind, expected):
     error = {"kind": "error", "error": {"kind": kind, "what": "so it is", "where": "there", "remedy": "do that"}}
     answer = nursery.end_of(nursery.workers(f"leave({json.dumps(error)!r}); sys.exit(3)"))
     assert type(answer.error) is expected
@@ -194,7 +194,7 @@ def test_after_an_error_the_same_request_starts_again(nursery):
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_an_error_that_an_earlier_child_has_left_is_not_taken_for_this_one(nursery):
+def test_an_error_that_an_earlier_worker_has_left_is_not_taken_for_this_one(nursery):
     error = '{"kind": "error", "error": {"kind": "DiskFullError", "what": "full"}}'
     workers = nursery.workers(
         f"if not os.path.exists('tried'):\n    open('tried', 'w').close(); leave({error!r})\nsys.exit(3)"
@@ -203,7 +203,7 @@ def test_an_error_that_an_earlier_child_has_left_is_not_taken_for_this_one(nurse
     assert type(nursery.end_of(workers).error) is WorkerFailedError
 
 
-def test_a_child_that_hangs_is_ended_at_its_deadline(nursery):
+def test_a_worker_that_hangs_is_ended_at_its_deadline(nursery):
     workers = nursery.workers(
         "signal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)",
         deadline_seconds=dict.fromkeys(Stage, 0.2),
@@ -214,14 +214,14 @@ def test_a_child_that_hangs_is_ended_at_its_deadline(nursery):
     assert "deadline" in str(answer.error)
 
 
-def test_a_child_that_is_frozen_is_ended_at_its_deadline(nursery):
+def test_a_worker_that_is_frozen_is_ended_at_its_deadline(nursery):
     workers = nursery.workers(
         "os.kill(os.getpid(), signal.SIGSTOP)", deadline_seconds=dict.fromkeys(Stage, 0.2), grace_seconds=0.2
     )
     assert "deadline" in str(nursery.end_of(workers).error)
 
 
-def test_nothing_that_a_child_has_started_outlives_it(nursery):
+def test_nothing_that_a_worker_has_started_outlives_it(nursery):
     script = """
 code = "import time, signal; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
 for _ in range(3):
@@ -232,7 +232,7 @@ leave()
     wait_for(lambda: nursery.living() == [])
 
 
-def test_a_child_outlives_the_thread_that_started_it(nursery):
+def test_a_worker_outlives_the_thread_that_started_it(nursery):
     workers = nursery.workers("while not os.path.exists('go'): time.sleep(0.01)\nleave()")
     starter = threading.Thread(target=lambda: nursery.ask(workers))
     starter.start()
@@ -242,7 +242,7 @@ def test_a_child_outlives_the_thread_that_started_it(nursery):
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_stop_lets_a_child_keep_what_it_has(nursery):
+def test_stop_lets_a_worker_keep_what_it_has(nursery):
     script = """
 def end(*_):
     open("checkpoint", "w").close()
@@ -263,7 +263,7 @@ while True: time.sleep(1)
     assert workers.pid is None
 
 
-def test_stop_ends_a_child_that_does_not_listen(nursery):
+def test_stop_ends_a_worker_that_does_not_listen(nursery):
     workers = nursery.workers("signal.signal(15, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(60)")
     nursery.ask(workers)
     wait_for((nursery.run_dir / "ready").exists)
@@ -272,12 +272,12 @@ def test_stop_ends_a_child_that_does_not_listen(nursery):
     workers.stop()
 
 
-def test_a_child_that_was_stopped_by_somebody_else_is_interrupted(nursery):
+def test_a_worker_that_was_stopped_by_somebody_else_is_interrupted(nursery):
     workers = nursery.workers("sys.exit(4)")
     assert type(nursery.end_of(workers).error) is WorkerInterruptedError
 
 
-def test_another_request_ends_the_child_of_the_first(nursery):
+def test_another_request_ends_the_worker_of_the_first(nursery):
     workers = nursery.workers("sys.stdin.read()")
     nursery.ask(workers)
     first = workers.pid
@@ -286,7 +286,7 @@ def test_another_request_ends_the_child_of_the_first(nursery):
     assert not psutil.pid_exists(first)
 
 
-def test_the_environment_of_the_child_holds_no_secret_and_no_socket(nursery, monkeypatch):
+def test_the_environment_of_the_worker_holds_no_secret_and_no_socket(nursery, monkeypatch):
     for name in (
         "NOTIFY_SOCKET",
         "WATCHDOG_USEC",
@@ -309,7 +309,7 @@ def test_the_environment_of_the_child_holds_no_secret_and_no_socket(nursery, mon
     assert (found["OMP_NUM_THREADS"], found["PATH"]) == ("3", os.environ["PATH"])
 
 
-def test_the_child_is_nicer_than_we_are_and_never_less_nice(nursery):
+def test_the_worker_is_nicer_than_we_are_and_never_less_nice(nursery):
     ours = os.nice(0)
     for asked, expected in ((min(ours + 3, 19), min(ours + 3, 19)), (0, ours)):
         script = f"""
@@ -336,14 +336,16 @@ def test_only_the_pull_learns_where_the_rows_are(nursery):
     assert not [path for path in nursery.run_dir.glob("pull.*") if b"u:p@h" in path.read_bytes()]
 
 
-def test_a_password_in_the_log_of_a_child_is_not_repeated(nursery):
+def test_a_password_in_the_log_of_a_worker_is_not_repeated(nursery):
     answer = nursery.end_of(nursery.workers("sys.exit('cannot reach redis://u:hunter2@h/0')"))
     assert "hunter2" not in str(answer.error)
     assert "redis://u:***@h/0" in str(answer.error)
 
 
-def test_a_child_that_cannot_be_started_is_a_failure(nursery, monkeypatch):
-    monkeypatch.setattr(worker_process, "start_child", lambda *_, **__: (_ for _ in ()).throw(OSError(11, "try again")))
+def test_a_worker_that_cannot_be_started_is_a_failure(nursery, monkeypatch):
+    monkeypatch.setattr(
+        worker_process, "start_worker", lambda *_, **__: (_ for _ in ()).throw(OSError(11, "try again"))
+    )
     answer = nursery.ask(nursery.workers(""))
     assert type(answer.error) is WorkerFailedError
     assert "try again" in str(answer.error)
@@ -353,12 +355,12 @@ DAEMON = """
 import os, sys, time
 from pathlib import Path
 import msgspec
-from retrain_worker.adapters.worker_process import ChildProcesses
+from retrain_worker.adapters.worker_process import WorkerProcesses
 from retrain_worker.domain.worker_protocol import AuditRequest
 from retrain_worker.domain.lifecycle import Stage
 run_dir = Path(sys.argv[1])
 request = msgspec.json.decode(sys.argv[2], type=AuditRequest)
-workers = ChildProcesses(command=(sys.executable, "-S", "-P", str(run_dir / "worker.py")),
+workers = WorkerProcesses(command=(sys.executable, "-S", "-P", str(run_dir / "worker.py")),
                           deadline_seconds=dict.fromkeys(Stage, 60.0))
 workers.result_of(Stage.AUDIT, run_dir, request)
 while not (run_dir / "ready").exists():
@@ -379,12 +381,12 @@ def killed_daemon(nursery, script):
     return int(daemon.stdout)
 
 
-def test_the_child_of_a_killed_daemon_ends_by_itself(nursery):
+def test_the_worker_of_a_killed_daemon_ends_by_itself(nursery):
     pid = killed_daemon(nursery, "open('ready', 'w').close(); sys.stdin.read()")
     wait_for(lambda: pid not in nursery.living())
 
 
-def test_while_the_child_of_a_killed_daemon_lives_none_is_started_beside_it(nursery):
+def test_while_the_worker_of_a_killed_daemon_lives_none_is_started_beside_it(nursery):
     pid = killed_daemon(nursery, "open('ready', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.01)")
     workers = nursery.workers("leave()", grace_seconds=60)
     for _ in range(5):
@@ -394,7 +396,7 @@ def test_while_the_child_of_a_killed_daemon_lives_none_is_started_beside_it(nurs
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_a_child_of_a_killed_daemon_that_does_not_end_is_killed(nursery):
+def test_a_worker_of_a_killed_daemon_that_does_not_end_is_killed(nursery):
     pid = killed_daemon(nursery, "open('ready', 'w').close(); time.sleep(60)")
     workers = nursery.workers("leave()", grace_seconds=0.1)
     assert nursery.end_of(workers) == Done(result=RESULT)

@@ -70,7 +70,7 @@ def test_an_engine_that_is_not_at_work_is_not_started(stack):
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text("echo inactive; exit 3\n")
 
-    assert "not at work" in restart(stack)
+    assert "not running" in restart(stack)
     assert not [call for call in calls(stack) if "restart" in call]
 
 
@@ -122,7 +122,7 @@ def test_an_engine_that_does_not_come_up_is_an_error(stack):
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text('[ "$1" = try-restart ] && exit 1\necho active\n')
 
-    with pytest.raises(SlotError, match="does not come up"):
+    with pytest.raises(SlotError, match="does not stay active"):
         restart(stack)
 
 

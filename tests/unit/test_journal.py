@@ -113,7 +113,8 @@ def test_an_error_is_one_field_and_one_line(records):
     ours, other = (parsed(line)[1] for line in records())
     assert (ours["error_type"], ours["error"]) == ("SlotError", "/etc/x: it is gone; make it")
     assert "test_journal.py" in other["error"]
-    assert "stack" not in other
+    assert "stack" not in ours
+    assert "in fail" in other["stack"]
 
 
 def test_libraries_and_warnings_speak_in_our_form(records):
@@ -173,7 +174,7 @@ def test_how_much_was_lost_is_told_once_when_the_reader_is_back():
         while True:
             os.write(write_end, b"full\n")
     os.set_blocking(write_end, True)
-    writer = LineWriter(write_end, max_lines=10, about_lost=lambda num_lost: b"lost %d\n" % num_lost)
+    writer = LineWriter(write_end, max_lines=10, about_dropped=lambda num_dropped: b"lost %d\n" % num_dropped)
     for _ in range(30):
         writer.put(b"x\n")
     lost = writer.num_dropped
@@ -189,10 +190,10 @@ def test_how_much_was_lost_is_told_once_when_the_reader_is_back():
     assert found.endswith(b"x\nlost %d\ny\n" % lost)
 
 
-def test_the_line_about_lost_records_is_one_of_ours():
-    record = json.loads(journal._as_json_line(None, "warning", journal._about_lost(3))[3:])
+def test_dropped_records_are_reported_in_a_record_of_the_same_form():
+    record = json.loads(journal._as_json_line(None, "warning", journal._about_dropped(3))[3:])
     assert (record["event"], record["level"]) == ("records_lost", "warning")
-    assert record["message"].startswith("3 records of this log are lost")
+    assert record["message"].startswith("3 log records were dropped")
 
 
 def test_a_closed_stderr_does_not_hurt():
