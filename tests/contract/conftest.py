@@ -1,0 +1,20 @@
+"""Fixtures of the tests that open the components of a process."""
+
+import pytest
+
+from retrain_worker.daemon import wiring
+from tests.daemon_home import opened_components
+
+
+@pytest.fixture
+def boot_seconds(monkeypatch):
+    """The boot clock, which moves only when a test sets it."""
+    seconds = [0.0]
+    monkeypatch.setattr(wiring, "boot_clock", lambda: seconds[0])
+    return seconds
+
+
+@pytest.fixture
+def components(tmp_path, boot_seconds):
+    with opened_components(tmp_path / "home") as components:
+        yield components
