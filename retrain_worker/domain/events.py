@@ -26,10 +26,10 @@ SCHEMA_VERSION = 1
 STREAM_PREFIX = "quantum:stream:"
 #: the hash that always holds the model in service
 CURRENT_MODEL_KEY = f"quantum:model:{MODEL_NAME}:current"
-#: requests for a run come in here
+#: stream of requests for a run
 REQUEST_STREAM = f"{STREAM_PREFIX}model.retrain"
 REQUEST_GROUP = "retraining_workers"
-#: a follower says here that it answers with a model
+#: stream of followers' acknowledgements
 SERVED_STREAM = f"{STREAM_PREFIX}model.served"
 #: entries older than this are trimmed, but never past a pending one
 STREAM_RETENTION_DAYS = 30
@@ -40,23 +40,23 @@ _NAMESPACE = uuid.UUID("6f0c4b52-4f7e-4f0b-9d5e-5c1e6d1f2a10")
 
 
 class EventType(StrEnum):
-    """Everything we publish. Each has a stream of its own, named after it."""
+    """Types of published events. Each has its own stream, named after it."""
 
     STARTED = "learning.retraining.started"
-    #: a candidate was trained and judged: outcome PROMOTED or REFUSED
+    #: a candidate was trained and evaluated: outcome PROMOTED, REFUSED or ROLLED_BACK
     COMPLETED = "learning.retraining.completed"
-    #: no candidate came out: the data was refused, or something broke
+    #: the run ended without a candidate: the data was refused, or an error occurred
     FAILED = "learning.retraining.failed"
     SKIPPED = "learning.retraining.skipped"
     PROMOTED = "model.promoted"
     ROLLED_BACK = "model.rolled_back"
-    #: somebody else has changed the slot
+    #: the slot was changed by another process or person
     CHANGED_EXTERNALLY = "model.changed_externally"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One entry of a stream, before it has a stream id."""
+    """An event before it has a stream id."""
 
     event_id: str
     event_type: EventType
@@ -68,7 +68,7 @@ class Event:
 
     @property
     def stream(self) -> str:
-        """The stream this event belongs to."""
+        """The stream of this event."""
         return stream_of(self.event_type)
 
 
@@ -83,7 +83,7 @@ def event_id_of(cause: str, event_type: str) -> str:
 
 
 def started(run: Run, *, at: datetime) -> Event:
-    """A run has begun."""
+    """A run has started."""
     payload: payloads.Started = {
         "run_id": run.run_id,
         "requested_by": run.requested_by,
@@ -94,7 +94,7 @@ def started(run: Run, *, at: datetime) -> Event:
 
 
 def finished(run: Run, *, at: datetime) -> Event:
-    """A run has ended, however it did. `run.outcome` is set."""
+    """A run has ended. `run.outcome` is set."""
     assert run.outcome is not None, "only a run with an outcome has finished"
     event_type = finished_type(run)
     facts, promoted = run.facts, run.facts.promote
@@ -128,7 +128,7 @@ def finished(run: Run, *, at: datetime) -> Event:
 
 
 def finished_type(run: Run) -> EventType:
-    """Which stream the end of `run` goes to. Success is never said of a model that was not trained."""
+    """The event type of the end of `run`. COMPLETED requires a trained candidate."""
     if run.outcome is Outcome.SKIPPED:
         return EventType.SKIPPED
     judged = run.outcome in (Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK) and run.facts.gate is not None
@@ -182,7 +182,7 @@ def rolled_back(
     at: datetime,
     probation: ProbationFacts | None = None,
 ) -> Event:
-    """The slot names an earlier model again. `probation`: of the model that was taken back, if it was on probation."""
+    """The slot names an earlier model again. `probation`: of the rolled-back model, if it was on probation."""
     payload: payloads.RolledBack = {
         **_changed(deployment, shadow_only=shadow_only),
         "rolled_back_at": at.isoformat(),
@@ -200,7 +200,7 @@ def rolled_back(
 
 
 def changed_externally(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
-    """Somebody else has made the slot name another model."""
+    """An external change has made the slot name another model."""
     payload: payloads.ChangedExternally = {
         **_changed(deployment, shadow_only=shadow_only),
         "changed_at": at.isoformat(),

@@ -1,7 +1,7 @@
-"""What the payload of each event holds: the one typed source, for those who write it and for its JSON Schema.
+"""The payload of each event, as types: for the code that writes it and for its JSON Schema.
 
-`domain.events` fills them in, mypy compares; `docs/events/` is generated from here. A field may be added at any time;
-taking one away, or giving it another meaning, needs a new SCHEMA_VERSION.
+`domain.events` builds them, mypy checks it; `docs/events/` is generated from here. A field may be added at any time;
+removing one, or changing its meaning, needs a new SCHEMA_VERSION.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NotRequired, TypedDict
 
 
 class Started(TypedDict):
-    """learning.retraining.started: a run has begun."""
+    """learning.retraining.started: a run has started."""
 
     run_id: str
     requested_by: str
@@ -38,9 +38,9 @@ class Trial(TypedDict):
 
 
 class ProbationEvidence(TypedDict):
-    """What a probation had found of a model that was taken back."""
+    """The findings of the probation of a model that was rolled back."""
 
-    #: why the probation took it back; empty: somebody else did
+    #: why the probation rolled it back; empty: an operator did
     reason: str
     since: str
     num_predictions: int
@@ -111,7 +111,7 @@ class Promoted(TypedDict):
 
 
 class SlotChange(TypedDict):
-    """What every change of the slot says that is not a promotion. An empty model_path: it names no model any more."""
+    """A change of the slot that is not a promotion. An empty model_path: the slot names no model."""
 
     model_name: str
     model_type: str
@@ -134,21 +134,21 @@ class RolledBack(SlotChange):
 
 
 class ChangedExternally(SlotChange):
-    """model.changed_externally: somebody else has made the slot name another model."""
+    """model.changed_externally: an external change has made the slot name another model."""
 
     changed_at: str
     changed_by: str
 
 
 class RetrainRequest(TypedDict):
-    """model.retrain: somebody asks for a run. Both fields may also stand flat in the entry."""
+    """model.retrain: a request for a run. Both fields may also be flat fields of the entry."""
 
     reason: NotRequired[str]
     requested_by: NotRequired[str]
 
 
 class Served(TypedDict):
-    """model.served: a follower answers with a model, and by which event."""
+    """model.served: a follower has loaded a model, and the event that named it."""
 
     version: str
     sha256: str
@@ -160,10 +160,10 @@ class Served(TypedDict):
 
 
 class Entry(TypedDict):
-    """One entry of a stream: every field is text. Other fields may stand beside these."""
+    """One entry of a stream: every field is text. Other fields may be present."""
 
     event_type: str
-    #: JSON, of the schema that is named after the event type
+    #: JSON, with the schema of the event type
     payload: str
     trace_id: str
     #: the run
@@ -171,7 +171,7 @@ class Entry(TypedDict):
     #: ISO 8601, UTC
     timestamp: str
     source: str
-    #: the same however often the event is published: for dedupe
+    #: equal for every publication of the event: for de-duplication
     event_id: str
     schema_version: str
     # beside the envelope, for older consumers
