@@ -18,8 +18,9 @@ from scipy import signal, special
 from retrain_worker.demo.market import WINDOW
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.gates import ContractCheck, Evidence, GatePolicy, Scorecard
-from retrain_worker.worker import scoring, statistics
-from retrain_worker.worker.scoring import Answered, Rows
+from retrain_worker.worker import pooled_skill, scoring, statistics
+from retrain_worker.worker.pooled_skill import Answered
+from retrain_worker.worker.scoring import Rows
 from retrain_worker.worker.training import calibration
 
 Floats = NDArray[np.float64]
@@ -161,7 +162,7 @@ def evidence(
     judged = market.answered(candidate, 0)
     card = scoring.scorecard(judged.answers, judged.rows, prior=judged.prior, policy=policy)
     past = [market.answered(fold, number) for number, fold in enumerate(folds, start=1)]
-    skill = scoring.skill(judged, past, wanted=FOLDS, policy=policy)
+    skill = pooled_skill.skill(judged, past, wanted=FOLDS, policy=policy)
     if incumbent is None:
         return Evidence(candidate=card, contract=FITS, skill=skill, incumbent_absence="no model is in service")
     theirs = market.answered(incumbent, 0).answers

@@ -20,8 +20,9 @@ from sklearn.linear_model import LogisticRegression
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.alpha_spending import AlphaSpending, spend
 from retrain_worker.domain.gates import Decision, Evidence, GatePolicy, decide
-from retrain_worker.worker import scoring, statistics
-from retrain_worker.worker.scoring import Answered, Rows
+from retrain_worker.worker import pooled_skill, scoring, statistics
+from retrain_worker.worker.pooled_skill import Answered
+from retrain_worker.worker.scoring import Rows
 from retrain_worker.worker.training import calibration
 
 Floats = NDArray[np.float64]
@@ -168,7 +169,7 @@ class Retraining:
         policy: GatePolicy,
     ) -> Evidence:
         card = scoring.scorecard(judged.answers, judged.rows, prior=judged.prior, policy=policy)
-        skill = scoring.skill(judged, past, wanted=FOLDS, policy=policy)
+        skill = pooled_skill.skill(judged, past, wanted=FOLDS, policy=policy)
         if incumbent is None:
             return Evidence(candidate=card, contract=FITS, skill=skill)
         theirs = self._answered(seen, incumbent, before, len(seen.inputs), before).answers

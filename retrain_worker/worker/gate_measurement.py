@@ -1,6 +1,6 @@
 """The measurements of GATE: candidate and incumbent on the holdout, the backtest folds, and the contract of both files.
 
-The worker measures, `domain/gates.py` decides.
+The worker measures, domain/gates decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from retrain_worker.domain.worker_protocol import UNNAMED, GateMeasured, GateReq
 from retrain_worker.errors import ContractError
 from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
-from retrain_worker.worker import compute, inference, scoring
+from retrain_worker.worker import compute, inference, pooled_skill, scoring
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.samples import Parts, Samples, select_samples, split_samples
 from retrain_worker.worker.data.snapshot import Snapshot, load
@@ -63,10 +63,10 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
 
 
 def _unseen(parts: Parts, candidate: Bundle) -> tuple[Parts, str]:
-    """The parts with a holdout of rows that the model cannot have seen, and what is known of that."""
+    """The parts with a holdout of rows that the model was not trained on, and a note on how that is known."""
     windows = candidate.manifest.training.get("windows")
     if not windows:
-        return parts, "nobody knows which rows it was trained on; those that it has seen would flatter it"
+        return parts, "its training rows are unknown; results on rows that it was trained on are too good"
     seen_until = datetime.fromisoformat(windows["validation"]["end"])
     is_unseen = parts.holdout.decided_at >= to_microseconds(seen_until)
     note = f"trained on rows until {seen_until:%Y-%m-%d %H:%M} UTC"
@@ -76,7 +76,7 @@ def _unseen(parts: Parts, candidate: Bundle) -> tuple[Parts, str]:
 
 
 def _skill(request: GateRequest, candidate: Bundle, snapshot: Snapshot, samples: Samples, parts: Parts) -> Skill:
-    holdout = scoring.Answered(
+    holdout = pooled_skill.Answered(
         answers=inference.answers_of(candidate, snapshot, parts.holdout),
         rows=scoring.rows_of(snapshot, parts.holdout),
         prior=_prior(parts),
@@ -84,8 +84,10 @@ def _skill(request: GateRequest, candidate: Bundle, snapshot: Snapshot, samples:
     past = []
     for fold in read_folds(Path(request.run_dir)):
         judged = samples.where(np.isin(samples.positions, fold.positions))
-        past.append(scoring.Answered(answers=fold.answers, rows=scoring.rows_of(snapshot, judged), prior=fold.prior))
-    return scoring.skill(holdout, past, wanted=request.split.backtest_folds, policy=request.policy)
+        past.append(
+            pooled_skill.Answered(answers=fold.answers, rows=scoring.rows_of(snapshot, judged), prior=fold.prior)
+        )
+    return pooled_skill.skill(holdout, past, wanted=request.split.backtest_folds, policy=request.policy)
 
 
 def _prior(parts: Parts) -> float:
@@ -102,9 +104,9 @@ def evidence(
     data: DataPolicy,
     policy: GatePolicy,
 ) -> Evidence:
-    """All that a verdict on `candidate` rests on, measured on `samples`, which are samples of its window length.
+    """Everything that a verdict on `candidate` is based on, measured on `samples`, which have its window length.
 
-    The incumbent is measured on those of them for which it has a window, too. `prior` is P(label = 1) of the training
+    The incumbent is measured on those of them for which it has a window as well. `prior` is P(label = 1) of the training
     part as it was before balancing.
     """
     answers = inference.answers_of(candidate, snapshot, samples)

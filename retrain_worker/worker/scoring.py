@@ -1,12 +1,11 @@
-"""A scorecard for any model on any rows with known outcomes; the gate, the shadow trial and the probation share it.
+"""Scorecard and paired comparison of models on rows with known outcomes: for the gates, shadow trial and probation.
 
-This module measures, `domain/gates` decides. What cannot be measured is None, never NaN and never an exception.
+This module measures, domain/gates decides. What cannot be measured is None, never NaN and never an exception.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,37 +17,32 @@ from retrain_worker.domain.gates import (
     Agreement,
     Bucket,
     Comparison,
-    Fold,
     GatePolicy,
-    PooledEstimate,
     Scorecard,
-    Skill,
     Slice,
 )
-from retrain_worker.domain.gates.skill import pool_alphas
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.worker import statistics
-from retrain_worker.worker.data.instants import to_datetime
 from retrain_worker.worker.data.samples import Samples
 from retrain_worker.worker.data.snapshot import Snapshot
-from retrain_worker.worker.statistics import Judged
+from retrain_worker.worker.statistics import LabelledPredictions
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-#: as the snapshot records the ensemble's action; anything else there is unknown
+#: codes of the ensemble's action in the snapshot; any other code is unknown
 ACTIONS = {"BUY": 1, "SELL": -1, "HOLD": 0}
-#: the ensemble answers this confidence when it has none
+#: the confidence that the ensemble records when it has none
 FALLBACK_CONFIDENCE = 0.5
 WILSON_CONFIDENCE = 0.95
-#: only the simulation inside the ECE limit is random; the same rows give the same limit
+#: seed of the simulation of the ECE limit: the same rows give the same limit
 ECE_SEED = 20260110
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What is known, besides the features, about samples in time order; every array is (N,)."""
+    """Labels, instants and recorded actions of samples in time order; every array is (N,)."""
 
     labels: Ints
     #: microseconds since the epoch, UTC
@@ -82,18 +76,18 @@ def rows_of(snapshot: Snapshot, samples: Samples) -> Rows:
 def scorecard(
     answers: Floats, rows: Rows, *, prior: float, policy: GatePolicy, thresholds: Thresholds | None = None
 ) -> Scorecard:
-    """One model's probabilities (N,) on `rows`. Answers that are not finite count as no measurement at all."""
+    """The scorecard of probabilities (N,) on `rows`. If one of them is not finite, nothing is measured."""
     thresholds = thresholds or Thresholds()
     num_rows, num_win = len(answers), int(rows.labels.sum())
     if not num_rows or not np.isfinite(answers).all():
-        return _unmeasured(num_rows, num_win)
+        return Scorecard(n=num_rows, num_win=num_win, num_blocks=0, actions=dict.fromkeys(ACTIONS, 0.0))
     labels, blocks = rows.labels, statistics.blocks_in_time(rows.decided_at, rows.known_at)
     area = statistics.auc(labels, answers, blocks)
     losses = statistics.log_losses(labels, answers)
     prior_losses = statistics.log_losses(labels, np.full(num_rows, prior))
     gain = statistics.mean(prior_losses - losses, blocks)
     effect = statistics.design_effect(labels, answers, blocks)
-    slope = statistics.calibration_slope([Judged(labels=labels, probabilities=answers, blocks=blocks)])
+    slope = statistics.calibration_slope([LabelledPredictions(labels=labels, probabilities=answers, blocks=blocks)])
     is_win = answers > 0.5
     return Scorecard(
         n=num_rows,
@@ -126,39 +120,14 @@ def scorecard(
 
 
 def _ece_limit(labels: Ints, answers: Floats, blocks: Ints, *, alpha: float) -> float:
-    """What independent rows allow, or, where neighbours share their luck, what that allows."""
+    """The limit for independent rows, or that for outcomes correlated within blocks, if it is larger."""
     alone = statistics.ece_limit(answers, alpha=alpha, seed=ECE_SEED)
     shared = statistics.ece_limit_by_blocks(labels, answers, blocks, alpha=alpha, seed=ECE_SEED)
     return alone if shared is None else max(alone, shared)
 
 
-def _unmeasured(num_rows: int, num_win: int) -> Scorecard:
-    return Scorecard(
-        n=num_rows,
-        num_win=num_win,
-        num_blocks=0,
-        auc=None,
-        auc_low=None,
-        log_loss=None,
-        prior_log_loss=None,
-        log_loss_gain=None,
-        log_loss_gain_low=None,
-        brier=None,
-        ece=None,
-        ece_limit=None,
-        accuracy=None,
-        precision=None,
-        recall=None,
-        f1_score=None,
-        actions=dict.fromkeys(ACTIONS, 0.0),
-        p_mean=None,
-        p_std=None,
-        p10_p90=None,
-    )
-
-
 def _actions(answers: Floats, thresholds: Thresholds) -> NDArray[np.int8]:
-    """domain.labels.action_of for every answer, as the snapshot writes actions."""
+    """domain.labels.action_of for each probability, as the codes of the snapshot."""
     return (answers > thresholds.buy).astype(np.int8) - (answers < thresholds.sell).astype(np.int8)
 
 
@@ -169,7 +138,7 @@ def action_shares(answers: Floats, thresholds: Thresholds) -> dict[str, float]:
 
 
 def _buckets(labels: Ints, answers: Floats, *, effect: float) -> tuple[Bucket, ...]:
-    """Outcomes over the whole of 0..1; `effect` is the design effect of the rows."""
+    """Outcomes by bin of the probability; `effect` is the design effect of the rows."""
     bins = statistics.bins_of(answers)
     width = 1.0 / statistics.NUM_BINS
     found = []
@@ -192,7 +161,7 @@ def _buckets(labels: Ints, answers: Floats, *, effect: float) -> tuple[Bucket, .
 
 
 def _agreement(answers: Floats, rows: Rows, thresholds: Thresholds) -> Agreement | None:
-    """Beside the ensemble's recorded action; None where no row has one."""
+    """Agreement with the ensemble's recorded actions; None without any."""
     is_recorded = np.isin(rows.actions, list(ACTIONS.values()))
     # written so that NaN is a fallback
     is_sound = (rows.confidences >= 0.0) & (rows.confidences <= 1.0) & (rows.confidences != FALLBACK_CONFIDENCE)
@@ -215,7 +184,7 @@ def _agreement(answers: Floats, rows: Rows, thresholds: Thresholds) -> Agreement
 
 
 def _kappa(ours: NDArray[np.int8], theirs: NDArray[np.int8]) -> float | None:
-    """Agreement beyond chance; None when both always do the same one thing."""
+    """Cohen's kappa; None when both have a single action, the same one."""
     if len(np.unique(np.concatenate([ours, theirs]))) < 2:
         return None
     kappa = float(metrics.cohen_kappa_score(ours, theirs))
@@ -223,7 +192,7 @@ def _kappa(ours: NDArray[np.int8], theirs: NDArray[np.int8]) -> float | None:
 
 
 def _slices(answers: Floats, rows: Rows, blocks: Ints, policy: GatePolicy, thresholds: Thresholds) -> tuple[Slice, ...]:
-    """Every symbol, then both halves in time."""
+    """Each symbol, then both halves in time."""
     is_early = np.arange(len(answers)) < len(answers) // 2
     masks = [(str(symbol), rows.symbols == symbol) for symbol in np.unique(rows.symbols)]
     masks += [("first half", is_early), ("second half", ~is_early)]
@@ -250,97 +219,9 @@ def _slices(answers: Floats, rows: Rows, blocks: Ints, policy: GatePolicy, thres
 
 
 def _dense(blocks: Ints) -> Ints:
-    """The same blocks numbered from 0 without holes."""
+    """The same blocks numbered from 0 without gaps."""
     numbers: Ints = np.unique(blocks, return_inverse=True)[1].astype(np.int64)
     return numbers
-
-
-# ---------------------------------------------------------------- the same recipe on the past
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """Probabilities (N,) of one model on rows that it has never seen; `prior` is P(label = 1) of its training part."""
-
-    answers: Floats
-    rows: Rows
-    prior: float
-
-
-def skill(holdout: Answered, folds: Sequence[Answered], *, wanted: int, policy: GatePolicy) -> Skill:
-    """The holdout together with 0, 1, ... backtest folds (newest first), each pool at its own error probability.
-
-    AUC and gain are taken inside each stretch and averaged by rows, so a drift of the hit rate or of the answers from
-    one stretch to another is no skill. Whether the recipe's confidence is earned is told by all of them together.
-    """
-    stretches = [_stretch(answered) for answered in (holdout, *folds)]
-    alone = stretches[0]
-    levels = pool_alphas(policy.skill_alpha, wanted)
-    pools = []
-    for num_folds, alpha in zip(range(len(stretches)), levels, strict=False):
-        together = [each for each in stretches[: num_folds + 1] if each is not None]
-        if len(together) == num_folds + 1:
-            pools.append(_pool(together, alpha))
-    judged = [each.judged for each in stretches if each is not None]
-    slope = statistics.calibration_slope(judged) if len(judged) > 1 else None
-    return Skill(
-        calibration_slope=slope.value if slope else None,
-        calibration_slope_high=slope.high(policy.calibration_alpha) if slope else None,
-        folds=tuple(_fold(answered, stretch) for answered, stretch in zip(folds, stretches[1:], strict=True)),
-        pooled=tuple(pools),
-        holdout_auc_low=alone.area.low(policy.holdout_alpha) if alone else None,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stretch:
-    n: int
-    area: statistics.Estimate
-    gain: statistics.Estimate
-    judged: Judged
-
-
-def _stretch(answered: Answered) -> _Stretch | None:
-    """None: no AUC can be told."""
-    answers, rows = answered.answers, answered.rows
-    if not len(answers) or not np.isfinite(answers).all():
-        return None
-    blocks = statistics.blocks_in_time(rows.decided_at, rows.known_at)
-    area = statistics.auc(rows.labels, answers, blocks)
-    prior_losses = statistics.log_losses(rows.labels, np.full(len(answers), answered.prior))
-    gain = statistics.mean(prior_losses - statistics.log_losses(rows.labels, answers), blocks)
-    judged = Judged(labels=rows.labels, probabilities=answers, blocks=blocks)
-    return _Stretch(n=len(answers), area=area, gain=gain, judged=judged) if area else None
-
-
-def _pool(together: Sequence[_Stretch], alpha: float) -> PooledEstimate:
-    num_rows = sum(each.n for each in together)
-    weights = [each.n / num_rows for each in together]
-    area, gain = (
-        statistics.combined(each, weights)
-        for each in ([stretch.area for stretch in together], [stretch.gain for stretch in together])
-    )
-    return PooledEstimate(
-        num_folds=len(together) - 1,
-        n=num_rows,
-        num_blocks=gain.num_blocks,
-        alpha=alpha,
-        auc=area.value,
-        auc_low=area.low(alpha),
-        log_loss_gain=gain.value,
-        log_loss_gain_low=gain.low(alpha),
-    )
-
-
-def _fold(answered: Answered, stretch: _Stretch | None) -> Fold:
-    first, last = (to_datetime(int(answered.rows.decided_at[place])).isoformat() for place in (0, -1))
-    return Fold(
-        first_at=first,
-        last_at=last,
-        n=len(answered.answers),
-        auc=stretch.area.value if stretch else None,
-        log_loss_gain=stretch.gain.value if stretch else None,
-    )
 
 
 # ---------------------------------------------------------------- two models

@@ -1,7 +1,7 @@
-"""Numbers with honest error bars: samples close in time share their outcome, so errors are summed in blocks of time.
+"""Estimates with confidence bounds for samples whose outcomes are correlated in time.
 
-Every estimate is a mean of influence values (for a mean, the deviations; for the AUC, DeLong's placements). Their sums
-over blocks of time, all symbols together, give a cluster-robust variance: sum of squares times G / (G - 1), read with
+Each estimate is a mean of influence values (for a mean, the deviations; for the AUC, DeLong's placements). Their sums
+over blocks in time, all symbols together, give a cluster-robust variance: sum of squares times G / (G - 1), used with
 Student's t at G - 1 degrees of freedom. DeLong et al., Biometrics 44 (1988) 837; Obuchowski, Biometrics 53 (1997) 567
 (clustered AUC); Cameron and Miller, J. Human Resources 50 (2015) 317 (few clusters).
 """
@@ -20,22 +20,22 @@ from scipy import special, stats
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: blocks under which no bound is given
+#: with fewer blocks there is no bound
 MIN_BLOCKS = 10
-#: blocks aimed at: enough for Student's t, long enough for neighbours to be nearly independent
-AIMED_BLOCKS = (20, 60)
-#: lengths of a label's horizon that a block holds where the span allows
+#: intended number of blocks: enough for Student's t, each long enough to be nearly independent of the next
+INTENDED_BLOCKS = (20, 60)
+#: label horizons in a block, where the span is long enough
 HORIZONS_PER_BLOCK = 4
-#: rows of each class under which an AUC is not estimated
+#: with fewer rows of a class, no AUC is estimated
 MIN_CLASS_ROWS = 5
-#: probabilities are kept this far from 0 and 1 in a log loss
+#: probabilities are clipped to this distance from 0 and 1 in a log loss
 EDGE = 1e-7
-#: bins of equal width for ECE and for the hit rate by confidence
+#: bins of equal width for ECE and for the hit rate by probability
 NUM_BINS = 10
-#: rows that a bin needs before its hit rate is compared
+#: rows of a bin whose hit rate is compared; smaller ones are merged
 MIN_BIN_ROWS = 30
 ECE_DRAWS = 1000
-#: std of the logits under which a slope says nothing
+#: with a smaller std of the logits, no slope is estimated
 MIN_LOGIT_STD = 1e-3
 NEWTON_STEPS = 30
 _DRAWN_AT_ONCE = 20_000_000
@@ -43,13 +43,12 @@ _DRAWN_AT_ONCE = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number and the sums of its influence values by block."""
+    """An estimate and its standard error."""
 
     value: float
     standard_error: float
     num_blocks: int
-
-    #: estimates that were combined into this one; each has taken a degree of freedom
+    #: estimates that were combined into this one; each takes one degree of freedom
     num_combined: int = 1
 
     def low(self, alpha: float) -> float | None:
@@ -67,16 +66,16 @@ class Estimate:
 
 
 def blocks_in_time(decided_at: Ints, known_at: Ints) -> Ints:
-    """The block number (N,) of every row, from 0 without holes.
+    """The block number (N,) of each row, from 0 without gaps.
 
-    A block lasts at least the 95th percentile of known_at - decided_at, and several times that where the span still
-    gives AIMED_BLOCKS.
+    A block is at least as long as the 95th percentile of known_at - decided_at, and several times that where the span
+    still contains INTENDED_BLOCKS.
     """
     if not len(decided_at):
         return np.empty(0, dtype=np.int64)
     span = float(decided_at.max() - decided_at.min()) + 1.0
     horizon = max(1.0, float(np.quantile(known_at - decided_at, 0.95)))
-    wanted = float(np.clip(span / (HORIZONS_PER_BLOCK * horizon), *AIMED_BLOCKS))
+    wanted = float(np.clip(span / (HORIZONS_PER_BLOCK * horizon), *INTENDED_BLOCKS))
     length = max(horizon, span / wanted)
     numbers = ((decided_at - decided_at.min()) / length).astype(np.int64)
     dense: Ints = np.unique(numbers, return_inverse=True)[1].astype(np.int64)
@@ -96,7 +95,7 @@ def auc(labels: Ints, scores: Floats, blocks: Ints) -> Estimate | None:
     if min(num_win, num_loss) < MIN_CLASS_ROWS:
         return None
     ranks = stats.rankdata(scores)
-    # placement: the share of the other class that a row is ranked above (a loss: below), ties half
+    # placement: the share of the other class that a win is ranked above (a loss: below), ties half
     placements = np.empty(len(labels))
     placements[is_win] = (ranks[is_win] - stats.rankdata(scores[is_win])) / num_loss
     placements[~is_win] = 1.0 - (ranks[~is_win] - stats.rankdata(scores[~is_win])) / num_win
@@ -113,7 +112,7 @@ def _estimate(value: float, influence: Floats, blocks: Ints) -> Estimate:
 
 
 def combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
-    """The weighted sum of estimates on rows of their own, at least one."""
+    """The weighted sum of estimates on disjoint rows, at least one."""
     variance = sum((weight * each.standard_error) ** 2 for weight, each in zip(weights, estimates, strict=True))
     return Estimate(
         value=sum(weight * each.value for weight, each in zip(weights, estimates, strict=True)),
@@ -124,7 +123,7 @@ def combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimat
 
 
 def log_losses(labels: Ints, probabilities: Floats) -> Floats:
-    """Nats (N,) that each row costs."""
+    """Log loss (N,) of each row in nats."""
     kept = np.clip(probabilities, EDGE, 1.0 - EDGE)
     costs: Floats = -np.where(labels == 1, np.log(kept), np.log1p(-kept))
     return costs
@@ -147,8 +146,8 @@ def ece(labels: Ints, probabilities: Floats) -> float:
 def design_effect(labels: Ints, probabilities: Floats, blocks: Ints) -> float:
     """How many times the variance of hit rates exceeds that of independent outcomes; 1 with too few blocks.
 
-    Neighbouring rows share luck even under a perfect model: what the window does not show is the same for all of them.
-    The deviation of each bin itself is taken out first, so that a model that is wrong everywhere earns no excuse.
+    Neighbouring rows are correlated even under a perfect model: what the window does not show is common to them. The
+    mean deviation of each bin is subtracted first, so that miscalibration does not enlarge the effect.
     """
     num_blocks = int(blocks.max()) + 1
     if num_blocks < MIN_BLOCKS:
@@ -163,7 +162,7 @@ def design_effect(labels: Ints, probabilities: Floats, blocks: Ints) -> float:
 
 
 def hit_rate_interval(labels: Ints, *, confidence: float, effect: float = 1.0) -> tuple[float | None, float | None]:
-    """Wilson's interval of the share of wins among `labels` (N,), whose rows are worth N / `effect`; None of none."""
+    """Wilson's interval of the hit rate of `labels` (N,), for N / `effect` effective rows; None without rows."""
     if not len(labels):
         return None, None
     hit_rate, rows = float(labels.mean()), len(labels) / effect
@@ -174,7 +173,7 @@ def hit_rate_interval(labels: Ints, *, confidence: float, effect: float = 1.0) -
 
 
 def ece_limit(probabilities: Floats, *, alpha: float, seed: int, effect: float = 1.0) -> float:
-    """The ECE that a model whose every probability is true exceeds with probability `alpha`, by simulation.
+    """The ECE that a perfectly calibrated model exceeds with probability `alpha`, by simulation.
 
     `effect` is the design effect of the rows.
     """
@@ -193,10 +192,10 @@ def ece_limit(probabilities: Floats, *, alpha: float, seed: int, effect: float =
 
 
 def ece_limit_by_blocks(labels: Ints, probabilities: Floats, blocks: Ints, *, alpha: float, seed: int) -> float | None:
-    """The ECE that luck shared within blocks of time exceeds with probability `alpha`; None with too few blocks.
+    """As `ece_limit`, for outcomes that are correlated within blocks in time; None with too few blocks.
 
-    Shared luck moves all bins to the same side at once, which no factor on independent rows tells. So each block keeps
-    its residuals in every bin and is given a random sign (the wild cluster bootstrap with the null imposed; Cameron,
+    Correlated outcomes shift all bins in the same direction, which a design effect does not represent. So each block
+    keeps its residuals in all bins and gets a random sign (the wild cluster bootstrap with the null imposed; Cameron,
     Gelbach and Miller, Rev. Econ. Stat. 90 (2008) 414).
     """
     num_blocks = int(blocks.max()) + 1
@@ -210,35 +209,35 @@ def ece_limit_by_blocks(labels: Ints, probabilities: Floats, blocks: Ints, *, al
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Outcomes (N,) of one stretch of time, what was said of them, and the stretch's own blocks, from 0."""
+class LabelledPredictions:
+    """Outcomes (N,) of one stretch of time, their probabilities (N,), and the blocks (N,) of the stretch, from 0."""
 
     labels: Ints
     probabilities: Floats
     blocks: Ints
 
 
-def calibration_slope(stretches: Sequence[Judged]) -> Estimate | None:
-    """The b of the likeliest logit P(label = 1) = a + b logit(p): 1 when confidence is earned, under 1 overconfident.
+def calibration_slope(stretches: Sequence[LabelledPredictions]) -> Estimate | None:
+    """The maximum likelihood b of logit P(label = 1) = a + b logit(p): 1 when calibrated, below 1 when overconfident.
 
-    Each stretch has an a of its own, so a drift of the hit rate between them is no lack of confidence; b is common.
-    Cox, Biometrika 45 (1958) 562; the error is the sandwich over blocks of time. None where it cannot be told; a
-    stretch of one class, or with one probability, tells nothing.
+    Each stretch has its own a, so that a drift of the hit rate between them does not affect the common b. Cox,
+    Biometrika 45 (1958) 562; the standard error is the sandwich estimate over blocks in time. Stretches with one class
+    or one probability are left out; None without any other.
     """
     logits = [special.logit(np.clip(each.probabilities, EDGE, 1.0 - EDGE)) for each in stretches]
-    telling = [
+    usable = [
         (each, theirs)
         for each, theirs in zip(stretches, logits, strict=True)
         if 0 < each.labels.sum() < len(each.labels) and float(theirs.std()) >= MIN_LOGIT_STD
     ]
-    if not telling:
+    if not usable:
         return None
-    labels = np.concatenate([each.labels for each, _ in telling])
-    place = np.repeat(np.arange(len(telling)), [len(each.labels) for each, _ in telling])
-    first_block = np.cumsum([0, *(int(each.blocks.max()) + 1 for each, _ in telling)])
-    blocks = np.concatenate([each.blocks for each, _ in telling]) + first_block[place]
-    design = np.column_stack([np.eye(len(telling))[place], np.concatenate([theirs for _, theirs in telling])])
-    found = np.zeros(len(telling) + 1)
+    labels = np.concatenate([each.labels for each, _ in usable])
+    place = np.repeat(np.arange(len(usable)), [len(each.labels) for each, _ in usable])
+    first_block = np.cumsum([0, *(int(each.blocks.max()) + 1 for each, _ in usable)])
+    blocks = np.concatenate([each.blocks for each, _ in usable]) + first_block[place]
+    design = np.column_stack([np.eye(len(usable))[place], np.concatenate([theirs for _, theirs in usable])])
+    found = np.zeros(len(usable) + 1)
     found[-1] = 1.0
     for _ in range(NEWTON_STEPS):
         fitted = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -30.0, 30.0)))
@@ -250,11 +249,11 @@ def calibration_slope(stretches: Sequence[Judged]) -> Estimate | None:
         if np.abs(step).max() < 1e-8:
             break
     influence = (design * (labels - fitted)[:, None]) @ np.linalg.inv(hessian)[-1]
-    return replace(_estimate(float(found[-1]), influence, blocks), num_combined=len(telling))
+    return replace(_estimate(float(found[-1]), influence, blocks), num_combined=len(usable))
 
 
 def monotonicity_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) -> float | None:
-    """Z of the worst fall of the hit rate from one bin to the next higher one; None with fewer than two usable bins.
+    """Z of the largest drop of the hit rate from one bin to the next higher one; None with fewer than two usable bins.
 
     Neighbouring bins are merged until each has MIN_BIN_ROWS rows. Negative: the hit rate rises everywhere. `effect` is
     the design effect of the rows.
@@ -270,12 +269,12 @@ def monotonicity_z(labels: Ints, probabilities: Floats, *, effect: float = 1.0) 
             rows, hits = 0.0, 0.0
     if merged and rows:
         merged[-1] = (merged[-1][0] + rows, merged[-1][1] + hits)
-    falls = [_fall_z(lower, higher) for lower, higher in itertools.pairwise(merged)]
-    return max(falls) / math.sqrt(effect) if falls else None
+    drops = [_drop_z(lower, higher) for lower, higher in itertools.pairwise(merged)]
+    return max(drops) / math.sqrt(effect) if drops else None
 
 
-def _fall_z(lower: tuple[float, float], higher: tuple[float, float]) -> float:
-    """(rows, hits) twice: the two-sample z of a fall."""
+def _drop_z(lower: tuple[float, float], higher: tuple[float, float]) -> float:
+    """Two-sample z of a drop between two bins of (rows, hits)."""
     (rows, hits), (more_rows, more_hits) = lower, higher
     pooled = (hits + more_hits) / (rows + more_rows)
     error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / rows + 1.0 / more_rows))

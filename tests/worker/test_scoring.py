@@ -27,7 +27,7 @@ from retrain_worker.domain.worker_protocol import GateRequest
 from retrain_worker.errors import ArtifactError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST, sigmoid
-from retrain_worker.worker import scoring, statistics
+from retrain_worker.worker import pooled_skill, scoring, statistics
 from retrain_worker.worker.gate_measurement import measure
 from retrain_worker.worker.scoring import Rows
 from tests.worker.synthetic_market import HOUR, NAMES, START, market, saved
@@ -277,8 +277,8 @@ def doubled_log_odds(answers: np.ndarray) -> np.ndarray:
     return answers**2 / (answers**2 + (1 - answers) ** 2)
 
 
-def judged(labels: np.ndarray, answers: np.ndarray, blocks: np.ndarray) -> statistics.Judged:
-    return statistics.Judged(labels=labels, probabilities=answers, blocks=blocks)
+def judged(labels: np.ndarray, answers: np.ndarray, blocks: np.ndarray) -> statistics.LabelledPredictions:
+    return statistics.LabelledPredictions(labels=labels, probabilities=answers, blocks=blocks)
 
 
 def test_the_calibration_slope_is_one_for_true_probabilities_and_half_for_doubled_log_odds() -> None:
@@ -318,29 +318,29 @@ def test_past_folds_make_sure_of_an_overconfidence_that_one_holdout_leaves_in_do
     stretches = [answered(300, skill=0.6, seed=seed) for seed in range(4)]
     bold = [dataclasses.replace(each, answers=doubled_log_odds(each.answers)) for each in stretches]
     alone = scoring.scorecard(bold[0].answers, bold[0].rows, prior=0.5, policy=POLICY)
-    sound, found = (scoring.skill(each[0], each[1:], wanted=3, policy=POLICY) for each in (stretches, bold))
+    sound, found = (pooled_skill.skill(each[0], each[1:], wanted=3, policy=POLICY) for each in (stretches, bold))
     assert found.calibration_slope == pytest.approx(0.5, abs=0.12)
     assert found.calibration_slope_high is not None
     assert alone.calibration_slope_high is not None
     assert found.calibration_slope_high < POLICY.min_calibration_slope < alone.calibration_slope_high
     assert sound.calibration_slope_high is not None
     assert sound.calibration_slope_high > 1.0
-    assert scoring.skill(bold[0], [], wanted=3, policy=POLICY).calibration_slope_high is None
+    assert pooled_skill.skill(bold[0], [], wanted=3, policy=POLICY).calibration_slope_high is None
 
 
 # ---------------------------------------------------------------- backtest folds
 
 
-def answered(count: int, *, skill: float, seed: int, noise: bool = False) -> scoring.Answered:
+def answered(count: int, *, skill: float, seed: int, noise: bool = False) -> pooled_skill.Answered:
     answers, labels = world(count, skill=skill, seed=seed)
     if noise:
         labels = np.random.default_rng(seed).permutation(labels)
-    return scoring.Answered(answers=answers, rows=rows(labels), prior=float(labels.mean()))
+    return pooled_skill.Answered(answers=answers, rows=rows(labels), prior=float(labels.mean()))
 
 
 def test_past_folds_make_a_weak_edge_sure_that_one_holdout_leaves_in_doubt() -> None:
     stretches = [answered(700, skill=0.45, seed=seed) for seed in range(4)]
-    found = scoring.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
+    found = pooled_skill.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
     assert [pool.num_folds for pool in found.pooled] == [0, 1, 2, 3]
     assert [pool.n for pool in found.pooled] == [700, 1400, 2100, 2800]
     alone, together = found.pooled[0], found.pooled[-1]
@@ -356,19 +356,19 @@ def test_a_drift_from_fold_to_fold_is_no_skill() -> None:
         random = np.random.default_rng(seed)
         labels = (random.random(700) < chance).astype(np.int64)
         answers = np.clip(chance + random.normal(0, 0.05, 700), 0.01, 0.99)
-        stretches.append(scoring.Answered(answers=answers, rows=rows(labels), prior=chance))
+        stretches.append(pooled_skill.Answered(answers=answers, rows=rows(labels), prior=chance))
     everything = (
         np.concatenate([each.answers for each in stretches]),
         np.concatenate([each.rows.labels for each in stretches]),
     )
     assert metrics.roc_auc_score(everything[1], everything[0]) > 0.6
-    found = scoring.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
+    found = pooled_skill.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
     assert found.pooled[-1].auc == pytest.approx(0.5, abs=0.03)
 
 
 def test_fewer_folds_than_wanted_ask_for_more() -> None:
     holdout = answered(700, skill=1.5, seed=1)
-    found = scoring.skill(holdout, [], wanted=3, policy=POLICY)
+    found = pooled_skill.skill(holdout, [], wanted=3, policy=POLICY)
     assert [pool.alpha for pool in found.pooled] == [POLICY.skill_alpha / 16]
     assert found.folds == ()
 
@@ -377,7 +377,7 @@ def test_a_fold_that_collapsed_to_its_prior_speaks_against_skill() -> None:
     holdout, good = (answered(700, skill=0.6, seed=seed) for seed in (1, 2))
     collapsed = dataclasses.replace(good, answers=np.full(700, good.prior))
     with_good, with_collapsed = (
-        scoring.skill(holdout, [fold], wanted=1, policy=POLICY).pooled[-1] for fold in (good, collapsed)
+        pooled_skill.skill(holdout, [fold], wanted=1, policy=POLICY).pooled[-1] for fold in (good, collapsed)
     )
     assert with_collapsed.auc == pytest.approx((with_good.auc + 0.5) / 2, abs=0.05)
 

@@ -63,28 +63,28 @@ class Scorecard:
     n: int
     num_win: int
     num_blocks: int
-    auc: float | None
-    #: lower bound of the AUC at skill_alpha
-    auc_low: float | None
-    log_loss: float | None
-    #: log loss of the constant prior of the training part
-    prior_log_loss: float | None
-    #: prior_log_loss - log_loss, and its lower bound at skill_alpha
-    log_loss_gain: float | None
-    log_loss_gain_low: float | None
-    brier: float | None
-    ece: float | None
-    #: ECE that a perfectly calibrated model with these probabilities exceeds with probability calibration_alpha
-    ece_limit: float | None
-    accuracy: float | None
-    precision: float | None
-    recall: float | None
-    f1_score: float | None
     #: BUY, SELL, HOLD -> share
     actions: Mapping[str, float]
-    p_mean: float | None
-    p_std: float | None
-    p10_p90: float | None
+    auc: float | None = None
+    #: lower bound of the AUC at skill_alpha
+    auc_low: float | None = None
+    log_loss: float | None = None
+    #: log loss of the constant prior of the training part
+    prior_log_loss: float | None = None
+    #: prior_log_loss - log_loss, and its lower bound at skill_alpha
+    log_loss_gain: float | None = None
+    log_loss_gain_low: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    #: ECE that a perfectly calibrated model with these probabilities exceeds with probability calibration_alpha
+    ece_limit: float | None = None
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1_score: float | None = None
+    p_mean: float | None = None
+    p_std: float | None = None
+    p10_p90: float | None = None
     #: slope of the outcomes' log odds on the candidate's (below 1: overconfident), its upper bound at calibration_alpha
     calibration_slope: float | None = None
     calibration_slope_high: float | None = None
