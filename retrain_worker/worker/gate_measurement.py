@@ -106,8 +106,8 @@ def evidence(
 ) -> Evidence:
     """Everything that a verdict on `candidate` is based on, measured on `samples`, which have its window length.
 
-    The incumbent is measured on those of them for which it has a window as well. `prior` is P(label = 1) of the training
-    part as it was before balancing.
+    The incumbent is measured on those of them for which it has a window as well. `prior` is P(label = 1) of the
+    training part before balancing.
     """
     answers = inference.answers_of(candidate, snapshot, samples)
     rows = scoring.rows_of(snapshot, samples)
