@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from retrain_worker.demo.market import write_market
+from retrain_worker.discovery.directory_walk import DirectoryWalk, Found, distinct_roots
+from retrain_worker.discovery.progress import Progress
+from retrain_worker.discovery.proof_pack import Walk
 
 END = datetime(2025, 12, 30, 21, 0, tzinfo=UTC)
 SECRETS = ("hunter2", "s3cr3t-binance", "tok-en-1234", "pa55-in-url", "x-option-secret")
@@ -27,6 +30,13 @@ def seed_tree(root: Path, *, rows: int = 2_000, seed: int = 5) -> Path:
     _services(root, source)
     _oddities(root, source)
     return source
+
+
+def walk(*roots: Path, cross_file_systems: bool = False) -> tuple[list[Found], Walk]:
+    """The files of a known kind below `roots`, and what was not examined."""
+    walker = DirectoryWalk(roots=distinct_roots(roots), cross_file_systems=cross_file_systems, progress=Progress())
+    walker.run()
+    return walker.found(), walker.walked()
 
 
 def make(path: Path, content: bytes | str = b"") -> Path:

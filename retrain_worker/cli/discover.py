@@ -1,4 +1,4 @@
-"""`discover`: which files of this host hold training data, and why not the others. Changes nothing it looks at."""
+"""`discover`: which files of this host hold training data, and why the others do not. No file found is changed."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import argparse
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.discovery.pack import shown
+from retrain_worker.domain.printable import printable
 from retrain_worker.errors import RefuseError, RetrainError, UsageError
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from retrain_worker.cli.progress_bar import ProgressBar
+    from retrain_worker.discovery.configured_paths import PathSetting
     from retrain_worker.discovery.discover import Discovery
-    from retrain_worker.discovery.pack import ProofPack, Quality
+    from retrain_worker.discovery.proof_pack import ProofPack, Quality
 
-_EXIT_NOT_READY = 11
-_SECONDS_BETWEEN_SENTENCES = 1.0
+_EXIT_NOT_READY, _EXIT_INTERRUPTED = 11, 12
 
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,14 +33,17 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser(
         "discover",
         help="which files of this host hold training data: the proof pack",
-        epilog="exit: 0 READY, 11 NOT READY, 2 usage, 78 wrong settings",
+        epilog="exit: 0 READY, 11 NOT READY, 12 INTERRUPTED (the pack holds what was found until then), 2 usage, "
+        "78 wrong settings",
     )
-    parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="directories to look through (default: /)")
+    parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="directories to search (default: /)")
     borders = parser.add_mutually_exclusive_group()
     borders.add_argument(
         "--one-file-system", action="store_true", help="stay on the file system of each ROOT (default)"
     )
-    borders.add_argument("--cross-file-systems", action="store_true", help="enter what is mounted within a ROOT, too")
+    borders.add_argument(
+        "--cross-file-systems", action="store_true", help="enter file systems mounted below a ROOT, too"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -54,53 +57,64 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Look, audit the source, write the pack, print it. Raises UsageError before looking when DIR cannot be written."""
+    """Search, audit the source, write the pack, print it. Raises UsageError first when DIR is not writable."""
     from retrain_worker.cli.once import as_json
+    from retrain_worker.cli.progress_bar import ProgressBar
     from retrain_worker.discovery.discover import discover, with_verdict
-    from retrain_worker.discovery.pack_summary import screen
+    from retrain_worker.discovery.progress import Stopped
+    from retrain_worker.discovery.proof_pack_screen import screen
 
     settings = options.read_settings(arguments)
     out = _writable(arguments.out)
-    say = _now_and_then(lambda message: print(message, file=sys.stderr, flush=True))
     configured = tuple(_configured(arguments, settings))
-    found = discover(
-        arguments.roots or [Path("/")],
-        cross_file_systems=arguments.cross_file_systems,
-        configured=configured,
-        redis_url=str(settings.redis_url),
-        now=datetime.now(UTC),
-        say=say,
-    )
-    judged = with_verdict(found.pack, _quality(arguments, found, say))
-    ours = frozenset(where for where, *_ in configured)
+    quality, interrupted = None, ""
+    with ProgressBar() as progress:
+        found = discover(
+            arguments.roots or [Path("/")],
+            cross_file_systems=arguments.cross_file_systems,
+            configured=configured,
+            redis_url=str(settings.redis_url),
+            now=datetime.now(UTC),
+            progress=progress,
+        )
+        try:
+            quality = _quality(arguments, found, progress)
+        except Stopped as stopped:
+            interrupted = str(stopped)
+    judged = with_verdict(found.pack, quality, interrupted=found.pack.interrupted or interrupted)
+    ours = frozenset(setting.where for setting in configured)
     pack = replace(judged, next_commands=tuple(_next_commands(arguments, judged, found.source_path, ours)))
     text = as_json(pack)
     written = _write(out, pack, text)
     print(text if arguments.json else screen(pack))
-    print(f"\nwritten     {' and '.join(map(str, written))}", file=sys.stderr if arguments.json else sys.stdout)
-    return 0 if pack.is_ready else _EXIT_NOT_READY
+    print(f"\nwritten     {' and '.join(map(printable, written))}", file=sys.stderr if arguments.json else sys.stdout)
+    return _EXIT_INTERRUPTED if pack.interrupted else 0 if pack.is_ready else _EXIT_NOT_READY
 
 
-def _configured(arguments: argparse.Namespace, settings: Settings) -> Iterator[tuple[str, str, Path]]:
-    """Where our own database path stands, its name, and the path."""
+def _configured(arguments: argparse.Namespace, settings: Settings) -> Iterator[PathSetting]:
+    """The database path of our own settings."""
+    from retrain_worker.discovery.configured_paths import PathSetting
+
     env_file = options.env_file_of(arguments)
     if settings.database_path is not None and (env_file or {"DB_PATH", "DATABASE_URL"} & os.environ.keys()):
         name = "DATABASE_URL" if os.environ.get("DATABASE_URL") and not env_file else "DB_PATH"
-        yield shown(env_file.resolve()) if env_file else "the environment", name, settings.database_path
+        where = printable(env_file.resolve()) if env_file else "the environment"
+        yield PathSetting(where, name, settings.database_path)
 
 
-def _quality(arguments: argparse.Namespace, found: Discovery, say: Callable[[str], None]) -> Quality | None:
-    """The audit of the source. None without a source."""
+def _quality(arguments: argparse.Namespace, found: Discovery, progress: ProgressBar) -> Quality | None:
+    """The audit of the source. None without a source. Raises Stopped."""
     from retrain_worker.daemon.source_audit import audit_source
-    from retrain_worker.discovery.pack import Quality
-    from retrain_worker.discovery.sqlite_file import safe_to_open
+    from retrain_worker.discovery.proof_pack import Quality
+    from retrain_worker.discovery.read_only_sqlite import safe_to_open
 
-    if found.source_path is None:
+    if found.source_path is None or found.pack.interrupted:
         return None
+    progress.begin_uninterrupted("auditing the source")
     try:
         with safe_to_open(found.source_path) as path:
             arguments.db = str(path)
-            pulled, audited = audit_source(options.read_settings(arguments), report=say)
+            pulled, audited = audit_source(options.read_settings(arguments), report=lambda _message: None)
     except RefuseError as error:
         return Quality(is_fit=False, reasons=(f"{error.what}; {error.remedy}",))
     except RetrainError as error:
@@ -119,13 +133,17 @@ def _quality(arguments: argparse.Namespace, found: Discovery, say: Callable[[str
 def _next_commands(
     arguments: argparse.Namespace, pack: ProofPack, source_path: Path | None, ours: frozenset[str]
 ) -> Iterator[str]:
-    """What to change of our own settings, as comments, and the command."""
+    """The changes of our own settings, as comments, and the command."""
     places = [
         word
         for name, path in (("--home", arguments.home), ("--env-file", arguments.env_file))
         if path
         for word in (name, _quoted(path.absolute()))
     ]
+    if pack.interrupted:
+        roots = [_quoted(Path(root)) for root in arguments.roots]
+        yield " ".join(("retrain-worker discover", *roots, *places))
+        return
     if source_path is None:
         if not arguments.cross_file_systems or arguments.roots:
             yield " ".join(("retrain-worker discover / --cross-file-systems", *places))
@@ -141,7 +159,7 @@ def _next_commands(
 
 
 def _quoted(path: Path) -> str:
-    """For a shell; bytes that no terminal shows as escapes."""
+    """`path` quoted for a shell, bytes that are not printable as escapes."""
     raw = bytes(path)
     if str(path).isprintable():
         return shlex.quote(str(path))
@@ -153,15 +171,16 @@ def _writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot be made ({error.strerror})", where=str(folder), remedy="name another --out") from None
+        what = f"cannot be created ({error.strerror})"
+        raise UsageError(what, where=printable(folder), remedy="name another --out") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError("cannot be written", where=str(folder), remedy="name another --out")
+        raise UsageError("not writable", where=printable(folder), remedy="name another --out")
     return folder.resolve()
 
 
 def _write(out: Path, pack: ProofPack, text: str) -> tuple[Path, Path]:
-    """Both files under the first name that is free: nothing is overwritten, no link followed."""
-    from retrain_worker.discovery.markdown import markdown
+    """Both files under the first free name: nothing is overwritten, no link followed."""
+    from retrain_worker.discovery.proof_pack_markdown import markdown
 
     stem, number = f"PROOF_PACK_{pack.made_at:%Y-%m-%d}", 1
     while any((out / f"{stem}{suffix}").exists() for suffix in (".md", ".json")):
@@ -172,17 +191,3 @@ def _write(out: Path, pack: ProofPack, text: str) -> tuple[Path, Path]:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(content)
     return files
-
-
-def _now_and_then(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Not more than one sentence a second."""
-    said_at = time.monotonic()
-
-    def now_and_then(message: str) -> None:
-        nonlocal said_at
-        now = time.monotonic()
-        if now - said_at >= _SECONDS_BETWEEN_SENTENCES:
-            said_at = now
-            say(message)
-
-    return now_and_then

@@ -91,7 +91,7 @@ def test_every_database_has_its_role(seen):
     }
     why = {each["file"]["path"]: each["why"] for each in seen.pack["databases"]}
     assert why[f"{at}/home/qt/quantum_backups/pre_cleanup/quantum_trader.db"].startswith("the same 2,060 training rows")
-    assert why[f"{at}/root/earlier_copy"].startswith("an earlier state of the source: 1,545 of its 1,545")
+    assert why[f"{at}/root/earlier_copy"].startswith("an earlier state of the source, which has 1,545 of its 1,545")
 
 
 def test_the_wrong_path_is_named_wherever_it_stands_and_only_there(seen):

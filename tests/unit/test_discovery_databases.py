@@ -12,14 +12,15 @@ import pytest
 from retrain_worker.demo.market import continue_market, write_market
 from retrain_worker.demo.schema import SAMPLE_COLUMNS
 from retrain_worker.discovery import services
-from retrain_worker.discovery.databases import judged, survey
+from retrain_worker.discovery.configured_paths import PathSetting
+from retrain_worker.discovery.databases import survey
 from retrain_worker.discovery.discover import discover
-from retrain_worker.discovery.pack import Role
-from retrain_worker.discovery.scan import scan
-from retrain_worker.discovery.source import EXPECTED, describe
-from retrain_worker.discovery.sqlite_file import looked_into, opened, safe_to_open
+from retrain_worker.discovery.progress import Progress
+from retrain_worker.discovery.proof_pack import Role
+from retrain_worker.discovery.read_only_sqlite import opened, read, safe_to_open
+from retrain_worker.discovery.training_table import EXPECTED
 from retrain_worker.domain.masking import is_secret_name, masked
-from tests.seed_tree import END, make
+from tests.seed_tree import END, make, walk
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 
@@ -35,10 +36,10 @@ def found_in(root: Path, *configured: Path):
     return discover(
         [root],
         cross_file_systems=False,
-        configured=[("here", "DB_PATH", path) for path in configured],
+        configured=[PathSetting("here", "DB_PATH", path) for path in configured],
         redis_url="",
         now=NOW,
-        say=lambda _: None,
+        progress=Progress(),
     )
 
 
@@ -85,7 +86,7 @@ def test_a_corrected_label_makes_a_copy_an_earlier_state(tmp_path, market):
         "CASE target_class WHEN 'WIN' THEN 'LOSS' ELSE 'WIN' END WHERE id = 7",
     )
     (copy,) = (each for each in found_in(tmp_path, tmp_path / "a.db").pack.databases if each.role is Role.BACKUP)
-    assert "310 of its 310 training rows stand there, 309 of them with the same label" in copy.why
+    assert "310 of its 310 training rows, 309 of them with the same label" in copy.why
 
 
 def test_a_database_with_more_newest_labels_is_the_source_even_if_another_is_configured(tmp_path):
@@ -116,7 +117,7 @@ def test_a_training_table_without_a_needed_column_is_unrelated(tmp_path, market)
     change(tmp_path / "x.db", "ALTER TABLE ai_training_samples DROP COLUMN target_class")
     pack = found_in(tmp_path).pack
     assert [(each.role, each.why) for each in pack.databases] == [
-        (Role.UNRELATED, "its ai_training_samples lacks columns that training needs")
+        (Role.UNRELATED, "its ai_training_samples lacks required columns")
     ]
     assert pack.reasons == ("no database with rows in ai_training_samples was found",)
 
@@ -186,10 +187,10 @@ def test_a_closed_wal_database_is_read_without_making_files(tmp_path):
 
 
 def rows_in(folder: Path) -> int:
-    (found,), _ = scan([folder], cross_file_systems=False, say=lambda _: None)
-    seen = survey(found)
+    (found,), _ = walk(folder)
+    seen = survey(found, Progress())
     assert seen.problem == ""
-    return seen.num_rows
+    return sum(table.rows or 0 for table in seen.tables)
 
 
 def test_a_writer_that_has_begun_to_change_the_file_is_a_finding(tmp_path):
@@ -201,7 +202,7 @@ def test_a_writer_that_has_begun_to_change_the_file_is_a_finding(tmp_path):
         writer.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 200)  # spills into the file
         (only,) = found_in(tmp_path).pack.databases
         writer.execute("ROLLBACK")
-    assert (only.role, "a writer holds it" in only.why) == (Role.UNREADABLE, True)
+    assert (only.role, "locked by a writer" in only.why) == (Role.UNREADABLE, True)
 
 
 def test_looking_never_stops_a_writer(tmp_path, market):
@@ -235,9 +236,9 @@ def test_a_reading_that_looks_damaged_is_taken_again_with_the_lock(tmp_path):
             raise sqlite3.DatabaseError("torn")
         return connection.execute("SELECT count(*) FROM t").fetchone()
 
-    assert looked_into(look, tmp_path / "x.db") == (0,)
+    assert read(look, tmp_path / "x.db") == (0,)
     with pytest.raises(sqlite3.DatabaseError, match="always"):
-        looked_into(raising, tmp_path / "x.db")
+        read(raising, tmp_path / "x.db")
 
 
 def raising(_connection):
@@ -256,7 +257,7 @@ def test_a_journal_left_by_a_dead_writer_is_a_finding_and_is_left_alone(tmp_path
         writer.execute("ROLLBACK")
     before = listing(tmp_path / "dead")
     (only,) = found_in(tmp_path / "dead").pack.databases
-    assert (only.role, "writer died" in only.why) == (Role.UNREADABLE, True)
+    assert (only.role, "writer was killed" in only.why) == (Role.UNREADABLE, True)
     assert listing(tmp_path / "dead") == before
 
 
@@ -267,7 +268,7 @@ def test_the_source_is_described_and_its_row_masked(tmp_path, market):
     sample = dict(source.sample)
     assert sample["features"].startswith("[JSON array, ")
     assert sample["feature_names"] == "(available)"
-    assert "contradict" in source.sample_note
+    assert "contradicts" in source.sample_note
     assert [column.finding for column in source.columns] == [""] * 24
 
 
@@ -337,12 +338,3 @@ def test_no_source_means_no_description(tmp_path):
     change(tmp_path / "x.db", "CREATE TABLE ai_training_samples (id, symbol, timestamp, features, target_class)")
     found = found_in(tmp_path)
     assert (found.source_path, found.pack.source) == (None, None)
-
-
-def test_describe_and_judged_agree_on_the_source(market):
-    (found,), _ = scan([market.parent], cross_file_systems=False, say=lambda _: None)
-    seen = survey(found)
-    facts = {found.path: found_in(market.parent).pack.databases[0].file}
-    databases, source = judged([seen], facts=facts, configured=[], now=NOW, say=lambda _: None)
-    assert source is seen
-    assert describe(seen, facts[found.path]).rows == databases[0].training.rows

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from retrain_worker.discovery.databases import TABLE, Survey
-from retrain_worker.discovery.pack import Column, FileFacts, Source, TrainingTable, shown
-from retrain_worker.discovery.sqlite_file import limit_time, looked_into
+from retrain_worker.discovery.progress import Progress
+from retrain_worker.discovery.proof_pack import Column, FileFacts, Source, TrainingTable
+from retrain_worker.discovery.read_only_sqlite import ReadOnlyConnection, read
+from retrain_worker.domain.printable import printable
 
 _MAX_SHOWN = 40
 _SAMPLE = (
@@ -35,8 +36,8 @@ class _Expected(NamedTuple):
 EXPECTED: Mapping[str, _Expected] = {
     "id": _Expected("INTEGER", False, "primary key"),
     "symbol": _Expected("VARCHAR", False, "trading pair"),
-    "timestamp": _Expected("DATETIME", False, "when it was decided, UTC"),
-    "run_id": _Expected("INTEGER", True, "run that made the row"),
+    "timestamp": _Expected("DATETIME", False, "time of the decision, UTC"),
+    "run_id": _Expected("INTEGER", True, "run that wrote the row"),
     "predicted_action": _Expected("VARCHAR", False, "the ensemble's decision: BUY, SELL, HOLD"),
     "prediction_score": _Expected("FLOAT", False, "raw score"),
     "prediction_confidence": _Expected("FLOAT", False, "confidence, 0 to 1"),
@@ -46,30 +47,30 @@ EXPECTED: Mapping[str, _Expected] = {
     "executed": _Expected("BOOLEAN", True, "whether it was traded"),
     "execution_side": _Expected("VARCHAR", True, "side of the trade"),
     "entry_price": _Expected("FLOAT", True, "price at entry"),
-    "entry_quantity": _Expected("FLOAT", True, "size of the position"),
+    "entry_quantity": _Expected("FLOAT", True, "size of the trade"),
     "entry_time": _Expected("DATETIME", True, "time of entry"),
-    "outcome_known": _Expected("BOOLEAN", True, "whether the outcome is there"),
+    "outcome_known": _Expected("BOOLEAN", True, "whether the outcome is known"),
     "exit_price": _Expected("FLOAT", True, "price at exit"),
     "exit_time": _Expected("DATETIME", True, "time of exit"),
     "realized_pnl": _Expected("FLOAT", True, "profit or loss"),
-    "hold_duration_seconds": _Expected("INTEGER", True, "how long it was held"),
+    "hold_duration_seconds": _Expected("INTEGER", True, "time between entry and exit"),
     "target_label": _Expected("FLOAT", True, "numeric label"),
-    "target_class": _Expected("VARCHAR", True, "WIN, LOSS, NEUTRAL: what is learnt"),
-    "created_at": _Expected("DATETIME", True, "when the row was made"),
-    "updated_at": _Expected("DATETIME", True, "when the outcome was filled in"),
+    "target_class": _Expected("VARCHAR", True, "WIN, LOSS, NEUTRAL: the label"),
+    "created_at": _Expected("DATETIME", True, "time when the row was written"),
+    "updated_at": _Expected("DATETIME", True, "time when the outcome was added"),
 }
 
 
-def describe(survey: Survey, facts: FileFacts) -> Source:
-    """The facts of a database that has the table. Raises sqlite3.Error or OSError."""
+def describe(survey: Survey, facts: FileFacts, progress: Progress) -> Source:
+    """The training table of a database that has one. Raises sqlite3.Error or OSError."""
     assert survey.training is not None, "only a training database is described"
-    return looked_into(partial(_describe, survey.training, facts), survey.found.path)
+    return read(partial(_describe, survey.training, facts), survey.found.path, is_stopped=progress.is_stopped)
 
 
-def _describe(training: TrainingTable, facts: FileFacts, connection: sqlite3.Connection) -> Source:
+def _describe(training: TrainingTable, facts: FileFacts, connection: ReadOnlyConnection) -> Source:
     columns = _columns(connection)
     symbols = _counts(connection, "CAST(symbol AS TEXT)", most=_MAX_SHOWN)
-    ((num_symbols,),) = _rows(connection, f"SELECT count(DISTINCT symbol) FROM {TABLE}")  # noqa: S608 (constants)
+    ((num_symbols,),) = connection.rows(f"SELECT count(DISTINCT symbol) FROM {TABLE}")  # noqa: S608 (constants)
     sample, note = _sample(connection, {column.name for column in columns if column.finding != "missing"})
     return Source(
         path=facts.path,
@@ -96,11 +97,12 @@ _FORM_OF_FEATURES = """
          ELSE json_type(features) END"""
 
 
-def _columns(connection: sqlite3.Connection) -> tuple[Column, ...]:
+def _columns(connection: ReadOnlyConnection) -> tuple[Column, ...]:
     """The columns as they are, then those that are missing."""
-    rows = connection.execute('SELECT name, type, "notnull", pk FROM pragma_table_info(?)', (TABLE,)).fetchall()
+    rows = connection.rows('SELECT name, type, "notnull", pk FROM pragma_table_info(?)', TABLE)
     found = [
-        _column(shown(name), shown(kind).upper(), is_nullable=not (notnull or pk)) for name, kind, notnull, pk in rows
+        _column(printable(name), printable(kind).upper(), is_nullable=not (notnull or pk))
+        for name, kind, notnull, pk in rows
     ]
     present = {column.name.lower() for column in found}
     return (
@@ -133,23 +135,22 @@ def _column(name: str, kind: str, *, is_nullable: bool) -> Column:
     )
 
 
-def _counts(connection: sqlite3.Connection, expression: str, *, most: int = 20) -> dict[str, int]:
+def _counts(connection: ReadOnlyConnection, expression: str, *, most: int = 20) -> dict[str, int]:
     statement = f"SELECT {expression}, count(*) FROM {TABLE} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"  # noqa: S608
-    return {shown(str(value))[:_MAX_CELL]: count for value, count in _rows(connection, statement, most)}
+    return {printable(value)[:_MAX_CELL]: count for value, count in connection.rows(statement, most)}
 
 
-def _feature_names(connection: sqlite3.Connection, columns: tuple[Column, ...]) -> tuple[str, ...]:
+def _feature_names(connection: ReadOnlyConnection, columns: tuple[Column, ...]) -> tuple[str, ...]:
     """The different contents of feature_names, most frequent first."""
     if not any(column.name == "feature_names" and column.finding != "missing" for column in columns):
         return ()
     return tuple(_counts(connection, "coalesce(CAST(feature_names AS TEXT), 'none')", most=5))
 
 
-def _sample(connection: sqlite3.Connection, present: set[str]) -> tuple[tuple[tuple[str, str], ...], str]:
+def _sample(connection: ReadOnlyConnection, present: set[str]) -> tuple[tuple[tuple[str, str], ...], str]:
     names = [name for name in _SAMPLE if name in present]
     columns = ", ".join(names)
-    rows = _rows(
-        connection,
+    rows = connection.rows(
         f"SELECT {columns} FROM {TABLE} "  # noqa: S608 (constants)
         "WHERE target_class IN ('WIN', 'LOSS') ORDER BY id LIMIT 1",
     )
@@ -159,7 +160,7 @@ def _sample(connection: sqlite3.Connection, present: set[str]) -> tuple[tuple[tu
     note = ""
     pnl, label = values.get("realized_pnl"), values.get("target_class")
     if isinstance(pnl, float | int) and pnl and (pnl > 0) != (label == "WIN"):
-        note = f"target_class is {label}, realized_pnl is {pnl:.2f}: they contradict each other"
+        note = f"target_class {label} contradicts realized_pnl {pnl:.2f}"
     return tuple((name, _masked_cell(name, value)) for name, value in values.items()), note
 
 
@@ -172,9 +173,4 @@ def _masked_cell(name: str, value: object) -> str:
         return f"[{form}, {len(text)} characters]"
     if name == "feature_names":
         return "(available)"
-    return shown(str(value))[:_MAX_CELL]
-
-
-def _rows(connection: sqlite3.Connection, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-    limit_time(connection)
-    return connection.execute(statement, parameters).fetchall()
+    return printable(value)[:_MAX_CELL]

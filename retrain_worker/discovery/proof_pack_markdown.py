@@ -1,44 +1,57 @@
-"""The proof pack as Markdown, in the order of the document that began it: sections 1 to 11."""
+"""The proof pack as Markdown: eleven sections, from the storage of the host to what can train PatchTST."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from retrain_worker.discovery.markup import NOTHING, bullets, code, count, few, instant, plain, shares, size_of, table
-from retrain_worker.discovery.pack import Database, FileFacts, ProofPack, Role, Source
+from retrain_worker.discovery.markdown_syntax import (
+    NOTHING,
+    bullets,
+    code,
+    count,
+    few,
+    instant,
+    pairs,
+    plain,
+    shares,
+    size_of,
+    table,
+)
+from retrain_worker.discovery.proof_pack import Database, FileFacts, ProofPack, Role, Source
 from retrain_worker.domain.audit_findings import Finding, Severity
 
-_SECTIONS: list[tuple[str, Callable[[ProofPack], Iterator[str]]]] = []
+Section = Callable[[ProofPack], Iterator[str]]
+_SECTIONS: list[tuple[str, Section]] = []
 
 
 def markdown(pack: ProofPack) -> str:
     """The whole document."""
+    borders = " (one file system each)" if pack.walk.is_one_file_system else ""
     lines = [
         f"# Training data discovery: proof pack of {code(pack.host.name)}",
         "",
         f"**Date**: {instant(pack.made_at)}  ",
-        f"**Looked through**: {', '.join(code(root) for root in pack.walk.roots)}"
-        f"{' (one file system each)' if pack.walk.is_one_file_system else ''}, {pack.walk.num_files:,} files  ",
+        f"**Searched**: {', '.join(map(code, pack.walk.roots))}{borders}, {pack.walk.num_files:,} files  ",
         f"**Status**: **{verdict(pack)}**",
+        *(f"- {plain(reason)}" for reason in pack.reasons),
     ]
-    lines += [f"- {plain(reason)}" for reason in pack.reasons]
     for number, (title, section) in enumerate(_SECTIONS, start=1):
         lines += ["", "---", "", f"## {number}. {title}", "", *section(pack)]
     return "\n".join(lines) + "\n"
 
 
 def verdict(pack: ProofPack) -> str:
-    """READY or NOT READY."""
-    return "READY" if pack.is_ready else "NOT READY"
+    """READY, NOT READY or INCOMPLETE."""
+    return "INCOMPLETE" if pack.interrupted else "READY" if pack.is_ready else "NOT READY"
 
 
-def _section(title: str) -> Callable[[Callable[[ProofPack], Iterator[str]]], Callable[[ProofPack], Iterator[str]]]:
-    def keep(section: Callable[[ProofPack], Iterator[str]]) -> Callable[[ProofPack], Iterator[str]]:
+def _section(title: str) -> Callable[[Section], Section]:
+    def register(section: Section) -> Section:
         _SECTIONS.append((title, section))
         return section
 
-    return keep
+    return register
 
 
 @_section("Storage overview")
@@ -67,12 +80,14 @@ def _storage(pack: ProofPack) -> Iterator[str]:
             for each in pack.host.block_devices
         ),
     )
-    yield from bullets("Could not be read", pack.host.gaps)
-    yield from bullets("Not entered", pack.walk.not_entered)
-    yield from bullets("Links that lead out of the roots, not followed", pack.walk.links_out, pack.walk.num_links_out)
-    yield from bullets("Unreadable", pack.walk.unreadable, pack.walk.num_unreadable)
-    left_out = [f"{kind}: {number:,} more" for kind, number in pack.walk.left_out.items()]
-    yield from bullets("More than can be listed", left_out)
+    walk = pack.walk
+    yield from bullets("Not readable on this host", pack.host.gaps)
+    yield from bullets("Not entered", walk.not_entered)
+    yield from bullets(
+        "Symbolic links out of the searched directories, not followed", walk.links_out, walk.num_links_out
+    )
+    yield from bullets("Unreadable files and directories", walk.unreadable, walk.num_unreadable)
+    yield from bullets("Found, but not listed", [f"{kind}: {number:,} more" for kind, number in walk.left_out.items()])
 
 
 @_section("Data discovery results")
@@ -85,12 +100,10 @@ def _results(pack: ProofPack) -> Iterator[str]:
         "File|Size|Rows|Columns|From|To|Notes",
         (
             (
-                code(each.file.path),
-                size_of(each.file.size_bytes),
+                *_named(each.file),
                 count(each.rows),
                 few(each.columns),
-                instant(each.first_at),
-                instant(each.last_at),
+                *_range(each.first_at, each.last_at),
                 _note(each.file),
             )
             for each in pack.csv_files
@@ -101,14 +114,7 @@ def _results(pack: ProofPack) -> Iterator[str]:
     yield from table(
         "File|Size|Rows|From|To|Notes",
         (
-            (
-                code(each.file.path),
-                size_of(each.file.size_bytes),
-                count(each.rows),
-                instant(each.first_at),
-                instant(each.last_at),
-                _note(each.file),
-            )
+            (*_named(each.file), count(each.rows), *_range(each.first_at, each.last_at), _note(each.file))
             for each in pack.csv_files
             if each.is_candles
         ),
@@ -117,45 +123,29 @@ def _results(pack: ProofPack) -> Iterator[str]:
     yield from table(
         "File|Size|Modified|What|Notes",
         (
-            (
-                code(each.file.path),
-                size_of(each.file.size_bytes),
-                instant(each.file.modified_at),
-                code(each.what),
-                _note(each.file),
-            )
+            (*_named(each.file), instant(each.file.modified_at), code(each.what), _note(each.file))
             for each in pack.models
         ),
     )
     yield from ("", "### E) Redis persistence")
     yield from table(
         "File|Size|Modified|What",
-        (
-            (code(each.file.path), size_of(each.file.size_bytes), instant(each.file.modified_at), each.what)
-            for each in pack.redis_files
-        ),
+        ((*_named(each.file), instant(each.file.modified_at), each.what) for each in pack.redis_files),
     )
     yield from _live_redis(pack)
     yield from ("", "### F) Observations (JSON lines)")
     yield from table(
         "File|Size|Lines|Keys|From|To",
         (
-            (
-                code(each.file.path),
-                size_of(each.file.size_bytes),
-                count(each.lines),
-                few(each.keys),
-                instant(each.first_at),
-                instant(each.last_at),
-            )
+            (*_named(each.file), count(each.lines), few(each.keys), *_range(each.first_at, each.last_at))
             for each in pack.observations
         ),
     )
     yield from ("", "### G) Services of the stack")
     yield from table(
-        "Service|State|Reads",
+        "Service|State|Env files",
         (
-            (code(each.file.path), each.state or "not asked", " ".join(map(code, each.environment_files)))
+            (code(each.file.path), each.state or "unknown", " ".join(map(code, each.environment_files)))
             for each in pack.units
         ),
     )
@@ -167,9 +157,8 @@ def _schema(pack: ProofPack) -> Iterator[str]:
         yield NOTHING
         return
     wrong = sum(bool(column.finding) for column in source.columns)
-    yield f"{code(source.path)}, {source.rows:,} rows, {len(source.columns)} columns, " + (
-        f"**{wrong} not as expected**" if wrong else "all as expected"
-    )
+    finding = f"**{wrong} not as expected**" if wrong else "all as expected"
+    yield f"{code(source.path)}, {source.rows:,} rows, {len(source.columns)} columns, {finding}"
     yield from table(
         "Column|Type|Nullable|Description|Finding",
         (
@@ -200,18 +189,18 @@ def _quality(pack: ProofPack) -> Iterator[str]:
         yield f"\n{source.num_symbols:,} symbols in all."
     yield from ("", "### Feature completeness and width")
     yield from shares("Features", source.features, source.rows)
-    yield from ("", "Feature names: " + ("; ".join(code(name) for name in source.feature_names) or "none"))
+    yield from ("", "Feature names: " + ("; ".join(map(code, source.feature_names)) or "none"))
     yield from ("", "### Audit")
     if (quality := pack.quality) is None or quality.problem:
-        yield f"\nNot measured: {plain(quality.problem) if quality else 'the source could not be described'}"
+        yield f"\nNot audited: {plain(quality.problem) if quality else 'the search ended before the audit'}"
         return
     yield from table(
-        "Result|Measurement|What was found",
+        "Result|Measurement|Finding",
         ((str(each.severity), code(each.name), plain(_with_examples(each))) for each in quality.findings),
         most=100,
     )
-    left_out = [f"{reason}: {number:,}" for reason, number in quality.quarantined.items() if number]
-    yield from bullets("Rows left out", left_out)
+    quarantined = [f"{reason}: {number:,}" for reason, number in quality.quarantined.items() if number]
+    yield from bullets("Quarantined rows", quarantined)
 
 
 @_section("Sample row (masked)")
@@ -219,7 +208,7 @@ def _sample(pack: ProofPack) -> Iterator[str]:
     if pack.source is None or not pack.source.sample:
         yield NOTHING
         return
-    yield from table("Column|Value", ((code(name), code(value)) for name, value in pack.source.sample))
+    yield from pairs("Column|Value", dict(pack.source.sample))
     if pack.source.sample_note:
         yield f"\n**Note**: {plain(pack.source.sample_note)}"
 
@@ -227,11 +216,10 @@ def _sample(pack: ProofPack) -> Iterator[str]:
 @_section("Related data assets")
 def _related(pack: ProofPack) -> Iterator[str]:
     yield from table(
-        "Database|Size|Modified|Role|Why|Tables with rows",
+        "Database|Size|Modified|Role|Reason|Tables with rows",
         (
             (
-                code(each.file.path),
-                size_of(each.file.size_bytes),
+                *_named(each.file),
                 instant(each.file.modified_at),
                 str(each.role),
                 plain(each.why) + (f" ({_note(each.file)})" if _note(each.file) else ""),
@@ -247,24 +235,18 @@ def _related(pack: ProofPack) -> Iterator[str]:
 def _services(pack: ProofPack) -> Iterator[str]:
     for unit in pack.units:
         yield f"### {code(unit.file.path)}"
-        yield from table(
-            "Setting|Value",
-            (
-                pair
-                for pair in (
-                    ("User", code(unit.user)),
-                    ("Working directory", code(unit.working_directory)),
-                    ("Command", code(unit.exec_start)),
-                    ("Environment file", " ".join(map(code, unit.environment_files))),
-                    *((code(name), code(value)) for name, value in unit.environment.items()),
-                )
-                if pair[1]
-            ),
-        )
+        settings = {
+            "User": unit.user,
+            "WorkingDirectory": unit.working_directory,
+            "ExecStart": unit.exec_start,
+            "EnvironmentFile": " ".join(unit.environment_files),
+            **unit.environment,
+        }
+        yield from pairs("Setting|Value", {name: value for name, value in settings.items() if value})
         yield ""
     for env in pack.env_files:
         yield f"### {code(env.file.path)}"
-        yield from table("Name|Value", ((code(name), code(value) or "(empty)") for name, value in env.values.items()))
+        yield from pairs("Name|Value", env.values)
         if env.other_names:
             yield f"\nnot shown: {few(env.other_names)}"
         if env.finding:
@@ -272,7 +254,7 @@ def _services(pack: ProofPack) -> Iterator[str]:
         yield ""
     yield "### Database paths in use"
     yield from table(
-        "Where|Name|Path|What is there|Right",
+        "Where|Name|Path|Finding|Wrong",
         (
             (code(each.where), code(each.name), code(each.path), plain(each.finding), "WRONG" if each.is_wrong else "")
             for each in pack.configured
@@ -296,17 +278,14 @@ def _conclusion(pack: ProofPack) -> Iterator[str]:
                 ("Status", f"**{verdict(pack)}**"),
             ),
         )
-    yield from bullets("Why not", pack.reasons)
+    yield from bullets("Reasons", pack.reasons)
     wrong = [
         f"{each.where} names {each.path} in {each.name}: {each.finding}" for each in pack.configured if each.is_wrong
     ]
-    yield from bullets("Required changes: these point to a wrong database", wrong)
-    warned = [
-        f"{each.name}: {each.message}"
-        for each in (pack.quality.findings if pack.quality else ())
-        if each.severity is not Severity.OK
-    ]
-    yield from bullets("Data quality issues", warned)
+    yield from bullets("Required changes: settings that name a wrong or missing database", wrong)
+    findings = pack.quality.findings if pack.quality else ()
+    warnings = [f"{each.name}: {each.message}" for each in findings if each.severity is not Severity.OK]
+    yield from bullets("Data quality issues", warnings)
 
 
 @_section("Next steps")
@@ -334,7 +313,7 @@ def _summary(pack: ProofPack) -> Iterator[str]:
 @_section("Which of this can train PatchTST")
 def _suitability(pack: ProofPack) -> Iterator[str]:
     yield from table(
-        "Dataset|Type|Purpose|Suitable for PatchTST|Why",
+        "Dataset|Type|Purpose|Suitable for PatchTST|Reason",
         (
             (code(each.dataset), each.kind, each.purpose, "**YES**" if each.is_suitable else "NO", each.why)
             for each in pack.suitability
@@ -347,31 +326,29 @@ def _database(database: Database) -> Iterator[str]:
         "",
         f"**Location**: {code(database.file.path)}  ",
         f"**Size**: {size_of(database.file.size_bytes)}, modified {instant(database.file.modified_at)}  ",
-        f"**Why this one**: {plain(database.why)}",
+        f"**Reason**: {plain(database.why)}",
     )
-    yield from table(
-        "Table|Rows|",
-        (
-            (
-                code(each.name),
-                count(each.rows),
-                "primary data source" if each.name == "ai_training_samples" else "" if each.rows != 0 else "empty",
-            )
-            for each in database.tables
-        ),
-    )
+    yield from table("Table|Rows", ((code(each.name), count(each.rows)) for each in database.tables))
     if database.file.links:
         yield f"\nLinks to it: {few(database.file.links)}"
 
 
 def _live_redis(pack: ProofPack) -> Iterator[str]:
     if pack.redis is None:
-        yield "\nLive Redis: none is named."
+        yield "\nLive Redis: not configured, or not asked."
     elif pack.redis.problem:
         yield f"\nLive Redis: {plain(pack.redis.problem)}"
     else:
         yield f"\nLive Redis at {code(pack.redis.where)}:"
-        yield from table("Setting|Value", ((code(name), code(value)) for name, value in pack.redis.settings.items()))
+        yield from pairs("Setting|Value", pack.redis.settings)
+
+
+def _named(file: FileFacts) -> tuple[str, str]:
+    return code(file.path), size_of(file.size_bytes)
+
+
+def _range(first_at: datetime | None, last_at: datetime | None) -> tuple[str, str]:
+    return instant(first_at), instant(last_at)
 
 
 def _with_examples(finding: Finding) -> str:

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from retrain_worker.discovery.pack import (
-    BinaryFile,
-    Database,
-    Observations,
-    Role,
-    Suitability,
-    TextTable,
-    Unit,
-)
+from retrain_worker.discovery.proof_pack import BinaryFile, Database, Observations, Role, Suitability, TextTable, Unit
 
 _MAX_NAMES = 3
 _OF_DATABASES = {

@@ -1,4 +1,4 @@
-"""Pieces of Markdown: spans, tables, lists, that nothing found in a file can break out of."""
+"""Markdown spans, tables and lists whose content cannot change the structure of the page."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-#: rows of a table beyond which only their number is given; the JSON has them all
+#: further rows of a table are only counted; the JSON has them all
 MAX_ROWS = 40
 NOTHING = "Nothing found."
 
 
 def size_of(count: float) -> str:
-    """Bytes for a person."""
+    """Bytes with a unit, like `1.3 GB`."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
@@ -21,14 +21,14 @@ def size_of(count: float) -> str:
 
 
 def code(text: str) -> str:
-    """`text` as a code span that it cannot end, within a table too."""
+    """`text` as a code span that it cannot end, inside a table too."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     blank = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{blank}{text}{blank}{fence}".replace("|", "\\|") if text else ""
 
 
 def table(header: str, rows: Iterable[Sequence[str]], *, most: int = MAX_ROWS) -> Iterator[str]:
-    """A table, or that there is nothing."""
+    """A table; without rows, the text NOTHING."""
     cells = list(rows)
     if not cells:
         yield from ("", NOTHING)
@@ -48,8 +48,13 @@ def shares(name: str, counts: Mapping[str, int], total: int) -> Iterator[str]:
     )
 
 
+def pairs(header: str, values: Mapping[str, str]) -> Iterator[str]:
+    """A table of names and values."""
+    yield from table(header, ((code(name), code(value) or "(empty)") for name, value in values.items()))
+
+
 def bullets(title: str, lines: Sequence[str], total: int = 0) -> Iterator[str]:
-    """A titled list; nothing for no lines."""
+    """A titled list; nothing without lines."""
     if lines:
         yield from ("", f"**{title}**:", "", *(f"- {plain(line)}" for line in lines[:MAX_ROWS]))
         if max(total, len(lines)) > MAX_ROWS:
@@ -57,7 +62,7 @@ def bullets(title: str, lines: Sequence[str], total: int = 0) -> Iterator[str]:
 
 
 def plain(text: str) -> str:
-    """`text` without any effect on the page."""
+    """`text` with its markup characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
 
 
@@ -68,7 +73,7 @@ def few(names: Sequence[str], most: int = 8) -> str:
 
 
 def count(count: int | None) -> str:
-    """A number, or that it was not counted."""
+    """A number, or `not counted`."""
     return "not counted" if count is None else f"{count:,}"
 
 

@@ -6,28 +6,31 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrain_worker.discovery.content import Kind
+from retrain_worker.discovery.binary_files import model_file
 from retrain_worker.discovery.discover import discover
-from retrain_worker.discovery.files import csv_file, model_file, observations
-from retrain_worker.discovery.host import live_redis
-from retrain_worker.discovery.markdown import markdown
-from retrain_worker.discovery.pack import FileFacts, shown
-from retrain_worker.discovery.scan import Mount, mounts, scan
-from retrain_worker.discovery.text_ends import instant_of
+from retrain_worker.discovery.file_classification import Kind
+from retrain_worker.discovery.host_state import live_redis
+from retrain_worker.discovery.progress import Progress
+from retrain_worker.discovery.proof_pack import FileFacts
+from retrain_worker.discovery.proof_pack_markdown import markdown
+from retrain_worker.discovery.text_files import csv_file, instant_of, observations
+from retrain_worker.domain.printable import printable
 from retrain_worker.errors import UsageError
-from tests.seed_tree import HOSTILE, candles, make, torch_zip
+from tests.seed_tree import HOSTILE, candles, make, torch_zip, walk
 
 FACTS = FileFacts(path="", size_bytes=0, modified_at=None)
 
 
 def kinds(root: Path) -> dict[str, Kind]:
-    found, _ = scan([root], cross_file_systems=False, say=lambda _: None)
+    found, _ = walk(root)
     return {each.path.name: each.kind for each in found}
 
 
@@ -90,56 +93,47 @@ def test_links_pipes_and_loops_neither_lead_out_nor_hang(tmp_path):
     (root / "loop").symlink_to(root)
     (root / "again.csv").symlink_to("a.csv")
     os.mkfifo(root / "pipe.db")
-    found, walk = scan([root], cross_file_systems=True, say=lambda _: None)
+    found, walked = walk(root, cross_file_systems=True)
     assert [each.path for each in found] == [root / "a.csv"]
     assert found[0].links == (root / "again.csv",)
-    assert walk.num_links_out == 2
-    assert f"{root / 'out'} -> {outside}" in walk.links_out
+    assert walked.num_links_out == 2
+    assert f"{root / 'out'} -> {outside}" in walked.links_out
 
 
 def test_a_root_within_a_root_is_looked_at_once(tmp_path):
     candles(tmp_path / "in/a.csv")
-    found, walk = scan([tmp_path / "in", tmp_path, tmp_path], cross_file_systems=False, say=lambda _: None)
-    assert (len(found), walk.num_files, walk.roots) == (1, 1, (str(tmp_path),))
+    found, walked = walk(tmp_path / "in", tmp_path, tmp_path)
+    assert (len(found), walked.num_files, walked.roots) == (1, 1, (str(tmp_path),))
 
 
 def test_a_root_that_is_no_directory_is_wrong_usage(tmp_path):
     with pytest.raises(UsageError, match="not a directory"):
-        scan([tmp_path / "gone"], cross_file_systems=False, say=lambda _: None)
+        walk(tmp_path / "gone")
 
 
 def test_pseudo_file_systems_are_not_entered():
-    if not any(mount.point == "/proc" for mount in mounts()):
-        pytest.skip("no /proc here")
-    found, walk = scan([Path("/proc")], cross_file_systems=True, say=lambda _: None)
-    assert (found, walk.num_files) == ([], 0)
-    assert walk.not_entered
+    found, walked = walk(Path("/proc"), cross_file_systems=True)
+    assert (found, walked.num_files) == ([], 0)
+    assert walked.not_entered
 
 
 def test_a_pseudo_file_system_within_a_root_is_passed_by_even_when_crossing(tmp_path, monkeypatch):
     candles(tmp_path / "host/proc/kcore.csv")
     candles(tmp_path / "host/a.csv")
-    monkeypatch.setattr(
-        "retrain_worker.discovery.scan.mounts",
-        lambda: (Mount(device="proc", point=str(tmp_path / "host/proc"), kind="proc"),),
-    )
-    found, _ = scan([tmp_path / "host"], cross_file_systems=True, say=lambda _: None)
+    mount = SimpleNamespace(mountpoint=str(tmp_path / "host/proc"), fstype="proc")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [mount])
+    found, _ = walk(tmp_path / "host", cross_file_systems=True)
     assert [each.path.name for each in found] == ["a.csv"]
-
-
-def test_mount_points_with_blanks_are_read(tmp_path):
-    table = make(tmp_path / "mounts", "/dev/sda1 /mnt/my\\040disk ext4 rw 0 0\n")
-    assert [mount.point for mount in mounts(table)] == ["/mnt/my disk"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_what_cannot_be_read_is_listed(tmp_path):
     make(tmp_path / "closed/a.csv").parent.chmod(0)
     make(tmp_path / "b.db").chmod(0)
-    _, walk = scan([tmp_path], cross_file_systems=False, say=lambda _: None)
+    _, walked = walk(tmp_path)
     (tmp_path / "closed").chmod(0o755)
-    assert walk.num_unreadable == 2
-    assert all("Permission denied" in line for line in walk.unreadable)
+    assert walked.num_unreadable == 2
+    assert all("Permission denied" in line for line in walked.unreadable)
 
 
 def test_hostile_names_are_found_and_shown_on_one_line(tmp_path):
@@ -148,9 +142,9 @@ def test_hostile_names_are_found_and_shown_on_one_line(tmp_path):
         candles(tmp_path / name)
     assert set(kinds(tmp_path)) == names
     for name in names:
-        assert shown(name).isprintable()
-        shown(name).encode()
-    assert shown(os.fsdecode(b"\xff.csv")) == "\\xff.csv"
+        assert printable(name).isprintable()
+        printable(name).encode()
+    assert printable(os.fsdecode(b"\xff.csv")) == "\\xff.csv"
 
 
 @pytest.mark.parametrize("header", [True, False])
@@ -197,7 +191,7 @@ def test_no_content_whatever_stops_the_pack(tmp_path_factory, start, rest, name)
     make(folder / name, start + rest)
     make(folder / f"other-{name}", start + rest)
     found = discover(
-        [folder], cross_file_systems=False, configured=(), redis_url="", now=datetime.now(UTC), say=lambda _: None
+        [folder], cross_file_systems=False, configured=(), redis_url="", now=datetime.now(UTC), progress=Progress()
     )
     markdown(found.pack)
     msgspec.json.encode(found.pack)

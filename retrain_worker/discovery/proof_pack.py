@@ -1,39 +1,22 @@
-"""The proof pack as values: what was found, frozen, without secrets, every text safe to print."""
+"""The proof pack as values: what was found, without secrets, every text printable."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 
 from retrain_worker.domain.audit_findings import Finding
 
 
-def shown(text: str | Path) -> str:
-    """`text` on one line: what would move a cursor or is no UTF-8 becomes an escape."""
-    return "".join(character if _is_printable(character) else _escape(character) for character in str(text))
-
-
-def _is_printable(character: str) -> bool:
-    return character == " " or unicodedata.category(character)[0] not in "CZ"
-
-
-def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode()
-
-
 class Role(StrEnum):
-    """What a database is to the training."""
+    """What a database is for training."""
 
     SOURCE = "SOURCE"
     #: the rows of the source, or an earlier state of them
     BACKUP = "BACKUP"
-    #: has the table, with rows that are not those of the source
+    #: training rows that the source does not have
     OTHER_TRAINING = "OTHER ROWS"
     #: no table holds a row, or the file holds no byte
     EMPTY = "EMPTY"
@@ -44,14 +27,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """A file, from outside."""
+    """Name, size and time of a file."""
 
     path: str
     size_bytes: int
     modified_at: datetime | None
     #: the first file found with the same bytes
     same_as: str = ""
-    #: symbolic links within the roots that lead here
+    #: symbolic links within the roots that lead to it
     links: tuple[str, ...] = ()
 
 
@@ -76,11 +59,11 @@ class TrainingTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
-    """One SQLite database, or a file that is called one."""
+    """One SQLite database, or a file with the name of one."""
 
     file: FileFacts
     role: Role
-    #: why it has this role
+    #: the reason for the role
     why: str
     tables: tuple[Table, ...] = ()
     training: TrainingTable | None = None
@@ -88,7 +71,7 @@ class Database:
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
-    """A CSV file. `rows` is None where they were not counted; times are those of the first and the last row."""
+    """A CSV file. `rows` is None where they were not counted; the times are those of the first and the last row."""
 
     file: FileFacts
     columns: tuple[str, ...]
@@ -111,7 +94,7 @@ class Observations:
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryFile:
-    """A model, a table in a binary format, or what Redis keeps: known by its first bytes and listing, never loaded."""
+    """A model, a table in a binary format, or a Redis file; `what` comes from its first bytes and listing."""
 
     file: FileFacts
     what: str
@@ -119,7 +102,7 @@ class BinaryFile:
 
 @dataclass(frozen=True, kw_only=True)
 class EnvFile:
-    """An env file with data paths: those are shown, secrets masked; of the rest only the names."""
+    """An env file with data paths: their values, secrets masked; of the other settings only the names."""
 
     file: FileFacts
     values: Mapping[str, str]
@@ -129,7 +112,7 @@ class EnvFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A systemd service of the stack. `state` is what systemd says now, empty where it was not asked."""
+    """A systemd service of the stack. `state` is active, inactive, failed ...; empty where it is unknown."""
 
     file: FileFacts
     user: str
@@ -142,7 +125,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredPath:
-    """A database path that somebody uses, and what is there."""
+    """A database path in a setting or a script, and what is there."""
 
     where: str
     name: str
@@ -165,7 +148,7 @@ class FileSystem:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockDevice:
-    """A disk (`parent` empty) or a part of one, in bytes."""
+    """A disk (`parent` empty) or a partition, in bytes."""
 
     name: str
     parent: str
@@ -176,18 +159,18 @@ class BlockDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """Where the files lie."""
+    """The host and its storage."""
 
     name: str
     file_systems: tuple[FileSystem, ...]
     block_devices: tuple[BlockDevice, ...]
-    #: one sentence for each thing that could not be read
+    #: `path: reason` of what could not be read
     gaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveRedis:
-    """What a running Redis says about what it keeps; `problem` when it does not say."""
+    """What a running Redis persists; `problem` when it does not answer."""
 
     where: str
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -196,7 +179,7 @@ class LiveRedis:
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """What was looked at, and what was not."""
+    """What was searched, and what was not."""
 
     roots: tuple[str, ...]
     is_one_file_system: bool
@@ -208,13 +191,13 @@ class Walk:
     not_entered: tuple[str, ...] = ()
     links_out: tuple[str, ...] = ()
     num_links_out: int = 0
-    #: kind of file -> how many more were found than are listed
+    #: kind of file -> how many more were found than the pack lists
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of the source beside what is expected of it; `finding` is empty when both agree."""
+    """A column of the source; `finding` is the difference from the expected one, or empty."""
 
     name: str
     kind: str
@@ -246,7 +229,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What the audit says of the source; `problem` when it could not be asked."""
+    """The audit of the source; `problem` when it could not be done."""
 
     is_fit: bool
     reasons: tuple[str, ...]
@@ -272,6 +255,8 @@ class ProofPack:
     """Everything that was found."""
 
     made_at: datetime
+    #: the phase in which the search was interrupted; empty: it is complete
+    interrupted: str
     host: Host
     walk: Walk
     databases: tuple[Database, ...]
@@ -287,7 +272,7 @@ class ProofPack:
     suitability: tuple[Suitability, ...]
     quality: Quality | None = None
     is_ready: bool = False
-    #: why it is not ready
+    #: why the source is not ready
     reasons: tuple[str, ...] = ()
-    #: what to type next, in order
+    #: the next commands, in order
     next_commands: tuple[str, ...] = ()

@@ -1,0 +1,19 @@
+"""Text from outside (file names, cells, error messages) as one line that is safe to print and to store as JSON."""
+
+from __future__ import annotations
+
+
+def printable(text: object) -> str:
+    r"""`text` with escapes in the place of control and invisible characters and of bytes that are not UTF-8.
+
+    >>> printable("a\nb\udcff")
+    'a\\nb\\xff'
+    """
+    line = str(text)
+    return line if line.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in line)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name, as os.fsdecode represents it
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
