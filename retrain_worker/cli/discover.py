@@ -110,7 +110,7 @@ def _quality(arguments: argparse.Namespace, found: Discovery, progress: Progress
 
     if found.source_path is None or found.pack.interrupted:
         return None
-    progress.begin_uninterrupted("auditing the source")
+    progress.begin_without_steps("auditing the source")
     try:
         with safe_to_open(found.source_path) as path:
             arguments.db = str(path)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from contextlib import ExitStack
 from types import FrameType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Column
+from rich.live import Live
+from rich.progress_bar import ProgressBar as Bar
+from rich.table import Table
+from rich.text import Text
 
-from retrain_worker.discovery.progress import Progress, Stopped
+from retrain_worker.discovery.progress import Progress
 from retrain_worker.domain.printable import printable
 
-_SECONDS_BETWEEN_UPDATES = 0.1
+_REFRESHES_PER_SECOND = 8
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -26,18 +26,7 @@ class ProgressBar(Progress):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[subject]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self._task = self._bar.add_task("", count="", subject="")
-        self._updated_at = 0.0
-        self._phase = ""
+        self._state: tuple[str, int, int | None, str] = ("", 0, None, "")
         self._raises = False
         self._resources = ExitStack()
 
@@ -45,7 +34,14 @@ class ProgressBar(Progress):
         """Take over the signals and begin to show."""
         for number in _SIGNALS:
             self._resources.callback(signal.signal, number, signal.signal(number, self._on_signal))
-        self._resources.enter_context(self._bar)
+        if sys.stderr.isatty():
+            live = Live(
+                get_renderable=self._line,
+                console=Console(stderr=True),
+                refresh_per_second=_REFRESHES_PER_SECOND,
+                transient=True,
+            )
+            self._resources.enter_context(live)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -53,24 +49,25 @@ class ProgressBar(Progress):
         self._resources.close()
 
     def show(self, phase: str, done: int, total: int | None, subject: str) -> None:
-        """Update the bar, at most ten times a second within a phase."""
-        now = time.monotonic()
-        if phase == self._phase and now - self._updated_at < _SECONDS_BETWEEN_UPDATES:
-            return
-        self._updated_at, self._phase = now, phase
-        count = f"{done:,} files" if total is None else f"{done:,}/{total:,}"
-        self._bar.update(
-            self._task, description=phase, completed=done, total=total, count=count, subject=printable(subject)
-        )
+        """Note the state, which is drawn a few times a second."""
+        self._state = phase, done, total, subject
 
-    def begin_uninterrupted(self, phase: str) -> None:
-        """Begin a phase without steps: a signal raises Stopped at once. Raises Stopped when one has come already."""
+    def begin_without_steps(self, phase: str) -> None:
+        """Begin a phase in which a signal raises Stopped at once. Raises Stopped when one has come already."""
         self.step(phase, 0, None, "")
         self._raises = True
+
+    def _line(self) -> Table:
+        phase, done, total, subject = self._state
+        line = Table.grid(padding=(0, 1))
+        count = f"{done:,}/{total:,}" if total is not None else f"{done:,} files" if done else ""
+        bar = Bar(total=total, completed=done, pulse=total is None, width=20)
+        line.add_row(phase, bar, count, Text(printable(subject), no_wrap=True, overflow="ellipsis"))
+        return line
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self.stop()
         if self._raises:
-            raise Stopped(self._phase)
+            self.check()

@@ -160,6 +160,7 @@ class _Search:
         self._describe("reading models", Kind.MODEL, model_file, self.models)
         self._describe("reading observations", Kind.JSON_LINES, observations, self.observations)
         self._describe("reading Redis files", Kind.REDIS, redis_file, self.redis_files)
+        self.progress.check()
 
     def choose_source(self) -> None:
         """Choose the source from the databases that were read."""

@@ -3,16 +3,20 @@
 import hashlib
 import json
 import os
+import pty
 import shutil
+import signal
 import sqlite3
-from contextlib import closing
+import subprocess
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from retrain_worker.demo.market import write_market
-from tests.acceptance.conftest import retrain_worker
+from tests.acceptance.conftest import COMMAND, PATIENCE_SECONDS, clean_environment, retrain_worker
 from tests.seed_tree import END, SECRETS, make, seed_tree, trades
 
 SECTIONS = [
@@ -256,6 +260,117 @@ def test_json_is_the_pack_and_nothing_is_overwritten(tmp_path):
     assert json.loads(first.screen) == first.pack
     discover(tmp_path / "host", tmp_path / "out", "--home", tmp_path / "home")
     assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_missing_databases_are_reported_without_a_source(tmp_path):
+    gone = tmp_path / "host/data/gone.db"
+    trades(tmp_path / "host/trades.db")
+    make(tmp_path / "host/app.env", f"TRADING_DB_URL=sqlite:///{gone}\n")
+    make(tmp_path / "host/app.py", f'import sqlite3\nconnection = sqlite3.connect("{gone}")\n')
+    make(tmp_path / "host/quantum-app.service", f"[Unit]\n[Service]\nExecStart=/usr/bin/app --db {gone}\n")
+    found = discover(tmp_path / "host", tmp_path / "out", "--home", tmp_path / "home")
+    host = tmp_path / "host"
+    wrong = {(each["where"], each["name"], each["finding"]) for each in found.pack["configured"] if each["is_wrong"]}
+    assert wrong == {
+        (f"{host}/app.env", "TRADING_DB_URL", "no such file"),
+        (f"{host}/app.py:2", "sqlite3", "no such file"),
+        (f"{host}/quantum-app.service", "ExecStart", "no such file"),
+    }
+    assert found.screen.count(f"={gone}: no such file") == 3
+    assert found.markdown.count("no such file | WRONG") == 3
+
+
+class OnTerminal:
+    """The command with its stderr on a terminal."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.terminal, stderr = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, "discover", *map(str, arguments)],
+            env=clean_environment(TERM="xterm", COLUMNS="200"),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+        os.close(stderr)
+        os.set_blocking(self.terminal, False)
+        self.shown = b""
+
+    def __enter__(self) -> "OnTerminal":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        os.close(self.terminal)
+
+    def ended(self) -> bytes:
+        """Its stdout; what it still writes to the terminal is read, so that it does not wait for a reader."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while self.process.poll() is None:
+            assert time.monotonic() < until, self.shown
+            self.read()
+        return self.process.stdout.read()
+
+    def read(self) -> None:
+        time.sleep(0.02)
+        with suppress(OSError):
+            self.shown += os.read(self.terminal, 1 << 16)
+
+    def wait_for(self, text: bytes) -> None:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while text not in self.shown:
+            assert time.monotonic() < until, self.shown
+            assert self.process.poll() is None, self.shown
+            self.read()
+
+
+@pytest.fixture
+def slow_host(tmp_path):
+    """Two databases; counting the rows of the second one takes a minute."""
+    trades(tmp_path / "host/a.db")
+    trades(tmp_path / "host/b.db")
+    with closing(sqlite3.connect(tmp_path / "host/b.db")) as database, database:
+        database.execute(
+            "CREATE VIEW ai_training_samples AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+            "SELECT i AS id, 'X' AS symbol, '2026-01-01' AS timestamp, '[1]' AS features, 'WIN' AS target_class FROM n"
+        )
+    return tmp_path / "host"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_search_with_an_incomplete_pack(tmp_path, slow_host, number):
+    with OnTerminal(slow_host, "--out", tmp_path / "out", "--home", tmp_path / "home") as running:
+        running.wait_for(b"host/b.db")
+        assert b"reading databases" in running.shown
+        running.process.send_signal(number)
+        screen = running.ended()
+    assert running.process.returncode == 12
+    assert screen.startswith(b"verdict     INCOMPLETE\n")
+    (written,) = (tmp_path / "out").glob("*.json")
+    pack = json.loads(written.read_text())
+    assert pack["interrupted"] == "reading databases"
+    assert {Path(each["file"]["path"]).name: each["why"] for each in pack["databases"]} == {
+        "a.db": "no table ai_training_samples",
+        "b.db": "not read: the search was interrupted",
+    }
+    assert "INCOMPLETE" in written.with_suffix(".md").read_text()
+
+
+def test_a_signal_during_the_audit_keeps_the_pack(tmp_path):
+    (tmp_path / "host").mkdir()
+    write_market(tmp_path / "host/x.db", seed=3, end=END, rows=1_200)
+    with OnTerminal(tmp_path / "host", "--out", tmp_path / "out", "--home", tmp_path / "home") as running:
+        running.wait_for(b"auditing the source")
+        running.process.send_signal(signal.SIGTERM)
+        running.ended()
+    assert running.process.returncode == 12
+    (written,) = (tmp_path / "out").glob("*.json")
+    pack = json.loads(written.read_text())
+    assert (pack["interrupted"], pack["quality"], pack["source"]["rows"]) == ("auditing the source", None, 1260)
+
+
+def test_without_a_terminal_nothing_is_written_to_stderr(seen):
+    assert seen.stderr == ""
 
 
 @pytest.mark.parametrize(("root", "out"), [("gone", "out"), ("host", "file/out")])

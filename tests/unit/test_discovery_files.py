@@ -3,6 +3,7 @@
 import os
 import pickle
 import sqlite3
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from retrain_worker.discovery.binary_files import model_file
 from retrain_worker.discovery.discover import discover
-from retrain_worker.discovery.file_classification import Kind
+from retrain_worker.discovery.file_classification import HEAD_BYTES, Kind, database_paths, kind_of
 from retrain_worker.discovery.host_state import live_redis
 from retrain_worker.discovery.progress import Progress
 from retrain_worker.discovery.proof_pack import FileFacts
@@ -82,6 +83,49 @@ def test_a_script_counts_when_it_names_a_database(tmp_path):
     make(tmp_path / "one.py", "import os\n" + "# filler\n" * 1000 + 'db_path = "/home/qt/quantum.db"\n')
     make(tmp_path / "two.py", "print('hello')\n")
     assert kinds(tmp_path) == {"one.py": Kind.SCRIPT}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('db_path = "/home/qt/quantum.db"', ("db_path", "/home/qt/quantum.db")),
+        ('DB = Path("/home/qt/q.sqlite3")', ("DB", "/home/qt/q.sqlite3")),
+        ('os.getenv("DB_PATH", "/home/qt/q.db")', ("DB_PATH", "/home/qt/q.db")),
+        ('sqlite3.connect("/home/qt/q.db")', ("sqlite3", "/home/qt/q.db")),
+        ('engine --db /home/qt/q.db "$@"', ("db", "/home/qt/q.db")),
+        ('url = "sqlite:////home/qt/q.db"', ("sqlite", "/home/qt/q.db")),
+        ('# db_path = "/home/qt/quantum.db"', None),
+        ('db_path = f"{home}/quantum.db"', None),
+        ('db_path = "data/quantum.db"', None),
+        ('database_url = "https://example.org/quantum.db"', None),
+        ('db_path = "$HOME/quantum.db"', None),
+        ('db_files = "/data/*.db"', None),
+        ('image = "/home/qt/q.db"', None),
+    ],
+)
+def test_database_paths_in_programs(line, expected):
+    assert [found[1:] for found in database_paths(line)] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\n" * HEAD_BYTES,
+        b"# \n" * (HEAD_BYTES // 3),
+        b"# db database " * 20_000,
+        b"x_db" * 60_000,
+        b"db=" + b"/a" * 120_000 + b".db",
+        b'db = "/x.db' * 20_000,
+        b"a," * 100_000,
+        b"A_=" * 80_000,
+        b'{"a":' * 50_000,
+    ],
+)
+@pytest.mark.parametrize("suffix", [".py", ".txt", ".csv"])
+def test_no_content_takes_long_to_classify(head, suffix):
+    began = time.process_time()
+    kind_of(f"a{suffix}", head[:HEAD_BYTES], read=lambda size: head[:size])
+    assert time.process_time() - began < 1.0
 
 
 def test_links_pipes_and_loops_neither_lead_out_nor_hang(tmp_path):
