@@ -1,1 +1,1 @@
-"""Which files on this host hold training data, and why not the others: the proof pack. Looks only, changes nothing."""
+"""Finds the training data of a host and describes it in a proof pack. No file found is changed."""
