@@ -79,7 +79,8 @@ def _train(fact: dict[str, Any]) -> dict[str, Any]:
 
 def _gate(fact: dict[str, Any]) -> dict[str, Any]:
     verdict = {"verdict": _verdict(fact), "comparison": _comparison(fact)}
-    return _renamed(fact, {"spending": "alpha_spending"}) | verdict | _scorecards(fact)
+    found: dict[str, Any] = _renamed(fact, {"spending": "alpha_spending"})
+    return found | verdict | _scorecards(fact)
 
 
 def _shadow(fact: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def _shadow(fact: dict[str, Any]) -> dict[str, Any]:
 
 def _probation(fact: dict[str, Any]) -> dict[str, Any]:
     known, reasons = fact.get("known"), fact.get("reasons")
-    found = _renamed(_trial(fact), _PROBATION_NAMES)
+    found: dict[str, Any] = _renamed(_trial(fact), _PROBATION_NAMES)
     found["worse"] = _gain(known, fact.get("worse_by"), fact.get("worse_by_low"))
     found["comparison"] = _gain(known, fact.get("log_loss_gain"), None)
     if fact.get("decision"):
@@ -98,7 +99,7 @@ def _probation(fact: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trial(fact: dict[str, Any]) -> dict[str, Any]:
-    found = _renamed(fact, _TRIAL_NAMES)
+    found: dict[str, Any] = _renamed(fact, _TRIAL_NAMES)
     if "prediction_log" in found:
         found["prediction_log"] = f"book_{found['prediction_log']}"  # the name of its file
     return found
@@ -108,19 +109,19 @@ def _verdict(fact: dict[str, Any]) -> dict[str, Any]:
     return {
         "decision": fact.get("decision"),
         "gates": _with_messages(fact.get("gates")),
-        "policy": _renamed(fact.get("policy") or {}, _POLICY_NAMES),
+        "policy": _renamed(fact.get("policy", {}), _POLICY_NAMES),
     }
 
 
 def _scorecards(fact: dict[str, Any]) -> dict[str, Any]:
     cards = {name: fact.get(name) for name in ("candidate", "incumbent")}
-    return {name: _renamed(card, _SCORECARD_NAMES) for name, card in cards.items() if isinstance(card, dict)}
+    return {name: _renamed(card, _SCORECARD_NAMES) for name, card in cards.items()}
 
 
 def _comparison(fact: dict[str, Any]) -> Any:
     """Candidate and incumbent on the same rows were kept as the measurements of their gate."""
     gates: Any = fact.get("gates") if isinstance(fact.get("gates"), list) else []
-    named = {gate.get("name"): gate.get("measurements") for gate in gates if isinstance(gate, dict)}
+    named = {str(gate.get("name")): gate.get("measurements") for gate in gates if isinstance(gate, dict)}
     return named.get("incumbent") or None
 
 
@@ -131,8 +132,9 @@ def _gain(n: object, gain: object, low: object) -> dict[str, Any] | None:
 def _with_messages(items: Any) -> Any:
     if not isinstance(items, list):
         return items
-    return [_renamed(item, {"sentence": "message"}) if isinstance(item, dict) else item for item in items]
+    return [_renamed(item, {"sentence": "message"}) for item in items]
 
 
-def _renamed(mapping: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in mapping.items()}
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A mapping with other names; anything else as it is."""
+    return {names.get(name, name): each for name, each in value.items()} if isinstance(value, dict) else value

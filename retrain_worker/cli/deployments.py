@@ -1,4 +1,4 @@
-"""`deployments`: the changes of the engine's slot: who made them, when, why, and whether they were confirmed."""
+"""`deployments`: what stood in the engine's slot: who put it there, when, why, and whether it was seen serving."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _HEADER = ("", "when (UTC)", "kind", "version", "sha256", "confirmed", "who", "w
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("deployments", help="changes of the engine's slot: who, when, why, confirmed or not")
+    parser = verbs.add_parser("deployments", help="what stood in the engine's slot: who, when, why, confirmed or not")
     options.add_places(parser)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="the newest N (default 20)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all that is known")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the deployments, newest first; the current one is marked."""
+    """Print the deployments, newest first; the one in service is marked."""
     from retrain_worker.cli.once import as_json
 
     store = options.open_state(options.read_settings(arguments))
@@ -45,8 +45,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _table(found: list[Deployment], store: StateDb) -> str:
-    current = store.last_deployment()
-    rows = [_HEADER, *(_row(one, is_current=one == current) for one in found)]
+    serving = store.last_deployment()
+    rows = [_HEADER, *(_row(one, is_serving=one == serving) for one in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
     lines = [
         "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
@@ -54,26 +54,26 @@ def _table(found: list[Deployment], store: StateDb) -> str:
     ]
     if (waiting := store.waiting_slot_request()) is not None:
         lines.append(f"{waiting.request_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}")
-    if current is not None:
+    if serving is not None:
         lines.append("* in the slot")
     return "\n".join(lines)
 
 
-def _row(one: Deployment, *, is_current: bool) -> tuple[str, ...]:
+def _row(one: Deployment, *, is_serving: bool) -> tuple[str, ...]:
+    from retrain_worker.domain.deployments import is_confirmed
     from retrain_worker.domain.lifecycle import DeploymentState
 
-    states = {
-        DeploymentState.CONFIRMED: "yes",
-        DeploymentState.NOT_CONFIRMED: "no",
-        DeploymentState.NOT_ASKED: "not asked",
-    }
+    said = {True: "yes", False: "no", None: "not asked"}[is_confirmed(one)]
+    if one.state not in (DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED):
+        said = one.state.lower()
+    told = f"{one.reason}; {one.confirmation}" if one.confirmation else one.reason
     return (
-        "*" if is_current else "",
+        "*" if is_serving else "",
         f"{one.created_at:%Y-%m-%d %H:%M:%S}",
         one.kind,
         one.version,
         one.sha256[:12] or "-",
-        states.get(one.state, one.state.lower()),
+        said,
         one.requested_by,
-        f"{one.reason}; {one.confirmation}" if one.confirmation else one.reason,
+        told,
     )

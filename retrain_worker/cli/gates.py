@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
         settings,
         arguments.run_id,
         fits=lambda run: run.facts.gate is not None,
-        otherwise="no such run, or it ended before the gates",
+        otherwise="no such run, or it has no verdict that can be read",
     )
     if arguments.json:
         print(as_json({"gate": run.facts.gate, "shadow": run.facts.shadow, "probation": run.facts.probation}))

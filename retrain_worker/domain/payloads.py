@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
-from retrain_worker.domain.gates import GateResult
-
 
 class Started(TypedDict):
     """learning.retraining.started: a run has started."""
@@ -72,7 +70,7 @@ class Finished(TypedDict):
     rows: Mapping[str, Any]
     candidate: Mapping[str, Any] | None
     incumbent: Mapping[str, Any] | None
-    gates: list[GateResult]
+    gates: list[Mapping[str, Any]]
     #: null: the candidate was not on trial
     trial: Trial | None
     #: who promoted it although its gates did not pass, and why
@@ -101,7 +99,7 @@ class Promoted(TypedDict):
     f1_score: float | None
     auc: float | None
     performance_metrics: Mapping[str, float | None]
-    gates: list[GateResult]
+    gates: list[Mapping[str, Any]]
     #: as in learning.retraining.completed
     trial: Trial | None
     forced: Mapping[str, Any] | None
