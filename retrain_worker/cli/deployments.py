@@ -1,4 +1,4 @@
-"""`deployments`: what stood in the engine's slot: who put it there, when, why, and whether it was seen serving."""
+"""`deployments`: the changes of the engine's slot: who made them, when, why, and whether they were confirmed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _HEADER = ("", "when (UTC)", "kind", "version", "sha256", "confirmed", "who", "w
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("deployments", help="what stood in the engine's slot: who, when, why, confirmed or not")
+    parser = verbs.add_parser("deployments", help="changes of the engine's slot: who, when, why, confirmed or not")
     options.add_places(parser)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="the newest N (default 20)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all that is known")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the deployments, newest first; the one in service is marked."""
+    """Print the deployments, newest first; the current one is marked."""
     from retrain_worker.cli.once import as_json
 
     store = options.open_state(options.read_settings(arguments))
@@ -45,8 +45,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _table(found: list[Deployment], store: StateDb) -> str:
-    serving = store.last_deployment()
-    rows = [_HEADER, *(_row(one, is_serving=one == serving) for one in found)]
+    current = store.last_deployment()
+    rows = [_HEADER, *(_row(one, is_current=one == current) for one in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
     lines = [
         "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
@@ -54,26 +54,26 @@ def _table(found: list[Deployment], store: StateDb) -> str:
     ]
     if (waiting := store.waiting_slot_request()) is not None:
         lines.append(f"{waiting.request_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}")
-    if serving is not None:
+    if current is not None:
         lines.append("* in the slot")
     return "\n".join(lines)
 
 
-def _row(one: Deployment, *, is_serving: bool) -> tuple[str, ...]:
-    from retrain_worker.domain.deployments import is_confirmed
+def _row(one: Deployment, *, is_current: bool) -> tuple[str, ...]:
     from retrain_worker.domain.lifecycle import DeploymentState
 
-    said = {True: "yes", False: "no", None: "not asked"}[is_confirmed(one)]
-    if one.state not in (DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED):
-        said = one.state.lower()
-    told = f"{one.reason}; {one.confirmation}" if one.confirmation else one.reason
+    states = {
+        DeploymentState.CONFIRMED: "yes",
+        DeploymentState.NOT_CONFIRMED: "no",
+        DeploymentState.NOT_ASKED: "not asked",
+    }
     return (
-        "*" if is_serving else "",
+        "*" if is_current else "",
         f"{one.created_at:%Y-%m-%d %H:%M:%S}",
         one.kind,
         one.version,
         one.sha256[:12] or "-",
-        said,
+        states.get(one.state, one.state.lower()),
         one.requested_by,
-        told,
+        f"{one.reason}; {one.confirmation}" if one.confirmation else one.reason,
     )

@@ -1,4 +1,4 @@
-"""`events`: what goes over the streams, readable; and the JSON Schemas of it."""
+"""`events`: the events of the Redis streams as text, and their JSON Schemas."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ _PAUSE_SECONDS = 1.0
 
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and what it can do."""
-    parser = verbs.add_parser("events", help="what goes over the Redis streams, readable")
+    """Declare the verb and its actions."""
+    parser = verbs.add_parser("events", help="events of the Redis streams as text, and their JSON Schemas")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     tail = actions.add_parser(
         "tail",
         help="the newest events, oldest first",
-        epilog="types: " + ", ".join(TYPES) + "; the last word of one is enough",
+        epilog="types: " + ", ".join(TYPES) + "; the last part of a name is enough",
     )
     options.add_places(tail)
-    tail.add_argument("--follow", "-f", action="store_true", help="go on as events come, until Ctrl-C")
-    tail.add_argument("--type", action="append", metavar="TYPE", dest="types", help="only these (may be repeated)")
+    tail.add_argument("--follow", "-f", action="store_true", help="print events as they arrive, until Ctrl-C")
+    tail.add_argument("--type", action="append", metavar="TYPE", dest="types", help="only this type (may be repeated)")
     tail.add_argument("--limit", "-n", type=int, default=20, metavar="N", help="the newest N (default 20)")
-    tail.add_argument("--json", action="store_true", help="print one JSON object a line")
+    tail.add_argument("--json", action="store_true", help="print one JSON object per line")
     tail.set_defaults(execute=execute_tail)
-    schemas = actions.add_parser("schemas", help="write the JSON Schemas of what is published")
-    schemas.add_argument("--to", type=Path, required=True, metavar="DIR", help="where; the folder is made")
+    schemas = actions.add_parser("schemas", help="write the JSON Schemas of the events")
+    schemas.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder; created if it is missing")
     schemas.set_defaults(execute=execute_schemas)
 
 
 def execute_tail(arguments: argparse.Namespace) -> int:
-    """Print them. Raises RedisUnavailableError; with --follow it is said once, and waited for."""
+    """Print events. Raises RedisUnavailableError; with --follow it prints the error once and waits for Redis."""
     from retrain_worker.adapters.event_tail import EventTail
     from retrain_worker.redis_client import connect
 
@@ -56,10 +56,10 @@ def execute_tail(arguments: argparse.Namespace) -> int:
     tail = EventTail(client, streams)
     newest = partial(tail.newest, arguments.limit)
     try:
-        for found in _patiently(newest) if arguments.follow else newest():
+        for found in _waiting_for_redis(newest) if arguments.follow else newest():
             _show(found, as_json=arguments.json)
         while arguments.follow:
-            for found in _patiently(tail.coming):
+            for found in _waiting_for_redis(tail.coming):
                 _show(found, as_json=arguments.json)
     finally:
         client.close()
@@ -67,7 +67,7 @@ def execute_tail(arguments: argparse.Namespace) -> int:
 
 
 def execute_schemas(arguments: argparse.Namespace) -> int:
-    """Write one file for each."""
+    """Write one file for each schema."""
     from retrain_worker.adapters.event_schemas import write_schemas
 
     for path in write_schemas(arguments.to):
@@ -75,27 +75,27 @@ def execute_schemas(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _patiently(look: Callable[[], Sequence[Found]]) -> Sequence[Found]:
-    """What a look has found; while Redis is away, it waits."""
+def _waiting_for_redis(read: Callable[[], Sequence[Found]]) -> Sequence[Found]:
+    """What `read` returns, as soon as Redis is available."""
     problem = ""
     while True:
         try:
-            return look()
+            return read()
         except RedisUnavailableError as error:
             if error.what != problem:
                 problem = error.what
-                print(f"{error.what}; events come when that is over", file=sys.stderr)
+                print(f"{error.what}; waiting for Redis", file=sys.stderr)
             time.sleep(_PAUSE_SECONDS)
 
 
 def _types(named: Sequence[str]) -> list[str]:
-    """The event types that are meant. Raises UsageError."""
+    """The event types with these names. Raises UsageError."""
     found = []
     for name in named:
-        meant = [kind for kind in TYPES if kind == name or kind.rpartition(".")[2] == name]
-        if not meant:
+        matching = [kind for kind in TYPES if kind == name or kind.rpartition(".")[2] == name]
+        if not matching:
             raise UsageError(f"there is no event type {name!r}", remedy="choose from " + ", ".join(TYPES))
-        found += meant
+        found += matching
     return found or list(TYPES)
 
 
@@ -107,6 +107,6 @@ def _show(found: Found, *, as_json: bool) -> None:
     if as_json:
         print(as_json_line(found), flush=True)
     elif isinstance(found, Unreadable):
-        print(f"entry {found.stream_id} of {found.stream} is no event: {found.reason}", flush=True)
+        print(f"entry {found.stream_id} of {found.stream} is not an event: {found.reason}", flush=True)
     else:
         print(event_line(found), flush=True)

@@ -16,7 +16,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("history", help="the runs, newest first, and how they ended")
     options.add_places(parser)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="the newest N (default 20)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all that is known")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.set_defaults(execute=execute)
 
 
@@ -39,7 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 page = folders.report_of(run.run_id)
                 print(as_json(result_of(run, report=page if page.exists() else None)))
             else:
-                waits = [f"{name}: {text}" for name, text in trial_pairs(run) if run.is_waiting or name == "forced"]
-                reasons = "; ".join((*run.reasons, *waits))
+                trials = [f"{name}: {text}" for name, text in trial_pairs(run) if run.is_waiting or name == "forced"]
+                reasons = "; ".join((*run.reasons, *trials))
                 print(f"{run.run_id}  {run.outcome or 'at ' + run.stage:<12} {run.requested_by:<9} {reasons}".rstrip())
     return 0

@@ -1,4 +1,4 @@
-"""`report`: what came of a run, on the screen or as a page."""
+"""`report`: outcome and measurements of a run, as text or as an HTML page."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
         "report",
-        help="what came of a run, on the screen or as a page",
-        epilog="a page of each run whose outcome is known is written into its folder anyway: report.html; "
-        "exit: 0, 1 the page could not be written, 2 no such run",
+        help="outcome and measurements of a run, as text or as an HTML page",
+        epilog="the folder of each finished run holds its page: report.html; exit: 0, 1 the page could not be written, "
+        "2 no such run",
     )
     options.add_places(parser)
     parser.add_argument("run_id", nargs="?", help="the run (default: the newest whose outcome is known)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the page to FILE, as the run stands now")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the page to FILE")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print it. Raises UsageError when there is no such run, SlotError or DiskFullError when FILE cannot be written."""
+    """Print it. Raises UsageError without such a run, SlotError or DiskFullError when FILE cannot be written."""
     from retrain_worker import durable_file
     from retrain_worker.adapters.artifact_store import ArtifactStore
     from retrain_worker.cli.once import as_json

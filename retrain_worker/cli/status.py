@@ -1,13 +1,13 @@
-"""`status`: what serves, what ran, what runs next, what waits. Looks only; creates nothing."""
+"""`status`: the model in the slot, the current, last and next run, pending requests and events. Reads only."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from retrain_worker.cli import options
-from retrain_worker.domain.lifecycle import Stage
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    parser = verbs.add_parser("status", help="what serves, what ran, what runs next, what waits")
+    parser = verbs.add_parser("status", help="model in the slot, current, last and next run, what is pending")
     options.add_places(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the status; 0 also when nothing ever ran."""
+    """Print the status; 0 also before the first run."""
     from retrain_worker.cli.once import as_json
 
     found = status_of(arguments)
@@ -51,27 +51,27 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
     except SlotError as error:
         current, slot_problem = None, str(error)
     found: dict[str, Any] = {
-        "daemon": "at work" if is_held(settings.state_path) else "not running",
+        "daemon": "running" if is_held(settings.state_path) else "not running",
         "engine_env_file": str(settings.engine_env_file),
         "serving": str(current) if current else None,
         "slot_problem": slot_problem,
         "state": str(settings.state_path / "state.db"),
-        "run_under_way": None,
+        "current_run": None,
         "waiting_runs": [],
-        "order": None,
+        "slot_request": None,
         "last_run": None,
         "last_deployment": None,
         "next_run_at": None,
-        "follow_up": None,
-        "engine_says": None,
-        "events_waiting": 0,
-        "oldest_event_waiting_since": None,
+        "queued_request": None,
+        "engine_answers": None,
+        "pending_events": 0,
+        "oldest_pending_event_at": None,
     }
     store = options.open_state(settings)
     if store is None:
         return found
     with store:
-        under_way, history = store.unfinished_run(), store.history(limit=2)
+        current_run, history = store.unfinished_run(), store.history(limit=2)
         last = next((run for run in history if run.is_concluded), None)
         request = store.waiting_slot_request()
         deployment, oldest = store.last_deployment(), store.oldest_pending_at()
@@ -81,7 +81,7 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
             interval=timedelta(hours=settings.retrain_interval_hours),
         )
         found |= {
-            "engine_says": engine_says(store) or None,
+            "engine_answers": engine_says(store) or None,
             "waiting_runs": [
                 {
                     "run_id": run.run_id,
@@ -91,14 +91,14 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 }
                 for run in store.waiting_runs()
             ],
-            "run_under_way": under_way
+            "current_run": current_run
             and {
-                "run_id": under_way.run_id,
-                "stage": under_way.stage,
-                "outcome": under_way.outcome,
-                "since": under_way.updated_at.isoformat(),
+                "run_id": current_run.run_id,
+                "stage": current_run.stage,
+                "outcome": current_run.outcome,
+                "since": current_run.updated_at.isoformat(),
             },
-            "order": request
+            "slot_request": request
             and {
                 "request_id": request.request_id,
                 "requested_by": request.requested_by,
@@ -122,56 +122,51 @@ def status_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 "confirmation": deployment.confirmation,
             },
             "next_run_at": due.isoformat(),
-            "follow_up": queued_request.due(store),
-            "events_waiting": store.num_pending(),
-            "oldest_event_waiting_since": oldest and oldest.isoformat(),
+            "queued_request": queued_request.due(store),
+            "pending_events": store.num_pending(),
+            "oldest_pending_event_at": oldest and oldest.isoformat(),
         }
     return found
 
 
 def _as_text(found: dict[str, Any]) -> str:
+    lines = [("daemon", found["daemon"]), *_slot(found), *_runs(found)]
+    events = f"{found['pending_events']} pending"
+    if found["oldest_pending_event_at"]:
+        events += f", the oldest since {found['oldest_pending_event_at'][:19]} UTC"
+    return "\n".join(f"{name:<10}{text}" for name, text in [*lines, ("events", events)])
+
+
+def _slot(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "serving", found["slot_problem"] or found["serving"] or "no PATCHTST_MODEL_PATH in the env file"
+    if deployed := found["last_deployment"]:
+        confirmation = f": {deployed['confirmation']}" if deployed["confirmation"] else ""
+        version = deployed["version"] if deployed["model_path"] else "no model"
+        yield deployed["kind"], f"{version} at {deployed['at'][:19]} UTC, {deployed['state']}{confirmation}"
+        if (found["serving"] or "") != deployed["model_path"] and not found["slot_problem"]:
+            yield "", "PATCHTST_MODEL_PATH was changed externally since"
+    if request := found["slot_request"]:
+        yield "request", f"{request['request_id']}: {request['answer']}"
+    if found["engine_answers"]:
+        yield "engine", found["engine_answers"]
+
+
+def _runs(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     from retrain_worker.daemon.status import in_words
 
-    lines = [("daemon", found["daemon"])]
-    lines.append(("serving", found["slot_problem"] or found["serving"] or "no PATCHTST_MODEL_PATH in the env file"))
-    deployed = found["last_deployment"]
-    if deployed:
-        told = f": {deployed['confirmation']}" if deployed["confirmation"] else ""
-        label = {"rollback": "returned", "external": "external"}.get(deployed["kind"], "promoted")
-        label, version = (label, deployed["version"]) if deployed["model_path"] else ("emptied", "no model is named")
-        lines.append((label, f"{version} at {deployed['at'][:19]} UTC, {deployed['state']}{told}"))
-        if (found["serving"] or "") != deployed["model_path"] and not found["slot_problem"]:
-            lines.append(("", "PATCHTST_MODEL_PATH was changed since, by somebody else"))
-    if found["order"]:
-        lines.append(("ordered", f"{found['order']['request_id']}: {found['order']['answer']}"))
-    running, last = found["run_under_way"], found["last_run"]
-    if running:
-        standing = "is" if found["daemon"] == "at work" else "goes on at the next start:"
-        lines.append(
-            ("under way", f"run {running['run_id']} {standing} at {running['stage']} since {running['since'][:19]} UTC")
-        )
-    if found["engine_says"]:
-        lines.append(("engine", found["engine_says"]))
+    if current := found["current_run"]:
+        resumes = "" if found["daemon"] == "running" else ", resumes at the next start"
+        yield "run", f"{current['run_id']} at {current['stage']} since {current['since'][:19]} UTC{resumes}"
     for run in found["waiting_runs"]:
-        told = "; ".join(text for _, text in run["trials"])
-        lines.append(
-            (
-                "on trial" if run["stage"] == Stage.SHADOW else "probation",
-                f"{run['version']} (run {run['run_id']}): {told}",
-            )
-        )
-    if last:
-        lines.append(("last run", f"{last['run_id']} {last['outcome']} at {last['finished_at'][:19]} UTC"))
-        lines.extend(("", reason) for reason in last["reasons"][:5])
+        trials = "; ".join(text for _, text in run["trials"])
+        yield run["stage"].lower(), f"{run['version']} (run {run['run_id']}): {trials}"
+    if last := found["last_run"]:
+        yield "last run", f"{last['run_id']} {last['outcome']} at {last['finished_at'][:19]} UTC"
+        yield from (("", reason) for reason in last["reasons"][:5])
     else:
-        lines.append(("last run", "none yet"))
-    if found["follow_up"]:
-        lines.append(("next run", f"as soon as none is under way, asked for by {found['follow_up']}"))
+        yield "last run", "none"
+    if found["queued_request"]:
+        yield "next run", f"when the current run has finished, requested by {found['queued_request']}"
     elif found["next_run_at"]:
         due = datetime.fromisoformat(found["next_run_at"])
-        lines.append(("next run", f"{due:%Y-%m-%d %H:%M} UTC ({in_words(due - datetime.now(UTC))})"))
-    waiting = f"{found['events_waiting']} events for Redis"
-    if found["oldest_event_waiting_since"]:
-        waiting += f", the oldest since {found['oldest_event_waiting_since'][:19]} UTC"
-    lines.append(("waiting", waiting))
-    return "\n".join(f"{name:<10}{text}" for name, text in lines)
+        yield "next run", f"{due:%Y-%m-%d %H:%M} UTC ({in_words(due - datetime.now(UTC))})"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain_worker.domain import payloads
 from retrain_worker.domain.artifact import MODEL_NAME, MODEL_TYPE
-from retrain_worker.domain.facts import GateFacts, ProbationFacts, ShadowFacts
+from retrain_worker.domain.facts import ProbationFacts, ShadowFacts
 from retrain_worker.domain.lifecycle import Deployment, Outcome, Run
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def finished(run: Run, *, at: datetime) -> Event:
         "rows": asdict(facts.pull.rows) if facts.pull else {},
         "candidate": _mapping(facts.gate and facts.gate.candidate),
         "incumbent": _mapping(facts.gate and facts.gate.incumbent),
-        "gates": _gates(facts.gate),
+        "gates": list(facts.gate.verdict.gates) if facts.gate else [],
         "trial": _trial(facts.shadow),
         "forced": _mapping(facts.gate and facts.gate.forced),
         "model_path": promoted.model_path if promoted else None,
@@ -157,7 +157,7 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         "f1_score": metric("f1_score"),
         "auc": metric("auc"),
         "performance_metrics": {name: metric(name) for name in _PERFORMANCE_METRICS},
-        "gates": _gates(facts.gate),
+        "gates": list(facts.gate.verdict.gates) if facts.gate else [],
         "trial": _trial(facts.shadow),
         "forced": _mapping(facts.gate and facts.gate.forced),
         "contract": _mapping(facts.train and facts.train.contract),
@@ -268,10 +268,6 @@ def _evidence(facts: ProbationFacts | None) -> payloads.ProbationEvidence | None
         "reference": _mapping(facts.reference),
         "reference_absence": facts.reference_absence,
     }
-
-
-def _gates(facts: GateFacts | None) -> list[Mapping[str, Any]]:
-    return [asdict(gate) for gate in facts.verdict.gates] if facts else []
 
 
 def _mapping(value: DataclassInstance | None) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
+from retrain_worker.domain.gates import GateResult
+
 
 class Started(TypedDict):
     """learning.retraining.started: a run has started."""
@@ -70,7 +72,7 @@ class Finished(TypedDict):
     rows: Mapping[str, Any]
     candidate: Mapping[str, Any] | None
     incumbent: Mapping[str, Any] | None
-    gates: list[Mapping[str, Any]]
+    gates: list[GateResult]
     #: null: the candidate was not on trial
     trial: Trial | None
     #: who promoted it although its gates did not pass, and why
@@ -99,7 +101,7 @@ class Promoted(TypedDict):
     f1_score: float | None
     auc: float | None
     performance_metrics: Mapping[str, float | None]
-    gates: list[Mapping[str, Any]]
+    gates: list[GateResult]
     #: as in learning.retraining.completed
     trial: Trial | None
     forced: Mapping[str, Any] | None

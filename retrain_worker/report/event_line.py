@@ -1,4 +1,4 @@
-"""One event as one line for a person."""
+"""One event as one line of text."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ _LONGEST = 160
 
 def event_line(event: ReceivedEvent) -> str:
     """`2026-01-10 03:31:02  model.promoted  ...`, the instant in UTC. Never raises, whatever the payload lacks."""
-    said = event.payload or event.flat
-    tell = _TELLERS.get(event.event_type, _anything)
-    text = "".join(c if c.isprintable() else " " for c in tell(said))
+    line = _LINES.get(event.event_type, _unknown)
+    text = "".join(c if c.isprintable() else " " for c in line(event.payload or event.flat))
     return f"{event.timestamp:%Y-%m-%d %H:%M:%S}  {event.event_type:<29} {text}".rstrip()
 
 
-def _started(said: Mapping[str, Any]) -> str:
-    return f"run {said.get('run_id')}, asked for by {said.get('requested_by')}: {said.get('request_reason')}"
+def _started(payload: Mapping[str, Any]) -> str:
+    return f"run {payload.get('run_id')}, requested by {payload.get('requested_by')}: {payload.get('request_reason')}"
 
 
-def _finished(said: Mapping[str, Any]) -> str:
-    reasons = list(said.get("reasons") or ())
+def _finished(payload: Mapping[str, Any]) -> str:
+    reasons = list(payload.get("reasons") or ())
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     reason = f": {reasons[0]}{more}" if reasons else ""
-    return f"run {said.get('run_id')} {said.get('outcome')}{reason}"
+    return f"run {payload.get('run_id')} {payload.get('outcome')}{reason}"
 
 
-def _promoted(said: Mapping[str, Any]) -> str:
-    auc = said.get("auc")
+def _promoted(payload: Mapping[str, Any]) -> str:
+    auc = payload.get("auc")
     skill = f", AUC {auc:.3f}" if isinstance(auc, int | float) else ""
-    shadow = ", shadow only" if said.get("shadow_only") else ""
-    return f"{said.get('new_version')} replaces {said.get('old_version') or 'nothing'}{skill}{shadow}"
+    shadow = ", shadow only" if payload.get("shadow_only") else ""
+    return f"{payload.get('new_version')} replaces {payload.get('old_version') or 'no model'}{skill}{shadow}"
 
 
-def _rolled_back(said: Mapping[str, Any]) -> str:
-    now = f"{said.get('new_version')} is back" if said.get("model_path") else "no model is in service"
-    return f"{now}, {said.get('old_version')} is out: {said.get('reason')}"
+def _rolled_back(payload: Mapping[str, Any]) -> str:
+    restored = f"{payload.get('new_version')} restored" if payload.get("model_path") else "no model restored"
+    return f"{payload.get('old_version')} removed, {restored}: {payload.get('reason')}"
 
 
-def _changed_externally(said: Mapping[str, Any]) -> str:
-    if not said.get("model_path"):
-        return f"somebody else took {said.get('old_version')} out; no model is in service"
-    return f"somebody else made {said.get('new_version')} serve instead of {said.get('old_version') or 'nothing'}"
+def _changed_externally(payload: Mapping[str, Any]) -> str:
+    if not payload.get("model_path"):
+        return f"{payload.get('old_version')} removed externally, the slot names no model"
+    return f"{payload.get('new_version')} replaces {payload.get('old_version') or 'no model'}, changed externally"
 
 
-def _served(said: Mapping[str, Any]) -> str:
-    return f"{said.get('consumer')} answers with {said.get('version')}"
+def _served(payload: Mapping[str, Any]) -> str:
+    return f"{payload.get('consumer')} answers with {payload.get('version')}"
 
 
-def _requested(said: Mapping[str, Any]) -> str:
-    return f"{said.get('requested_by') or 'somebody'} wants a run: {said.get('reason') or 'no reason given'}"
+def _requested(payload: Mapping[str, Any]) -> str:
+    requested_by = payload.get("requested_by") or "an unnamed client"
+    return f"run requested by {requested_by}: {payload.get('reason') or 'no reason given'}"
 
 
-def _anything(said: Mapping[str, Any]) -> str:
-    return json.dumps(dict(said), default=str)[:_LONGEST]
+def _unknown(payload: Mapping[str, Any]) -> str:
+    return json.dumps(dict(payload), default=str)[:_LONGEST]
 
 
-_TELLERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+_LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "learning.retraining.started": _started,
     "learning.retraining.completed": _finished,
     "learning.retraining.failed": _finished,

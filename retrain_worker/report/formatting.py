@@ -38,8 +38,8 @@ def share(value: object) -> str:
 
 
 def spent(spending: AlphaSpending, *, is_spent: bool = True) -> str:
-    """The error probability of a decision, in a sentence."""
-    verb = "is spent on" if is_spent else "would be spent on"
+    """The error probability of a decision, as one line."""
+    verb = "spent on" if is_spent else "available for"
     since = f"{spending.since:%Y-%m-%d}"
     return f"error probability {spending.alpha:.2g} {verb} decision {spending.num_decisions} since {since}"
 

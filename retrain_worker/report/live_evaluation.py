@@ -1,4 +1,4 @@
-"""The shadow trial, the probation and a forced promotion in the life of a run: pairs of a name and one sentence."""
+"""Shadow trial, probation and forced promotion of a run, each as a name and a line of text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from retrain_worker.domain.lifecycle import Run, Stage
 
 
 def trial_pairs(run: Run) -> tuple[tuple[str, str], ...]:
-    """What there is to report besides the gates; empty for a run with none of it."""
+    """(name, text) of each that the run has."""
     shadow, probation = run.facts.shadow, run.facts.probation
     forced = run.facts.gate.forced if run.facts.gate else None
     found = [
-        ("on trial", _trial(shadow) if shadow else ""),
+        ("shadow", _trial(shadow) if shadow else ""),
         ("probation", _probation(probation, run) if probation else _probation_begins(run)),
-        ("the engine", probation.engine_finding if probation else ""),
+        ("engine", probation.engine_finding if probation else ""),
         ("forced", _forced(forced) if forced else ""),
     ]
     return tuple((name, text) for name, text in found if text)
@@ -30,14 +30,14 @@ def _probation_begins(run: Run) -> str:
 
 def _probation(facts: ProbationFacts, run: Run) -> str:
     analyses = f"; {facts.num_analyses} interim analyses" + ("" if run.is_finished else " so far")
-    reason = f"; taken back: {facts.rollback_reason}" if facts.rollback_reason else ""
+    reason = f"; rolled back: {facts.rollback_reason}" if facts.rollback_reason else ""
     return f"{_counts(facts)}{_against(facts, 'the model it replaced')}{analyses}{reason}{_problem(facts)}"
 
 
 def _forced(forced: ForcedPromotion) -> str:
-    gates = f", in the place of {', '.join(forced.undecided)}" if forced.undecided else ""
-    contract = f", to run {forced.accepted_contract}" if forced.accepted_contract else ""
-    return f"by {forced.by}, the candidate of run {forced.of_run}{gates}{contract}: {forced.reason}"
+    gates = f", instead of {', '.join(forced.undecided)}" if forced.undecided else ""
+    contract = f", contract {forced.accepted_contract}" if forced.accepted_contract else ""
+    return f"by {forced.by}, candidate of run {forced.of_run}{gates}{contract}: {forced.reason}"
 
 
 def _counts(facts: TrialFacts) -> str:

@@ -77,5 +77,5 @@ def test_gates_shows_the_backtest_folds_and_the_alpha_spending(promoted):
     folder, run = promoted
     shown = called("gates", run["run_id"], "--home", folder / "home").stdout
 
-    assert "error probability 0.001 is spent on decision 1" in shown
+    assert "error probability 0.001 spent on decision 1" in shown
     assert "Backtest folds (same configuration, earlier cut-offs):" in shown

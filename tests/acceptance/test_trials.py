@@ -71,7 +71,7 @@ def test_a_trial_survives_a_kill_and_ends_in_a_swap(daemon_of, models, tmp_path)
     assert ended["outcome"] == Outcome.PROMOTED, ended
     assert made.run().facts.shadow.num_predictions == 600
     assert made.named() == models.good.stem
-    assert "on trial" in retrain_worker("gates", made.run_id, "--home", made.home).stdout
+    assert "shadow " in retrain_worker("gates", made.run_id, "--home", made.home).stdout
 
 
 def test_a_trial_survives_a_kill_and_ends_in_a_refusal(daemon_of, models, tmp_path):

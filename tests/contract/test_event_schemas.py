@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 
 from retrain_worker.adapters.event_schemas import PAYLOADS, as_text, schemas
@@ -144,7 +145,8 @@ def test_what_a_follower_says_validates(client, redis_server, tmp_path):
 
 @pytest.mark.parametrize("broken", [{"new_version": None}, {"size_bytes": "9"}])
 def test_the_schema_refuses_what_is_wrong_and_tolerates_what_is_new(broken):
-    payload = dict(events.promoted(gated(), DEPLOYMENT, shadow_only=True, at=AT).payload)
+    event = events.promoted(gated(), DEPLOYMENT, shadow_only=True, at=AT)
+    payload = json.loads(msgspec.json.encode(event.payload))
     check("model.promoted", {**payload, "novel": 1})
     with pytest.raises(jsonschema.ValidationError):
         check("model.promoted", {**payload, **broken})

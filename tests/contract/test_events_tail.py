@@ -58,9 +58,9 @@ def test_the_newest_events_of_all_types_come_in_the_order_in_which_they_were_sen
         "model.promoted",
         "model.retrain",
     ]
-    assert "patchtst_v20260101_000002 replaces nothing, shadow only" in shown.out
+    assert "patchtst_v20260101_000002 replaces no model, shadow only" in shown.out
     assert "run run_3 SKIPPED: few rows (and 1 more)" in shown.out
-    assert "ops wants a run: new data" in shown.out
+    assert "run requested by ops: new data" in shown.out
 
 
 def test_a_slot_that_names_nothing_any_more_is_said_in_words(publish, tail, clock):
@@ -70,8 +70,8 @@ def test_a_slot_that_names_nothing_any_more_is_said_in_words(publish, tail, cloc
 
     _, shown = tail()
 
-    assert "no model is in service, v1 is out: degenerate" in shown.out
-    assert "somebody else took v1 out; no model is in service" in shown.out
+    assert "v1 removed, no model restored: degenerate" in shown.out
+    assert "v1 removed externally, the slot names no model" in shown.out
 
 
 def test_types_are_chosen_by_their_last_word_and_json_is_whole(publish, tail, clock):
@@ -98,7 +98,7 @@ def test_what_is_no_event_is_shown_as_such_and_nothing_is_written(publish, tail,
 
     _, shown = tail()
 
-    assert "is no event: its payload is not JSON" in shown.out
+    assert "is not an event: its payload is not JSON" in shown.out
     assert set(client.info("commandstats")) - set(before) <= {
         "cmdstat_xrevrange",
         "cmdstat_xinfo",  # before Redis 7

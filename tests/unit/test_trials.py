@@ -561,7 +561,7 @@ def test_a_candidate_that_could_not_be_judged_is_promoted_at_a_persons_word_and_
     assert promoted.payload["forced"]["by"] == "anna"
     assert "skill" in promoted.payload["forced"]["undecided"]
     assert context.store.known_deployment(run.run_id).reason == "forced by anna: the exchange changed its fees"
-    assert dict(trial_pairs(run))["forced"].startswith("by anna, the candidate of run 20260110_033000")
+    assert dict(trial_pairs(run))["forced"].startswith("by anna, candidate of run 20260110_033000")
     assert run.stage is Stage.PROBATION, "it is watched as any other"
 
 

@@ -11,6 +11,7 @@ from retrain_worker.domain.gates.check import Check
 from retrain_worker.domain.gates.evidence import Evidence
 from retrain_worker.domain.gates.policy import GatePolicy
 from retrain_worker.domain.problem import Problem, ProblemKind
+from retrain_worker.errors import message_of
 
 
 class GateOutcome(StrEnum):
@@ -62,7 +63,8 @@ class GateResult:
             return None
         if self.result is GateOutcome.UNDECIDED:
             return Problem(kind=ProblemKind.GATE_UNDECIDED, subject=self.name, cause=self.message)
-        return Problem(kind=ProblemKind.GATE_FAILED, subject=self.name, cause=f"{self.failure}: {self.message}")
+        cause = message_of(self.message, subject=self.failure)
+        return Problem(kind=ProblemKind.GATE_FAILED, subject=self.name, cause=cause)
 
 
 @dataclass(frozen=True, kw_only=True)
