@@ -126,8 +126,9 @@ def test_what_is_not_as_expected_is_not_replaced(tmp_path, matches):
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     metadata = durable_file.FileMetadata(mode=0o640, uid=os.getuid(), gid=os.getgid())
+    answers = iter(matches)
     with pytest.raises(durable_file.ChangedMeanwhileError):
-        durable_file.exchange_file(target, b"new", metadata=metadata, is_expected=lambda _: matches.pop(0))
+        durable_file.exchange_file(target, b"new", metadata=metadata, is_expected=lambda _: next(answers))
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["a.env"]
 
