@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
 import redis
 
 from retrain_worker.adapters.outbox import Outbox
@@ -29,8 +28,7 @@ class CurrentModelHash:
     def __init__(self, client: redis.Redis, outbox: Outbox) -> None:
         self._client = client
         self._outbox = outbox
-        remembered = outbox.recall(_REMEMBERED)
-        self._model = from_fields(msgspec.json.decode(remembered, type=dict[str, str])) if remembered else None
+        self._model = _model_of(outbox.recall(_REMEMBERED, dict[str, str]))
 
     def learn(self, events: Iterable[Event]) -> None:
         """Note and write what `events`, which are about to be sent in this order, say of the model in service."""
@@ -39,7 +37,7 @@ class CurrentModelHash:
             model = self._after(event, model)
         if model is None or model == self._model:
             return
-        self._outbox.remember(_REMEMBERED, msgspec.json.encode(to_fields(model)).decode())
+        self._outbox.remember(_REMEMBERED, to_fields(model))
         self._model = model
         self._write(to_fields(model))
 
@@ -66,3 +64,11 @@ class CurrentModelHash:
 
     def _write(self, fields: Mapping[str, str]) -> None:
         self._client.hset(self.key, mapping=dict(fields.items()))
+
+
+def _model_of(fields: Mapping[str, str] | None) -> CurrentModel | None:
+    """The model that was remembered; None when there is none that can be read: the next event says it."""
+    try:
+        return from_fields(fields) if fields else None
+    except ValueError:
+        return None

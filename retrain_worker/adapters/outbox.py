@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from retrain_worker.domain.events import Event
+
+Remembered = TypeVar("Remembered")
 
 
 class StoredEvent(Protocol):
@@ -55,8 +57,8 @@ class Outbox(Protocol):
     def oldest_pending_at(self) -> datetime | None:
         """The timestamp of the first event that is not sent."""
 
-    def remember(self, key: str, value: str) -> None:
-        """Store a word of ours."""
+    def remember(self, key: str, value: object) -> None:
+        """Store a value of the relay."""
 
-    def recall(self, key: str) -> str | None:
-        """The word stored under `key`."""
+    def recall(self, key: str, kind: type[Remembered]) -> Remembered | None:
+        """The value stored under `key`; None when there is none, or none that is a `kind`."""

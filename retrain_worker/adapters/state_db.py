@@ -25,6 +25,7 @@ from retrain_worker.errors import StateError
 
 _WATERMARK = "watermark_path"
 Value = TypeVar("Value", Run, Deployment, SlotRequest, Event)
+Remembered = TypeVar("Remembered")
 _MARKS = ", ".join("?" * len(WAITING))
 #: for a JSON field without a default, while the other columns are converted
 _PLACEHOLDERS: dict[str, Any] = {"payload": {}}
@@ -347,28 +348,25 @@ class StateDb:
             )[0][0]
         )
 
-    # --- words ----------------------------------------------------------------------------------------------------
+    # --- what the daemon remembers ----------------------------------------------------------------------------------
 
     def watermark_path(self) -> Path | None:
         """The fingerprints of the rows that the last committed run has covered."""
-        value = self.recall(_WATERMARK)
+        value = self.recall(_WATERMARK, str)
         return Path(value) if value else None
 
-    def remember(self, key: str, value: str) -> None:
-        """Keep a word beyond this process."""
+    def remember(self, key: str, value: object) -> None:
+        """Store a value (a dataclass, a text, a number) beyond this process."""
         with self._transaction() as connection:
             _remember(connection, key, value)
 
-    def remember_all(self, words: Mapping[str, str]) -> None:
-        """Keep several words: all or none."""
-        with self._transaction() as connection:
-            for key, value in words.items():
-                _remember(connection, key, value)
-
-    def recall(self, key: str) -> str | None:
-        """The word kept under `key`."""
+    def recall(self, key: str, kind: type[Remembered]) -> Remembered | None:
+        """The value stored under `key`; None when there is none, or none that is a `kind`."""
         rows = self._rows("SELECT value FROM memory WHERE key = ?", key)
-        return str(rows[0][0]) if rows else None
+        try:
+            return msgspec.json.decode(rows[0][0], type=kind) if rows else None
+        except msgspec.MsgspecError:
+            return None
 
     # --- connection -----------------------------------------------------------------------------------------------
 
@@ -448,9 +446,10 @@ def _enqueue(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     )
 
 
-def _remember(connection: sqlite3.Connection, key: str, value: str) -> None:
+def _remember(connection: sqlite3.Connection, key: str, value: object) -> None:
     connection.execute(
-        "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+        "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (key, stored_json.encode(value)),
     )
 
 

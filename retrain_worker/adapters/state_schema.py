@@ -44,6 +44,13 @@ def _each_json(
     return run
 
 
+def _memory(connection: sqlite3.Connection) -> None:
+    values = dict(map(tuple, connection.execute("SELECT key, value FROM memory")))
+    connection.execute("DELETE FROM memory")
+    stored = [(key, json.dumps(value)) for key, value in stored_upgrades.memory(values).items()]
+    connection.executemany("INSERT INTO memory VALUES (?, ?)", stored)
+
+
 #: statements and functions of each version; a released one is never changed
 MIGRATIONS: tuple[Migration, ...] = (
     (
@@ -143,6 +150,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         " WHERE event_type = 'model.observed' AND sent_at IS NULL AND json_valid(payload) AND json_valid(flat)",
         _each_json("runs", "run_id", "facts", stored_upgrades.facts_1_to_2),
         _each_json("slot_requests", "request_id", "arguments", stored_upgrades.slot_request_arguments),
+        _memory,
     ),
 )
 

@@ -64,6 +64,35 @@ def slot_request_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value == "yes" if name in flags else value for name, value in _renamed(arguments, names).items()}
 
 
+def memory(values: Mapping[str, str]) -> dict[str, Any]:
+    """What the daemon remembers: texts, each of its own form, become one JSON value each."""
+    first, _, second = values.get("clock_went_back", "").partition(" ")
+    after, _, reason = values.get("follow_up", "").partition(" ")
+    milliseconds, _, sequence = values.get("telemetry/cursor", "").partition("-")
+    tally = _json(values.get("telemetry/tally", ""))
+    found = {
+        "watermark_path": values.get("watermark_path"),
+        "clock_went_back": {"last_attempt_at": first, "noticed_at": second} if second else None,
+        "queued_request": {"after_run_id": after, "reason": reason} if reason else None,
+        "bookkeeping": {
+            "run_id": values.get("booked_until", ""),
+            "waiting": values.get("booked_late", "").split(),
+            "on_probation": values.get("booked_on_probation", "").split(),
+            "serving": values.get("booked_serving", ""),
+        },
+        "serving_monitor": {"milliseconds": _json(milliseconds), "sequence": _json(sequence), "tally": tally},
+        **{key: _json(value) for key, value in values.items() if key.startswith("relay/")},
+    }
+    return {key: value for key, value in found.items() if value is not None} if values else {}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _audit(fact: dict[str, Any]) -> dict[str, Any]:
     return fact | {"findings": _with_messages(fact.get("findings"))}
 

@@ -109,7 +109,7 @@ class StreamHistory:
     def top_of(self, stream: str) -> int:
         """Time part of the highest id that the stream has had, as far as we know, also before it was lost."""
         state = self._states.get(stream)
-        lost = int(self._outbox.recall(_LOST_TOP + stream) or 0)
+        lost = self._outbox.recall(_LOST_TOP + stream, int) or 0
         return max(state.top if state else 0, self._sent_top_of(stream), lost)
 
     def note_sent(self, stream: str, stream_id: StreamId) -> None:
@@ -145,7 +145,7 @@ class StreamHistory:
         sent = self._outbox.sent_event_ids(stream, since=self._now() - RETENTION)
         missing = [event_id for event_id in sent if event_id not in present]
         if missing:
-            self._outbox.remember(_LOST_TOP + stream, str(self.top_of(stream)))
+            self._outbox.remember(_LOST_TOP + stream, self.top_of(stream))
             self._outbox.requeue(missing)
         state = self._states.get(stream)
         self._sent_top[stream] = state.top if state else 0

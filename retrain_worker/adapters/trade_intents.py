@@ -7,10 +7,10 @@ Implements stages.ports.Confirmations, too: an engine that names its model in an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import redis
 from redis.exceptions import RedisError
 
@@ -23,7 +23,16 @@ from retrain_worker.redis_client import RedisProblem, entries_in, problem_of, te
 BATCH = 500
 #: entries searched for a confirmation, newest first
 _MAX_SEARCHED = 200
-_CURSOR, _TALLY = "telemetry/cursor", "telemetry/tally"
+_PROGRESS = "serving_monitor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    """Up to which entry of the stream the answers are counted, and the tally of them."""
+
+    milliseconds: int
+    sequence: int
+    tally: Tally
 
 
 class TradeIntents:
@@ -43,16 +52,18 @@ class TradeIntents:
 
         The first pass ever begins at `at`.
         """
-        tally, cursor = self.tally, self._store.recall(_CURSOR) or f"{int(at.timestamp() * 1000)}-0"
+        known = self._store.recall(_PROGRESS, _Progress)
+        tally = known.tally if known else Tally()
+        cursor = (known.milliseconds, known.sequence) if known else (int(at.timestamp() * 1000), 0)
         if tally.model_path != model_path:
             tally = Tally(model_path=model_path, since=at.isoformat())
         try:
-            entries = entries_in(self._client.xrange(INTENT_STREAM, f"({cursor}", "+", count=BATCH))
+            entries = entries_in(self._client.xrange(INTENT_STREAM, f"({cursor[0]}-{cursor[1]}", "+", count=BATCH))
         except RedisError as error:
             return problem_of(error, self._client, key=INTENT_STREAM)
         for stream_id, fields in entries:
-            tally, cursor = _counted(tally, stream_id, fields), stream_id
-        self._store.remember_all({_CURSOR: cursor, _TALLY: msgspec.json.encode(tally).decode()})
+            tally, cursor = _counted(tally, stream_id, fields), parts_of(stream_id)
+        self._store.remember(_PROGRESS, _Progress(milliseconds=cursor[0], sequence=cursor[1], tally=tally))
         return None
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
@@ -76,10 +87,8 @@ class TradeIntents:
 
 def tally_in(store: StateDb) -> Tally:
     """The tally up to the last pass; an empty one where there is none, or it cannot be decoded."""
-    try:
-        return msgspec.json.decode(store.recall(_TALLY) or "{}", type=Tally)
-    except msgspec.MsgspecError:
-        return Tally()
+    known = store.recall(_PROGRESS, _Progress)
+    return known.tally if known else Tally()
 
 
 def _counted(tally: Tally, stream_id: str, fields: Mapping[bytes, bytes]) -> Tally:

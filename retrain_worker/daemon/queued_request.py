@@ -6,10 +6,20 @@ stored note names the run that it follows, so it is valid as long as that run is
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.lifecycle import Run, Stage
 
-_KEY = "follow_up"
+_KEY = "queued_request"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Queued:
+    """The run that it follows, and why it was requested, one line."""
+
+    after_run_id: str
+    reason: str
 
 
 def comes_too_late(run: Run) -> bool:
@@ -19,19 +29,14 @@ def comes_too_late(run: Run) -> bool:
 
 def note(store: StateDb, run: Run, reason: str) -> bool:
     """Queue one more run after `run`, for `reason`, one line; False when one is queued already."""
-    if _noted(store)[0] == run.run_id:
+    queued = store.recall(_KEY, _Queued)
+    if queued is not None and queued.after_run_id == run.run_id:
         return False
-    store.remember(_KEY, f"{run.run_id} {reason}")
+    store.remember(_KEY, _Queued(after_run_id=run.run_id, reason=reason))
     return True
 
 
 def due(store: StateDb) -> str | None:
     """Why a queued run is to begin, while no run is at work; None when none is queued."""
-    after, reason = _noted(store)
-    newest = store.history(limit=1)
-    return reason if newest and newest[0].run_id == after else None
-
-
-def _noted(store: StateDb) -> tuple[str, str]:
-    after, _, reason = (store.recall(_KEY) or "").partition(" ")
-    return after, reason
+    queued, newest = store.recall(_KEY, _Queued), store.history(limit=1)
+    return queued.reason if queued and newest and newest[0].run_id == queued.after_run_id else None

@@ -12,9 +12,20 @@ from datetime import datetime, timedelta
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon import queued_request
 from retrain_worker.daemon.configuration import Configuration
+from retrain_worker.domain.facts import check_aware
 
-#: <last attempt> <when it was noticed that this lies in the future>, both ISO 8601
 _CLOCK_WENT_BACK = "clock_went_back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClockWentBack:
+    """The last attempt, and when it was noticed that it lies in the future."""
+
+    last_attempt_at: datetime
+    noticed_at: datetime
+
+    def __post_init__(self) -> None:
+        check_aware(self.last_attempt_at, self.noticed_at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +64,10 @@ class RunSchedule:
         last = self._store.last_attempt_at()
         if last is None or last <= at:
             return last
-        attempt, _, noticed = (self._store.recall(_CLOCK_WENT_BACK) or "").partition(" ")
-        if attempt == last.isoformat() and datetime.fromisoformat(noticed) <= at:
-            return datetime.fromisoformat(noticed)
-        self._store.remember(_CLOCK_WENT_BACK, f"{last.isoformat()} {at.isoformat()}")
+        known = self._store.recall(_CLOCK_WENT_BACK, _ClockWentBack)
+        if known is not None and known.last_attempt_at == last and known.noticed_at <= at:
+            return known.noticed_at
+        self._store.remember(_CLOCK_WENT_BACK, _ClockWentBack(last_attempt_at=last, noticed_at=at))
         return at
 
 

@@ -123,11 +123,12 @@ def test_an_unknown_event_cannot_be_marked(state):
         state.mark_sent(["nobody"], at=AT)
 
 
-def test_words_are_remembered(state):
-    assert state.recall("last_id") is None
+def test_values_are_remembered(state):
+    assert state.recall("last_id", str) is None
     state.remember("last_id", "1-0")
     state.remember("last_id", "2-0")
-    assert state.recall("last_id") == "2-0"
+    assert state.recall("last_id", str) == "2-0"
+    assert state.recall("last_id", int) is None
 
 
 def test_a_roll_back_is_a_deployment_without_a_run(state):
@@ -163,7 +164,7 @@ def test_reading_beside_a_daemon_sees_what_is_committed_and_makes_no_file(state,
     with StateDb(path, read_only=True) as reader:
         assert reader.unfinished_run() == run
         state.remember("a", "b")
-        assert reader.recall("a") == "b"
+        assert reader.recall("a", str) == "b"
         with pytest.raises(StateError):
             reader.remember("a", "c")
     assert names(path.parent) == before
@@ -186,14 +187,14 @@ def test_a_killed_process_loses_nothing_that_was_committed(path):
         "import sys, os; from pathlib import Path; from retrain_worker.adapters.state_db import StateDb\n"
         "state = StateDb(Path(sys.argv[1])); state.remember('a', 'b')\n"
         "state._connection.execute('BEGIN IMMEDIATE'); "
-        "state._connection.execute(\"UPDATE memory SET value = 'torn'\")\n"
+        "state._connection.execute(\"UPDATE memory SET value = '1'\")\n"
         "os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
     with StateDb(path, read_only=True) as reader:
-        assert reader.recall("a") == "b"
+        assert reader.recall("a", str) == "b"
     with StateDb(path) as state:
-        assert state.recall("a") == "b"
+        assert state.recall("a", str) == "b"
 
 
 def test_a_commit_is_fsynced(state):

@@ -7,6 +7,7 @@ MAX_ATTEMPTS times, then skipped with a warning that names its run, so that it b
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import structlog
@@ -20,14 +21,22 @@ log = structlog.get_logger()
 
 #: passes in which a row is tried, one a minute
 MAX_ATTEMPTS = 5
-_BOOKED_UNTIL = "booked_until"
-#: ids of runs that were still waiting when newer ones were written
-_BOOKED_LATE = "booked_late"
-#: ids of runs on probation whose promotion is written
-_BOOKED_ON_PROBATION = "booked_on_probation"
-#: id of the deployment that is written as the one in service
-_BOOKED_SERVING = "booked_serving"
+_PROGRESS = "bookkeeping"
 _MAX_RUNS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    """What is written already. Without it, the newest runs are written again, which changes nothing."""
+
+    #: the newest run that is written, or remembered in `waiting`
+    run_id: str = ""
+    #: ids of runs that were still waiting when newer ones were written
+    waiting: frozenset[str] = frozenset()
+    #: ids of runs on probation whose promotion is written
+    on_probation: frozenset[str] = frozenset()
+    #: the deployment that is written as the one in service
+    serving: str = ""
 
 
 class Bookkeeping:
@@ -53,27 +62,24 @@ class Bookkeeping:
         A run that still waits while newer ones are written is remembered, and follows when it is over; one on probation
         is written twice, when it is promoted and when the probation is over.
         """
-        late, on_probation = self._ids(_BOOKED_LATE), self._ids(_BOOKED_ON_PROBATION)
-        booked = self._store.recall(_BOOKED_UNTIL) or ""
-        newest = takewhile(lambda run: run.run_id != booked, self._store.history(limit=_MAX_RUNS))
-        known = [run for run in map(self._store.run, sorted(late)) if run is not None]
-        for run in known:
-            if not (run.is_finished or (run.is_concluded and run.run_id not in on_probation)):
+        done = self._progress()
+        newest = takewhile(lambda run: run.run_id != done.run_id, self._store.history(limit=_MAX_RUNS))
+        for run in [run for run in map(self._store.run, sorted(done.waiting)) if run is not None]:
+            if not (run.is_finished or (run.is_concluded and run.run_id not in done.on_probation)):
                 continue
             if not self._is_done(run, tables):
                 return
-            self._note(run, late, on_probation)
+            self._note(run)
         for run in reversed([run for run in newest if run.is_concluded or run.is_waiting]):
             if run.is_concluded and not self._is_done(run, tables):
                 return
-            self._note(run, late, on_probation)
-            self._store.remember(_BOOKED_UNTIL, run.run_id)
+            self._note(run, run_id=run.run_id)
         self._write_serving(tables)
 
     def _write_serving(self, tables: StackTables) -> None:
         """After the runs, so that the version in service has its row."""
         serving = self._store.last_deployment()
-        if serving is None or serving.deployment_id == self._store.recall(_BOOKED_SERVING):
+        if serving is None or serving.deployment_id == self._progress().serving:
             return
         try:
             tables.record_serving(serving)
@@ -83,17 +89,18 @@ class Bookkeeping:
             self._warn(f"{error}; retrying")
             return
         self._problem = None
-        self._store.remember(_BOOKED_SERVING, serving.deployment_id)
+        self._store.remember(_PROGRESS, replace(self._progress(), serving=serving.deployment_id))
 
-    def _note(self, run: Run, late: set[str], on_probation: set[str]) -> None:
-        """Update both sets by what is still to be written of `run`, and remember them."""
-        (late.add if run.is_waiting else late.discard)(run.run_id)
-        (on_probation.add if run.is_waiting and run.is_concluded else on_probation.discard)(run.run_id)
-        self._store.remember(_BOOKED_LATE, " ".join(sorted(late)))
-        self._store.remember(_BOOKED_ON_PROBATION, " ".join(sorted(on_probation)))
+    def _progress(self) -> _Progress:
+        return self._store.recall(_PROGRESS, _Progress) or _Progress()
 
-    def _ids(self, key: str) -> set[str]:
-        return set((self._store.recall(key) or "").split())
+    def _note(self, run: Run, **changes: str) -> None:
+        """Remember what is still to be written of `run`."""
+        done, ids = self._progress(), {run.run_id}
+        waiting = done.waiting | ids if run.is_waiting else done.waiting - ids
+        is_written = run.is_waiting and run.is_concluded
+        on_probation = done.on_probation | ids if is_written else done.on_probation - ids
+        self._store.remember(_PROGRESS, replace(done, waiting=waiting, on_probation=on_probation, **changes))
 
     def _is_done(self, run: Run, tables: StackTables) -> bool:
         """Whether the rows of `run` are written, or skipped for good."""
