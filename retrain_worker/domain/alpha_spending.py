@@ -1,13 +1,12 @@
-"""How much error a decision may spend, so that years of daily retraining do not promote by luck sooner or later.
+"""Alpha spending: the error probability of each daily decision, so that the false promotions a year stay bounded.
 
-A purse of error probability fills at `false_promotions_per_year` and each decision takes a tenth of what is in it. A
-decision at level alpha promotes a model without skill with probability alpha at most, so the expected number of such
-promotions in T years is at most FULL * skill_alpha + T * false_promotions_per_year, whatever the dependence between
-decisions whose holdouts overlap (linearity of expectation). The purse starts and ends full, so a first decision, or one
-after a long pause, has skill_alpha; asked day by day it settles at false_promotions_per_year / 365 a decision; asked a
-hundred times an hour, each one gets less. A convergent series (Lan and DeMets, Biometrika 70 (1983) 659) would die out
-with the years; a purse that is filled again does not (Foster and Stine, J. R. Stat. Soc. B 70 (2008) 429; Ramdas et
-al., NIPS 2017, arXiv 1710.00499).
+Alpha wealth grows by `false_promotions_per_year` a year, and each decision spends a tenth of it. A decision at level
+alpha promotes a model without skill with probability alpha at most, so the expected number of such promotions in T
+years is at most FULL * skill_alpha + T * false_promotions_per_year, whatever the dependence between decisions whose
+holdouts overlap (linearity of expectation). The wealth starts at its limit, FULL decisions at skill_alpha. Daily
+decisions settle at false_promotions_per_year / 365 each; more frequent ones get less. A convergent series (Lan and
+DeMets, Biometrika 70 (1983) 659) would vanish with the years; growing wealth does not (alpha-investing, Foster and
+Stine, J. R. Stat. Soc. B 70 (2008) 429; Ramdas et al., NIPS 2017, arXiv 1710.00499).
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-#: share of the purse that one decision takes
+#: share of the wealth that one decision spends
 SHARE = 0.1
-#: a full purse, in decisions at skill_alpha
+#: largest wealth, in decisions at skill_alpha
 FULL = 1.0 / SHARE
 _YEAR_SECONDS = 365.25 * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlphaSpending:
-    """What one decision spent, and what it left."""
+    """What one decision spent, and what was left."""
 
     #: the error probability of this decision
     alpha: float
-    #: in the purse after it
+    #: wealth after it
     left: float
     #: decisions so far, this one included
     num_decisions: int

@@ -134,9 +134,52 @@ def test_agreement_on_too_few_rows_is_undecided():
     enough = with_card(agreement=replace(GOOD_CARD.agreement, n=POLICY.min_rows))
 
     assert result_of(few, "agreement") is GateOutcome.UNDECIDED
-    assert result_of(with_card(agreement=None), "agreement") is GateOutcome.UNDECIDED
     assert result_of(enough, "agreement") is GateOutcome.PASS
     assert decide(few, replace(POLICY, agreement_required=True)).decision is Decision.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("gate", "evidence"),
+    [
+        ("agreement", with_card(agreement=None)),
+        ("incumbent", replace(GOOD, comparison=None)),
+    ],
+)
+def test_a_gate_without_any_row_is_undecided(gate, evidence):
+    result = next(result for result in decide(evidence, POLICY).gates if result.name == gate)
+
+    assert result.result is GateOutcome.UNDECIDED
+    assert result.message == "0 rows could be measured, 200 are required"
+
+
+@pytest.mark.parametrize(("share", "is_borderline"), [(0.75, False), (0.751, True)])
+def test_agreement_above_its_threshold_is_called_borderline(share, is_borderline):
+    evidence = with_card(agreement=replace(GOOD_CARD.agreement, share=share))
+    result = next(result for result in decide(evidence, POLICY).gates if result.name == "agreement")
+
+    assert result.result is GateOutcome.PASS
+    assert ("borderline" in result.message) == is_borderline
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        with_card(calibration_slope=0.5, calibration_slope_high=None),
+        with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.6, auc_high=0.7, auc_lag_high=-0.01),)),
+        with_card(slices=(replace(GOOD_CARD.slices[0], auc=None, auc_high=None),)),
+        with_card(slices=(replace(GOOD_CARD.slices[0], actions={}),)),
+        with_card(slices=(GOOD_CARD.slices[0], replace(GOOD_CARD.slices[0], n=49, actions={"BUY": 1.0}))),
+    ],
+    ids=[
+        "slope without a bound",
+        "slice behind but above chance",
+        "slice of one class",
+        "slice without actions",
+        "slice of few rows",
+    ],
+)
+def test_what_is_not_shown_to_be_wrong_does_not_fail(evidence):
+    assert decide(evidence, POLICY).decision is Decision.PASS
 
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
@@ -290,9 +333,7 @@ def test_folds_of_another_market_regime_are_left_out():
     assert "1 backtest folds (not the 2 older)" in gate.message
 
 
-@pytest.mark.parametrize(
-    "newest", [with_skill(pool(3), holdout_auc_low=0.5), with_skill(pool(3), log_loss_gain=-0.001)]
-)
+@pytest.mark.parametrize("newest", [with_skill(pool(3), holdout_auc_low=0.5), with_skill(pool(3), log_loss_gain=0.0)])
 def test_good_backtest_folds_do_not_outweigh_the_holdout(newest):
     assert result_of(newest, "skill") is GateOutcome.FAIL
 
@@ -338,6 +379,8 @@ def test_skill_that_could_not_be_measured_is_undecided(evidence):
 def test_the_pools_together_spend_no_more_than_one_decision_may(alpha, wanted):
     levels = pool_alphas(alpha, wanted)
 
+    assert len(levels) == wanted + 1
+    assert levels[-1] == alpha / 2
     assert sum(levels) <= alpha
     assert list(levels) == sorted(levels)
 
@@ -345,10 +388,14 @@ def test_the_pools_together_spend_no_more_than_one_decision_may(alpha, wanted):
 def test_the_skill_of_an_incumbent_need_not_be_significant_but_must_be_positive():
     worse = replace(GOOD.comparison, log_loss_gain_low=-0.5)
     doubtful = replace(GOOD_CARD, auc_low=0.45, log_loss_gain_low=-0.02)
-    useless = replace(GOOD_CARD, log_loss_gain=-0.01)
 
     assert result_of(replace(GOOD, incumbent=doubtful, comparison=worse), "incumbent") is GateOutcome.FAIL
-    assert result_of(replace(GOOD, incumbent=useless, comparison=worse), "incumbent") is GateOutcome.PASS
+    for useless in ({"log_loss_gain": 0.0}, {"auc": 0.5}):
+        evidence = replace(GOOD, incumbent=replace(GOOD_CARD, **useless), comparison=worse)
+        assert result_of(evidence, "incumbent") is GateOutcome.PASS
+    for unmeasured in ({"auc": None, "log_loss_gain": -0.01}, {"auc": 0.4, "log_loss_gain": None}):
+        evidence = replace(GOOD, incumbent=replace(GOOD_CARD, **unmeasured), comparison=worse)
+        assert result_of(evidence, "incumbent") is GateOutcome.FAIL
 
 
 @pytest.mark.parametrize(

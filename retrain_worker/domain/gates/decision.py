@@ -1,4 +1,4 @@
-"""The verdict on a candidate: every gate is asked, and those that count must pass."""
+"""The verdict on a candidate: all gates are evaluated, and those that count must pass."""
 
 from __future__ import annotations
 
