@@ -54,7 +54,7 @@ _VERBS = (
 
 _EPILOG = """\
 examples:
-  retrain-worker demo                              watch the whole idea work on a simulated market
+  retrain-worker demo                              one run on a simulated market
   retrain-worker check                             what is missing before the first start, and what mends it
   retrain-worker discover /opt /home /etc          where the training data lies, and what points elsewhere
   retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try

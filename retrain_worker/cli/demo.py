@@ -1,4 +1,4 @@
-"""`demo`: the whole idea on a simulated market, with a stand-in for the engine, on embedded defaults."""
+"""`demo`: one run on a simulated market, with a stand-in for the engine and an embedded Redis."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
     from retrain_worker.demo.demo_host import Listener
 
-#: only a folder that holds this file is ever emptied
+#: only a directory with this file is emptied
 _MARK = ".retrain-worker-demo"
 _EVENT_SECONDS = 20.0
 
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser("demo", help="watch the whole idea work on a simulated market")
+    """Declare the command."""
+    parser = verbs.add_parser("demo", help="one run on a simulated market")
     parser.add_argument(
         "--home",
         type=Path,
         default=Path("demo-home"),
         metavar="DIR",
-        help="where everything is written (default ./demo-home; made anew each time)",
+        help="where everything is written (default ./demo-home; recreated each time)",
     )
-    parser.add_argument("--seed", type=int, default=7, metavar="N", help="another market for another number")
+    parser.add_argument("--seed", type=int, default=7, metavar="N", help="seed of the market")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.set_defaults(execute=execute)
 
@@ -58,15 +58,15 @@ def execute(arguments: argparse.Namespace) -> int:
     journal.configure(level="ERROR", form=loaded.log_format)
     options.prepare_home(loaded)
 
-    say("a market of 30 days is made, and an older one in which other things moved it")
+    say("creating a market of 30 days, and an older one with another signal")
     today, old = demo_host.write_markets(home, seed=arguments.seed, now=now)
-    say("yesterday's model is trained on the older market and put into the engine's slot")
+    say("training the incumbent on the older market and placing it in the engine's slot")
     demo_host.write_stale_incumbent(
         old, work_dir=home / "older_run", models_dir=loaded.engine_models_dir, env_file=loaded.engine_env_file
     )
     with ExitStack() as resources:
         components = resources.enter_context(open_components(loaded, report=lambda step: say(step.message)))
-        say("the engine's stand-in starts and answers with it")
+        say("starting the stand-in for the engine with it")
         engine = resources.enter_context(
             demo_host.engine(
                 env_file=loaded.engine_env_file,
@@ -88,17 +88,19 @@ def execute(arguments: argparse.Namespace) -> int:
         print(as_json(result))
     else:
         print("\n" + summary(result, bayes_auc=result["bayes_auc"], event=event, colour=sys.stdout.isatty()))
-        print("\nwhat the consumer of docs/consumers.md, twenty lines, has printed:")
+        print("\noutput of the consumer of docs/consumers.md:")
         print("\n".join(f"  {line}" for line in heard))
-        print(f"\neverything lies under {home}; another market: retrain-worker demo --seed {arguments.seed + 1}")
+        print(f"\nall files are under {home}; another market: retrain-worker demo --seed {arguments.seed + 1}")
     return exit_code(result)
 
 
 def _fresh(home: Path) -> Path:
-    """An empty folder with our mark; a folder of somebody else's is left alone."""
+    """An empty directory with the marker file; another directory that is not empty is refused."""
     if home.exists() and any(home.iterdir()):
         if not (home / _MARK).exists():
-            raise UsageError("is not empty and was not made by the demo", where=str(home), remedy="name another --home")
+            raise UsageError(
+                "is not empty and was not created by the demo", where=str(home), remedy="name another --home"
+            )
         shutil.rmtree(home)
     home.mkdir(parents=True, exist_ok=True)
     (home / _MARK).touch()
@@ -106,7 +108,7 @@ def _fresh(home: Path) -> Path:
 
 
 def _event_of(engine: Listener, result: dict[str, Any]) -> dict[str, Any] | None:
-    """The promotion as the engine's consumer saw it."""
+    """The promotion as the stand-in's consumer received it."""
     if not result["event_id"]:
         return None
     line = engine.wait_for("event", seconds=_EVENT_SECONDS, event_id=result["event_id"])
@@ -124,18 +126,18 @@ def _event_of(engine: Listener, result: dict[str, Any]) -> dict[str, Any] | None
 
 
 def _answers(engine: Listener) -> dict[str, Any]:
-    """What the stand-in answered meanwhile, by model version."""
+    """Predictions of the stand-in by model version."""
     last = engine.lines("stopped")
     return dict(last[-1]["answers"]) if last else {}
 
 
 def _bayes_auc(market: Any, result: dict[str, Any]) -> float | None:
-    """The best AUC that any model could expect on the holdout: its newest rows, judged by the generator."""
+    """The Bayes-optimal AUC on the holdout, from the generator."""
     return market.bayes_auc(market.newest(result["candidate"]["n"])) if result["candidate"] else None
 
 
 class _Teller:
-    """Says each new sentence with the seconds since the start."""
+    """Prints each new message with the seconds since the start."""
 
     def __init__(self) -> None:
         self._started_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Sets the demo's stage: the market, the stale incumbent, and the engine's stand-in as a process of its own."""
+"""The environment of the demo: market, stale incumbent, and the stand-in for the engine as a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from retrain_worker.demo.market import Market, write_market
 from retrain_worker.demo.regime import Regime
 from retrain_worker.errors import WorkerFailedError
 
-#: how far the market's relation has turned since the incumbent was trained
+#: rotation of the market's signal since the incumbent was trained
 _TURN_DEGREES = 70.0
 _OLD_ROWS = 2_500
 _POLL_SECONDS = 0.05
@@ -28,20 +28,20 @@ _CONSUMER_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """The engine's stand-in, heard through the log that it writes."""
+    """The stand-in for the engine, observed through its log."""
 
     log: Path
     process: subprocess.Popen[bytes]
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """What it has written of this kind so far."""
+        """The lines of this kind so far."""
         with suppress(OSError):
             found = [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
             return [line for line in found if line["kind"] == kind]
         return []
 
     def wait_for(self, kind: str, *, seconds: float, **wanted: Any) -> dict[str, Any] | None:
-        """The first line of `kind` with these values; None when it does not come in time or the engine has ended."""
+        """The first line of `kind` with these values; None when it is not written in time or the engine has ended."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             for line in self.lines(kind):
@@ -54,7 +54,7 @@ class Listener:
 
 
 def write_markets(folder: Path, *, seed: int, now: datetime) -> tuple[Market, Market]:
-    """The market of the last 30 days, and an older one with another relation; both as databases in `folder`."""
+    """The market of the last 30 days, and an older one with another signal, as databases in `folder`."""
     today = write_market(folder / "quantum_trader.db", seed=seed, end=now)
     old = write_market(
         folder / "older_market.db",
@@ -76,7 +76,7 @@ def write_stale_incumbent(old: Market, *, work_dir: Path, models_dir: Path, env_
 
 @contextmanager
 def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iterator[Listener]:
-    """The stand-in at work; stopped with SIGTERM at the end. Raises ChildFailedError when it does not answer."""
+    """The running stand-in; stopped with SIGTERM at the end. Raises WorkerFailedError when it does not answer."""
     command = [
         sys.executable,
         "-m",
@@ -95,7 +95,7 @@ def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iter
     listener = Listener(log=log, process=process)
     try:
         if listener.wait_for("swap", seconds=60.0) is None:
-            raise WorkerFailedError("the engine's stand-in gave no answer", where=str(log))
+            raise WorkerFailedError("the stand-in for the engine does not answer", where=str(log))
         yield listener
     finally:
         process.terminate()
@@ -108,7 +108,7 @@ def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iter
 
 @contextmanager
 def consumer(*, redis_url: str, log: Path) -> Iterator[Callable[[], list[str]]]:
-    """The twenty lines of docs/consumers.md at work; gives what they print, up to the end of the run."""
+    """Run the consumer of docs/consumers.md; yields the list of its output, up to the end of the run."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "retrain_worker.demo.consumer"],

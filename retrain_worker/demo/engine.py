@@ -1,14 +1,14 @@
-"""A stand-in for the AI engine: answers predictions all the time, follows the promoted model, writes down what it saw.
+"""A stand-in for the AI engine: predicts continuously, follows promotions, logs what it observes.
 
     python -m retrain_worker.demo.engine --env-file FILE --redis-url URL --db FILE --log FILE.jsonl
 
 It starts with the model that PATCHTST_MODEL_PATH of the env file names, as the stack's engine does. The real one is
-restarted by systemd when the trigger file is written; this one reloads hot. It ends on SIGTERM, or when the process
-that started it is gone. Each line of the log is one JSON object with `at` and `kind`:
+restarted by systemd when the trigger file is written; this one reloads without a restart. It ends on SIGTERM, or when
+the process that started it has ended. Each line of the log is one JSON object with `at` and `kind`:
 
-* `started`: it looks for its model. `swap`: a model has given its first answer (`old_version` is null for the first).
-* `event`: an event of the bus, whole. `failure`: an answer that failed, said once for each reason in a row.
-* `problem`: why what answers may not be what should (a file that was refused, no Redis); null when that is over.
+* `started`: it searches for its model. `swap`: the first prediction of a model (`old_version` is null for the first).
+* `event`: an event of the bus, complete. `failure`: a failed prediction, once for each consecutive reason.
+* `problem`: why the current model may not be the one in service (refused file, no Redis); null when it is over.
 * `stopped`: the last line; answered, failed and slowest by model version, as in each `swap`.
 """
 
@@ -48,13 +48,13 @@ from retrain_worker.serving.model_watch import Served
 
 CONSUMER = "demo-engine"
 _PAUSE_SECONDS = 0.15
-#: entries that the stream of intents keeps
+#: length of the stream of intents
 _LONGEST = 10_000
 
 
 @dataclass(kw_only=True)
 class Answers:
-    """How one model version did."""
+    """Statistics of one model version."""
 
     answered: int = 0
     failed: int = 0
@@ -63,13 +63,13 @@ class Answers:
 
 @dataclass(kw_only=True)
 class Diary:
-    """The log file. Lines come from two threads."""
+    """The log file. Two threads write lines."""
 
     file: TextIO
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """One line, at once in the file."""
+        """Write one line and flush it."""
         line = msgspec.json.encode({"at": datetime.now(UTC).isoformat(), "kind": kind, **facts}).decode()
         with self._lock:
             self.file.write(line + "\n")
@@ -77,7 +77,7 @@ class Diary:
 
 
 class Engine:
-    """Answers for the newest window of every symbol of `database`, by whatever model serves."""
+    """Predicts the newest window of every symbol of `database` with the current model."""
 
     def __init__(self, follower: ModelFollower, database: Path, diary: Diary, intents: Intents | None = None) -> None:
         self._intents = intents
@@ -90,7 +90,7 @@ class Engine:
         self._problem: str | None = None
 
     def answer(self) -> None:
-        """One round: read, predict, count. Never raises for what a model, a database or the bus may do."""
+        """One round: read, predict, count. Never raises for faults of model, database or bus."""
         self._note_problem(self._follower.problem)
         served = self._follower.served
         if served is None:
@@ -144,7 +144,7 @@ class Engine:
 
 
 class Intents:
-    """The engine's entries on quantum:stream:trade.intent: one for each row and model that it answers for."""
+    """The engine's entries on quantum:stream:trade.intent: one for each row and model."""
 
     def __init__(self, client: redis.Redis, database: Path) -> None:
         self._client = client
@@ -152,7 +152,7 @@ class Intents:
         self._said: set[tuple[str, str, str]] = set()
 
     def publish(self, served: Served, answers: Mapping[str, float]) -> None:
-        """Say what has not been said yet. A bus that is away, or a table that is busy, is no reason to stop."""
+        """Publish new entries. An unreachable bus or a busy table is ignored."""
         with suppress(RedisError, sqlite3.Error):
             for symbol, timestamp, side in _newest_decisions(self._database):
                 if symbol not in answers or (symbol, timestamp, served.version) in self._said:
@@ -267,7 +267,7 @@ def _write_down(events: ModelEvents, diary: Diary) -> None:
 
 
 def _leave_the_processor_to_others() -> None:
-    """One thread is plenty for a few windows; a training may be running beside us."""
+    """Use one thread: sufficient for a few windows, and a training may run at the same time."""
     import torch
 
     torch.set_num_threads(1)

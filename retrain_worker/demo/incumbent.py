@@ -1,4 +1,4 @@
-"""A stale incumbent: a model of an older market, trained by the program itself, in the engine's place and env file."""
+"""A stale incumbent: a model of an older market, trained by this program, in the engine's directory and env file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, PullRequest, TrainRequest, WorkerExit
 from retrain_worker.errors import WorkerFailedError
 
-#: learns the relation of a few thousand rows in seconds. One thread: two wait for each other where cores are shared
+#: learns the signal of a few thousand rows in seconds. One thread: two synchronise slowly on shared cores
 _RECIPE = Recipe(
     preset=Preset.PAPER,
     max_epochs=5,
@@ -59,7 +59,7 @@ def write_incumbent(
 ) -> Path:
     """Train on `database` as of `trained_at`, put the model into the engine's directory, and write its env file.
 
-    The run's own files stay in `work_dir`. Raises ChildFailedError when a stage does not end with a result.
+    The files of the run stay in `work_dir`. Raises WorkerFailedError when a stage ends without a result.
     """
     run_id = trained_at.strftime("%Y%m%d_%H%M%S")
     version, data, run_dir = version_of(run_id), DataPolicy(), work_dir / run_id
@@ -89,21 +89,23 @@ def write_incumbent(
 
 
 def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, database: Path) -> dict[str, Any]:
-    """Run one stage in a worker, as the daemon does, and give the fields of its result."""
+    """Run one stage in a worker, as the daemon does; the fields of its result."""
     asked, answered = run_dir / f"{stage.lower()}.request.json", run_dir / f"{stage.lower()}.result.json"
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
     command = [sys.executable, "-m", "retrain_worker.worker", str(asked), str(answered)]
     environment = dict(os.environ) | {DATABASE_URL_VARIABLE: f"sqlite:///{database.absolute()}"}
-    # an open stdin says that somebody waits for the result
+    # the worker stops when its stdin closes
     worker = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     with worker:
         assert worker.stdout is not None, "it was asked for"
         said = worker.stdout.read()
-        worker.wait()  # before stdin closes, which would tell it to stop
+        worker.wait()  # before stdin closes, which would stop it
     if worker.returncode != WorkerExit.DONE:
         what = answered.read_text() if worker.returncode == WorkerExit.ERROR else (said.splitlines() or ["nothing"])[-1]
-        raise WorkerFailedError(f"the incumbent could not be made: {what[:300]}", where=f"{stage} of the older market")
+        raise WorkerFailedError(
+            f"the incumbent could not be trained: {what[:300]}", where=f"{stage} of the older market"
+        )
     result: dict[str, Any] = msgspec.json.decode(answered.read_bytes())["result"]
     return result

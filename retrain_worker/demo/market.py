@@ -1,7 +1,7 @@
-"""A simulated market in a database of the stack's shape, and the Bayes-optimal answer to each of its rows.
+"""A simulated market in a database with the stack's schema, and the Bayes-optimal probability of each row.
 
-A market is a pure function of its arguments: the same seed gives the same rows. Its newest positions are still open;
-`continue_market` lets time pass: open ones get their outcome, new rows arrive.
+A market is a pure function of its arguments: the same seed gives the same rows. Its newest trades are still open;
+`continue_market` advances the time: open trades are completed and new rows arrive.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from retrain_worker.demo.table import complete_rows, insert_rows
 from retrain_worker.demo.trades import ROW, SYMBOLS, Rows, fill_trades, instants, names_of
 from retrain_worker.errors import UsageError
 
-#: rows of a symbol that a model sees, unless told otherwise
+#: default number of rows of a symbol in a window
 WINDOW = 64
 _SECOND = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Market:
-    """A market as of the instant `end`."""
+    """A market at the time `end`."""
 
     path: Path
     seed: int
     regime: Regime
-    #: now: what happens later is not in the database yet
+    #: the present: later outcomes are not in the database
     end: datetime
-    #: how many of the newest positions are open
+    #: number of the newest trades that are open
     open_rows: int
     #: features are JSON objects, not arrays
     as_objects: bool
-    #: (N,) of dtype ROW, by symbol, then by time; holds the future of open positions, too
+    #: (N,) of dtype ROW, by symbol, then by time; includes the future of open trades
     rows: Rows
     #: standardised features (N, F)
     signals: Floats
@@ -56,18 +56,18 @@ class Market:
         return np.asarray(np.sort(found, order="id"))
 
     def bayes_auc(self, ids: NDArray[np.int64] | None = None, *, window: int = WINDOW) -> float:
-        """AUC of the oracle on the rows `ids`, by default on all that can be judged. No model can expect more."""
+        """AUC of the oracle on the rows `ids`, by default on all that can be evaluated: the Bayes-optimal AUC."""
         judged = self._judged(window) if ids is None else np.isin(self.rows["id"], ids)
         return area_under_curve(self.probabilities(window=window)[judged], self.rows["is_win"][judged])
 
     def newest(self, count: int, *, window: int = WINDOW) -> NDArray[np.int64]:
-        """Ids of the `count` newest rows that a model can be judged on, in time order."""
+        """Ids of the `count` newest rows on which a model can be evaluated, in time order."""
         judged = self.rows[self._judged(window)]
         in_time = judged["id"][np.lexsort((judged["id"], judged["decided_at"]))]
         return np.asarray(in_time[max(len(in_time) - count, 0) :])
 
     def _judged(self, window: int) -> NDArray[np.bool_]:
-        """Rows with a full window and an outcome that is known and not contradicted by its profit."""
+        """Rows with a full window and a known outcome that agrees with its profit."""
         counts = np.bincount(self.rows["symbol_code"], minlength=len(SYMBOLS))
         depth = np.concatenate([np.arange(1, count + 1) for count in counts])
         return np.asarray(~self.rows["is_open"] & ~self.rows["is_contradiction"] & (depth >= window))
@@ -86,15 +86,15 @@ def write_market(
     as_objects: bool = False,
     regime: Regime | None = None,
 ) -> Market:
-    """Make the database `path`: `rows` known outcomes and `open_rows` open positions in the `days` before `end`.
+    """Create the database `path`: `rows` known outcomes and `open_rows` open trades in the `days` before `end`.
 
-    Ids are not in time order; `contradictions` losses are called WIN, id 1 among them. Raises UsageError when `path` is
-    there already or no market can be as asked.
+    Ids are not in time order; `contradictions` losses have the class WIN, id 1 among them. Raises UsageError when
+    `path` exists or the parameters contradict each other.
     """
     names_of(num_features)
     if path.exists():
         raise UsageError(
-            "a market is written into a new file, and this one is there",
+            "a market is written into a new file, and this one exists",
             where=str(path),
             remedy="remove it, or name another",
         )
@@ -120,9 +120,9 @@ def write_market(
 
 
 def continue_market(market: Market, *, rows: int = 200, days: float = 1.0, turn_degrees: float | None = None) -> Market:
-    """Let `days` pass: open positions get their outcome, `rows` new decisions arrive, the newest of them stay open.
+    """Advance by `days`: open trades are completed, `rows` new decisions arrive, the newest of them stay open.
 
-    `turn_degrees` turns the relation between features and regime from now on. Written as live services write: one
+    `turn_degrees` rotates the signal of the regime in the features from now on. Written as live services write: one
     short transaction.
     """
     turned = market.regime if turn_degrees is None else replace(market.regime, turn_degrees=turn_degrees)
@@ -159,9 +159,9 @@ def _later(market: Market, *, count: int, until: datetime) -> Market:
 def _new_rows(
     random: np.random.Generator, market: Market, before: NDArray[np.bool_], *, code: int, at: NDArray[np.int64]
 ) -> tuple[Rows, Floats]:
-    """Rows of one symbol at the instants `at`, after rows whose regime was `before`, and their signals."""
+    """Rows of one symbol at the times `at`, after rows whose regime was `before`, and their signals."""
     regime, count = market.regime, len(at)
-    if not len(before):  # the first trades look back, too
+    if not len(before):  # the first trades depend on earlier rows, too
         before = regime.states(random, regime.lag)
     is_good = regime.states(random, count, after=bool(before[-1]) if len(before) else None)
     deciding = np.concatenate([before, is_good])[len(before) - regime.lag + np.arange(count)]
@@ -175,7 +175,7 @@ def _new_rows(
 
 
 def _close(random: np.random.Generator, market: Market, *, is_new: NDArray[np.bool_], start: int) -> None:
-    """Keep the newest new positions open beyond `end`, close every other new one before it, and those that are due."""
+    """Keep the newest new trades open beyond `end`; close the other new ones before it, and those that are due."""
     rows, end = market.rows, round(market.end.timestamp()) * _SECOND
     new = np.flatnonzero(is_new)
     newest = new[np.argsort(rows["decided_at"][new], kind="stable")][max(len(new) - market.open_rows, 0) :]
@@ -187,14 +187,14 @@ def _close(random: np.random.Generator, market: Market, *, is_new: NDArray[np.bo
     rows["exit_at"][closed] = np.minimum(rows["exit_at"], latest)[closed]
     rows["updated_at"][new] = rows["exit_at"][new] + random.integers(1_000_000, 14_000_000, len(new))
     rows["is_open"] &= rows["exit_at"] > end
-    # the ensemble was renewed half-way through the first stretch
+    # the ensemble was replaced half-way through the first period
     is_first = bool(is_new.all())
     renewed_at = (start * _SECOND + end) // 2 if is_first else 0
     rows["model_version"][new] = rows["decided_at"][new] >= renewed_at
 
 
 def _contradict(rows: Rows, count: int, *, seed: int) -> None:
-    """Have `count` losses be called WIN; give the first of them the id 1."""
+    """Give `count` losses the class WIN, and the first of them the id 1."""
     losses = np.flatnonzero(~rows["is_win"] & ~rows["is_open"])
     chosen = np.random.default_rng([seed, 1]).permutation(losses)[:count]
     rows["is_contradiction"][chosen] = True

@@ -1,11 +1,11 @@
-"""The hidden regime that decides who wins, how faintly the features show it, and the best that anyone can make of it.
+"""The hidden regime that determines the outcomes, its signal in the features, and the Bayes-optimal posterior.
 
-Each symbol has a two-state Markov chain, one step a row: good times and bad times. A trade's chance to win depends on
-the regime `lag` rows before it. One row's features are unit normal noise; the regime shifts them along one direction by
-`strength` standard deviations to either side, or, in a nonlinear market, only turns the sign of the correlation inside
-pairs of features. So the evidence of many rows must be added up: the exact posterior over a window (the forward
-algorithm; Rabiner, A tutorial on hidden Markov models, Proceedings of the IEEE 77(2), 1989) is Bayes-optimal, and no
-model that sees the same window can expect a higher AUC.
+Each symbol has a two-state Markov chain, one step per row: a good and a bad regime. P(WIN) of a trade depends on the
+regime `lag` rows before it. The features of a row are unit normal noise; the regime shifts them along one direction by
+`strength` standard deviations to either side, or, in a nonlinear market, only changes the sign of the correlation
+within pairs of features. The evidence of many rows must therefore be combined: the exact posterior over a window (the
+forward algorithm; Rabiner, A tutorial on hidden Markov models, Proceedings of the IEEE 77(2), 1989) is Bayes-optimal,
+and no model of the same window has a higher expected AUC.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Regime:
-    """The law of a market. The defaults give a Bayes AUC of about 0.82 with 64 rows and 0.58 with one."""
+    """Parameters of a market. The defaults give a Bayes-optimal AUC of about 0.82 with 64 rows and 0.58 with one."""
 
-    #: chance a row that bad times turn good, and that good times turn bad
+    #: probability per row of a change from bad to good, and from good to bad
     turns_good: float = 0.045
     turns_bad: float = 0.03
-    #: P(WIN) in good and in bad times
+    #: P(WIN) in the good and in the bad regime
     win_good: float = 0.88
     win_bad: float = 0.15
-    #: rows between the regime and the trade that it decides
+    #: rows between the regime and the trade that depends on it
     lag: int = 8
     #: standard deviations by which the regime shifts a row's features
     strength: float = 0.4
-    #: share of the difference between good and bad times that is left; 0 = nothing to learn
+    #: share of the difference between the regimes that remains; 0: nothing to learn
     edge: float = 1.0
-    #: the regime turns the sign of correlations; every average stays as it is
+    #: the regime changes the sign of correlations; all means stay the same
     nonlinear: bool = False
     #: correlation inside pairs of features, in a nonlinear market
     correlation: float = 0.5
-    #: degrees by which the direction of the shift is turned: another relation, equally learnable
+    #: rotation of the direction of the shift in degrees: another signal, equally learnable
     turn_degrees: float = 0.0
 
     @property
     def good_share(self) -> float:
-        """Share of the rows in good times, in the long run."""
+        """Stationary share of rows in the good regime."""
         return self.turns_good / (self.turns_good + self.turns_bad)
 
     @property
     def win_share(self) -> float:
-        """P(WIN) of a row about which nothing is known."""
+        """Unconditional P(WIN)."""
         return self.good_share * self.win_good + (1 - self.good_share) * self.win_bad
 
     def win_probability(self, good: Floats) -> Floats:
-        """P(WIN) where the probability of good times `lag` rows ago is `good`."""
+        """P(WIN) where the probability of the good regime `lag` rows ago is `good`."""
         seen = good * self.win_good + (1 - good) * self.win_bad
         return self.win_share + self.edge * (seen - self.win_share)
 
     def states(self, random: np.random.Generator, count: int, *, after: bool | None = None) -> Bools:
-        """`count` consecutive states (True = good), following the state `after` if there is one."""
+        """`count` consecutive states (True = good), following the state `after` if given."""
         if after is None:
             starts_good = random.random() < self.good_share
         else:
             starts_good = random.random() < (1 - self.turns_bad if after else self.turns_good)
-        # whole spells instead of rows; twice as many as can be expected to fill the rows
+        # whole spells instead of rows; twice the number expected to fill the rows
         num_spells = int(count * 2 * (self.turns_good + self.turns_bad)) + 64
         is_good = (np.arange(num_spells) + (not starts_good)) % 2 == 0
         lengths = random.geometric(np.where(is_good, self.turns_bad, self.turns_good))
@@ -82,7 +82,7 @@ class Regime:
         return np.asarray(hidden @ _rotation(num_features, self.turn_degrees).T)
 
     def evidence(self, signals: Floats) -> Floats:
-        """Log likelihood ratio (N,) of good against bad times that each row gives by itself."""
+        """Log likelihood ratio (N,) of the good against the bad regime, from each row alone."""
         num_features = signals.shape[1]
         hidden = signals @ _rotation(num_features, self.turn_degrees)
         if self.nonlinear:
@@ -93,17 +93,17 @@ class Regime:
     def posterior(self, evidence: Floats, *, window: int) -> Floats:
         """P(WIN) (N,) of each row of one symbol, in time order, given the features of its last `window` rows, exactly.
 
-        Rows before the first are unknown, not empty: the stationary law stands in for them.
+        Rows before the first are unknown, not empty: the stationary distribution replaces them.
         """
         likelihood = np.exp(evidence)
         count = len(likelihood)
         good = np.full(count, self.good_share)
-        for age in range(window - 1, self.lag - 1, -1):  # forward, up to the row that decides
+        for age in range(window - 1, self.lag - 1, -1):  # forward, up to the row that determines the outcome
             if age < window - 1:
                 good = good * (1 - self.turns_bad) + (1 - good) * self.turns_good
             ratio = _earlier(likelihood, age)
             good = good * ratio / (good * ratio + 1 - good)
-        # backward: what the rows since then say about it
+        # backward: the evidence of later rows
         after_good, after_bad = np.ones(count), np.ones(count)
         for age in range(self.lag):
             if age < window:
@@ -117,7 +117,7 @@ class Regime:
 
 
 def area_under_curve(probabilities: Floats, is_win: Bools) -> float:
-    """AUC by mid-ranks; NaN when only one class is there."""
+    """AUC by mid-ranks; NaN with only one class."""
     _values, places, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
     wins = int(is_win.sum())
@@ -131,7 +131,7 @@ def _earlier(values: Floats, age: int) -> Floats:
 
 
 def _direction(num_features: int) -> Floats:
-    """Unit vector along which the regime shifts the features: some up, some down, none alone decisive."""
+    """Unit vector along which the regime shifts the features: some up, some down, none dominant."""
     pattern = np.resize([1.0, 0.8, -0.7, 0.9], num_features)
     return np.asarray(pattern / np.linalg.norm(pattern))
 

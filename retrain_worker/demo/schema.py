@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: the one table that holds rows in the field; the other ten are empty there
+#: the one table that has rows on the stack's host; the other ten are empty there
 TRAINING_SAMPLES = "ai_training_samples"
 
 SAMPLE_COLUMNS = (
@@ -76,7 +76,7 @@ TABLES = (
     FOREIGN KEY(run_id) REFERENCES liquidity_runs (id))""",
 )
 
-#: made after the rows are in: much faster than keeping them up to date meanwhile
+#: created after the rows, which is much faster than updating them with each insert
 INDEXES = (
     "CREATE INDEX ix_trade_logs_symbol ON trade_logs (symbol)",
     "CREATE INDEX ix_trade_logs_id ON trade_logs (id)",

@@ -14,7 +14,7 @@ from retrain_worker.demo.regime import Floats
 from retrain_worker.demo.schema import SAMPLE_COLUMNS, TRAINING_SAMPLES
 from retrain_worker.demo.trades import HOLD_SCORE, MODEL_VERSIONS, SYMBOLS, Rows, features_of, names_of
 
-#: rows turned into Python values at a time: memory does not follow the size of the market
+#: rows converted to Python values at a time, so that memory does not grow with the market
 _CHUNK_ROWS = 50_000
 #: set when the outcome becomes known
 _OUTCOME = (
@@ -30,7 +30,7 @@ _OUTCOME = (
 
 
 def insert_rows(database: sqlite3.Connection, rows: Rows, signals: Floats, *, as_objects: bool) -> None:
-    """Insert rows, by id; open positions without their outcome."""
+    """Insert rows, by id; open trades without their outcome."""
     places = ", ".join("?" * len(SAMPLE_COLUMNS))
     by_id = np.argsort(rows["id"])
     for chunk in _chunks(by_id):
@@ -42,7 +42,7 @@ def insert_rows(database: sqlite3.Connection, rows: Rows, signals: Floats, *, as
 
 
 def complete_rows(database: sqlite3.Connection, rows: Rows) -> None:
-    """Give rows that are there their outcome."""
+    """Complete the outcome of existing rows."""
     settings = ", ".join(f"{name} = ?" for name in _OUTCOME)
     columns = _outcomes(rows)
     values = zip(*(columns[name] for name in _OUTCOME), rows["id"].tolist(), strict=True)
@@ -55,7 +55,7 @@ def _chunks(places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 def _decisions(rows: Rows) -> dict[str, Sequence[Any]]:
-    """Columns that are there from the start."""
+    """Columns that are set at insertion."""
     is_hold = np.abs(rows["score"]) <= HOLD_SCORE
     actions = np.where(is_hold, "HOLD", np.where(rows["side"] > 0, "BUY", "SELL"))
     written = np.where(rows["is_lower_case"], np.char.lower(actions), actions)
@@ -69,7 +69,7 @@ def _decisions(rows: Rows) -> dict[str, Sequence[Any]]:
         "prediction_confidence": rows["confidence"].tolist(),
         "model_version": np.array(MODEL_VERSIONS)[rows["model_version"]].tolist(),
         "executed": (~is_hold).astype(int).tolist(),
-        # a trade that was not executed was followed on paper: it has prices and an outcome, but no side
+        # a trade that was not executed is a paper trade: it has prices and an outcome, but no side
         "execution_side": _blanked(actions.tolist(), is_hold),
         "entry_price": rows["entry_price"].tolist(),
         "entry_quantity": rows["quantity"].tolist(),
@@ -79,7 +79,7 @@ def _decisions(rows: Rows) -> dict[str, Sequence[Any]]:
 
 
 def _outcomes(rows: Rows) -> dict[str, Sequence[Any]]:
-    """Columns that are NULL while the position is open (`outcome_known` is 0 then)."""
+    """Columns that are NULL while the trade is open (`outcome_known` is 0 then)."""
     is_open = rows["is_open"]
     says_win = rows["is_win"] | rows["is_contradiction"]
     hold_seconds = (rows["exit_at"] - rows["entry_at"]) // 1_000_000
@@ -109,7 +109,7 @@ def _feature_cells(features: Floats, *, as_objects: bool) -> list[str]:
 
 
 def _texts(microseconds: NDArray[np.int64]) -> list[str]:
-    """Instants as SQLAlchemy writes them into SQLite: `2025-12-09 03:14:40.000000`, UTC."""
+    """Times as SQLAlchemy writes them into SQLite: `2025-12-09 03:14:40.000000`, UTC."""
     written = np.datetime_as_string(microseconds.astype("datetime64[us]"), unit="us")
     # one blank for the T in the eleventh place of each, without a Python loop
     written.view(np.uint32).reshape(len(written), -1)[:, 10] = ord(" ")

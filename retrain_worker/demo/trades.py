@@ -1,6 +1,6 @@
-"""What a row holds besides its outcome: prices, times, the ensemble's vote, features in their natural units.
+"""The columns of a row besides its outcome: prices, times, the ensemble's vote, features in natural units.
 
-None of it says more about who wins than the features do; it is there so that a row looks like those of the field.
+Only the features carry information about the outcome; the other columns make the rows realistic.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODEL_VERSIONS = ("ensemble_v2.1", "ensemble_v2.2")
 
 _NOTIONAL = 250.0
 _FEE = 0.0004
-#: the ensemble holds when its score is nearer to 0
+#: below this absolute score the ensemble says HOLD
 HOLD_SCORE = 0.06
 _LONGEST_HOLD_SECONDS = 4 * 3600
 _MICROSECONDS = 1_000_000
@@ -44,7 +44,7 @@ ROW = np.dtype(
         ("id", np.int64),
         ("symbol_code", np.int8),
         ("decided_at", np.int64),
-        # hidden: regime, evidence for good times in this row's features, and how the trade ends
+        # hidden: regime, evidence for the good regime in this row's features, outcome of the trade
         ("is_good", bool),
         ("evidence", np.float64),
         ("is_win", bool),
@@ -76,7 +76,7 @@ def names_of(num_features: int) -> tuple[str, ...]:
 
 
 def features_of(signals: Floats) -> Floats:
-    """Standard normal signals (N, F) in the units and ranges of the field. Each column is strictly monotone."""
+    """Standard normal signals (N, F) in realistic units and ranges. Each column is strictly monotone."""
     z = signals.T
     columns = [100 / (1 + np.exp(-0.6 * z[0])), 0.012 * z[1], 0.1 * np.exp(0.35 * z[2]), 0.006 * z[3]]
     if len(z) > len(columns):
@@ -97,7 +97,7 @@ def instants(random: np.random.Generator, count: int, *, start: int, stop: int) 
 
 
 def fill_trades(random: np.random.Generator, rows: Rows, *, seed: int) -> None:
-    """Vote, entry, planned exit and profit of rows of one symbol that know their code, time and end."""
+    """Vote, entry, planned exit and profit of rows of one symbol with given code, time and outcome."""
     count = len(rows)
     score = np.clip(random.normal(0.0, 0.38, count), -1, 1).round(4)
     rows["score"] = score
@@ -112,7 +112,7 @@ def fill_trades(random: np.random.Generator, rows: Rows, *, seed: int) -> None:
 
 
 def _settle(random: np.random.Generator, rows: Rows, *, seed: int) -> None:
-    """Prices and profit. The least net return, 0.1 %, is well over what rounding prices can turn round."""
+    """Prices and profit. The smallest net return, 0.1 %, is well above the rounding of prices."""
     code = int(rows["symbol_code"][0]) if len(rows) else 0
     _price, price_decimals, quantity_decimals = _LISTINGS[code]
     entry = _prices(random, rows["entry_at"], code=code, seed=seed).round(price_decimals)
@@ -126,7 +126,7 @@ def _settle(random: np.random.Generator, rows: Rows, *, seed: int) -> None:
 
 
 def _prices(random: np.random.Generator, at: Ints, *, code: int, seed: int) -> Floats:
-    """A price that waves around the symbol's usual one; the same at the same instant, whenever it is asked for."""
+    """A price that oscillates around the symbol's base price; a function of the time only."""
     phases = np.random.default_rng([seed, code]).uniform(0, 2 * np.pi, 3)
     days = at / (86_400 * _MICROSECONDS)
     waves = zip(phases, (17.0, 2.3, 0.21), (0.06, 0.02, 0.006), strict=True)

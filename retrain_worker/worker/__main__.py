@@ -1,9 +1,9 @@
 """The worker process: `python -m retrain_worker.worker REQUEST RESULT` (protocol: domain/worker_protocol.py).
 
-What is covered: the worker is the kernel's first choice when memory runs out, ends on SIGTERM or when the daemon is
-gone, keeps to a memory limit with a clean error, says its progress in JSON lines on stdout and everything
-else on stderr, and leaves a result file only when it is whole.
-What is not: deadlines, and what a native crash leaves behind; both are the daemon's.
+Covered: the worker is a preferred victim of the out-of-memory killer, ends on SIGTERM or when the daemon has ended,
+keeps to a memory limit with a typed error, writes progress as JSON lines to stdout and everything else to stderr, and
+writes a result file atomically.
+Not covered: deadlines, and leftovers of a native crash; the daemon handles both.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ Result = (
 )
 Report = Callable[[Progress], None]
 
-#: as high as an unprivileged process may go without being the very first choice
+#: high, but below the maximum
 OOM_SCORE = 800
-#: training may finish its batch and end by itself; the other stages leave nothing to resume
+#: training can stop after its batch; the other stages have nothing to resume
 GRACE_SECONDS: dict[Stage | OneOffTask, float] = {Stage.TRAIN: 5.0}
 USAGE = 2
 
@@ -92,7 +92,7 @@ _log = logging.getLogger("retrain_worker.worker")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stage of the request file, write the result file, return a ChildExit. Unknown exceptions go through."""
+    """Run the stage of the request file, write the result file, return a WorkerExit. Unknown exceptions propagate."""
     _offer_to_oom_killer()
     stdout = _claim_stdout()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
         stage, request = _read_request(request_path)
         stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
         stopping.watch()
-        if not isinstance(request, InspectRequest | ExportRequest):  # a person's own calls
+        if not isinstance(request, InspectRequest | ExportRequest):  # direct calls by a user
             _limit_memory(request.memory_limit_bytes)
         result = _run(request, _reporter(stdout), stopping)
         _write(result_path, {"kind": "result", "stage": stage, "result": result})
@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Result:  # noqa: PLR0911 - one per task
-    """Only training and scoring pay for torch."""
+    """Execute the request. Only training and scoring import torch."""
     match request:
         case PullRequest():
             from retrain_worker.worker.data.pull import pull
@@ -173,12 +173,12 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _worker_error(error: Exception) -> WorkerError | None:
-    """What the daemon should know it as; None: nobody foresaw it."""
+    """The typed error for `error`; None when it is unforeseen."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = DiskFullError(f"no space left to write ({error.strerror})", where=str(error.filename or ""))
     if isinstance(error, RetrainError):
         return WorkerError(kind=type(error).__name__, what=error.what, where=error.where, remedy=error.remedy)
-    # torch's allocators say it in the sentence of a RuntimeError
+    # torch's allocators raise a RuntimeError with this text
     messages = ("can't allocate memory", "out of memory")
     if isinstance(error, MemoryError) or any(message in str(error) for message in messages):
         return WorkerError(
@@ -200,7 +200,7 @@ def _offer_to_oom_killer() -> None:
 
 
 def _claim_stdout() -> TextIO:
-    """The real stdout, for progress lines only; whatever else prints goes to stderr."""
+    """The real stdout, for progress lines only; other output goes to stderr."""
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stdout
@@ -208,7 +208,7 @@ def _claim_stdout() -> TextIO:
 
 def _reporter(stdout: TextIO) -> Report:
     def report(progress: Progress) -> None:
-        with suppress(BrokenPipeError):  # nobody listens; stdin's end will say so, too
+        with suppress(BrokenPipeError):  # the daemon has ended; stdin closes as well
             stdout.write(msgspec.json.encode(progress).decode() + "\n")
             stdout.flush()
 
@@ -216,7 +216,7 @@ def _reporter(stdout: TextIO) -> Report:
 
 
 def _limit_memory(limit_bytes: int) -> None:
-    """Limit private writable memory: what the process can really use up, unlike its address space."""
+    """Limit private writable memory, which the process really consumes, unlike its address space."""
     if limit_bytes > 0:
         _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)

@@ -1,4 +1,4 @@
-"""How this process computes: device, threads, and the two switches of the CPU that matter here."""
+"""Device, threads, precision and the matrix product of this process."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ BF16_TOKENS = 512
 
 
 class Product(Protocol):
-    """A way to multiply two matrices."""
+    """A matrix product."""
 
     def __call__(self, a: Tensor, b: Tensor, /, *, out: Tensor) -> Tensor:
-        """The product of a and b, which is `out`."""
+        """The product of a and b, written into `out`."""
 
 
 _log = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ _log = logging.getLogger(__name__)
 def prepare(*, device: str, threads: int) -> torch.device:
     """Set torch up for training or scoring; the device that `device` (cpu | cuda | auto) means here.
 
-    `threads` 0 leaves their number to torch. Raises SettingsError when cuda is asked for and is not there.
+    `threads` 0 leaves their number to torch. Raises SettingsError when cuda is requested and not available.
     """
     has_cuda = torch.cuda.is_available()
     if device not in ("cpu", "cuda", "auto") or (device == "cuda" and not has_cuda):
-        raise SettingsError((f"DEVICE={device} is not available here",), remedy="set DEVICE to auto or cpu")
+        raise SettingsError((f'DEVICE: "{device}" is not available on this host',), remedy="set DEVICE to auto or cpu")
     if threads > 0:
         torch.set_num_threads(threads)
-    # weights that decay through the denormal range make every product slow
+    # denormal weights make every product slow
     torch.set_flush_denormal(True)
     if not _may_write_and_execute():
         # under MemoryDenyWriteExecute= oneDNN cannot generate code: gelu fails with "could not create a primitive"
@@ -57,12 +57,12 @@ def prepare(*, device: str, threads: int) -> torch.device:
 
 
 def precision_for(asked: Precision, config: PatchTSTConfig, *, batch_size: int, device: torch.device) -> Precision:
-    """fp32 or bf16: a function of the machine and the network, not of a measurement, so that runs stay repeatable."""
+    """fp32 or bf16: a function of machine and network, not of a measurement, so that runs are reproducible."""
     if asked is Precision.FP32 or device.type != "cpu":
         return Precision.FP32
     if not (torch.backends.mkldnn.enabled and _has_bf16_units()):
         if asked is Precision.BF16:
-            _log.warning("PRECISION=bf16 needs a CPU with AMX and memory that may be executed: training in fp32")
+            _log.warning("PRECISION=bf16 needs a CPU with AMX and executable memory: training in fp32")
         return Precision.FP32
     num_tokens = batch_size * config.num_series * config.num_patches
     is_worth_it = config.d_model >= BF16_WIDTH and num_tokens >= BF16_TOKENS
@@ -71,7 +71,7 @@ def precision_for(asked: Precision, config: PatchTSTConfig, *, batch_size: int, 
 
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
-    """Matrix products of float32 tensors round their factors to bf16, or do not; sums are float32 either way."""
+    """Whether matrix products of float32 tensors round their factors to bf16; sums are float32 in both cases."""
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "bf16" if precision is Precision.BF16 else "ieee"

@@ -1,7 +1,7 @@
-"""What is known of the model in the slot: all of it, its contract alone, or why not even that.
+"""The model in the slot: the model and its contract, the contract alone, or why neither is known.
 
-What the engine runs counts as a contract also where the model cannot be measured on the rows at hand, and a file that
-cannot be read is not the same as an empty slot.
+The contract counts even when the model cannot be measured on the available rows. An unreadable file is not an empty
+slot.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Incumbent:
     model: Bundle | None = None
     #: why it cannot be measured
     absence: str = ""
-    #: why its contract is not known as a whole; empty where it is, or where there is no model
+    #: why its contract is not completely known; empty where it is, or where there is no model
     unknown: str = ""
 
 
 def incumbent_of(
     path: str | None, snapshot: Snapshot, *, label: Label, if_none: str = "no model is in service"
 ) -> Incumbent:
-    """What is known of the model in `path`, to be measured on rows that are labelled by `label`."""
+    """The model in `path`, for a measurement on rows that are labelled by `label`."""
     if path is None:
         return Incumbent(absence=if_none)
     found = _read(Path(path), snapshot)
@@ -58,7 +58,7 @@ def _read(path: Path, snapshot: Snapshot) -> Incumbent:
 
 
 def _without_names(path: Path) -> ModelContract | None:
-    """The contract of a file that does not name its features, where those of the rows cannot be meant."""
+    """The contract of a file without feature names whose number of features is not that of the rows."""
     try:
         return bundle.read(path, feature_names=(UNNAMED,) * presets.ENGINE_INPUTS).contract
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""A model's answers at positions of a snapshot, gathered in chunks so that no array of all windows ever exists."""
+"""A model's answers for rows of a snapshot, in chunks, so that the array of all windows never exists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.worker.data.samples import Samples, windows
 from retrain_worker.worker.data.snapshot import Snapshot
 
-#: windows that are gathered and answered together
+#: windows per chunk
 CHUNK = 1024
 #: std over time under which a channel of the network's input is constant
 CONSTANT_STD = 1e-6
@@ -38,10 +38,10 @@ def features_of(snapshot: Snapshot, names: tuple[str, ...]) -> NDArray[np.float3
 def logits_at(model: PatchTST, features_NF: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Logits (M,) of the windows that end at `positions` (M,).
 
-    The threads that torch may use take a chunk each, instead of meeting at every operation.
+    Each of torch's threads computes whole chunks instead of synchronising at every operation.
     """
     was_training, threads = model.training, torch.get_num_threads()
-    model.eval()  # here, not in each thread: patchtst.logits would turn it back while another one still answers
+    model.eval()  # here, not in each thread: patchtst.logits would restore the mode while another thread still computes
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads, "answers", torch.set_num_threads, (1,)) as pool:
@@ -76,7 +76,7 @@ def constant_input_share(
 ) -> float | None:
     """The share of windows that the model's own transform turns into a constant over time; None without windows.
 
-    A serving process that fills its window with one row repeated gives such an input; no model can answer it.
+    A serving process that repeats one row to fill its window gives such an input, about which no model has information.
     """
     num_constant = 0
     for chunk_BTF in _chunks(model, features_NF, positions):

@@ -1,9 +1,9 @@
-"""Which kernels numpy's OpenBLAS takes for matrix products, decided before numpy is loaded.
+"""Selects the kernels of numpy's OpenBLAS for matrix products, before numpy is loaded.
 
-torch's MKL takes AVX2 on a CPU that is not Intel's even where it has AVX-512: half of what the CPU can do. OpenBLAS has
-kernels for AVX-512, compiled and not generated as oneDNN's are, so that they also work under MemoryDenyWriteExecute=.
-They are named here, so that they do not hang on what its version knows of a CPU. Where OPENBLAS_CORETYPE names
-others already, they stay, and torch keeps the products. On Intel's CPUs MKL takes AVX-512 by itself.
+torch's MKL uses AVX2 on CPUs of other makers than Intel even where they have AVX-512, which halves the rate. OpenBLAS
+has compiled AVX-512 kernels, which, unlike oneDNN's generated ones, work under MemoryDenyWriteExecute=. They are
+selected explicitly, so that the choice does not depend on the CPUs that its version knows. An existing
+OPENBLAS_CORETYPE is kept, and then torch computes the products. On Intel's CPUs MKL uses AVX-512.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import os
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-#: what these kernels are compiled for
+#: CPU features that these kernels need
 NEEDED_FLAGS = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 _KERNELS = ("OPENBLAS_CORETYPE", "SkylakeX")
-#: the threads are ours, each with a shard of the batch
+#: one OpenBLAS thread: the fast path runs one thread per shard
 _THREADS = ("OPENBLAS_NUM_THREADS", "1")
 
 
 def choose(cpuinfo: Path = CPUINFO) -> None:
-    """Tell OpenBLAS, through the environment, which it reads when numpy is loaded; what is set already stays."""
+    """Set the environment variables that OpenBLAS reads when numpy is loaded; existing values are kept."""
     if _is_held_back_by_mkl(cpuinfo):
         for name, value in (_KERNELS, _THREADS):
             os.environ.setdefault(name, value)
 
 
 def is_chosen() -> bool:
-    """Whether products of float32 matrices are OpenBLAS's to compute in this process."""
+    """Whether OpenBLAS computes products of float32 matrices in this process."""
     return all(os.environ.get(name) == value for name, value in (_KERNELS, _THREADS))
 
 

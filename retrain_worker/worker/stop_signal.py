@@ -1,4 +1,4 @@
-"""When the worker must stop: SIGTERM, or the end of its stdin, which the daemon holds open as long as it lives."""
+"""The signal to stop a worker: SIGTERM, or the end of its stdin, which the daemon keeps open while it runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 class StoppedError(Exception):
-    """The work was given up at a safe point because the worker was told to stop."""
+    """The worker was stopped at a point from which the work can be resumed."""
 
 
 class StopFlag:
-    """Set once, never cleared. After `grace_seconds` the process ends, whatever it is doing."""
+    """Set once, never cleared. After `grace_seconds` the process ends in any case."""
 
     def __init__(self, *, grace_seconds: float) -> None:
         self._flag = threading.Event()
@@ -28,11 +28,11 @@ class StopFlag:
         self._reason = ""
 
     def __call__(self) -> bool:
-        """Whether to stop."""
+        """Whether the worker must stop."""
         return self._flag.is_set()
 
     def watch(self) -> None:
-        """Listen to SIGTERM and to stdin. Call it once, from the main thread."""
+        """Watch SIGTERM and stdin. Call it once, from the main thread."""
         signal.signal(signal.SIGTERM, self._on_signal)
         threading.Thread(target=self._read_stdin, name="stdin", daemon=True).start()
         threading.Thread(target=self._end_after_grace, name="grace", daemon=True).start()
@@ -41,10 +41,10 @@ class StopFlag:
         self._stop("SIGTERM")
 
     def _read_stdin(self) -> None:
-        # os.read: a buffered reader would hold a lock that the interpreter wants at its end
+        # os.read: a buffered reader would hold a lock that the interpreter needs at exit
         while os.read(sys.stdin.fileno(), 4096):
             pass
-        self._stop("stdin closed: the daemon is gone")
+        self._stop("stdin closed: the daemon has ended")
 
     def _stop(self, reason: str) -> None:
         self._reason = self._reason or reason

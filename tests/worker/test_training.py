@@ -421,12 +421,12 @@ def test_a_collapse_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
     # every epoch counts as collapsed under so high a floor
     recipe = dataclasses.replace(RECIPE, collapse_std=0.9, collapse_epochs=2)
     journal = Journal()
-    with pytest.raises(TrainingCollapsedError, match=r"under 0.9 for 2 epochs.*; then .*under 0.9"):
+    with pytest.raises(TrainingCollapsedError, match=r"below 0.9 in 2 epochs.*; then .*below 0.9"):
         train(request(tmp_path, recipe=recipe), journal, never)
     # whoever watches sees why the epochs begin anew
     assert [progress.fields.get("number") for progress in journal] == [1, None, 1]
-    assert "under 0.9 for 2 epochs" in journal[1].message
-    assert journal[1].message.endswith("; once more with another seed and a slower rate")
+    assert "below 0.9 in 2 epochs" in journal[1].message
+    assert journal[1].message.endswith("; repeating with another seed and a lower learning rate")
 
 
 def test_a_loss_that_is_not_finite_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
-"""The same recipe on stretches of the past, each trained only on what came before: skill that one lucky holdout lacks.
+"""The same configuration on earlier periods, each trained only on the rows before it (walk-forward validation).
 
-A backtest fold is the split of domain/split_policy.py as it was when its last row's outcome became known: its own
-training and validation part, purged and embargoed, and the fold in the place of the holdout. The answers on it are kept
-in `run_dir/folds/`, one file a fold, so that an interrupted training goes on with the fold that is missing.
+A backtest fold is the split of domain/split_policy.py at the time at which the outcome of its last row became known:
+its own training and validation part, purged and embargoed, and the fold in the place of the holdout. Its answers are
+kept in `run_dir/folds/`, one file per fold, so that an interrupted training continues with the missing fold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from retrain_worker.errors import DataUnfitError, TrainingCollapsedError
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.samples import Parts, Samples, split_samples
 
-#: rows without which a fold says nothing
+#: smallest number of rows of a fold
 MIN_FOLD_ROWS = 100
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FoldAnswers:
-    """What the recipe answered on one backtest fold."""
+    """The answers of the configuration on one backtest fold."""
 
     #: (M,) rows of the snapshot
     positions: NDArray[np.int64]
@@ -41,8 +41,8 @@ class FoldAnswers:
 
 
 def past_parts(samples: Samples, parts: Parts, policy: SplitPolicy) -> Iterator[Parts]:
-    """The folds before `parts.holdout`, newest first, until one has too few rows to learn from or to be judged on."""
-    # a seam, not the holdout's start: nothing of the embargo, nothing that was not known by then
+    """The folds before `parts.holdout`, newest first, until one has too few rows to train or to evaluate."""
+    # the seam, not the start of the holdout: excludes the embargo and outcomes that were not known by then
     seam = to_microseconds(parts.split.validation.end)
     past = samples.where((samples.decided_at < seam) & (samples.known_at < seam))
     size = int(len(past) * policy.validation_share)
@@ -64,8 +64,8 @@ def train_folds(
 ) -> None:
     """Have `teach` (number from 1, parts) answer each fold that `run_dir` does not hold yet.
 
-    `identity` names everything that decides the answers: those of another training are thrown away. A fold on which the
-    training collapses is answered with its prior, which is what such a recipe knew.
+    `identity` identifies everything that determines the answers: those of another training are removed. A fold on which
+    the training collapses is answered with its prior.
     """
     folder = run_dir / "folds"
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def train_folds(
 
 
 def read_folds(run_dir: Path) -> list[FoldAnswers]:
-    """The folds of a run, newest first; none where it has trained none."""
+    """The trained folds of a run, newest first."""
     found = []
     for path in sorted((run_dir / "folds").glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:

@@ -1,10 +1,10 @@
-"""Make probabilities true: a temperature and a bias fitted on the validation part, folded into the last layer.
+"""Calibration: a temperature and a bias fitted on the validation part, folded into the last layer.
 
 Temperature alone (Guo et al., ICML 2017, arXiv 1706.04599) keeps the sign of every logit. The training part is balanced
-by undersampling, which takes the logarithm of the prior's odds away from every logit, so P(WIN) would stay biased. The
-bias puts it back: first as much as the training part asks for as it was before balancing, then corrected by what the
-validation part shows. That part is the smaller one and its neighbouring outcomes share their luck, so its word counts
-as much as its rows are worth: the bias has a normal prior of std BIAS_DRIFT around what the training part asks for.
+by undersampling, which subtracts the log odds of the prior from every logit, so P(WIN) would stay biased. The bias
+corrects this: its prior is normal with standard deviation BIAS_DRIFT around the value that the unbalanced training part
+implies, and the validation part updates it. That part is smaller and its neighbouring outcomes are correlated, so its
+evidence is weighted by its effective number of rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from retrain_worker.model.patchtst import PatchTST, sigmoid
 from retrain_worker.worker import statistics
 from retrain_worker.worker.data.samples import Samples
 
-#: bounds of 1 / temperature. Never negative: a model whose sign is wrong must stay visibly wrong, not be turned round
+#: bounds of 1 / temperature. Not negative: a model with the wrong sign must stay wrong, not be inverted
 SHARPNESS = (0.05, 20.0)
 #: bounds of the bias in logits
 BIAS = (-10.0, 10.0)
@@ -43,10 +43,10 @@ class Calibration:
 def fit(
     logits: NDArray[np.float64], labels: NDArray[np.int8], *, expected_bias: float = 0.0, effect: float = 1.0
 ) -> Calibration:
-    """The likeliest calibration of `labels` (N,) 0/1 given `logits` (N,): a convex problem of two numbers.
+    """The maximum-likelihood calibration of `labels` (N,) 0/1 given `logits` (N,): a convex problem of two numbers.
 
-    `expected_bias` is where the bias is expected beforehand (see `fit_bias`); `effect` is the design effect of the
-    rows, by which the weight of their evidence is divided.
+    `expected_bias` is the mean of the bias's prior (see `fit_bias`); `effect` is the design effect of the rows, by
+    which the weight of their evidence is divided.
     """
     is_win = labels == 1
     stiffness = effect / (len(labels) * BIAS_DRIFT**2)
@@ -78,7 +78,7 @@ def fit_on(logits: NDArray[np.float64], validation: Samples, *, expected_bias: f
 
 
 def fit_bias(logits: NDArray[np.float64], labels: NDArray[np.int8]) -> float:
-    """The bias that makes the mean probability of `logits` (N,) the hit rate of `labels` (N,); both classes occur."""
+    """The bias that makes the mean probability of `logits` (N,) the hit rate of `labels` (N,) of both classes."""
     hit_rate = float(np.mean(labels == 1))
     found: float = optimize.brentq(lambda bias: float(np.mean(special.expit(logits + bias))) - hit_rate, -50.0, 50.0)
     return found
@@ -86,7 +86,7 @@ def fit_bias(logits: NDArray[np.float64], labels: NDArray[np.int8]) -> float:
 
 @torch.no_grad()
 def fold(model: PatchTST, calibration: Calibration) -> None:
-    """Change the last layer of `model` so that it answers calibrated logits by itself."""
+    """Fold the calibration into the last layer of `model`."""
     last = model.output_proj
     weight, bias = last.weight.double(), last.bias.double()
     last.weight.copy_(weight / calibration.temperature)

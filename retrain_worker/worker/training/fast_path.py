@@ -1,13 +1,13 @@
-"""The encoder of `model/patchtst.py` written out for training: the same mathematics, forward and backward, faster.
+"""An explicit implementation of the encoder of `model/patchtst.py` for training: forward and backward.
 
-Equal to the plain module, which stays the reference, in outputs and gradients up to rounding (tests/worker/
-test_fast_path.py); only its dropout masks come from another stream, in steps of 1/256. What makes it fast, in the order
-of what it gains: dropout masks from random bytes instead of one draw each, a softmax of plain steps (torch's is slow on
-rows shorter than a vector), buffers that live as long as the training, one flat tensor of parameters for the optimiser.
+Equal to the plain module, which is the reference, in outputs and gradients up to rounding (tests/worker/
+test_fast_path.py); only its dropout masks come from another random stream, in steps of 1/256. Optimisations by gain:
+dropout masks from random bytes instead of one draw per number, an elementwise softmax (torch's is slow on rows shorter
+than a vector), buffers that live as long as the training, one flat tensor of parameters for the optimiser.
 
-`threads` cuts every batch into as many shards, each computed by a thread of its own from end to end: they meet where a
-batch norm needs the whole batch and at the end of a pass, not at every operation, so that a busy machine costs little.
-Shards are added up in their order: the same bits each time.
+`threads` divides every batch into shards, each computed by one thread from end to end: they synchronise where a batch
+norm needs the whole batch and at the end of a pass, not at every operation, so that other load costs little. Shards are
+summed in a fixed order, so that the result is reproducible bit by bit.
 
 Shape suffixes as in patchtst.py, and M = S x N tokens of a shard, Z = S x H attention heads of a shard.
 """
@@ -26,23 +26,23 @@ from torch import Tensor, nn
 from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.worker.compute import Product
 
-#: dropout is decided by one random byte per number
+#: one random byte per number determines its dropout
 BYTE = 256
-#: how the names of the encoder's parameters begin; the head's go through autograd
+#: prefix of the encoder's parameters; those of the head use autograd
 ENCODER = ("patch_embedding.", "pos_encoding", "transformer.")
-#: as torch.nn.utils.clip_grad_norm_ has it
+#: as in torch.nn.utils.clip_grad_norm_
 CLIP_EPSILON = 1e-6
 
 
 def path_for(model: PatchTST, *, threads: int, product: Product = torch.mm) -> PlainPath | FastPath:
-    """The faster one that the model's device allows."""
+    """The fastest implementation for the model's device."""
     if model.pos_encoding.device.type != "cpu":
         return PlainPath(model)
     return FastPath(model, threads=threads, product=product)
 
 
 class PlainPath:
-    """The model as it is, through autograd; for any device."""
+    """The plain module with autograd, for any device."""
 
     def __init__(self, model: PatchTST) -> None:
         self.model = model
@@ -55,27 +55,27 @@ class PlainPath:
         pass
 
     def __call__(self, raw_BTF: Tensor) -> Tensor:
-        """Logits (B,) of raw windows (B, T, F); `backward` of what is made of them sets the gradients anew."""
+        """Logits (B,) of raw windows (B, T, F); `backward` of a function of them replaces the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
         return self.model(raw_BTF)  # type: ignore[no-any-return]
 
     def clip_gradients(self, max_norm: float) -> None:
-        """Scale all gradients down so that together they are not longer than `max_norm`."""
+        """Clip the norm of all gradients to `max_norm`."""
         nn.utils.clip_grad_norm_(self.parameters, max_norm)
 
 
 class FastPath:
-    """The same for a model on the CPU, written out.
+    """The explicit implementation for a model on the CPU.
 
-    The model's parameters become views of the one in `parameters`, and their gradients views of its gradient. Call it
-    inside a `with`: there it has threads, from one batch to the next.
+    The model's parameters become views of the one in `parameters`, and their gradients views of its gradient. Use it as
+    a context manager, which holds the threads from one batch to the next.
     """
 
     def __init__(self, model: PatchTST, *, threads: int = 1, product: Product = torch.mm) -> None:
         self.model, self._product = model, product
         self._flat = _flattened(model)
-        #: all parameters of the model, as one
+        #: all parameters of the model in one
         self.parameters = [self._flat]
         self._head_gradients = [
             cast(Tensor, parameter.grad) for name, parameter in model.named_parameters() if not name.startswith(ENCODER)
@@ -86,7 +86,7 @@ class FastPath:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> FastPath:
-        # torch's own threads wait for each other at every operation, and busily
+        # torch's threads synchronise at every operation, with busy waiting
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
         if self._num_shards > 1:
@@ -100,7 +100,7 @@ class FastPath:
             self._pool = None
 
     def __call__(self, raw_BTF: Tensor) -> Tensor:
-        """Logits (B,) of raw windows (B, T, F); `backward` of what is made of them sets the gradients anew."""
+        """Logits (B,) of raw windows (B, T, F); `backward` of a function of them replaces the gradients."""
         for gradient in self._head_gradients:
             gradient.zero_()
         with torch.no_grad():
@@ -109,23 +109,23 @@ class FastPath:
         return self.model.head(z_SND)
 
     def clip_gradients(self, max_norm: float) -> None:
-        """Scale all gradients down so that together they are not longer than `max_norm`."""
+        """Clip the norm of all gradients to `max_norm`."""
         gradient = cast(Tensor, self._flat.grad)
         gradient.mul_((max_norm / (torch.dot(gradient, gradient).sqrt() + CLIP_EPSILON)).clamp_max(1.0))
 
     def forward(self, patches_SNP: Tensor) -> Tensor:
-        """What the transformer makes of the patches, (S, N, D)."""
+        """Output (S, N, D) of the transformer for the patches."""
         if sum(shard.num_series for shard in self._shards) != len(patches_SNP):
             self._shards = self._new_shards(len(patches_SNP))
         parts = torch.split(patches_SNP, [shard.num_series for shard in self._shards])
-        # torch's own stream decides: a resumed training goes on in it
+        # seeded from torch's generator, whose state a resumed training restores
         seeds = torch.randint(2**62, (len(self._shards),)).tolist()
         for shard, part, seed in zip(self._shards, parts, seeds, strict=True):
             shard.begin(part, seed)
         return torch.cat(self._on_each(_Shard.forward))
 
     def backward(self, dz_SND: Tensor) -> None:
-        """Set the gradients of everything up to the encoder's output."""
+        """Compute the gradients of everything up to the encoder's output."""
         parts = torch.split(dz_SND.contiguous(), [shard.num_series for shard in self._shards])
         for shard, part in zip(self._shards, parts, strict=True):
             shard.dz_SND = part
@@ -157,7 +157,7 @@ class FastPath:
 
 
 def _flattened(model: PatchTST) -> nn.Parameter:
-    """One parameter that holds all of the model's; theirs, and their gradients, become views of it and of its own."""
+    """One parameter with all of the model's; these, and their gradients, become views of it and of its gradient."""
     parameters = list(model.parameters())
     flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     flat.grad = torch.zeros_like(flat)
@@ -174,7 +174,7 @@ def _views(model: PatchTST, flat: Tensor) -> list[Tensor]:
 
 
 class _Encoder(torch.autograd.Function):
-    """The door between autograd and the shards."""
+    """autograd.Function that runs FastPath.forward and FastPath.backward."""
 
     @staticmethod
     def forward(ctx: Any, _flat: Tensor, patches_SNP: Tensor, path: FastPath) -> Tensor:
@@ -188,22 +188,22 @@ class _Encoder(torch.autograd.Function):
 
 
 class _Exchange:
-    """Where the shards tell each other what they know of their part of a batch."""
+    """Exchange of values between the shards of a batch."""
 
     def __init__(self, num_shards: int) -> None:
         self._barrier = threading.Barrier(num_shards)
-        # two rounds in turn: nobody overwrites what a slower shard still reads
+        # two alternating rounds: no shard overwrites what a slower one still reads
         self._rounds: list[list[Tensor]] = [[torch.empty(0)] * num_shards for _ in range(2)]
 
     def of_all(self, number: int, turn: int, values: Tensor) -> Tensor:
-        """All shards' `values`, stacked; shard `number` gives its own in its `turn`-th round."""
+        """All shards' `values`, stacked; shard `number` contributes its own in its `turn`-th round."""
         kept = self._rounds[turn % 2]
         kept[number] = values
         self._barrier.wait()
         return torch.stack(kept)
 
     def guarded(self, work: Callable[[_Shard], Any], shard: _Shard) -> Any:
-        """Do it; a failure ends the waiting of the others, too."""
+        """Run `work`; a failure also ends the waiting of the other shards."""
         try:
             with torch.no_grad():
                 return work(shard)
@@ -216,7 +216,7 @@ class _Exchange:
 
 
 class _Shard:
-    """The encoder on `num_series` series of a batch, with gradients of its own."""
+    """The encoder on `num_series` series of a batch, with its own gradients."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class _Shard:
         self.num_tokens = num_series * model.config.num_patches
         self.ones_M = torch.ones(self.num_tokens)
         self.model = model
-        #: of the loss over this shard, for all parameters of the model, as one
+        #: gradient of the loss of this shard for all parameters of the model, in one
         self.gradient = gradient
         names = [name for name, _ in model.named_parameters()]
         self._gradients = dict(zip(names, _views(model, gradient), strict=True))
@@ -250,7 +250,7 @@ class _Shard:
         ]
 
     def begin(self, patches_SNP: Tensor, seed: int) -> None:
-        """Take the input of the next `forward`."""
+        """Set the input of the next `forward`."""
         self._patches_MP = patches_SNP.flatten(0, 1)
         self.random = np.random.SFC64(seed)
 
@@ -271,25 +271,25 @@ class _Shard:
         torch.sum(dx_MD.view_as(self.dz_SND), 0, keepdim=True, out=self._dposition_1ND)
         self._embedding.backward_to_weights(dx_MD)
 
-    # ---- what the blocks below are built from
+    # ---- building blocks
 
     def weight(self, name: str) -> tuple[Tensor, Tensor]:
-        """The parameter called `name`, and where this shard puts its gradient."""
+        """The parameter `name`, and this shard's view of its gradient."""
         return self.model.get_parameter(name).detach(), self._gradients[name]
 
     def scratch(self, name: str, *shape: int) -> Tensor:
-        """A buffer that all layers share: what it holds is good until the next layer asks for it."""
+        """A buffer that all layers share: its content is valid until the next layer uses it."""
         if name not in self._scratch:
             self._scratch[name] = torch.empty(shape)
         return self._scratch[name]
 
     @property
     def is_first(self) -> bool:
-        """One of the shards writes down what they all know."""
+        """Let one of the shards update a value that is equal in all."""
         return self._number == 0
 
     def of_all(self, values: Tensor) -> Tensor:
-        """The `values` of all shards, stacked; they ask in the same order, and wait for each other."""
+        """The `values` of all shards, stacked; all shards call it in the same order and wait for each other."""
         self._turn += 1
         return self._exchange.of_all(self._number, self._turn, values)
 
@@ -386,7 +386,7 @@ class _Attention:
         scores_ZNN.div_(self._row_ZN1)
 
     def _row_sums(self, x_ZNN: Tensor) -> None:
-        """Into `_row_ZN1`; a matrix product is the fastest sum there is."""
+        """Row sums into `_row_ZN1`, by a matrix product, which is the fastest sum."""
         torch.mv(x_ZNN.view(-1, len(self._ones_N)), self._ones_N, out=self._row_ZN1.view(-1))
 
     def _tokens(self, x_MD: Tensor) -> Tensor:
@@ -429,7 +429,7 @@ class _FeedForward:
 
 
 class _Linear:
-    """A linear layer; its output is a buffer of its own."""
+    """A linear layer with its own output buffer."""
 
     def __init__(self, shard: _Shard, name: str, width: int, *, separator: str = ".") -> None:
         self._weight_OI, self._dweight_OI = shard.weight(f"{name}{separator}weight")
@@ -477,7 +477,7 @@ class _LayerNorm:
 
 
 class _BatchNorm:
-    """Over all tokens of the batch, those of the other shards, too."""
+    """Over all tokens of the batch, including those of the other shards."""
 
     def __init__(self, shard: _Shard, name: str) -> None:
         self._shard = shard
@@ -488,7 +488,7 @@ class _BatchNorm:
     def forward(self, x_MD: Tensor) -> Tensor:
         self._x_MD = x_MD
         mean_D, var_D = torch.batch_norm_update_stats(x_MD, None, None, 0.0)
-        # of each shard its tokens, mean and variance (shards, 3, D); Chan's way to put variances together
+        # tokens, mean and variance of each shard (shards, 3, D); Chan's formula combines the variances
         tokens_AD, mean_AD, var_AD = self._shard.of_all(
             torch.stack((torch.full_like(mean_D, len(x_MD)), mean_D, var_D))
         ).unbind(1)
@@ -510,7 +510,7 @@ class _BatchNorm:
 
     def backward(self, dy_MD: Tensor) -> Tensor:
         inverse_std_D = torch.rsqrt(self._var_D + self._module.eps)
-        # as if the moments were constants, which also gives the sums that their gradients need
+        # with constant moments, which also gives the sums for the gradients of the moments
         dx_MD, dweight_D, dbias_D = torch.ops.aten.native_batch_norm_backward(
             dy_MD,
             self._x_MD,
@@ -541,14 +541,14 @@ class _Dropout:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is any."""
+        """Whether the dropout rate is positive."""
         return self._dropped > 0
 
     def forward(self, x: Tensor, *, out: Tensor) -> Tensor:
         return torch.mul(x, self._drawn(), out=out) if self.is_on else x
 
     def forward_added(self, x: Tensor, y: Tensor, *, out: Tensor) -> Tensor:
-        """The sum of x and what dropout leaves of y."""
+        """X plus y after dropout."""
         return torch.addcmul(x, y, self._drawn(), out=out) if self.is_on else torch.add(x, y, out=out)
 
     def backward(self, d: Tensor, *, out: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""One attempt at training: batches, one schedule, the best epoch kept, a state to resume after every epoch.
+"""One training attempt: batches, one schedule, the best epoch kept, a state to resume after every epoch.
 
-The same data, recipe, seed, thread count and machine give the same bits, also across an interruption: the choice and
-order of the samples are a function of (seed, epoch), the rate is one of the step, and all else is in the state.
+The same data, configuration, seed, number of threads and machine give the same bits, also after an interruption: the
+choice and order of the samples are a function of (seed, epoch), the learning rate of the step, and the rest is in the
+state.
 """
 
 from __future__ import annotations
@@ -30,51 +31,51 @@ from retrain_worker.worker.training.smoothing import PatchSmoothing
 
 State = dict[str, Any]
 
-#: windows that show a fresh network what its input looks like
+#: windows from which a new network estimates the scale of its input
 SETTLING_WINDOWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """What there is to learn from."""
+    """The samples of a training."""
 
     #: (N, F) of the whole snapshot
     features: NDArray[np.float32]
-    #: rows that the standardising transform takes its mean and std from
+    #: rows for mean and standard deviation of the standardising transform
     fitting_rows: NDArray[np.float32]
     train: Samples
     validation: Samples
 
     @property
     def prior_offset(self) -> float:
-        """The logit that balancing takes away."""
+        """The logit that balancing removes."""
         prior = float(self.train.labels.mean())
         return math.log(prior / (1.0 - prior))
 
     @property
     def class_weights(self) -> tuple[float, float]:
-        """What a sample of label 0 and one of label 1 weigh, so that both classes weigh the same; 1 on average."""
+        """Weights of a sample of label 0 and of label 1 for which both classes have equal weight; 1 on average."""
         prior = float(self.train.labels.mean())
         return 0.5 / (1.0 - prior), 0.5 / prior
 
     @property
     def num_balanced(self) -> int:
-        """Samples of a balanced epoch: all of the rarer class, as many of the other."""
+        """Samples of a balanced epoch: all of the minority class and as many of the other."""
         return 2 * min(self.train.counts().values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitAttempt:
-    """What distinguishes one attempt from another."""
+    """The parameters of one attempt."""
 
     config: PatchTSTConfig
     seed: int
     learning_rate: float
     #: of the matrix products of training; fp32 | bf16
     precision: Precision = Precision.FP32
-    #: decay of fast wiggles in the patch embedding
+    #: weight decay on the high frequencies of the patch embedding
     patch_smoothing: float = 0.0
-    #: weights to start from; None: fresh ones, drawn with the seed
+    #: initial weights; None: random ones from the seed
     start: dict[str, Tensor] | None = None
 
 
@@ -84,16 +85,16 @@ class Epoch:
 
     number: int
     train_loss: float
-    #: on the validation part, calibrated on it: the model that is kept will be, so a scale or a bias that is still off
-    #: must not choose the epoch
+    #: on the validation part, after calibration on it, as the kept model will be: scale and bias must not influence the
+    #: choice of the epoch
     log_loss: float
     auc: float
-    #: std of the validation probabilities
+    #: standard deviation of the validation probabilities
     spread: float
 
     @property
     def message(self) -> str:
-        """What is said of it while training."""
+        """The progress message."""
         return f"validation log loss {self.log_loss:.3f}"
 
 
@@ -116,12 +117,12 @@ def fit(
     after_epoch: Callable[[Epoch, State], None],
     stopping: Callable[[], bool],
 ) -> Fitted:
-    """Train until `recipe.patience` epochs brought nothing better, or `recipe.max_epochs` are done.
+    """Train until `recipe.patience` epochs brought no improvement, or for `recipe.max_epochs`.
 
-    `saved` is a state that `after_epoch` was given before. Raises TrainingCollapsedError on a non-finite loss and on
-    `recipe.collapse_epochs` epochs of one and the same probability; StoppedError when `stopping()` says so.
+    `saved` is a state that an earlier `after_epoch` received. Raises TrainingCollapsedError on a non-finite loss and on
+    `recipe.collapse_epochs` epochs with a constant probability; StoppedError when `stopping()` is true.
     """
-    # ---- set out
+    # ---- start
     torch.manual_seed(attempt.seed)
     model = PatchTST(attempt.config)
     settle(model, attempt.start, training_set)
@@ -137,7 +138,7 @@ def fit(
     if saved is not None:
         history, best_weights = _restore(saved, model, optimiser)
 
-    # ---- learn
+    # ---- epochs
     while not _is_over(history, recipe):
         number = len(history) + 1
         with path, compute.products_in(attempt.precision):
@@ -162,7 +163,7 @@ def fit(
 
 
 def settle(model: PatchTST, start: dict[str, Tensor] | None, training_set: TrainingSet) -> None:
-    """The weights before the first step: those of `start`, or the fresh ones, fitted to what the input looks like."""
+    """The weights before the first step: those of `start`, or random ones adapted to the scale of the input."""
     if start is not None:
         model.load_state_dict(start, strict=True)
     elif model.config.input_transform == InputTransform.STANDARDISE:
@@ -179,7 +180,7 @@ def _epoch_samples(training_set: TrainingSet, recipe: Recipe) -> int:
 
 
 def _offset(training_set: TrainingSet, recipe: Recipe) -> float:
-    """Both ways of balancing take the odds of the classes away."""
+    """The bias that both ways of balancing remove."""
     return 0.0 if recipe.balance is Balance.NONE else training_set.prior_offset
 
 
@@ -195,9 +196,9 @@ def _one_epoch(
     recipe: Recipe,
     stopping: Callable[[], bool],
 ) -> float:
-    """Every sample once, in an order of its own; the mean loss.
+    """One epoch over all samples in random order; the mean loss.
 
-    Balancing draws anew for each epoch, so that in the end every sample of the commoner class was seen, too.
+    Undersampling draws again for each epoch, so that all samples of the majority class are used over time.
     """
     model = path.model
     model.train()
@@ -210,7 +211,7 @@ def _one_epoch(
     total = torch.zeros((), device=device)
     for index in range(schedule.steps_per_epoch):
         if stopping():
-            raise StoppedError(f"training was stopped in epoch {number}; it goes on after epoch {number - 1}")
+            raise StoppedError(f"training was stopped in epoch {number}; it can be resumed after epoch {number - 1}")
         rate = schedule.rate((number - 1) * schedule.steps_per_epoch + index)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -225,7 +226,7 @@ def _one_epoch(
         path.clip_gradients(recipe.max_grad_norm)
         optimiser.step()
         smoothing.step(rate)
-        total += loss.detach()  # no .item(): the GPU need not wait
+        total += loss.detach()  # no .item(), which would synchronise with the GPU
     return float(total) / schedule.steps_per_epoch
 
 
@@ -235,7 +236,7 @@ def _seed(seed: int, epoch: int) -> int:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """The rate of every step: a linear warm-up, then half a cosine down to zero at `max_epochs`."""
+    """Learning rate of every step: a linear warm-up, then half a cosine to zero at `max_epochs`."""
 
     attempt: FitAttempt
     recipe: Recipe
@@ -247,7 +248,7 @@ class _Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches: a last batch of a few samples would only add noise."""
+        """Whole batches only: a small last batch would add noise."""
         return max(1, self.num_samples // self.batch_size)
 
     def rate(self, step: int) -> float:
@@ -259,9 +260,9 @@ class _Schedule:
 
 
 def _validate(number: int, train_loss: float, model: PatchTST, training_set: TrainingSet, *, offset: float) -> Epoch:
-    """Judge the weights on the validation part; `offset` is where the bias of the logits is expected.
+    """Evaluate the weights on the validation part; `offset` is the expected bias of the logits.
 
-    The spread is that of the answers before calibration, which would blow up what has collapsed.
+    The standard deviation is that of the answers before calibration, which would enlarge collapsed answers.
     """
     samples = training_set.validation
     logits = logits_at(model, training_set.features, samples.positions)
@@ -292,7 +293,7 @@ def _is_over(history: list[Epoch], recipe: Recipe) -> bool:
 
 
 def _best(history: list[Epoch]) -> Epoch:
-    """The first epoch of the lowest validation log loss."""
+    """The first epoch with the lowest validation log loss."""
     return min(history, key=lambda epoch: epoch.log_loss)
 
 
@@ -303,7 +304,7 @@ def _refuse_collapse(history: list[Epoch], recipe: Recipe) -> None:
     recent = history[-recipe.collapse_epochs :]
     if len(recent) == recipe.collapse_epochs and all(epoch.spread < recipe.collapse_std for epoch in recent):
         raise TrainingCollapsedError(
-            f"the std of the validation probabilities was under {recipe.collapse_std:g} for {len(recent)} epochs "
+            f"validation probabilities with a standard deviation below {recipe.collapse_std:g} in {len(recent)} epochs "
             f"(last {newest.spread:.2g})"
         )
 
@@ -336,7 +337,7 @@ def _restore(saved: State, model: PatchTST, optimiser: torch.optim.Optimizer) ->
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy that further steps cannot change: state_dict() and .copy() share the tensors."""
+    """A deep copy: state_dict() and .copy() share the tensors with further steps."""
     return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
 

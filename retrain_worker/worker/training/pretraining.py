@@ -1,11 +1,11 @@
-"""Masked-patch pre-training: what a window looks like teaches the encoder before any outcome does.
+"""Masked-patch pre-training of the encoder on windows without outcomes.
 
-The paper's self-supervised mode (section 3.2 of arXiv 2211.14730): hide some patches, let the network say what stood
-in them, squared error on the hidden ones only. Rows whose outcome is still open are as good as any other. Two things
-are as this program needs them: patches may overlap, so the rows of a hidden patch are hidden from its neighbours, too;
-and what is hidden shows the mean of the window's other rows, since 0 is no neutral number after min-max.
+The paper's self-supervised mode (section 3.2 of arXiv 2211.14730): mask some patches, predict their content, squared
+error on the masked ones only. Rows whose outcome is open are used as well. Two differences from the paper: patches may
+overlap, so the rows of a masked patch are masked in its neighbours, too; and masked values are the mean of the window's
+other rows, because 0 is not neutral after min-max.
 
-The same windows, recipe and seed give the same bits, also across an interruption.
+The same windows, configuration and seed give the same bits, also after an interruption.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from retrain_worker.worker.stop_signal import StoppedError
 
 State = dict[str, Any]
 
-#: share of the rows that is hidden, as in the paper
+#: share of masked rows, as in the paper
 HIDDEN_SHARE = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnlabelledWindows:
-    """What there is to read."""
+    """The windows of a pre-training."""
 
     #: (N, F) of the whole snapshot
     features: NDArray[np.float32]
@@ -51,10 +51,10 @@ def pretrain(
     after_epoch: Callable[[int, float, State], None],
     stopping: Callable[[], bool],
 ) -> dict[str, Tensor]:
-    """Weights of `model` after `recipe.pretrain_epochs`; its head is as it was.
+    """Weights of `model` after `recipe.pretrain_epochs`; its head is unchanged.
 
-    `model` is changed. `saved` is a state that `after_epoch` (epoch, mean loss, state) was given before. Raises
-    StoppedError when `stopping()` says so.
+    `model` is changed. `saved` is a state that an earlier `after_epoch` (epoch, mean loss, state) received.
+    Raises StoppedError when `stopping()` is true.
     """
     torch.manual_seed(seed)
     task = _Task(model)
@@ -72,7 +72,9 @@ def pretrain(
         total = torch.zeros((), device=model.pos_encoding.device)
         for index in range(steps):
             if stopping():
-                raise StoppedError(f"pre-training was stopped in epoch {number}; it goes on after epoch {number - 1}")
+                raise StoppedError(
+                    f"pre-training was stopped in epoch {number}; it can be resumed after epoch {number - 1}"
+                )
             ends = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
             raw = torch.from_numpy(windows(unlabelled.features, ends, model.config.context_length))
             optimiser.zero_grad(set_to_none=True)
@@ -92,7 +94,7 @@ def pretrain(
 
 
 class _Task(nn.Module):
-    """The model with a layer that says what stood in a patch."""
+    """The model with a layer that predicts the content of a patch."""
 
     #: (N, T), 1 where a patch covers a row
     covers: Tensor
@@ -108,12 +110,12 @@ class _Task(nn.Module):
             start = last - config.patch_stride * (config.num_patches - 1 - number)
             covers[number, start : start + config.patch_length] = 1.0
         self.register_buffer("covers", covers, persistent=False)
-        #: a row is hidden when any of the patches over it is
+        #: a row is masked when any patch that covers it is
         overlap = max(1, round(config.patch_length / config.patch_stride))
         self.share = 1.0 - (1.0 - HIDDEN_SHARE) ** (1.0 / overlap)
 
     def forward(self, raw_BTF: Tensor) -> Tensor:
-        """Mean squared error over the hidden patches, in units of the windows' own variance."""
+        """Mean squared error over the masked patches, in units of the windows' own variance."""
         config = self.model.config
         x_BTC = self.model.transform(raw_BTF)
         is_hidden_BN = torch.rand(len(raw_BTF), config.num_patches, device=raw_BTF.device) < self.share

@@ -1,8 +1,8 @@
-"""A weight decay on fast wiggles within a patch: neighbouring rows are looked at alike unless the data insist.
+"""Weight decay on the high frequencies of the patch embedding, which smooths its filters over the rows of a patch.
 
-The weights of the patch embedding are a filter over the rows of a patch. Written as a sum of cosines over these rows,
-the k-th of P loses the share `strength * k / (P - 1)` of itself per unit of learning rate at every step, besides the
-ordinary decay, which knows no order of rows. It is to a filter what a smoothing penalty is to a spline.
+The weights of the patch embedding are a filter over the rows of a patch. In the cosine basis over these rows, the k-th
+of P components decays by `strength * k / (P - 1)` per unit of learning rate at every step, in addition to the ordinary
+weight decay. It corresponds to the smoothing penalty of a spline.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PatchSmoothing:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """What one step at the learning rate `rate` takes away."""
+        """Apply the decay of one step at the learning rate `rate`."""
         if self._strength:
             config = self._model.config
             filter_DPC = self._model.patch_embedding.weight.view(config.d_model, config.patch_length, -1)

@@ -39,10 +39,10 @@ from retrain_worker.worker.training.warm_start import warm_start_of
 
 Report = Callable[[Progress], None]
 
-#: rows and rows of the rarer class without which a part cannot be learned from, or judged on
+#: smallest number of rows, and of rows of the minority class, of a part
 MIN_PART_ROWS = 50
 MIN_PART_CLASS_ROWS = 10
-#: training samples, newest first, that say where the bias of the calibration is expected
+#: newest training samples that give the expected bias of the calibration
 NEWEST_FOR_BIAS = 20_000
 
 _log = logging.getLogger(__name__)
@@ -124,10 +124,10 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
 def contracts_to_try(
     recipe: Recipe, incumbent: ModelContract | None, *, feature_names: tuple[str, ...], label: Label
 ) -> tuple[ModelContract, ...]:
-    """The contracts that the recipe allows, one for each input transform to try; all of one preset and window length.
+    """The contracts that the configuration allows, one for each input transform; all of one preset and window length.
 
-    PRESET=auto takes the incumbent's contract whole, `paper` without an incumbent. The engine preset fixes its window
-    length and its transform.
+    PRESET=auto takes the incumbent's complete contract, or `paper` without an incumbent. The engine preset fixes its
+    window length and its transform.
     """
     if recipe.preset == Preset.AUTO and incumbent is not None:
         return (replace(incumbent, label=label),)
@@ -159,7 +159,7 @@ def contracts_to_try(
 
 
 def _incumbent_contract(request: TrainRequest, snapshot: Snapshot) -> ModelContract | None:
-    """What PRESET=auto takes over; None where nothing is known of it, and the gate will ask a person."""
+    """The contract for PRESET=auto; None where the incumbent's is unknown, which the contract gate leaves undecided."""
     if request.recipe.preset != Preset.AUTO:
         return None
     found = incumbent_of(request.incumbent_path, snapshot, label=request.data.label)
@@ -182,7 +182,7 @@ def _refuse_unfit(parts: Parts) -> None:
                 f"the {name} part has {len(part)} samples, {counts['win']} with label 1 and {counts['loss']} with "
                 f"label 0; it needs {MIN_PART_ROWS}, {MIN_PART_CLASS_ROWS} of each",
                 where="split",
-                remedy="wait for more labelled rows, make TRAIN_WINDOW_DAYS larger or SEQ_LEN smaller",
+                remedy="wait for more labelled rows, increase TRAIN_WINDOW_DAYS or decrease SEQ_LEN",
             )
 
 
@@ -200,7 +200,7 @@ def _training_set(snapshot: Snapshot, parts: Parts, contract: ModelContract) -> 
 def _reading(
     snapshot: Snapshot, parts: Parts, data: DataPolicy, *, training_set: TrainingSet, seq_len: int
 ) -> UnlabelledWindows:
-    """Every window of the training part's time, labelled or not: none that ends in the validation part or later."""
+    """Every window in the period of the training part, labelled or not."""
     ends = window_ends(snapshot, policy=data, seq_len=seq_len, before=to_microseconds(parts.split.train.end))
     return UnlabelledWindows(features=training_set.features, ends=ends)
 
@@ -208,7 +208,7 @@ def _reading(
 def _calibrated(
     fitted: Fitted, training_set: TrainingSet, variant: Variant
 ) -> tuple[PatchTST, NDArray[np.float64], calibration.Calibration]:
-    """The network that answers calibrated logits, its raw logits on the validation part, and what was folded in."""
+    """The calibrated network, its raw logits on the validation part, and the calibration."""
     model = PatchTST(variant.network)
     model.load_state_dict(fitted.weights, strict=True)
     logits = logits_at(model, training_set.features, training_set.validation.positions)
@@ -221,7 +221,7 @@ def _calibrated(
     return model, logits, fix
 
 
-# ---------------------------------------------------------------- the same recipe on the past
+# ---------------------------------------------------------------- backtest folds
 
 
 def _train_folds(
@@ -233,15 +233,15 @@ def _train_folds(
     report: Report,
     stopping: Callable[[], bool],
 ) -> None:
-    """Half the epochs for each fold: three of them, with less to learn from, cost about as much as the candidate.
+    """Train each fold with half the epochs: three smaller folds cost about as much as the candidate.
 
-    Each starts from fresh weights, even where the candidate did not: the incumbent's have seen these rows.
+    Each starts from random weights, also with WARM_START: the incumbent's weights were trained on these rows.
     """
     request = variant_search.request
     recipe = replace(request.recipe, max_epochs=max(1, math.ceil(request.recipe.max_epochs / 2)))
 
     def teach(number: int, fold: Parts) -> NDArray[np.float64]:
-        report(Progress(message=f"training {request.run_id}: the same recipe on backtest fold {number} of {len(past)}"))
+        report(Progress(message=f"training {request.run_id}: backtest fold {number} of {len(past)}"))
         training_set = _training_set(snapshot, fold, variant.contract)
         fitted = loop.fit(
             variant_search.fresh_fit_attempt(variant),
@@ -258,7 +258,7 @@ def _train_folds(
     train_folds(past, Path(request.run_dir), identity=variant_search.checkpoint.digest, teach=teach)
 
 
-# ---------------------------------------------------------------- what is recorded
+# ---------------------------------------------------------------- records
 
 
 def _canary_windows(training_set: TrainingSet, contract: ModelContract) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The attempts of one training: which weights they start from, what was tried, and where an interrupted one goes on."""
+"""The attempts of one training: their initial weights, their results, and the state of an interrupted one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from retrain_worker.worker.training.warm_start import WarmStart
 
 Report = Callable[[Progress], None]
 
-#: after a collapse: one more attempt, with another seed and a slower rate
+#: after a collapse: one more attempt, with another seed and a lower learning rate
 RETRY_SEED_STEP = 1
 RETRY_RATE_SHARE = 0.5
 
@@ -36,24 +36,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to train: what for, and how."""
+    """One contract with one tuning."""
 
     contract: ModelContract
     tuning: Tuning
 
     @property
     def network(self) -> PatchTSTConfig:
-        """The network that is trained."""
+        """The network."""
         return presets.config_for(self.contract, dropout=self.tuning.dropout, input_noise=self.tuning.input_noise)
 
     def __str__(self) -> str:
-        """Transform and smoothing: what differs between the variants of one training."""
+        """Transform and smoothing, which distinguish the variants of one training."""
         smoothing = f", patch smoothing {self.tuning.patch_smoothing:g}" if self.tuning.patch_smoothing else ""
         return f"{self.contract.input_transform}{smoothing}"
 
 
 def variants_of(contracts: tuple[ModelContract, ...], recipe: Recipe) -> tuple[Variant, ...]:
-    """Every contract in every tuning of its preset."""
+    """Every contract with every tuning of its preset."""
     return tuple(
         Variant(contract=contract, tuning=tuning)
         for contract in contracts
@@ -62,7 +62,7 @@ def variants_of(contracts: tuple[ModelContract, ...], recipe: Recipe) -> tuple[V
 
 
 class VariantSearch:
-    """The attempts of one training: each variant once, and once more after a collapse."""
+    """The attempts of one training: each variant once, and a second time after a collapse."""
 
     def __init__(
         self,
@@ -98,18 +98,18 @@ class VariantSearch:
         }
         self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
         saved = self.checkpoint.load() or {}
-        #: one result for each variant already made: a Fitted as plain values, or why it collapsed
+        #: one result for each finished variant: a Fitted as plain values, or why it collapsed
         self._finished: list[dict[str, Any]] = saved.get("finished", [])
-        #: collapses of the variant under way, and the state inside its attempt
+        #: collapses of the current variant, and the state of its attempt
         self._collapses: list[str] = saved.get("collapses", [])
         self._state: dict[str, Any] | None = saved.get("state")
-        #: what came before the first epoch: {"pretraining": a state} on the way, then {"weights": ...}
+        #: before the first epoch: {"pretraining": a state} during pre-training, then {"weights": ...}
         self._before: dict[str, Any] = saved.get("before", {})
         if self._state is not None:
             _log.info("resumed after epoch %d", len(self._state["history"]))
 
     def run(self, report: Report, stopping: Callable[[], bool]) -> tuple[Variant, Fitted]:
-        """The variant of the lowest validation log loss, with its best epoch."""
+        """The variant with the lowest validation log loss, with its best epoch."""
         for variant in self._variants[len(self._finished) :]:
             self._finished.append(self._try(variant, report, stopping))
             self._collapses, self._state, self._before = [], None, {}
@@ -123,12 +123,12 @@ class VariantSearch:
             raise TrainingCollapsedError(
                 "; then ".join(reason for result in self._finished for reason in result["collapses"]),
                 where="training",
-                remedy="look at the features of the snapshot; a lower LEARNING_RATE may help",
+                remedy="check the features of the snapshot; a lower LEARNING_RATE may help",
             )
         return min(results, key=lambda pair: pair[1].best.log_loss)
 
     def facts(self) -> dict[str, Any]:
-        """How the attempts went, for the manifest."""
+        """The results of the attempts, for the manifest."""
         return {
             "threads": torch.get_num_threads(),
             "precision": str(self._precision),
@@ -145,7 +145,7 @@ class VariantSearch:
         }
 
     def fresh_fit_attempt(self, variant: Variant) -> FitAttempt:
-        """The first attempt at `variant` from weights that have seen nothing."""
+        """The first attempt of `variant` from random weights."""
         return FitAttempt(
             config=variant.network,
             seed=self.request.recipe.seed,
@@ -157,7 +157,7 @@ class VariantSearch:
         recipe, tuning = self.request.recipe, variant.tuning
         while len(self._collapses) < 2:
             is_retry = bool(self._collapses)
-            # what collapsed may have begun before the first epoch: a retry starts fresh
+            # pre-training or a warm start may have caused the collapse: a retry starts from random weights
             is_fresh = is_retry or self._state is not None
             attempt = FitAttempt(
                 config=variant.network,
@@ -185,7 +185,7 @@ class VariantSearch:
                     report(
                         Progress(
                             message=f"training {self.request.run_id}{self._said_of(variant)}: "
-                            f"{collapse.what}; once more with another seed and a slower rate"
+                            f"{collapse.what}; repeating with another seed and a lower learning rate"
                         )
                     )
             else:
@@ -196,12 +196,12 @@ class VariantSearch:
     def _weights_before(
         self, variant: Variant, report: Report, stopping: Callable[[], bool]
     ) -> dict[str, torch.Tensor] | None:
-        """The incumbent's weights, or fresh ones, pre-trained if the recipe says so; None: fresh ones as they are."""
+        """The incumbent's weights, or pre-trained ones; None: random ones."""
         recipe, warm = self.request.recipe, self._warm.weights if self._warm.contract == variant.contract else None
         if not recipe.pretrain_epochs or "weights" in self._before:
             return self._before.get("weights", warm)
         torch.manual_seed(recipe.seed)
-        # no noise here: it would have to be guessed, too
+        # no noise: the network would have to predict it
         model = PatchTST(replace(variant.network, input_noise=0.0))
         loop.settle(model, warm, self._training_set)
         self._before = {
@@ -220,7 +220,7 @@ class VariantSearch:
         return self._before["weights"]  # type: ignore[no-any-return]
 
     def _said_of(self, variant: Variant) -> str:
-        """Which variant of how many, for progress; nothing when there is one only."""
+        """Number of the variant and of all, for progress; empty for a single variant."""
         if len(self._variants) == 1:
             return ""
         return f" ({self._variants.index(variant) + 1} of {len(self._variants)}: {variant})"
@@ -251,7 +251,7 @@ def _fitted(result: Mapping[str, Any]) -> Fitted:
 
 @dataclass(frozen=True)
 class _AfterPretraining:
-    """Keep the state, then say how far the pre-training is."""
+    """Save the state, then report the progress of the pre-training."""
 
     request: TrainRequest
     report: Report
@@ -263,7 +263,7 @@ class _AfterPretraining:
         self.report(
             Progress(
                 message=f"training {self.request.run_id}: pre-training epoch {number} of {last}, "
-                f"hidden patches guessed with an error of {loss:.3f} of their variance",
+                f"masked patches predicted with an error of {loss:.3f} of their variance",
                 fields={"pretrain_epoch": number, "masked_error": loss},
             )
         )
@@ -271,10 +271,10 @@ class _AfterPretraining:
 
 @dataclass
 class _AfterEpoch:
-    """Keep the state, then say how far the training is."""
+    """Save the state, then report the progress of the training."""
 
     request: TrainRequest
-    #: which variant, or nothing
+    #: the variant, or empty
     variant: str
     report: Report
     keep: Callable[[dict[str, Any]], None]

@@ -1,4 +1,4 @@
-"""The incumbent's weights as a start, where its network and its contract are the candidate's; else why not."""
+"""The incumbent's weights as initial weights, where network and contract equal the candidate's; else the reason."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """What a training starts from; `sentence` is recorded in the model file."""
+    """The initial weights of a training; `sentence` is recorded in the model file."""
 
     message: str
-    #: None: from scratch
+    #: None: random weights
     weights: dict[str, Tensor] | None = None
-    #: the contract that these weights fit
+    #: the contract of these weights
     contract: ModelContract | None = None
 
 
 def warm_start_of(
     request: TrainRequest, contracts: tuple[ModelContract, ...], feature_names: tuple[str, ...]
 ) -> WarmStart:
-    """The start that `request` asks for. An incumbent that does not fit is said, in the log and in the model file."""
+    """The start for `request`. That an incumbent does not fit is recorded in the log and in the model file."""
     if not request.recipe.warm_start:
         return WarmStart(message="scratch")
     found = _incumbent_start(request, contracts, feature_names)
@@ -63,7 +63,7 @@ def _incumbent_start(
 
 
 def _shape(config: PatchTSTConfig) -> PatchTSTConfig:
-    """Without what matters in training only."""
+    """The config without values that matter in training only."""
     return replace(config, dropout=0.0, input_noise=0.0)
 
 
