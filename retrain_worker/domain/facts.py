@@ -1,8 +1,8 @@
 """What each stage of a run has found: one frozen dataclass per stage, stored as JSON with the run.
 
-The JSON has the names of these fields (adapters/stored_facts.py reads it). A new field has a default, so that what an
+The JSON has the names of these fields (adapters/stored_json.py reads it). A new field has a default, so that what an
 earlier version stored is read as before. A renamed or changed field needs a higher FACTS_SCHEMA and an upgrade function
-in adapters/fact_upgrades.py.
+in adapters/stored_upgrades.py.
 """
 
 from __future__ import annotations

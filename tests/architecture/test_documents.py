@@ -1,9 +1,12 @@
-"""The documents name only files, settings and tests that exist."""
+"""Documents, comments and docstrings name only files, settings and tests that exist."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 from retrain_worker import settings
+from retrain_worker.domain.lifecycle import MOVES, DeploymentState, Run
+from retrain_worker.report.result import result_of
 from retrain_worker.settings import names
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +37,18 @@ def test_every_module_that_is_named_exists():
     assert missing == []
 
 
+def test_every_module_that_the_code_names_exists():
+    code = [path for folder in ("retrain_worker", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    missing = [
+        (file.name, path)
+        for file in code
+        for path in re.findall(r"(?<![\w/.\"])([a-z_]+(?:/[a-z_]+)+\.(?:py|md))\b", file.read_text())
+        if not any((base / path).exists() for base in BASES)
+    ]
+
+    assert missing == []
+
+
 def test_every_test_that_is_named_exists():
     tests = {path.stem for path in (ROOT / "tests").rglob("*.py")}
     missing = [(page.name, name) for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())]
@@ -52,3 +67,23 @@ def test_every_setting_that_is_named_exists():
     ]
 
     assert missing == []
+
+
+def test_the_diagram_of_states_shows_every_move_of_a_run():
+    shown = set(re.findall(r"^ +(\w+) --> (\w+)", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
+
+    assert shown == {(stage, after) for stage, moves in MOVES.items() for after in moves}
+
+
+def test_the_contract_of_the_swap_names_every_state_of_a_deployment():
+    rows = re.findall(r"^\| ([A-Z_]+) \|", (ROOT / "docs/contracts/swap.md").read_text(), re.MULTILINE)
+
+    assert set(rows) == set(DeploymentState)
+
+
+def test_the_contract_of_the_command_line_names_every_key_of_a_result():
+    at = datetime(2026, 1, 10, tzinfo=UTC)
+    run = Run(run_id="20260110_000000", requested_by="once", request_reason="", created_at=at, updated_at=at)
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs/contracts/command-line.md").read_text()))
+
+    assert set(result_of(run)) - named == set()

@@ -1,4 +1,4 @@
-"""The declaration of a gate: everything that verdict, report, command line, events and docs/gates.md need of it."""
+"""The declaration of a gate, from which verdict, report, command line, events and docs/contracts/gates.md derive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every threshold of the gates. Logged at start, stored with each verdict; docs/gates.md says which gate applies it."""
+"""Every threshold of the gates. Logged at start, stored with each verdict; see docs/contracts/gates.md."""
 
 from __future__ import annotations
 
