@@ -16,6 +16,7 @@ import sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 from retrain_worker.cli import parse  # noqa: E402
+from retrain_worker.domain.printable import printable  # noqa: E402
 from retrain_worker.errors import RetrainError, SettingsError, UsageError  # noqa: E402
 
 _INSTALL_NAME = "retrain-worker"
@@ -55,7 +56,7 @@ def main() -> int:
 def _fail(error: RetrainError) -> int:
     """Say what is wrong, one line for each problem; the exit code."""
     for message in error.problems if isinstance(error, SettingsError) else (str(error),):
-        print(f"retrain-worker: {message}", file=sys.stderr)  # noqa: T201
+        print(f"retrain-worker: {printable(message)}", file=sys.stderr)  # noqa: T201
     if isinstance(error, SettingsError):
         return os.EX_CONFIG
     return 2 if isinstance(error, UsageError) else 1

@@ -7,6 +7,7 @@ change of the model in service, upserted by version, so that a repeat changes no
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -39,7 +40,8 @@ class StackTables:
         self._place, self._user = url.render_as_string(hide_password=True), url.username or getpass.getuser()
         if url.get_backend_name() == "sqlite":
             self._place = url.database or ""
-            url = url.set(database=f"file:{quote(url.database or '')}", query={"mode": "rw", "uri": "true"})
+            path = quote(os.fsencode(self._place))
+            url = url.set(database=f"file:{path}", query={"mode": "rw", "uri": "true"})
             arguments["timeout"] = busy_timeout_seconds
         self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
 

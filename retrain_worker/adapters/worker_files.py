@@ -19,6 +19,7 @@ import msgspec
 from retrain_worker import durable_file, errors
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.masking import masked
+from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import (
     AuditResult,
     ExportResult,
@@ -31,7 +32,7 @@ from retrain_worker.domain.worker_protocol import (
     VerifyResult,
     WorkerError,
 )
-from retrain_worker.errors import RetrainError, WorkerFailedError
+from retrain_worker.errors import RetrainError, UsageError, WorkerFailedError
 
 _RESULT_TYPES: dict[str, type[Any]] = {
     Stage.PULL: PullResult,
@@ -85,10 +86,13 @@ class WorkerFiles:
 
 
 def files_of(stage: str, run_dir: Path, request: object) -> WorkerFiles:
-    """The files of this request. Equal requests have equal files."""
-    return WorkerFiles(
-        stage=str(stage), run_dir=run_dir, content=msgspec.json.encode({"stage": str(stage), "request": request})
-    )
+    """The files of this request. Equal requests have equal files. Raises UsageError for text that is not UTF-8."""
+    try:
+        content = msgspec.json.encode({"stage": str(stage), "request": request})
+    except UnicodeEncodeError as error:
+        where = printable(error.object)
+        raise UsageError("not valid UTF-8", where=where, remedy="rename the file or the directory") from None
+    return WorkerFiles(stage=str(stage), run_dir=run_dir, content=content)
 
 
 def remove_older(files: WorkerFiles) -> None:

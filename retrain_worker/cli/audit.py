@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
 from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.printable import printable
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -43,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print(
             as_json({"is_fit": False, "reasons": [str(error)], "findings": [], "source": None})
             if arguments.json
-            else f"REFUSED  {error}"
+            else f"REFUSED  {printable(error)}"
         )
         return _EXIT_REFUSED
     verdict = audited.verdict
@@ -67,8 +68,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _as_text(finding: Finding, width: int) -> str:
-    lines = [f"{_MARKS[finding.severity]:<8} {finding.name:<{width}} {finding.message}"]
-    lines.extend(f"{'':<{9 + width}} {example}" for example in finding.examples)
+    lines = [f"{_MARKS[finding.severity]:<8} {finding.name:<{width}} {printable(finding.message)}"]
+    lines.extend(f"{'':<{9 + width}} {printable(example)}" for example in finding.examples)
     return "\n".join(lines)
 
 

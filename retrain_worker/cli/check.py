@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
 from retrain_worker.domain.audit_findings import Severity
+from retrain_worker.domain.printable import printable
 from retrain_worker.errors import RedisUnavailableError, RetrainError, SlotError
 from retrain_worker.settings import Settings
 
@@ -232,8 +233,8 @@ def _redis(settings: Settings) -> Iterator[Check]:
 
 def _as_text(check: Check) -> str:
     mark = "ok     " if check.is_ok else "PROBLEM" if check.blocks else "warning"
-    text = f"{mark} {check.name:<16} {check.finding}"
-    return f"{text}\n{'':<24} -> {check.remedy}" if check.remedy else text
+    text = f"{mark} {check.name:<16} {printable(check.finding)}"
+    return f"{text}\n{'':<24} -> {printable(check.remedy)}" if check.remedy else text
 
 
 def _user() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.domain.artifact import Manifest
+from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def execute(arguments: argparse.Namespace) -> int:
 def as_text(report: FileReport) -> str:
     """The report as a person reads it."""
     lines = [report.path]
-    lines.extend(f"  {name:<11} {value}" for name, value in _facts(report))
-    lines.append(f"  {'verdict':<11} " + (f"CANNOT BE USED: {report.problem}" if report.problem else "can be used"))
+    lines.extend(f"  {name:<11} {printable(value)}" for name, value in _facts(report))
+    verdict = f"CANNOT BE USED: {printable(report.problem)}" if report.problem else "can be used"
+    lines.append(f"  {'verdict':<11} {verdict}")
     return "\n".join(lines)
 
 

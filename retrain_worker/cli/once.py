@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain_worker.cli import options
 from retrain_worker.domain.lifecycle import Outcome
+from retrain_worker.domain.printable import printable_texts
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,10 +79,13 @@ def exit_code(result: dict[str, Any]) -> int:
 
 
 def as_json(result: object) -> str:
-    """One line; a number that is not finite becomes null."""
+    """One line; a number that is not finite becomes null, what is not UTF-8 an escape."""
     import msgspec
 
-    return msgspec.json.encode(result).decode()
+    try:
+        return msgspec.json.encode(result).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(printable_texts(msgspec.to_builtins(result))).decode()
 
 
 def _print_progress(step: Step) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from retrain_worker import settings
 from retrain_worker.domain import env_file
-from retrain_worker.errors import RetrainError, SettingsError
+from retrain_worker.domain.printable import printable
+from retrain_worker.errors import RetrainError, SettingsError, UsageError
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def unknown_names(arguments: argparse.Namespace, loaded: Settings) -> tuple[str,
 
 
 def home_of(arguments: argparse.Namespace) -> Path | None:
-    """--home, absolute."""
-    return arguments.home.expanduser().absolute() if arguments.home else None
+    """--home, absolute. Raises UsageError when it is not valid UTF-8."""
+    home = Path(arguments.home).expanduser().absolute() if arguments.home else None
+    if home and bytes(home).decode(errors="ignore") != str(home):
+        raise UsageError("not valid UTF-8", where=printable(home), remedy="use another --home")
+    return home
 
 
 def environment_outside(arguments: argparse.Namespace) -> dict[str, str]:

@@ -79,7 +79,7 @@ def stage_worker(settings: Settings, *, report: Callable[[str], None]) -> Iterat
 def inspect(paths: tuple[Path, ...]) -> InspectResult:
     """What these files are. A file that cannot be used is a report, not an error."""
     result: InspectResult = _result_of(
-        OneOffTask.INSPECT, InspectRequest(paths=tuple(str(path.absolute()) for path in paths))
+        OneOffTask.INSPECT, InspectRequest(paths=tuple(bytes(path.absolute()) for path in paths))
     )
     return result
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def printable(text: object) -> str:
     r"""`text` with escapes in the place of control and invisible characters and of bytes that are not UTF-8.
@@ -11,6 +14,15 @@ def printable(text: object) -> str:
     """
     line = str(text)
     return line if line.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in line)
+
+
+def printable_texts(value: Any) -> Any:
+    """`value`, made of JSON's types, with every text in it printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable_texts(key): printable_texts(each) for key, each in value.items()}
+    return [printable_texts(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _escaped(character: str) -> str:

@@ -242,7 +242,8 @@ class VerifyResult:
 class InspectRequest:
     """Tell what these files are. Nothing in them is executed."""
 
-    paths: tuple[str, ...]
+    #: as the file system stores them, which need not be UTF-8
+    paths: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from retrain_worker.domain.artifact import checksum_file
+from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
 from retrain_worker.errors import ArtifactError
 from retrain_worker.model import bundle, presets
@@ -37,7 +38,7 @@ _SAMPLE_BYTES = 512
 
 def inspect(path: Path) -> FileReport:
     """What `path` is, and whether it can be trusted as a model. Never raises ArtifactError: the report says it."""
-    report = FileReport(path=str(path), kind="not readable", problem="")
+    report = FileReport(path=printable(path), kind="not readable", problem="")
     try:
         data = bundle.bytes_of(path)
         report = replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from retrain_worker.domain.alpha_spending import AlphaSpending
+from retrain_worker.domain.printable import printable
 
 #: for what was not measured, or is not a number
 NOTHING = "—"
@@ -12,9 +13,9 @@ _LONGEST = 4096
 
 
 def plain(text: object) -> str:
-    """One line without control characters and invisible ones, which become `·`."""
-    shown = "".join(letter if letter.isprintable() else "·" for letter in str(text))
-    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+    """One printable line of bounded length."""
+    line = printable(text)
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def number(value: object, digits: int = 3) -> str:

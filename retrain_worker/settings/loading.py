@@ -293,12 +293,18 @@ def _database(read: Reader, db: str | None) -> tuple[Secret, Path | None]:
     elif db is not None:
         url = db
     if not url:
-        return Secret(f"sqlite:///{quote(str(path))}"), path
+        return _sqlite_url(path), path
     if url.startswith("sqlite:///"):
-        return Secret(url), Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
+        path = Path(unquote(url.removeprefix("sqlite:///").partition("?")[0], errors="surrogateescape"))
+        return _sqlite_url(path), path
     if not url.startswith("postgresql"):
         read.problems.append("DATABASE_URL: the value is neither sqlite:///PATH nor postgresql://...")
     return Secret(url), None
+
+
+def _sqlite_url(path: Path) -> Secret:
+    """The URL of a file. Only what SQLAlchemy would interpret is quoted: it decodes quoted bytes as UTF-8."""
+    return Secret("sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F"))
 
 
 def _redis_url(read: Reader, home: Path | None) -> Secret:

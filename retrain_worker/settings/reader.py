@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from retrain_worker.domain.printable import printable
 from retrain_worker.errors import SettingsError
 
 EnumType = TypeVar("EnumType", bound=StrEnum)
@@ -40,10 +41,12 @@ class Reader:
         return value
 
     def path(self, name: str, default: str) -> Path:
-        """An absolute path; ~ is expanded."""
+        """An absolute path in UTF-8; ~ is expanded."""
         value = Path(self.text(name, default)).expanduser()
         if not value.is_absolute():
             self._reject(name, str(value), "an absolute path")
+        if bytes(value).decode(errors="ignore") != str(value):
+            self._reject(name, printable(value), "valid UTF-8")
         return value
 
     def number(self, name: str, default: float, *, low: float = 0.0, high: float = math.inf) -> float:

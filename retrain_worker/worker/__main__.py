@@ -22,6 +22,7 @@ import msgspec
 
 from retrain_worker import durable_file
 from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import (
     DATABASE_URL_VARIABLE,
     AuditRequest,
@@ -143,7 +144,7 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
         case InspectRequest():
             from retrain_worker.model.inspection import inspect
 
-            return InspectResult(reports=tuple(inspect(Path(path)) for path in request.paths))
+            return InspectResult(reports=tuple(inspect(Path(os.fsdecode(path))) for path in request.paths))
         case ExportRequest():
             from retrain_worker.model.export import export
 
@@ -177,7 +178,8 @@ def _worker_error(error: Exception) -> WorkerError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = DiskFullError(f"no space left to write ({error.strerror})", where=str(error.filename or ""))
     if isinstance(error, RetrainError):
-        return WorkerError(kind=type(error).__name__, what=error.what, where=error.where, remedy=error.remedy)
+        what, where, remedy = (printable(text) for text in (error.what, error.where, error.remedy))
+        return WorkerError(kind=type(error).__name__, what=what, where=where, remedy=remedy)
     # torch's allocators raise a RuntimeError with this text
     messages = ("can't allocate memory", "out of memory")
     if isinstance(error, MemoryError) or any(message in str(error) for message in messages):

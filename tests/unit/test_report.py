@@ -464,5 +464,5 @@ def test_numbers_are_formatted_with_their_units():
 
 
 def test_text_from_outside_becomes_one_line_of_limited_length():
-    assert plain("a\nb\tc\x1b[0m") == "a·b·c·[0m"
+    assert plain("a\nb\tc\x1b[0m") == "a\\nb\\tc\\x1b[0m"
     assert len(plain("x" * 10_000)) == 4_096

@@ -65,7 +65,7 @@ def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]:
 def _path_of(url: URL) -> Path:
     database = url.database or ""
     if database.startswith("file:"):
-        database = unquote(database.removeprefix("file:").partition("?")[0])
+        database = unquote(database.removeprefix("file:").partition("?")[0], errors="surrogateescape")
     if not database or database == ":memory:":
         raise SourceUnfitError("an in-memory database holds no rows", where="DATABASE_URL", remedy=_RIGHT_FILE)
     return Path(database)
@@ -110,7 +110,7 @@ def _check_file(path: Path) -> bool:
 
 
 def _connect(path: Path, busy_timeout_seconds: float, *, options: str = "mode=ro") -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?{options}"
+    uri = f"file:{quote(bytes(path.absolute()))}?{options}"
     connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_seconds, isolation_level=None)
     # refuse cells that reach over their page while reading, not only in quick_check
     connection.execute("PRAGMA cell_size_check = ON")
