@@ -57,7 +57,7 @@ def run_of(store: StateDb, request: SlotRequest) -> Run | None:
 
 
 class _Progress:
-    """Prints each new answer of a request that is under way."""
+    """Prints each new answer of a request that is not completed."""
 
     def __init__(self) -> None:
         self._last = ""

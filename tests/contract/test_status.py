@@ -1,0 +1,106 @@
+"""What STATUS= and `retrain-worker status` say of the same home."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrain_worker.cli.once import as_json
+from retrain_worker.cli.status import as_text
+from retrain_worker.daemon.status import in_words, status_of
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Stage
+from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
+from tests.daemon_home import an_ended_run
+
+INCUMBENT = "/opt/best_2025.pth"
+
+
+def put_incumbent(components, kind=DeploymentKind.EXTERNAL):
+    now = datetime.now(UTC)
+    components.store.record_deployment(
+        Deployment(
+            deployment_id="deployment_1",
+            run_id=None,
+            kind=kind,
+            version="best_2025",
+            model_path=INCUMBENT,
+            sha256="0" * 64,
+            size_bytes=1,
+            previous_version=None,
+            previous_model_path=None,
+            state=DeploymentState.NOT_CONFIRMED,
+            created_at=now,
+            updated_at=now,
+            requested_by="unknown",
+            reason="",
+        )
+    )
+    env_file = components.configuration.settings.engine_env_file
+    env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={INCUMBENT}\n")
+
+
+def text_of(components):
+    found = status_of(components.configuration.settings)
+    assert as_json(found)
+    return as_text(found)
+
+
+def test_before_the_first_run(components):
+    assert components.status.line() == "starting the first run; no incumbent"
+    assert "last run  none" in text_of(components)
+
+    put_incumbent(components)
+    assert components.status.line() == "starting the first run; incumbent best_2025 (external)"
+    assert f"serving   {INCUMBENT}" in text_of(components)
+
+
+def test_between_two_runs(components):
+    an_ended_run(components, datetime.now(UTC))
+    put_incumbent(components, DeploymentKind.PROMOTE)
+
+    assert components.status.line() == "idle; next run in 3 h 59 min; incumbent best_2025"
+    text = text_of(components)
+    assert "promote   best_2025" in text
+    assert "FAILED" in text
+    assert "3 h 59 min" in text
+
+
+def test_a_run_at_work_a_queued_run_a_run_on_trial_and_a_slot_request(components):
+    now = datetime.now(UTC)
+    on_trial, _ = components.store.open_run(requested_by="schedule", reason="test", at=now - timedelta(hours=1))
+    for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.SHADOW):
+        on_trial = on_trial.moved_to(stage, at=now)
+    components.store.record(on_trial)
+    run = components.driver.begin("trigger", "ops: new exchange")
+    components.store.open_slot_request(
+        SlotRequestKind.ROLLBACK, arguments=SlotRequestArguments(), requested_by="ada", reason="loses money", at=now
+    )
+
+    assert components.status.line() == f"run {run.run_id} started: ops: new exchange"
+    text = text_of(components)
+    assert f"{run.run_id} at PULL" in text
+    assert f"(run {on_trial.run_id})" in text
+    assert "request   rollback_" in text
+
+
+def test_an_env_file_that_cannot_be_read_and_one_that_was_changed_externally(components):
+    put_incumbent(components)
+    env_file = components.configuration.settings.engine_env_file
+    env_file.write_text("PATCHTST_SHADOW_ONLY=true\n")
+    assert "changed externally since" in text_of(components)
+
+    env_file.unlink()
+    assert str(env_file) in status_of(components.configuration.settings)["slot_problem"]
+
+
+@pytest.mark.parametrize(
+    ("wait", "words"),
+    [
+        (timedelta(seconds=-1), "now"),
+        (timedelta(), "now"),
+        (timedelta(seconds=59), "59 s"),
+        (timedelta(seconds=60), "1 min"),
+        (timedelta(hours=3, minutes=12), "3 h 12 min"),
+    ],
+)
+def test_a_wait_in_words(wait, words):
+    assert in_words(wait) == words
