@@ -22,6 +22,7 @@ from retrain_worker import durable_file, settings
 from retrain_worker.adapters import journal
 from retrain_worker.adapters.model_slot import ModelSlot
 from retrain_worker.cli.options import prepare_home
+from retrain_worker.daemon.jobs import retention
 from retrain_worker.daemon.wiring import Components, open_components
 from retrain_worker.domain.artifact import ModelContract, model_file, version_of
 from retrain_worker.domain.facts import TrainFacts
@@ -102,9 +103,9 @@ def write_candidate(folder: Path, number: int) -> tuple[Path, str, Run]:
     return path, manifest.sha256, run
 
 
-def due(app: Components, path: Path, sha256: str, run: Run) -> Run:
+def due(components: Components, path: Path, sha256: str, run: Run) -> Run:
     """The run at the promotion of its candidate, stored."""
-    current = app.configuration.context.slot.current_path()
+    current = components.configuration.context.slot.current_path()
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.PROMOTE):
         run = run.moved_to(stage, at=run.created_at)
     run = run.with_fact(
@@ -117,13 +118,13 @@ def due(app: Components, path: Path, sha256: str, run: Run) -> Run:
             incumbent_path=str(current) if current else None,
         )
     )
-    app.store.record(run)
+    components.store.record(run)
     return run
 
 
-def promote(app: Components, follower: ModelFollower, path: Path, sha256: str, run: Run) -> tuple[float, float]:
+def promote(components: Components, follower: ModelFollower, path: Path, sha256: str, run: Run) -> tuple[float, float]:
     """Seconds from the verdict until the env line names it, and until the follower predicts with it."""
-    due(app, path, sha256, run)
+    due(components, path, sha256, run)
     answered_at: list[float] = []
 
     def watch() -> None:
@@ -139,13 +140,13 @@ def promote(app: Components, follower: ModelFollower, path: Path, sha256: str, r
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
-    app.driver.run_pass()
+    components.driver.run_pass()
     swapped = time.perf_counter()
-    while not (app.store.run(run.run_id) or run).is_finished:
-        app.driver.run_pass()
+    while not (components.store.run(run.run_id) or run).is_finished:
+        components.driver.run_pass()
         time.sleep(0.01)
     watcher.join()
-    ended = app.store.run(run.run_id)
+    ended = components.store.run(run.run_id)
     assert ended is not None
     assert ended.outcome is Outcome.PROMOTED, ended.reasons
     assert answered_at, f"the follower never predicted with {path.stem}"
@@ -192,17 +193,17 @@ def main() -> int:
         candidates = folder / "candidates"
         candidates.mkdir()
         naive, floor, to_line, to_answer = [], [], [], []
-        with open_components(loaded) as app:
+        with open_components(loaded) as components:
             slot = TimedSlot(
                 engine_models_dir=loaded.engine_models_dir,
                 engine_env_file=loaded.engine_env_file,
                 trigger_file=loaded.engine_trigger_file,
             )
-            object.__setattr__(app.configuration.context, "slot", slot)
-            follower = ModelFollower(app.redis_url, consumer="benchmark")
+            object.__setattr__(components.configuration.context, "slot", slot)
+            follower = ModelFollower(components.redis_url, consumer="benchmark")
             answers, stopped = [Answers() for _ in range(THREADS)], threading.Event()
             with follower:
-                promote(app, follower, *write_candidate(candidates, 0))  # the first has no predecessor
+                promote(components, follower, *write_candidate(candidates, 0))  # the first has no predecessor
                 users = [threading.Thread(target=one.ask, args=(follower, stopped)) for one in answers]
                 for user in users:
                     user.start()
@@ -210,12 +211,12 @@ def main() -> int:
                     timings.clear()
                 for number in range(1, arguments.swaps + 1):
                     path, sha256, run = write_candidate(candidates, number)
-                    until_line, until_answer = promote(app, follower, path, sha256, run)
+                    until_line, until_answer = promote(components, follower, path, sha256, run)
                     to_line.append(until_line)
                     to_answer.append(until_answer)
                     naive.append(naive_swap(folder, path))
                     floor.append(synced_copy(folder, path))
-                    app.retention.run()
+                    retention.remove_models(components.store, components.configuration.slot, keep=loaded.keep_models)
                     for left in candidates.iterdir():
                         left.unlink()
                 stopped.set()

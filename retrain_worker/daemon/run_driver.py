@@ -182,7 +182,7 @@ class RunDriver:
     def _due_run(self) -> Run | None:
         self._configuration.adopt_pending()
         due = self._schedule.due(self._configuration.context.now())
-        return self.begin(due.requested_by, due.reason) if due else None
+        return self.begin(*due) if due else None
 
     def _advance(self, run: Run) -> Run:
         """One step of the run; of a promotion as many as need no waiting."""

@@ -28,14 +28,6 @@ class _ClockWentBack:
         check_aware(self.last_attempt_at, self.noticed_at)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DueRun:
-    """A run that is to begin now."""
-
-    requested_by: str
-    reason: str
-
-
 class RunSchedule:
     """One run every RETRAIN_INTERVAL_H, and one after a retrain request that came too late for the run at work."""
 
@@ -43,12 +35,12 @@ class RunSchedule:
         self._store = store
         self._configuration = configuration
 
-    def due(self, at: datetime) -> DueRun | None:
-        """The run that is due at `at`, while no run is at work."""
+    def due(self, at: datetime) -> tuple[str, str] | None:
+        """Who requests the run that is due at `at`, while no run is at work, and why; None when none is due."""
         if reason := queued_request.due(self._store):
-            return DueRun(requested_by="trigger", reason=reason)
+            return "trigger", reason
         if at >= self.next_run_at(at):
-            return DueRun(requested_by="schedule", reason=f"every {self._hours:g} h")
+            return "schedule", f"every {self._hours:g} h"
         return None
 
     def next_run_at(self, at: datetime) -> datetime:

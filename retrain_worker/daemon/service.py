@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,8 +18,9 @@ from retrain_worker.adapters import journal, reload_result
 from retrain_worker.adapters.reload_result import ReloadResult
 from retrain_worker.adapters.systemd import Notifier
 from retrain_worker.daemon.job_schedule import Job, JobSchedule, boot_clock
+from retrain_worker.daemon.jobs import retention
 from retrain_worker.daemon.signals import Signals
-from retrain_worker.daemon.status import Status
+from retrain_worker.daemon.status import status_line
 from retrain_worker.daemon.wiring import Components
 from retrain_worker.errors import RetrainError, SettingsError
 from retrain_worker.settings import Settings
@@ -45,13 +47,13 @@ def serve(
 
     `read_settings` reads the settings for a reload, whose result is written to `result_path` for the caller of it.
     """
-    driver, backoff, status = components.driver, components.backoff, components.status
+    driver, backoff = components.driver, components.backoff
     schedule = JobSchedule(jobs_of(components), clock=boot_clock)
     drift = time.time() - boot_clock()
     stuck: tuple[str, ...] = ()
     driver.recover()
-    notifier.ready(status.line())
-    log.info("ready", message=status.line())
+    notifier.ready(status_line(components))
+    log.info("ready", message=status_line(components))
     schedule.start()
     try:
         while not signals.stopping and backoff.fatal is None:
@@ -62,10 +64,10 @@ def serve(
                 drift = time.time() - boot_clock()
                 log.warning("clock_jumped", message="the wall clock jumped; all jobs are rescheduled")
                 schedule.restart()
-            stuck = _heartbeat(status, schedule, notifier, reported=stuck)
+            stuck = _heartbeat(components, schedule, notifier, reported=stuck)
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
-        notifier.stopping(f"stopping; before: {status.line()}")
+        notifier.stopping(f"stopping; before: {status_line(components)}")
         until = time.monotonic() + _STOP_SECONDS
         # first, because a job may be waiting for a Redis that does not answer
         driver.stop_worker()
@@ -91,16 +93,23 @@ def jobs_of(components: Components) -> tuple[Job, ...]:
             ("retrain requests", components.retrain_requests.run, 2.0, 120.0),
             ("serving monitor", components.serving_monitor.run, 10.0, 120.0),
             ("bookkeeping", components.bookkeeping.run, 60.0, 300.0),
-            ("retention", components.retention.run, 3600.0, 900.0),
+            ("retention", partial(_remove_old_files, components), 3600.0, 900.0),
         )
     )
 
 
+def _remove_old_files(components: Components) -> None:
+    settings, slot = components.configuration.settings, components.configuration.slot
+    retention.remove_runs(components.store, components.run_folders, keep=settings.keep_runs)
+    with components.lock:  # none between the choice of a model and its deployment
+        retention.remove_models(components.store, slot, keep=settings.keep_models)
+
+
 def _heartbeat(
-    status: Status, schedule: JobSchedule, notifier: Notifier, *, reported: tuple[str, ...] = ()
+    components: Components, schedule: JobSchedule, notifier: Notifier, *, reported: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """Send STATUS= and the watchdog's ping; the jobs that are stuck, which end the pings. `reported`: the last ones."""
-    notifier.status(status.line())
+    notifier.status(status_line(components))
     stuck = schedule.stuck()
     if not stuck:
         notifier.watchdog()
@@ -129,7 +138,7 @@ def _reload(
         problems = error.problems if isinstance(error, SettingsError) else (str(error),)
         message = f"reload rejected, running configuration unchanged: {'; '.join(problems)}"
         log.error("reload_rejected", message=message)  # noqa: TRY400 - the message says it all
-    notifier.ready(components.status.line())
+    notifier.ready(status_line(components))
     try:
         result = ReloadResult(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems)
         reload_result.write(result_path, result)

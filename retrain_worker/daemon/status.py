@@ -8,13 +8,10 @@ from typing import Any
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.state_lock import is_held
 from retrain_worker.daemon import queued_request
-from retrain_worker.daemon.configuration import Configuration, slot_of
-from retrain_worker.daemon.job_backoff import JobBackoff
-from retrain_worker.daemon.jobs.event_relay import EventRelay
+from retrain_worker.daemon.configuration import slot_of
 from retrain_worker.daemon.jobs.serving_monitor import engine_says
-from retrain_worker.daemon.jobs.waiting_runs import WaitingRuns
-from retrain_worker.daemon.run_driver import RunDriver
-from retrain_worker.daemon.run_schedule import RunSchedule, next_run_at
+from retrain_worker.daemon.run_schedule import next_run_at
+from retrain_worker.daemon.wiring import Components
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Run
 from retrain_worker.domain.slot_request import SlotRequest
 from retrain_worker.errors import RetrainError, SlotError
@@ -22,52 +19,28 @@ from retrain_worker.report.live_evaluation import trial_pairs
 from retrain_worker.settings import Settings
 
 
-class Status:
-    """STATUS= of the unit: what the daemon does, or when it will, and its problems."""
+def status_line(components: Components) -> str:
+    """STATUS= of the unit: what the daemon does, or when it will, and its problems. Never raises for state.db."""
+    try:
+        parts = [components.driver.message or _idle_message(components), *components.waiting_runs.messages()]
+        parts += [problem.message for problem in components.backoff.problems()]
+        if components.relay.problem:
+            parts.append(f"{components.relay.problem}, {components.store.num_pending()} events waiting")
+        return "; ".join(parts)
+    except RetrainError as error:
+        return str(error)
 
-    def __init__(
-        self,
-        *,
-        store: StateDb,
-        configuration: Configuration,
-        schedule: RunSchedule,
-        driver: RunDriver,
-        waiting_runs: WaitingRuns,
-        relay: EventRelay,
-        backoff: JobBackoff,
-    ) -> None:
-        self._store = store
-        self._configuration = configuration
-        self._schedule = schedule
-        self._driver = driver
-        self._waiting_runs = waiting_runs
-        self._relay = relay
-        self._backoff = backoff
 
-    def line(self) -> str:
-        """One line. Never raises for what the state database does."""
-        try:
-            return "; ".join(self._parts())
-        except RetrainError as error:
-            return str(error)
-
-    def _parts(self) -> list[str]:
-        parts = [self._driver.message or self._idle_message(), *self._waiting_runs.messages()]
-        parts += [problem.message for problem in self._backoff.problems()]
-        if self._relay.problem:
-            parts.append(f"{self._relay.problem}, {self._store.num_pending()} events waiting")
-        return parts
-
-    def _idle_message(self) -> str:
-        at, last = self._configuration.context.now(), self._store.last_deployment()
-        wait = self._schedule.next_run_at(at) - at
-        incumbent = "no incumbent"
-        if last is not None and last.model_path:
-            incumbent = f"incumbent {last.version}" + (" (external)" if last.kind is DeploymentKind.EXTERNAL else "")
-        if wait > timedelta():
-            return f"idle; next run in {in_words(wait)}; {incumbent}"
-        is_first = self._store.last_attempt_at() is None
-        return f"starting the {'first' if is_first else 'next'} run; {incumbent}"
+def _idle_message(components: Components) -> str:
+    at, last = components.configuration.context.now(), components.store.last_deployment()
+    wait = components.schedule.next_run_at(at) - at
+    incumbent = "no incumbent"
+    if last is not None and last.model_path:
+        incumbent = f"incumbent {last.version}" + (" (external)" if last.kind is DeploymentKind.EXTERNAL else "")
+    if wait > timedelta():
+        return f"idle; next run in {in_words(wait)}; {incumbent}"
+    is_first = components.store.last_attempt_at() is None
+    return f"starting the {'first' if is_first else 'next'} run; {incumbent}"
 
 
 def status_of(settings: Settings) -> dict[str, Any]:

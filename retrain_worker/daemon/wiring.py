@@ -30,7 +30,6 @@ from retrain_worker.daemon.job_backoff import JobBackoff
 from retrain_worker.daemon.job_schedule import boot_clock
 from retrain_worker.daemon.jobs.bookkeeping import Bookkeeping
 from retrain_worker.daemon.jobs.event_relay import EventRelay
-from retrain_worker.daemon.jobs.retention import Retention
 from retrain_worker.daemon.jobs.retrain_requests import RetrainRequests
 from retrain_worker.daemon.jobs.serving_monitor import ServingMonitor, engine_says
 from retrain_worker.daemon.jobs.slot_watch import SlotWatch
@@ -39,7 +38,6 @@ from retrain_worker.daemon.run_driver import WORKER_GRACE_SECONDS, RunDriver
 from retrain_worker.daemon.run_log import log_step
 from retrain_worker.daemon.run_report import write_report
 from retrain_worker.daemon.run_schedule import RunSchedule
-from retrain_worker.daemon.status import Status
 from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.worker_protocol import OneOffTask
 from retrain_worker.redis_client import connect
@@ -60,14 +58,16 @@ class Components:
     store: StateDb
     run_folders: ArtifactStore
     configuration: Configuration
+    schedule: RunSchedule
     driver: RunDriver
+    waiting_runs: WaitingRuns
     relay: EventRelay
     retrain_requests: RetrainRequests
     serving_monitor: ServingMonitor
     bookkeeping: Bookkeeping
-    retention: Retention
     backoff: JobBackoff
-    status: Status
+    #: held while a run or the slot may change
+    lock: threading.RLock
     redis_url: str
 
 
@@ -122,7 +122,6 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
                 write_report(step.run, run_folders)
 
         lock = threading.RLock()
-        backoff = JobBackoff(clock=boot_clock)
         configuration = Configuration(settings, build_context)
         schedule = RunSchedule(store, configuration)
         relay = EventRelay(Relay(client, store, _now), embedded_redis)
@@ -145,7 +144,9 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             store=store,
             run_folders=run_folders,
             configuration=configuration,
+            schedule=schedule,
             driver=driver,
+            waiting_runs=waiting_runs,
             relay=relay,
             retrain_requests=RetrainRequests(
                 Requests(client, _now),
@@ -156,17 +157,8 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             ),
             serving_monitor=ServingMonitor(trade_intents, store, configuration, lock=lock),
             bookkeeping=Bookkeeping(store, lambda: _stack_tables(configuration.settings)),
-            retention=Retention(store, run_folders, configuration, lock=lock),
-            backoff=backoff,
-            status=Status(
-                store=store,
-                configuration=configuration,
-                schedule=schedule,
-                driver=driver,
-                waiting_runs=waiting_runs,
-                relay=relay,
-                backoff=backoff,
-            ),
+            backoff=JobBackoff(clock=boot_clock),
+            lock=lock,
             redis_url=redis_url,
         )
 

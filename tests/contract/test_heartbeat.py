@@ -21,14 +21,8 @@ class Listener:
         self.pings += 1
 
 
-class Silent:
-    """An idle daemon."""
-
-    def line(self):
-        return "idle"
-
-
-def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not():
+def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not(monkeypatch):
+    monkeypatch.setattr(service, "status_line", lambda _components: "idle")
     now, held, entered = [0.0], threading.Event(), threading.Event()
 
     def relay():
@@ -43,12 +37,12 @@ def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not():
     try:
         assert entered.wait(60)
         now[0] = 100.0
-        service._heartbeat(Silent(), schedule, listener)
+        service._heartbeat(None, schedule, listener)
         assert listener.pings == 1
         now[0] = 200.0
         with capture_logs() as logged:
-            stuck = service._heartbeat(Silent(), schedule, listener)
-            service._heartbeat(Silent(), schedule, listener, reported=stuck)
+            stuck = service._heartbeat(None, schedule, listener)
+            service._heartbeat(None, schedule, listener, reported=stuck)
         assert listener.pings == 1
         assert listener.said == ["idle", "idle", "idle"], "the status goes on"
         assert [each["event"] for each in logged] == ["job_stuck"], "it is said once"

@@ -13,7 +13,7 @@ from retrain_worker.domain.facts import RunFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
 from retrain_worker.stages.audit import reference_run_id
-from tests.daemon_home import an_ended_run
+from tests.daemon_home import an_ended_run, one_pass
 from tests.run_facts import forced_gate_facts, probation_facts
 
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -86,7 +86,7 @@ def test_the_folder_of_the_last_promoted_run_is_kept_because_drift_is_measured_a
             version="patchtst_v0",
         )
     )
-    components.retention.run()
+    one_pass(components, "retention")
 
     assert [run_id for run_id in ids if components.run_folders.path_of(run_id).exists()] == [ids[1], ids[3]]
 
@@ -105,7 +105,7 @@ def test_the_folders_that_a_forced_promotion_or_a_slot_request_refers_to_are_kep
     components.store.open_slot_request(
         SlotRequestKind.PROMOTE, arguments=SlotRequestArguments(run_id=ids[1]), requested_by="a", reason="", at=NOW
     )
-    components.retention.run()
+    one_pass(components, "retention")
 
     assert reference_run_id(components.store) == ids[0]
     assert [run_id for run_id in ids if components.run_folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
@@ -143,7 +143,7 @@ def test_the_models_that_serve_or_served_or_that_a_rollback_would_return_are_kep
         reason="",
         at=NOW,
     )
-    components.retention.run()
+    one_pass(components, "retention")
 
     assert [model for model in models if model.exists()] == [*models[:4], *models[7:]]
 
@@ -161,7 +161,7 @@ def test_the_model_that_a_rollback_returns_instead_of_a_blocked_one_is_kept(comp
     components.configuration.settings.engine_env_file.write_text(
         f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[2]}\n"
     )
-    components.retention.run()
+    one_pass(components, "retention")
 
     assert [model for model in models if model.exists()] == [*models[:3], *models[5:]]
 
@@ -172,6 +172,6 @@ def test_the_model_that_an_external_change_names_is_kept(components):
     components.configuration.settings.engine_env_file.write_text(
         f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={models[0]}\n"
     )
-    components.retention.run()
+    one_pass(components, "retention")
 
     assert [model for model in models if model.exists()] == [models[0], *models[3:]]

@@ -10,6 +10,7 @@ from retrain_worker.daemon import run_driver
 from retrain_worker.daemon.job_backoff import MAX_PAUSE_SECONDS
 from retrain_worker.daemon.jobs.slot_watch import SlotWatch
 from retrain_worker.daemon.run_schedule import RunSchedule
+from retrain_worker.daemon.status import status_line
 from retrain_worker.domain.lifecycle import Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.errors import DiskFullError, StateError
@@ -71,13 +72,13 @@ def test_a_full_disk_is_reported_once_and_the_job_is_tried_again(components, boo
 
     output = capsys.readouterr()
     assert (output.out + output.err).count("no space is left") == 1
-    assert "no space is left" in components.status.line()
+    assert "no space is left" in status_line(components)
     assert (components.store.run(run.run_id).num_deaths, components.backoff.fatal) == (0, None)
     monkeypatch.setattr(components.store, "record", record)
     monkeypatch.setattr(run_driver, "advance", lambda run, context: Step(run=run, message="progress"))
     boot_seconds[0] += MAX_PAUSE_SECONDS
     one_pass(components, "run driver")
-    assert "no space" not in components.status.line()
+    assert "no space" not in status_line(components)
 
 
 def test_no_run_begins_after_an_interrupt(components):

@@ -6,7 +6,7 @@ import pytest
 
 from retrain_worker.cli.once import as_json
 from retrain_worker.cli.status import as_text
-from retrain_worker.daemon.status import in_words, status_of
+from retrain_worker.daemon.status import in_words, status_line, status_of
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Stage
 from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
 from tests.daemon_home import an_ended_run
@@ -45,11 +45,11 @@ def text_of(components):
 
 
 def test_before_the_first_run(components):
-    assert components.status.line() == "starting the first run; no incumbent"
+    assert status_line(components) == "starting the first run; no incumbent"
     assert "last run  none" in text_of(components)
 
     put_incumbent(components)
-    assert components.status.line() == "starting the first run; incumbent best_2025 (external)"
+    assert status_line(components) == "starting the first run; incumbent best_2025 (external)"
     assert f"serving   {INCUMBENT}" in text_of(components)
 
 
@@ -57,7 +57,7 @@ def test_between_two_runs(components):
     an_ended_run(components, datetime.now(UTC))
     put_incumbent(components, DeploymentKind.PROMOTE)
 
-    assert components.status.line() == "idle; next run in 3 h 59 min; incumbent best_2025"
+    assert status_line(components) == "idle; next run in 3 h 59 min; incumbent best_2025"
     text = text_of(components)
     assert "promote   best_2025" in text
     assert "FAILED" in text
@@ -75,7 +75,7 @@ def test_a_run_at_work_a_queued_run_a_run_on_trial_and_a_slot_request(components
         SlotRequestKind.ROLLBACK, arguments=SlotRequestArguments(), requested_by="ada", reason="loses money", at=now
     )
 
-    assert components.status.line() == f"run {run.run_id} started: ops: new exchange"
+    assert status_line(components) == f"run {run.run_id} started: ops: new exchange"
     text = text_of(components)
     assert f"{run.run_id} at PULL" in text
     assert f"(run {on_trial.run_id})" in text
