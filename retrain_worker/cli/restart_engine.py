@@ -16,7 +16,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser(
         "restart-engine",
         help="check the engine's slot, then restart its unit (needs root)",
-        epilog="exit: 0 restarted, or not at work; 1 the slot is not sound or the unit fails",
+        epilog="exit: 0 restarted, or not running; 1 the slot is invalid or the unit fails",
     )
     options.add_places(parser)
     parser.set_defaults(execute=execute)

@@ -11,7 +11,7 @@ from retrain_worker.domain.worker_protocol import OneOffTask
 from retrain_worker.settings import Settings
 from retrain_worker.stages.ports import Policies, StageContext
 
-#: an evaluation of a waiting run takes seconds, and keeps the run at work waiting
+#: an evaluation of a waiting run takes seconds, and keeps the current run waiting
 _EVALUATION_DEADLINE_SECONDS = 600.0
 
 

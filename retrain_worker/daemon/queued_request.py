@@ -1,4 +1,4 @@
-"""The one more run that follows the run at work, because a retrain request came too late for it.
+"""The one more run that follows the current run, because a retrain request came too late for it.
 
 A run reads its rows in PULL; a later request may be made because of newer ones. However many come, one run follows. The
 stored note names the run that it follows, so it is valid as long as that run is the newest, and needs no removal.
@@ -23,7 +23,7 @@ class _Queued:
 
 
 def comes_too_late(run: Run) -> bool:
-    """Whether `run`, which is at work, has read its rows already."""
+    """Whether `run`, the current run, has read its rows already."""
     return run.stage is not Stage.PULL
 
 
@@ -37,6 +37,6 @@ def note(store: StateDb, run: Run, reason: str) -> bool:
 
 
 def due(store: StateDb) -> str | None:
-    """Why a queued run is to begin, while no run is at work; None when none is queued."""
+    """Why a queued run is to begin, while there is no current run; None when none is queued."""
     queued, newest = store.recall(_KEY, _Queued), store.history(limit=1)
     return queued.reason if queued and newest and newest[0].run_id == queued.after_run_id else None

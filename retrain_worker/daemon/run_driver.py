@@ -1,6 +1,6 @@
 """The one driver of runs and of the slot: for the daemon, `once`, `demo`, forced promotions and rollbacks.
 
-A pass checks the slot, carries out slot requests, evaluates the waiting runs, and advances the run at work by one step.
+A pass checks the slot, carries out slot requests, evaluates the waiting runs, and advances the current run by one step.
 Each step is stored before the next one, so recovery from a crash at any instant is the next pass.
 """
 
@@ -51,7 +51,7 @@ class RunDriver:
         report: Callable[[Step], None],
         lock: threading.RLock,
     ) -> None:
-        """`report` gets each step of the run at work with a new message; `lock` is held while run or slot move."""
+        """`report` gets each step of the current run with a new message; `lock` is held while run or slot move."""
         self._store = store
         self._workers = workers
         self._configuration = configuration
@@ -61,7 +61,7 @@ class RunDriver:
         self._relay = relay
         self._report = report
         self._lock = lock
-        #: how the run at work stands; empty while there is none
+        #: how the current run stands; empty while there is none
         self.message = ""
         #: whether nothing new begins any more
         self.is_stopping = False
@@ -74,7 +74,7 @@ class RunDriver:
                 self._note(resume(run, self._configuration.context))
 
     def begin(self, requested_by: str, reason: str) -> Run:
-        """Open a run, or return the one at work."""
+        """Open a run, or return the current one."""
         at = self._configuration.context.now()
         with self._lock:
             run, is_new = self._store.open_run(
@@ -140,7 +140,7 @@ class RunDriver:
         return request
 
     def reconfigure(self, settings: Settings) -> None:
-        """Put the deadlines of `settings` in force now, the rest as soon as no run is at work."""
+        """Put the deadlines of `settings` in force now, the rest as soon as there is no current run."""
         with self._lock:
             self._workers.set_deadlines(deadlines_of(settings))
             self._configuration.request(settings)
@@ -153,7 +153,7 @@ class RunDriver:
         self._workers.stop(WORKER_GRACE_SECONDS)
 
     def interrupt(self) -> None:
-        """Stop the worker, store that the next start resumes the run at work, and relay once more."""
+        """Stop the worker, store that the next start resumes the current run, and relay once more."""
         self.stop_worker()
         with self._lock:
             run = self._store.unfinished_run()

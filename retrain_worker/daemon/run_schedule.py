@@ -29,14 +29,14 @@ class _ClockWentBack:
 
 
 class RunSchedule:
-    """One run every RETRAIN_INTERVAL_H, and one after a retrain request that came too late for the run at work."""
+    """One run every RETRAIN_INTERVAL_H, and one after a retrain request that came too late for the current run."""
 
     def __init__(self, store: StateDb, configuration: Configuration) -> None:
         self._store = store
         self._configuration = configuration
 
     def due(self, at: datetime) -> tuple[str, str] | None:
-        """Who requests the run that is due at `at`, while no run is at work, and why; None when none is due."""
+        """Who requests the run that is due at `at`, while there is no current run, and why; None when none is due."""
         if reason := queued_request.due(self._store):
             return "trigger", reason
         if at >= self.next_run_at(at):

@@ -1,6 +1,6 @@
 """The daemon: start, ready, main loop, stop, and the table of its jobs.
 
-Order of the stop: nothing new begins; the worker gets SIGTERM and a grace to write a checkpoint; the run at work is
+Order of the stop: nothing new begins; the worker gets SIGTERM and a grace to write a checkpoint; the current run is
 stored as INTERRUPTED, so that the next start resumes it; the relay sends what it can; then the resources are closed.
 """
 
@@ -131,7 +131,7 @@ def _reload(
         settings = read_settings()
         components.driver.reconfigure(settings)
         journal.set_level(settings.log_level)
-        log.info("reloaded", message="settings reloaded; a run at work keeps those that it began with")
+        log.info("reloaded", message="settings reloaded; the current run keeps those that it began with")
         for deprecation in settings.deprecations:
             log.warning("setting_deprecated", message=deprecation)
     except RetrainError as error:

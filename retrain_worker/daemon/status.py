@@ -76,10 +76,10 @@ def status_of(settings: Settings) -> dict[str, Any]:
 def _stored_in(store: StateDb, *, interval: timedelta) -> dict[str, Any]:
     due = next_run_at(last_attempt_at=store.last_attempt_at(), now=datetime.now(UTC), interval=interval)
     last_run = next((run for run in store.history(limit=2) if run.is_concluded), None)
-    at_work, request, deployment = store.unfinished_run(), store.waiting_slot_request(), store.last_deployment()
+    current, request, deployment = store.unfinished_run(), store.waiting_slot_request(), store.last_deployment()
     oldest = store.oldest_pending_at()
     return {
-        "current_run": _current_run(at_work) if at_work else None,
+        "current_run": _current_run(current) if current else None,
         "waiting_runs": [_waiting_run(run) for run in store.waiting_runs()],
         "slot_request": _slot_request(request) if request else None,
         "last_run": _last_run(last_run) if last_run else None,

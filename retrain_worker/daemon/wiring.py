@@ -73,7 +73,7 @@ class Components:
 
 @contextlib.contextmanager
 def open_components(settings: Settings, *, report: Callable[[Step], None] | None = None) -> Iterator[Components]:
-    """Take the lock and open what is needed. `report` gets the steps of the run at work instead of log and report page.
+    """Take the lock and open what is needed. `report` gets the steps of the current run instead of log and report page.
 
     Raises AlreadyRunningError, StateError, SettingsError.
     """

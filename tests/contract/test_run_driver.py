@@ -167,7 +167,7 @@ def test_a_waiting_run_that_fails_unexpectedly_is_evaluated_again_later(componen
     assert components.store.run(run.run_id).not_before > datetime.now(UTC)
 
 
-def test_a_request_of_an_operator_is_answered_although_the_run_at_work_fails(components, monkeypatch):
+def test_a_request_of_an_operator_is_answered_although_the_current_run_fails(components, monkeypatch):
     components.store.open_run(requested_by="schedule", reason="test", at=NOW)
     monkeypatch.setitem(STAGES, Stage.PULL, defect)
     request = a_rollback_request(components)

@@ -64,7 +64,7 @@ def test_between_two_runs(components):
     assert "3 h 59 min" in text
 
 
-def test_a_run_at_work_a_queued_run_a_run_on_trial_and_a_slot_request(components):
+def test_a_current_run_a_queued_run_a_run_on_trial_and_a_slot_request(components):
     now = datetime.now(UTC)
     on_trial, _ = components.store.open_run(requested_by="schedule", reason="test", at=now - timedelta(hours=1))
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.SHADOW):

@@ -18,10 +18,10 @@ log = structlog.get_logger()
 
 def remove_runs(store: StateDb, run_folders: ArtifactStore, *, keep: int) -> None:
     """Remove all run folders but the newest `keep`, those of unfinished runs, and those that are referred to."""
-    at_work, request = store.unfinished_run(), store.waiting_slot_request()
+    current, request = store.unfinished_run(), store.waiting_slot_request()
     protected: list[str | Path | None] = [run.run_id for run in store.waiting_runs()]
     protected += [
-        at_work.run_id if at_work else None,
+        current.run_id if current else None,
         store.watermark_path(),
         # the next audit measures drift against its snapshot
         reference_run_id(store),

@@ -1,4 +1,4 @@
-"""Takes retrain requests from Redis: each starts a run, or joins the run at work, or queues one more run after it."""
+"""Takes retrain requests from Redis: each starts a run, or joins the current run, or queues one more run after it."""
 
 from __future__ import annotations
 
@@ -61,22 +61,22 @@ class RetrainRequests:
                 found = self._poll()
 
     def _store_request(self, *, requested_by: str, reason: str) -> None:
-        at_work = self._store.unfinished_run()
+        current = self._store.unfinished_run()
         why = f"{requested_by}: {reason}"
         request = f'{requested_by}: "{reason}"'
-        if at_work is None:
+        if current is None:
             self._begin_run("trigger", why)
-        elif not queued_request.comes_too_late(at_work):
+        elif not queued_request.comes_too_late(current):
             log.info(
                 "request_joined",
-                message=f"retrain request joined run {at_work.run_id}, which has not read its rows yet ({request})",
-                run_id=at_work.run_id,
+                message=f"retrain request joined run {current.run_id}, which has not read its rows yet ({request})",
+                run_id=current.run_id,
             )
-        elif queued_request.note(self._store, at_work, why):
+        elif queued_request.note(self._store, current, why):
             log.info(
                 "request_queued",
-                message=f"retrain request queued ({request}); it starts when run {at_work.run_id} has finished",
-                run_id=at_work.run_id,
+                message=f"retrain request queued ({request}); it starts when run {current.run_id} has finished",
+                run_id=current.run_id,
             )
 
     def _poll(self) -> Poll:
