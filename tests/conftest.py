@@ -1,9 +1,12 @@
 """Fixtures that tests of more than one folder share."""
 
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+import redis
 from hypothesis import HealthCheck, settings
 
 from retrain_worker.adapters.state_db import StateDb
@@ -29,43 +32,43 @@ collect_ignore = (
 
 
 @pytest.fixture
-def redis_server():
+def redis_server() -> Iterator[RedisServer]:
     server = RedisServer().start()
     yield server
     server.remove()
 
 
 @pytest.fixture
-def wire(redis_server):
+def wire(redis_server: RedisServer) -> Iterator[LossyWire]:
     wire = LossyWire(redis_server)
     yield wire
     wire.close()
 
 
 @pytest.fixture
-def client(redis_server):
+def client(redis_server: RedisServer) -> redis.Redis:
     return redis_server.client()
 
 
 @pytest.fixture
-def outbox(tmp_path):
+def outbox(tmp_path: Path) -> Iterator[StateDb]:
     with StateDb(tmp_path / "state.db") as state:
         yield state
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture(autouse=True)
-def state_databases_are_closed():
+def state_databases_are_closed() -> Iterator[None]:
     yield
     fakes.close_all()
 
 
 @pytest.fixture(autouse=True)
-def subnormal_floats_are_as_everywhere():
+def subnormal_floats_are_as_everywhere() -> Iterator[None]:
     """A training in this process flushes them to zero, which is not what the next test counts on."""
     yield
     if "torch" in sys.modules:

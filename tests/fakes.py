@@ -74,9 +74,9 @@ class FakeWorkers:
     """ports.Workers: answers each stage from a table."""
 
     answers: dict[str, Any] = field(default_factory=dict)
-    requests: list = field(default_factory=list)
+    requests: list[tuple[str, Any]] = field(default_factory=list)
 
-    def result_of(self, stage, run_dir, request):
+    def result_of(self, stage: str, run_dir: Path, request: Any) -> Any:
         self.requests.append((stage, request))
         answer = self.answers[stage]
         return answer(request) if callable(answer) else answer
@@ -88,48 +88,48 @@ class FakeSlot:
 
     named: Path | None = Path("/engine/patchtst_v20260109_233444.pth")
     shadow_only: bool = True
-    published: list = field(default_factory=list)
-    triggered: list = field(default_factory=list)
+    published: list[Path] = field(default_factory=list)
+    triggered: list[Path | None] = field(default_factory=list)
     fault: SlotError | None = None
     #: path -> its hash, where it matters; None: the file is not there
-    hashes: dict = field(default_factory=dict)
+    hashes: dict[str, str | None] = field(default_factory=dict)
 
-    def current_path(self):
+    def current_path(self) -> Path | None:
         return self.named
 
-    def is_shadow_only(self):
+    def is_shadow_only(self) -> bool:
         return self.shadow_only
 
-    def publish(self, candidate, *, expected_sha256):
+    def publish(self, candidate: Path, *, expected_sha256: str) -> Path:
         if self.fault:
             raise self.fault
         self.check_ready(candidate, expected_sha256=expected_sha256)
         self.published.append(candidate)
         return candidate
 
-    def sha256_of(self, model):
+    def sha256_of(self, model: Path) -> str | None:
         return self.hashes.get(str(model), "a" * 64)
 
-    def check_ready(self, model, *, expected_sha256):
+    def check_ready(self, model: Path, *, expected_sha256: str | None) -> int:
         if self.sha256_of(model) is None or expected_sha256 not in (None, self.sha256_of(model)):
             raise ArtifactError("not what its hash says", where=str(model))
         return 1
 
-    def point_to(self, model, *, expected_sha256, replacing):
+    def point_to(self, model: Path, *, expected_sha256: str | None, replacing: Path | None) -> None:
         self.check_ready(model, expected_sha256=expected_sha256)
         self._name(model, replacing)
 
-    def clear(self, *, replacing):
+    def clear(self, *, replacing: Path | None) -> None:
         self._name(None, replacing)
 
-    def _name(self, model, replacing):
+    def _name(self, model: Path | None, replacing: Path | None) -> None:
         if self.fault:
             raise self.fault
         if self.named not in (model, replacing):
             raise RetryLaterError("the env line names another model", where=str(self.named))
         self.named = model
 
-    def trigger(self, model):
+    def trigger(self, model: Path | None) -> None:
         self.triggered.append(model)
 
 
@@ -139,7 +139,7 @@ class FakeConfirmations:
 
     seen: str | None = "follower engine-1 answered with it"
 
-    def seen_serving(self, **_):
+    def seen_serving(self, **_: Any) -> str | None:
         return self.seen
 
 
@@ -149,14 +149,14 @@ class FakeClock:
 
     now: datetime = NOW
 
-    def __call__(self):
+    def __call__(self) -> datetime:
         return self.now
 
-    def forward(self, seconds: float):
+    def forward(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
 
-def _sound(request):
+def _sound(request: Any) -> Done:
     return Done(result=VerifyResult(sha256=request.expected_sha256 or "a" * 64, canary_error=0.0))
 
 

@@ -9,11 +9,14 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Self, cast
 
+import redis
 from redis import Redis
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from retrain_worker.adapters.embedded_redis import find_server
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.events import Event, EventType, event_id_of
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
 from retrain_worker.redis_client import connect
@@ -29,16 +32,16 @@ class RedisDiedError(Exception):
 class RedisServer:
     """On a unix socket, without persistence unless `options` say otherwise."""
 
-    def __init__(self, *options):
+    def __init__(self, *options: str) -> None:
         # not tmp_path: a socket path has at most 107 bytes
         self.directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self.socket = self.directory / "s"
         self.url = f"unix://{self.socket}"
         self.options = options or ("--save", "")
-        self._process = None
-        self._clients = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[Redis] = []
 
-    def start(self, *more):
+    def start(self, *more: str) -> Self:
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
@@ -48,20 +51,20 @@ class RedisServer:
         self._wait()
         return self
 
-    def start_loading(self):
+    def start_loading(self) -> Self:
         """It comes up, and is busy with its snapshot until `end_loading`: with 400 keys for forty seconds at most."""
         return self.start("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
 
-    def end_loading(self):
+    def end_loading(self) -> None:
         with Redis(unix_socket_path=str(self.socket)) as plain:
             plain.config_set("key-load-delay", 0)
 
-    def client(self, url=None, **options):
+    def client(self, url: str | None = None, **options: Any) -> redis.Redis:
         client = connect(url or self.url, **options)
         self._clients.append(client)
         return client
 
-    def _wait(self):
+    def _wait(self) -> None:
         """Until it answers, if only that it is loading."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         with contextlib.closing(connect(self.url)) as client:
@@ -71,18 +74,23 @@ class RedisServer:
                 except (BusyLoadingError, AuthenticationError):
                     return
                 except RedisError:
-                    if self._process.poll() is not None:
+                    if self._started.poll() is not None:
                         raise RedisDiedError from None
                     assert time.monotonic() < deadline, "Redis did not come up"
                     time.sleep(0.01)
                 else:
                     return
 
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
+    @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
 
-    def remove(self):
+    def kill(self) -> None:
+        self._started.kill()
+        self._started.wait()
+
+    def remove(self) -> None:
         for client in self._clients:
             client.close()
         if self._process is not None:
@@ -93,7 +101,7 @@ class RedisServer:
 class LossyWire:
     """A proxy before a Redis: passes everything on, but can swallow replies or hang."""
 
-    def __init__(self, server):
+    def __init__(self, server: RedisServer) -> None:
         self.socket = server.directory / "wire"
         self.url = f"unix://{self.socket}"
         #: a command whose replies (or which itself) are lost: the connection closes instead
@@ -107,23 +115,23 @@ class LossyWire:
         self._listener.listen()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lose_replies(self, command, count):
+    def lose_replies(self, command: bytes, count: int) -> None:
         self.losing, self.num_to_lose, self.before_it_arrives = command, count, False
 
-    def lose_requests(self, command, count):
+    def lose_requests(self, command: bytes, count: int) -> None:
         self.losing, self.num_to_lose, self.before_it_arrives = command, count, True
 
-    def close(self):
+    def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def _accept(self):
+    def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
                 threading.Thread(target=self._carry, args=(near,), daemon=True).start()
 
-    def _carry(self, near):
+    def _carry(self, near: socket.socket) -> None:
         far = socket.socket(socket.AF_UNIX)
         try:
             far.connect(self._target)
@@ -136,11 +144,11 @@ class LossyWire:
 
 
 class _Connection:
-    def __init__(self, wire, near, far):
+    def __init__(self, wire: LossyWire, near: socket.socket, far: socket.socket) -> None:
         self._wire, self._near, self._far = wire, near, far
         self._swallows = False
 
-    def carry_requests(self):
+    def carry_requests(self) -> None:
         with contextlib.suppress(OSError):
             while request := self._near.recv(1 << 16):
                 if self._wire.num_to_lose and self._wire.losing in request:
@@ -151,7 +159,7 @@ class _Connection:
                 self._far.sendall(request)
         self._cut()
 
-    def carry_replies(self):
+    def carry_replies(self) -> None:
         with contextlib.suppress(OSError):
             while (reply := self._far.recv(1 << 16)) and not self._swallows:
                 while self._wire.hanging:
@@ -159,7 +167,7 @@ class _Connection:
                 self._near.sendall(reply)
         self._cut()
 
-    def _cut(self):
+    def _cut(self) -> None:
         for end in (self._near, self._far):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -167,17 +175,19 @@ class _Connection:
 
 
 class Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.at = datetime.now(UTC)
 
-    def __call__(self):
+    def __call__(self) -> datetime:
         return self.at
 
-    def advance(self, seconds):
+    def advance(self, seconds: float) -> None:
         self.at += timedelta(seconds=seconds)
 
 
-def an_event(number, event_type=EventType.SKIPPED, *, at=None, **payload):
+def an_event(
+    number: int, event_type: EventType = EventType.SKIPPED, *, at: datetime | None = None, **payload: Any
+) -> Event:
     run_id = f"run_{number}"
     return Event(
         event_id=event_id_of(run_id, event_type),
@@ -189,7 +199,13 @@ def an_event(number, event_type=EventType.SKIPPED, *, at=None, **payload):
     )
 
 
-def a_promotion(number, *, at, event_type=EventType.PROMOTED, version=None):
+def a_promotion(
+    number: int,
+    *,
+    at: datetime,
+    event_type: EventType = EventType.PROMOTED,
+    version: str | None = None,
+) -> Event:
     at_name = "promoted_at" if event_type is EventType.PROMOTED else "rolled_back_at"
     version = version or f"patchtst_v20260101_{number:06d}"
     return an_event(
@@ -206,7 +222,7 @@ def a_promotion(number, *, at, event_type=EventType.PROMOTED, version=None):
     )
 
 
-def enqueue(outbox, *events):
+def enqueue(outbox: StateDb, *events: Event) -> None:
     now = datetime.now(UTC)
     deployment = Deployment(
         deployment_id=f"deployment_{events[0].event_id}",
@@ -227,6 +243,11 @@ def enqueue(outbox, *events):
     outbox.record_deployment(deployment, events=events)
 
 
-def event_ids(client, stream):
+def entries_of(client: redis.Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of a stream, in order. The annotations of redis-py also allow what only other protocols answer."""
+    return cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(stream))
+
+
+def event_ids(client: redis.Redis, stream: str) -> list[str]:
     """The event ids in a stream, in order."""
-    return [fields[b"event_id"].decode() for _, fields in client.xrange(stream)]
+    return [fields[b"event_id"].decode() for _, fields in entries_of(client, stream)]

@@ -9,6 +9,7 @@ import zipfile
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from retrain_worker.demo.market import write_market
 from retrain_worker.discovery.directory_walk import DirectoryWalk, Found, distinct_roots
@@ -121,7 +122,7 @@ def _models(folder: Path) -> None:
 class _Bomb:
     """Unpickled, it would leave a file."""
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch /tmp/retrain-worker-bomb",)
 
 

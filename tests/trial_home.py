@@ -128,6 +128,7 @@ def trial_home(
                 _deployment(before, None, kind=DeploymentKind.EXTERNAL, run_id=None, at=models.market.end)
             )
         if stage is Stage.PROBATION:
+            assert serving is not None
             run = run.moved_to(Stage.PROMOTE, at=now).with_fact(
                 PromoteFacts(
                     model_path=str(serving),
@@ -141,6 +142,7 @@ def trial_home(
             run = run.on_probation("follower engine-1 answers with it", at=now)
         store.record(run)
         if stage is Stage.PROBATION:
+            assert serving is not None
             store.record_deployment(
                 _deployment(serving, before, kind=DeploymentKind.PROMOTE, run_id=run_id, at=models.market.end)
             )
@@ -166,7 +168,9 @@ def _facts(candidate: Path, ours: Path, incumbent: Path | None, market: Market) 
     )
 
 
-def _deployment(model: Path, before: Path | None, *, kind: str, run_id: str | None, at: datetime) -> Deployment:
+def _deployment(
+    model: Path, before: Path | None, *, kind: DeploymentKind, run_id: str | None, at: datetime
+) -> Deployment:
     return Deployment(
         deployment_id=run_id or "external_1",
         run_id=run_id,

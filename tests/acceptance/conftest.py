@@ -7,9 +7,11 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -32,7 +34,7 @@ def clean_environment(**settings: object) -> dict[str, str]:
     return {**kept, **quick, **{name: str(value) for name, value in settings.items()}}
 
 
-def retrain_worker(*arguments: object, **settings: object) -> subprocess.CompletedProcess:
+def retrain_worker(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
     """One call of the command, to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
@@ -44,13 +46,16 @@ def retrain_worker(*arguments: object, **settings: object) -> subprocess.Complet
     )
 
 
-def once(database: Path, home: Path, **settings: object) -> tuple[int, dict, str]:
+def once(database: Path, home: Path, **settings: object) -> tuple[int, dict[str, Any], str]:
     """`once --json`: exit code, result, stderr."""
     done = retrain_worker("once", "--db", database, "--home", home, "--json", **settings)
     return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {}, done.stderr
 
 
-def wait_for(condition, *, what: str):
+FoundT = TypeVar("FoundT")
+
+
+def wait_for(condition: Callable[[], FoundT | None], *, what: str) -> FoundT:
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         found = condition()
@@ -66,9 +71,9 @@ class Daemon:
 
     home: Path
     database: Path
-    settings: dict = field(default_factory=dict)
-    options: tuple = ()
-    process: subprocess.Popen | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+    options: tuple[object, ...] = ()
+    process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> "Daemon":
         self.log = (self.home.parent / f"daemon-{time.monotonic_ns()}.log").open("w+b")
@@ -80,7 +85,7 @@ class Daemon:
         )
         return self
 
-    def lines(self) -> list[dict]:
+    def lines(self) -> list[dict[str, Any]]:
         text = Path(self.log.name).read_text(errors="replace")
         return [
             json.loads(line[line.index("{") :])
@@ -91,8 +96,8 @@ class Daemon:
     def events(self) -> list[str]:
         return [line["event"] for line in self.lines()]
 
-    def wait_for_event(self, event: str, **wanted: object) -> dict:
-        def found():
+    def wait_for_event(self, event: str, **wanted: object) -> dict[str, Any]:
+        def found() -> dict[str, Any] | None:
             assert self.process.poll() is None or event in self.events(), Path(self.log.name).read_text()
             return next(
                 (
@@ -114,9 +119,15 @@ class Daemon:
         return self.process.wait(PATIENCE_SECONDS)
 
 
+class StartsDaemon(Protocol):
+    """What the fixture `daemon_of` gives."""
+
+    def __call__(self, home: Path, database: Path, *options: object, **settings: object) -> Daemon: ...
+
+
 @pytest.fixture
-def daemon_of():
-    started = []
+def daemon_of() -> Iterator[StartsDaemon]:
+    started: list[Daemon] = []
 
     def make(home: Path, database: Path, *options: object, **settings: object) -> Daemon:
         started.append(Daemon(home=home, database=database, settings=settings, options=options))
@@ -140,7 +151,7 @@ def stop_redis_of(home: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def learnable(tmp_path_factory) -> Path:
+def learnable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A market with a strong regime: a few epochs are enough."""
     path = tmp_path_factory.mktemp("learnable") / "trader.db"
     write_market(path, seed=11, end=datetime.now(UTC), rows=4_000)
@@ -148,7 +159,7 @@ def learnable(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def hopeless(tmp_path_factory) -> Path:
+def hopeless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A market in which there is nothing to learn."""
     path = tmp_path_factory.mktemp("hopeless") / "trader.db"
     write_market(path, seed=12, end=datetime.now(UTC), rows=2_500, regime=Regime(edge=0.0))

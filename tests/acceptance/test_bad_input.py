@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -74,7 +75,13 @@ def without_outcomes(folder: Path, good: Path) -> Path:
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
-def test_a_bad_source_ends_in_one_clear_error(make, code, finding, hopeless, tmp_path):
+def test_a_bad_source_ends_in_one_clear_error(
+    make: Callable[[Path, Path], Path],
+    code: int,
+    finding: str,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     source = make(folder, hopeless)
@@ -93,7 +100,9 @@ def test_a_bad_source_ends_in_one_clear_error(make, code, finding, hopeless, tmp
 
 
 @pytest.mark.parametrize("make", [missing, zero_byte, without_table])
-def test_check_and_audit_name_it_too_and_make_nothing(make, hopeless, tmp_path):
+def test_check_and_audit_name_it_too_and_make_nothing(
+    make: Callable[[Path, Path], Path], hopeless: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     source = make(folder, hopeless)
@@ -108,7 +117,7 @@ def test_check_and_audit_name_it_too_and_make_nothing(make, hopeless, tmp_path):
     assert sorted(tmp_path.rglob("*")) == listed
 
 
-def test_check_is_content_with_a_sound_home(learnable, tmp_path):
+def test_check_is_content_with_a_sound_home(learnable: Path, tmp_path: Path) -> None:
     done = retrain_worker("check", "--db", learnable, "--home", tmp_path / "home")
 
     assert done.returncode == 0, done.stdout
@@ -116,7 +125,7 @@ def test_check_is_content_with_a_sound_home(learnable, tmp_path):
     assert not (tmp_path / "home").exists()
 
 
-def test_check_says_what_the_engine_lacks_and_how_to_mend_it(learnable, tmp_path):
+def test_check_says_what_the_engine_lacks_and_how_to_mend_it(learnable: Path, tmp_path: Path) -> None:
     env = tmp_path / "ai-engine.env"
     env.write_text("PATCHTST_SHADOW_ONLY=false\n")
     done = retrain_worker("check", "--db", learnable, "--home", tmp_path / "home", ENGINE_ENV_FILE=env)
@@ -126,7 +135,7 @@ def test_check_says_what_the_engine_lacks_and_how_to_mend_it(learnable, tmp_path
     assert "->" in done.stdout
 
 
-def test_a_missing_engine_env_file_is_never_invented(learnable, tmp_path):
+def test_a_missing_engine_env_file_is_never_invented(learnable: Path, tmp_path: Path) -> None:
     env = tmp_path / "nowhere/ai-engine.env"
     code, result, _ = once(learnable, tmp_path / "home", ENGINE_ENV_FILE=env, MAX_EPOCHS=1)
 
@@ -136,7 +145,7 @@ def test_a_missing_engine_env_file_is_never_invented(learnable, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and sys.platform == "linux", reason="root may write everywhere")
-def test_an_unwritable_home_is_one_clear_error(learnable, tmp_path):
+def test_an_unwritable_home_is_one_clear_error(learnable: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     done = retrain_worker("once", "--db", learnable, "--home", tmp_path / "home")
 
@@ -145,7 +154,7 @@ def test_an_unwritable_home_is_one_clear_error(learnable, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_looking_at_a_wal_database_at_rest_leaves_nothing_beside_it(hopeless, tmp_path):
+def test_looking_at_a_wal_database_at_rest_leaves_nothing_beside_it(hopeless: Path, tmp_path: Path) -> None:
     source = copy_of(hopeless, tmp_path)
     with closing(sqlite3.connect(source)) as database:
         database.execute("PRAGMA journal_mode = WAL")

@@ -6,39 +6,46 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.retrain_requests import Requests, trigger
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import payloads
-from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, EventType
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, Event, EventType
 from retrain_worker.serving import ModelEvents, ModelFollower
-from tests.redis_world import an_event, enqueue
+from tests.redis_world import Clock, RedisServer, an_event, enqueue
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "consumers.md").read_text()
 
 
-def blocks(language):
+def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 
+Publish = Callable[..., None]
+
+
 @pytest.fixture
-def publish(client, outbox, clock):
+def publish(client: redis.Redis, outbox: StateDb, clock: Clock) -> Publish:
     relay = Relay(client, outbox, clock)
 
-    def publish(*events):
+    def publish(*events: Event) -> None:
         enqueue(outbox, *events)
         assert relay.relay_once(at_once=True).problem is None
 
     return publish
 
 
-def a_run():
+def a_run() -> tuple[Event, Event, Event, Event]:
     at = datetime(2026, 1, 10, tzinfo=UTC)
     slot = {"new_version": "patchtst_v2", "old_version": "patchtst_v1", "model_path": "/m.pth", "sha256": "00"}
     return (
@@ -56,14 +63,18 @@ def a_run():
     )
 
 
-def test_the_consumer_has_at_most_twenty_lines_and_is_what_the_demo_runs():
+def test_the_consumer_has_at_most_twenty_lines_and_is_what_the_demo_runs() -> None:
     consumer = blocks("python")[0]
 
     assert len(consumer.splitlines()) <= 20
     assert consumer == (ROOT / "retrain_worker" / "demo" / "consumer.py").read_text()
 
 
-def test_the_consumer_as_printed_prints_each_event_once_also_when_it_is_restarted(publish, redis_server, tmp_path):
+def test_the_consumer_as_printed_prints_each_event_once_also_when_it_is_restarted(
+    publish: Publish,
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> None:
     script = tmp_path / "consumer.py"
     script.write_text(blocks("python")[0])
     printed = []
@@ -77,6 +88,7 @@ def test_the_consumer_as_printed_prints_each_event_once_also_when_it_is_restarte
             env={**os.environ, "REDIS_URL": redis_server.url},
         )
         try:
+            assert process.stdout is not None
             printed += [process.stdout.readline() for _ in events]
             time.sleep(0.2)
         finally:
@@ -94,7 +106,12 @@ def test_the_consumer_as_printed_prints_each_event_once_also_when_it_is_restarte
 
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="no redis-cli on this host")
-def test_the_redis_cli_lines_work_as_printed(publish, redis_server, client, tmp_path):
+def test_the_redis_cli_lines_work_as_printed(
+    publish: Publish,
+    redis_server: RedisServer,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
     publish(*a_run())
     wrapper = tmp_path / "redis-cli"
     wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("redis-cli")} -s {redis_server.socket} "$@"\n')
@@ -112,12 +129,14 @@ def test_the_redis_cli_lines_work_as_printed(publish, redis_server, client, tmp_
     assert done.returncode == 0, done.stderr
     assert "ERR" not in done.stdout
     assert "model.promoted" in done.stdout
-    assert client.hget(CURRENT_MODEL_KEY, "version").decode() in done.stdout
+    version = client.hget(CURRENT_MODEL_KEY, "version")
+    assert isinstance(version, bytes)
+    assert version.decode() in done.stdout
     assert client.xpending("quantum:stream:model.promoted", "my_shell")["pending"] == 0
     assert client.xlen(REQUEST_STREAM) == 1
 
 
-def test_the_entry_shown_has_the_fields_that_we_write():
+def test_the_entry_shown_has_the_fields_that_we_write() -> None:
     shown = blocks("text")[1].splitlines()[2:]
 
     assert [line.split()[0] for line in shown][-8:] == [
@@ -133,14 +152,20 @@ def test_the_entry_shown_has_the_fields_that_we_write():
     assert {line.split()[0] for line in shown} <= set(payloads.Entry.__annotations__)
 
 
-def permitted(who):
+def permitted(who: Any) -> Any:
     """The permissions that the page gives to `who`."""
     [row] = [line for line in PAGE.splitlines() if line.startswith(f"| {who} |")]
     return re.findall(r"\+\w+", row)
 
 
-def test_the_permissions_named_are_enough(publish, redis_server, client, outbox, clock):
-    def url_of(name, *rows):
+def test_the_permissions_named_are_enough(
+    publish: Publish,
+    redis_server: RedisServer,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
+    def url_of(name: str, *rows: Any) -> str:
         client.execute_command(
             "ACL",
             "SETUSER",

@@ -8,17 +8,28 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from retrain_worker.domain.env_file import parse
-from tests.acceptance.conftest import COMMAND, PATIENCE_SECONDS, clean_environment, retrain_worker, wait_for
+from tests.acceptance.conftest import (
+    COMMAND,
+    PATIENCE_SECONDS,
+    Daemon,
+    StartsDaemon,
+    clean_environment,
+    retrain_worker,
+    wait_for,
+)
+from tests.redis_world import RedisServer
 
 QUICK = {"MAX_EPOCHS": 3, "BATCH_SIZE": 32}
 
 
-def training_worker_of(daemon) -> int | None:
+def training_worker_of(daemon: Daemon) -> int | None:
     """The pid of the worker that trains, once an epoch is checkpointed."""
     checkpoints = list((daemon.home / "checkpoints").rglob("*"))
     if not any(path.is_file() for path in checkpoints):
@@ -42,7 +53,11 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_throughout(daemon_of, hopeless, tmp_path):
+def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_throughout(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     home = tmp_path / "home"
     env = home / "engine/ai-engine.env"
     first = daemon_of(home, hopeless, **QUICK)
@@ -62,7 +77,11 @@ def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_th
     assert "resumed after epoch" in log, log
 
 
-def test_sigterm_in_training_checkpoints_and_the_next_start_goes_on(daemon_of, hopeless, tmp_path):
+def test_sigterm_in_training_checkpoints_and_the_next_start_goes_on(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     first = daemon_of(tmp_path / "home", hopeless, **QUICK)
     worker = wait_for(lambda: training_worker_of(first), what="the first checkpoint")
     code = first.stop()
@@ -74,7 +93,11 @@ def test_sigterm_in_training_checkpoints_and_the_next_start_goes_on(daemon_of, h
     assert second.wait_for_event("run_finished")["outcome"] == "REFUSED"
 
 
-def test_an_idle_daemon_holds_no_torch_and_does_not_repeat_a_run_after_a_restart(daemon_of, hopeless, tmp_path):
+def test_an_idle_daemon_holds_no_torch_and_does_not_repeat_a_run_after_a_restart(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     first = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
     first.wait_for_event("run_finished")
     maps = Path(f"/proc/{first.process.pid}/maps").read_text()
@@ -90,7 +113,11 @@ def test_an_idle_daemon_holds_no_torch_and_does_not_repeat_a_run_after_a_restart
     assert len(retrain_worker("history", "--home", tmp_path / "home").stdout.splitlines()) == 1
 
 
-def test_a_request_starts_a_run_that_finds_nothing_new(daemon_of, hopeless, tmp_path):
+def test_a_request_starts_a_run_that_finds_nothing_new(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
     daemon.wait_for_event("run_finished")
     asked = retrain_worker("trigger", "--home", tmp_path / "home", "--reason", "new regime")
@@ -100,7 +127,11 @@ def test_a_request_starts_a_run_that_finds_nothing_new(daemon_of, hopeless, tmp_
     assert any("new regime" in line["message"] for line in daemon.lines() if line["event"] == "run_started")
 
 
-def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(daemon_of, hopeless, tmp_path):
+def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     first = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
     first.wait_for_event("ready")
     second = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
@@ -112,7 +143,11 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(daem
     assert ended["run_id"] in wait_for(lambda: page.exists() and page.read_text(), what="the page of the run")
 
 
-def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(daemon_of, hopeless, tmp_path):
+def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     env = tmp_path / "worker.env"
     env.write_text("MAX_EPOCHS=1\nRETRAIN_INTERVAL_H=24\n")
     daemon = daemon_of(tmp_path / "home", hopeless, "--env-file", env)
@@ -129,7 +164,11 @@ def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(
     assert daemon.wait_for_event("run_finished", outcome="SKIPPED"), "the last of the hundred is in force"
 
 
-def test_a_deprecated_setting_is_logged_at_the_start_and_shown_by_check(daemon_of, hopeless, tmp_path):
+def test_a_deprecated_setting_is_logged_at_the_start_and_shown_by_check(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1, CHILD_NICE=5)
     logged = daemon.wait_for_event("setting_deprecated")
     checked = retrain_worker("check", "--db", hopeless, "--home", tmp_path / "home", CHILD_NICE=5)
@@ -139,7 +178,11 @@ def test_a_deprecated_setting_is_logged_at_the_start_and_shown_by_check(daemon_o
     assert f"warning settings         {logged['message']}" in checked.stdout
 
 
-def test_a_reload_in_training_waits_for_the_end_of_the_run(daemon_of, hopeless, tmp_path):
+def test_a_reload_in_training_waits_for_the_end_of_the_run(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     env = tmp_path / "worker.env"
     env.write_text("MAX_EPOCHS=3\nBATCH_SIZE=32\n")
     daemon = daemon_of(tmp_path / "home", hopeless, "--env-file", env)
@@ -156,7 +199,7 @@ def test_a_reload_in_training_waits_for_the_end_of_the_run(daemon_of, hopeless, 
     assert daemon.wait_for_event("run_finished", outcome="SKIPPED"), "the new interval is in force"
 
 
-def test_sighup_in_the_first_instants_does_no_harm(daemon_of, hopeless, tmp_path):
+def test_sighup_in_the_first_instants_does_no_harm(daemon_of: StartsDaemon, hopeless: Path, tmp_path: Path) -> None:
     daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
     wait_for(lambda: hangup_is_harmless(daemon.process.pid), what="our first line")
     while "ready" not in daemon.events():
@@ -174,7 +217,7 @@ def hangup_is_harmless(pid: int) -> bool:
 
 
 @pytest.fixture
-def notify_socket(tmp_path):
+def notify_socket(tmp_path: Path) -> Iterator[tuple[Any, Any, Any]]:
     """The address, all that was heard there until now, and how to hear the rest.
 
     A thread listens all the time: a socket holds as few as ten datagrams, and the daemon waits for nobody.
@@ -183,13 +226,13 @@ def notify_socket(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(address))
 
-        def listen():
+        def listen() -> None:
             while message := receiver.recv(65536):
                 heard.append(message.decode())
 
         listener = threading.Thread(target=listen)
 
-        def hear_the_rest():
+        def hear_the_rest() -> None:
             if listener.is_alive():
                 receiver.sendto(b"", str(address))
                 listener.join()
@@ -204,8 +247,11 @@ def ready_in(heard: list[str]) -> str:
 
 
 def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_speaks(
-    notify_socket, daemon_of, hopeless, tmp_path
-):
+    notify_socket: tuple[Any, Any, Any],
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     address, heard, hear_the_rest = notify_socket
     daemon = daemon_of(
         tmp_path / "home",
@@ -231,7 +277,11 @@ def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_sp
     assert b"WATCHDOG" not in worker_environment
 
 
-def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, tmp_path):
+def test_redis_down_at_start_is_no_reason_not_to_be_ready(
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1, REDIS_URL=f"unix://{tmp_path}/nobody.sock")
     daemon.wait_for_event("ready")
     problem = daemon.wait_for_event("redis_problem")
@@ -244,8 +294,11 @@ def test_redis_down_at_start_is_no_reason_not_to_be_ready(daemon_of, hopeless, t
 
 
 def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the_watchdog_nor_the_stop(
-    notify_socket, daemon_of, hopeless, tmp_path
-):
+    notify_socket: tuple[Any, Any, Any],
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     address, heard, hear_the_rest = notify_socket
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent.sock"))
@@ -271,8 +324,12 @@ def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the
 
 
 def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
-    notify_socket, redis_server, daemon_of, hopeless, tmp_path
-):
+    notify_socket: tuple[Any, Any, Any],
+    redis_server: RedisServer,
+    daemon_of: StartsDaemon,
+    hopeless: Path,
+    tmp_path: Path,
+) -> None:
     address, heard, hear_the_rest = notify_socket
     redis_server.client().config_set("requirepass", "the-right-one")
     daemon = daemon_of(
@@ -294,7 +351,7 @@ def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
     assert "s3cret-word" not in "".join(heard) + Path(daemon.log.name).read_text()
 
 
-def test_wrong_settings_stop_the_start_with_78(tmp_path):
+def test_wrong_settings_stop_the_start_with_78(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "run", "--home", str(tmp_path / "home")],
         env=clean_environment(LABEL="up"),
@@ -308,7 +365,7 @@ def test_wrong_settings_stop_the_start_with_78(tmp_path):
     assert 'LABEL: "up"' in done.stderr
 
 
-def test_a_second_sigterm_ends_at_once(daemon_of, hopeless, tmp_path):
+def test_a_second_sigterm_ends_at_once(daemon_of: StartsDaemon, hopeless: Path, tmp_path: Path) -> None:
     daemon = daemon_of(tmp_path / "home", hopeless, **QUICK)
     worker = wait_for(lambda: training_worker_of(daemon), what="a worker in training")
     os.kill(worker, signal.SIGSTOP)  # a worker that cannot stop within its grace

@@ -9,9 +9,11 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -54,7 +56,7 @@ def state_of(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def seen(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("discover")
     root, out = folder / "host", folder / "packs"
     root.mkdir()
@@ -65,18 +67,18 @@ def seen(tmp_path_factory):
     return found
 
 
-def names(paths) -> set[str]:
+def names(paths: Iterable[str]) -> set[str]:
     return {path.rsplit("/", 1)[-1] for path in paths}
 
 
-def by_role(pack: dict) -> dict[str, set[str]]:
+def by_role(pack: dict[str, Any]) -> dict[str, set[str]]:
     roles: dict[str, set[str]] = {}
     for each in pack["databases"]:
         roles.setdefault(each["role"], set()).add(each["file"]["path"])
     return roles
 
 
-def test_the_training_source_is_found_and_ready(seen):
+def test_the_training_source_is_found_and_ready(seen: SimpleNamespace) -> None:
     assert (seen.code, seen.pack["is_ready"]) == (0, True)
     assert seen.pack["source"]["path"] == str(seen.source)
     assert seen.pack["source"]["rows"] == 2060
@@ -84,7 +86,7 @@ def test_the_training_source_is_found_and_ready(seen):
     assert seen.screen.startswith("verdict     READY\n")
 
 
-def test_every_database_has_its_role(seen):
+def test_every_database_has_its_role(seen: SimpleNamespace) -> None:
     at = seen.root
     assert by_role(seen.pack) == {
         "SOURCE": {str(seen.source)},
@@ -98,7 +100,7 @@ def test_every_database_has_its_role(seen):
     assert why[f"{at}/root/earlier_copy"].startswith("an earlier state of the source, which has 1,545 of its 1,545")
 
 
-def test_the_wrong_path_is_named_wherever_it_stands_and_only_there(seen):
+def test_the_wrong_path_is_named_wherever_it_stands_and_only_there(seen: SimpleNamespace) -> None:
     wrong = {
         (each["where"].removeprefix(str(seen.root)), each["name"]): each["finding"]
         for each in seen.pack["configured"]
@@ -113,7 +115,7 @@ def test_the_wrong_path_is_named_wherever_it_stands_and_only_there(seen):
     assert f"WRONG PATH  {seen.root}/etc/quantum/retraining-worker.env" in seen.screen
 
 
-def test_the_next_command_works_as_it_stands(seen):
+def test_the_next_command_works_as_it_stands(seen: SimpleNamespace) -> None:
     *changes, command = seen.pack["next_commands"]
     assert changes == [
         f"# in {seen.root}/etc/quantum/retraining-worker.env: DB_PATH={seen.source} "
@@ -126,7 +128,7 @@ def test_the_next_command_works_as_it_stands(seen):
     assert "fit to train on: 2060 rows" in audited.stdout
 
 
-def test_what_the_other_files_are_is_said(seen):
+def test_what_the_other_files_are_is_said(seen: SimpleNamespace) -> None:
     csv = {each["file"]["path"].rsplit("/", 1)[-1]: each for each in seen.pack["csv_files"]}
     assert {name for name, each in csv.items() if each["is_candles"]} >= {"BTCUSDT.csv", "ETHUSDT_1m"}
     assert csv["BTCUSDT.csv"]["first_at"].startswith("2025-12-04T00:00")
@@ -150,7 +152,7 @@ def test_what_the_other_files_are_is_said(seen):
     assert "cannot be reached" in seen.pack["redis"]["problem"]
 
 
-def test_copies_and_links_of_a_file_are_told(seen):
+def test_copies_and_links_of_a_file_are_told(seen: SimpleNamespace) -> None:
     csv = {each["file"]["path"]: each["file"] for each in seen.pack["csv_files"]}
     name = "binance_training_data_full.csv"
     primary = f"{seen.root}/opt/quantum/data/{name}"
@@ -158,7 +160,7 @@ def test_copies_and_links_of_a_file_are_told(seen):
     assert csv[primary]["links"] == [f"{seen.root}/home/qt/quantum_trader/data/{name}"]
 
 
-def test_units_and_env_files_of_the_stack_are_shown_without_a_secret(seen):
+def test_units_and_env_files_of_the_stack_are_shown_without_a_secret(seen: SimpleNamespace) -> None:
     (unit,) = seen.pack["units"]
     assert (unit["user"], unit["working_directory"]) == ("qt", "/home/qt/quantum_trader")
     assert unit["exec_start"] == "/opt/quantum/venvs/ai-engine/bin/python -m engine --api-secret ***"
@@ -174,7 +176,7 @@ def test_units_and_env_files_of_the_stack_are_shown_without_a_secret(seen):
     assert [secret for secret in SECRETS if secret in everything] == []
 
 
-def test_only_the_source_can_train(seen):
+def test_only_the_source_can_train(seen: SimpleNamespace) -> None:
     suitable = {each["dataset"].split(":")[0]: each["is_suitable"] for each in seen.pack["suitability"]}
     assert suitable == {
         "ai_training_samples": True,
@@ -190,7 +192,7 @@ def test_only_the_source_can_train(seen):
     assert all(each["why"] for each in seen.pack["suitability"])
 
 
-def test_the_markdown_has_the_sections_of_the_seed_and_no_name_breaks_out(seen):
+def test_the_markdown_has_the_sections_of_the_seed_and_no_name_breaks_out(seen: SimpleNamespace) -> None:
     assert [line[3:] for line in seen.markdown.splitlines() if line.startswith("## ")] == SECTIONS
     assert seen.markdown.replace("\n", "").isprintable()
     rows = [line for line in seen.markdown.splitlines() if "evil" in line and line.startswith("| ``/")]
@@ -198,7 +200,7 @@ def test_the_markdown_has_the_sections_of_the_seed_and_no_name_breaks_out(seen):
     assert all(line.replace("\\|", "").count("|") == 7 for line in rows)
 
 
-def test_the_source_is_described_as_the_seed_did(seen):
+def test_the_source_is_described_as_the_seed_did(seen: SimpleNamespace) -> None:
     source = seen.pack["source"]
     assert len(source["columns"]) == 24
     assert source["classes"] == {"WIN": 1114, "LOSS": 886, "none (open)": 60}
@@ -209,17 +211,17 @@ def test_the_source_is_described_as_the_seed_did(seen):
     assert {each["name"] for each in seen.pack["quality"]["findings"]} >= {"rows.labelled", "features.leak"}
 
 
-def test_nothing_that_was_looked_at_has_changed_and_nothing_was_executed(seen):
+def test_nothing_that_was_looked_at_has_changed_and_nothing_was_executed(seen: SimpleNamespace) -> None:
     assert seen.after == seen.before
     assert not Path("/tmp/retrain-worker-bomb").exists()
 
 
-def test_no_link_leads_out(seen):
+def test_no_link_leads_out(seen: SimpleNamespace) -> None:
     assert "outside.db" not in json.dumps(seen.pack["databases"])
     assert names(line.split(" -> ")[0] for line in seen.pack["walk"]["links_out"]) == {"leads_out"}
 
 
-def test_a_tree_without_training_data_is_not_ready(tmp_path):
+def test_a_tree_without_training_data_is_not_ready(tmp_path: Path) -> None:
     trades(tmp_path / "host/trades.db")
     found = discover(tmp_path / "host", tmp_path / "out", "--home", tmp_path / "home")
     assert (found.code, found.pack["is_ready"], found.pack["source"]) == (11, False, None)
@@ -229,7 +231,7 @@ def test_a_tree_without_training_data_is_not_ready(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
-def test_an_unfit_source_is_not_ready_and_says_why(tmp_path):
+def test_an_unfit_source_is_not_ready_and_says_why(tmp_path: Path) -> None:
     path = make(tmp_path / "host/a 'b' $c.db")
     path.unlink()
     write_market(path, seed=3, end=END, rows=300)
@@ -239,7 +241,7 @@ def test_an_unfit_source_is_not_ready_and_says_why(tmp_path):
     assert found.pack["next_commands"][-1].startswith("retrain-worker audit --db '")
 
 
-def test_a_source_with_a_pending_wal_is_audited_and_left_as_it_was(tmp_path):
+def test_a_source_with_a_pending_wal_is_audited_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "host").mkdir()
     write_market(tmp_path / "x.db", seed=3, end=END, rows=1_200)
     with closing(sqlite3.connect(tmp_path / "x.db")) as writer:
@@ -254,7 +256,7 @@ def test_a_source_with_a_pending_wal_is_audited_and_left_as_it_was(tmp_path):
     assert state_of(tmp_path / "host") == before
 
 
-def test_json_is_the_pack_and_nothing_is_overwritten(tmp_path):
+def test_json_is_the_pack_and_nothing_is_overwritten(tmp_path: Path) -> None:
     trades(tmp_path / "host/trades.db")
     first = discover(tmp_path / "host", tmp_path / "out", "--home", tmp_path / "home", "--json")
     assert json.loads(first.screen) == first.pack
@@ -262,7 +264,7 @@ def test_json_is_the_pack_and_nothing_is_overwritten(tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
-def test_missing_databases_are_reported_without_a_source(tmp_path):
+def test_missing_databases_are_reported_without_a_source(tmp_path: Path) -> None:
     gone = tmp_path / "host/data/gone.db"
     trades(tmp_path / "host/trades.db")
     make(tmp_path / "host/app.env", f"TRADING_DB_URL=sqlite:///{gone}\n")
@@ -309,6 +311,7 @@ class OnTerminal:
         while self.process.poll() is None:
             assert time.monotonic() < until, self.shown
             self.read()
+        assert self.process.stdout is not None
         return self.process.stdout.read()
 
     def read(self) -> None:
@@ -325,7 +328,7 @@ class OnTerminal:
 
 
 @pytest.fixture
-def slow_host(tmp_path):
+def slow_host(tmp_path: Path) -> Path:
     """Two databases; counting the rows of the second one takes a minute."""
     trades(tmp_path / "host/a.db")
     trades(tmp_path / "host/b.db")
@@ -338,7 +341,7 @@ def slow_host(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_search_with_an_incomplete_pack(tmp_path, slow_host, number):
+def test_a_signal_ends_the_search_with_an_incomplete_pack(tmp_path: Path, slow_host: Path, number: int) -> None:
     with OnTerminal(slow_host, "--out", tmp_path / "out", "--home", tmp_path / "home") as running:
         running.wait_for(b"host/b.db")
         assert b"reading databases" in running.shown
@@ -356,7 +359,7 @@ def test_a_signal_ends_the_search_with_an_incomplete_pack(tmp_path, slow_host, n
     assert "INCOMPLETE" in written.with_suffix(".md").read_text()
 
 
-def test_a_signal_during_the_audit_keeps_the_pack(tmp_path):
+def test_a_signal_during_the_audit_keeps_the_pack(tmp_path: Path) -> None:
     (tmp_path / "host").mkdir()
     write_market(tmp_path / "host/x.db", seed=3, end=END, rows=1_200)
     with OnTerminal(tmp_path / "host", "--out", tmp_path / "out", "--home", tmp_path / "home") as running:
@@ -369,12 +372,12 @@ def test_a_signal_during_the_audit_keeps_the_pack(tmp_path):
     assert (pack["interrupted"], pack["quality"], pack["source"]["rows"]) == ("auditing the source", None, 1260)
 
 
-def test_without_a_terminal_nothing_is_written_to_stderr(seen):
+def test_without_a_terminal_nothing_is_written_to_stderr(seen: SimpleNamespace) -> None:
     assert seen.stderr == ""
 
 
 @pytest.mark.parametrize(("root", "out"), [("gone", "out"), ("host", "file/out")])
-def test_wrong_usage_is_one_sentence(tmp_path, root, out):
+def test_wrong_usage_is_one_sentence(tmp_path: Path, root: str, out: str) -> None:
     make(tmp_path / "file")
     (tmp_path / "host").mkdir()
     done = retrain_worker("discover", tmp_path / root, "--out", tmp_path / out, "--home", tmp_path / "home")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from retrain_worker.demo.market import write_market
 END = datetime(2025, 12, 30, 21, tzinfo=UTC)
 
 
-def called(*arguments: object) -> subprocess.CompletedProcess:
+def called(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "MAX_EPOCHS": "4", "GATE_BACKTEST_FOLDS": "1", "ENGINE_CONFIRM": "none"}
     return subprocess.run(
         [sys.executable, "-m", "retrain_worker", *map(str, arguments)],
@@ -27,7 +28,7 @@ def called(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def promoted(tmp_path_factory):
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A home in which one run has promoted its model."""
     folder = tmp_path_factory.mktemp("evaluate")
     write_market(folder / "trader.db", seed=7, end=END)
@@ -36,7 +37,7 @@ def promoted(tmp_path_factory):
     return folder, json.loads(ended.stdout)
 
 
-def bytes_under(folder: Path) -> dict:
+def bytes_under(folder: Path) -> dict[Path, bytes]:
     return {
         path: path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -44,7 +45,7 @@ def bytes_under(folder: Path) -> dict:
     }
 
 
-def test_the_promoted_model_is_judged_beside_itself_and_nothing_changes(promoted):
+def test_the_promoted_model_is_judged_beside_itself_and_nothing_changes(promoted: tuple[Path, dict[str, Any]]) -> None:
     folder, run = promoted
     before = bytes_under(folder / "home")
     ended = called("evaluate", run["candidate_path"], "--db", folder / "trader.db", "--home", folder / "home", "--json")
@@ -57,7 +58,7 @@ def test_the_promoted_model_is_judged_beside_itself_and_nothing_changes(promoted
     assert ended.returncode == (0 if found["decision"] == "PASS" else 11)
 
 
-def test_the_screen_shows_each_gate_and_where_the_model_comes_from(promoted):
+def test_the_screen_shows_each_gate_and_where_the_model_comes_from(promoted: tuple[Path, dict[str, Any]]) -> None:
     folder, run = promoted
     ended = called("evaluate", run["candidate_path"], "--db", folder / "trader.db", "--home", folder / "home")
 
@@ -65,7 +66,7 @@ def test_the_screen_shows_each_gate_and_where_the_model_comes_from(promoted):
     assert all(name in ended.stdout for name in ("contract", "calibration", "skill", "incumbent", "stability"))
 
 
-def test_a_file_that_is_no_model_is_refused_with_its_reason(promoted):
+def test_a_file_that_is_no_model_is_refused_with_its_reason(promoted: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = promoted
     ended = called("evaluate", folder / "trader.db", "--db", folder / "trader.db", "--home", folder / "home")
 
@@ -73,7 +74,7 @@ def test_a_file_that_is_no_model_is_refused_with_its_reason(promoted):
     assert "REFUSED" in ended.stdout
 
 
-def test_gates_shows_the_backtest_folds_and_the_alpha_spending(promoted):
+def test_gates_shows_the_backtest_folds_and_the_alpha_spending(promoted: tuple[Path, dict[str, Any]]) -> None:
     folder, run = promoted
     shown = called("gates", run["run_id"], "--home", folder / "home").stdout
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,11 @@ from tests.worker.test_bundle import written
 
 
 @pytest.fixture
-def model(tmp_path):
+def model(tmp_path: Path) -> Path:
     return written(tmp_path)
 
 
-def test_one_look_tells_several_files_apart(model, tmp_path):
+def test_one_look_tells_several_files_apart(model: Path, tmp_path: Path) -> None:
     older, database = tmp_path / "older.pth", tmp_path / "trader.pth"
     torch.save(PatchTST(engine(num_features=4)).state_dict(), older)
     sqlite3.connect(database).close()
@@ -32,14 +33,14 @@ def test_one_look_tells_several_files_apart(model, tmp_path):
     assert "CANNOT BE USED: it is no PyTorch file of weights: empty file" in database_said
 
 
-def test_a_sound_file_exits_with_zero_and_speaks_json(model):
+def test_a_sound_file_exits_with_zero_and_speaks_json(model: Path) -> None:
     done = retrain_worker("inspect", "--json", model)
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["manifest"]["contract"]["preset"] == "paper"
 
 
-def test_an_export_stands_beside_its_model_and_is_never_overwritten(model):
+def test_an_export_stands_beside_its_model_and_is_never_overwritten(model: Path) -> None:
     first = retrain_worker("export", model, "--format", "safetensors")
     again = retrain_worker("export", model, "--format", "safetensors")
 

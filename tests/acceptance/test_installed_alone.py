@@ -11,17 +11,19 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import redis
 
 from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.events import EventType
-from tests.redis_world import an_event, enqueue
+from tests.redis_world import Clock, RedisServer, an_event, enqueue
 
 ROOT = Path(__file__).parents[2]
 BASE = ("redis", "msgspec")
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment that holds the wheel and its base dependencies only."""
     folder = tmp_path_factory.mktemp("alone")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
@@ -46,12 +48,12 @@ def alone(tmp_path_factory):
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
     for name in BASE:
         found = distribution(name)
-        for top in {Path(str(file)).parts[0] for file in found.files} - {"..", "__pycache__"}:
-            (packages / top).symlink_to(found.locate_file(top))
+        for top in {Path(str(file)).parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            (packages / top).symlink_to(str(found.locate_file(top)))
     return python.parent
 
 
-def _clean_copy(target):
+def _clean_copy(target: Path) -> Path:
     """What setuptools needs, without what earlier builds have left."""
     target.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "retrain_worker"):
@@ -59,11 +61,11 @@ def _clean_copy(target):
     return target
 
 
-def run(*command, **environment):
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", env=environment)
 
 
-def test_the_wheel_names_no_package_that_is_not_the_consumers(alone):
+def test_the_wheel_names_no_package_that_is_not_the_consumers(alone: Path) -> None:
     code = (
         "import importlib.metadata as m, re;"
         "print(sorted(re.match('[a-z]+', r).group() for r in m.requires('retrain-worker') if 'extra' not in r))"
@@ -72,7 +74,13 @@ def test_the_wheel_names_no_package_that_is_not_the_consumers(alone):
     assert run(alone / "python", "-c", code).stdout.strip() == str(sorted(BASE))
 
 
-def test_serving_can_be_imported_and_events_come(alone, redis_server, client, outbox, clock):
+def test_serving_can_be_imported_and_events_come(
+    alone: Path,
+    redis_server: RedisServer,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, an_event(1, EventType.SKIPPED, reasons=["few rows"]))
     Relay(client, outbox, clock).relay_once()
     code = (
@@ -90,7 +98,11 @@ def test_serving_can_be_imported_and_events_come(alone, redis_server, client, ou
     assert done.stdout.split("\n")[:2] == ["['few rows']", "[]"], done.stderr
 
 
-def test_events_tail_works_and_a_verb_of_the_daemon_says_which_extra_is_missing(alone, redis_server, tmp_path):
+def test_events_tail_works_and_a_verb_of_the_daemon_says_which_extra_is_missing(
+    alone: Path,
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> None:
     places = {"REDIS_URL": redis_server.url, "DB_PATH": "/nowhere.db"}
     assert run(alone / "retrain-worker", "events", "tail", **places).returncode == 0
 
@@ -101,7 +113,11 @@ def test_events_tail_works_and_a_verb_of_the_daemon_says_which_extra_is_missing(
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_without_torch_is_a_problem_that_says_so(alone, redis_server, tmp_path):
+def test_a_model_without_torch_is_a_problem_that_says_so(
+    alone: Path,
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> None:
     (tmp_path / "engine.env").write_text("PATCHTST_MODEL_PATH=/m.pth\n")
     code = (
         "from pathlib import Path; from retrain_worker.serving import ModelFollower;"

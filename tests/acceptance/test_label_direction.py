@@ -19,14 +19,17 @@ WHERE execution_side = 'SELL' AND outcome_known = 1
 
 
 @pytest.fixture(scope="module")
-def by_side(learnable, tmp_path_factory) -> Path:
+def by_side(learnable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     database = copy_of(learnable, tmp_path_factory.mktemp("by_side"))
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(_BY_SIDE)
     return database
 
 
-def test_a_market_whose_direction_can_be_learned_is_promoted_and_the_file_says_direction(by_side, tmp_path):
+def test_a_market_whose_direction_can_be_learned_is_promoted_and_the_file_says_direction(
+    by_side: Path,
+    tmp_path: Path,
+) -> None:
     code, result, said = once(by_side, tmp_path / "home", LABEL="direction")
 
     assert (code, result.get("outcome")) == (0, "PROMOTED"), said
@@ -34,7 +37,7 @@ def test_a_market_whose_direction_can_be_learned_is_promoted_and_the_file_says_d
     assert torch.load(result["model_path"], weights_only=True)["label"] == "direction"
 
 
-def test_the_same_market_teaches_nothing_about_outcomes(by_side, tmp_path):
+def test_the_same_market_teaches_nothing_about_outcomes(by_side: Path, tmp_path: Path) -> None:
     code, result, _said = once(by_side, tmp_path / "home", LABEL="outcome", MAX_EPOCHS=2)
 
     assert (code, result["outcome"]) == (11, "REFUSED")

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ MEMORY_MB = 2048
 
 
 @pytest.fixture(scope="module")
-def refused(learnable, tmp_path_factory):
+def refused(learnable: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     """A run beside an incumbent of random bytes; what `check` said before."""
     home = tmp_path_factory.mktemp("lost") / "home"
     lost, env = home / "engine/models/patchtst_old.pth", home / "engine/ai-engine.env"
@@ -25,7 +26,7 @@ def refused(learnable, tmp_path_factory):
     return home, lost, env, checked, code, result, said
 
 
-def test_check_says_that_the_model_in_the_slot_cannot_be_read(refused):
+def test_check_says_that_the_model_in_the_slot_cannot_be_read(refused: tuple[Any, ...]) -> None:
     _, lost, _, checked, *_ = refused
 
     assert checked.returncode == 1
@@ -33,7 +34,7 @@ def test_check_says_that_the_model_in_the_slot_cannot_be_read(refused):
     assert "can take a swap" not in checked.stdout
 
 
-def test_a_candidate_does_not_take_the_place_of_a_model_that_nobody_can_read(refused):
+def test_a_candidate_does_not_take_the_place_of_a_model_that_nobody_can_read(refused: tuple[Any, ...]) -> None:
     _, lost, env, _, code, result, said = refused
 
     assert (code, result.get("outcome")) == (11, "REFUSED"), said
@@ -44,7 +45,7 @@ def test_a_candidate_does_not_take_the_place_of_a_model_that_nobody_can_read(ref
     assert env.read_text() == ENV.format(lost)
 
 
-def test_a_person_who_names_the_contract_opens_the_way_also_when_the_file_is_gone(refused):
+def test_a_person_who_names_the_contract_opens_the_way_also_when_the_file_is_gone(refused: tuple[Any, ...]) -> None:
     home, lost, env, _, _, result, _ = refused
     lost.unlink()
     order = ("promote", result["run_id"], "--home", home, "--reason", "its file got lost")

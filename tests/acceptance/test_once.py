@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,21 +29,25 @@ RESULT_KEYS = {
 CARD_KEYS = {"auc", "log_loss", "brier", "ece", "accuracy", "actions", "p_std", "p10_p90", "n"}
 
 
+#: exit code, result, stderr, home
+Ended = tuple[int, dict[str, Any], str, Path]
+
+
 @pytest.fixture(scope="module")
-def promoted(learnable, tmp_path_factory):
+def promoted(learnable: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     home = tmp_path_factory.mktemp("promoted") / "home"
     code, result, said = once(learnable, home)
     return code, result, said, home
 
 
-def test_a_learnable_market_is_promoted(promoted):
+def test_a_learnable_market_is_promoted(promoted: Ended) -> None:
     code, result, said, _ = promoted
 
     assert (code, result.get("outcome")) == (0, "PROMOTED"), said
     assert result["candidate"]["auc"] > 0.7
 
 
-def test_the_result_has_the_names_of_the_contract(promoted):
+def test_the_result_has_the_names_of_the_contract(promoted: Ended) -> None:
     result = promoted[1]
 
     assert set(result) >= RESULT_KEYS
@@ -52,7 +57,7 @@ def test_the_result_has_the_names_of_the_contract(promoted):
     assert set(result["seconds"]) == {"pull", "audit", "train", "gate", "promote"}
 
 
-def test_the_env_file_names_the_verified_model(promoted):
+def test_the_env_file_names_the_verified_model(promoted: Ended) -> None:
     _, result, _, home = promoted
     env = parse((home / "engine/ai-engine.env").read_bytes())
     model = Path(result["model_path"])
@@ -63,28 +68,28 @@ def test_the_env_file_names_the_verified_model(promoted):
     assert json.loads(model.with_name(model.name + ".json").read_text())["version"] == model.stem
 
 
-def test_without_an_engine_it_is_called_not_confirmed(promoted):
+def test_without_an_engine_it_is_called_not_confirmed(promoted: Ended) -> None:
     result = promoted[1]
 
     assert result["confirmed"] is False
     assert result["reasons"][0].startswith("not confirmed")
 
 
-def test_the_part_that_trained_was_balanced_and_the_others_were_not(promoted):
+def test_the_part_that_trained_was_balanced_and_the_others_were_not(promoted: Ended) -> None:
     parts = promoted[1]["parts"]
 
     assert parts["train_balanced"]["win"] == parts["train_balanced"]["loss"] == min(parts["train"].values())
     assert parts["holdout"]["win"] != parts["holdout"]["loss"]
 
 
-def test_everything_it_wrote_lies_under_the_home(promoted, learnable):
+def test_everything_it_wrote_lies_under_the_home(promoted: Ended, learnable: Path) -> None:
     _, result, _, home = promoted
 
     assert all(str(home) in result[name] for name in ("model_path", "candidate_path", "report"))
     assert [path.name for path in learnable.parent.iterdir()] == [learnable.name]
 
 
-def test_status_history_and_gates_tell_of_it(promoted):
+def test_status_history_and_gates_tell_of_it(promoted: Ended) -> None:
     _, result, _, home = promoted
     told = {verb: retrain_worker(verb, "--home", home) for verb in ("status", "history", "gates")}
 
@@ -95,7 +100,10 @@ def test_status_history_and_gates_tell_of_it(promoted):
     assert "✔ skill" in told["gates"].stdout
 
 
-def test_report_shows_it_again_on_the_screen_and_as_a_page(promoted, tmp_path):
+def test_report_shows_it_again_on_the_screen_and_as_a_page(
+    promoted: Ended,
+    tmp_path: Path,
+) -> None:
     _, result, _, home = promoted
     page = tmp_path / "page.html"
     shown = retrain_worker("report", "--home", home, result["run_id"], "--html", page)
@@ -107,7 +115,7 @@ def test_report_shows_it_again_on_the_screen_and_as_a_page(promoted, tmp_path):
     assert retrain_worker("report", "--home", home, "20200101_000000").returncode == 2
 
 
-def test_a_second_run_on_the_same_rows_is_skipped(promoted, learnable):
+def test_a_second_run_on_the_same_rows_is_skipped(promoted: Ended, learnable: Path) -> None:
     home = promoted[3]
     before = (home / "engine/ai-engine.env").read_bytes()
     code, result, _ = once(learnable, home)
@@ -117,7 +125,7 @@ def test_a_second_run_on_the_same_rows_is_skipped(promoted, learnable):
     assert (home / "engine/ai-engine.env").read_bytes() == before
 
 
-def test_nothing_to_learn_is_refused_and_says_which_gates_refused(hopeless, tmp_path):
+def test_nothing_to_learn_is_refused_and_says_which_gates_refused(hopeless: Path, tmp_path: Path) -> None:
     code, result, _ = once(hopeless, tmp_path / "home", MAX_EPOCHS=3)
 
     assert (code, result["outcome"]) == (11, "REFUSED")
@@ -127,7 +135,7 @@ def test_nothing_to_learn_is_refused_and_says_which_gates_refused(hopeless, tmp_
     assert (tmp_path / "home/engine/ai-engine.env").read_text().count("PATCHTST_MODEL_PATH=") == 0
 
 
-def test_wrong_settings_exit_78_and_name_every_problem(tmp_path):
+def test_wrong_settings_exit_78_and_name_every_problem(tmp_path: Path) -> None:
     done = retrain_worker("once", "--home", tmp_path / "home", "--db", tmp_path / "x.db", LABEL="up", SEQ_LEN="one")
 
     assert done.returncode == 78
@@ -136,7 +144,7 @@ def test_wrong_settings_exit_78_and_name_every_problem(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_misspelled_setting_in_an_env_file_is_not_ignored(tmp_path):
+def test_a_misspelled_setting_in_an_env_file_is_not_ignored(tmp_path: Path) -> None:
     env = tmp_path / "worker.env"
     env.write_text("RETRAIN_INTERVL_H=4\n")
     done = retrain_worker("status", "--env-file", env)
@@ -146,5 +154,5 @@ def test_a_misspelled_setting_in_an_env_file_is_not_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(), ("fly",), ("once", "--no-such-option")])
-def test_wrong_usage_exits_2(arguments):
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert retrain_worker(*arguments).returncode == 2

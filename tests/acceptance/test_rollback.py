@@ -4,26 +4,37 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import env_file
-from tests.acceptance.conftest import COMMAND, PATIENCE_SECONDS, clean_environment, retrain_worker, wait_for
-from tests.slot_home import OTHER_LINES, VERSIONS, slot_home
+from tests.acceptance.conftest import (
+    COMMAND,
+    PATIENCE_SECONDS,
+    Daemon,
+    StartsDaemon,
+    clean_environment,
+    retrain_worker,
+    wait_for,
+)
+from tests.slot_home import OTHER_LINES, VERSIONS, SlotHome, slot_home
 
 #: nothing listens there: the engine's restart and the relay must not be needed
 REDIS_DOWN = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path: Path) -> SlotHome:
     return slot_home(tmp_path / "home")
 
 
 @pytest.fixture
-def daemon(engine, daemon_of, tmp_path):
-    def start(**settings):
+def daemon(engine: SlotHome, daemon_of: StartsDaemon, tmp_path: Path) -> Callable[..., Daemon]:
+    def start(**settings: object) -> Daemon:
         daemon = daemon_of(engine.home, tmp_path / "no.db", **{"ENGINE_CONFIRM": "none", **settings})
         daemon.wait_for_event("ready")
         return daemon
@@ -31,13 +42,13 @@ def daemon(engine, daemon_of, tmp_path):
     return start
 
 
-def rolled_back(engine, *arguments, **settings):
+def rolled_back(engine: SlotHome, *arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
     return retrain_worker(
         "rollback", *arguments, "--home", engine.home, **{"ENGINE_CONFIRM": "none", "REDIS_URL": REDIS_DOWN, **settings}
     )
 
 
-def ordered(engine, *options):
+def ordered(engine: SlotHome, *options: str) -> subprocess.Popen[str]:
     """The same command, still waiting for its answer."""
     return subprocess.Popen(
         [*COMMAND, "rollback", "--home", str(engine.home), *options],
@@ -47,17 +58,17 @@ def ordered(engine, *options):
     )
 
 
-def deployments(engine):
+def deployments(engine: SlotHome) -> list[dict[str, Any]]:
     done = retrain_worker("deployments", "--json", "--home", engine.home)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def events_of(engine):
+def events_of(engine: SlotHome) -> list[str]:
     with StateDb(engine.home / "state/state.db", read_only=True) as state:
         return [row.event.event_type for row in state.pending_events(99)]
 
 
-def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_model(engine):
+def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_model(engine: SlotHome) -> None:
     done = rolled_back(engine, "--reason", "loses money")
 
     assert (done.returncode, engine.named()) == (0, engine.path_of(1)), done.stderr
@@ -70,7 +81,7 @@ def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_mod
     assert not list(engine.home.glob("models/slot_requests/*"))
 
 
-def test_beside_a_running_daemon_the_daemon_does_it(engine, daemon):
+def test_beside_a_running_daemon_the_daemon_does_it(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
     daemon(REDIS_URL=REDIS_DOWN)
     done = rolled_back(engine)
 
@@ -78,7 +89,7 @@ def test_beside_a_running_daemon_the_daemon_does_it(engine, daemon):
     assert events_of(engine) == ["model.rolled_back"]
 
 
-def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine, daemon):
+def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN, ENGINE_CONFIRM="event", ENGINE_CONFIRM_TIMEOUT_S=600)
     waiting = ordered(engine, "--json")
     wait_for(lambda: engine.named() == engine.path_of(1), what="the swap")
@@ -89,7 +100,7 @@ def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine, daemon):
     assert events_of(engine) == ["model.rolled_back"]
 
 
-def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine, daemon):
+def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN)
     running.send(signal.SIGSTOP)
     waiting = ordered(engine)
@@ -102,7 +113,9 @@ def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine, daemon):
     assert (engine.named(), events_of(engine)) == (engine.path_of(1), ["model.rolled_back"])
 
 
-def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(engine, daemon):
+def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(
+    engine: SlotHome, daemon: Callable[..., Daemon]
+) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN)
     waiting = ordered(engine)
     wait_for(
@@ -119,7 +132,7 @@ def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(engine, daemo
     assert not list(engine.home.rglob(".retrain-worker.*"))
 
 
-def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine):
+def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine: SlotHome) -> None:
     done = rolled_back(engine, ENGINE_CONFIRM="event")
 
     assert (done.returncode, engine.named()) == (1, engine.path_of(1))
@@ -135,7 +148,12 @@ def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine):
         (VERSIONS[0], "change", "the file was changed"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(engine, version, spoil, told):
+def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(
+    engine: SlotHome,
+    version: Any,
+    spoil: str | None,
+    told: str,
+) -> None:
     before = engine.env_file.read_bytes()
     model = engine.path_of(0)
     if spoil == "delete":
@@ -152,7 +170,9 @@ def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(e
     assert (len(deployments(engine)), events_of(engine)) == (3, [])
 
 
-def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(engine, daemon):
+def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(
+    engine: SlotHome, daemon: Callable[..., Daemon]
+) -> None:
     for start in (lambda: None, lambda: daemon(REDIS_URL=REDIS_DOWN)):
         start()
         engine.write_line(engine.path_of(0))
@@ -162,7 +182,9 @@ def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(engine, daem
         assert [one["kind"] for one in deployments(engine)[:2]] == ["rollback", "external"]
 
 
-def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(engine, daemon):
+def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(
+    engine: SlotHome, daemon: Callable[..., Daemon]
+) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN)
     engine.write_line(engine.path_of(0))
     running.wait_for_event("slot_changed_externally")

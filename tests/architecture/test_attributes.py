@@ -39,13 +39,13 @@ def late_attributes(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.name}.{name}" for name in set(attributes_set_in(method)) - declared)
 
 
-def test_a_late_attribute_is_found():
+def test_a_late_attribute_is_found() -> None:
     code = "class A:\n def __init__(self):\n  self.a = 1\n def f(self):\n  self.a, self.b = 1, 2"
 
     assert list(late_attributes(ast.parse(code))) == ["A.b"]
 
 
-def test_no_attribute_appears_outside_a_constructor():
+def test_no_attribute_appears_outside_a_constructor() -> None:
     modules = set(PACKAGE.rglob("*.py")) - {EXEMPT}
     late = [f"{path.name}: {name}" for path in modules for name in late_attributes(ast.parse(path.read_text()))]
 

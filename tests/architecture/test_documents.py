@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BASES = (ROOT, ROOT / "retrain_worker", ROOT / "tests")
 
 
-def test_every_relative_link_resolves():
+def test_every_relative_link_resolves() -> None:
     broken = [
         (page.name, target)
         for page in PAGES
@@ -26,7 +26,7 @@ def test_every_relative_link_resolves():
     assert broken == []
 
 
-def test_every_module_that_is_named_exists():
+def test_every_module_that_is_named_exists() -> None:
     missing = [
         (page.name, path)
         for page in PAGES
@@ -37,7 +37,7 @@ def test_every_module_that_is_named_exists():
     assert missing == []
 
 
-def test_every_module_that_the_code_names_exists():
+def test_every_module_that_the_code_names_exists() -> None:
     code = [path for folder in ("retrain_worker", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     missing = [
         (file.name, path)
@@ -49,14 +49,14 @@ def test_every_module_that_the_code_names_exists():
     assert missing == []
 
 
-def test_every_test_that_is_named_exists():
+def test_every_test_that_is_named_exists() -> None:
     tests = {path.stem for path in (ROOT / "tests").rglob("*.py")}
     missing = [(page.name, name) for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())]
 
     assert [each for each in missing if each[1] not in tests] == []
 
 
-def test_every_setting_that_is_named_exists():
+def test_every_setting_that_is_named_exists() -> None:
     known = {*settings.load({}).names, *names.RENAMED}
     prefix = r"(?:GATE|SHADOW|PROBATION|TRIAL|ENGINE|REDIS|KEEP|MAX|MIN|STAGE|WORKER|CHILD|WARN|TRAIN|LABEL)"
     missing = [
@@ -69,19 +69,19 @@ def test_every_setting_that_is_named_exists():
     assert missing == []
 
 
-def test_the_diagram_of_states_shows_every_move_of_a_run():
+def test_the_diagram_of_states_shows_every_move_of_a_run() -> None:
     shown = set(re.findall(r"^ +(\w+) --> (\w+)", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
 
     assert shown == {(stage, after) for stage, moves in MOVES.items() for after in moves}
 
 
-def test_the_contract_of_the_swap_names_every_state_of_a_deployment():
+def test_the_contract_of_the_swap_names_every_state_of_a_deployment() -> None:
     rows = re.findall(r"^\| ([A-Z_]+) \|", (ROOT / "docs/contracts/swap.md").read_text(), re.MULTILINE)
 
     assert set(rows) == set(DeploymentState)
 
 
-def test_the_contract_of_the_command_line_names_every_key_of_a_result():
+def test_the_contract_of_the_command_line_names_every_key_of_a_result() -> None:
     at = datetime(2026, 1, 10, tzinfo=UTC)
     run = Run(run_id="20260110_000000", requested_by="once", request_reason="", created_at=at, updated_at=at)
     named = set(re.findall(r"`(\w+)`", (ROOT / "docs/contracts/command-line.md").read_text()))

@@ -45,12 +45,12 @@ def gates_section() -> str:
 FILES = {ROOT / "README.md": readme_section, ROOT / "docs/contracts/gates.md": gates_section}
 
 
-def test_the_documents_show_the_gates_as_they_are_declared():
+def test_the_documents_show_the_gates_as_they_are_declared() -> None:
     for path, section in FILES.items():
         assert SECTION.findall(path.read_text()) == [section()], f"{path}: python -m {__name__} writes it"
 
 
-def test_the_settings_of_the_gates_are_those_of_the_example_file():
+def test_the_settings_of_the_gates_are_those_of_the_example_file() -> None:
     example = (ROOT / "etc/quantum/retraining-worker.env").read_text()
 
     for gate in decision.GATES:
@@ -58,7 +58,7 @@ def test_the_settings_of_the_gates_are_those_of_the_example_file():
             assert f"\n#{setting(name)}\n" in example
 
 
-def test_the_method_of_each_gate_is_documented():
+def test_the_method_of_each_gate_is_documented() -> None:
     methods = SECTION.sub("", (ROOT / "docs/contracts/gates.md").read_text())
 
     assert re.findall(r"^\| (?!gate)([a-z ]+) \|", methods, re.MULTILINE) == [gate.name for gate in decision.GATES]

@@ -16,7 +16,7 @@ def logged_names() -> set[str]:
     return {name for text in texts for found in LOGGED.findall(text) for name in found if name}
 
 
-def test_every_event_that_is_logged_is_documented():
+def test_every_event_that_is_logged_is_documented() -> None:
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/operations.md").read_text()))
     names = logged_names()
 

@@ -34,11 +34,11 @@ def actual_imports() -> dict[str, set[str]]:
     return found
 
 
-def test_the_table_of_packages_states_what_each_package_imports():
+def test_the_table_of_packages_states_what_each_package_imports() -> None:
     assert documented_imports() == actual_imports()
 
 
-def test_the_layers_name_every_package_of_the_table():
+def test_the_layers_name_every_package_of_the_table() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     named = {name.strip() for layer in layers for name in layer.split("|")}
@@ -46,7 +46,7 @@ def test_the_layers_name_every_package_of_the_table():
     assert named - {"__main__"} == set(documented_imports())
 
 
-def test_benchmarks_have_no_import_cycle():
+def test_benchmarks_have_no_import_cycle() -> None:
     """They are scripts that import each other by bare names, which import-linter does not see."""
     trees = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "benchmarks").glob("*.py")}
     imports = {
@@ -69,31 +69,31 @@ def test_benchmarks_have_no_import_cycle():
     TopologicalSorter(imports).prepare()
 
 
-def test_every_stage_has_a_module_of_its_name():
+def test_every_stage_has_a_module_of_its_name() -> None:
     assert all((PACKAGE / "stages" / f"{stage.lower()}.py").exists() for stage in Stage)
     assert set(STAGES) == set(Stage)
 
 
-def test_every_outcome_can_be_reached():
+def test_every_outcome_can_be_reached() -> None:
     reachable = set().union(*MOVES.values()) | ALWAYS_ALLOWED
 
     assert set(Outcome) <= reachable
 
 
-def test_the_daemon_imports_neither_torch_nor_numpy():
+def test_the_daemon_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, retrain_worker.daemon.service; print(sorted({'torch', 'numpy', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
 
 
-def test_weights_only_is_never_turned_off():
+def test_weights_only_is_never_turned_off() -> None:
     loads = [path for path in PACKAGE.rglob("*.py") if "weights_only=False" in path.read_text()]
 
     assert loads == []
 
 
-def test_every_module_has_a_docstring():
+def test_every_module_has_a_docstring() -> None:
     silent = [path for path in PACKAGE.rglob("*.py") if not path.read_text().lstrip("r").startswith('"""')]
 
     assert silent == []

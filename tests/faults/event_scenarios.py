@@ -14,16 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import redis
 from redis.exceptions import RedisError
 
-from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.outbox_relay import Relay, RelayReport
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.domain.events import EventType, stream_of
+from retrain_worker.domain.events import Event, EventType, stream_of
 from retrain_worker.redis_client import connect
 from retrain_worker.serving import ModelEvents, event_reader
 from retrain_worker.serving.io_drivers import drive
-from tests.redis_world import Clock, LossyWire, RedisDiedError, RedisServer, a_promotion, an_event, enqueue
+from tests.redis_world import Clock, LossyWire, RedisDiedError, RedisServer, a_promotion, an_event, enqueue, entries_of
 
 SKIPPED, PROMOTED = stream_of(EventType.SKIPPED), stream_of(EventType.PROMOTED)
 STREAMS = tuple(stream_of(kind) for kind in EventType)
@@ -56,22 +58,24 @@ class Scene:
     folder: Path
     server: RedisServer
     clock: Clock = field(default_factory=Clock)
-    enqueued: list = field(default_factory=list)
-    handled: list = field(default_factory=list)
-    problems: dict = field(default_factory=dict)
-    notices: list = field(default_factory=list)
+    enqueued: list[Event] = field(default_factory=list)
+    handled: list[str] = field(default_factory=list)
+    problems: dict[str, None] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    #: of a scenario that ends on a server of its own
+    ended: Tally | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.outbox = StateDb(self.folder / "state.db")
         self.url = self.server.url
         self.relay = Relay(self.server.client(), self.outbox, self.clock)
-        self.consumer = None
+        self.consumer: ModelEvents | None = None
 
-    def connect(self, url, **options):
+    def connect(self, url: str, **options: Any) -> None:
         """The relay's way to Redis from now on; a new process of ours."""
         self.relay = Relay(self.server.client(url, **options), self.outbox, self.clock)
 
-    def happen(self, count, *, seconds_apart=0.0):
+    def happen(self, count: int, *, seconds_apart: float = 0.0) -> None:
         """Events happen; every fifth is a promotion."""
         for _ in range(count):
             number = len(self.enqueued)
@@ -82,21 +86,21 @@ class Scene:
             if seconds_apart:
                 self.relay_once()
 
-    def relay_once(self):
+    def relay_once(self) -> RelayReport:
         report = self.relay.relay_once()
         if report.problem:
             self.problems[report.problem] = None
         self.notices += report.notices
         return report
 
-    def relay_all(self):
+    def relay_all(self) -> None:
         for _ in range(40):
             if not self.relay_once().pending and not self.relay_once().problem:
                 return
             self.clock.advance(31)
         raise AssertionError(f"still pending: {self.problems}")
 
-    def read(self):
+    def read(self) -> None:
         """The consumer handles what there is."""
         if self.consumer is None:
             self.consumer = ModelEvents(
@@ -108,24 +112,24 @@ class Scene:
             if event is not None:
                 self.handled.append(event.event_id)
                 self.consumer.acknowledge(event)
-            elif self._has_read_all():
+            elif self._has_read_all(self.consumer):
                 return
 
-    def _has_read_all(self):
+    def _has_read_all(self, consumer: ModelEvents) -> bool:
         """Whether the consumer knows each stream to its end. Redis says so, not a silence: this machine may be slow."""
-        reader = self.consumer._reader
+        reader = consumer._reader
         if not reader._is_ready or reader._waiting or reader._fresh:
             return False
         with contextlib.suppress(RedisError), contextlib.closing(connect(self.url)) as asked:
             return all(_is_read(asked, stream) for stream in reader._policy.streams)
         return False
 
-    def restart_consumer(self):
+    def restart_consumer(self) -> None:
         if self.consumer is not None:
             self.consumer.__exit__(None, None, None)
             self.consumer = None
 
-    def tally(self):
+    def tally(self) -> Tally:
         ours = {event.event_id: number for number, event in enumerate(self.enqueued)}
         client = self.server.client(self.url)
         found = {
@@ -144,51 +148,60 @@ class Scene:
             notices=tuple(dict.fromkeys(self.notices)),
         )
 
-    def close(self):
+    def close(self) -> None:
         self.restart_consumer()
         self.outbox.close()
         self.server.remove()
 
 
-def _is_read(client, stream):
+def _is_read(client: redis.Redis, stream: str) -> bool:
     last = next(
         (group["last-delivered-id"] for group in client.xinfo_groups(stream) if group["name"] == b"my_service"), None
     )
     return last is not None and not client.xrange(stream, b"(" + last, count=1)
 
 
-def _event_ids(client, stream):
+def _event_ids(client: redis.Redis, stream: str) -> list[str]:
     with contextlib.suppress(RedisError):
-        return [fields.get(b"event_id", b"").decode() for _, fields in client.xrange(stream)]
+        return [fields.get(b"event_id", b"").decode() for _, fields in entries_of(client, stream)]
     return []
 
 
-SCENARIOS: dict[str, Callable[[Scene], None]] = {}
+Act = Callable[[Scene], None]
 
 
-def scenario(row, title, *, starts=True, said=""):
-    """`said`: a part of what must be said meanwhile."""
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    act: Act
+    #: Redis runs when it begins
+    starts: bool
+    #: a part of what must be said meanwhile
+    said: str
 
-    def enter(function):
-        function.starts, function.said = starts, said
-        SCENARIOS[f"{row} {title}"] = function
-        return function
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(row: str, title: str, *, starts: bool = True, said: str = "") -> Callable[[Act], Act]:
+    def enter(act: Act) -> Act:
+        SCENARIOS[f"{row} {title}"] = Scenario(act=act, starts=starts, said=said)
+        return act
 
     return enter
 
 
 def play(name: str) -> Tally:
     """One scenario from beginning to end, in a world of its own."""
-    act = SCENARIOS[name]
+    scenario = SCENARIOS[name]
     folder = Path(tempfile.mkdtemp(prefix="events-"))
     server = RedisServer("--appendonly", "no", "--save", "")
-    if act.starts:
+    if scenario.starts:
         server.start()
     scene = Scene(folder=folder, server=server)
     block, event_reader.BLOCK_SECONDS = event_reader.BLOCK_SECONDS, 0.05
     try:
-        act(scene)
-        return scene.tally()
+        scenario.act(scene)
+        return scene.ended or scene.tally()
     finally:
         event_reader.BLOCK_SECONDS = block
         scene.close()
@@ -199,7 +212,7 @@ def play(name: str) -> Tally:
 
 
 @scenario("25", "Redis is down at the start", starts=False, said="cannot be reached")
-def down_at_start(scene):
+def down_at_start(scene: Scene) -> None:
     scene.happen(20, seconds_apart=1)
     scene.server.start()
     scene.relay_all()
@@ -207,7 +220,7 @@ def down_at_start(scene):
 
 
 @scenario("26", "Redis is down for 6 h", said="cannot be reached")
-def down_for_hours(scene):
+def down_for_hours(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
     scene.read()
@@ -220,7 +233,7 @@ def down_for_hours(scene):
 
 
 @scenario("26", "Redis restarts, cleanly, again and again", said="Redis was restarted")
-def restarts(scene):
+def restarts(scene: Scene) -> None:
     for _ in range(4):
         scene.happen(10)
         scene.relay_all()
@@ -235,7 +248,7 @@ def restarts(scene):
 
 
 @scenario("27", "the replies to the writes are lost, 3 times", said="cannot be reached")
-def lost_replies(scene):
+def lost_replies(scene: Scene) -> None:
     wire = LossyWire(scene.server)
     scene.connect(wire.url)
     wire.lose_replies(b"XADD", 3)
@@ -246,7 +259,7 @@ def lost_replies(scene):
 
 
 @scenario("27", "and our process is killed after each lost reply", said="cannot be reached")
-def lost_replies_and_death(scene):
+def lost_replies_and_death(scene: Scene) -> None:
     wire = LossyWire(scene.server)
     for _ in range(5):
         scene.happen(10)
@@ -260,7 +273,7 @@ def lost_replies_and_death(scene):
 
 
 @scenario("28", "Redis accepts and never answers", said="does not answer in time")
-def hangs(scene):
+def hangs(scene: Scene) -> None:
     wire = LossyWire(scene.server)
     scene.connect(wire.url, socket_timeout_seconds=0.1)
     scene.happen(5)
@@ -278,7 +291,7 @@ def hangs(scene):
 
 
 @scenario("29", "Redis is killed with snapshots only: an old RDB comes back", said="published again")
-def old_snapshot(scene):
+def old_snapshot(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
     scene.server.client().save()
@@ -294,7 +307,7 @@ def old_snapshot(scene):
 
 
 @scenario("29", "yesterday's RDB is put back by hand, and we restart too", said="published again")
-def restored_backup(scene):
+def restored_backup(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
     client = scene.server.client()
@@ -314,7 +327,7 @@ def restored_backup(scene):
 
 
 @scenario("30", "FLUSHALL", said="published again")
-def flushed(scene):
+def flushed(scene: Scene) -> None:
     scene.happen(40)
     scene.relay_all()
     scene.read()
@@ -326,7 +339,7 @@ def flushed(scene):
 
 
 @scenario("30", "FLUSHALL while the consumer is down", said="published again")
-def flushed_while_nobody_reads(scene):
+def flushed_while_nobody_reads(scene: Scene) -> None:
     scene.happen(40)
     scene.relay_all()
     scene.read()
@@ -339,7 +352,7 @@ def flushed_while_nobody_reads(scene):
 
 
 @scenario("31", "a stream is evicted (allkeys-lru)", said="may evict a whole stream")
-def evicted(scene):
+def evicted(scene: Scene) -> None:
     scene.happen(40)
     scene.relay_all()
     scene.read()
@@ -360,7 +373,7 @@ def evicted(scene):
 # ---------------------------------------------------------------- refuses
 
 
-def refused(scene, hurt, mend):
+def refused(scene: Scene, hurt: Callable[[redis.Redis], object], mend: Callable[[redis.Redis], object]) -> None:
     scene.happen(10)
     scene.relay_all()
     scene.read()
@@ -373,12 +386,12 @@ def refused(scene, hurt, mend):
 
 
 @scenario("32", "out of memory (OOM)", said="is out of memory")
-def out_of_memory(scene):
+def out_of_memory(scene: Scene) -> None:
     refused(scene, lambda c: c.config_set("maxmemory", 1), lambda c: c.config_set("maxmemory", 0))
 
 
 @scenario("32", "a read-only replica (READONLY)", said="is a read-only replica")
-def read_only(scene):
+def read_only(scene: Scene) -> None:
     refused(
         scene,
         lambda c: c.execute_command("REPLICAOF", "127.0.0.1", "1"),
@@ -387,16 +400,16 @@ def read_only(scene):
 
 
 @scenario("32", "too few replicas (NOREPLICAS)", said="too few replicas")
-def too_few_replicas(scene):
+def too_few_replicas(scene: Scene) -> None:
     refused(
         scene, lambda c: c.config_set("min-replicas-to-write", 1), lambda c: c.config_set("min-replicas-to-write", 0)
     )
 
 
 @scenario("32", "snapshots fail (MISCONF)", said="cannot save to its disk")
-def failing_snapshots(scene):
-    def hurt(client):
-        Path(client.config_get("dir")["dir"]).rmdir()
+def failing_snapshots(scene: Scene) -> None:
+    def hurt(client: redis.Redis) -> None:
+        Path(str(client.config_get("dir")["dir"])).rmdir()
         client.config_set("save", "3600 1")
         client.set("something", "changed")
         client.bgsave()
@@ -407,7 +420,7 @@ def failing_snapshots(scene):
 
 
 @scenario("32", "Redis is loading (LOADING)", said="is still loading")
-def loading(scene):
+def loading(scene: Scene) -> None:
     client = scene.server.client()
     scene.happen(10)
     scene.relay_all()
@@ -427,7 +440,7 @@ def loading(scene):
 
 
 @scenario("32", "failing over to a replica that lacks the newest entries", starts=False, said="published again")
-def failing_over(scene):
+def failing_over(scene: Scene) -> None:
     _start_on_a_port(scene.server)
     replica = RedisServer("--appendonly", "no", "--save", "").start()
     address = scene.folder / "address"
@@ -454,14 +467,13 @@ def failing_over(scene):
         scene.happen(5)
         scene.relay_all()
         scene.read()
-        ended = scene.tally()
-        scene.tally = lambda: ended
+        scene.ended = scene.tally()
     finally:
         scene.restart_consumer()
         replica.remove()
 
 
-def _start_on_a_port(server):
+def _start_on_a_port(server: RedisServer) -> RedisServer:
     """A free one: which somebody else may have taken before Redis does."""
     while True:
         with socket.socket() as found:
@@ -472,7 +484,7 @@ def _start_on_a_port(server):
 
 
 @scenario("33", "the stream's key is of another type (WRONGTYPE)", said="is of another type")
-def wrong_type(scene):
+def wrong_type(scene: Scene) -> None:
     client = scene.server.client()
     client.set(SKIPPED, "theirs")
     scene.happen(20, seconds_apart=31)
@@ -483,7 +495,7 @@ def wrong_type(scene):
 
 
 @scenario("34", "a wrong password", said="refuses the user or password")
-def wrong_password(scene):
+def wrong_password(scene: Scene) -> None:
     scene.server.client().config_set("requirepass", "the-right-one")
     scene.connect(f"unix://:s3cret-word@{scene.server.socket}")
     scene.happen(20, seconds_apart=31)
@@ -496,7 +508,7 @@ def wrong_password(scene):
 
 
 @scenario("34", "no permission to write (NOPERM)", said="extend the ACL")
-def no_permission(scene):
+def no_permission(scene: Scene) -> None:
     client = scene.server.client()
     client.execute_command("ACL", "SETUSER", "worker", "on", ">s3cret-word", "~quantum:*", "+@all", "-xadd")
     scene.connect(f"unix://worker:s3cret-word@{scene.server.socket}")
@@ -510,7 +522,7 @@ def no_permission(scene):
 
 
 @scenario("35", "our clock goes back 1 h, and somebody's entry is an hour ahead")
-def clock_goes_back(scene):
+def clock_goes_back(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
     scene.clock.advance(-3600)
@@ -525,7 +537,7 @@ def clock_goes_back(scene):
 
 
 @scenario("36", "what a consumer has pending is older than 30 days")
-def old_and_pending(scene):
+def old_and_pending(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
     client = scene.server.client()
@@ -539,7 +551,7 @@ def old_and_pending(scene):
 
 
 @scenario("37", "the consumer's group is destroyed")
-def group_destroyed(scene):
+def group_destroyed(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
     scene.read()
@@ -551,7 +563,7 @@ def group_destroyed(scene):
 
 
 @scenario("38", "Redis is too old for IDMP: our own ids", said="IDMP")
-def too_old(scene):
+def too_old(scene: Scene) -> None:
     client = scene.server.client()
     version = client.info("server")["redis_version"]
     with contextlib.suppress(RedisError):

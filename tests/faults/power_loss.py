@@ -15,9 +15,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.faults import slot_scene
 from tests.faults.slot_scene import Scene
@@ -140,7 +141,7 @@ def _apply(naming: Naming, names: dict[str, Inode]) -> None:
             names[path] = inode
 
 
-def _combinations(choices: Sequence[tuple], chance: random.Random) -> Iterator[tuple]:
+def _combinations(choices: Sequence[tuple[Any, ...]], chance: random.Random) -> Iterator[tuple[Any, ...]]:
     """All of them, or where they are too many: all lost, all done, each prefix, each alone, each left out, random."""
     num_all = 1
     for options in choices:
@@ -200,28 +201,33 @@ def replayed(disk: Disk, lines: Sequence[str], root: Path) -> Iterator[str]:
             paths = [text.decode() for text in texts]
             if not paths[0].startswith(str(root)):
                 continue
-            {"rename": disk.renamed, "renameat2": disk.exchanged, "unlink": disk.unlinked}[call](*paths)
+            changes: dict[str, Callable[..., None]] = {
+                "rename": disk.renamed,
+                "renameat2": disk.exchanged,
+                "unlink": disk.unlinked,
+            }
+            changes[call](*paths)
             yield call
         elif fd not in files:
             continue
         elif call == "close":
             del files[fd]
         elif call in ("fsync", "fdatasync"):
-            path, inode = files[fd]
-            if inode is None:
+            path, synced = files[fd]
+            if synced is None:
                 disk.directory_synced(path)
             else:
-                disk.synced(inode)
+                disk.synced(synced)
             yield call
         else:
-            inode = files[fd][1]
-            assert inode is not None, line
+            written = files[fd][1]
+            assert written is not None, line
             if call == "ftruncate":
-                inode.pending.append(Change(int(said.rpartition(",")[2]), None))
+                written.pending.append(Change(int(said.rpartition(",")[2]), None))
             else:
                 offset = int(said.rpartition(",")[2]) if call == "pwrite64" else positions[fd]
                 positions[fd] = offset + result
-                inode.pending.append(Change(offset, texts[0][:result]))
+                written.pending.append(Change(offset, texts[0][:result]))
             yield call
 
 

@@ -12,7 +12,7 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.redis_client import connect
 
 
-def main(state_db, redis_url):
+def main(state_db: str, redis_url: str) -> None:
     with StateDb(Path(state_db)) as outbox:
         relay = Relay(connect(redis_url), outbox, lambda: datetime.now(UTC))
         while relay.relay_once(at_once=True).pending:

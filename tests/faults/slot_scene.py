@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from retrain_worker import durable_file
 from retrain_worker.adapters.artifact_store import ArtifactStore
@@ -31,6 +32,7 @@ from retrain_worker.domain.worker_protocol import Done, VerifyResult
 from retrain_worker.stages.advance import advance, resume
 from retrain_worker.stages.ports import Policies, StageContext
 from retrain_worker.stages.slot_requests import carry_out
+from tests.fakes import FakeConfirmations
 from tests.run_facts import gate_facts, train_facts
 
 OLDER, OLD = "patchtst_v20260107_120000", "patchtst_v20260108_120000"
@@ -55,7 +57,7 @@ class Clock:
 class NobodyToVerify:
     """Stands in for the worker: what the slot has hashed is sound."""
 
-    def result_of(self, stage, run_dir, request):
+    def result_of(self, stage: str, run_dir: Path, request: Any) -> Done:
         return Done(result=VerifyResult(sha256=request.expected_sha256, canary_error=0.0))
 
 
@@ -135,6 +137,7 @@ def work(scene: Scene, clock: Callable[[], datetime] | None = None) -> None:
     """Start, heal, finish, as the daemon does."""
     with StateLock(scene.root / "state"), StateDb(scene.root / "state/state.db") as store:
         context = world_of(scene, store, clock or Clock())
+        assert isinstance(context.slot, ModelSlot)
         context.slot.sweep()
         while (request := store.waiting_slot_request()) is not None:
             carry_out(request, context)
@@ -177,7 +180,7 @@ def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> Sta
         verifier=NobodyToVerify(),
         slot=slot,
         folders=folders,
-        confirmations=None,
+        confirmations=FakeConfirmations(),
         policies=policies,
         now=clock,
     )

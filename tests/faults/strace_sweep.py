@@ -129,7 +129,7 @@ class Point:
 class Tally:
     """What was tried, and every violation."""
 
-    tried: Counter = field(default_factory=Counter)
+    tried: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     #: told now and then how far it is
     progress: TextIO | None = None
@@ -253,7 +253,7 @@ class Bench:
         """The calls of the work on what stands there now; it is done then."""
         code, said = forked(lambda: slot_scene.work(self.scene), trace=CALLS, options=("-y", "-o", str(self._trace)))
         assert code == 0, said
-        counts: Counter = Counter()
+        counts: Counter[str] = Counter()
         found = []
         for line in self._trace.read_text(errors="replace").splitlines():
             if named := re.match(r"(\w+)\(", line):

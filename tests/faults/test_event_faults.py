@@ -6,7 +6,7 @@ from tests.faults.event_scenarios import SCENARIOS, play
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_is_lost_and_nothing_comes_twice(name):
+def test_nothing_is_lost_and_nothing_comes_twice(name: str) -> None:
     tally = play(name)
 
     assert tally.enqueued == tally.distinct == tally.in_stream, tally

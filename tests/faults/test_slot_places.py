@@ -9,7 +9,9 @@ import pwd
 import shutil
 import tempfile
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ class NoNamespaceError(Exception):
 class Place:
     """Directories of an engine and a candidate, in a folder that every user can enter."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.models, self.etc, self.run = (root / name for name in ("models", "etc", "run"))
         for directory in (self.models, self.etc, self.run):
             directory.mkdir()
@@ -45,20 +47,22 @@ class Place:
         checksum_file(self.candidate).write_text(checksum_line(self.candidate, self.sha256))
         manifest_file(self.candidate).write_text("{}")
 
-    def swapped(self):
+    def swapped(self) -> str:
         published = self.slot.publish(self.candidate, expected_sha256=self.sha256)
         self.slot.point_to(published, expected_sha256=self.sha256, replacing=Path("/old/patchtst.pth"))
-        return self.slot.current_path().name
+        named = self.slot.current_path()
+        assert named is not None
+        return named.name
 
-    def problems(self):
+    def problems(self) -> str:
         return " ".join(f"{finding} -> {remedy}" for finding, remedy in self.slot.problems())
 
-    def leftovers(self):
+    def leftovers(self) -> list[str]:
         return [path.name for path in self.etc.iterdir() if path.name.startswith(durable_file.TEMPORARY_PREFIX)]
 
 
 @pytest.fixture
-def place():
+def place() -> Iterator[Place]:
     # not tmp_path: its parents are closed to others
     root = Path(tempfile.mkdtemp(prefix="retrain-place-"))
     root.chmod(0o755)
@@ -66,7 +70,7 @@ def place():
     shutil.rmtree(root)
 
 
-def elsewhere(*acts, user=None):
+def elsewhere(*acts: Callable[[], object], user: str | None = None) -> str:
     """What the last of `acts` says, done in a fork: an error of ours as its kind and text."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -97,36 +101,36 @@ def elsewhere(*acts, user=None):
     return said
 
 
-def _enter_own_namespace():
+def _enter_own_namespace() -> None:
     if _LIBC.unshare(_NEW_NAMESPACE) != 0:
         raise NoNamespaceError(os.strerror(ctypes.get_errno()))
     mount("none", "/", "", _RECURSIVE | _PRIVATE)
 
 
-def mount(what, where, kind, flags, options=""):
+def mount(what: str | Path, where: str | Path, kind: str, flags: int, options: str = "") -> None:
     done = _LIBC.mount(os.fsencode(what), os.fsencode(where), kind.encode(), flags, options.encode())
     if done != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(where))
 
 
-def _become(user):
+def _become(user: str) -> None:
     entry = pwd.getpwnam(user)
     os.setgroups([])
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
 
 
-def given_to_nobody(place):
+def given_to_nobody(place: Place) -> None:
     entry = pwd.getpwnam("nobody")
     for path in (place.models, place.etc, place.run, *place.etc.iterdir(), *place.run.iterdir()):
         os.chown(path, entry.pw_uid, entry.pw_gid)
 
 
-def test_a_disk_without_room_for_the_model_is_named_before_anything_is_written(place):
-    def full():
+def test_a_disk_without_room_for_the_model_is_named_before_anything_is_written(place: Place) -> None:
+    def full() -> None:
         mount("none", place.models, "tmpfs", 0, "size=1m")
 
-    def tried():
+    def tried() -> Any:
         try:
             return place.swapped()
         except RetrainError as error:
@@ -138,13 +142,13 @@ def test_a_disk_without_room_for_the_model_is_named_before_anything_is_written(p
     assert said.endswith("free space on this file system [] True")
 
 
-def test_a_full_disk_beside_the_env_file_leaves_it_alone_until_there_is_room(place):
-    def full():
+def test_a_full_disk_beside_the_env_file_leaves_it_alone_until_there_is_room(place: Place) -> None:
+    def full() -> None:
         mount("none", place.etc, "tmpfs", 0, "size=8k")
         place.env_file.write_bytes(ENV)
         (place.etc / "ballast").write_bytes(bytes(4096))
 
-    def tried():
+    def tried() -> str:
         try:
             place.swapped()
         except RetrainError as error:
@@ -155,8 +159,8 @@ def test_a_full_disk_beside_the_env_file_leaves_it_alone_until_there_is_room(pla
     assert elsewhere(full, tried) == f"DiskFullError True [], then {place.candidate.name}"
 
 
-def test_a_read_only_directory_is_named_with_its_remedy(place):
-    def made_read_only():
+def test_a_read_only_directory_is_named_with_its_remedy(place: Place) -> None:
+    def made_read_only() -> None:
         mount(place.etc, place.etc, "", _BIND)
         mount("none", place.etc, "", _REMOUNT | _BIND | _READ_ONLY)
 
@@ -166,8 +170,8 @@ def test_a_read_only_directory_is_named_with_its_remedy(place):
     assert place.env_file.read_bytes() == ENV
 
 
-def test_an_env_file_that_is_a_mount_point_is_neither_replaced_nor_written_in_place(place):
-    def mounted():
+def test_an_env_file_that_is_a_mount_point_is_neither_replaced_nor_written_in_place(place: Place) -> None:
+    def mounted() -> None:
         mount(place.env_file, place.env_file, "", _BIND)
 
     assert f"mount point of its own, so it cannot be replaced -> grant its directory: ReadWritePaths={place.etc}" in (
@@ -179,25 +183,25 @@ def test_an_env_file_that_is_a_mount_point_is_neither_replaced_nor_written_in_pl
     assert (place.env_file.read_bytes(), place.leftovers()) == (ENV, [])
 
 
-def not_ours(place):
+def not_ours(place: Place) -> None:
     os.chown(place.env_file, 0, -1)
 
 
-def not_ours_in_a_sticky_directory(place):
+def not_ours_in_a_sticky_directory(place: Place) -> None:
     os.chown(place.etc, 0, 0)
     place.etc.chmod(0o1777)
     os.chown(place.env_file, 0, -1)
 
 
-def of_a_group_that_we_are_not_in(place):
+def of_a_group_that_we_are_not_in(place: Place) -> None:
     os.chown(place.env_file, -1, 0)
 
 
-def marked_read_only(place):
+def marked_read_only(place: Place) -> None:
     place.env_file.chmod(0o444)
 
 
-def in_a_closed_directory(place):
+def in_a_closed_directory(place: Place) -> None:
     place.etc.chmod(0o555)
 
 
@@ -211,7 +215,12 @@ def in_a_closed_directory(place):
         (in_a_closed_directory, "cannot write here", "a rename needs the directory"),
     ],
 )
-def test_what_is_not_ours_to_write_is_left_alone_and_was_found_before(place, put, told, found):
+def test_what_is_not_ours_to_write_is_left_alone_and_was_found_before(
+    place: Place,
+    put: Callable[[Place], None],
+    told: str,
+    found: str,
+) -> None:
     given_to_nobody(place)
     put(place)
     before = place.env_file.stat()
@@ -224,7 +233,7 @@ def test_what_is_not_ours_to_write_is_left_alone_and_was_found_before(place, put
     assert found in elsewhere(place.problems, user="nobody")
 
 
-def test_our_own_file_in_a_sticky_directory_of_root_is_replaced_and_stays_ours(place):
+def test_our_own_file_in_a_sticky_directory_of_root_is_replaced_and_stays_ours(place: Place) -> None:
     given_to_nobody(place)
     os.chown(place.etc, 0, 0)
     place.etc.chmod(0o1777)

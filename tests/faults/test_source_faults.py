@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,10 @@ CALLS, ROWS, DONE, FAILED = ("openat", "pread64", "read"), 600, 0, 1
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_an_error_of_the_disk_at_any_read_ends_the_reading_or_costs_no_row(tmp_path, journal):
+def test_an_error_of_the_disk_at_any_read_ends_the_reading_or_costs_no_row(tmp_path: Path, journal: str) -> None:
     path, trace = make_database(tmp_path / "trader.db", make_rows(ROWS), journal=journal), tmp_path / "trace"
 
-    def read():
+    def read() -> None:
         found = sum(len(page.id) for page in read_pages(url_of(path), busy_timeout_seconds=1.0))
         os.write(2, f"{found} rows".encode())
 
@@ -35,9 +36,10 @@ def test_an_error_of_the_disk_at_any_read_ends_the_reading_or_costs_no_row(tmp_p
         assert (code, said) == (DONE, f"{ROWS} rows") or code == FAILED, (call, number, said)
 
 
-def _calls_on(path, traced):
+def _calls_on(path: str, traced: str) -> list[tuple[str, int]]:
     """Each call that names the file, and the how manieth of its kind it is."""
-    counts, found = Counter(), []
+    counts: Counter[str] = Counter()
+    found = []
     for line in traced.splitlines():
         if named := re.match(r"(\w+)\(", line):
             counts[named[1]] += 1

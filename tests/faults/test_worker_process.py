@@ -7,11 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
 
+from retrain_worker import durable_file
 from retrain_worker.adapters import worker_process
 from retrain_worker.adapters.worker_process import WorkerProcesses
 from retrain_worker.domain.audit_findings import AuditVerdict
@@ -50,13 +54,13 @@ def leave(text=None):
 class Nursery:
     """Runs scripts as workers, and knows which processes they left."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.run_dir = root / "20260110_033000"
         self.run_dir.mkdir()
         self.request = AuditRequest(run_id="20260110_033000", run_dir=str(self.run_dir), policy=DataPolicy(), now="now")
-        self.started = []
+        self.started: list[WorkerProcesses] = []
 
-    def workers(self, script, **settings):
+    def workers(self, script: str, **settings: Any) -> WorkerProcesses:
         path = self.run_dir / "worker.py"
         path.write_text(HEAD + script)
         settings = {"deadline_seconds": dict.fromkeys(Stage, 60.0), "grace_seconds": 5.0, **settings}
@@ -64,17 +68,17 @@ class Nursery:
         self.started.append(made)
         return made
 
-    def ask(self, workers, stage=Stage.AUDIT, request=None):
+    def ask(self, workers: WorkerProcesses, stage: Stage = Stage.AUDIT, request: AuditRequest | None = None) -> Any:
         return workers.result_of(stage, self.run_dir, request or self.request)
 
-    def end_of(self, workers, **what):
+    def end_of(self, workers: WorkerProcesses, **what: Any) -> Any:
         until = time.monotonic() + 120
         while isinstance(answer := self.ask(workers, **what), Working):
             assert time.monotonic() < until, "the worker never ended"
             time.sleep(0.01)
         return answer
 
-    def living(self):
+    def living(self) -> list[int]:
         """Processes that work for this run."""
         found = []
         for process in psutil.process_iter(["pid", "cmdline", "status"]):
@@ -85,7 +89,7 @@ class Nursery:
 
 
 @pytest.fixture
-def nursery(tmp_path):
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
     nursery = Nursery(tmp_path)
     yield nursery
     for workers in nursery.started:
@@ -93,14 +97,14 @@ def nursery(tmp_path):
     assert nursery.living() == []
 
 
-def wait_for(condition):
+def wait_for(condition: Callable[[], object]) -> None:
     until = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < until, "it never came true"
         time.sleep(0.01)
 
 
-def test_a_result_is_given_as_its_dataclass(nursery):
+def test_a_result_is_given_as_its_dataclass(nursery: Nursery) -> None:
     workers = nursery.workers("leave()")
     assert isinstance(nursery.ask(workers), Working)
     assert workers.is_running
@@ -108,27 +112,27 @@ def test_a_result_is_given_as_its_dataclass(nursery):
     assert not workers.is_running
 
 
-def test_the_same_request_is_answered_again_without_a_start_also_after_a_restart(nursery):
+def test_the_same_request_is_answered_again_without_a_start_also_after_a_restart(nursery: Nursery) -> None:
     assert nursery.end_of(nursery.workers("leave()")) == Done(result=RESULT)
     later = nursery.workers("raise SystemExit('started again')")
     assert nursery.ask(later) == Done(result=RESULT)
     assert later.pid is None
 
 
-def test_another_request_is_not_answered_with_an_old_result(nursery):
+def test_another_request_is_not_answered_with_an_old_result(nursery: Nursery) -> None:
     assert nursery.end_of(nursery.workers("leave()")) == Done(result=RESULT)
     other = AuditRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(min_samples=7), now="now")
     assert isinstance(nursery.end_of(nursery.workers("sys.exit(9)"), request=other), Broken)
 
 
-def test_the_worker_gets_its_request_which_only_we_can_read(nursery):
+def test_the_worker_gets_its_request_which_only_we_can_read(nursery: Nursery) -> None:
     workers = nursery.workers("json.load(open(request))['request']['run_id'] == '20260110_033000' and leave()")
     assert isinstance(nursery.end_of(workers), Done)
     (request,) = nursery.run_dir.glob("audit.*.request.json")
     assert request.stat().st_mode & 0o777 == 0o600
 
 
-def test_progress_is_the_sentence_while_it_works_and_garbage_on_stdout_is_ignored(nursery):
+def test_progress_is_the_sentence_while_it_works_and_garbage_on_stdout_is_ignored(nursery: Nursery) -> None:
     script = """
 print('{"message": "epoch 3 of 40"}'); print('{broken'); print("not json", flush=True)
 print('{"message": "epoch 4 of 40", "fields": {"epoch": 4}}', flush=True)
@@ -159,7 +163,7 @@ sys.stdin.read()
         ("leave(); sys.exit(3)", "its exit status reports an error"),
     ],
 )
-def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery, script, said):
+def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery: Nursery, script: str, said: str) -> None:
     workers = nursery.workers(script, result_limit_bytes=200_000)
     answer = nursery.end_of(workers)
     assert isinstance(answer, Broken)
@@ -178,14 +182,16 @@ def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery, scrip
         ("BaseException", WorkerFailedError),
     ],
 )
-def test_the_error_of_the_worker_is_the_error_of_the_daemon(nursery, kind, expected):
+def test_the_error_of_the_worker_is_the_error_of_the_daemon(
+    nursery: Nursery, kind: str, expected: type[Exception]
+) -> None:
     error = {"kind": "error", "error": {"kind": kind, "what": "so it is", "where": "there", "remedy": "do that"}}
     answer = nursery.end_of(nursery.workers(f"leave({json.dumps(error)!r}); sys.exit(3)"))
     assert type(answer.error) is expected
     assert str(answer.error) == "there: so it is; do that"
 
 
-def test_after_an_error_the_same_request_starts_again(nursery):
+def test_after_an_error_the_same_request_starts_again(nursery: Nursery) -> None:
     workers = nursery.workers(
         'leave(\'{"kind": "error", "error": {"kind": "DiskFullError", "what": "full"}}\') or sys.exit(3) '
         "if not os.path.exists('tried') and not open('tried', 'w').close() else leave()"
@@ -194,7 +200,7 @@ def test_after_an_error_the_same_request_starts_again(nursery):
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_an_error_that_an_earlier_worker_has_left_is_not_taken_for_this_one(nursery):
+def test_an_error_that_an_earlier_worker_has_left_is_not_taken_for_this_one(nursery: Nursery) -> None:
     error = '{"kind": "error", "error": {"kind": "DiskFullError", "what": "full"}}'
     workers = nursery.workers(
         f"if not os.path.exists('tried'):\n    open('tried', 'w').close(); leave({error!r})\nsys.exit(3)"
@@ -203,7 +209,7 @@ def test_an_error_that_an_earlier_worker_has_left_is_not_taken_for_this_one(nurs
     assert type(nursery.end_of(workers).error) is WorkerFailedError
 
 
-def test_a_worker_that_hangs_is_ended_at_its_deadline(nursery):
+def test_a_worker_that_hangs_is_ended_at_its_deadline(nursery: Nursery) -> None:
     workers = nursery.workers(
         "signal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)",
         deadline_seconds=dict.fromkeys(Stage, 0.2),
@@ -214,14 +220,14 @@ def test_a_worker_that_hangs_is_ended_at_its_deadline(nursery):
     assert "deadline" in str(answer.error)
 
 
-def test_a_worker_that_is_frozen_is_ended_at_its_deadline(nursery):
+def test_a_worker_that_is_frozen_is_ended_at_its_deadline(nursery: Nursery) -> None:
     workers = nursery.workers(
         "os.kill(os.getpid(), signal.SIGSTOP)", deadline_seconds=dict.fromkeys(Stage, 0.2), grace_seconds=0.2
     )
     assert "deadline" in str(nursery.end_of(workers).error)
 
 
-def test_nothing_that_a_worker_has_started_outlives_it(nursery):
+def test_nothing_that_a_worker_has_started_outlives_it(nursery: Nursery) -> None:
     script = """
 code = "import time, signal; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
 for _ in range(3):
@@ -232,7 +238,7 @@ leave()
     wait_for(lambda: nursery.living() == [])
 
 
-def test_a_worker_outlives_the_thread_that_started_it(nursery):
+def test_a_worker_outlives_the_thread_that_started_it(nursery: Nursery) -> None:
     workers = nursery.workers("while not os.path.exists('go'): time.sleep(0.01)\nleave()")
     starter = threading.Thread(target=lambda: nursery.ask(workers))
     starter.start()
@@ -242,7 +248,7 @@ def test_a_worker_outlives_the_thread_that_started_it(nursery):
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_stop_lets_a_worker_keep_what_it_has(nursery):
+def test_stop_lets_a_worker_keep_what_it_has(nursery: Nursery) -> None:
     script = """
 def end(*_):
     open("checkpoint", "w").close()
@@ -263,7 +269,7 @@ while True: time.sleep(1)
     assert workers.pid is None
 
 
-def test_stop_ends_a_worker_that_does_not_listen(nursery):
+def test_stop_ends_a_worker_that_does_not_listen(nursery: Nursery) -> None:
     workers = nursery.workers("signal.signal(15, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(60)")
     nursery.ask(workers)
     wait_for((nursery.run_dir / "ready").exists)
@@ -272,21 +278,25 @@ def test_stop_ends_a_worker_that_does_not_listen(nursery):
     workers.stop()
 
 
-def test_a_worker_that_was_stopped_by_somebody_else_is_interrupted(nursery):
+def test_a_worker_that_was_stopped_by_somebody_else_is_interrupted(nursery: Nursery) -> None:
     workers = nursery.workers("sys.exit(4)")
     assert type(nursery.end_of(workers).error) is WorkerInterruptedError
 
 
-def test_another_request_ends_the_worker_of_the_first(nursery):
+def test_another_request_ends_the_worker_of_the_first(nursery: Nursery) -> None:
     workers = nursery.workers("sys.stdin.read()")
     nursery.ask(workers)
     first = workers.pid
     other = AuditRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(min_samples=7), now="now")
     wait_for(lambda: nursery.ask(workers, request=other) and workers.pid not in (None, first))
+    assert first is not None
     assert not psutil.pid_exists(first)
 
 
-def test_the_environment_of_the_worker_holds_no_secret_and_no_socket(nursery, monkeypatch):
+def test_the_environment_of_the_worker_holds_no_secret_and_no_socket(
+    nursery: Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in (
         "NOTIFY_SOCKET",
         "WATCHDOG_USEC",
@@ -309,7 +319,7 @@ def test_the_environment_of_the_worker_holds_no_secret_and_no_socket(nursery, mo
     assert (found["OMP_NUM_THREADS"], found["PATH"]) == ("3", os.environ["PATH"])
 
 
-def test_the_worker_is_nicer_than_we_are_and_never_less_nice(nursery):
+def test_the_worker_is_nicer_than_we_are_and_never_less_nice(nursery: Nursery) -> None:
     ours = os.nice(0)
     for asked, expected in ((min(ours + 3, 19), min(ours + 3, 19)), (0, ours)):
         script = f"""
@@ -322,13 +332,13 @@ open("niceness", "w").write(str(os.nice(0)))
         assert int((nursery.run_dir / "niceness").read_text()) == expected
 
 
-def test_only_the_pull_learns_where_the_rows_are(nursery):
+def test_only_the_pull_learns_where_the_rows_are(nursery: Nursery) -> None:
     request = PullRequest(
         run_id="x",
         run_dir=str(nursery.run_dir),
         policy=DataPolicy(),
         watermark_path=None,
-        **({"now": "now"} if "now" in PullRequest.__dataclass_fields__ else {}),
+        now="now",
     )
     script = f"open('url', 'w').write(os.environ[{DATABASE_URL_VARIABLE!r}])"
     nursery.end_of(nursery.workers(script, database_url="postgresql://u:p@h/d"), stage=Stage.PULL, request=request)
@@ -336,13 +346,13 @@ def test_only_the_pull_learns_where_the_rows_are(nursery):
     assert not [path for path in nursery.run_dir.glob("pull.*") if b"u:p@h" in path.read_bytes()]
 
 
-def test_a_password_in_the_log_of_a_worker_is_not_repeated(nursery):
+def test_a_password_in_the_log_of_a_worker_is_not_repeated(nursery: Nursery) -> None:
     answer = nursery.end_of(nursery.workers("sys.exit('cannot reach redis://u:hunter2@h/0')"))
     assert "hunter2" not in str(answer.error)
     assert "redis://u:***@h/0" in str(answer.error)
 
 
-def test_a_worker_that_cannot_be_started_is_a_failure(nursery, monkeypatch):
+def test_a_worker_that_cannot_be_started_is_a_failure(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         worker_process, "start_worker", lambda *_, **__: (_ for _ in ()).throw(OSError(11, "try again"))
     )
@@ -370,7 +380,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def killed_daemon(nursery, script):
+def killed_daemon(nursery: Nursery, script: str) -> int:
     """The worker that a daemon leaves behind when it is killed."""
     nursery.workers(script)
     request = msgspec.json.encode(nursery.request).decode()
@@ -381,12 +391,12 @@ def killed_daemon(nursery, script):
     return int(daemon.stdout)
 
 
-def test_the_worker_of_a_killed_daemon_ends_by_itself(nursery):
+def test_the_worker_of_a_killed_daemon_ends_by_itself(nursery: Nursery) -> None:
     pid = killed_daemon(nursery, "open('ready', 'w').close(); sys.stdin.read()")
     wait_for(lambda: pid not in nursery.living())
 
 
-def test_while_the_worker_of_a_killed_daemon_lives_none_is_started_beside_it(nursery):
+def test_while_the_worker_of_a_killed_daemon_lives_none_is_started_beside_it(nursery: Nursery) -> None:
     pid = killed_daemon(nursery, "open('ready', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.01)")
     workers = nursery.workers("leave()", grace_seconds=60)
     for _ in range(5):
@@ -396,14 +406,14 @@ def test_while_the_worker_of_a_killed_daemon_lives_none_is_started_beside_it(nur
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_a_worker_of_a_killed_daemon_that_does_not_end_is_killed(nursery):
+def test_a_worker_of_a_killed_daemon_that_does_not_end_is_killed(nursery: Nursery) -> None:
     pid = killed_daemon(nursery, "open('ready', 'w').close(); time.sleep(60)")
     workers = nursery.workers("leave()", grace_seconds=0.1)
     assert nursery.end_of(workers) == Done(result=RESULT)
     assert pid not in nursery.living()
 
 
-def test_the_command_is_found_from_any_directory(tmp_path):
+def test_the_command_is_found_from_any_directory(tmp_path: Path) -> None:
     found = subprocess.run(
         [*worker_process.COMMAND],
         cwd=tmp_path,
@@ -417,10 +427,10 @@ def test_the_command_is_found_from_any_directory(tmp_path):
     assert found.returncode == 2
 
 
-def test_a_full_disk_is_named(nursery, monkeypatch):
-    def full(*_, **__):
+def test_a_full_disk_is_named(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
         raise DiskFullError("no space", where=str(nursery.run_dir))
 
-    monkeypatch.setattr(worker_process.durable_file, "replace_file", full)
+    monkeypatch.setattr(durable_file, "replace_file", full)
     answer = nursery.ask(nursery.workers("leave()"))
     assert type(answer.error) is DiskFullError

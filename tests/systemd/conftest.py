@@ -6,10 +6,13 @@ import contextlib
 import json
 import re
 import sqlite3
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pytest
@@ -48,7 +51,7 @@ RuntimeDirectory=quantum-engine
 """
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = why_not()
     for item in items:
         if Path(__file__).parent in item.path.parents:
@@ -59,6 +62,9 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=f"no disposable machine: {reason}"))
 
 
+FoundT = TypeVar("FoundT")
+
+
 @dataclass
 class Host:
     """The machine with the service on it, as an operator uses it."""
@@ -66,13 +72,13 @@ class Host:
     machine: Machine
     began_at: str = ""
 
-    def run(self, *command: str, check: bool = True):
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.machine.run(*command, check=check)
 
     def shell(self, script: str, *, check: bool = True) -> str:
         return self.machine.shell(script, check=check)
 
-    def systemctl(self, *arguments: str, check: bool = True):
+    def systemctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.machine.run("systemctl", *arguments, check=check)
 
     def path(self, inside: str) -> Path:
@@ -123,7 +129,7 @@ class Host:
     def main_pid(self) -> int:
         return int(self.show("MainPID")["MainPID"])
 
-    def journal(self, *matches: str) -> list[dict]:
+    def journal(self, *matches: str) -> list[dict[str, Any]]:
         """The entries since `fresh`, of the service or of whatever is asked for."""
         self.shell("journalctl --sync")
         if not any("=" in match or match == "-u" for match in matches):
@@ -140,7 +146,7 @@ class Host:
         """The daemon's log is written by a thread of its own, maybe after what it tells of."""
         self.wait(lambda: any(part in said for said in self.messages(*matches)), f"a message with {part!r}")
 
-    def state(self, query: str) -> list[tuple]:
+    def state(self, query: str) -> list[tuple[Any, ...]]:
         """What the service's own database says; nothing while there is none."""
         database = self.path("/var/lib/quantum-retraining-worker/state.db")
         with (
@@ -174,7 +180,7 @@ class Host:
         )
         return [int(pid) for pid in groups.split() if int(pid) not in (main, 0)]
 
-    def wait(self, condition, what: str):
+    def wait(self, condition: Callable[[], FoundT | None], what: str) -> FoundT:
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             if found := condition():
@@ -182,6 +188,9 @@ class Host:
             time.sleep(0.02)
         story = self.shell(f"systemctl status {UNIT} --no-pager; journalctl -u {UNIT} -n 40 --no-pager", check=False)
         pytest.fail(f"waited in vain for {what}\n{story}")
+
+    def wait_stage(self, stage: str) -> None:
+        self.wait(lambda: self.stage() == stage, stage)
 
     def wait_status(self, pattern: str) -> str:
         return self.wait(
@@ -193,7 +202,7 @@ class Host:
 
 
 @pytest.fixture(scope="session")
-def installed():
+def installed() -> Iterator[Host]:
     """The machine, booted, with everything that the service's neighbours would have made."""
     machine = Machine()
     try:
@@ -212,7 +221,7 @@ def installed():
 
 
 @pytest.fixture
-def host(installed):
+def host(installed: Host) -> Host:
     installed.fresh()
     return installed
 

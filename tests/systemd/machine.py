@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 REPOSITORY = Path(__file__).parents[2]
 VENV = "/opt/quantum/venvs/retraining-worker"
@@ -65,6 +67,9 @@ def why_not() -> str | None:
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
         return "this host allows no mounts"
     return None
+
+
+FoundT = TypeVar("FoundT")
 
 
 class Machine:
@@ -227,7 +232,7 @@ class Machine:
         return next((int(pid) for pid in workers if Path(f"/proc/{pid}/comm").read_text() == "systemd\n"), 0)
 
     @staticmethod
-    def _wait_for(condition, what: str):
+    def _wait_for(condition: Callable[[], FoundT | None], what: str) -> FoundT:
         until = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < until:
             if found := condition():

@@ -4,12 +4,13 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 
 import pytest
 
 from retrain_worker.adapters.journal_entry import MESSAGE_IDS
 from retrain_worker.domain import env_file
-from tests.systemd.conftest import QUICK, UNIT
+from tests.systemd.conftest import QUICK, UNIT, Host
 from tests.systemd.machine import SOURCE, VENV
 
 #: seconds; the unit allows 30, the promise is 10
@@ -17,12 +18,12 @@ STOP_SECONDS = 10.0
 PROMOTION = "SELECT state FROM deployments WHERE kind = 'promote'"
 
 
-def environment_of(host, pid: str) -> dict[str, str]:
+def environment_of(host: Host, pid: str) -> dict[str, str]:
     text = host.shell(f"tr '\\0' '\\n' </proc/{pid}/environ")
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def test_a_run_by_trigger_is_promoted_and_the_engine_is_restarted_with_the_new_path(host):
+def test_a_run_by_trigger_is_promoted_and_the_engine_is_restarted_with_the_new_path(host: Host) -> None:
     host.systemctl("start", "quantum-ai-engine")
     before = host.show("MainPID", unit="quantum-ai-engine")["MainPID"]
     host.settings(**QUICK)  # the first run, which comes by itself, finds too little
@@ -57,7 +58,7 @@ def test_a_run_by_trigger_is_promoted_and_the_engine_is_restarted_with_the_new_p
     assert all(entry["SYSLOG_IDENTIFIER"] == "retrain-worker" for entry in host.journal("EVENT=ready"))
 
 
-def test_the_units_are_as_they_should_be(host):
+def test_the_units_are_as_they_should_be(host: Host) -> None:
     units = [f"{UNIT}.service", "quantum-ai-engine-restart.path", "quantum-ai-engine-restart.service"]
     verified = host.run("systemd-analyze", "verify", *units)
     exposures = exposure_of(host, UNIT)
@@ -71,12 +72,14 @@ def test_the_units_are_as_they_should_be(host):
     assert exposure_of(host, UNIT) <= 0.3
 
 
-def exposure_of(host, unit: str) -> float:
+def exposure_of(host: Host, unit: str) -> float:
     said = host.shell(f"systemd-analyze security --no-pager {unit}.service | tail -1")
-    return float(re.search(r"(\d+\.\d) ", said)[1])
+    found = re.search(r"(\d+\.\d) ", said)
+    assert found is not None
+    return float(found[1])
 
 
-def test_only_unix_sockets_are_needed_when_there_is_no_network(host):
+def test_only_unix_sockets_are_needed_when_there_is_no_network(host: Host) -> None:
     host.shell(
         f"mkdir -p /run/systemd/system/{UNIT}.service.d; cp /usr/local/share/doc/retrain-worker/drop-ins/"
         f"unix-sockets.conf /run/systemd/system/{UNIT}.service.d; systemctl daemon-reload"
@@ -102,7 +105,7 @@ def test_only_unix_sockets_are_needed_when_there_is_no_network(host):
         )
 
 
-def test_it_trains_and_scores_under_the_whole_sandbox(host):
+def test_it_trains_and_scores_under_the_whole_sandbox(host: Host) -> None:
     host.settings(MAX_EPOCHS=30, PATIENCE=30)
     host.systemctl("start", UNIT)
     host.wait_status(r"training \d{8}_\d{6}: epoch \d+ of 30, validation log loss \d\.\d+, about \d+ s left")
@@ -127,7 +130,11 @@ LASTING = {"MAX_EPOCHS": 60, "PATIENCE": 60, "GATE_BACKTEST_FOLDS": 0}
 
 
 @pytest.mark.parametrize("stage", ["PULL", "AUDIT", "TRAIN", "GATE", "PROMOTE", "idle"])
-def test_it_stops_within_ten_seconds_in_each_phase_and_the_next_start_goes_on(host, stage, record_property):
+def test_it_stops_within_ten_seconds_in_each_phase_and_the_next_start_goes_on(
+    host: Host,
+    stage: str,
+    record_property: Callable[[str, object], None],
+) -> None:
     host.settings(**(QUICK if stage == "idle" else LASTING if stage == "TRAIN" else {"MAX_EPOCHS": 12}))
     host.systemctl("start", UNIT)
     if stage == "idle":
@@ -135,7 +142,7 @@ def test_it_stops_within_ten_seconds_in_each_phase_and_the_next_start_goes_on(ho
     elif stage == "TRAIN":
         host.wait_status(r"epoch \d+ of")
     else:
-        host.wait(lambda: host.stage() == stage, stage)
+        host.wait_stage(stage)
     stop_in_time(host, stage, record_property)
     if stage not in ("idle", "PROMOTE"):
         assert host.state("SELECT outcome FROM runs") == [("INTERRUPTED",)]
@@ -147,7 +154,7 @@ def test_it_stops_within_ten_seconds_in_each_phase_and_the_next_start_goes_on(ho
         assert "resumed after epoch" in log
 
 
-def stop_in_time(host, phase: str, record_property) -> None:
+def stop_in_time(host: Host, phase: str, record_property: Callable[[str, object], None]) -> None:
     began = time.monotonic()
     host.systemctl("stop", UNIT)
     seconds = time.monotonic() - began
@@ -160,14 +167,18 @@ def stop_in_time(host, phase: str, record_property) -> None:
 
 
 @pytest.mark.parametrize("stage", ["SHADOW", "PROBATION"])
-def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(host, stage, record_property):
+def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(
+    host: Host,
+    stage: str,
+    record_property: Callable[[str, object], None],
+) -> None:
     host.settings(
         **({"SHADOW_MIN_OUTCOMES": 200} if stage == "SHADOW" else {"PROBATION_HOURS": 48}),
         ENGINE_CONFIRM="none",
         TRIAL_INTERVAL_MIN=1,
     )
     host.systemctl("start", UNIT)
-    host.wait(lambda: host.stage() == stage, stage)
+    host.wait_stage(stage)
     (worker,) = host.wait(host.workers, "a look")
     host.shell(f"kill -STOP {worker}")
     host.wait_status("is on (trial|probation)")
@@ -179,7 +190,10 @@ def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(host, s
     host.wait(lambda: host.state(evaluations) == [(2,)], "the look that was broken off")
 
 
-def test_it_stops_within_ten_seconds_beside_a_redis_that_has_just_frozen(host, record_property):
+def test_it_stops_within_ten_seconds_beside_a_redis_that_has_just_frozen(
+    host: Host,
+    record_property: Callable[[str, object], None],
+) -> None:
     host.settings(**QUICK)
     host.systemctl("start", UNIT)
     host.wait_outcome()
@@ -192,7 +206,7 @@ def test_it_stops_within_ten_seconds_beside_a_redis_that_has_just_frozen(host, r
         host.shell(f"kill -CONT {redis}")
 
 
-def test_a_reload_waits_for_its_end_and_fails_where_it_is_refused(host):
+def test_a_reload_waits_for_its_end_and_fails_where_it_is_refused(host: Host) -> None:
     host.settings(**QUICK)
     host.systemctl("start", UNIT)
     host.wait_outcome()
@@ -218,11 +232,11 @@ def test_a_reload_waits_for_its_end_and_fails_where_it_is_refused(host):
     assert host.show("NRestarts")["NRestarts"] == "0"
 
 
-def test_reloads_in_each_phase_of_a_run_disturb_nothing(host):
+def test_reloads_in_each_phase_of_a_run_disturb_nothing(host: Host) -> None:
     host.settings(ENGINE_CONFIRM_TIMEOUT_S=15)
     host.systemctl("start", UNIT)
     for stage in ("PULL", "AUDIT", "TRAIN", "GATE", "PROMOTE"):
-        host.wait(lambda stage=stage: host.stage() == stage, stage)
+        host.wait_stage(stage)
         # a frozen worker keeps the run in its phase, however long the reloads take
         workers = [] if stage == "PROMOTE" else host.wait(host.workers, f"the worker of {stage}")
         signal_all(host, "STOP", workers)
@@ -236,12 +250,12 @@ def test_reloads_in_each_phase_of_a_run_disturb_nothing(host):
     host.wait_status("next run in 47 h")
 
 
-def signal_all(host, name: str, pids: list[int]) -> None:
+def signal_all(host: Host, name: str, pids: list[int]) -> None:
     for pid in pids:
         host.run("kill", f"-{name}", str(pid), check=False)
 
 
-def test_a_hundred_hangups_are_one_or_two_reloads_and_one_at_birth_does_no_harm(host):
+def test_a_hundred_hangups_are_one_or_two_reloads_and_one_at_birth_does_no_harm(host: Host) -> None:
     host.settings(**QUICK)
     host.systemctl("start", "--no-block", UNIT)
     # its name is another before the service manager's own preparations are over
@@ -260,7 +274,7 @@ def test_a_hundred_hangups_are_one_or_two_reloads_and_one_at_birth_does_no_harm(
     assert host.show("ActiveState")["ActiveState"] == "active"
 
 
-def test_a_frozen_daemon_is_restarted_and_a_long_training_is_not(host):
+def test_a_frozen_daemon_is_restarted_and_a_long_training_is_not(host: Host) -> None:
     host.drop_in("WatchdogSec=15", "RestartSec=1")
     host.settings(MAX_EPOCHS=5000, PATIENCE=5000)
     host.systemctl("start", UNIT)
@@ -279,7 +293,7 @@ def test_a_frozen_daemon_is_restarted_and_a_long_training_is_not(host):
     host.systemctl("stop", UNIT)
 
 
-def test_a_child_killed_for_memory_leaves_the_daemon_alive(host):
+def test_a_child_killed_for_memory_leaves_the_daemon_alive(host: Host) -> None:
     host.drop_in("MemoryMax=120M")  # the daemon fits, PyTorch does not
     host.settings(MAX_RETRIES=0)
     host.systemctl("start", UNIT)
@@ -298,7 +312,7 @@ def test_a_child_killed_for_memory_leaves_the_daemon_alive(host):
     host.wait_message("memory", "EVENT=run_finished")
 
 
-def test_events_wait_while_redis_is_away_and_arrive_when_it_is_back(host):
+def test_events_wait_while_redis_is_away_and_arrive_when_it_is_back(host: Host) -> None:
     host.settings(**QUICK)
     host.systemctl("stop", "redis-server")
     host.systemctl("start", UNIT)
@@ -314,7 +328,7 @@ def test_events_wait_while_redis_is_away_and_arrive_when_it_is_back(host):
     assert len(host.journal("EVENT=redis_recovered")) == 1
 
 
-def test_after_a_power_cut_in_the_middle_of_a_swap_the_next_boot_goes_on_with_it(host):
+def test_after_a_power_cut_in_the_middle_of_a_swap_the_next_boot_goes_on_with_it(host: Host) -> None:
     host.systemctl("enable", UNIT, "quantum-ai-engine-restart.path")
     host.settings(ENGINE_CONFIRM="none")
     # the trigger file is a pipe that nobody reads: the swap comes no further than the env line
@@ -338,7 +352,7 @@ def test_after_a_power_cut_in_the_middle_of_a_swap_the_next_boot_goes_on_with_it
     host.systemctl("disable", UNIT, "quantum-ai-engine-restart.path")
 
 
-def test_a_password_comes_as_a_credential_and_is_nowhere_to_be_seen(host):
+def test_a_password_comes_as_a_credential_and_is_nowhere_to_be_seen(host: Host) -> None:
     host.run("redis-cli", "config", "set", "requirepass", "hunter2")
     credential = host.path("/etc/quantum/retraining-worker.credentials/REDIS_PASSWORD")
     try:
@@ -358,7 +372,7 @@ def test_a_password_comes_as_a_credential_and_is_nowhere_to_be_seen(host):
         host.run("redis-cli", "--no-auth-warning", "-a", "hunter2", "config", "set", "requirepass", "")
 
 
-def test_wrong_settings_and_a_wrong_database_fail_the_start_where_an_operator_sees_it(host):
+def test_wrong_settings_and_a_wrong_database_fail_the_start_where_an_operator_sees_it(host: Host) -> None:
     host.settings(LABEL="up")
     assert host.systemctl("start", UNIT, check=False).returncode == 1
     assert host.show("ActiveState", "ExecMainStatus", "NRestarts") == {
@@ -374,7 +388,7 @@ def test_wrong_settings_and_a_wrong_database_fail_the_start_where_an_operator_se
     assert any("not an SQLite database" in said for said in host.messages())
 
 
-def test_a_second_sigterm_ends_it_at_once(host):
+def test_a_second_sigterm_ends_it_at_once(host: Host) -> None:
     host.drop_in("RestartSec=300")
     host.settings(MAX_EPOCHS=5000, PATIENCE=5000)
     host.systemctl("start", UNIT)
@@ -393,7 +407,7 @@ def test_a_second_sigterm_ends_it_at_once(host):
     assert host.workers() == []
 
 
-def test_a_journal_that_does_not_read_does_not_stop_the_daemon(host):
+def test_a_journal_that_does_not_read_does_not_stop_the_daemon(host: Host) -> None:
     host.drop_in("WatchdogSec=10")
     host.settings(LOGLEVEL="DEBUG", RETRAIN_INTERVAL_H=0.001, **QUICK)
     host.systemctl("start", UNIT)
@@ -409,7 +423,7 @@ def test_a_journal_that_does_not_read_does_not_stop_the_daemon(host):
     assert host.show("ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
 
 
-def test_the_root_oneshot_believes_nobody(host):
+def test_the_root_oneshot_believes_nobody(host: Host) -> None:
     host.systemctl("start", "quantum-ai-engine")
     before = host.show("MainPID", unit="quantum-ai-engine")["MainPID"]
     env = host.path("/etc/quantum/ai-engine.env")
@@ -426,7 +440,7 @@ def test_the_root_oneshot_believes_nobody(host):
     assert host.show("MainPID", unit="quantum-ai-engine")["MainPID"] == before
 
 
-def test_a_model_that_was_withdrawn_leaves_the_engine_too(host):
+def test_a_model_that_was_withdrawn_leaves_the_engine_too(host: Host) -> None:
     host.systemctl("start", "quantum-ai-engine")
     before = host.show("MainPID", unit="quantum-ai-engine")["MainPID"]
     host.path("/etc/quantum/ai-engine.env").write_text("PATCHTST_SHADOW_ONLY=true\n")
@@ -434,7 +448,7 @@ def test_a_model_that_was_withdrawn_leaves_the_engine_too(host):
     assert host.show("MainPID", unit="quantum-ai-engine")["MainPID"] != before
 
 
-def test_a_library_in_the_env_file_reaches_no_engine(host):
+def test_a_library_in_the_env_file_reaches_no_engine(host: Host) -> None:
     with host.path("/etc/quantum/ai-engine.env").open("a") as file:
         file.write("LD_PRELOAD=/tmp/evil.so\nPYTHONPATH=/tmp\n")
     host.systemctl("start", "quantum-ai-engine")
@@ -450,7 +464,7 @@ AWKWARD = (
 )
 
 
-def test_our_parser_reads_an_env_file_as_systemd_does(host):
+def test_our_parser_reads_an_env_file_as_systemd_does(host: Host) -> None:
     host.path("/root/awkward.env").write_bytes(AWKWARD)
     plain = host.shell("systemd-run -q --pipe --wait env -0")
     shown = host.shell("systemd-run -q --pipe --wait -p EnvironmentFile=/root/awkward.env env -0")
@@ -460,7 +474,7 @@ def test_our_parser_reads_an_env_file_as_systemd_does(host):
     assert env_file.parse(AWKWARD) == {name: value for name, value in theirs.items() if name not in names}
 
 
-def test_an_upgrade_in_place_is_one_restart_and_keeps_what_the_operator_wrote(host):
+def test_an_upgrade_in_place_is_one_restart_and_keeps_what_the_operator_wrote(host: Host) -> None:
     host.settings(**QUICK)
     written = host.path("/etc/quantum/retraining-worker.env").read_bytes()
     host.systemctl("start", UNIT)
@@ -474,7 +488,7 @@ def test_an_upgrade_in_place_is_one_restart_and_keeps_what_the_operator_wrote(ho
     assert host.outcomes() == ["REFUSED"], "a restart is no reason to train"
 
 
-def test_files_go_where_a_packager_wants_them(host):
+def test_files_go_where_a_packager_wants_them(host: Host) -> None:
     host.run("make", "-C", SOURCE, "install", "DESTDIR=/run/package", "PREFIX=/usr")
     found = host.shell("cd /run/package && find . -type f -o -type l | sort").split()
 
@@ -485,7 +499,7 @@ def test_files_go_where_a_packager_wants_them(host):
     assert host.shell("cd /run/package && find . -type f -o -type l").split() == ["./etc/quantum/retraining-worker.env"]
 
 
-def test_an_uninstall_leaves_what_belongs_to_the_operator_and_the_debian_package_takes_over(host):
+def test_an_uninstall_leaves_what_belongs_to_the_operator_and_the_debian_package_takes_over(host: Host) -> None:
     package = host.machine.build_package()
     host.settings(**QUICK)
     host.systemctl("start", UNIT)
