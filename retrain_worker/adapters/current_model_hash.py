@@ -1,9 +1,8 @@
-"""Keeps the hash `quantum:model:patchtst:current` true: the newest model that an event of ours put into service.
+"""The Redis hash `quantum:model:patchtst:current`: the newest model that an event of this program put into service.
 
-What it must say is remembered in the outbox, so it can be written again whenever Redis has forgotten it. Newest is what
-was enqueued last, whatever the clock said: an older event that is published again cannot turn it back, and a clock that
-goes back cannot hold it up. It is written before the event's entry: whoever reads the hash after hearing the event
-finds at least that model.
+Its content is stored in the outbox and written again after Redis has lost it. The newest event is the one enqueued
+last, not the one with the highest timestamp, so neither a republished event nor a clock that was set back changes the
+order. The hash is written before the event's entry: a consumer that has read the event finds at least that model.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _REMEMBERED = "relay/current_model"
 
 
 class CurrentModelHash:
-    """The hash and our memory of it."""
+    """The hash, and its stored content."""
 
     key = CURRENT_MODEL_KEY
 
@@ -31,7 +30,7 @@ class CurrentModelHash:
         self._model = _model_of(outbox.recall(_REMEMBERED, dict[str, str]))
 
     def learn(self, events: Iterable[Event]) -> None:
-        """Note and write what `events`, which are about to be sent in this order, say of the model in service."""
+        """Store and write the model in service after `events`, which are sent next, in this order."""
         model = self._model
         for event in events:
             model = self._after(event, model)
@@ -42,7 +41,7 @@ class CurrentModelHash:
         self._write(to_fields(model))
 
     def restore(self) -> bool:
-        """Write it again if it is not as it must be; whether Redis seems to have forgotten it."""
+        """Write the hash again if it differs from the stored content; whether Redis may have lost data."""
         if self._model is None:
             return False
         wanted = to_fields(self._model)
@@ -52,7 +51,7 @@ class CurrentModelHash:
         return found.get("event_id") != wanted["event_id"]
 
     def _after(self, event: Event, model: CurrentModel | None) -> CurrentModel | None:
-        """The model in service once `event` is known too."""
+        """The model in service after `event`."""
         if event.event_type not in (*CHANGES, EventType.COMPLETED):
             return model
         if model and self._outbox.place_of(event.event_id) <= self._outbox.place_of(model.event_id):

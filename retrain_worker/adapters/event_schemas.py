@@ -1,4 +1,4 @@
-"""What we publish, as JSON Schemas: one for the entry, one for the payload of each type, one for the current model."""
+"""JSON Schemas of the published data: the entry, the payload of each event type, the current model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from retrain_worker.domain import payloads
 from retrain_worker.domain.events import REQUEST_STREAM, SERVED_STREAM, STREAM_PREFIX, EventType
 
-#: event type -> what its payload holds
+#: event type -> type of its payload
 PAYLOADS: dict[str, Any] = {
     EventType.STARTED: payloads.Started,
     EventType.COMPLETED: payloads.Finished,
@@ -26,14 +26,14 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """File name -> schema. Fields that are not named are allowed everywhere: a newer version may add some."""
+    """File name -> schema. Additional fields are allowed everywhere: a newer version may add some."""
     named = {f"{event_type}.json": kind for event_type, kind in PAYLOADS.items()}
     named |= {"entry.json": payloads.Entry, "current_model.json": payloads.CurrentModelFields}
     return {name: {"$schema": _DIALECT, **msgspec.json.schema(kind)} for name, kind in sorted(named.items())}
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write them into `folder`, which is made; the files."""
+    """Write the schemas to `folder`, which is created; the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, schema in schemas().items():
@@ -43,5 +43,5 @@ def write_schemas(folder: Path) -> list[Path]:
 
 
 def as_text(schema: dict[str, Any]) -> bytes:
-    """A schema as it stands in its file."""
+    """A schema as the content of its file."""
     return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2) + b"\n"

@@ -1,4 +1,4 @@
-"""Looks at the streams as they are: the newest entries, and those that come. No group, no acknowledgement, no write."""
+"""Reads the newest and the following entries of streams, without a consumer group, acknowledgement or write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """An entry that is no event."""
+    """An entry that is not an event."""
 
     stream: str
     stream_id: str
@@ -28,30 +28,30 @@ Found = ReceivedEvent | Unreadable
 
 
 class EventTail:
-    """The end of some streams. Raises RedisUnavailableError when Redis does not answer, and may be asked again."""
+    """The end of some streams. Raises RedisUnavailableError when Redis does not answer; the call can be repeated."""
 
     def __init__(self, client: redis.Redis, streams: Sequence[str]) -> None:
         self._client = client
         self._streams = streams
-        self._positions: dict[str, str] = {}
+        self._last_ids: dict[str, str] = {}
 
     def newest(self, count: int) -> list[Found]:
-        """The newest `count` entries of all streams together, oldest first. What comes later, `coming` gives."""
+        """The newest `count` entries of all streams together, oldest first. `coming` continues after them."""
         found: list[Found] = []
         with _named_errors(self._client):
             for stream in self._streams:
-                self._positions[stream] = self._end_of(stream)
-                entries = entries_in(self._client.xrevrange(stream, self._positions[stream], "-", count=count))
+                self._last_ids[stream] = self._end_of(stream)
+                entries = entries_in(self._client.xrevrange(stream, self._last_ids[stream], "-", count=count))
                 found += [_found(stream, stream_id, fields) for stream_id, fields in entries]
         return sorted(found, key=lambda each: parts_of(each.stream_id))[-count:] if count else []
 
     def coming(self) -> list[Found]:
-        """What has come since the last look; waits for it up to BLOCK_SECONDS."""
+        """The entries added since the last call; waits for them up to BLOCK_SECONDS."""
         with _named_errors(self._client):
-            reply = self._client.xread(dict(self._positions.items()), block=int(BLOCK_SECONDS * 1000))
+            reply = self._client.xread(dict(self._last_ids.items()), block=int(BLOCK_SECONDS * 1000))
         found = []
         for stream, stream_id, fields in streams_in(reply):
-            self._positions[stream] = stream_id
+            self._last_ids[stream] = stream_id
             found.append(_found(stream, stream_id, fields))
         return found
 

@@ -1,7 +1,7 @@
-"""The engine's slot: its directory of models and the one line of its env file that names the model to serve.
+"""The engine's slot: its directory of models and the line of its env file that names the model to serve.
 
-Nothing here follows a symbolic link, invents a file that the operator has not made, or touches another line. Whatever
-is written appears under its name only when it is whole and durable (durable_file).
+No symbolic link is followed, no env file is created, and no other line of it is changed. A file appears under its name
+only when it is complete and durable (durable_file).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError,
 
 PATH_KEY = "PATCHTST_MODEL_PATH"
 SHADOW_KEY = "PATCHTST_SHADOW_ONLY"
-#: how often a file that changes under our hands is tried again
+#: attempts to replace a file that another process keeps changing
 _ATTEMPTS = 5
 _KEPT_BACKUPS = 10
-#: left free on the file system of the models
+#: kept free on the file system of the models
 _RESERVE_BYTES = 16 << 20
 
 
@@ -41,7 +41,7 @@ class _Reading:
 
 
 def is_published(model: Path) -> bool:
-    """Whether this program has published it. The name does not tell: the stack's own scripts give the same."""
+    """Whether this program has published the model; its name does not decide, as other scripts use the same names."""
     return is_our_version(model.stem) and manifest_file(model).exists()
 
 
@@ -70,27 +70,27 @@ class ModelSlot:
         self._now = now
 
     def current_path(self) -> Path | None:
-        """What the env line names now, or None. Raises SlotError when the env file cannot be used."""
+        """The model that the env line names, or None. Raises SlotError when the env file cannot be used."""
         value = self._value(self._path_key)
         return Path(value) if value else None
 
     def is_shadow_only(self) -> bool:
-        """Whether the env file says `true` for the shadow switch. Raises SlotError when it cannot be read."""
+        """Whether the shadow setting of the env file is `true`. Raises SlotError when the file cannot be read."""
         return (self._value(self._shadow_key) or "").strip().lower() == "true"
 
     def publish(self, candidate: Path, *, expected_sha256: str) -> Path:
-        """Copy a model and its sidecars into the engine's directory, the model first; the path there. Idempotent.
+        """Copy a model and its sidecars to the engine's directory, the model first; the path there. Idempotent.
 
-        Raises ArtifactError when a file is missing or not what its hash says, SlotError when another file has that
-        name, the directory cannot be used or the serving user cannot read what was copied, DiskFullError.
+        Raises ArtifactError when a file is missing or its hash differs, SlotError when another file has the name, the
+        directory cannot be used or the serving user cannot read the copy, DiskFullError.
         """
         if not (candidate.suffix == ".pth" and is_our_version(candidate.stem)):
-            raise ArtifactError("this is not a name that this program gives to a model", where=str(candidate))
+            raise ArtifactError("not a model name of this program", where=str(candidate))
         if not stat.S_ISDIR(self._mode_of(self._models_dir)):
             raise SlotError(
-                "the engine's directory of models is not there",
+                "the engine's directory of models does not exist",
                 where=str(self._models_dir),
-                remedy="make it, or set ENGINE_MODELS_DIR",
+                remedy="create it, or correct ENGINE_MODELS_DIR",
             )
         with durable_file.named_errors(candidate, doing="read"):
             self._check_sidecars(candidate, expected_sha256)
@@ -101,9 +101,9 @@ class ModelSlot:
             durable_file.copy_durably(candidate, target, mode=self._model_mode, expected_sha256=expected_sha256)
         elif found != expected_sha256:
             raise SlotError(
-                f"another file has this name: its sha256 is {found}, expected {expected_sha256}",
+                f"another file has this name: its sha256 is {found}, not {expected_sha256}",
                 where=str(target),
-                remedy="see who put it there, and move it away",
+                remedy="find out which program wrote it, and move it away",
             )
         for sidecar_of in (checksum_file, manifest_file):
             source = sidecar_of(candidate)
@@ -115,31 +115,29 @@ class ModelSlot:
         return target
 
     def sha256_of(self, model: Path) -> str | None:
-        """The hash of a file, or None when nothing has that name. SlotError when it is not a regular file."""
+        """The hash of a file; None when it does not exist. Raises SlotError when it is not a regular file."""
         mode = self._mode_of(model)
         if mode and not stat.S_ISREG(mode):
-            raise SlotError("not a regular file", where=str(model), remedy="see who put it there, and move it away")
+            raise SlotError("not a regular file", where=str(model), remedy="move it away")
         with durable_file.named_errors(model, doing="read"):
             return durable_file.sha256_of(model) if mode else None
 
     def check_ready(self, model: Path, *, expected_sha256: str | None) -> int:
-        """The size in bytes of a model that the env line could name now.
+        """The size in bytes of a model, after the checks that a swap to it needs.
 
-        Raises ArtifactError when it is not there or not what its hash says, SlotError when its path cannot be written
-        into the env file or the serving user cannot read it.
+        Raises ArtifactError when it does not exist or its hash differs, SlotError when its path cannot be written to
+        the env file or the serving user cannot read it.
         """
         if not model.is_absolute() or ".." in model.parts or not env_file.PLAIN_VALUE.fullmatch(str(model)):
             raise SlotError(
-                "only an absolute path of letters, digits and . _ / + - is written into the env file", where=str(model)
+                "the env file takes only an absolute path of letters, digits and . _ / + -", where=str(model)
             )
         found = self.sha256_of(model)
         if found is None:
-            raise ArtifactError(
-                "the model's file is not there any more", where=str(model), remedy="choose another version"
-            )
+            raise ArtifactError("the model file does not exist", where=str(model), remedy="choose another version")
         if expected_sha256 not in (None, found):
             raise ArtifactError(
-                f"the model's sha256 is {found}, expected {expected_sha256}: the file was changed",
+                f"the file was changed: its sha256 is {found}, not {expected_sha256}",
                 where=str(model),
                 remedy="choose another version",
             )
@@ -149,48 +147,50 @@ class ModelSlot:
             return model.stat().st_size
 
     def point_to(self, model: Path, *, expected_sha256: str, replacing: Path | None) -> None:
-        """Make the env line name `model`, atomically, with a backup beside it. Doing it twice changes nothing.
+        """Set the env line to `model`, atomically, with a backup of the file. Idempotent.
 
-        `replacing`: what the line named when this was decided; RetryLaterError when it names a third file by now.
-        Raises ArtifactError, SlotError as `check_ready` does, DiskFullError; then the env file is as it was.
+        `replacing`: the model that the line named when the swap was decided; RetryLaterError when it names a third one.
+        Raises ArtifactError, SlotError as `check_ready` does, DiskFullError; then the env file is unchanged.
         """
         self.check_ready(model, expected_sha256=expected_sha256)
         self._name(model, replacing)
 
     def clear(self, *, replacing: Path) -> None:
-        """Take the env line away, atomically, with a backup beside it. Doing it twice changes nothing.
+        """Remove the env line, atomically, with a backup of the file. Idempotent.
 
-        Raises RetryLaterError when it names another model than `replacing` by now, SlotError, DiskFullError.
+        Raises RetryLaterError when it names another model than `replacing`, SlotError, DiskFullError.
         """
         self._name(None, replacing)
 
     def trigger(self, model: Path | None) -> None:
-        """Write the trigger file, in place: a path unit sees a file that is written, and misses one that is renamed."""
+        """Write the trigger file in place: a systemd path unit reacts to a written file, not to a renamed one."""
         if self._trigger_file is not None:
             durable_file.write_in_place(self._trigger_file, f"{model or ''}\n".encode())
 
     def sweep(self) -> tuple[Path, ...]:
-        """Remove the temporaries that a killed process left behind. To be called once, at start."""
+        """Remove the temporary files that a killed process left. Called once, at the start."""
         directories = {self._models_dir, self._env_file.parent}
         return tuple(path for directory in sorted(directories) for path in durable_file.sweep_temporaries(directory))
 
     def remove_old_models(self, *, keep: int, protected: Collection[Path]) -> tuple[Path, ...]:
-        """Remove all but the newest `keep` of our own models; never what the env line names or what is protected.
+        """Remove all but the newest `keep` models of this program; the one in the env line and `protected` are kept.
 
-        A file may be named through a symbolic link or with dots: it is the file that counts.
+        Paths are resolved before they are compared.
         """
         named = self.current_path()
         spared = {os.path.realpath(path) for path in (named, *protected) if path is not None}
-        ours = sorted(path for path in self._models_dir.glob("patchtst_v*.pth") if is_published(path))
-        gone = tuple(path for path in (ours[:-keep] if keep else ours) if os.path.realpath(path) not in spared)
-        for path in gone:
+        published = sorted(path for path in self._models_dir.glob("patchtst_v*.pth") if is_published(path))
+        removed = tuple(
+            path for path in (published[:-keep] if keep else published) if os.path.realpath(path) not in spared
+        )
+        for path in removed:
             with durable_file.named_errors(path):
                 for file in (path, checksum_file(path), manifest_file(path)):
                     file.unlink(missing_ok=True)
-        return gone
+        return removed
 
     def problems(self) -> list[Problem]:
-        """What would keep a swap from working, each with its remedy; nothing is changed."""
+        """Everything that would make a swap fail, each with its remedy. Nothing is changed."""
         found = slot_problems(
             engine_models_dir=self._models_dir,
             engine_env_file=self._env_file,
@@ -205,12 +205,12 @@ class ModelSlot:
             if not self.is_shadow_only():
                 found.append(
                     (
-                        f"{self._shadow_key}=true is not set in {self._env_file}",
-                        f"correct that line of {self._env_file}, or set ALLOW_LIVE_SWAP=true here",
+                        f"{self._env_file} does not set {self._shadow_key}=true",
+                        "set it, or set ALLOW_LIVE_SWAP=true in the settings of this program",
                     )
                 )
             if model is not None and not model.is_file():
-                found.append((f"{self._path_key} names {model}, which is not there", "correct the line"))
+                found.append((f"{self._path_key} names {model}, which does not exist", "correct the line"))
             elif model is not None and self._serving_user:
                 found += [each for each in reading_problems(model, self._serving_user) if each not in found]
         except SlotError as error:
@@ -233,16 +233,16 @@ class ModelSlot:
                 return
             if named != (str(replacing) if replacing else None):
                 raise RetryLaterError(
-                    f"{self._path_key} was just set to {named or 'nothing'} by somebody else",
+                    f"{self._path_key} was changed to {named or 'no model'} by another process",
                     where=str(self._env_file),
-                    remedy="it is left as it is",
+                    remedy="the change is kept",
                 )
             with contextlib.suppress(durable_file.ChangedMeanwhileError):
                 self._replace(reading, model)
         raise SlotError(
-            f"the file was changed by somebody else {_ATTEMPTS} times while it was being edited",
+            f"another process changed the file during each of {_ATTEMPTS} attempts to replace it",
             where=str(self._env_file),
-            remedy="see who writes it; the next tick tries again",
+            remedy="find out which process writes it; retrying",
         )
 
     def _replace(self, reading: _Reading, model: Path | None) -> None:
@@ -254,8 +254,8 @@ class ModelSlot:
             )
             if not reading.metadata.mode & stat.S_IWUSR:
                 raise SlotError(
-                    f"it is marked read-only (mode {reading.metadata.mode:04o}), so it is left alone",
-                    remedy="chmod u+w, if this program is to edit it",
+                    f"the file is read-only (mode {reading.metadata.mode:04o})",
+                    remedy="chmod u+w to let this program change it",
                 )
             backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
             durable_file.replace_file(backup, reading.content, metadata=reading.metadata)
@@ -265,14 +265,14 @@ class ModelSlot:
         self._remove_old_backups()
 
     def _read(self, path: Path | None = None) -> _Reading:
-        """The env file, or `path` if it stands there by now."""
+        """The env file, or the file at `path`, which has taken its place."""
         try:
             fd = durable_file.open_unfollowed(path or self._env_file)
         except FileNotFoundError as error:
             raise SlotError(
-                "the engine's env file is not there; it is left alone, never invented",
+                "the engine's env file does not exist, and this program does not create it",
                 where=str(self._env_file),
-                remedy="the engine's installation makes it; or ENGINE_ENV_FILE names another",
+                remedy="create it, or correct ENGINE_ENV_FILE",
             ) from error
         except OSError as error:
             raise durable_file.named_error(error, self._env_file, doing="read") from error
@@ -281,7 +281,7 @@ class ModelSlot:
             if not stat.S_ISREG(found.st_mode):
                 raise SlotError("the engine's env file is not a regular file", where=str(self._env_file))
             if found.st_size > env_file.MAX_BYTES:
-                raise SlotError(f"{found.st_size} bytes are too many for an env file", where=str(self._env_file))
+                raise SlotError(f"too large for an env file ({found.st_size} bytes)", where=str(self._env_file))
             content = durable_file.read_all(fd, env_file.MAX_BYTES)
             return _Reading(
                 content=content,
@@ -302,19 +302,19 @@ class ModelSlot:
             raise SlotError(error.what, where=str(self._env_file), remedy=error.remedy) from error
 
     def _remove_old_backups(self) -> None:
-        """The swap is done: what cannot be tidied now is tidied after the next one."""
+        """Remove all but the newest backups; one that cannot be removed now is removed after the next swap."""
         name = re.compile(re.escape(self._env_file.name) + r"\.bak-\d{8}T\d{12}")
         with contextlib.suppress(OSError):
-            ours = sorted(path for path in self._env_file.parent.iterdir() if name.fullmatch(path.name))
-            for path in ours[:-_KEPT_BACKUPS]:
+            backups = sorted(path for path in self._env_file.parent.iterdir() if name.fullmatch(path.name))
+            for path in backups[:-_KEPT_BACKUPS]:
                 path.unlink()
 
     def _check_sidecars(self, candidate: Path, sha256: str) -> None:
         for file in (candidate, checksum_file(candidate), manifest_file(candidate)):
             if not file.is_file():
-                raise ArtifactError("the file is not there", where=str(file))
+                raise ArtifactError("no such file", where=str(file))
         if checksum_file(candidate).read_bytes() != checksum_line(candidate, sha256).encode():
-            raise ArtifactError(f"it does not say {sha256}", where=str(checksum_file(candidate)))
+            raise ArtifactError(f"the checksum is not {sha256}", where=str(checksum_file(candidate)))
 
     def _check_space(self, size_bytes: int) -> None:
         free = durable_file.free_bytes(self._models_dir)
@@ -327,7 +327,7 @@ class ModelSlot:
 
     @staticmethod
     def _mode_of(path: Path) -> int:
-        """The mode of a path, links not followed; 0 when nothing is there."""
+        """The mode of a path, links not followed; 0 when it does not exist."""
         try:
             return path.lstat().st_mode
         except FileNotFoundError:

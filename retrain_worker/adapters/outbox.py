@@ -1,4 +1,4 @@
-"""What the relay asks of whoever keeps the events until they are sent (adapters.state_db does)."""
+"""Interface of the store that keeps events until they are sent (implemented by adapters.state_db)."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ class StoredEvent(Protocol):
 
     @property
     def event(self) -> Event:
-        """What happened."""
+        """The event."""
 
     @property
     def stream_id(self) -> str | None:
-        """The id chosen for its entry, once it is chosen."""
+        """The stream id assigned to its entry; None before that."""
 
     @property
     def sent_at(self) -> datetime | None:
-        """When its entry was seen in the stream."""
+        """When its entry was confirmed in the stream."""
 
 
 class Outbox(Protocol):
-    """The events that were committed, and how far each has come. Every method is one transaction."""
+    """Committed events and their delivery state. Every method is one transaction."""
 
     def pending_events(self, limit: int, *, besides: Collection[str] = ()) -> Sequence[StoredEvent]:
-        """The oldest events that are not sent, in the order in which they were enqueued; none of these streams."""
+        """The oldest unsent events in the order in which they were enqueued, except those of the streams `besides`."""
 
     def assign_stream_ids(self, stream_ids: Mapping[str, str]) -> None:
-        """Store the id (event id -> stream id) that the entry of each event will have."""
+        """Store the stream id of each event's entry (event id -> stream id)."""
 
     def mark_sent(self, event_ids: Collection[str], *, at: datetime) -> None:
-        """Their entries are in the stream."""
+        """Mark events whose entries are in the stream."""
 
     def sent_event_ids(self, stream: str, *, since: datetime) -> Sequence[str]:
-        """The ids of the events of `stream` that were marked sent at `since` or later, in order."""
+        """Ids of the events of `stream` that were marked sent at `since` or later, in order."""
 
     def highest_sent_milliseconds(self, stream: str, *, since: datetime) -> int:
-        """The highest time part of their stream ids; 0 when there are none."""
+        """The highest time part of the stream ids of these events; 0 without any."""
 
     def requeue(self, event_ids: Collection[str]) -> None:
-        """Make them pending again, each in its old place, without a stream id."""
+        """Make events pending again, in their place and without a stream id."""
 
     def place_of(self, event_id: str) -> int:
-        """The place of an event in the order in which they were enqueued; 0 when it is not known."""
+        """The place of an event in the order in which events were enqueued; 0 when it is unknown."""
 
     def num_pending(self) -> int:
-        """How many events are not sent."""
+        """Number of unsent events."""
 
     def oldest_pending_at(self) -> datetime | None:
-        """The timestamp of the first event that is not sent."""
+        """Timestamp of the first unsent event."""
 
     def remember(self, key: str, value: object) -> None:
         """Store a value of the relay."""

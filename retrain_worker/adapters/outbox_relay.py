@@ -1,9 +1,9 @@
-"""Outbox → Redis streams: in order, each event once, however often Redis fails.
+"""Outbox → Redis streams: in order, each event once, through any number of Redis failures.
 
-An event gets its stream id from us, and the id is stored before the first attempt. After a lost reply one look at that
-id says whether the entry is there, and the stream itself refuses a repeat: nothing is ever concluded from an exception.
-Events go in batches: one commit stores the ids, one MULTI sends all entries or none, one commit marks them sent; death
-between any two of these is a lost reply. A stream that cannot be written to holds up only its own events.
+The relay assigns the stream id of an event and stores it before the first attempt. After a lost reply the relay reads
+that id from the stream, which itself rejects a repeated id; no conclusion is drawn from an exception. Events go in
+batches: one commit stores the ids, one MULTI sends all entries or none, one commit marks them sent; a crash between two
+of these steps equals a lost reply. A stream that rejects writes delays only its own events.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from retrain_worker.redis_client import BackOff, RedisProblem, entries_in, probl
 
 #: events of one transaction
 BATCH = 500
-#: transactions of one call: a call stays short, the next goes on
+#: transactions of one call, which is kept short; the next call continues
 BATCHES = 10
 TRIM_EVERY = timedelta(hours=1)
-#: ids of a batch begin here: an id that Redis gives to somebody else's entry meanwhile is below all of ours or above
+#: first sequence number of a batch: an id that Redis assigns to another client's entry is below or above all of them
 FIRST_SEQUENCE = 1000
 _ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelayReport:
-    """How the relay stands after one call."""
+    """State of the relay after one call."""
 
     sent: int
     pending: int
     oldest_pending_at: datetime | None
-    #: what keeps events back, in the same words for as long as it lasts; None: nothing does
+    #: why events are not sent, in the same words as long as the cause lasts; None: they are
     problem: str | None
-    #: what happened in this call that a person should read once
+    #: messages of this call for the operator
     notices: tuple[str, ...] = ()
 
 
 class Relay:
-    """One writer, one thread. Never raises for what Redis does; what the outbox raises goes through."""
+    """One writer, one thread. Raises nothing for errors of Redis; errors of the outbox are passed on."""
 
     def __init__(self, client: redis.Redis, outbox: Outbox, now: Callable[[], datetime]) -> None:
         self._client = client
@@ -55,16 +55,16 @@ class Relay:
         self._now = now
         self._history = StreamHistory(client, outbox, now)
         self._current = CurrentModelHash(client, outbox)
-        #: what we were doing (ALL: anything) -> what kept us from it, and when to try again
+        #: action (_ALL: every action) -> the problem it met, and when to retry
         self._problems: dict[str, RedisProblem] = {}
         self._back_offs: dict[str, BackOff] = {}
         self._trimmed_at: dict[str, datetime] = {}
 
     def relay_once(self, *, at_once: bool = False) -> RelayReport:
-        """Look whether Redis has lost something, then send up to BATCHES * BATCH pending events.
+        """Check whether Redis has lost events, then send up to BATCHES * BATCH pending ones.
 
-        Cheap when there is nothing to do, so it may be called every second: pauses after a problem are kept here.
-        `at_once` does not wait for the end of a pause.
+        Called every second: it is cheap without pending events, and keeps the pauses after a problem itself. `at_once`
+        ends such a pause.
         """
         if at_once:
             self._back_offs.clear()
@@ -102,10 +102,10 @@ class Relay:
         return doing not in self._back_offs or self._back_offs[doing].is_over
 
     def _note(self, error: RedisError, doing: str, key: str = "") -> None:
-        """Remember what kept us from `doing`; raise it again when it is not about `key` but about all of Redis."""
+        """Store the problem of an action; raise `error` again when it affects not `key` but all of Redis."""
         problem = problem_of(error, self._client, key=key)
         if isinstance(error, ReadOnlyError):
-            self._client.connection_pool.disconnect()  # after a failover the name may lead to another server
+            self._client.connection_pool.disconnect()  # after a failover the name may resolve to another server
         if key and not problem.key:
             raise error
         self._problems[doing] = problem
@@ -118,13 +118,13 @@ class Relay:
     # ---------------------------------------------------------------- losses
 
     def _evaluate(self) -> tuple[str, ...]:
-        """See what Redis still has; make pending again what it lost."""
-        look = self._history.look()
+        """Make events pending again that Redis has lost."""
+        found = self._history.read()
         for stream in STREAMS:
-            if stream in look.problems:
-                self._note(look.problems[stream], f"look {stream}", stream)
+            if stream in found.problems:
+                self._note(found.problems[stream], f"read {stream}", stream)
             else:
-                self._settle(f"look {stream}")
+                self._settle(f"read {stream}")
         try:
             suspicious = self._current.restore()
         except RedisError as error:
@@ -132,25 +132,25 @@ class Relay:
             suspicious = False
         else:
             self._settle("restore")
-        lost = self._history.requeue_lost(look, all_streams=suspicious)
-        return look.notices + tuple(
+        lost = self._history.requeue_lost(found, all_streams=suspicious)
+        return found.notices + tuple(
             f"Redis has lost {count} events of {stream}; they are published again" for stream, count in lost.items()
         )
 
     # ---------------------------------------------------------------- sending
 
     def _held_up(self) -> list[str]:
-        """The streams that cannot be written to now."""
+        """The streams that reject writes now."""
         return [
-            stream for stream in STREAMS if f"look {stream}" in self._problems or not self._may_try(f"send {stream}")
+            stream for stream in STREAMS if f"read {stream}" in self._problems or not self._may_try(f"send {stream}")
         ]
 
     def _send(self, batch: Sequence[StoredEvent]) -> int:
-        """Bring these events to their streams; how many are there now."""
+        """Send events; how many are in their streams now."""
         if not batch:
             return 0
         self._learn(stored.event for stored in batch)
-        self._history.look_again(list(dict.fromkeys(stored.event.stream for stored in batch)))
+        self._history.refresh(list(dict.fromkeys(stored.event.stream for stored in batch)))
         there = [stored for stored in batch if self._is_there(stored)]
         known = {stored.event.event_id for stored in there}
         rest = [stored for stored in batch if stored.event.event_id not in known]
@@ -170,7 +170,7 @@ class Relay:
             self._note(error, "restore", self._current.key)
 
     def _is_there(self, stored: StoredEvent) -> bool:
-        """Whether the entry of an event is in its stream already, although we were not told."""
+        """Whether the entry of an event is in its stream although its reply was lost."""
         stream, stream_id = stored.event.stream, stored.stream_id
         if stream_id is None or parts_of(stream_id) > self._history.last_id_of(stream):
             return False
@@ -178,9 +178,9 @@ class Relay:
         return any(text_of(fields.get(b"event_id", b"")) == stored.event.event_id for _, fields in entries)
 
     def _chosen(self, batch: Sequence[StoredEvent]) -> dict[str, StreamId]:
-        """The stream id of each event: the one that it has, if it can still be used, else a new one. Stored.
+        """Assign and store the stream id of each event: the present one if it is still usable, else a new one.
 
-        A new one is above all that the stream has had, of ours or not, even after the clock went back.
+        A new id is above every id that the stream has had, also after the clock was set back.
         """
         chosen: dict[str, StreamId] = {}
         new: dict[str, str] = {}
@@ -205,11 +205,11 @@ class Relay:
         return milliseconds, 0 if is_alone else FIRST_SEQUENCE
 
     def _is_stale(self, stream_id: StreamId) -> bool:
-        """Whether an id is so old, after weeks without Redis, that its entry would soon be trimmed."""
+        """Whether an id is so old, after weeks without Redis, that its entry would be trimmed soon."""
         return self._now() - datetime.fromtimestamp(stream_id[0] / 1000, UTC) > RETENTION / 2
 
     def _added(self, events: Sequence[Event], chosen: Mapping[str, StreamId]) -> list[Event]:
-        """Send the entries, all of them or none; those that their streams have taken."""
+        """Send all entries or none; the events whose streams accepted them."""
         if not events:
             return []
         pipeline = self._client.pipeline(transaction=True)
@@ -221,7 +221,7 @@ class Relay:
         for event, reply in zip(events, pipeline.execute(raise_on_error=False), strict=True):
             if not isinstance(reply, RedisError):
                 added.append(event)
-            elif "equal or smaller" not in str(reply):  # somebody else was faster: the next batch chooses again
+            elif "equal or smaller" not in str(reply):  # another client added an entry: the next batch assigns new ids
                 self._note(reply, f"send {event.stream}", event.stream)
         return added
 

@@ -1,9 +1,8 @@
-"""What Redis still has of what we sent: finds losses after a restart from an old snapshot, a flush, an eviction.
+"""Finds sent events that Redis has lost: by a restart from an old snapshot, a flush, an eviction.
 
-A stream's last id and its count of entries ever added never go down by themselves, not even when entries are trimmed or
-deleted; when they do, the server has forgotten. Then, and only then, our sent events are compared with the stream
-entry by entry, and the missing ones become pending again: with new ids, because a consumer that has already read past
-an old id would never see an entry that appears there.
+The last id of a stream and its number of entries ever added never decrease while the server keeps its data, not even
+when entries are trimmed or deleted. When they do, the sent events are compared with the stream entry by entry, and the
+missing ones become pending again, with new ids: a consumer that has read past an old id would not see an entry there.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from retrain_worker.redis_client import entries_in, eviction_warning, is_no_such
 STREAMS = tuple(stream_of(kind) for kind in EventType)
 RETENTION = timedelta(days=STREAM_RETENTION_DAYS)
 _PAGE = 500
-#: where the outbox remembers the highest id of a stream that was lost: a consumer may have read up to it
+#: key of the highest id of a lost stream in the outbox: a consumer may have read up to it
 _LOST_TOP = "relay/lost_top/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamState:
-    """What XINFO STREAM says of one stream."""
+    """XINFO STREAM of one stream."""
 
     last_id: StreamId
     #: None before Redis 7.0
@@ -44,7 +43,7 @@ class StreamState:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamStates:
-    """All our streams at one moment; None: the stream does not exist."""
+    """All streams at one moment; None: the stream does not exist."""
 
     states: Mapping[str, StreamState | None]
     problems: Mapping[str, RedisError] = field(default_factory=dict)
@@ -52,7 +51,7 @@ class StreamStates:
 
 
 class StreamHistory:
-    """Compares what the streams say of themselves with what we know that we sent."""
+    """Compares the state of the streams with the sent events."""
 
     def __init__(self, client: redis.Redis, outbox: Outbox, now: Callable[[], datetime]) -> None:
         self._client = client
@@ -61,12 +60,12 @@ class StreamHistory:
         self._run_id = ""
         self._eviction: str | None = None
         self._states: dict[str, StreamState | None] = {}
-        #: stream -> time part of the highest id that we saw in it; 0: nothing sent
+        #: stream -> time part of the highest id seen in it; 0: nothing sent
         self._sent_top: dict[str, int] = {}
         self._entries_added: dict[str, int] = {}
 
-    def look(self) -> StreamStates:
-        """One round trip. Raises RedisError when Redis as a whole does not answer."""
+    def read(self) -> StreamStates:
+        """Read the state of all streams, in one round trip. Raises RedisError when Redis does not answer."""
         pipeline = self._client.pipeline(transaction=False)
         pipeline.info("server")
         pipeline.info("memory")
@@ -88,8 +87,8 @@ class StreamHistory:
         notices = (*self._restart_notice(run_id), *self._eviction_notice(eviction))
         return StreamStates(states=states, problems=problems, notices=notices)
 
-    def look_again(self, streams: Sequence[str]) -> None:
-        """Learn the last ids of some streams, in one round trip. Raises RedisError."""
+    def refresh(self, streams: Sequence[str]) -> None:
+        """Read the last ids of some streams, in one round trip. Raises RedisError."""
         pipeline = self._client.pipeline(transaction=False)
         for stream in streams:
             pipeline.xinfo_stream(stream)
@@ -102,25 +101,25 @@ class StreamHistory:
                 raise reply
 
     def last_id_of(self, stream: str) -> StreamId:
-        """The last id of the stream at the latest look; (0, 0) when there was no stream."""
+        """The last id of the stream when it was read last; (0, 0) when it did not exist."""
         state = self._states.get(stream)
         return state.last_id if state else (0, 0)
 
     def top_of(self, stream: str) -> int:
-        """Time part of the highest id that the stream has had, as far as we know, also before it was lost."""
+        """Time part of the highest known id of the stream, also from before it was lost."""
         state = self._states.get(stream)
         lost = self._outbox.recall(_LOST_TOP + stream, int) or 0
         return max(state.top if state else 0, self._sent_top_of(stream), lost)
 
     def note_sent(self, stream: str, stream_id: StreamId) -> None:
-        """One of our entries is in the stream."""
+        """Note that an entry of this program is in the stream."""
         self._sent_top[stream] = max(self._sent_top_of(stream), stream_id[0])
 
-    def requeue_lost(self, look: StreamStates, *, all_streams: bool) -> dict[str, int]:
-        """Make lost events pending again; how many of each stream. `all_streams`: something else looked like a loss."""
+    def requeue_lost(self, found: StreamStates, *, all_streams: bool) -> dict[str, int]:
+        """Make lost events pending again; how many of each stream. `all_streams`: compare every stream."""
         lost = {}
-        for stream, state in look.states.items():
-            if all_streams or self._went_back(stream, state):
+        for stream, state in found.states.items():
+            if all_streams or self._has_decreased(stream, state):
                 count = self._requeue_missing(stream)
                 if count:
                     lost[stream] = count
@@ -128,7 +127,7 @@ class StreamHistory:
                 self._entries_added[stream] = state.entries_added
         return lost
 
-    def _went_back(self, stream: str, state: StreamState | None) -> bool:
+    def _has_decreased(self, stream: str, state: StreamState | None) -> bool:
         sent_top = self._sent_top_of(stream)
         if state is None:
             return sent_top > 0
@@ -162,7 +161,7 @@ class StreamHistory:
 
     def _restart_notice(self, run_id: str) -> tuple[str, ...]:
         before, self._run_id = self._run_id, run_id or self._run_id
-        return ("Redis was restarted, or is another one now",) if before and before != self._run_id else ()
+        return ("Redis was restarted or replaced by another server",) if before and before != self._run_id else ()
 
     def _eviction_notice(self, eviction: str | None) -> tuple[str, ...]:
         before, self._eviction = self._eviction, eviction
@@ -170,7 +169,7 @@ class StreamHistory:
 
 
 def trim(client: redis.Redis, stream: str, *, before: datetime) -> int:
-    """Remove entries older than `before`, but none that a group has pending, and none after it; how many."""
+    """Remove entries older than `before` and than the oldest entry that a group has pending; how many."""
     try:
         groups = client.xinfo_groups(stream)
     except RedisError as error:

@@ -1,4 +1,4 @@
-"""What would keep a swap from working, found before one is tried; nothing is changed."""
+"""Conditions that a swap needs (directories, rights, space), checked before it is tried. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from retrain_worker import durable_file
 
-#: what is wrong, and what to do
+#: cause, and remedy
 Problem = tuple[str, str]
 
 
@@ -25,14 +25,16 @@ def slot_problems(
     serving_user: str | None,
     reserve_bytes: int,
 ) -> list[Problem]:
-    """The problems of directories, rights and space; those of the env file's content are not looked at."""
+    """Problems with directories, rights and space; the content of the env file is not checked."""
     found = _directory_problems(engine_models_dir, "ENGINE_MODELS_DIR")
     found += _directory_problems(engine_env_file.parent, "ENGINE_ENV_FILE")
     if trigger_file is not None:
-        found += _directory_problems(trigger_file.parent, "the trigger file")
+        found += _directory_problems(trigger_file.parent, "directory of the trigger file")
     found += _env_file_problems(engine_env_file)
     if engine_models_dir.is_dir() and (free := durable_file.free_bytes(engine_models_dir)) < reserve_bytes:
-        found.append((f"{engine_models_dir} has {free} bytes free", f"keep at least {reserve_bytes} bytes free"))
+        found.append(
+            (f"{engine_models_dir}: {free:,} bytes free, {reserve_bytes:,} needed", "free space on this file system")
+        )
     if serving_user is not None:
         found += serving_problems(engine_models_dir, serving_user)
     return found
@@ -46,42 +48,42 @@ def _directory_problems(directory: Path, name: str) -> list[Problem]:
     if not os.access(directory, os.W_OK | os.X_OK):
         return [
             (
-                f"{directory} ({name}) cannot be written by {_user()}; a rename needs the directory",
+                f"{directory} ({name}) is not writable for {_user()}",
                 f"sudo chgrp {_group()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}",
             )
         ]
     if directory.stat().st_mode & stat.S_IWOTH and not directory.stat().st_mode & stat.S_ISVTX:
-        return [(f"{directory} ({name}) can be written by everybody", f"chmod o-w {directory}")]
+        return [(f"{directory} ({name}) is writable for all users", f"chmod o-w {directory}")]
     return []
 
 
 def _env_file_problems(env_file: Path) -> list[Problem]:
-    """Whether a file that is there may be replaced by one that looks like it."""
+    """Whether the file can be replaced by one with the same owner and mode."""
     if _is_mount_point(env_file):
         return [
             (
-                f"{env_file} is a mount point of its own, so it cannot be replaced",
-                f"grant its directory: ReadWritePaths={env_file.parent}",
+                f"{env_file} is a mount point and cannot be replaced",
+                f"grant its directory instead: ReadWritePaths={env_file.parent}",
             )
         ]
     try:
         found = env_file.lstat()
     except OSError:
-        return []  # whoever reads it says so
+        return []  # reported where the file is read
     if os.geteuid() != 0 and not (found.st_uid == os.geteuid() and found.st_gid in {os.getegid(), *os.getgroups()}):
         return [
             (
-                f"{env_file} belongs to {_owner(found)}: {_user()} cannot keep its owner and group in a new one",
+                f"{env_file} belongs to {_owner(found)}, which {_user()} cannot give to the file that replaces it",
                 f"sudo chown {_user()}:{_group()} {_quoted(env_file)}",
             )
         ]
     if not found.st_mode & stat.S_IWUSR:
-        return [(f"{env_file} is marked read-only, so it is left alone", f"sudo chmod u+w {_quoted(env_file)}")]
+        return [(f"{env_file} is read-only", f"sudo chmod u+w {_quoted(env_file)}")]
     return []
 
 
 def _is_mount_point(path: Path) -> bool:
-    """Also of a file, which has the device of its directory when it is mounted upon itself."""
+    """Whether a file system or a single file is mounted at `path`."""
     try:
         mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
@@ -90,12 +92,12 @@ def _is_mount_point(path: Path) -> bool:
 
 
 def _unescaped(name: bytes) -> bytes:
-    """A name as the kernel writes it there: blanks and backslashes in octal."""
+    """A name of /proc/self/mountinfo, where blanks and backslashes are octal."""
     return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), name)
 
 
 def _owner(found: os.stat_result) -> str:
-    """User and group of a file, by name where they have one."""
+    """`user:group` of a file, by name where there is one."""
     try:
         user = pwd.getpwuid(found.st_uid).pw_name
     except KeyError:
@@ -107,7 +109,7 @@ def _owner(found: os.stat_result) -> str:
 
 
 def _user() -> str:
-    """This process's user, by name where it has one."""
+    """The user of this process, by name where there is one."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -126,22 +128,22 @@ def _quoted(path: Path) -> str:
 
 
 def serving_problems(engine_models_dir: Path, user: str) -> list[Problem]:
-    """Whether `user` can enter where models are published. Access control lists are not looked at."""
+    """Whether `user` can enter the directory of models. Access control lists are not evaluated."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        return [(f"the serving user {user} does not exist", "name the user that the engine runs as")]
+        return [(f"ENGINE_USER: no user {user}", "set it to the user that runs the engine")]
     if entry.pw_uid == 0 or not engine_models_dir.is_dir():
         return []
     return _unreadable(engine_models_dir.resolve(), (), entry)
 
 
 def reading_problems(model: Path, user: str) -> list[Problem]:
-    """Whether `user` can reach and read this one model file, which is there."""
+    """Whether `user` can read an existing model file."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        return [(f"the serving user {user} does not exist", "name the user that the engine runs as")]
+        return [(f"ENGINE_USER: no user {user}", "set it to the user that runs the engine")]
     if entry.pw_uid == 0:
         return []
     return _unreadable(model.parent.resolve(), (model,), entry)

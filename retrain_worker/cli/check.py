@@ -1,4 +1,4 @@
-"""`check`: what is missing before the first start, with the command that mends it. Looks only; creates nothing."""
+"""`check`: what a start needs and does not find, with the command that corrects it. Nothing is created."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _MIN_FREE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     is_ok: bool
     finding: str
     remedy: str = ""
-    #: False: a daemon can start and work without it for a while
+    #: False: the daemon can start without it
     blocks: bool = True
 
 
@@ -41,8 +41,8 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
         "check",
-        help="what is missing before the first start, and what mends it",
-        epilog="exit: 0 nothing that blocks, 1 something blocks, 78 wrong settings",
+        help="what a start needs and does not find, and how to correct it",
+        epilog="exit: 0 ready to start, 1 not ready, 78 wrong settings",
     )
     options.add_places(parser)
     options.add_database(parser)
@@ -51,7 +51,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print every check; 1 when one that blocks failed. Raises SettingsError before anything is looked at."""
+    """Print every check; 1 when one that blocks a start failed. Raises SettingsError before the first check."""
     from retrain_worker.cli.once import as_json
 
     settings = options.read_settings(arguments)
@@ -65,14 +65,14 @@ def execute(arguments: argparse.Namespace) -> int:
         print(as_json({"is_ready": not blocking, "checks": checks}))
     else:
         problems = sum(not check.is_ok for check in checks)
-        ending = "ready to start" if not blocking else f"not ready: {len(blocking)} of them must be mended first"
+        ending = "ready to start" if not blocking else f"not ready: {len(blocking)} of them must be corrected first"
         print(f"\n{len(checks)} checks, {problems} problems; {ending}")
     return 1 if blocking else 0
 
 
 def all_checks(settings: Settings) -> Iterator[Check]:
-    """Every check, in the order in which a start would trip over it."""
-    yield Check(name="settings", is_ok=True, finding=f"{len(settings.names)} settings are sound")
+    """Every check, in the order in which a start needs it."""
+    yield Check(name="settings", is_ok=True, finding=f"{len(settings.names)} settings are valid")
     yield from (
         _folder(name, path)
         for name, path in (
@@ -102,20 +102,20 @@ def _folder(name: str, path: Path) -> Check:
     user = shlex.quote(_user())
     existing = _nearest(path)
     if not existing.is_dir():
-        return Check(name=name, is_ok=False, finding=f"{existing} is not a directory", remedy=f"name another {name}")
+        return Check(name=name, is_ok=False, finding=f"{existing} is not a directory", remedy=f"set another {name}")
     if not os.access(existing, os.W_OK | os.X_OK):
         return Check(
             name=name,
             is_ok=False,
-            finding=f"{existing} cannot be written by {_user()}",
+            finding=f"{existing} is not writable for {_user()}",
             remedy=f"sudo install -d -o {user} -m 750 {shlex.quote(str(path))}",
         )
-    state = "can be written" if existing == path else f"will be made in {existing}"
+    state = "is writable" if existing == path else f"will be created in {existing}"
     return Check(name=name, is_ok=True, finding=f"{path} {state}")
 
 
 def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest parent that is there and can be looked at."""
+    """The path itself, or the nearest parent that exists and is accessible."""
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110 - never raises
 
 
@@ -126,7 +126,7 @@ def _free_space(settings: Settings) -> Check:
         name="disk",
         is_ok=free >= _MIN_FREE_BYTES,
         finding=finding,
-        remedy="" if free >= _MIN_FREE_BYTES else "free at least 2 GiB there, or name another MODEL_PATH",
+        remedy="" if free >= _MIN_FREE_BYTES else "free 2 GiB there, or set another MODEL_PATH",
     )
 
 
@@ -134,7 +134,7 @@ def _database(settings: Settings) -> Iterator[Check]:
     from retrain_worker.daemon.source_audit import audit_source
 
     try:
-        pulled, audited = audit_source(settings, report=_hush)
+        pulled, audited = audit_source(settings, report=_ignore)
     except RetrainError as error:
         yield Check(name="database", is_ok=False, finding=f"{error.where}: {error.what}", remedy=error.remedy)
         return
@@ -157,7 +157,7 @@ def _engine(settings: Settings) -> Iterator[Check]:
     from retrain_worker.adapters.model_slot import ModelSlot
 
     if settings.home and settings.home in settings.engine_env_file.parents and not settings.engine_env_file.exists():
-        yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} will be made at the first run")
+        yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} will be created by the first run")
         return
     slot = ModelSlot(
         engine_models_dir=settings.engine_models_dir,
@@ -173,19 +173,19 @@ def _engine(settings: Settings) -> Iterator[Check]:
             name="engine",
             is_ok=False,
             blocks=False,
-            finding="ENGINE_USER is not set, so nobody looks whether the engine can read its models",
-            remedy=f"set it to what `systemctl show -p User {settings.engine_unit}` says",
+            finding="ENGINE_USER is not set: not checked whether the engine can read its models",
+            remedy=f"set it to the user that `systemctl show -p User {settings.engine_unit}` prints",
         )
     if not problems:
         yield Check(
             name="engine",
             is_ok=True,
-            finding=f"{settings.engine_env_file} and {settings.engine_models_dir} can take a swap",
+            finding=f"{settings.engine_env_file} and {settings.engine_models_dir} are ready for a swap",
         )
 
 
 def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
-    """A model that is named and there, but that nobody can read: no gate would let a candidate take its place."""
+    """A current model that exists but cannot be read: the contract gate would block every candidate."""
     from retrain_worker.daemon import one_off_task
 
     try:
@@ -197,21 +197,21 @@ def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
     report = one_off_task.inspect((model,)).reports[0]
     if report.problem:
         yield (
-            f"PATCHTST_MODEL_PATH names {model}, which is no model that can be read: {report.problem}",
-            "correct the line, or retrain-worker rollback; until then a person has to say: retrain-worker "
-            "promote RUN --accept-contract CONTRACT",
+            f"PATCHTST_MODEL_PATH names {model}, which cannot be read as a model: {report.problem}",
+            "correct the line, or run retrain-worker rollback; until then a promotion needs "
+            "retrain-worker promote RUN --accept-contract CONTRACT",
         )
 
 
 def _trigger_file(settings: Settings) -> Path | None:
-    """The trigger file, unless its folder is one that the unit's RuntimeDirectory= makes at the start."""
+    """The trigger file, unless its directory is created by RuntimeDirectory= at the start of the unit."""
     path = settings.engine_trigger_file
     return None if path.is_relative_to("/run") and not path.parent.exists() else path
 
 
 def _redis(settings: Settings) -> Iterator[Check]:
     if not settings.redis_url:
-        yield Check(name="redis", is_ok=True, finding="none is named: an embedded one is used under the home")
+        yield Check(name="redis", is_ok=True, finding="REDIS_URL is not set: an embedded server runs under the home")
         return
     from retrain_worker.redis_client import connect, examine, where_of
 
@@ -243,5 +243,5 @@ def _user() -> str:
     return getpass.getuser()
 
 
-def _hush(_sentence: str) -> None:
+def _ignore(_message: str) -> None:
     """The checks are printed as they come; the worker's progress is not."""

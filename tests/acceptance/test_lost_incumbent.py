@@ -30,8 +30,8 @@ def test_check_says_that_the_model_in_the_slot_cannot_be_read(refused: tuple[Any
     _, lost, _, checked, *_ = refused
 
     assert checked.returncode == 1
-    assert f"PATCHTST_MODEL_PATH names {lost}, which is no model that can be read" in checked.stdout
-    assert "can take a swap" not in checked.stdout
+    assert f"PATCHTST_MODEL_PATH names {lost}, which cannot be read as a model" in checked.stdout
+    assert "are ready for a swap" not in checked.stdout
 
 
 def test_a_candidate_does_not_take_the_place_of_a_model_that_nobody_can_read(refused: tuple[Any, ...]) -> None:

@@ -144,7 +144,7 @@ def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine: SlotH
     [
         (VERSIONS[2], None, "is in the slot already"),
         ("patchtst_v20990101_000000", None, f"was never in the slot; known versions: {VERSIONS[2]}"),
-        (VERSIONS[0], "delete", "is not there any more"),
+        (VERSIONS[0], "delete", "does not exist"),
         (VERSIONS[0], "change", "the file was changed"),
     ],
 )

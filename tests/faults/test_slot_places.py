@@ -174,7 +174,7 @@ def test_an_env_file_that_is_a_mount_point_is_neither_replaced_nor_written_in_pl
     def mounted() -> None:
         mount(place.env_file, place.env_file, "", _BIND)
 
-    assert f"mount point of its own, so it cannot be replaced -> grant its directory: ReadWritePaths={place.etc}" in (
+    assert f"is a mount point and cannot be replaced -> grant its directory instead: ReadWritePaths={place.etc}" in (
         elsewhere(mounted, place.problems)
     )
     said = elsewhere(mounted, place.swapped)

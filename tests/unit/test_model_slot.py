@@ -293,7 +293,7 @@ def test_an_edit_made_while_another_one_is_put_back_is_not_lost(engine, monkeypa
 def test_a_file_that_changes_all_the_time_is_given_up(engine, monkeypatch, function):
     published, sha256 = engine.publish()
     edited(monkeypatch, function, edit_in_place, engine.env_file, [b"\nC=3"] * 99)
-    with pytest.raises(SlotError, match="changed by somebody else"):
+    with pytest.raises(SlotError, match="another process changed the file"):
         engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert str(engine.slot.current_path()) == "/old/patchtst.pth"
     assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
@@ -310,7 +310,7 @@ def test_a_file_system_that_cannot_exchange_two_names_gets_a_rename(engine, monk
 def test_what_somebody_else_has_set_since_the_decision_is_left_alone(engine):
     published, sha256 = engine.publish()
     before = engine.env_file.read_bytes()
-    with pytest.raises(RetryLaterError, match="by somebody else"):
+    with pytest.raises(RetryLaterError, match="by another process"):
         engine.slot.point_to(published, expected_sha256=sha256, replacing=Path("/older/patchtst.pth"))
     assert engine.env_file.read_bytes() == before
 
@@ -407,7 +407,7 @@ def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine):
 
 
 def test_a_line_that_names_a_third_model_is_not_taken_away(engine):
-    with pytest.raises(RetryLaterError, match="just set to"):
+    with pytest.raises(RetryLaterError, match="was changed to"):
         engine.slot.clear(replacing=Path("/engine/ours.pth"))
 
     assert engine.env_file.read_bytes() == ENV
