@@ -107,14 +107,16 @@ def _train(fact: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gate(fact: dict[str, Any]) -> dict[str, Any]:
-    verdict = {"verdict": _verdict(fact), "comparison": _comparison(fact)}
+    verdict = {"verdict": _verdict(fact), "comparison": _measured_by("incumbent", fact)}
+    folds = {"folds": (_measured_by("skill", fact) or {}).get("folds", [])}
     found: dict[str, Any] = _renamed(fact, {"spending": "alpha_spending"})
-    return found | verdict | _scorecards(fact)
+    return found | verdict | folds | _scorecards(fact)
 
 
 def _shadow(fact: dict[str, Any]) -> dict[str, Any]:
-    verdict = {"verdict": _verdict(fact) if fact.get("decision") else None, "comparison": _comparison(fact)}
-    return _trial(fact) | verdict | _scorecards(fact)
+    verdict = _verdict(fact) if fact.get("decision") else None
+    found = {"verdict": verdict, "comparison": _measured_by("incumbent", fact)}
+    return _trial(fact) | found | _scorecards(fact)
 
 
 def _probation(fact: dict[str, Any]) -> dict[str, Any]:
@@ -147,11 +149,12 @@ def _scorecards(fact: dict[str, Any]) -> dict[str, Any]:
     return {name: _renamed(card, _SCORECARD_NAMES) for name, card in cards.items()}
 
 
-def _comparison(fact: dict[str, Any]) -> Any:
-    """Candidate and incumbent on the same rows were kept as the measurements of their gate."""
+def _measured_by(name: str, fact: dict[str, Any]) -> dict[str, Any] | None:
+    """The measurements of a gate, which were the only place of some; None when there are none."""
     gates: Any = fact.get("gates") if isinstance(fact.get("gates"), list) else []
     named = {str(gate.get("name")): gate.get("measurements") for gate in gates if isinstance(gate, dict)}
-    return named.get("incumbent") or None
+    found = named.get(name)
+    return found if found and isinstance(found, dict) else None
 
 
 def _gain(n: object, gain: object, low: object) -> dict[str, Any] | None:

@@ -8,9 +8,10 @@ import shutil
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
 from retrain_worker.errors import UsageError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from retrain_worker.demo.demo_host import Listener
+    from retrain_worker.demo.market import Market
+    from retrain_worker.report.result import EngineTraffic, RunResult
 
 #: only a directory with this file is emptied
 _MARK = ".retrain-worker-demo"
@@ -49,6 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.daemon.wiring import open_components
     from retrain_worker.demo import demo_host
     from retrain_worker.report.page import write_page
+    from retrain_worker.report.result import as_object
     from retrain_worker.report.run_summary import summary
 
     signals, say = Signals(), _Teller()
@@ -81,13 +85,13 @@ def execute(arguments: argparse.Namespace) -> int:
         result = run_with(components, is_stopped=lambda: signals.stopping)
         event = _event_of(engine, result)
         heard = consumer()
-    result["engine"] = _answers(engine)
-    result["bayes_auc"] = _bayes_auc(today, result)
-    write_page(result, Path(result["report"]), bayes_auc=result["bayes_auc"], event=event)
+    result = replace(result, event=event, engine=_answers(engine), bayes_auc=_bayes_auc(today, result))
+    if result.report is not None:
+        write_page(result, result.report)
     if arguments.json:
-        print(as_json(result))
+        print(as_json(as_object(result)))
     else:
-        print("\n" + summary(result, bayes_auc=result["bayes_auc"], event=event, colour=sys.stdout.isatty()))
+        print("\n" + summary(result, colour=sys.stdout.isatty()))
         print("\noutput of the consumer of docs/consumers.md:")
         print("\n".join(f"  {line}" for line in heard))
         print(f"\nall files are under {home}; another market: retrain-worker demo --seed {arguments.seed + 1}")
@@ -107,13 +111,12 @@ def _fresh(home: Path) -> Path:
     return home
 
 
-def _event_of(engine: Listener, result: dict[str, Any]) -> dict[str, Any] | None:
-    """The promotion as the stand-in's consumer received it."""
-    if not result["event_id"]:
-        return None
-    line = engine.wait_for("event", seconds=_EVENT_SECONDS, event_id=result["event_id"])
+def _event_of(engine: Listener, result: RunResult) -> dict[str, object]:
+    """The promotion as the stand-in's consumer received it; empty without one."""
+    promoted = result.run.facts.promote
+    line = engine.wait_for("event", seconds=_EVENT_SECONDS, event_id=promoted.event_id) if promoted else None
     if line is None:
-        return None
+        return {}
     payload = line["payload"]
     return {
         "type": line["event_type"],
@@ -125,15 +128,17 @@ def _event_of(engine: Listener, result: dict[str, Any]) -> dict[str, Any] | None
     }
 
 
-def _answers(engine: Listener) -> dict[str, Any]:
+def _answers(engine: Listener) -> dict[str, EngineTraffic]:
     """Predictions of the stand-in by model version."""
+    from retrain_worker.report.result import EngineTraffic
+
     last = engine.lines("stopped")
-    return dict(last[-1]["answers"]) if last else {}
+    return {version: EngineTraffic(**traffic) for version, traffic in last[-1]["answers"].items()} if last else {}
 
 
-def _bayes_auc(market: Any, result: dict[str, Any]) -> float | None:
+def _bayes_auc(market: Market, result: RunResult) -> float | None:
     """The Bayes-optimal AUC on the holdout, from the generator."""
-    return market.bayes_auc(market.newest(result["candidate"]["n"])) if result["candidate"] else None
+    return market.bayes_auc(market.newest(result.candidate.n)) if result.candidate else None
 
 
 class _Teller:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,13 +51,13 @@ def execute(arguments: argparse.Namespace) -> int:
         "decision": verdict.decision,
         "reasons": list(verdict.reasons),
         "gates": verdict.gates,
-        "candidate": asdict(evidence.candidate),
-        "incumbent": asdict(evidence.incumbent) if evidence.incumbent else None,
+        "candidate": evidence.candidate,
+        "incumbent": evidence.incumbent,
         "incumbent_path": str(found.incumbent_path) if found.incumbent_path else None,
         "incumbent_absence": evidence.incumbent_absence,
         "rows_note": evidence.rows_note,
-        "policy": asdict(verdict.policy),
-        "alpha_spending": asdict(found.spending),
+        "policy": verdict.policy,
+        "alpha_spending": found.spending,
     }
     if arguments.json:
         print(as_json(result))
@@ -66,5 +65,5 @@ def execute(arguments: argparse.Namespace) -> int:
         print(f"{arguments.file}: {verdict.decision}, on {evidence.candidate.n} holdout rows")
         print(evidence.rows_note)
         print(spent(found.spending, is_spent=False))
-        print(f"{gates_table(verdict.gates)}\n\n{hit_rates(asdict(evidence.candidate))}")
+        print(f"{gates_table(verdict.gates)}\n\n{hit_rates(evidence.candidate)}")
     return 0 if verdict.decision is Decision.PASS else _EXIT_REFUSED

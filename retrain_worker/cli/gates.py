@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
@@ -55,15 +54,14 @@ def as_text(run: Run, gated: GateFacts) -> str:
     if gated.alpha_spending:
         lines.append(spent(gated.alpha_spending))
     lines.append(gates_table(gated.verdict.gates))
-    if rates := hit_rates(asdict(gated.candidate) if gated.candidate else {}):
+    if rates := hit_rates(gated.candidate):
         lines.append(f"\n{rates}")
-    folds = [fold for gate in gated.verdict.gates for fold in gate.measurements.get("folds", ())]
-    if folds:
+    if gated.folds:
         lines.append("\nBacktest folds (same configuration, earlier cut-offs):")
         lines.extend(
-            f"  {fold['first_at'][:16]} to {fold['last_at'][:16]}  {fold['n']:>6} rows  AUC {number(fold['auc'])}  "
-            f"log loss gain {signed(fold['log_loss_gain'])} over the prior"
-            for fold in folds
+            f"  {fold.first_at[:16]} to {fold.last_at[:16]}  {fold.n:>6} rows  AUC {number(fold.auc)}  "
+            f"log loss gain {signed(fold.log_loss_gain)} over the prior"
+            for fold in gated.folds
         )
     if on_trial:
         lines += [f"\nShadow trial: {on_trial.decision}", gates_table(on_trial.gates)]

@@ -25,7 +25,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.adapters.artifact_store import ArtifactStore
     from retrain_worker.cli.once import as_json
     from retrain_worker.report.live_evaluation import trial_pairs
-    from retrain_worker.report.result import result_of
+    from retrain_worker.report.result import RunResult, as_object
 
     settings = options.read_settings(arguments)
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
@@ -37,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
         for run in store.history(limit=arguments.limit):
             if arguments.json:
                 page = folders.report_of(run.run_id)
-                print(as_json(result_of(run, report=page if page.exists() else None)))
+                print(as_json(as_object(RunResult(run=run, report=page if page.exists() else None))))
             else:
                 trials = [f"{name}: {text}" for name, text in trial_pairs(run) if run.is_waiting or name == "forced"]
                 reasons = "; ".join((*run.reasons, *trials))

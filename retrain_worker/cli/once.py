@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
 from retrain_worker.domain.lifecycle import Outcome
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from retrain_worker.daemon.wiring import Components
+    from retrain_worker.report.result import RunResult
     from retrain_worker.stages.step import Step
 
 EXIT_CODES = {Outcome.PROMOTED: 0, Outcome.SKIPPED: 10, Outcome.REFUSED: 11, Outcome.INTERRUPTED: 12}
@@ -40,18 +41,19 @@ def execute(arguments: argparse.Namespace) -> int:
     """Run once. An interrupted run of this home is resumed instead of a new one."""
     from retrain_worker.adapters import journal
     from retrain_worker.daemon.signals import Signals
+    from retrain_worker.report.result import as_object
     from retrain_worker.report.run_summary import summary
 
     signals = Signals()
     settings = options.read_settings(arguments)
     journal.configure(level=settings.log_level, form=settings.log_format)
     result = run_once(settings, is_stopped=lambda: signals.stopping, report=_print_progress)
-    print(as_json(result) if arguments.json else summary(result))
+    print(as_json(as_object(result)) if arguments.json else summary(result))
     return exit_code(result)
 
 
-def run_once(settings: Settings, *, is_stopped: Callable[[], bool], report: Callable[[Step], None]) -> dict[str, Any]:
-    """One run to its end; the result of docs/contracts/command-line.md. `report` gets each step with a new message."""
+def run_once(settings: Settings, *, is_stopped: Callable[[], bool], report: Callable[[Step], None]) -> RunResult:
+    """One run to its end. `report` gets each step with a new message."""
     from retrain_worker.daemon.wiring import open_components
 
     options.prepare_home(settings)
@@ -60,7 +62,7 @@ def run_once(settings: Settings, *, is_stopped: Callable[[], bool], report: Call
         return run_with(components, is_stopped=is_stopped)
 
 
-def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> dict[str, Any]:
+def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> RunResult:
     """One run of opened components; an interrupted one goes on first."""
     from retrain_worker.daemon.run_report import write_report
 
@@ -71,11 +73,9 @@ def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> dict[
     return write_report(run, components.run_folders)
 
 
-def exit_code(result: dict[str, Any]) -> int:
+def exit_code(result: RunResult) -> int:
     """The exit code of an outcome; a run on trial has none yet, and goes on as an interrupted one does."""
-    if result["outcome"] is None:
-        return EXIT_CODES[Outcome.INTERRUPTED]
-    return EXIT_CODES.get(Outcome(result["outcome"]), _EXIT_FAILED)
+    return EXIT_CODES.get(result.run.outcome or Outcome.INTERRUPTED, _EXIT_FAILED)
 
 
 def as_json(result: object) -> str:

@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.adapters.artifact_store import ArtifactStore
     from retrain_worker.cli.once import as_json
     from retrain_worker.report.page import write_page
-    from retrain_worker.report.result import result_of
+    from retrain_worker.report.result import RunResult, as_object
     from retrain_worker.report.run_summary import summary
 
     settings = options.read_settings(arguments)
@@ -50,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.html:
         page = arguments.html.expanduser().absolute()
         with durable_file.named_errors(page):
-            write_page(result_of(run, report=page), page)
-    result = result_of(run, report=page if page.exists() else None)
-    print(as_json(result) if arguments.json else summary(result))
+            write_page(RunResult(run=run, report=page), page)
+    result = RunResult(run=run, report=page if page.exists() else None)
+    print(as_json(as_object(result)) if arguments.json else summary(result))
     return 0

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import structlog
 
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.domain.lifecycle import Run
 from retrain_worker.report.page import write_page
-from retrain_worker.report.result import result_of
+from retrain_worker.report.result import RunResult
 
 log = structlog.get_logger()
 
 
-def write_report(run: Run, folders: ArtifactStore) -> dict[str, Any]:
-    """Write the page; what `--json` prints of the run. A page that cannot be written is a warning."""
+def write_report(run: Run, folders: ArtifactStore) -> RunResult:
+    """Write the page; the run as it is shown. A page that cannot be written is a warning."""
     report = folders.report_of(run.run_id)
-    result = result_of(run, report=report)
+    result = RunResult(run=run, report=report)
     try:
         folders.run_dir(run.run_id)
         write_page(result, report)

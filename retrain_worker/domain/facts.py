@@ -16,7 +16,7 @@ from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.audit_findings import Finding
 from retrain_worker.domain.data_policy import DataPolicy
-from retrain_worker.domain.gates import Comparison, Decision, Scorecard, Verdict
+from retrain_worker.domain.gates import Comparison, Decision, Fold, Scorecard, Verdict
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.trial_evaluation import Answer, AnswerDistribution
@@ -135,6 +135,8 @@ class GateFacts:
     #: why there is no scorecard of the incumbent
     incumbent_absence: str = ""
     comparison: Comparison | None = None
+    #: backtest folds, newest first
+    folds: tuple[Fold, ...] = ()
     #: None for a forced promotion: it makes no decision of its own
     alpha_spending: AlphaSpending | None = None
     forced: ForcedPromotion | None = None

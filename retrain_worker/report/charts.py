@@ -5,11 +5,10 @@ The colours are the page's CSS variables. Text is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
-from retrain_worker.domain.gates import Check
+from retrain_worker.domain.gates import Bucket, Check
 from retrain_worker.report.formatting import count, number, share
 
 _WIDTH, _HEIGHT = 380, 270
@@ -17,8 +16,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 34
 _COUNTS_HEIGHT = 46
 
 
-def reliability(candidate: Sequence[Mapping[str, Any]], incumbent: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Hit rate over probability by bucket (domain.gates.Bucket), and below it the number of rows of each bucket.
+def reliability(candidate: Sequence[Bucket], incumbent: Sequence[Bucket] = ()) -> str:
+    """Hit rate over probability by bucket, and below it the number of rows of each bucket.
 
     The candidate's hit rates have error bars.
     """
@@ -28,15 +27,15 @@ def reliability(candidate: Sequence[Mapping[str, Any]], incumbent: Sequence[Mapp
         _line([(0, 0), (1, 1)], "ideal"),
     ]
     for name, buckets in (("incumbent", incumbent), ("candidate", candidate)):
-        found = [bucket for bucket in buckets if bucket.get("hit_rate") is not None]
-        parts.append(_line([(bucket["mean_probability"], bucket["hit_rate"]) for bucket in found], name))
+        found = [bucket for bucket in buckets if bucket.hit_rate is not None]
+        parts.append(_line([_place(bucket, bucket.hit_rate) for bucket in found], name))
         parts += [_dot(bucket, name) for bucket in found]
         parts += [
-            _line([(bucket["mean_probability"], bucket[end]) for end in ("hit_rate_low", "hit_rate_high")], name)
+            _line([_place(bucket, end) for end in (bucket.hit_rate_low, bucket.hit_rate_high)], name)
             for bucket in found
-            if name == "candidate" and bucket.get("hit_rate_low") is not None
+            if name == "candidate" and bucket.hit_rate_low is not None
         ]
-    most = max((bucket["n"] for bucket in candidate), default=0) or 1
+    most = max((bucket.n for bucket in candidate), default=0) or 1
     parts += [_column(bucket, most) for bucket in candidate]
     return _svg(
         "reliability diagram: hit rate by probability, and rows by probability", parts, height=_HEIGHT + _COUNTS_HEIGHT
@@ -131,23 +130,27 @@ def _line(places: Sequence[tuple[float, float]], kind: str) -> str:
     return f'<polyline points="{points}" class="{kind}"/>' if points else ""
 
 
-def _dot(bucket: Mapping[str, Any], kind: str) -> str:
-    x, y = _point(bucket["mean_probability"], bucket["hit_rate"])
+def _place(bucket: Bucket, rate: float | None) -> tuple[float, float]:
+    return bucket.mean_probability or 0.0, rate or 0.0
+
+
+def _dot(bucket: Bucket, kind: str) -> str:
+    x, y = _point(*_place(bucket, bucket.hit_rate))
     text = (
-        f"{kind}: {count(bucket['n'])} rows, mean probability {share(bucket['mean_probability'])}, "
-        f"hit rate {share(bucket['hit_rate'])}"
+        f"{kind}: {count(bucket.n)} rows, mean probability {share(bucket.mean_probability)}, "
+        f"hit rate {share(bucket.hit_rate)}"
     )
-    if bucket.get("hit_rate_low") is not None:
-        text += f" ({share(bucket['hit_rate_low'])} to {share(bucket['hit_rate_high'])})"
+    if bucket.hit_rate_low is not None:
+        text += f" ({share(bucket.hit_rate_low)} to {share(bucket.hit_rate_high)})"
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}"><title>{escape(text)}</title></circle>'
 
 
-def _column(bucket: Mapping[str, Any], most: int) -> str:
-    (left, _), (right, _) = _point(bucket["low"], 0), _point(min(bucket["high"], 1.0), 0)
-    height = (_COUNTS_HEIGHT - 18) * bucket["n"] / most
+def _column(bucket: Bucket, most: int) -> str:
+    (left, _), (right, _) = _point(bucket.low, 0), _point(min(bucket.high, 1.0), 0)
+    height = (_COUNTS_HEIGHT - 18) * bucket.n / most
     floor = _HEIGHT + _COUNTS_HEIGHT - 2
     return (
         f'<rect x="{left + 1:.1f}" y="{floor - height:.1f}" width="{right - left - 2:.1f}" height="{height:.1f}" '
         f'class="count"/><text x="{(left + right) / 2:.0f}" y="{floor - height - 3:.0f}" '
-        f'text-anchor="middle">{count(bucket["n"])}</text>'
+        f'text-anchor="middle">{count(bucket.n)}</text>'
     )

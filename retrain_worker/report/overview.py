@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePath
-from typing import Any
 
-from retrain_worker.domain.gates import GateOutcome, GateResult
-from retrain_worker.domain.lifecycle import Outcome, Stage
+from retrain_worker.domain.facts import PullFacts, TrainFacts
+from retrain_worker.domain.gates import GateOutcome, GateResult, Scorecard
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.report.formatting import NOTHING, count, duration, number, plain, share
+from retrain_worker.report.live_evaluation import trial_pairs
+from retrain_worker.report.result import EngineTraffic, RunResult
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -88,37 +90,30 @@ class Overview:
     seconds: str
 
 
-def overview(
-    result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None
-) -> Overview:
-    """The overview of `result` (report.result).
-
-    `bayes_auc`: the Bayes-optimal AUC on the holdout, where it is known. `event`: name -> value of the promotion as a
-    consumer received it. `result["engine"]`, if present: version -> {answered, failed, slowest_seconds} of an engine
-    that answered during the swap.
-    """
-    outcome = Outcome(result["outcome"]) if result.get("outcome") else None
+def overview(result: RunResult) -> Overview:
+    """The overview of a run."""
+    run, facts, gated = result.run, result.run.facts, result.run.facts.gate
+    parts = facts.train.parts if facts.train else {}
     return Overview(
-        outcome=outcome or "IN PROGRESS",
-        tone=_TONES[outcome] if outcome else OPEN,
-        message=_message(outcome, result),
-        reasons=_reasons(outcome, result),
-        next_step=_next_step(outcome, result),
-        rows=_rows(result),
-        classes=tuple(
-            _class_line(title, result["parts"][name]) for name, title in _PARTS if name in result.get("parts", {})
-        ),
-        scores=_scores(result.get("candidate"), result.get("incumbent"), bayes_auc),
-        holdout_rows=count((result.get("candidate") or {}).get("n")),
-        has_incumbent=bool(result.get("incumbent")),
-        incumbent_absence=plain(result.get("incumbent_absence") or ""),
-        gates=printable(result.get("gates", ())),
-        slot=_slot(outcome, result),
-        trials=tuple((name, plain(text)) for name, text in result.get("trials", ())),
-        event=tuple((plain(name), plain(value)) for name, value in (event or {}).items() if value is not None),
-        answers=tuple(_answers(version, tally) for version, tally in (result.get("engine") or {}).items()),
+        outcome=run.outcome or "IN PROGRESS",
+        tone=_TONES[run.outcome] if run.outcome else OPEN,
+        message=_message(result),
+        # the message of a promotion says everything
+        reasons=() if run.outcome is Outcome.PROMOTED else tuple(plain(reason) for reason in run.reasons),
+        next_step=_next_step(run),
+        rows=_rows(facts.pull, facts.train) if facts.pull else (),
+        classes=tuple(_class_line(title, parts[name]) for name, title in _PARTS if name in parts),
+        scores=_scores(result.candidate, result.incumbent, result.bayes_auc) if result.candidate else (),
+        holdout_rows=count(result.candidate.n if result.candidate else None),
+        has_incumbent=result.incumbent is not None,
+        incumbent_absence=plain(gated.incumbent_absence) if gated else "",
+        gates=printable(gated.verdict.gates) if gated else (),
+        slot=_slot(result),
+        trials=tuple((name, plain(text)) for name, text in trial_pairs(run)),
+        event=tuple((plain(name), plain(value)) for name, value in result.event.items() if value is not None),
+        answers=tuple(_answers(version, traffic) for version, traffic in result.engine.items()),
         files=_files(result),
-        seconds=_seconds(result.get("seconds", {})),
+        seconds=_seconds(run.seconds),
     )
 
 
@@ -138,13 +133,13 @@ def printable(gates: Iterable[GateResult]) -> tuple[GateResult, ...]:
 # ---------------------------------------------------------------- the outcome
 
 
-def _message(outcome: Outcome | None, result: Mapping[str, Any]) -> str:
-    stage, unchanged = str(result.get("stage") or "").lower(), _unchanged(result)
-    if outcome is Outcome.REFUSED and result.get("gates"):
+def _message(result: RunResult) -> str:
+    run, stage, unchanged = result.run, result.run.stage.lower(), _unchanged(result)
+    if run.outcome is Outcome.REFUSED and run.facts.gate:
         return f"The candidate did not pass the gates; {unchanged}."
     messages = {
         None: f"The run is in progress; the next stage is {stage}.",
-        Outcome.PROMOTED: f"{_model_name(result.get('model_path'))} is in the engine's slot; {_confirmation(result)}.",
+        Outcome.PROMOTED: f"{_model_name(result.model_path)} is in the engine's slot; {_confirmation(run)}.",
         Outcome.REFUSED: f"The data is not fit to train on, or no candidate could be trained; {unchanged}.",
         Outcome.SKIPPED: f"There are too few new outcomes for a run; {unchanged}.",
         Outcome.FAILED: f"The stage {stage} failed; {unchanged}.",
@@ -152,30 +147,26 @@ def _message(outcome: Outcome | None, result: Mapping[str, Any]) -> str:
         Outcome.ABANDONED: f"The run was interrupted too often in the stage {stage} and is abandoned; {unchanged}.",
         Outcome.ROLLED_BACK: f"The candidate was promoted and rolled back; {unchanged}.",
     }
-    return messages[outcome]
+    return messages[run.outcome]
 
 
-def _confirmation(result: Mapping[str, Any]) -> str:
-    how = plain(result.get("confirmation") or "no confirmation was requested")
-    return f"confirmed: {how}" if result.get("confirmed") else f"not confirmed: {how}"
+def _confirmation(run: Run) -> str:
+    promoted = run.facts.promote
+    how = plain((promoted and promoted.confirmation) or "no confirmation was requested")
+    return f"confirmed: {how}" if promoted and promoted.confirmed else f"not confirmed: {how}"
 
 
-def _unchanged(result: Mapping[str, Any]) -> str:
-    serving = result.get("previous_model_path")
+def _unchanged(result: RunResult) -> str:
+    serving = result.previous_model_path
     return f"{_model_name(serving)} keeps serving" if serving else "the engine's files are unchanged"
 
 
-def _model_name(path: object) -> str:
-    return plain(PurePath(str(path)).stem) if path else "no model"
+def _model_name(path: str | None) -> str:
+    return plain(PurePath(path).stem) if path else "no model"
 
 
-def _reasons(outcome: Outcome | None, result: Mapping[str, Any]) -> tuple[str, ...]:
-    """Why the run ended as it did, most important first. The message of a promotion says everything."""
-    return () if outcome is Outcome.PROMOTED else tuple(plain(reason) for reason in result.get("reasons", ()))
-
-
-def _next_step(outcome: Outcome | None, result: Mapping[str, Any]) -> str:
-    if outcome is Outcome.REFUSED and result.get("gates"):
+def _next_step(run: Run) -> str:
+    if run.outcome is Outcome.REFUSED and run.facts.gate:
         return (
             "The next run trains on the rows that have arrived by then. The refused candidate stays in its run folder."
         )
@@ -188,36 +179,33 @@ def _next_step(outcome: Outcome | None, result: Mapping[str, Any]) -> str:
         Outcome.ABANDONED: "The next run starts from the beginning; the log has the cause of each interruption.",
         Outcome.ROLLED_BACK: "The next run trains on the rows that have arrived by then.",
     }
-    return steps[outcome] if outcome else ""
+    return steps[run.outcome] if run.outcome else ""
 
 
 # ---------------------------------------------------------------- tables
 
 
-def _rows(result: Mapping[str, Any]) -> Pairs:
-    rows: Mapping[str, Any] = result.get("rows") or {}
-    if not rows:
-        return ()
+def _rows(pulled: PullFacts, trained: TrainFacts | None) -> Pairs:
+    rows = pulled.rows
     read = [
-        f"{count(rows.get('loaded'))} read",
-        f"{count(rows.get('labelled'))} labelled",
-        f"{count(rows.get('win'))} WIN",
-        f"{count(rows.get('loss'))} LOSS",
+        f"{count(rows.loaded)} read",
+        f"{count(rows.labelled)} labelled",
+        f"{count(rows.win)} WIN",
+        f"{count(rows.loss)} LOSS",
     ]
     unused = [
-        f"{count(rows.get('open'))} without a usable label",
-        f"{count(rows.get('contradictions'))} with a label that contradicts its profit",
+        f"{count(rows.open)} without a usable label",
+        f"{count(rows.contradictions)} with a label that contradicts its profit",
     ]
-    unused += [f"{count(number_left)} {plain(reason)}" for reason, number_left in rows.get("quarantined", {}).items()]
-    left_out = [f"{count(left)} {plain(reason)}" for reason, left in result.get("left_out", {}).items()]
-    symbols = [f"{plain(name)} {count(rows_of)}" for name, rows_of in result.get("symbols", {}).items()]
+    unused += [f"{count(number_left)} {plain(reason)}" for reason, number_left in rows.quarantined.items()]
+    left_out = [f"{count(left)} {plain(reason)}" for reason, left in (trained.left_out if trained else {}).items()]
     found = [
         ("rows", _listed(read)),
         ("not used", _listed(unused)),
         ("excluded", _listed(left_out)),
-        ("time", f"{_instant(result.get('first_at'))} to {_instant(result.get('last_at'))}"),
-        ("symbols", _listed(symbols)),
-        ("features", ", ".join(plain(name) for name in result.get("feature_names", ()))),
+        ("time", f"{_instant(pulled.first_at)} to {_instant(pulled.last_at)}"),
+        ("symbols", _listed(f"{plain(name)} {count(rows_of)}" for name, rows_of in pulled.symbols.items())),
+        ("features", ", ".join(plain(name) for name in pulled.feature_names)),
     ]
     return tuple((name, text) for name, text in found if text)
 
@@ -229,64 +217,51 @@ def _class_line(title: str, part: Mapping[str, int]) -> ClassLine:
     )
 
 
-def _scores(
-    candidate: Mapping[str, Any] | None, incumbent: Mapping[str, Any] | None, bayes_auc: float | None
-) -> tuple[ScoreLine, ...]:
-    if not candidate:
-        return ()
-    other = incumbent or {}
+def _scores(candidate: Scorecard, incumbent: Scorecard | None, bayes_auc: float | None) -> tuple[ScoreLine, ...]:
+    def line(name: str, field: str, *, best: float | None = None) -> ScoreLine:
+        return ScoreLine(
+            name=name,
+            candidate=number(getattr(candidate, field)),
+            incumbent=number(getattr(incumbent, field, None)),
+            best="" if best is None else number(best),
+        )
 
-    def line(name: str, key: str) -> ScoreLine:
-        return ScoreLine(name=name, candidate=number(candidate.get(key)), incumbent=number(other.get(key)))
-
-    auc = ScoreLine(
-        name="AUC",
-        candidate=number(candidate.get("auc")),
-        incumbent=number(other.get("auc")),
-        best="" if bayes_auc is None else number(bayes_auc),
-    )
-    actions = ScoreLine(name="BUY / HOLD / SELL", candidate=_actions(candidate), incumbent=_actions(other))
     return (
-        auc,
+        line("AUC", "auc", best=bayes_auc),
         line("log loss", "log_loss"),
         line("Brier score", "brier"),
         line("ECE", "ece"),
         line("accuracy", "accuracy"),
         line("std of P(WIN)", "p_std"),
-        actions,
+        ScoreLine(name="BUY / HOLD / SELL", candidate=_actions(candidate), incumbent=_actions(incumbent)),
     )
 
 
-def _actions(card: Mapping[str, Any]) -> str:
-    actions = card.get("actions") or {}
+def _actions(card: Scorecard | None) -> str:
+    actions = card.actions if card else {}
     return " / ".join(share(actions.get(name)) for name in ("BUY", "HOLD", "SELL")) if actions else NOTHING
 
 
-def _slot(outcome: Outcome | None, result: Mapping[str, Any]) -> Pairs:
+def _slot(result: RunResult) -> Pairs:
     """PATCHTST_MODEL_PATH before and now. Only a promotion changes it."""
-    before = plain(result.get("previous_model_path") or "not set")
-    if result.get("model_path") and outcome is Outcome.PROMOTED:
-        return (("before", before), ("now", plain(result["model_path"])))
+    before = plain(result.previous_model_path or "not set")
+    if result.model_path and result.run.outcome is Outcome.PROMOTED:
+        return (("before", before), ("now", plain(result.model_path)))
     return (("unchanged", before),)
 
 
-def _answers(version: str, tally: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return (
-        plain(version),
-        count(tally.get("answered")),
-        count(tally.get("failed")),
-        duration(tally.get("slowest_seconds")),
-    )
+def _answers(version: str, traffic: EngineTraffic) -> tuple[str, str, str, str]:
+    return plain(version), count(traffic.answered), count(traffic.failed), duration(traffic.slowest_seconds)
 
 
-def _files(result: Mapping[str, Any]) -> Pairs:
-    # of a promoted candidate, the copy in the engine's directory is the one that counts
-    candidate = None if result.get("model_path") else result.get("candidate_path")
+def _files(result: RunResult) -> Pairs:
+    trained, promoted = result.run.facts.train, result.run.facts.promote
     found = (
-        ("model", result.get("model_path")),
-        ("sha256", result.get("sha256")),
-        ("candidate", candidate),
-        ("report", result.get("report")),
+        ("model", promoted and promoted.model_path),
+        ("sha256", promoted and promoted.sha256),
+        # of a promoted candidate, the copy in the engine's directory is the one that counts
+        ("candidate", trained.candidate_path if trained and not promoted else None),
+        ("report", result.report),
     )
     return tuple((name, plain(value)) for name, value in found if value)
 
@@ -296,8 +271,8 @@ def _seconds(seconds: Mapping[str, float]) -> str:
     return _listed([*stages, f"total {duration(sum(seconds.values()))}"]) if stages else ""
 
 
-def _instant(text: str | None) -> str:
-    return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M UTC") if text else NOTHING
+def _instant(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC" if at else NOTHING
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from retrain_worker.domain.gates import GateResult
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.gates import GateResult, Scorecard
+from retrain_worker.domain.lifecycle import Run
 from retrain_worker.report import charts
 from retrain_worker.report.formatting import NOTHING, count, number, plain, share
-from retrain_worker.report.overview import BAD, GATE_TONES, GOOD, MARKS, OPEN, QUIET, Overview, Pairs, overview
+from retrain_worker.report.overview import BAD, GATE_TONES, GOOD, MARKS, OPEN, Overview, Pairs, overview
+from retrain_worker.report.result import RunResult
 
 #: the browser loads nothing else, even if a text were not escaped
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -49,24 +52,22 @@ polyline { fill: none; stroke-width: 2 } .candidate { stroke: var(--mark) } circ
 .inside { fill: var(--good) } .outside { fill: var(--bad) }
 @media (max-width: 40rem) { th, td { padding-right: .5rem } td.number { white-space: normal } table.pairs th { width: 6rem } }
 """  # noqa: E501 (a style sheet)
-_SEVERITY_TONES = {"OK": GOOD, "WARNING": OPEN, "REFUSAL": BAD}
+_SEVERITY_TONES = {Severity.OK: GOOD, Severity.WARNING: OPEN, Severity.REFUSAL: BAD}
 
 
-def write_page(
-    result: Mapping[str, Any], path: Path, *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None
-) -> None:
-    """Write the page of `result` (report.result); `path` holds the whole page, or its former content after an error."""
+def write_page(result: RunResult, path: Path) -> None:
+    """Write the page of a run; `path` holds the whole page, or its former content after an error."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(page(result, bayes_auc=bayes_auc, event=event), encoding="utf-8")
+        draft.write_text(page(result), encoding="utf-8")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def page(result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Mapping[str, Any] | None = None) -> str:
-    """The page as text. `bayes_auc` and `event` as in report.summary."""
-    seen = overview(result, bayes_auc=bayes_auc, event=event)
+def page(result: RunResult) -> str:
+    """The page as text."""
+    seen, facts = overview(result), result.run.facts
     sections = (
         ("PATCHTST_MODEL_PATH", _pairs(seen.slot)),
         ("Live evaluation", _pairs(seen.trials)),
@@ -74,29 +75,29 @@ def page(result: Mapping[str, Any], *, bayes_auc: float | None = None, event: Ma
         ("Gates", _gates(seen.gates)),
         ("Charts", _charts(result)),
         ("Classes before and after balancing", _classes(seen)),
-        ("Slices of the holdout", _slices(result.get("candidate") or {})),
+        ("Slices of the holdout", _slices(result.candidate)),
         ("Rows", _pairs(seen.rows)),
-        ("Audit findings", _findings(result.get("findings", ()))),
+        ("Audit findings", _findings(facts.audit.findings if facts.audit else ())),
         ("Event as a consumer received it", _pairs(seen.event)),
         ("Engine traffic during the swap", _answers(seen)),
         ("Files", _pairs(seen.files)),
-        ("Run", _pairs(_run(result, seen))),
+        ("Run", _pairs(_run(result.run, seen))),
     )
     body = "".join(f"<h2>{escape(title)}</h2>{content}" for title, content in sections if content)
-    title = escape(f"{seen.outcome} {plain(result.get('run_id', ''))}")
+    title, header = escape(f"{seen.outcome} {plain(result.run.run_id)}"), _header(seen, result.run.run_id)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>{_header(seen, result)}{body}</body></html>\n"
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>{header}{body}</body></html>\n"
     )
 
 
-def _header(seen: Overview, result: Mapping[str, Any]) -> str:
+def _header(seen: Overview, run_id: str) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in seen.reasons)
     return (
         f'<header class="{seen.tone}"><h1>{MARKS[seen.tone]} {escape(seen.outcome)} '
-        f"<small>run {escape(plain(result.get('run_id', '')))}</small></h1><p>{escape(seen.message)}</p>"
+        f"<small>run {escape(plain(run_id))}</small></h1><p>{escape(seen.message)}</p>"
         + (f"<ul>{reasons}</ul>" if reasons else "")
         + (f'<p class="next">Next: {escape(seen.next_step)}</p>' if seen.next_step else "")
         + "</header>"
@@ -133,22 +134,21 @@ def _gate(gate: GateResult) -> str:
     )
 
 
-def _charts(result: Mapping[str, Any]) -> str:
-    figures = []
-    buckets = (result.get("candidate") or {}).get("buckets")
-    if buckets:
-        others = (result.get("incumbent") or {}).get("buckets", ())
+def _charts(result: RunResult) -> str:
+    figures, trained = [], result.run.facts.train
+    if result.candidate and result.candidate.buckets:
+        others = result.incumbent.buckets if result.incumbent else ()
         figures.append(
             (
-                charts.reliability(buckets, others),
+                charts.reliability(result.candidate.buckets, others),
                 "Hit rate by probability: candidate (blue), incumbent (dashed), a perfectly calibrated model "
                 "(thin). Vertical bars: 95 % intervals. Below: rows of the candidate by probability.",
             )
         )
-    if result.get("history"):
+    if trained and trained.history:
         figures.append(
             (
-                charts.history(result["history"], best_epoch=result.get("best_epoch")),
+                charts.history(trained.history, best_epoch=trained.best_epoch),
                 "Validation log loss (blue) and training loss (dashed) by epoch; the ring marks the kept epoch.",
             )
         )
@@ -164,31 +164,27 @@ def _classes(seen: Overview) -> str:
     )
 
 
-def _slices(candidate: Mapping[str, Any]) -> str:
-    rows = []
-    for part in candidate.get("slices", ()):
-        actions = part.get("actions") or {}
-        rows.append(
-            (
-                plain(part["name"]),
-                count(part["n"]),
-                number(part["auc"]),
-                number(part["p_std"]),
-                *(share(actions.get(name)) for name in ("BUY", "HOLD", "SELL")),
-            )
+def _slices(candidate: Scorecard | None) -> str:
+    rows = [
+        (
+            plain(part.name),
+            count(part.n),
+            number(part.auc),
+            number(part.p_std),
+            *(share(part.actions.get(name)) for name in ("BUY", "HOLD", "SELL")),
         )
+        for part in (candidate.slices if candidate else ())
+    ]
     return _table("slice", ["rows", "AUC", "std of P(WIN)", "BUY", "HOLD", "SELL"], rows)
 
 
-def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
+def _findings(findings: Sequence[Finding]) -> str:
     rows = []
-    for found in findings:
-        tone = _SEVERITY_TONES.get(str(found.get("severity")), QUIET)
-        examples = "; ".join(plain(example) for example in found.get("examples", ()))
+    for finding in findings:
+        tone = _SEVERITY_TONES[finding.severity]
+        examples = "; ".join(plain(example) for example in finding.examples)
         shown = f'<br><small class="note">{escape(examples)}</small>' if examples else ""
-        rows.append(
-            f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(found.get("message", "")))}{shown}</td></tr>'
-        )
+        rows.append(f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(finding.message))}{shown}</td></tr>')
     return f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
 
 
@@ -196,16 +192,18 @@ def _answers(seen: Overview) -> str:
     return _table("model", ["answered", "failed", "slowest"], seen.answers)
 
 
-def _run(result: Mapping[str, Any], seen: Overview) -> Pairs:
+def _run(run: Run, seen: Overview) -> Pairs:
+    facts = run.facts
     found = (
-        ("requested by", result.get("requested_by")),
-        ("started", result.get("started_at")),
-        ("finished", result.get("finished_at")),
+        ("requested by", run.requested_by),
+        ("started", run.created_at.isoformat()),
+        ("finished", run.finished_at and run.finished_at.isoformat()),
         ("time", seen.seconds),
-        ("event id", result.get("event_id")),
-        ("data sha256", result.get("data_sha256")),
-        ("contract", _flat(result.get("contract"))),
-        ("policy", _flat(result.get("policy"))),
+        ("event id", facts.promote and facts.promote.event_id),
+        ("data sha256", facts.pull and facts.pull.data_sha256),
+        ("contract", _flat(asdict(facts.train.contract)) if facts.train else ""),
+        ("policy", _flat(asdict(facts.gate.verdict.policy)) if facts.gate else ""),
+        *((f"unreadable: {name}", cause) for name, cause in facts.unreadable.items()),
     )
     return tuple((name, plain(value)) for name, value in found if value)
 
@@ -234,5 +232,5 @@ def _table(first: str, others: Sequence[str], rows: Iterable[Sequence[str]], *, 
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _flat(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{name} {NOTHING if value is None else value}" for name, value in (values or {}).items())
+def _flat(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {NOTHING if value is None else value}" for name, value in values.items())

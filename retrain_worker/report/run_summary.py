@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -12,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from retrain_worker.domain.gates import GateResult
+from retrain_worker.domain.gates import GateResult, Scorecard
 from retrain_worker.report.formatting import NOTHING, count, share
 from retrain_worker.report.overview import (
     BAD,
@@ -26,26 +25,17 @@ from retrain_worker.report.overview import (
     overview,
     printable,
 )
+from retrain_worker.report.result import RunResult
 
 _WIDTH = 100
 _LABEL_WIDTH = 14
 _STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow", QUIET: "cyan"}
 
 
-def summary(
-    result: Mapping[str, Any],
-    *,
-    bayes_auc: float | None = None,
-    event: Mapping[str, Any] | None = None,
-    colour: bool = False,
-) -> str:
-    """The summary of `result` (report.result), 100 columns wide. Only paths may be longer, so that they can be copied.
-
-    `bayes_auc`: the Bayes-optimal AUC on the holdout, where it is known. `event`: name -> value of the promotion as a
-    consumer received it.
-    """
-    seen = overview(result, bayes_auc=bayes_auc, event=event)
-    return _printed(_head(seen, str(result.get("run_id", ""))), *_body(seen), colour=colour)
+def summary(result: RunResult, *, colour: bool = False) -> str:
+    """The summary of a run, 100 columns wide. Only paths may be longer, so that they can be copied."""
+    seen = overview(result)
+    return _printed(_head(seen, result.run.run_id), *_body(seen), colour=colour)
 
 
 def gates_table(gates: Sequence[GateResult]) -> str:
@@ -56,17 +46,17 @@ def gates_table(gates: Sequence[GateResult]) -> str:
     return _printed(_gates(shown), Text(), messages, colour=False) if shown else "the gates were not evaluated"
 
 
-def hit_rates(card: Mapping[str, Any]) -> str:
-    """The hit rate in each bucket of P(WIN) (domain.gates.Scorecard as a mapping); empty without buckets."""
+def hit_rates(card: Scorecard | None) -> str:
+    """The hit rate in each bucket of P(WIN); empty without buckets."""
     table = _table("P(WIN)", "rows", "mean P(WIN)", "hit rate", "95 % interval")
-    for bucket in card.get("buckets", ()):
-        interval = f"{share(bucket.get('hit_rate_low'))} to {share(bucket.get('hit_rate_high'))}"
+    for bucket in card.buckets if card else ():
+        interval = f"{share(bucket.hit_rate_low)} to {share(bucket.hit_rate_high)}"
         table.add_row(
-            f"{bucket['low']:.1f} to {bucket['high']:.1f}",
-            count(bucket["n"]),
-            share(bucket["mean_probability"]),
-            share(bucket["hit_rate"]),
-            NOTHING if bucket.get("hit_rate_low") is None else interval,
+            f"{bucket.low:.1f} to {bucket.high:.1f}",
+            count(bucket.n),
+            share(bucket.mean_probability),
+            share(bucket.hit_rate),
+            NOTHING if bucket.hit_rate_low is None else interval,
         )
     return _printed(table, colour=False) if table.row_count else ""
 

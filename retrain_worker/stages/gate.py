@@ -64,6 +64,7 @@ def gate(run: Run, context: StageContext) -> Step:
             incumbent=evidence.incumbent,
             incumbent_absence=evidence.incumbent_absence,
             comparison=evidence.comparison,
+            folds=evidence.skill.folds if evidence.skill else (),
             alpha_spending=spending,
         )
     )

@@ -26,7 +26,7 @@ from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEval
 from retrain_worker.domain.worker_protocol import Done, GateMeasured, TrialEvaluationResult
 from retrain_worker.errors import UsageError
 from retrain_worker.report.page import page
-from retrain_worker.report.result import result_of
+from retrain_worker.report.result import RunResult
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.ports import StageContext
@@ -234,7 +234,7 @@ def test_whatever_a_key_of_a_fact_has_become_the_run_ends_in_time_and_every_verb
         assert run.reasons, key
         if name in ("on probation", "in the middle of the swap"):
             assert run.outcome is Outcome.PROMOTED, key
-        assert page(result_of(run)), key
+        assert page(RunResult(run=run)), key
         context.store.close()
         capsys.readouterr()
 
@@ -248,4 +248,4 @@ def test_whatever_a_deeper_key_has_become_only_its_own_stage_is_affected(recorde
         assert set(found.unreadable) <= {stage}, key
         assert (getattr(found, stage) is None) == (stage in found.unreadable), key
         assert replace(found, unreadable={}, **{stage: None}) == replace(sound, **{stage: None}), key
-        assert page(result_of(replace(a_run(), facts=found))), key
+        assert page(RunResult(run=replace(a_run(), facts=found))), key

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
-import msgspec
 import pytest
 
 from retrain_worker.domain import gates
@@ -27,7 +27,7 @@ from retrain_worker.domain.gates import (
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.report.formatting import count, duration, number, plain, share
 from retrain_worker.report.page import page, write_page
-from retrain_worker.report.result import result_of
+from retrain_worker.report.result import EngineTraffic, RunResult
 from retrain_worker.report.run_summary import gates_table, hit_rates, summary
 from tests.run_facts import promote_facts, train_facts
 
@@ -108,6 +108,9 @@ WEAK = {
 }
 
 
+FINDING = Finding(name="rows", severity=Severity.OK, message="rows enough", measured=1.0, limit=0.5)
+
+
 def run_with(found=None, *, symbols=None):
     """A run that has come up to its verdict."""
     found = found or evidence()
@@ -133,7 +136,7 @@ def run_with(found=None, *, symbols=None):
         ),
         audit=AuditFacts(
             findings=(
-                Finding(name="rows", severity=Severity.OK, message="rows enough", measured=1.0, limit=0.5),
+                FINDING,
                 Finding(
                     name="labels",
                     severity=Severity.WARNING,
@@ -163,11 +166,11 @@ def run_with(found=None, *, symbols=None):
     return replace(run, facts=facts, seconds={"pull": 1.053, "train": 131.2}), verdict
 
 
-def promoted(**changes):
+def promoted(model_path=NEW, **changes):
     run, _verdict = run_with(**changes)
     run = run.with_fact(
         promote_facts(
-            model_path=NEW,
+            model_path=model_path,
             sha256="cd" * 32,
             previous_model_path=OLD,
             event_id="1b470b43",
@@ -175,18 +178,18 @@ def promoted(**changes):
             confirmation="demo-engine answered with it",
         )
     )
-    return result_of(replace(run, stage=Stage.PROMOTE).ended(Outcome.PROMOTED, at=AT + timedelta(minutes=2)))
+    return RunResult(run=replace(run, stage=Stage.PROMOTE).ended(Outcome.PROMOTED, at=AT + timedelta(minutes=2)))
 
 
 def refused(found):
     run, verdict = run_with(found)
-    return result_of(replace(run, stage=Stage.GATE).ended(Outcome.REFUSED, *verdict.reasons, at=AT))
+    return RunResult(run=replace(run, stage=Stage.GATE).ended(Outcome.REFUSED, *verdict.reasons, at=AT))
 
 
 def bare(outcome, *reasons):
     """A run that ended before it knew anything."""
     run = Run(run_id="20260110_033000", requested_by="schedule", request_reason="due", created_at=AT, updated_at=AT)
-    return result_of(replace(run, outcome=outcome, reasons=reasons))
+    return RunResult(run=replace(run, outcome=outcome, reasons=reasons))
 
 
 EVERY_OUTCOME = [
@@ -207,11 +210,14 @@ def test_the_outcome_stands_first_with_one_sentence():
 
 
 def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files():
-    result = promoted() | {
-        "engine": {"patchtst_v20251201_000000": {"answered": 1240, "failed": 0, "slowest_seconds": 0.0214}},
-        "report": "/r/report.html",
-    }
-    text = summary(result, bayes_auc=0.828, event={"type": "model.promoted", "id": "1b470b43"})
+    result = replace(
+        promoted(),
+        engine={"patchtst_v20251201_000000": EngineTraffic(answered=1240, slowest_seconds=0.0214)},
+        report=Path("/r/report.html"),
+        bayes_auc=0.828,
+        event={"type": "model.promoted", "id": "1b470b43"},
+    )
+    text = summary(result)
 
     assert "6,060 read · 5,988 labelled · 3,637 WIN · 2,351 LOSS" in text
     assert "7 features" in text
@@ -259,11 +265,11 @@ def test_an_undecided_gate_is_not_called_a_failure():
     assert "skill: 50 rows could be measured, 200 are required" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result["outcome"]))
+@pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result.run.outcome))
 def test_every_outcome_has_a_summary_of_100_columns_and_no_colour(result):
     text = summary(result)
 
-    assert str(result["outcome"] or "IN PROGRESS") in text.splitlines()[1]
+    assert str(result.run.outcome or "IN PROGRESS") in text.splitlines()[1]
     assert "\x1b" not in text
     assert all(len(line) <= 100 for line in text.splitlines() if "/" not in line)
 
@@ -278,11 +284,12 @@ def test_colour_comes_when_it_is_asked_for(monkeypatch):
 def test_a_path_is_never_broken():
     long = "/very" * 40 + "/patchtst_v20260110_033000.pth"
 
-    assert any(line.endswith(long) for line in summary(promoted() | {"model_path": long}).splitlines())
+    assert any(line.endswith(long) for line in summary(promoted(model_path=long)).splitlines())
 
 
 def test_foreign_text_cannot_command_the_terminal():
-    text = summary(promoted(symbols={HOSTILE: 3}) | {"reasons": [HOSTILE]}, event={HOSTILE: HOSTILE})
+    run = replace(promoted(symbols={HOSTILE: 3}).run, reasons=(HOSTILE,), outcome=Outcome.REFUSED)
+    text = summary(RunResult(run=run, event={HOSTILE: HOSTILE}))
 
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -290,7 +297,7 @@ def test_foreign_text_cannot_command_the_terminal():
 
 
 def test_the_table_of_gates_has_their_messages_too():
-    text = gates_table(refused(WEAK["skill"])["gates"])
+    text = gates_table(refused(WEAK["skill"]).run.facts.gate.verdict.gates)
 
     assert "lower confidence bound 0.480, required > 0.500" in " ".join(text.split())
     assert gates_table(()) == "the gates were not evaluated"
@@ -336,12 +343,12 @@ def test_the_numbers_of_a_gate_agree_with_its_result(found):
 
 
 def test_the_hit_rate_of_each_bucket_is_shown_with_its_interval():
-    shown = hit_rates(msgspec.to_builtins(card())).splitlines()
+    shown = hit_rates(card()).splitlines()
 
     assert len(shown) == 1 + 10
     assert shown[1].split() == ["0.0", "to", "0.1", "0", "—", "—", "—"]
     assert shown[6].split() == ["0.5", "to", "0.6", "55", "55", "%", "50", "%", "42", "%", "to", "57", "%"]
-    assert hit_rates({}) == ""
+    assert hit_rates(None) == ""
 
 
 def test_a_gate_without_checks_is_shown_by_its_message():
@@ -381,7 +388,7 @@ class Seen(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result["outcome"]))
+@pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result.run.outcome))
 def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result):
     text = page(result)
     seen = Seen(text)
@@ -395,7 +402,7 @@ def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result):
 
 
 def test_the_page_shows_what_the_summary_shows_and_the_charts():
-    seen = Seen(page(promoted(), bayes_auc=0.828, event={"type": "model.promoted"}))
+    seen = Seen(page(replace(promoted(), bayes_auc=0.828, event={"type": "model.promoted"})))
 
     for text in (
         "PROMOTED",
@@ -421,14 +428,16 @@ def test_the_page_shows_what_the_summary_shows_and_the_charts():
 
 
 def test_foreign_text_stays_text_on_the_page():
-    result = promoted(symbols={HOSTILE: 3}) | {"run_id": HOSTILE, "reasons": [HOSTILE], "requested_by": HOSTILE}
-    result["candidate"]["slices"][0]["name"] = HOSTILE
-    first, *others = result["gates"]
+    run = promoted(symbols={HOSTILE: 3}).run
+    gated, slices = run.facts.gate, run.facts.gate.candidate.slices
+    first, *others = gated.verdict.gates
     checks = (replace(first.checks[0], label=HOSTILE), *first.checks[1:])
-    result["gates"] = (replace(first, name=HOSTILE, message=HOSTILE, checks=checks), *others)
-    result["findings"][0] |= {"message": HOSTILE, "examples": [HOSTILE]}
-    result["outcome"] = "REFUSED"
-    text = page(result, event={HOSTILE: HOSTILE})
+    gates = (replace(first, name=HOSTILE, message=HOSTILE, checks=checks), *others)
+    candidate = replace(gated.candidate, slices=(replace(slices[0], name=HOSTILE), *slices[1:]))
+    run = run.with_fact(replace(gated, verdict=replace(gated.verdict, gates=gates), candidate=candidate))
+    run = run.with_fact(replace(run.facts.audit, findings=(replace(FINDING, message=HOSTILE, examples=(HOSTILE,)),)))
+    run = replace(run, run_id=HOSTILE, reasons=(HOSTILE,), requested_by=HOSTILE, outcome=Outcome.REFUSED)
+    text = page(RunResult(run=run, event={HOSTILE: HOSTILE}))
     seen = Seen(text)
 
     assert not {"script", "img"} & set(seen.tags)
@@ -442,8 +451,8 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     whole = path.read_text(encoding="utf-8")
     assert whole == page(promoted())
 
-    with pytest.raises(ValueError, match="NOT AN OUTCOME"):
-        write_page(promoted() | {"outcome": "NOT AN OUTCOME"}, path)
+    with pytest.raises(KeyError):
+        write_page(RunResult(run=replace(promoted().run, outcome="NOT AN OUTCOME")), path)
     assert path.read_text(encoding="utf-8") == whole
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
 
