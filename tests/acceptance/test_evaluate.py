@@ -54,7 +54,7 @@ def test_the_promoted_model_is_judged_beside_itself_and_nothing_changes(promoted
     assert bytes_under(folder / "home") == before
     assert found["incumbent_path"] == run["model_path"]
     assert found["candidate"]["auc"] == pytest.approx(run["candidate"]["auc"])
-    assert found["spending"]["num_decisions"] == 2
+    assert found["alpha_spending"]["num_decisions"] == 2
     assert ended.returncode == (0 if found["decision"] == "PASS" else 11)
 
 
