@@ -6,7 +6,7 @@ from pathlib import Path
 
 from retrain_worker import settings
 from retrain_worker.domain.lifecycle import MOVES, DeploymentState, Run
-from retrain_worker.report.result import result_of
+from retrain_worker.report.result import RunResult, as_object
 from retrain_worker.settings import names
 
 ROOT = Path(__file__).parents[2]
@@ -86,4 +86,4 @@ def test_the_contract_of_the_command_line_names_every_key_of_a_result() -> None:
     run = Run(run_id="20260110_000000", requested_by="once", request_reason="", created_at=at, updated_at=at)
     named = set(re.findall(r"`(\w+)`", (ROOT / "docs/contracts/command-line.md").read_text()))
 
-    assert set(result_of(run)) - named == set()
+    assert set(as_object(RunResult(run=run))) - named == set()
