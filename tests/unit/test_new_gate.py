@@ -10,6 +10,7 @@ from retrain_worker.cli.once import as_json
 from retrain_worker.domain.gates import Check, Decision, Evidence, Gate, GatePolicy, GateResult, Measured, decide
 from retrain_worker.domain.gates import decision as gates
 from retrain_worker.report.page import page
+from retrain_worker.report.result import as_object
 from retrain_worker.report.run_summary import gates_table, summary
 from tests.architecture.test_gate_docs import gates_section
 from tests.unit.test_report import evidence, refused
@@ -54,11 +55,11 @@ def test_screen_and_page_show_what_is_measured_and_required_and_what_a_failure_m
     assert REASON in re.sub(r"[\s│]+", " ", on_screen)
     assert REASON in on_page
     assert 'aria-label="accuracy 77.5 %, required ≥ 90.0 %"' in on_page
-    assert "measured by a test" in gates_table(result["gates"])
+    assert "measured by a test" in gates_table(result.run.facts.gate.verdict.gates)
 
 
 def test_json_holds_its_checks_and_its_thresholds_and_a_stored_verdict_is_read_again():
-    *_, shown = json.loads(as_json(refused(evidence())))["gates"]
+    *_, shown = json.loads(as_json(as_object(refused(evidence()))))["gates"]
 
     assert shown == {
         "name": "accuracy",
