@@ -1,4 +1,4 @@
-"""Where a run keeps its files: `MODEL_PATH/runs/<run id>/`, `CHECKPOINT_PATH/<run id>/`, and for how long."""
+"""The directories of runs, `MODEL_PATH/runs/<run id>/` and `CHECKPOINT_PATH/<run id>/`, and their retention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DOOMED_PREFIX = f"{durable_file.TEMPORARY_PREFIX}doomed."
 
 
 class ArtifactStore:
-    """The folders of runs. Implements stages.ports.RunFolders."""
+    """The directories of runs. Implements stages.ports.RunFolders."""
 
     def __init__(self, *, model_path: Path, checkpoint_path: Path) -> None:
         self._runs_dir = model_path / "runs"
@@ -24,39 +24,39 @@ class ArtifactStore:
         self._checkpoint_path = checkpoint_path
 
     def path_of(self, run_id: str) -> Path:
-        """The folder of a run, whether it is there or not."""
+        """The directory of a run, which may not exist."""
         return self._runs_dir / _checked(run_id)
 
     def run_dir(self, run_id: str) -> Path:
-        """The folder of a run; made if it is not there. Raises SlotError, DiskFullError."""
+        """The directory of a run, created if necessary. Raises SlotError, DiskFullError."""
         return _made(self.path_of(run_id))
 
     def report_of(self, run_id: str) -> Path:
-        """Where the page of a run stands, once it is written."""
+        """The path of the page of a run."""
         return self.path_of(run_id) / "report.html"
 
     def checkpoint_dir(self, run_id: str) -> Path:
-        """Where the worker keeps what it needs to resume; made if it is not there."""
+        """The directory of the worker's checkpoint, created if necessary."""
         return _made(self._checkpoint_path / _checked(run_id))
 
     def slot_request_dir(self, request_id: str) -> Path:
-        """Where the verification for an order leaves its answer; made if it is not there."""
+        """The directory of a slot request's verification, created if necessary."""
         return _made(self._slot_requests_dir / request_id)
 
     def remove_slot_request_dir(self, request_id: str) -> None:
-        """Remove it, if it is there: what cannot be removed now is swept at the next start."""
+        """Remove it if it exists; leftovers are removed at the next start."""
         with contextlib.suppress(OSError):
             shutil.rmtree(self._slot_requests_dir / request_id)
-            self._slot_requests_dir.rmdir()  # not left behind in root's name where a person has ordered as root
+            self._slot_requests_dir.rmdir()  # a request by root must not leave files of root
 
     def run_ids(self) -> tuple[str, ...]:
-        """The runs that have a folder, oldest first."""
+        """The runs that have a directory, oldest first."""
         return _run_ids_in(self._runs_dir)
 
     def remove_old_runs(self, *, keep: int, protected: Collection[str | Path]) -> tuple[str, ...]:
-        """Remove all but the newest `keep` runs, with their checkpoints; the ids that are gone.
+        """Remove all but the newest `keep` runs, with their checkpoints; the removed ids.
 
-        `protected` holds run ids, and paths of which none that lies in a run's folder is removed with it.
+        `protected`: run ids, and paths; a run whose directory contains one of these is kept.
         """
         ids = self.run_ids()
         spared = {*ids[len(ids) - keep if keep < len(ids) else 0 :], *self._named_by(protected)}
@@ -69,7 +69,7 @@ class ArtifactStore:
         return gone
 
     def sweep(self) -> None:
-        """Finish the removals that a killed process has begun; a verification under way then is begun anew.
+        """Finish the removals of a killed process; an interrupted verification is repeated.
 
         To be called once, at start.
         """
@@ -108,7 +108,7 @@ def _made(directory: Path) -> Path:
 
 
 def _remove(directory: Path) -> None:
-    """Gone at once under its name; a removal that is cut short leaves nothing that looks like a run."""
+    """Remove by a rename first, so that an interrupted removal leaves nothing that looks like a run."""
     if not directory.is_dir():
         return
     with durable_file.named_errors(directory):

@@ -1,4 +1,4 @@
-"""The state database: runs, deployments, slot requests, the outbox, and what the daemon remembers between starts.
+"""The state database: runs, deployments, slot requests, the outbox, and values that survive a restart.
 
 Each move is stored with the events that it causes in one transaction. Implements stages.ports.RunStore.
 """
@@ -42,13 +42,13 @@ class OutboxRow:
 
 
 class StateDb:
-    """The state database. Every method may be called from any thread; each thread has a connection of its own."""
+    """The state database. Methods may be called from any thread; each thread has its own connection."""
 
     def __init__(self, path: Path, *, read_only: bool = False, is_owner: bool = True) -> None:
-        """Open the file, or make it. Raises StateError when it is damaged, newer than this program, or not writable.
+        """Open or create the file. Raises StateError when it is damaged, newer than this program, or not writable.
 
-        `read_only`, for `status` and `history`: nothing is changed and no file made; works beside a running daemon.
-        Not `is_owner`, for slot requests: the daemon has the lock, so its tables stay as it knows them.
+        `read_only`, for `status` and `history`: nothing is changed or created; works beside a running daemon. Without
+        `is_owner`, for slot requests: the daemon has the lock, so the file is not migrated.
         """
         self._path = path
         self._connect = state_schema.connect_to_read if read_only else state_schema.connect
@@ -106,7 +106,7 @@ class StateDb:
         return run, True
 
     def unfinished_run(self) -> Run | None:
-        """The run at work, an interrupted one too. There is at most one; runs that wait for rows are not at work."""
+        """The working run, also an interrupted one; at most one. Waiting runs do not count."""
         return self._one(Run, f"SELECT * FROM runs WHERE finished_at IS NULL AND stage NOT IN ({_MARKS})", *WAITING)  # noqa: S608
 
     def waiting_runs(self) -> list[Run]:
@@ -118,7 +118,7 @@ class StateDb:
         )
 
     def blocked(self, sha256: str) -> str | None:
-        """Why a model with these bytes is never promoted again: a probation took it back. Else None."""
+        """Why a model with this sha256 is blocked: a probation rolled it back. None when it is not."""
         for run in self._all(
             Run,
             "SELECT runs.* FROM runs JOIN deployments ON deployment_id = runs.run_id WHERE stage = ? AND sha256 = ?",
@@ -140,9 +140,9 @@ class StateDb:
         request: SlotRequest | None = None,
         watermark_path: Path | None = None,
     ) -> None:
-        """Store a move, the events it causes, a deployment, a slot request and a new watermark: all or nothing.
+        """Store a run, its events, a deployment, a slot request and a new watermark in one transaction.
 
-        An event that the outbox knows already is not enqueued again.
+        An event that is already in the outbox is not enqueued again.
         """
         with self._transaction() as connection:
             _store(connection, "runs", "run_id", run)
@@ -159,13 +159,13 @@ class StateDb:
         return self._one(Run, "SELECT * FROM runs WHERE run_id = ?", run_id)
 
     def history(self, limit: int) -> list[Run]:
-        """The newest runs, newest first, in the order in which they were begun, whatever the clock said."""
+        """The newest runs, newest first, in the order of their creation, not by the clock."""
         return self._all(Run, "SELECT * FROM runs ORDER BY rowid DESC LIMIT ?", limit)
 
     def alpha_spending_before(self, run_id: str | None) -> AlphaSpending | None:
-        """What the newest decision of an earlier run (of any run, for None) spent and left.
+        """The alpha spending of the newest decision of an earlier run (of any run, for None).
 
-        A decision that cannot be read counts as one that left nothing.
+        A decision that cannot be read counts as one that left no alpha wealth.
         """
         run = self._one(
             Run,
@@ -180,7 +180,7 @@ class StateDb:
         return spent or AlphaSpending(alpha=0.0, left=0.0, num_decisions=1, at=run.created_at, since=run.created_at)
 
     def last_attempt_at(self) -> datetime | None:
-        """When the newest run that looked at data was begun, not a forced promotion; the schedule counts from it."""
+        """Start of the newest run that is not a forced promotion; the schedule counts from it."""
         newest = self._one(
             Run,
             "SELECT * FROM runs WHERE CASE WHEN json_valid(facts) THEN json_extract(facts, '$.gate.forced') END IS NULL"
@@ -191,7 +191,7 @@ class StateDb:
     # --- deployments ----------------------------------------------------------------------------------------------
 
     def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
-        """Store a deployment that nobody requested (an external change), with the events it causes."""
+        """Store a deployment without a request (an external change), with its events."""
         with self._transaction() as connection:
             _store_deployment(connection, deployment)
             _enqueue(connection, events)
@@ -207,15 +207,15 @@ class StateDb:
         )
 
     def reached_deployments(self) -> list[Deployment]:
-        """Every deployment that reached the env file, in the order in which they did."""
+        """Every deployment that reached the env file, in that order."""
         return self._all(Deployment, "SELECT * FROM deployments WHERE reached IS NOT NULL ORDER BY reached")
 
     def intended_deployments(self) -> list[Deployment]:
-        """The deployments of which it is not stored whether they reached the env file."""
+        """Deployments at INTENDED: the env file may or may not name their model."""
         return self._all(Deployment, "SELECT * FROM deployments WHERE state = ?", DeploymentState.INTENDED)
 
     def last_promotion(self) -> Deployment | None:
-        """The newest deployment that a run made and that reached the env file, whether it serves still or not."""
+        """The newest promotion that reached the env file, whether it still serves or not."""
         return self._one(
             Deployment,
             "SELECT * FROM deployments WHERE reached IS NOT NULL AND kind = 'promote' ORDER BY reached DESC LIMIT 1",
@@ -236,7 +236,7 @@ class StateDb:
         reason: str,
         at: datetime,
     ) -> SlotRequest:
-        """A new request, stored; the process that holds the lock carries it out."""
+        """Store a new request; the process that holds the state lock executes it."""
         with self._transaction() as connection:
             request = SlotRequest(
                 request_id=f"{kind}_{_free_id(connection, 'slot_requests', 'request_id', at, prefix=f'{kind}_')}",
@@ -259,7 +259,7 @@ class StateDb:
         events: Sequence[Event] = (),
         run: Run | None = None,
     ) -> None:
-        """Store a slot request, its deployment, the events it causes and the run it opens: all or nothing."""
+        """Store a slot request, its deployment, its events and the run it opens in one transaction."""
         with self._transaction() as connection:
             if run is not None:
                 _store(connection, "runs", "run_id", run)
@@ -273,7 +273,7 @@ class StateDb:
         return self._one(SlotRequest, "SELECT * FROM slot_requests WHERE request_id = ?", request_id)
 
     def waiting_slot_request(self) -> SlotRequest | None:
-        """The oldest slot request that is not answered."""
+        """The oldest slot request without an answer."""
         return self._one(
             SlotRequest,
             "SELECT * FROM slot_requests WHERE state = ? ORDER BY sequence LIMIT 1",
@@ -283,7 +283,7 @@ class StateDb:
     # --- outbox ---------------------------------------------------------------------------------------------------
 
     def pending_events(self, limit: int, *, besides: Collection[str] = ()) -> list[OutboxRow]:
-        """The oldest events that are not sent, in the order in which they happened; none of the streams `besides`."""
+        """The oldest unsent events, in the order of the outbox, except those of the streams `besides`."""
         marks = ", ".join("?" * len(besides))
         return [
             _outbox_row(row)
@@ -295,41 +295,41 @@ class StateDb:
         ]
 
     def place_of(self, event_id: str) -> int:
-        """The place of an event in the order in which they happened; 0 when it is not known."""
+        """Position of an event in the outbox; 0 when it is unknown."""
         rows = self._rows("SELECT sequence FROM outbox WHERE event_id = ?", event_id)
         return int(rows[0][0]) if rows else 0
 
     def num_pending(self) -> int:
-        """How many events are not sent."""
+        """Number of unsent events."""
         return int(self._rows("SELECT count(*) FROM outbox WHERE sent_at IS NULL")[0][0])
 
     def oldest_pending_at(self) -> datetime | None:
-        """When the oldest event that is not sent happened."""
+        """Time of the oldest unsent event."""
         pending = self.pending_events(1)
         return pending[0].event.timestamp if pending else None
 
     def assign_stream_ids(self, stream_ids: Mapping[str, str]) -> None:
-        """Note the id (event id -> stream id) under which each event will be sent, before the first attempt."""
+        """Store the stream id (event id -> stream id) of each event before the first attempt to send it."""
         self._change_each(
             "UPDATE outbox SET stream_id = ? WHERE event_id = ?",
             [(stream_id, event_id) for event_id, stream_id in stream_ids.items()],
         )
 
     def mark_sent(self, event_ids: Collection[str], *, at: datetime) -> None:
-        """Note that these events stand in their streams."""
+        """Mark these events as sent."""
         self._change_each(
             "UPDATE outbox SET sent_at = ? WHERE event_id = ?", [(_text(at), event_id) for event_id in event_ids]
         )
 
     def requeue(self, event_ids: Collection[str]) -> None:
-        """Redis has lost these events: pending again, without an id."""
+        """Mark these events, which Redis has lost, as unsent, without a stream id."""
         self._change_each(
             "UPDATE outbox SET sent_at = NULL, stream_id = NULL WHERE event_id = ?",
             [(event_id,) for event_id in event_ids],
         )
 
     def sent_event_ids(self, stream: str, *, since: datetime) -> list[str]:
-        """The ids of the events sent to `stream` since then, in the order in which they happened."""
+        """Ids of the events sent to `stream` at `since` or later, in the order of the outbox."""
         return [
             str(row[0])
             for row in self._rows(
@@ -351,17 +351,17 @@ class StateDb:
     # --- what the daemon remembers ----------------------------------------------------------------------------------
 
     def watermark_path(self) -> Path | None:
-        """The fingerprints of the rows that the last committed run has covered."""
+        """The watermark: the fingerprints file of the last committed run."""
         value = self.recall(_WATERMARK, str)
         return Path(value) if value else None
 
     def remember(self, key: str, value: object) -> None:
-        """Store a value (a dataclass, a text, a number) beyond this process."""
+        """Store a value (a dataclass, a text, a number) persistently."""
         with self._transaction() as connection:
             _remember(connection, key, value)
 
     def recall(self, key: str, kind: type[Remembered]) -> Remembered | None:
-        """The value stored under `key`; None when there is none, or none that is a `kind`."""
+        """The value of `key`; None when there is none, or none of type `kind`."""
         rows = self._rows("SELECT value FROM memory WHERE key = ?", key)
         try:
             return msgspec.json.decode(rows[0][0], type=kind) if rows else None
@@ -390,7 +390,7 @@ class StateDb:
             return self._connection.execute(query, values).fetchall()
 
     def _change_each(self, statement: str, values: Sequence[tuple[str, ...]]) -> None:
-        """Change one event for each of `values`, all in one transaction. Raises StateError when one is not known."""
+        """Change one event for each of `values`, all in one transaction. Raises StateError when one is unknown."""
         if not values:
             return
         with self._transaction() as connection:
@@ -407,7 +407,7 @@ class StateDb:
 
 
 def _free_id(connection: sqlite3.Connection, table: str, key: str, at: datetime, *, prefix: str = "") -> str:
-    """`YYYYmmdd_HHMMSS`, the next second that no row has, after `prefix`."""
+    """`prefix` and `YYYYmmdd_HHMMSS`, the next second that no row has."""
     while True:
         found = f"{at.astimezone(UTC):%Y%m%d_%H%M%S}"
         if connection.execute(f"SELECT 1 FROM {table} WHERE {key} = ?", (prefix + found,)).fetchone() is None:  # noqa: S608
@@ -416,7 +416,7 @@ def _free_id(connection: sqlite3.Connection, table: str, key: str, at: datetime,
 
 
 def _store_deployment(connection: sqlite3.Connection, deployment: Deployment) -> None:
-    """The row, and its place in the order in which deployments reached the env line, once it has one."""
+    """Store the deployment, and, once it has reached the env line, its position in that order."""
     _store(connection, "deployments", "deployment_id", deployment)
     if deployment.state not in (DeploymentState.INTENDED, DeploymentState.UNDONE):
         connection.execute(

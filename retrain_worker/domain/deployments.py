@@ -1,4 +1,4 @@
-"""What the history of the slot shows: which model to return to, and where a version stands."""
+"""Decisions from the history of the slot: the target of a rollback, and the model of a version."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Deployme
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A model that stood in the slot before."""
+    """A model that was in the slot."""
 
     version: str
     model_path: str
-    #: as it was recorded when it stood there; None for what stood there before we kept records
+    #: as recorded then; None for a model from before the first record
     sha256: str | None
-    #: whether there is nothing against it: it was confirmed, or nobody was to confirm it
+    #: whether it was confirmed, or no confirmation was expected
     is_good: bool = True
 
 
@@ -26,10 +26,10 @@ def roll_back_target(
     *,
     is_blocked: Callable[[str], bool] = lambda _: False,
 ) -> Target | None:
-    """The model that stood in the slot before the current one and was not taken back; None if there is none.
+    """The previous model in the slot that was not rolled back; None if there is none.
 
-    `deployments`: those that reached the env line, oldest first. One that nobody confirmed though they were asked is
-    passed over as long as there is another; one whose sha256 a probation has condemned is no target at all.
+    `deployments`: those that reached the env line, oldest first. An unconfirmed one is
+    skipped if there is another; a blocked one is never a target.
     """
     stood = _standing(deployments)
     while stood and stood[-1].model_path != current_path:
@@ -45,20 +45,20 @@ def is_confirmed(one: Deployment) -> bool | None:
 
 
 def known_version(deployments: Sequence[Deployment], version: str) -> Target | None:
-    """The model of this version as it last stood in the slot; None when it never did."""
+    """The newest deployment of this version as a target; None when it was never in the slot."""
     stood = [target for one in deployments for target in (_before(one), _after(one)) if target is not None]
     found = [target for target in stood if version in (target.version, target.model_path)]
     return next((target for target in reversed(found) if target.sha256), found[-1] if found else None)
 
 
 def known_versions(deployments: Sequence[Deployment]) -> tuple[str, ...]:
-    """Every version that stood in the slot, the newest first."""
+    """Every version that was in the slot, newest first."""
     stood = [target for one in deployments for target in (_before(one), _after(one)) if target is not None]
     return tuple(dict.fromkeys(target.version for target in reversed(stood)))
 
 
 def _standing(deployments: Sequence[Deployment]) -> list[Target]:
-    """What stood in the slot one upon the other, without what was taken back since."""
+    """The models in the slot in order, without those that were rolled back."""
     stood: list[Target] = []
     for one in deployments:
         before, after = _before(one), _after(one)

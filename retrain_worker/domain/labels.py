@@ -1,4 +1,4 @@
-"""What WIN means, when a label contradicts its own profit, and which action a probability stands for."""
+"""The meaning of WIN, contradictory labels, and the action for a probability."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from enum import StrEnum
 
 
 class Label(StrEnum):
-    """What the model learns to predict."""
+    """What the model predicts."""
 
-    #: P(the executed trade was profitable), whichever side it had (the seed's label)
+    #: P(the executed trade was profitable), for either side (the seed's label)
     OUTCOME = "outcome"
     #: P(the price rose): WIN of a BUY and LOSS of a SELL mean up
     DIRECTION = "direction"
 
 
 class LabelConflict(StrEnum):
-    """What happens to a row whose class contradicts the sign of its realized_pnl."""
+    """Treatment of a row whose class contradicts the sign of its realized_pnl."""
 
     DROP = "drop"
     RELABEL = "relabel"
@@ -25,7 +25,7 @@ class LabelConflict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """P above `buy` means BUY, P below `sell` means SELL, anything between means HOLD."""
+    """BUY above `buy`, SELL below `sell`, HOLD between."""
 
     buy: float = 0.6
     sell: float = 0.4

@@ -1,4 +1,4 @@
-"""A run: where it is, how it ended, and the one table of allowed moves."""
+"""A run: its stage, its outcome, and the table of allowed moves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retrain_worker.domain.facts import Fact, RunFacts
 
 
 class Stage(StrEnum):
-    """The next thing to do. What is stored is always the stage that is due, so recovery is: run the stage."""
+    """The next step. The stored stage is always the one that is due, so recovery is executing it."""
 
     #: freeze the rows of the training window into a snapshot
     PULL = "PULL"
@@ -21,15 +21,15 @@ class Stage(StrEnum):
     TRAIN = "TRAIN"
     #: measure candidate and incumbent on the holdout, decide
     GATE = "GATE"
-    #: the candidate scores rows that arrive after its training, beside the incumbent; its answers are used by no one
+    #: evaluate the candidate beside the incumbent on rows that arrive after its training; its answers are not used
     SHADOW = "SHADOW"
-    #: put the candidate into the engine's slot and see it served
+    #: put the candidate into the engine's slot and wait for the confirmation
     PROMOTE = "PROMOTE"
-    #: it serves, and is scored on new outcomes beside the model that it replaced
+    #: evaluate the promoted model on new outcomes beside the model that it replaced
     PROBATION = "PROBATION"
 
 
-#: stages in which a run waits for rows that have not happened yet: another run may work meanwhile
+#: stages in which a run waits for new rows; another run may work meanwhile
 WAITING = frozenset({Stage.SHADOW, Stage.PROBATION})
 
 
@@ -38,29 +38,29 @@ class Outcome(StrEnum):
 
     #: the candidate is in the engine's slot
     PROMOTED = "PROMOTED"
-    #: data or candidate was not good enough; the incumbent stays
+    #: the data or the candidate is not acceptable; the incumbent stays
     REFUSED = "REFUSED"
-    #: too few newly labelled rows to be worth a run
+    #: too few newly labelled rows
     SKIPPED = "SKIPPED"
-    #: something broke; nothing was changed
+    #: an error; nothing was changed
     FAILED = "FAILED"
-    #: stopped by a person or a restart; the next start goes on with the same stage
+    #: stopped by an operator or a restart; the next start resumes the same stage
     INTERRUPTED = "INTERRUPTED"
-    #: interrupted too often at the same stage; given up
+    #: interrupted too often at the same stage
     ABANDONED = "ABANDONED"
-    #: promoted, then taken back
+    #: promoted, then rolled back
     ROLLED_BACK = "ROLLED_BACK"
 
 
-#: stage -> what may follow it. INTERRUPTED keeps its stage, so a resumed run re-enters where it stopped.
+#: stage -> what may follow it. INTERRUPTED keeps its stage, so a resumed run continues where it stopped.
 MOVES: Mapping[Stage, frozenset[Stage | Outcome]] = {
     Stage.PULL: frozenset({Stage.AUDIT, Outcome.SKIPPED, Outcome.REFUSED}),
     Stage.AUDIT: frozenset({Stage.TRAIN, Outcome.REFUSED}),
     Stage.TRAIN: frozenset({Stage.GATE, Outcome.REFUSED}),
-    # back to TRAIN when the settings changed since: the holdout must be rows that the candidate has never seen
+    # back to TRAIN when training settings have changed: the holdout must not contain training rows
     Stage.GATE: frozenset({Stage.TRAIN, Stage.SHADOW, Stage.PROMOTE, Outcome.REFUSED}),
     Stage.SHADOW: frozenset({Stage.PROMOTE, Outcome.REFUSED}),
-    # back to GATE when a person pointed the engine elsewhere meanwhile: the comparison was with another incumbent
+    # back to GATE when the incumbent has changed: the comparison was with another model
     Stage.PROMOTE: frozenset({Stage.GATE, Stage.PROBATION, Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK}),
     Stage.PROBATION: frozenset({Outcome.PROMOTED, Outcome.ROLLED_BACK}),
 }
@@ -74,7 +74,7 @@ FINAL: frozenset[Outcome] = frozenset(Outcome) - {Outcome.INTERRUPTED}
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One attempt to replace the incumbent. Immutable: every move makes a new value."""
+    """One attempt to replace the incumbent. Immutable: every move creates a new value."""
 
     #: `YYYYmmdd_HHMMSS` of its creation in UTC; the model version is `patchtst_v<run_id>`
     run_id: str
@@ -83,20 +83,20 @@ class Run:
     #: why it was started, one line
     request_reason: str
     created_at: datetime
-    #: the last move or resumption: when the stage that is due began
+    #: time of the last move or resumption, when the current stage began
     updated_at: datetime
     stage: Stage = Stage.PULL
     outcome: Outcome | None = None
-    #: why it ended as it did, weightiest first
+    #: reasons of the outcome, most important first
     reasons: tuple[str, ...] = ()
     finished_at: datetime | None = None
-    #: how often a process died, or an unforeseen error came up, in this stage; a run with too many is given up
+    #: crashes and unexpected errors in this stage; too many end the run as ABANDONED
     num_deaths: int = 0
-    #: how often this stage was tried again after a RetryLaterError
+    #: retries of this stage after a RetryLaterError
     num_retries: int = 0
-    #: not before this instant (back-off after a RetryLaterError)
+    #: earliest time of the next attempt (back-off after a RetryLaterError)
     not_before: datetime | None = None
-    #: what each stage has found
+    #: the findings of each stage
     facts: RunFacts = field(default_factory=RunFacts)
     #: stage value in lower case -> wall seconds spent
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -108,16 +108,16 @@ class Run:
 
     @property
     def is_concluded(self) -> bool:
-        """Whether its outcome is known: it is finished, or serves on probation, which may still take it back."""
+        """Whether its outcome is known: it is finished, or on probation, which may still roll it back."""
         return self.outcome is not None and self.outcome in FINAL
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for rows that have not happened yet, and lets another run work meanwhile."""
+        """Whether it waits for new rows, so that another run may work."""
         return self.stage in WAITING and not self.is_finished
 
     def with_fact(self, fact: Fact) -> Run:
-        """The same run with what one of its stages has found."""
+        """The same run with the findings of one stage."""
         return replace(self, facts=self.facts.with_fact(fact))
 
     def moved_to(self, stage: Stage, *, at: datetime) -> Run:
@@ -139,28 +139,28 @@ class Run:
         )
 
     def on_probation(self, *reasons: str, at: datetime) -> Run:
-        """The run promoted, with the probation due: its outcome is PROMOTED, unless it is taken back."""
+        """The run promoted, with the probation due: its outcome is PROMOTED unless it is rolled back."""
         return replace(self.moved_to(Stage.PROBATION, at=at), outcome=Outcome.PROMOTED, reasons=reasons)
 
     def resumed(self, *, at: datetime) -> Run:
-        """An interrupted run, due at the stage where it stopped."""
-        assert self.outcome in (None, Outcome.INTERRUPTED), f"a run that ended as {self.outcome} cannot go on"
+        """An interrupted run, due at its stage."""
+        assert self.outcome in (None, Outcome.INTERRUPTED), f"a run that ended as {self.outcome} cannot be resumed"
         return replace(self, outcome=None, reasons=(), not_before=None, updated_at=at)
 
 
 class DeploymentKind(StrEnum):
     """Who changed the slot."""
 
-    #: a run put its candidate there
+    #: a run promoted its candidate
     PROMOTE = "promote"
     #: an earlier model returned, or the slot was emptied
     ROLLBACK = "rollback"
-    #: somebody else edited the env line, or it was there before the first run
+    #: an external change, or the model before the first run
     EXTERNAL = "external"
 
 
 class DeploymentState(StrEnum):
-    """How far a swap has come."""
+    """Progress of a swap."""
 
     #: files are in the engine's directory and verified; the env line may or may not name them yet
     INTENDED = "INTENDED"
@@ -172,9 +172,9 @@ class DeploymentState(StrEnum):
     CONFIRMED = "CONFIRMED"
     #: the engine was not seen serving it within the time allowed
     NOT_CONFIRMED = "NOT_CONFIRMED"
-    #: no confirmation is expected: ENGINE_CONFIRM=none, an emptied slot, or a change by somebody else
+    #: no confirmation is expected: ENGINE_CONFIRM=none, an emptied slot, or an external change
     NOT_ASKED = "NOT_ASKED"
-    #: given up before the env line changed
+    #: cancelled before the env line changed
     UNDONE = "UNDONE"
 
 
@@ -182,7 +182,7 @@ class DeploymentState(StrEnum):
 class Deployment:
     """One change of the engine's slot: who, when, why, from what to what."""
 
-    #: the run's id for a promotion, `rollback_<YYYYmmdd_HHMMSS>` for a roll-back
+    #: the run's id for a promotion, `rollback_<YYYYmmdd_HHMMSS>` for a rollback
     deployment_id: str
     run_id: str | None
     kind: DeploymentKind
@@ -197,7 +197,7 @@ class Deployment:
     updated_at: datetime
     requested_by: str
     reason: str
-    #: who confirmed it and how, or why nobody did
+    #: the evidence of the confirmation, or why there is none
     confirmation: str = ""
-    #: what stood in the slot before, hashed when this deployment was intended; None when it could not be read
+    #: hash of the previous model at the intent; None when it could not be read
     previous_sha256: str | None = None

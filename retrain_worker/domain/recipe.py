@@ -1,4 +1,4 @@
-"""How a candidate is trained: the settings of one training run, as values."""
+"""The configuration of one training, as values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Preset(StrEnum):
 
     #: the incumbent's contract when there is an incumbent, else `paper`
     AUTO = "auto"
-    #: what the stack's engine builds by itself today
+    #: the network that the stack's engine builds
     ENGINE = "engine"
     #: PatchTST of "A Time Series is Worth 64 Words" (ICLR 2023)
     PAPER = "paper"
@@ -20,9 +20,9 @@ class Preset(StrEnum):
 class InputTransform(StrEnum):
     """How raw windows become network input."""
 
-    #: the one with the lower validation log loss
+    #: the transform with the lower validation log loss
     AUTO = "auto"
-    #: (x - mean) / std of the training part, carried inside the model file
+    #: (x - mean) / std of the training part, stored in the model file
     STANDARDISE = "standardise"
     #: the paper's: per window and channel
     INSTANCE = "instance"
@@ -31,9 +31,9 @@ class InputTransform(StrEnum):
 
 
 class Precision(StrEnum):
-    """How the matrix products of training are computed; weights, sums and everything measured stay in float32."""
+    """Precision of the matrix products of training; weights, sums and all measurements are float32."""
 
-    #: bf16 where this machine gains from it
+    #: bf16 where this host gains from it
     AUTO = "auto"
     FP32 = "fp32"
     #: factors rounded to 8 bits of mantissa, on CPUs with units for it
@@ -41,29 +41,29 @@ class Precision(StrEnum):
 
 
 class Balance(StrEnum):
-    """What is done about one class being commoner than the other, in the training part only."""
+    """Treatment of class imbalance, in the training part only."""
 
-    #: all of the rarer class, as many of the commoner, drawn anew for each epoch
+    #: all of the minority class and as many of the majority, drawn again for each epoch
     UNDERSAMPLE = "undersample"
-    #: every sample, each class weighing the same in the loss
+    #: every sample, with equal total weight of the classes in the loss
     WEIGHTS = "weights"
     NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What each preset has values of its own for."""
+    """Values that each preset defines."""
 
     learning_rate: float
     dropout: float
-    #: std of the noise on the transformed input while training, see model.patchtst.PatchTSTConfig
+    #: standard deviation of the noise on the transformed input during training
     input_noise: float
-    #: decay of fast wiggles in the patch embedding, see work.training.smoothing
+    #: weight decay on the high frequencies of the patch embedding, see worker.training.smoothing
     patch_smoothing: float
 
 
-#: each is tried; the lower validation log loss wins. The engine's patches hold 128 numbers: where a slow level decides,
-#: smoothing and noise find it in fewer rows; where single rows decide, they hide it
+#: each is trained; the lower validation log loss is kept. The engine's patches hold 128 numbers: where a slow level
+#: decides, smoothing and noise learn it from fewer rows; where single rows decide, they hide it
 TUNINGS = {
     Preset.PAPER: (Tuning(learning_rate=2e-3, dropout=0.4, input_noise=0.0, patch_smoothing=0.0),),
     Preset.ENGINE: (
@@ -75,17 +75,17 @@ TUNINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, besides the rows."""
+    """Everything that determines the weights, besides the rows."""
 
     preset: Preset = Preset.AUTO
     input_transform: InputTransform = InputTransform.STANDARDISE
     #: rows per window; the engine preset fixes 128
     seq_len: int = 64
     max_epochs: int = 8
-    #: epochs without a better validation log loss after which training stops
+    #: epochs without an improvement of the validation log loss after which training stops
     patience: int = 5
     batch_size: int = 128
-    #: None: the preset's, as with dropout, input_noise and patch_smoothing
+    #: None: the preset's value, as with dropout, input_noise and patch_smoothing
     learning_rate: float | None = None
     weight_decay: float = 1e-2
     warmup_share: float = 0.1
@@ -97,21 +97,21 @@ class Recipe:
     balance: Balance = Balance.UNDERSAMPLE
     #: start from the incumbent's weights when its contract is the candidate's
     warm_start: bool = False
-    #: epochs of masked-patch pre-training before the training, on labelled and open rows alike
+    #: epochs of masked-patch pre-training, on labelled and open rows
     pretrain_epochs: int = 0
     seed: int = 20260110
-    #: compute threads, each with its share of every batch; 0 = as many as torch takes by itself
+    #: compute threads, each with a share of every batch; 0: torch's default
     threads: int = 2
     precision: Precision = Precision.AUTO
     #: cpu | cuda | auto
     device: str = "auto"
-    #: std of validation probabilities under which an epoch counts as collapsed
+    #: standard deviation of the validation probabilities below which an epoch counts as collapsed
     collapse_std: float = 0.005
     #: consecutive collapsed epochs that end the attempt
     collapse_epochs: int = 5
 
     def tunings(self, preset: Preset) -> tuple[Tuning, ...]:
-        """What was set, and the preset's own values for what was not: each one to try, no two alike."""
+        """The distinct tunings to train: settings that are given, and the preset's values for the others."""
         mine = {field.name: getattr(self, field.name) for field in fields(Tuning)}
         given = {name: value for name, value in mine.items() if value is not None}
         return tuple(dict.fromkeys(replace(own, **given) for own in TUNINGS[preset]))

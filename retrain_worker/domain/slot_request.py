@@ -1,7 +1,7 @@
-"""A slot request: what an operator, or a probation that found its model worse, wants done to the engine's slot.
+"""A slot request: a rollback or a forced promotion, requested by an operator, a probation or UNCONFIRMED=rollback.
 
-The requester only stores it. The process that holds the lock carries it out, one step at a time, and stores the answer;
-so a request survives every crash, and needs no Redis.
+The requester only stores it. The process that holds the state lock executes it, one step at a time, and stores the
+answer; so a request survives every crash and needs no Redis.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from enum import StrEnum
 class SlotRequestKind(StrEnum):
     """What is requested."""
 
-    #: an earlier model returns to the slot, or none is named any more
+    #: an earlier model returns to the slot, or the slot is emptied
     ROLLBACK = "rollback"
     #: the candidate of a run that was refused goes into the slot
     PROMOTE = "promote"
 
 
 class SlotRequestState(StrEnum):
-    """How far a request has come."""
+    """Progress of a request."""
 
-    #: stored; its deployment, if there is one yet, holds how far the swap has come
+    #: stored; its deployment, if there is one, has the progress of the swap
     WAITING = "WAITING"
     #: the slot is as requested
     DONE = "DONE"
-    #: it cannot be done, and nothing was changed
+    #: refused; nothing was changed
     REFUSED = "REFUSED"
-    #: an error; the answer holds what, and the deployment how far it came
+    #: an error, which the answer names
     FAILED = "FAILED"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlotRequestArguments:
-    """What a request is about; which fields count, depends on its kind."""
+    """Arguments of a request; which fields count depends on its kind."""
 
     #: ROLLBACK: the version that returns; empty = the previous good one
     version: str = ""
-    #: ROLLBACK: no model is to be named any more
+    #: ROLLBACK: empty the slot
     to_none: bool = False
-    #: ROLLBACK: the model path that the env line must still name; None: whatever it names
+    #: ROLLBACK: the path that the env line must still name; None: any
     only_from: str | None = None
-    #: ROLLBACK: the run whose promotion is taken back. PROMOTE: the run whose candidate is promoted
+    #: ROLLBACK: the run whose promotion is rolled back. PROMOTE: the run whose candidate is promoted
     run_id: str | None = None
     #: PROMOTE: the request replaces the result of gates that could not be evaluated
     is_forced: bool = False
     #: PROMOTE: the contract that the engine is to run from now on (domain.forced_promotion.contract_name)
     accepted_contract: str = ""
-    #: PROMOTE: the run that does it, once it is opened
+    #: PROMOTE: the run of the promotion, once it is opened
     opened_run_id: str | None = None
     #: why the stored arguments cannot be read; such a request is refused
     unreadable: str = ""
@@ -57,9 +57,9 @@ class SlotRequestArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotRequest:
-    """One request. Immutable: every change makes a new value."""
+    """One request. Immutable: every change creates a new value."""
 
-    #: also the id of the deployment that it leads to: `rollback_<YYYYmmdd_HHMMSS>`, `rollback_of_<run id>`
+    #: also the id of its deployment: `rollback_<YYYYmmdd_HHMMSS>`, `rollback_of_<run id>`
     request_id: str
     kind: SlotRequestKind
     arguments: SlotRequestArguments = field(default_factory=SlotRequestArguments)
@@ -69,16 +69,16 @@ class SlotRequest:
     created_at: datetime
     updated_at: datetime
     state: SlotRequestState = SlotRequestState.WAITING
-    #: the state, and in the end the result, in one sentence for whoever waits
+    #: the state or the result, as a message for the requester
     answer: str = ""
-    #: how often it was tried again after a RetryLaterError
+    #: retries after a RetryLaterError
     num_retries: int = 0
-    #: not before this instant
+    #: earliest time of the next attempt
     not_before: datetime | None = None
 
     @property
     def is_answered(self) -> bool:
-        """Whether nothing more happens to it."""
+        """Whether it has a final state."""
         return self.state is not SlotRequestState.WAITING
 
     def answered(self, state: SlotRequestState, answer: str, *, at: datetime) -> SlotRequest:

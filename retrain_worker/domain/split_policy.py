@@ -1,8 +1,8 @@
-"""Train, validation and holdout in time; purge and embargo as rules.
+"""Splitting by time into train, validation and holdout, with purge and embargo.
 
 An outcome that is not yet known when the next part begins would carry that part's prices into training
 (Lopez de Prado, Advances in Financial Machine Learning, 2018, section 7.4): such samples are purged. The embargo keeps
-the first hours after a seam out of the later part, because neighbouring samples share most of their window.
+the first hours after a boundary out of the later part, because neighbouring samples share most of their window.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from datetime import datetime, timedelta
 class SplitPolicy:
     """How the labelled samples of the training window are divided in time."""
 
-    #: share of the samples, newest first, that only the gate sees
+    #: share of the newest samples, which only the gate uses
     holdout_share: float = 0.15
-    #: share of the samples before the holdout that chooses the epoch and the calibration
+    #: share of the samples before the holdout, for the choice of the epoch and the calibration
     validation_share: float = 0.15
-    #: hours after each seam that belong to no part
+    #: hours after each boundary that belong to no part
     embargo_hours: float = 1.0
-    #: stretches of the past on which the recipe is tried, each as large as the validation part
+    #: number of earlier periods, each as large as the validation part
     backtest_folds: int = 3
 
 
@@ -35,7 +35,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Three windows in time order. Each later window starts after its seam plus the embargo."""
+    """Three windows in time order. Each later window starts after the boundary plus the embargo."""
 
     train: Window
     validation: Window
@@ -45,13 +45,13 @@ class Split:
 def split_in_time(
     *, start: datetime, validation_at: datetime, holdout_at: datetime, end: datetime, policy: SplitPolicy
 ) -> Split:
-    """The windows for the two seams `validation_at` and `holdout_at`.
+    """The windows for the two boundaries `validation_at` and `holdout_at`.
 
-    The caller finds the seams (quantiles of the sample times); this function applies the embargo. A training sample
-    belongs to the part only if, besides, its outcome was known before `validation_at`; a validation sample, before
+    The caller determines the boundaries (quantiles of the sample times); this function applies the embargo. A training
+    sample belongs to its part only if its outcome was known before `validation_at`, a validation sample before
     `holdout_at`.
     """
-    assert start <= validation_at <= holdout_at <= end, "the seams must be in time order"
+    assert start <= validation_at <= holdout_at <= end, "the boundaries must be in time order"
     embargo = timedelta(hours=policy.embargo_hours)
     return Split(
         train=Window(start=start, end=validation_at),

@@ -1,4 +1,4 @@
-"""The questions that stages ask of the world, each as small as what is asked."""
+"""The ports of the stages: state, worker process, slot, folders, confirmations; and the context that holds them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from retrain_worker.domain.worker_protocol import Broken, Done, Working
 
 
 class RunStore(Protocol):
-    """Our own memory: runs, deployments, orders, the outbox, the watermark. One transaction per `record`."""
+    """The stored state: runs, deployments, slot requests, outbox, watermark. One transaction per `record`."""
 
     def unfinished_run(self) -> Run | None:
-        """The run at work, if there is one. There is at most one; runs on trial and on probation are not at work."""
+        """The working run, at most one; runs on trial and on probation do not count."""
 
     def waiting_runs(self) -> list[Run]:
         """The runs on trial and on probation, oldest first."""
@@ -35,7 +35,7 @@ class RunStore(Protocol):
         """One run."""
 
     def blocked(self, sha256: str) -> str | None:
-        """Why a model with these bytes is never promoted again; None when nothing is known against it."""
+        """Why a model with this sha256 is blocked; None when it is not."""
 
     def record(
         self,
@@ -46,10 +46,10 @@ class RunStore(Protocol):
         request: SlotRequest | None = None,
         watermark_path: Path | None = None,
     ) -> None:
-        """Store a move, the events it causes, a deployment, an order and a new watermark: all or nothing."""
+        """Store a run, its events, a deployment, a slot request and a new watermark in one transaction."""
 
     def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
-        """Store a deployment that no run makes, with the events it causes."""
+        """Store a deployment without a run, with its events."""
 
     def record_slot_request(
         self,
@@ -59,10 +59,10 @@ class RunStore(Protocol):
         events: Sequence[Event] = (),
         run: Run | None = None,
     ) -> None:
-        """Store an order, its deployment, the events it causes and the run it opens: all or nothing."""
+        """Store a slot request, its deployment, its events and the run it opens in one transaction."""
 
     def request(self, request_id: str) -> SlotRequest | None:
-        """One order."""
+        """One slot request."""
 
     def deployment(self, deployment_id: str) -> Deployment | None:
         """One deployment."""
@@ -71,93 +71,93 @@ class RunStore(Protocol):
         """The newest deployment that reached the env file."""
 
     def reached_deployments(self) -> list[Deployment]:
-        """Every deployment that reached the env file, in the order in which they did."""
+        """Every deployment that reached the env file, in that order."""
 
     def intended_deployments(self) -> list[Deployment]:
-        """The deployments of which it is not stored whether they reached the env file."""
+        """Deployments at INTENDED: the env file may or may not name their model."""
 
     def last_promotion(self) -> Deployment | None:
-        """The newest deployment that a run made and that reached the env file, whether it serves still or not."""
+        """The newest promotion that reached the env file, whether it still serves or not."""
 
     def watermark_path(self) -> Path | None:
-        """The fingerprints of the rows that the last committed run has covered."""
+        """The watermark: the fingerprints file of the last committed run."""
 
     def alpha_spending_before(self, run_id: str | None) -> AlphaSpending | None:
-        """What the newest decision of an earlier run (of any run, for None) spent and left."""
+        """The alpha spending of the newest decision of an earlier run (of any run, for None)."""
 
 
 class Workers(Protocol):
-    """Runs the heavy part of a stage in a process of its own."""
+    """Runs the heavy part of a stage in a worker process."""
 
     def result_of(self, stage: str, run_dir: Path, request: Any) -> Working | Done | Broken:
-        """Start the worker for this stage and run if it is not running, and say how it stands. Never blocks.
+        """Start the worker for this stage and run if it is not running; its state. Never blocks.
 
-        Asked again after Done it gives the same result without starting anything, as long as the request is the same.
+        Called again after Done with the same request, it returns the same result without starting a worker.
         """
 
 
 class Slot(Protocol):
-    """The engine's pair of model file and env line."""
+    """The engine's slot: model directory and env line."""
 
     def current_path(self) -> Path | None:
-        """What PATCHTST_MODEL_PATH names now. Raises SlotError when the env file cannot be used."""
+        """The model that PATCHTST_MODEL_PATH names. Raises SlotError when the env file cannot be used."""
 
     def is_shadow_only(self) -> bool:
-        """Whether the env file says PATCHTST_SHADOW_ONLY=true. Raises SlotError when it cannot be read."""
+        """Whether the env file has PATCHTST_SHADOW_ONLY=true. Raises SlotError when it cannot be read."""
 
     def publish(self, candidate: Path, *, expected_sha256: str) -> Path:
         """Copy a verified model and its sidecars into the engine's directory, durably; the path there. Idempotent."""
 
     def sha256_of(self, model: Path) -> str | None:
-        """The hash of a model file; None when nothing has that name."""
+        """The hash of a model file; None when it does not exist."""
 
     def check_ready(self, model: Path, *, expected_sha256: str | None) -> int:
-        """The size in bytes of a model that the engine could be pointed to now.
+        """The size in bytes of a model that the env line may name.
 
-        Raises ArtifactError when it is not there or not what its hash says, SlotError when the engine cannot read it.
+        Raises ArtifactError when it is missing or has another hash, SlotError when the engine cannot read it.
         """
 
     def point_to(self, model: Path, *, expected_sha256: str, replacing: Path | None) -> None:
         """Make the env line name `model`, atomically, with a backup. Doing it twice changes nothing.
 
-        `replacing`: what the line named when this was decided. Raises RetryLaterError when it names a third file by
-        now; then the line is as somebody else wrote it.
+        `replacing`: what the line named at the decision. Raises RetryLaterError when it names another file; then the
+        line is unchanged.
         """
 
     def clear(self, *, replacing: Path) -> None:
-        """Take the env line away, atomically, with a backup. Doing it twice changes nothing.
+        """Remove the env line, atomically, with a backup. Doing it twice changes nothing.
 
-        Raises RetryLaterError when it names another model than `replacing` by now.
+        Raises RetryLaterError when it names another model than `replacing`.
         """
 
     def trigger(self, model: Path | None) -> None:
-        """Tell whoever restarts the engine that the slot has changed."""
+        """Request a restart of the engine."""
 
 
 class RunFolders(Protocol):
-    """Where a run keeps its files."""
+    """The directories of runs."""
 
     def path_of(self, run_id: str) -> Path:
-        """The folder of a run, whether it is there or not."""
+        """The directory of a run, which may not exist."""
 
     def run_dir(self, run_id: str) -> Path:
-        """The folder of a run; made if it is not there."""
+        """The directory of a run, created if necessary."""
 
     def checkpoint_dir(self, run_id: str) -> Path:
-        """Where the worker keeps what it needs to resume; made if it is not there."""
+        """The directory of the worker's checkpoint, created if necessary."""
 
     def slot_request_dir(self, request_id: str) -> Path:
-        """Where the verification for an order leaves its answer; made if it is not there."""
+        """The directory of a slot request's verification, created if necessary."""
 
     def remove_slot_request_dir(self, request_id: str) -> None:
-        """Remove it, if it is there."""
+        """Remove it if it exists."""
 
 
 class Confirmations(Protocol):
     """Whether the engine was seen serving a model."""
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
-        """Who serves it and how that is known, one sentence; None while nobody does."""
+        """One message with the evidence; None while there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ class Policies:
     split: SplitPolicy
     recipe: Recipe
     gate: GatePolicy
-    #: refuse to swap unless PATCHTST_SHADOW_ONLY=true, except when this is set
+    #: swap even when PATCHTST_SHADOW_ONLY is not true
     allow_live_swap: bool = False
     engine_confirm: Confirm = Confirm.EVENT
     engine_confirm_seconds: float = 120.0
@@ -177,7 +177,7 @@ class Policies:
     probation: ProbationPolicy = field(default_factory=lambda: ProbationPolicy(hours=0.0))
     #: minutes between two evaluations of a model on trial or on probation
     trial_interval_minutes: float = 10.0
-    #: deaths in the same stage after which the run is abandoned
+    #: unexpected ends in the same stage after which the run is abandoned
     max_stage_deaths: int = 3
     #: retries of a stage after a RetryLaterError
     max_retries: int = 3
@@ -188,16 +188,16 @@ class Policies:
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
-    """Everything a stage may touch."""
+    """The ports and policies of a stage."""
 
     store: RunStore
     workers: Workers
-    #: verifies a model for an order, beside whatever a run's worker is doing
+    #: verifies a model for a slot request, beside the worker of a run
     verifier: Workers
     slot: Slot
     folders: RunFolders
     confirmations: Confirmations
     policies: Policies
     now: Callable[[], datetime]
-    #: what the engine's own answers say of its serving, one sentence; empty where nobody listens
+    #: the finding of the serving monitor; empty without one
     engine_says: Callable[[], str] = lambda: ""

@@ -1,8 +1,7 @@
-"""Probation: the model that was just promoted is scored on new outcomes beside the one that it replaced.
+"""PROBATION: the promoted model is evaluated on new outcomes beside the one that it replaced.
 
-Worse beyond its margin, or degenerate: it is taken back by a slot request (stages/slot_requests.py), and its bytes are
-never promoted again. Without a model before it, the slot is emptied. A slot that names another model meanwhile ends the
-probation.
+A model that is worse beyond the margin, or degenerate, is rolled back by a slot request (stages/slot_requests.py) and
+blocked. Without a previous model the slot is emptied. A slot that names another model ends the probation.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
 REQUESTED_BY = "probation"
-#: slot requests to take a model back, one per evaluation, before it is left to the operator
+#: rollback requests, one per evaluation, before it is left to the operator
 MAX_ROLLBACK_REQUESTS = 5
 
 
 def probation(run: Run, context: StageContext) -> Step:
-    """PROMOTED for good when the hours are over, ROLLED_BACK as soon as the model is shown worse, or degenerate."""
+    """PROMOTED when the hours are over, ROLLED_BACK when the model is shown to be worse or degenerate."""
     deployment = context.store.deployment(run.run_id)
     assert deployment is not None, "a run on probation was promoted"
     facts = run.facts.probation
@@ -51,7 +50,7 @@ def probation(run: Run, context: StageContext) -> Step:
 
 
 def given_up(run: Run, cause: str, context: StageContext) -> Step:
-    """The probation cannot go on; the model stays in the slot."""
+    """End the probation; the model stays in the slot."""
     return _ended(run, Outcome.PROMOTED, f"probation cancelled: {cause}", context)
 
 
@@ -103,7 +102,7 @@ def _evaluate(run: Run, facts: ProbationFacts, deployment: Deployment, context: 
 
 
 def _unsound(run: Run, facts: ProbationFacts, deployment: Deployment, why: str, context: StageContext) -> Step:
-    """Blocked when two evaluations in a row find it so: one read may fail by itself, and bytes are blocked for good."""
+    """Roll back after two consecutive evaluations with an unsound file: one read may fail, and a block is final."""
     if facts.is_file_suspect:
         return _blocked(run, facts, deployment, f"degenerate: {why}", context)
     return _goes_on(run, replace(facts, is_file_suspect=True, evaluation=facts.evaluation + 1, problem=why), context)
@@ -120,7 +119,7 @@ def _goes_on(run: Run, facts: ProbationFacts, context: StageContext) -> Step:
 
 
 def _overtaken(run: Run, named: str, context: StageContext) -> Step:
-    """The slot names another model: by an operator, or by a newer candidate. That is respected."""
+    """End the probation because the slot names another model, by an operator or a newer candidate."""
     last = context.store.last_deployment()
     if last is not None and last.kind is DeploymentKind.ROLLBACK and last.run_id in (None, run.run_id):
         return _ended(run, Outcome.ROLLED_BACK, f"rolled back by {last.requested_by}: {last.reason}", context)
@@ -128,7 +127,7 @@ def _overtaken(run: Run, named: str, context: StageContext) -> Step:
 
 
 def _blocked(run: Run, facts: ProbationFacts, deployment: Deployment, why: str, context: StageContext) -> Step:
-    """The decision and the slot request are stored together; the run then waits for the request."""
+    """Store the decision with the slot request; the run then waits for the request."""
     facts = replace(facts, rollback_reason=why)
     return Step(
         run=replace(run, not_before=None).with_fact(facts),
@@ -145,7 +144,7 @@ def _slot_request(run: Run, facts: ProbationFacts, deployment: Deployment, conte
 
 
 def _request_id(run: Run, facts: ProbationFacts) -> str:
-    """Another id than that of UNCONFIRMED=rollback, and than those of earlier requests that have failed."""
+    """An id distinct from that of UNCONFIRMED=rollback and from those of earlier failed requests."""
     number = facts.num_rollback_requests
     return f"rollback_in_probation_of_{run.run_id}" + (f"_{number}" if number > 1 else "")
 
@@ -172,7 +171,7 @@ def _taken_back(run: Run, facts: ProbationFacts, deployment: Deployment, context
 
 
 def _ended(run: Run, outcome: Outcome, reason: str, context: StageContext) -> Step:
-    """The confirmation is the first reason of a promotion that stands, and history of one that was taken back."""
+    """The confirmation is the first reason of a lasting promotion, and the last one of a rolled-back promotion."""
     reasons = (
         (*run.reasons, reason)
         if outcome is Outcome.PROMOTED

@@ -1,7 +1,7 @@
-"""Promote: the candidate goes into the engine's slot (stages/swap.py), and the engine is seen serving it.
+"""PROMOTE: put the candidate into the engine's slot (stages/swap.py) and wait for the confirmation.
 
-Each tick takes one step, and each step is written down before the next one begins; a crash between two of them is
-healed by running the stage again.
+Each tick takes one step, and each step is stored before the next one begins; recovery from a crash between two steps is
+executing the stage again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from retrain_worker.stages.step import Step
 
 
 def promote(run: Run, context: StageContext) -> Step:
-    """One step of the promotion; which one, the stored deployment says."""
+    """One step of the promotion, according to the stored deployment."""
     deployment = context.store.deployment(run.run_id)
     if deployment is None or deployment.state is DeploymentState.UNDONE:
         return _intend(run, context)
@@ -34,10 +34,10 @@ def promote(run: Run, context: StageContext) -> Step:
 
 
 def cut_short(run: Run, reason: str, context: StageContext) -> Step | Deployment | None:
-    """What becomes of a promotion that cannot go on. What the env file says, counts.
+    """The end of a promotion that cannot continue. The env file decides.
 
-    A Step that ends the run as PROMOTED, not confirmed, when the env line names the candidate; else the deployment
-    that was given up, or None where none was begun.
+    A Step that ends the run as PROMOTED, not confirmed, when the env line names the candidate; otherwise the cancelled
+    deployment, or None where none was begun.
     """
     deployment = context.store.deployment(run.run_id)
     if deployment is None or deployment.state is DeploymentState.UNDONE:
@@ -52,7 +52,7 @@ def cut_short(run: Run, reason: str, context: StageContext) -> Step | Deployment
 
 
 def _after(run: Run, moved: Deployment, message: str, context: StageContext) -> Step:
-    """What a step of the swap means for the run."""
+    """The step of the run for a step of the swap."""
     match moved.state:
         case DeploymentState.UNDONE:
             return replace(_gate_again(run, swap.named(context) or None, context), deployment=moved)
@@ -65,9 +65,9 @@ def _after(run: Run, moved: Deployment, message: str, context: StageContext) -> 
 
 
 def _gate_again(run: Run, current: str | None, context: StageContext) -> Step:
-    """Somebody pointed the engine elsewhere since the gate: the comparison was with another incumbent.
+    """Return to GATE: the incumbent has changed since the comparison.
 
-    A forced promotion is not judged again: a person has decided on what the engine ran then.
+    A forced promotion ends as REFUSED: the operator's decision was about the former incumbent.
     """
     if _forced(run) is not None:
         why = f"PATCHTST_MODEL_PATH now names {current or 'nothing'}, no longer what the order was given for"
@@ -107,7 +107,7 @@ def _intend(run: Run, context: StageContext) -> Step:
 
 
 def _why(run: Run) -> str:
-    """Why the candidate goes into the slot, for the history."""
+    """The reason of the promotion, for the history."""
     forced = _forced(run)
     return f"forced by {forced.by}: {forced.reason}" if forced else "every gate that counts has passed"
 
@@ -117,10 +117,10 @@ def _forced(run: Run) -> ForcedPromotion | None:
 
 
 def _probation_in_the_way(run: Run, context: StageContext) -> str:
-    """Why a candidate must not take the place of a model on probation; empty when it may.
+    """Why a candidate must not replace a model on probation; empty when it may.
 
-    It may when it is surely better than that model on the same rows, or when a person says so: else each day's
-    candidate would end the probation of the day before, and nothing would ever be proven.
+    It may when it is significantly better than that model on the same rows, or when it is forced; otherwise each day's
+    candidate would end the probation of the day before.
     """
     serving = context.store.last_deployment()
     on_probation = {other.run_id for other in context.store.waiting_runs() if other.stage is Stage.PROBATION}
@@ -137,7 +137,7 @@ def _probation_in_the_way(run: Run, context: StageContext) -> str:
 
 
 def _swapped(run: Run, swapped: Deployment, context: StageContext) -> Step:
-    """The env line names the candidate: say so."""
+    """The env line names the candidate: store it with the event."""
     now = context.now()
     known = run.with_fact(_facts(swapped))
     event = events.promoted(known, swapped, shadow_only=context.slot.is_shadow_only(), at=now)
@@ -150,7 +150,7 @@ def _swapped(run: Run, swapped: Deployment, context: StageContext) -> Step:
 
 
 def _ended(run: Run, deployment: Deployment, context: StageContext) -> Step:
-    """The swap is over. Not confirmed is not the end where UNCONFIRMED=rollback: then it is taken back."""
+    """The swap has ended. With UNCONFIRMED=rollback an unconfirmed model is rolled back."""
     if deployments.is_confirmed(deployment) is not False:
         return _promoted(run, deployment, context)
     if swap.named(context) not in (deployment.model_path, None):
@@ -169,7 +169,7 @@ def _ended(run: Run, deployment: Deployment, context: StageContext) -> Step:
 
 
 def _taken_back(run: Run, deployment: Deployment, context: StageContext) -> Step:
-    """The roll-back that UNCONFIRMED=rollback has ordered is waited for."""
+    """Wait for the rollback that UNCONFIRMED=rollback has requested."""
     request = context.store.request(slot_requests.roll_back_id_of(run))
     if request is None:
         return _ended(run, deployment, context)
@@ -189,7 +189,7 @@ def _after_slot_request(run: Run, deployment: Deployment, request: SlotRequest, 
 
 
 def _overtaken(run: Run, deployment: Deployment, context: StageContext) -> Step:
-    """While the confirmation was awaited, the line came to name another model: by a roll-back, or by a person."""
+    """The env line names another model, by a rollback or an external change during the wait for the confirmation."""
     last = context.store.last_deployment()
     if last is not None and last.kind is DeploymentKind.ROLLBACK and last.deployment_id != deployment.deployment_id:
         return _rolled_back(run, deployment, f"{last.requested_by}: {last.reason}", context)
@@ -207,7 +207,7 @@ def _rolled_back(run: Run, deployment: Deployment, how: str, context: StageConte
 
 
 def _promoted(run: Run, deployment: Deployment, context: StageContext) -> Step:
-    """The run has done what it was for. It is over, or the probation is due."""
+    """The promotion is complete: the run ends, or its probation begins."""
     how, watched = deployment.confirmation, context.policies.probation
     said = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
     known = run.with_fact(_facts(deployment))

@@ -1,9 +1,8 @@
-"""Shadow: the candidate scores the rows that arrive after its training, beside the incumbent; nobody uses its answers.
+"""SHADOW: evaluate the candidate beside the incumbent on rows that arrive after its training.
 
-The trial is counted in outcomes, not in hours, and decided by the gates of the holdout once enough outcomes are known.
-One candidate is on trial at a time: a newer one replaces one that trails (domain.shadow_trial.gives_way), and is
-refused otherwise. When the slot comes to name another model, the trial begins again beside that model; its time limit
-does not.
+The trial counts outcomes, not hours, and the gates of the holdout decide it once enough outcomes are known. One
+candidate is on trial at a time: a newer one replaces one that trails (domain.shadow_trial.gives_way), and is refused
+otherwise. When the slot names another model, the trial restarts beside that model; its time limit continues.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ def _begun(run: Run, context: StageContext) -> Step:
 
 
 def _beside_others(run: Run, context: StageContext) -> Step | None:
-    """What follows from other candidates on trial; None: this one goes on."""
-    # in the order in which they were opened, whatever the clock showed
+    """The step that another candidate on trial causes; None: this one continues."""
+    # in the order in which they were opened, not by the clock
     on_trial = [other for other in context.store.waiting_runs() if other.stage is Stage.SHADOW]
     place = [other.run_id for other in on_trial].index(run.run_id)
     older, newer = on_trial[:place], on_trial[place + 1 :]
@@ -106,7 +105,7 @@ def _evaluate(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
 
 
 def _again(run: Run, facts: ShadowFacts, named: str | None, context: StageContext) -> Step:
-    """Another model serves: what was recorded beside the previous one is no evidence."""
+    """Restart the trial beside another incumbent; predictions beside the previous one do not count."""
     at = context.now()
     anew = ShadowFacts(
         since=at,
@@ -123,7 +122,7 @@ def _again(run: Run, facts: ShadowFacts, named: str | None, context: StageContex
 
 
 def _in_time(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
-    """No verdict yet: the trial goes on, within its limit."""
+    """No verdict yet: continue within the time limit."""
     known = trial_evaluation.planned(run, facts, context)
     if not trial_evaluation.is_over(run, context):
         return Step(run=known, message=trial_evaluation.standing(known))
@@ -137,7 +136,7 @@ def _in_time(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
 
 
 def _to_promotion(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
-    """One run works at a time: the promotion waits for its turn."""
+    """Wait until no other run is working, then promote."""
     working = context.store.unfinished_run()
     if working is not None and working.run_id != run.run_id:
         return Step(

@@ -1,4 +1,4 @@
-"""What one tick of a stage leads to: the run as it is afterwards, what to store with it, and one sentence."""
+"""The result of one tick of a stage: the run afterwards, what to store with it, and a message."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from retrain_worker.domain.slot_request import SlotRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The answer of a stage. `run` is the same object when nothing changed: then nothing is stored."""
+    """The result of a stage. `run` is the same object when nothing changed: then nothing is stored."""
 
     run: Run
-    #: the log line, the STATUS=, and what tests assert on
+    #: the log line and the STATUS=
     message: str
     events: tuple[Event, ...] = ()
     deployment: Deployment | None = None
-    #: what this run wants done to the slot
+    #: the slot request of this run
     request: SlotRequest | None = None
     watermark_path: Path | None = None
-    #: whether it was stored: something has moved, nobody only waited
+    #: whether something changed and is stored
     is_move: bool = False
-    #: whether its outcome became known by it: the run ended, or went on probation
+    #: whether this step determined the outcome: the run ended, or its probation began
     is_end: bool = False

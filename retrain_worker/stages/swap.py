@@ -1,10 +1,9 @@
-"""The swap, step by step: the one way in which a deployment changes the slot, whoever wants it.
+"""The steps of a swap, the same for promotions and rollbacks (docs/contracts/swap.md).
 
-A promotion, a roll-back that a person orders and one that a bad trial causes differ in what they say, not in what they
-do. Each step is idempotent and is written down before the next one begins:
+Each step is idempotent and is stored before the next one begins:
 
     INTENDED → env line replaced → SWAPPED → trigger file → ANNOUNCED → seen serving, or not in time →
-    CONFIRMED | NOT_CONFIRMED | NOT_ASKED; and UNDONE where it was given up before the env line changed
+    CONFIRMED | NOT_CONFIRMED | NOT_ASKED; UNDONE where it was cancelled before the env line changed
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Deployme
 from retrain_worker.errors import RetrainError, SlotError
 from retrain_worker.stages.ports import StageContext
 
-#: states in which nothing more happens to a deployment
+#: final states of a deployment
 ENDED = frozenset(
     {DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED, DeploymentState.NOT_ASKED, DeploymentState.UNDONE}
 )
@@ -25,7 +24,7 @@ ENDED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class SwapStep:
-    """One step: the deployment after it (the same object where nothing changed), and what happened, one sentence."""
+    """One step: the deployment after it (the same object where nothing changed), and a message."""
 
     deployment: Deployment
     message: str
@@ -43,10 +42,10 @@ def intended(
     reason: str,
     context: StageContext,
 ) -> Deployment:
-    """A swap that may begin: `model` stands where the engine can read it, and the engine is in shadow mode.
+    """The intent of a swap: the engine can read `model`, and it is in shadow mode.
 
-    None takes the model in the slot out. Raises SlotError when it may not begin, ArtifactError when the model is not
-    what `sha256` says.
+    None empties the slot. Raises SlotError when the swap may not begin, ArtifactError when the model does not have the
+    hash `sha256`.
     """
     check_shadow(context)
     size_bytes = context.slot.check_ready(model, expected_sha256=sha256) if model else 0
@@ -71,17 +70,17 @@ def intended(
 
 
 def take_step(deployment: Deployment, context: StageContext) -> SwapStep:
-    """The step that is due. After it SWAPPED is new where the env line names the model: the caller says so.
+    """The step that is due. When its state is newly SWAPPED, the caller publishes the event.
 
-    UNDONE where somebody else has changed the line since the intent, which may be hours old.
+    UNDONE where the line was changed externally since the intent, which may be hours old.
     """
     match deployment.state:
         case DeploymentState.INTENDED:
             return _point(deployment, context)
         case DeploymentState.SWAPPED:
-            told = _moved(deployment, DeploymentState.ANNOUNCED, context)  # dated before the engine can start again
+            told = _moved(deployment, DeploymentState.ANNOUNCED, context)  # dated before the engine can restart
             context.slot.trigger(Path(deployment.model_path) if deployment.model_path else None)
-            return SwapStep(deployment=told, message=f"the engine was told to take {_what(deployment)}")
+            return SwapStep(deployment=told, message=f"engine restart requested for {_what(deployment)}")
         case DeploymentState.ANNOUNCED:
             return _confirm(deployment, context)
         case _:
@@ -89,10 +88,10 @@ def take_step(deployment: Deployment, context: StageContext) -> SwapStep:
 
 
 def cut_short(deployment: Deployment, reason: str, context: StageContext) -> Deployment:
-    """What becomes of a swap that cannot go on. What the env file says, counts.
+    """The end of a swap that cannot continue. The env file decides.
 
-    NOT_CONFIRMED when the env line names the model: the engine takes it at its next start, whatever else failed. If
-    the deployment was INTENDED until now, its event is still to be sent. Else UNDONE.
+    NOT_CONFIRMED when the env line names the model, because the engine loads it at its next start. If the deployment
+    was INTENDED until now, its event is still to be published. Otherwise UNDONE.
     """
     if deployment.state in ENDED:
         return deployment
@@ -102,7 +101,7 @@ def cut_short(deployment: Deployment, reason: str, context: StageContext) -> Dep
 
 
 def named(context: StageContext) -> str | None:
-    """What the env line names, "" when it names nothing; None when it cannot be read."""
+    """The path that the env line names, "" when it names none; None when it cannot be read."""
     try:
         current = context.slot.current_path()
     except SlotError:
@@ -111,7 +110,7 @@ def named(context: StageContext) -> str | None:
 
 
 def check_shadow(context: StageContext) -> None:
-    """Raise SlotError unless the engine is in shadow mode, or ALLOW_LIVE_SWAP says that this does not matter."""
+    """Raise SlotError unless the engine is in shadow mode or ALLOW_LIVE_SWAP is set."""
     if not context.policies.allow_live_swap and not context.slot.is_shadow_only():
         raise SlotError(
             "the engine is not in shadow mode, so its model is not replaced",
@@ -129,7 +128,7 @@ def _point(deployment: Deployment, context: StageContext) -> SwapStep:
         return SwapStep(deployment=undone, message=how)
     if found != deployment.model_path:
         check_shadow(context)
-    # also when the line is right already: the rename may not be durable yet
+    # also when the line is already right: the rename may not be durable yet
     if deployment.model_path:
         context.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
     else:
@@ -149,7 +148,7 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
         return _not_asked(deployment, "the slot names no model", context)
     if policies.engine_confirm is Confirm.NONE:
         return _not_asked(deployment, "no confirmation expected (ENGINE_CONFIRM=none)", context)
-    # a unit that was started before it was told has read the old line; a follower names what it serves, and is quick
+    # a unit that started before the request has read the old line; a follower names the model, and may be faster
     since = deployment.updated_at if policies.engine_confirm is Confirm.UNIT else deployment.created_at
     seen = context.confirmations.seen_serving(
         version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since
@@ -190,7 +189,7 @@ def _moved(
 
 
 def _sha256_of(model: Path | None, context: StageContext) -> str | None:
-    """The hash of what stands in the slot; None when it cannot be read: that must not keep it from being replaced."""
+    """The hash of the model in the slot; None when it cannot be read, which must not prevent its replacement."""
     if model is None:
         return None
     try:
