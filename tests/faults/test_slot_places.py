@@ -211,8 +211,8 @@ def in_a_closed_directory(place: Place) -> None:
         (not_ours, "cannot keep", "sudo chown nobody:"),
         (not_ours_in_a_sticky_directory, "cannot keep", "sudo chown nobody:"),
         (of_a_group_that_we_are_not_in, "cannot keep", "sudo chown nobody:"),
-        (marked_read_only, "marked read-only (mode 0444)", "chmod u+w"),
-        (in_a_closed_directory, "cannot write here", "a rename needs the directory"),
+        (marked_read_only, "the file is read-only (mode 0444)", "chmod u+w"),
+        (in_a_closed_directory, "cannot write here", "is not writable for nobody"),
     ],
 )
 def test_what_is_not_ours_to_write_is_left_alone_and_was_found_before(
