@@ -95,6 +95,7 @@ def test_a_good_candidate_passes_every_gate():
         ("skill", with_card(log_loss_gain_low=0.0)),
         ("incumbent", replace(GOOD, comparison=replace(GOOD.comparison, log_loss_gain_low=-0.011))),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], actions={"BUY": 1.0}),))),
+        ("action diversity", with_card(actions={"BUY": 0.6})),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.3, auc_high=0.45),))),
     ],
 )
@@ -122,11 +123,12 @@ def test_too_few_rows_never_pass(n):
 
 
 def test_agreement_is_advisory_unless_it_is_required():
-    disagreeing = with_card(agreement=replace(GOOD_CARD.agreement, share=0.4))
+    for change in ({"share": 0.54}, {"share": 0.86}, {"opposed": 0.25}):
+        disagreeing = with_card(agreement=replace(GOOD_CARD.agreement, **change))
 
-    assert result_of(disagreeing, "agreement") is GateOutcome.FAIL
-    assert decide(disagreeing, POLICY).decision is Decision.PASS
-    assert decide(disagreeing, replace(POLICY, agreement_required=True)).decision is Decision.REFUSE
+        assert result_of(disagreeing, "agreement") is GateOutcome.FAIL
+        assert decide(disagreeing, POLICY).decision is Decision.PASS
+        assert decide(disagreeing, replace(POLICY, agreement_required=True)).decision is Decision.REFUSE
 
 
 def test_agreement_on_too_few_rows_is_undecided():
@@ -161,12 +163,20 @@ def test_agreement_above_its_threshold_is_called_borderline(share, is_borderline
     assert ("borderline" in result.message) == is_borderline
 
 
+@pytest.mark.parametrize(("kappa", "text"), [(0.3, "kappa 0.30"), (None, "kappa not defined")])
+def test_the_kappa_stands_beside_the_agreement(kappa, text):
+    evidence = with_card(agreement=replace(GOOD_CARD.agreement, kappa=kappa))
+    result = next(result for result in decide(evidence, POLICY).gates if result.name == "agreement")
+
+    assert text in result.message
+
+
 @pytest.mark.parametrize(
     "evidence",
     [
         with_card(calibration_slope=0.5, calibration_slope_high=None),
         with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.6, auc_high=0.7, auc_lag_high=-0.01),)),
-        with_card(slices=(replace(GOOD_CARD.slices[0], auc=None, auc_high=None),)),
+        with_card(slices=(replace(GOOD_CARD.slices[0], auc=None, auc_high=0.4),)),
         with_card(slices=(replace(GOOD_CARD.slices[0], actions={}),)),
         with_card(slices=(GOOD_CARD.slices[0], replace(GOOD_CARD.slices[0], n=49, actions={"BUY": 1.0}))),
     ],
