@@ -96,6 +96,7 @@ def test_a_good_candidate_passes_every_gate():
         ("incumbent", replace(GOOD, comparison=replace(GOOD.comparison, log_loss_gain_low=-0.011))),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], actions={"BUY": 1.0}),))),
         ("action diversity", with_card(actions={"BUY": 0.6})),
+        ("action diversity", with_card(actions={"BUY": 0.6, "SELL": 0.1, "HOLD": 0.1})),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.3, auc_high=0.45),))),
     ],
 )
@@ -231,9 +232,12 @@ def test_the_failure_of_a_gate_is_a_problem_with_what_it_means_and_what_was_meas
 
 
 def test_without_an_incumbent_the_other_gates_decide():
-    alone = replace(GOOD, incumbent=None, comparison=None, incumbent_absence="no PATCHTST_MODEL_PATH")
+    for absence, shown in (("no PATCHTST_MODEL_PATH", "no PATCHTST_MODEL_PATH"), ("", "none is named")):
+        verdict = decide(replace(GOOD, incumbent=None, comparison=None, incumbent_absence=absence), POLICY)
+        message = next(gate.message for gate in verdict.gates if gate.name == "incumbent")
 
-    assert decide(alone, POLICY).decision is Decision.PASS
+        assert verdict.decision is Decision.PASS
+        assert message == f"no incumbent to compare with: {shown}; the other gates decide"
 
 
 def test_an_incumbent_that_fails_its_own_gates_is_not_compared_with():
