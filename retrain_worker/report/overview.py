@@ -40,31 +40,28 @@ _PARTS = (
     ("validation", "validation"),
     ("holdout", "holdout"),
 )
+_SCORES = (
+    ("auc", "AUC"),
+    ("log_loss", "log loss"),
+    ("brier", "Brier score"),
+    ("ece", "ECE"),
+    ("accuracy", "accuracy"),
+    ("p_std", "std of P(WIN)"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreLine:
-    """One measurement of candidate and incumbent on the same rows; `best` is that of the Bayes-optimal model."""
+class Cells:
+    """A table of text: the first column is a name, the others are numbers."""
 
-    name: str
-    candidate: str
-    incumbent: str
-    best: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassLine:
-    """One part of the labelled samples."""
-
-    name: str
-    win: str
-    loss: str
-    win_share: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    is_first_row_bold: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A run at a glance. Empty tuples: the run ended before."""
+    """A run at a glance. Empty tuples and None: the run ended before."""
 
     outcome: str
     tone: str
@@ -72,11 +69,10 @@ class Overview:
     reasons: tuple[str, ...]
     next_step: str
     rows: Pairs
-    classes: tuple[ClassLine, ...]
-    scores: tuple[ScoreLine, ...]
-    #: rows that candidate and incumbent were measured on
+    classes: Cells | None
+    #: candidate, incumbent, Bayes-optimal model on the same rows, and how many rows
+    scores: Cells | None
     holdout_rows: str
-    has_incumbent: bool
     incumbent_absence: str
     gates: tuple[GateResult, ...]
     #: PATCHTST_MODEL_PATH before and now
@@ -84,8 +80,8 @@ class Overview:
     #: shadow trial, probation, forced promotion
     trials: Pairs
     event: Pairs
-    #: version, answered, failed, slowest
-    answers: tuple[tuple[str, str, str, str], ...]
+    #: answers of the engine by model
+    traffic: Cells | None
     files: Pairs
     seconds: str
 
@@ -93,7 +89,6 @@ class Overview:
 def overview(result: RunResult) -> Overview:
     """The overview of a run."""
     run, facts, gated = result.run, result.run.facts, result.run.facts.gate
-    parts = facts.train.parts if facts.train else {}
     return Overview(
         outcome=run.outcome or "IN PROGRESS",
         tone=_TONES[run.outcome] if run.outcome else OPEN,
@@ -102,16 +97,15 @@ def overview(result: RunResult) -> Overview:
         reasons=() if run.outcome is Outcome.PROMOTED else tuple(plain(reason) for reason in run.reasons),
         next_step=_next_step(run),
         rows=_rows(facts.pull, facts.train) if facts.pull else (),
-        classes=tuple(_class_line(title, parts[name]) for name, title in _PARTS if name in parts),
-        scores=_scores(result.candidate, result.incumbent, result.bayes_auc) if result.candidate else (),
+        classes=_classes(facts.train) if facts.train else None,
+        scores=_scores(result.candidate, result.incumbent, result.bayes_auc) if result.candidate else None,
         holdout_rows=count(result.candidate.n if result.candidate else None),
-        has_incumbent=result.incumbent is not None,
         incumbent_absence=plain(gated.incumbent_absence) if gated else "",
         gates=printable(gated.verdict.gates) if gated else (),
         slot=_slot(result),
         trials=tuple((name, plain(text)) for name, text in trial_pairs(run)),
         event=tuple((plain(name), plain(value)) for name, value in result.event.items() if value is not None),
-        answers=tuple(_answers(version, traffic) for version, traffic in result.engine.items()),
+        traffic=_traffic(result.engine) if result.engine else None,
         files=_files(result),
         seconds=_seconds(run.seconds),
     )
@@ -210,36 +204,29 @@ def _rows(pulled: PullFacts, trained: TrainFacts | None) -> Pairs:
     return tuple((name, text) for name, text in found if text)
 
 
-def _class_line(title: str, part: Mapping[str, int]) -> ClassLine:
-    win, loss = part.get("win", 0), part.get("loss", 0)
-    return ClassLine(
-        name=title, win=count(win), loss=count(loss), win_share=share(win / (win + loss)) if win + loss else NOTHING
-    )
+def _classes(trained: TrainFacts) -> Cells:
+    rows = []
+    for name, title in _PARTS:
+        if (part := trained.parts.get(name)) is not None:
+            win, loss = part.get("win", 0), part.get("loss", 0)
+            rows.append((title, count(win), count(loss), share(win / (win + loss)) if win + loss else NOTHING))
+    return Cells(head=("part", "WIN", "LOSS", "share of WIN"), rows=tuple(rows))
 
 
-def _scores(candidate: Scorecard, incumbent: Scorecard | None, bayes_auc: float | None) -> tuple[ScoreLine, ...]:
-    def line(name: str, field: str, *, best: float | None = None) -> ScoreLine:
-        return ScoreLine(
-            name=name,
-            candidate=number(getattr(candidate, field)),
-            incumbent=number(getattr(incumbent, field, None)),
-            best="" if best is None else number(best),
-        )
-
-    return (
-        line("AUC", "auc", best=bayes_auc),
-        line("log loss", "log_loss"),
-        line("Brier score", "brier"),
-        line("ECE", "ece"),
-        line("accuracy", "accuracy"),
-        line("std of P(WIN)", "p_std"),
-        ScoreLine(name="BUY / HOLD / SELL", candidate=_actions(candidate), incumbent=_actions(incumbent)),
-    )
+def _scores(candidate: Scorecard, incumbent: Scorecard | None, bayes_auc: float | None) -> Cells:
+    cards = {"candidate": candidate, **({"incumbent": incumbent} if incumbent else {})}
+    head = ["", *cards]
+    rows = [[title, *(number(getattr(card, name)) for card in cards.values())] for name, title in _SCORES]
+    rows.append(["BUY / HOLD / SELL", *(_actions(card) for card in cards.values())])
+    if bayes_auc is not None:
+        head.append("Bayes-optimal")
+        for row in rows:
+            row.append(number(bayes_auc) if row[0] == "AUC" else "")
+    return Cells(head=tuple(head), rows=tuple(map(tuple, rows)), is_first_row_bold=True)
 
 
-def _actions(card: Scorecard | None) -> str:
-    actions = card.actions if card else {}
-    return " / ".join(share(actions.get(name)) for name in ("BUY", "HOLD", "SELL")) if actions else NOTHING
+def _actions(card: Scorecard) -> str:
+    return " / ".join(share(card.actions.get(name)) for name in ("BUY", "HOLD", "SELL"))
 
 
 def _slot(result: RunResult) -> Pairs:
@@ -250,8 +237,12 @@ def _slot(result: RunResult) -> Pairs:
     return (("unchanged", before),)
 
 
-def _answers(version: str, traffic: EngineTraffic) -> tuple[str, str, str, str]:
-    return plain(version), count(traffic.answered), count(traffic.failed), duration(traffic.slowest_seconds)
+def _traffic(engine: Mapping[str, EngineTraffic]) -> Cells:
+    rows = tuple(
+        (plain(version), count(traffic.answered), count(traffic.failed), duration(traffic.slowest_seconds))
+        for version, traffic in engine.items()
+    )
+    return Cells(head=("model", "answered", "failed", "slowest"), rows=rows)
 
 
 def _files(result: RunResult) -> Pairs:

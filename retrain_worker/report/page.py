@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -13,7 +13,7 @@ from retrain_worker.domain.gates import GateResult, Scorecard
 from retrain_worker.domain.lifecycle import Run
 from retrain_worker.report import charts
 from retrain_worker.report.formatting import NOTHING, count, number, plain, share
-from retrain_worker.report.overview import BAD, GATE_TONES, GOOD, MARKS, OPEN, Overview, Pairs, overview
+from retrain_worker.report.overview import BAD, GATE_TONES, GOOD, MARKS, OPEN, Cells, Overview, Pairs, overview
 from retrain_worker.report.result import RunResult
 
 #: the browser loads nothing else, even if a text were not escaped
@@ -74,12 +74,12 @@ def page(result: RunResult) -> str:
         ("Holdout: rows that the candidate was not trained on", _scores(seen)),
         ("Gates", _gates(seen.gates)),
         ("Charts", _charts(result)),
-        ("Classes before and after balancing", _classes(seen)),
+        ("Classes before and after balancing", _table(seen.classes)),
         ("Slices of the holdout", _slices(result.candidate)),
         ("Rows", _pairs(seen.rows)),
         ("Audit findings", _findings(facts.audit.findings if facts.audit else ())),
         ("Event as a consumer received it", _pairs(seen.event)),
-        ("Engine traffic during the swap", _answers(seen)),
+        ("Engine traffic during the swap", _table(seen.traffic)),
         ("Files", _pairs(seen.files)),
         ("Run", _pairs(_run(result.run, seen))),
     )
@@ -108,12 +108,10 @@ def _header(seen: Overview, run_id: str) -> str:
 
 
 def _scores(seen: Overview) -> str:
-    if not seen.scores:
+    if seen.scores is None:
         return ""
-    heads = ["candidate", "incumbent", *(["Bayes-optimal"] if seen.scores[0].best else [])]
-    rows = [(line.name, line.candidate, line.incumbent, line.best)[: len(heads) + 1] for line in seen.scores]
-    absent = "" if seen.has_incumbent else f'<p class="note">No incumbent: {escape(seen.incumbent_absence)}.</p>'
-    return f'<p class="note">{escape(seen.holdout_rows)} rows.</p>{_table("", heads, rows, first_is_bold=True)}{absent}'
+    absent = f'<p class="note">No incumbent: {escape(seen.incumbent_absence)}.</p>' if seen.incumbent_absence else ""
+    return f'<p class="note">{escape(seen.holdout_rows)} rows.</p>{_table(seen.scores)}{absent}'
 
 
 def _gates(gates: Sequence[GateResult]) -> str:
@@ -156,16 +154,8 @@ def _charts(result: RunResult) -> str:
     return f'<div class="charts">{drawn}</div>' if drawn else ""
 
 
-def _classes(seen: Overview) -> str:
-    return _table(
-        "part",
-        ["WIN", "LOSS", "share of WIN"],
-        [(line.name, line.win, line.loss, line.win_share) for line in seen.classes],
-    )
-
-
 def _slices(candidate: Scorecard | None) -> str:
-    rows = [
+    rows = tuple(
         (
             plain(part.name),
             count(part.n),
@@ -174,8 +164,8 @@ def _slices(candidate: Scorecard | None) -> str:
             *(share(part.actions.get(name)) for name in ("BUY", "HOLD", "SELL")),
         )
         for part in (candidate.slices if candidate else ())
-    ]
-    return _table("slice", ["rows", "AUC", "std of P(WIN)", "BUY", "HOLD", "SELL"], rows)
+    )
+    return _table(Cells(head=("slice", "rows", "AUC", "std of P(WIN)", "BUY", "HOLD", "SELL"), rows=rows))
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -186,10 +176,6 @@ def _findings(findings: Sequence[Finding]) -> str:
         shown = f'<br><small class="note">{escape(examples)}</small>' if examples else ""
         rows.append(f'<tr><td class="{tone}">{MARKS[tone]}</td><td>{escape(plain(finding.message))}{shown}</td></tr>')
     return f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
-
-
-def _answers(seen: Overview) -> str:
-    return _table("model", ["answered", "failed", "slowest"], seen.answers)
 
 
 def _run(run: Run, seen: Overview) -> Pairs:
@@ -216,20 +202,18 @@ def _pairs(pairs: Pairs) -> str:
     return f'<table class="pairs">{rows}</table>' if rows else ""
 
 
-def _table(first: str, others: Sequence[str], rows: Iterable[Sequence[str]], *, first_is_bold: bool = False) -> str:
+def _table(cells: Cells | None) -> str:
     """The first column to the left, numbers to the right."""
-    head = f"<th>{escape(first)}</th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in others)
-    body = []
-    for place, (name, *cells) in enumerate(rows):
-        kind = ' class="first"' if first_is_bold and place == 0 else ""
-        body.append(
-            f"<tr{kind}><td>{escape(name)}</td>"
-            + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
-            + "</tr>"
-        )
-    if not body:
+    if cells is None or not cells.rows:
         return ""
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    first, *others = cells.head
+    head = f"<th>{escape(first)}</th>" + "".join(f'<th class="number">{escape(name)}</th>' for name in others)
+    body = ""
+    for place, (name, *numbers) in enumerate(cells.rows):
+        kind = ' class="first"' if cells.is_first_row_bold and place == 0 else ""
+        body += f"<tr{kind}><td>{escape(name)}</td>"
+        body += "".join(f'<td class="number">{escape(cell)}</td>' for cell in numbers) + "</tr>"
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _flat(values: Mapping[str, object]) -> str:

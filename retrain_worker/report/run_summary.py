@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -20,6 +20,7 @@ from retrain_worker.report.overview import (
     MARKS,
     OPEN,
     QUIET,
+    Cells,
     Overview,
     Pairs,
     overview,
@@ -43,7 +44,8 @@ def gates_table(gates: Sequence[GateResult]) -> str:
     shown, messages = printable(gates), Table.grid(padding=(0, 2))
     for gate in shown:
         messages.add_row(_mark(gate), Text(gate.message))
-    return _printed(_gates(shown), Text(), messages, colour=False) if shown else "the gates were not evaluated"
+    table = _gates(shown)
+    return _printed(table, Text(), messages, colour=False) if table else "the gates were not evaluated"
 
 
 def hit_rates(card: Scorecard | None) -> str:
@@ -73,35 +75,28 @@ def _head(seen: Overview, run_id: str) -> RenderableType:
     return Panel(Group(*lines), box=box.ROUNDED, border_style=style, width=_WIDTH)
 
 
-def _body(seen: Overview) -> list[RenderableType]:
-    parts: list[RenderableType] = []
-    if seen.rows:
-        parts += [_title("Rows"), _pairs(seen.rows)]
-    if seen.classes:
-        parts += [_title("Classes before and after balancing"), _classes(seen)]
-    if seen.scores:
-        parts += [_title(f"Holdout: {seen.holdout_rows} rows that the candidate was not trained on"), _scores(seen)]
-    if seen.gates:
-        parts += [_title("Gates"), _gates(seen.gates)]
-    if seen.trials:
-        parts += [_title("Live evaluation"), _pairs(seen.trials)]
-    parts += [_title("PATCHTST_MODEL_PATH"), _pairs(seen.slot)]
-    if seen.event:
-        parts += [_title("Event as a consumer received it"), _pairs(seen.event)]
-    if seen.answers:
-        parts += [_title("Engine traffic during the swap"), _answers(seen)]
-    if seen.files:
-        parts += [_title("Files"), _pairs(seen.files)]
-    if seen.seconds:
-        parts += [_title("Time"), Text(f"  {seen.seconds}")]
-    return parts
+def _body(seen: Overview) -> Iterator[RenderableType]:
+    no_incumbent = (("no incumbent", seen.incumbent_absence),) if seen.incumbent_absence else ()
+    sections = (
+        ("Rows", _pairs(seen.rows)),
+        ("Classes before and after balancing", _cells(seen.classes)),
+        (f"Holdout: {seen.holdout_rows} rows that the candidate was not trained on", _cells(seen.scores)),
+        ("", _pairs(no_incumbent)),
+        ("Gates", _gates(seen.gates)),
+        ("Live evaluation", _pairs(seen.trials)),
+        ("PATCHTST_MODEL_PATH", _pairs(seen.slot)),
+        ("Event as a consumer received it", _pairs(seen.event)),
+        ("Engine traffic during the swap", _cells(seen.traffic)),
+        ("Files", _pairs(seen.files)),
+        ("Time", Text(f"  {seen.seconds}") if seen.seconds else None),
+    )
+    for title, content in sections:
+        if content is not None:
+            yield from [Text(f"\n{title}", style="bold")] if title else []
+            yield content
 
 
-def _title(text: str) -> Text:
-    return Text(f"\n{text}", style="bold")
-
-
-def _pairs(pairs: Pairs) -> RenderableType:
+def _pairs(pairs: Pairs) -> RenderableType | None:
     """Name and text in two columns; a text without spaces (a path, a hash) is not wrapped."""
     lines: list[RenderableType] = []
     for name, text in pairs:
@@ -114,34 +109,22 @@ def _pairs(pairs: Pairs) -> RenderableType:
         row.add_column()
         row.add_row(Text(label), Text(text))
         lines.append(row)
-    return Group(*lines)
+    return Group(*lines) if lines else None
 
 
-def _classes(seen: Overview) -> Table:
-    table = _table("part", "WIN", "LOSS", "share of WIN")
-    for line in seen.classes:
-        table.add_row(Text(line.name), Text(line.win), Text(line.loss), Text(line.win_share))
+def _cells(cells: Cells | None) -> RenderableType | None:
+    if cells is None or not cells.rows:
+        return None
+    table = _table(*cells.head)
+    for place, row in enumerate(cells.rows):
+        is_bold = cells.is_first_row_bold and place == 0
+        table.add_row(*(Text(cell) for cell in row), style="bold" if is_bold else "")
     return table
 
 
-def _scores(seen: Overview) -> RenderableType:
-    has_best = any(line.best for line in seen.scores)
-    extra = (["incumbent"] if seen.has_incumbent else []) + (["Bayes-optimal"] if has_best else [])
-    table = _table("", "candidate", *extra)
-    for line in seen.scores:
-        cells = [
-            line.name,
-            line.candidate,
-            *([line.incumbent] if seen.has_incumbent else []),
-            *([line.best] if has_best else []),
-        ]
-        table.add_row(*(Text(cell) for cell in cells), style="bold" if line.name == "AUC" else "")
-    if seen.has_incumbent:
-        return table
-    return Group(table, _pairs((("no incumbent", seen.incumbent_absence),)))
-
-
-def _gates(gates: Sequence[GateResult]) -> Table:
+def _gates(gates: Sequence[GateResult]) -> Table | None:
+    if not gates:
+        return None
     table = Table(box=box.SIMPLE_HEAD, width=_WIDTH, pad_edge=False, padding=(0, 1), show_edge=False)
     table.add_column("  gate", no_wrap=True, width=24)
     table.add_column("measured", ratio=1, overflow="fold")
@@ -160,13 +143,6 @@ def _mark(gate: GateResult) -> Text:
     if gate.counts:
         return Text(f"  {MARKS[tone]} {gate.name}", style=_STYLES[tone])
     return Text(f"  {MARKS[tone]} {gate.name} (advisory)", style="dim")
-
-
-def _answers(seen: Overview) -> Table:
-    table = _table("model", "answered", "failed", "slowest")
-    for version, answered, failed, slowest in seen.answers:
-        table.add_row(Text(version), Text(answered), Text(failed), Text(slowest))
-    return table
 
 
 def _table(first: str, *others: str) -> Table:
