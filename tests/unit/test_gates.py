@@ -358,6 +358,7 @@ def test_good_backtest_folds_do_not_outweigh_the_holdout(newest):
         (0.75, 0.64, GateOutcome.FAIL),  # the bound of the holdout alone (0.95) does not show it, the pooled one does
         (0.75, 0.88, GateOutcome.PASS),
         (0.88, 0.64, GateOutcome.PASS),  # the holdout does not agree with the folds
+        (0.87, 0.64, GateOutcome.PASS),
         (0.75, None, GateOutcome.PASS),
         (None, 0.64, GateOutcome.PASS),
     ],
