@@ -1,6 +1,6 @@
 """The gates: evidence and policy in, verdict and reasons out. Pure functions; nothing is measured here.
 
-Each gate is declared in a module of its own (gate.py says what a declaration holds); decision.py lists them.
+Each gate is declared in a module of its own (gate.py defines what a declaration holds); decision.py lists them.
 """
 
 from retrain_worker.domain.gates.check import Check

@@ -24,7 +24,7 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
 
 
 def _worst(judged: Sequence[Slice], alpha: float) -> Iterator[Check]:
-    """Each check on the slice that is furthest off. A slice without an AUC has too few rows of a class, and no say."""
+    """Each check on the slice that is furthest off. A slice without an AUC has too few rows of a class for it."""
     bounds = [(part.auc_high, part.name) for part in judged if part.auc is not None and part.auc_high is not None]
     if bounds:
         high, name = min(bounds)
