@@ -1,6 +1,6 @@
-"""Every Redis fault (rows 25-38 of the field's list), with counts: `python benchmarks/event_faults.py`. About 30 s.
+"""Every Redis fault (rows 25 to 38), with counts: `python benchmarks/event_faults.py`. About 30 s.
 
-Then the streams after a FLUSHALL and after an old RDB, beside what they were before.
+Then the streams before and after a FLUSHALL and an old RDB.
 """
 
 import re
@@ -14,8 +14,8 @@ from tests.faults.event_scenarios import SCENARIOS, Scene, play
 
 def main() -> int:
     print(
-        "| row and fault | enqueued | in the stream | of them different | handled | of them different | in order "
-        "| said |\n|---|---:|---:|---:|---:|---:|---|---|"
+        "| row and fault | enqueued | in the stream | of them distinct | handled | of them distinct | in order "
+        "| logged |\n|---|---:|---:|---:|---:|---:|---|---|"
     )
     num_bad = 0
     for name in SCENARIOS:
@@ -31,15 +31,15 @@ def main() -> int:
             f"{tally.handled_distinct} | {'yes' if tally.in_order else 'NO'} | {said} |",
             flush=True,
         )
-    print(f"\n{len(SCENARIOS)} faults, {num_bad} with a loss, a repeat or a wrong order")
-    for name in ("30 FLUSHALL", "29 Redis is killed with snapshots only: an old RDB comes back"):
+    print(f"\n{len(SCENARIOS)} faults, {num_bad} with a loss, a repetition or a wrong order")
+    for name in ("30 FLUSHALL", "29 Redis is killed with snapshots only: an old RDB is loaded"):
         _show_streams(name)
     return 1 if num_bad else 0
 
 
 def _show_streams(name: str) -> None:
-    """What the stream of promotions held before the fault, after it, and after the relay's next pass."""
-    print(f"\n{name}: quantum:stream:model.promoted (stream id: event id), as it was, and in the end")
+    """Print the stream of promotions before the fault and after the relay's next pass."""
+    print(f"\n{name}: quantum:stream:model.promoted (stream id: event id), before the fault, and at the end")
     shown: list[list[str]] = []
     real_read = Scene.read
 
@@ -67,11 +67,8 @@ def _show_streams(name: str) -> None:
 
 
 def _short(text: str) -> str:
-    where = text.find(" at unix://")
-    if where < 0:
-        return text
-    _, _, rest = text[where + 4 :].partition(" ")
-    return re.sub(r" connecting to \S+\.", ":", f"{text[:where]} {rest}".strip())
+    """The message without the address of the server."""
+    return re.sub(r" connecting to \S+\.", ":", re.sub(r" at unix://[^\s:]+", "", text))
 
 
 if __name__ == "__main__":

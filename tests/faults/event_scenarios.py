@@ -232,7 +232,7 @@ def down_for_hours(scene: Scene) -> None:
     scene.read()
 
 
-@scenario("26", "Redis restarts, cleanly, again and again", said="Redis was restarted")
+@scenario("26", "Redis restarts cleanly, several times", said="Redis was restarted")
 def restarts(scene: Scene) -> None:
     for _ in range(4):
         scene.happen(10)
@@ -247,7 +247,7 @@ def restarts(scene: Scene) -> None:
     scene.read()
 
 
-@scenario("27", "the replies to the writes are lost, 3 times", said="cannot be reached")
+@scenario("27", "the replies to three writes are lost", said="cannot be reached")
 def lost_replies(scene: Scene) -> None:
     wire = LossyWire(scene.server)
     scene.connect(wire.url)
@@ -258,7 +258,7 @@ def lost_replies(scene: Scene) -> None:
     wire.close()
 
 
-@scenario("27", "and our process is killed after each lost reply", said="cannot be reached")
+@scenario("27", "the daemon is killed after each lost reply", said="cannot be reached")
 def lost_replies_and_death(scene: Scene) -> None:
     wire = LossyWire(scene.server)
     for _ in range(5):
@@ -290,7 +290,7 @@ def hangs(scene: Scene) -> None:
 # ---------------------------------------------------------------- forgotten
 
 
-@scenario("29", "Redis is killed with snapshots only: an old RDB comes back", said="published again")
+@scenario("29", "Redis is killed with snapshots only: an old RDB is loaded", said="published again")
 def old_snapshot(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
@@ -306,7 +306,7 @@ def old_snapshot(scene: Scene) -> None:
     scene.read()
 
 
-@scenario("29", "yesterday's RDB is put back by hand, and we restart too", said="published again")
+@scenario("29", "an old RDB is restored by hand, and the daemon restarts", said="published again")
 def restored_backup(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
@@ -521,7 +521,7 @@ def no_permission(scene: Scene) -> None:
 # ---------------------------------------------------------------- odd
 
 
-@scenario("35", "our clock goes back 1 h, and somebody's entry is an hour ahead")
+@scenario("35", "the clock goes back 1 h, and a foreign entry is an hour ahead")
 def clock_goes_back(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
@@ -536,7 +536,7 @@ def clock_goes_back(scene: Scene) -> None:
     scene.handled.remove("foreign")
 
 
-@scenario("36", "what a consumer has pending is older than 30 days")
+@scenario("36", "pending entries of a consumer are older than 30 days")
 def old_and_pending(scene: Scene) -> None:
     scene.happen(10)
     scene.relay_all()
@@ -562,7 +562,7 @@ def group_destroyed(scene: Scene) -> None:
     scene.read()
 
 
-@scenario("38", "Redis is too old for IDMP: our own ids", said="IDMP")
+@scenario("38", "Redis does not support IDMP: own stream ids", said="IDMP")
 def too_old(scene: Scene) -> None:
     client = scene.server.client()
     version = client.info("server")["redis_version"]
