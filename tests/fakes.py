@@ -16,7 +16,7 @@ from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.slot_request import SlotRequest
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import Done, VerifyResult
-from retrain_worker.errors import ArtifactError, RetryLaterError, SlotError
+from retrain_worker.errors import ArtifactError, RetrainError, RetryLaterError
 from retrain_worker.stages.ports import Policies, StageContext
 
 StateT = TypeVar("StateT", bound=StateDb)
@@ -90,7 +90,7 @@ class FakeSlot:
     shadow_only: bool = True
     published: list[Path] = field(default_factory=list)
     triggered: list[Path | None] = field(default_factory=list)
-    fault: SlotError | None = None
+    fault: RetrainError | None = None
     #: path -> its hash, where it matters; None: the file is not there
     hashes: dict[str, str | None] = field(default_factory=dict)
 
@@ -176,7 +176,18 @@ def close_all() -> None:
         _OPEN.pop().close()
 
 
-def fake_context(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> StageContext:
+@dataclass(frozen=True, kw_only=True)
+class FakeContext(StageContext):
+    """Everything that a stage may touch, with doubles of what is expensive."""
+
+    store: RecordedState
+    workers: FakeWorkers
+    verifier: FakeWorkers
+    slot: FakeSlot
+    now: FakeClock
+
+
+def fake_context(root: Path, *, clock: Callable[[], datetime] | None = None, **changes: Any) -> FakeContext:
     """Everything that a stage may touch, under `root`; `changes` replace parts of it."""
     root.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Any] = {
@@ -189,4 +200,4 @@ def fake_context(root: Path, *, clock: Callable[[], datetime] | None = None, **c
         "now": clock or FakeClock(),
         "policies": Policies(data=DataPolicy(), split=SplitPolicy(), recipe=Recipe(), gate=GatePolicy()),
     }
-    return StageContext(**{**parts, **changes})
+    return FakeContext(**{**parts, **changes})

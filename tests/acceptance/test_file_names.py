@@ -15,7 +15,7 @@ ENDED = {0, 1, 2, 11, 78}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("names") / f"host-{NAME}"
     root.mkdir()
     write_market(root / f"trader-{NAME}.db", seed=3, end=END, rows=1_200)
@@ -34,7 +34,7 @@ def call(*arguments: object, **settings: object) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_discover(folder, tmp_path):
+def test_discover(folder: Path, tmp_path: Path) -> None:
     code, screen, _ = call("discover", folder, "--out", folder / "out", "--home", tmp_path)
     assert code == 0
     assert f"/host-{SHOWN}/trader-{SHOWN}.db\n" in screen
@@ -48,7 +48,7 @@ def test_discover(folder, tmp_path):
 
 @pytest.mark.parametrize("verb", ["check", "audit"])
 @pytest.mark.parametrize("name", ["trader", "damaged", "missing"])
-def test_check_and_audit(folder, tmp_path, verb, name):
+def test_check_and_audit(folder: Path, tmp_path: Path, verb: str, name: str) -> None:
     path = folder / f"{name}-{NAME}.db"
     code, text, stderr = call(verb, "--db", path, "--home", tmp_path)
     assert (code == 0) == (name == "trader")
@@ -61,7 +61,7 @@ def test_check_and_audit(folder, tmp_path, verb, name):
         assert any(f"{name}-{SHOWN}.db" in reason for reason in reasons)
 
 
-def test_inspect(folder):
+def test_inspect(folder: Path) -> None:
     for name, kind in (("model", "archive"), ("missing", "not readable")):
         code, text, _ = call("inspect", folder / f"{name}-{NAME}.pth")
         assert (code, f"/{name}-{SHOWN}.pth\n" in text) == (11, True)
@@ -71,7 +71,7 @@ def test_inspect(folder):
         assert kind in report["kind"]
 
 
-def test_what_cannot_take_such_a_name_says_so(folder, tmp_path):
+def test_what_cannot_take_such_a_name_says_so(folder: Path, tmp_path: Path) -> None:
     for arguments in (
         ("audit", "--home", folder),
         ("check", "--env-file", folder / "gone.env"),
@@ -85,7 +85,7 @@ def test_what_cannot_take_such_a_name_says_so(folder, tmp_path):
     assert (code, 'DB_PATH: "/\\xff.db" is not valid UTF-8' in stderr) == (78, True)
 
 
-def test_once_on_such_a_database_ends_with_a_result(folder, tmp_path):
+def test_once_on_such_a_database_ends_with_a_result(folder: Path, tmp_path: Path) -> None:
     code, text, _ = call("once", "--db", folder / f"damaged-{NAME}.db", "--home", tmp_path, "--json", SHADOW="false")
     assert code == 11
     assert f"damaged-{SHOWN}.db" in json.loads(text)["reasons"][0]

@@ -6,12 +6,16 @@ import json
 import logging
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import torch
 
 from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.events import SERVED_STREAM, EventType, stream_of
@@ -20,7 +24,8 @@ from retrain_worker.errors import RetryLaterError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.serving import AsyncModelEvents, AsyncModelFollower, event_reader, model_watch
-from tests.redis_world import PATIENCE_SECONDS, RedisServer, an_event, enqueue
+from tests.known import known
+from tests.redis_world import PATIENCE_SECONDS, Clock, RedisServer, an_event, enqueue
 
 SKIPPED = stream_of(EventType.SKIPPED)
 CONTRACT = ModelContract(
@@ -30,23 +35,23 @@ WINDOWS = np.random.default_rng(3).normal(size=(7, 32, 2)).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_reader, "BLOCK_SECONDS", 0.05)
     monkeypatch.setattr(model_watch, "BLOCK_SECONDS", 0.05)
 
 
 @pytest.fixture
-def publish(client, outbox, clock):
+def publish(client: redis.Redis, outbox: StateDb, clock: Clock) -> Any:
     relay = Relay(client, outbox, clock)
 
-    def publish(*events):
+    def publish(*events: Any) -> None:
         enqueue(outbox, *events)
         assert relay.relay_once(at_once=True).problem is None
 
     return publish
 
 
-async def take(events, count, *, acknowledge=True):
+async def take(events: Any, count: int, *, acknowledge: bool = True) -> list[Any]:
     taken = []
     async for event in events:
         taken.append(event.correlation_id)
@@ -57,14 +62,18 @@ async def take(events, count, *, acknowledge=True):
     return taken
 
 
-def reading(server, **options):
+def reading(server: RedisServer, **options: Any) -> AsyncModelEvents:
     return AsyncModelEvents(server.url, group="readers", consumer="one", **options)
 
 
-def test_events_come_typed_and_acknowledged_and_what_was_not_comes_again_first(publish, redis_server, client):
+def test_events_come_typed_and_acknowledged_and_what_was_not_comes_again_first(
+    publish: Any,
+    redis_server: RedisServer,
+    client: redis.Redis,
+) -> None:
     publish(an_event(1), an_event(2))
 
-    async def read():
+    async def read() -> Any:
         async with reading(redis_server) as events:
             assert await take(events, 2, acknowledge=False) == ["run_1", "run_2"]
         publish(an_event(3))
@@ -75,10 +84,14 @@ def test_events_come_typed_and_acknowledged_and_what_was_not_comes_again_first(p
     assert client.xpending(SKIPPED, "readers")["pending"] == 0
 
 
-def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(publish, redis_server, client):
+def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(
+    publish: Any,
+    redis_server: RedisServer,
+    client: redis.Redis,
+) -> None:
     publish(an_event(1), an_event(2))
 
-    async def read():
+    async def read() -> Any:
         async with reading(redis_server) as events:
             first = await take(events, 2)
             client.flushall()
@@ -88,13 +101,13 @@ def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(pub
     assert asyncio.run(read()) == ["run_1", "run_2", "run_3"]
 
 
-def test_a_cancelled_wait_loses_no_event(publish, redis_server):
-    async def note(taken, events, event):
+def test_a_cancelled_wait_loses_no_event(publish: Any, redis_server: RedisServer) -> None:
+    async def note(taken: list[Any], events: Any, event: Any) -> None:
         taken.append(event.correlation_id)
         await events.acknowledge(event)
 
-    async def read():
-        taken = []
+    async def read() -> Any:
+        taken: list[Any] = []
         async with reading(redis_server) as events:
             for number in range(8):
                 waiting = asyncio.ensure_future(anext(events))
@@ -111,16 +124,16 @@ def test_a_cancelled_wait_loses_no_event(publish, redis_server):
     assert sorted(asyncio.run(read())) == [f"run_{number}" for number in range(8)]
 
 
-def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
+def test_it_outlives_redis_and_says_so_once(outbox: StateDb, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     server = RedisServer()
     caplog.set_level(logging.INFO, logger="retrain_worker.serving.event_reader")
     enqueue(outbox, an_event(1))
 
-    def come_up():
+    def come_up() -> None:
         server.start()
         Relay(server.client(), outbox, clock).relay_once(at_once=True)
 
-    async def read():
+    async def read() -> Any:
         async with reading(server) as events:
             waiting = asyncio.ensure_future(take(events, 1))
             while not caplog.records:
@@ -135,8 +148,8 @@ def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-def test_stop_ends_the_iteration_also_from_another_thread(redis_server):
-    async def read():
+def test_stop_ends_the_iteration_also_from_another_thread(redis_server: RedisServer) -> None:
+    async def read() -> Any:
         async with reading(redis_server) as events:
             loop = asyncio.get_running_loop()
             threading.Timer(0.1, loop.call_soon_threadsafe, [events.stop]).start()
@@ -148,7 +161,7 @@ def test_stop_ends_the_iteration_also_from_another_thread(redis_server):
 # ---------------------------------------------------------------- follower
 
 
-def a_model(folder, seed):
+def a_model(folder: Path, seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     path = artifact.model_file(folder, f"patchtst_v20260101_00000{seed}")
     manifest = bundle.write(
@@ -161,7 +174,7 @@ def a_model(folder, seed):
     return path, manifest.sha256
 
 
-def promote(client, path, sha256):
+def promote(client: redis.Redis, path: Any, sha256: Any) -> None:
     payload = {
         "new_version": path.stem,
         "model_path": str(path),
@@ -171,20 +184,20 @@ def promote(client, path, sha256):
     client.xadd("quantum:stream:model.promoted", {"event_type": "model.promoted", "payload": json.dumps(payload)})
 
 
-async def until(question):
+async def until(question: Any) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not question():
             await asyncio.sleep(0.005)
 
 
 def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_keeps_the_old_model(
-    redis_server,
-    client,
-    tmp_path,
-):
+    redis_server: RedisServer,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
     first, second = a_model(tmp_path, 1), a_model(tmp_path, 2)
 
-    async def follow():
+    async def follow() -> Any:
         async with AsyncModelFollower(redis_server.url, consumer="test-1") as model:
             with pytest.raises(RetryLaterError, match="nothing names one yet"):
                 model.predict(WINDOWS)
@@ -195,7 +208,7 @@ def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_ke
             answers = await asyncio.to_thread(model.predict, WINDOWS)
             promote(client, first[0], "0" * 64)
             await until(lambda: model.problem)
-            assert "continues" in model.problem
+            assert "continues" in known(model.problem)
             assert np.array_equal(model.predict(WINDOWS), answers)
         return answers
 
@@ -203,18 +216,23 @@ def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_ke
     assert client.xlen(SERVED_STREAM) == 2
 
 
-def test_a_load_never_blocks_the_event_loop(redis_server, client, tmp_path, monkeypatch):
+def test_a_load_never_blocks_the_event_loop(
+    redis_server: RedisServer,
+    client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loading, may_go_on = threading.Event(), threading.Event()
     real = model_watch.ModelWatch._verified
 
-    def slow(self, named):
+    def slow(self: Any, named: Any) -> Any:
         loading.set()
         assert may_go_on.wait(PATIENCE_SECONDS)
         return real(self, named)
 
     monkeypatch.setattr(model_watch.ModelWatch, "_verified", slow)
 
-    async def follow():
+    async def follow() -> None:
         async with AsyncModelFollower(redis_server.url, consumer="test-1") as model:
             promote(client, *a_model(tmp_path, 1))
             await until(loading.is_set)

@@ -1,8 +1,11 @@
 """The stack's own tables: a row that they refuse for good does not hold up the next one."""
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,7 +21,7 @@ AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def trading(tmp_path):
+def trading(tmp_path: Path) -> Path:
     path = tmp_path / "trading.db"
     with sqlite3.connect(path) as connection:
         connection.execute(
@@ -30,7 +33,7 @@ def trading(tmp_path):
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> Iterator[StateDb]:
     with StateDb(tmp_path / "state.db") as store:
         for day, reason in enumerate(["first", "forbidden", "third"]):
             run, _ = store.open_run(requested_by="schedule", reason="test", at=AT + timedelta(days=day))
@@ -38,7 +41,7 @@ def store(tmp_path):
         yield store
 
 
-def booked(trading):
+def booked(trading: Path) -> list[Any]:
     connection = sqlite3.connect(trading)
     try:
         return [row[0] for row in connection.execute("SELECT notes FROM model_training_runs ORDER BY version")]
@@ -46,11 +49,14 @@ def booked(trading):
         connection.close()
 
 
-def tables(path):
+def tables(path: Path) -> StackTables:
     return StackTables(f"sqlite:///{path}", busy_timeout_seconds=0.05)
 
 
-def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_ones_follow(store, trading):
+def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_ones_follow(
+    store: StateDb,
+    trading: Path,
+) -> None:
     books = Bookkeeping(store, lambda: None)
     with capture_logs() as said:
         for _ in range(MAX_ATTEMPTS - 1):
@@ -66,7 +72,7 @@ def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_
     assert "CHECK constraint" in said[1]["message"]
 
 
-def test_a_database_that_is_busy_or_away_is_waited_for_however_long(store, trading):
+def test_a_database_that_is_busy_or_away_is_waited_for_however_long(store: StateDb, trading: Path) -> None:
     books = Bookkeeping(store, lambda: None)
     writer = sqlite3.connect(trading)
     writer.execute("BEGIN EXCLUSIVE")
@@ -84,7 +90,7 @@ def test_a_database_that_is_busy_or_away_is_waited_for_however_long(store, tradi
 
 
 @pytest.fixture
-def versions(tmp_path):
+def versions(tmp_path: Path) -> Path:
     path = tmp_path / "versions.db"
     with sqlite3.connect(path) as connection:
         connection.execute(
@@ -96,12 +102,12 @@ def versions(tmp_path):
 
 
 @pytest.fixture
-def empty(tmp_path):
+def empty(tmp_path: Path) -> Iterator[StateDb]:
     with StateDb(tmp_path / "own.db") as store:
         yield store
 
 
-def waiting(store, day, stage):
+def waiting(store: StateDb, day: Any, stage: Any) -> Any:
     """A run at `stage`, which waits for rows; one on probation stands in the slot."""
     at = AT + timedelta(days=day)
     run, _ = store.open_run(requested_by="schedule", reason="test", at=at)
@@ -112,7 +118,7 @@ def waiting(store, day, stage):
     return run if stage is Stage.SHADOW else on_probation(store, run, at)
 
 
-def on_probation(store, run, at):
+def on_probation(store: StateDb, run: Any, at: Any) -> Any:
     run = replace(run, stage=Stage.PROBATION, outcome=Outcome.PROMOTED)
     store.record(
         run,
@@ -128,12 +134,12 @@ def on_probation(store, run, at):
     return run
 
 
-def ended(store, run, at):
+def ended(store: StateDb, run: Any, at: Any) -> None:
     run = replace(run, finished_at=at)
     store.record(run)
 
 
-def rows(path):
+def rows(path: Path) -> dict[Any, Any]:
     connection = sqlite3.connect(path)
     try:
         return {
@@ -144,7 +150,10 @@ def rows(path):
         connection.close()
 
 
-def test_the_active_version_is_the_one_that_serves_when_an_overtaken_probation_ends(empty, versions):
+def test_the_active_version_is_the_one_that_serves_when_an_overtaken_probation_ends(
+    empty: StateDb,
+    versions: Path,
+) -> None:
     books = Bookkeeping(empty, lambda: None)
     first = waiting(empty, 0, Stage.PROBATION)
     books.write(tables(versions))
@@ -157,7 +166,11 @@ def test_the_active_version_is_the_one_that_serves_when_an_overtaken_probation_e
     assert {run_id: row[0] for run_id, row in before.items()} == {first.run_id: 0, second.run_id: 1}
 
 
-def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(empty, versions, monkeypatch):
+def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(
+    empty: StateDb,
+    versions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     books = Bookkeeping(empty, lambda: None)
     run = waiting(empty, 0, Stage.SHADOW)
     books.write(tables(versions))
@@ -166,7 +179,7 @@ def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(e
     books.write(tables(versions))
     assert list(rows(versions)) == [run.run_id]
 
-    written = []
+    written: list[Any] = []
     record = StackTables.record
     monkeypatch.setattr(StackTables, "record", lambda *given, **named: written.append(record(*given, **named)))
     books.write(tables(versions))
@@ -177,7 +190,7 @@ def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(e
     assert len(written) == 1
 
 
-def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, versions):
+def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty: StateDb, versions: Path) -> None:
     books = Bookkeeping(empty, lambda: None)
     first, second = (waiting(empty, day, Stage.PROBATION) for day in (0, 1))
     for run in (first, second):
@@ -209,7 +222,10 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty, ver
     assert {row[0] for row in rows(versions).values()} == {0}
 
 
-def test_what_stood_there_first_stays_active_under_the_name_that_the_stack_gave_it(empty, versions):
+def test_what_stood_there_first_stays_active_under_the_name_that_the_stack_gave_it(
+    empty: StateDb,
+    versions: Path,
+) -> None:
     connection = sqlite3.connect(versions)
     connection.execute("ALTER TABLE ai_model_versions ADD COLUMN file_path TEXT")
     connection.executemany(

@@ -39,7 +39,7 @@ def engine(request: pytest.FixtureRequest, client: redis.Redis, outbox: StateDb)
 
     match request.param:
         case "follower":
-            served = {
+            served: dict[str, object] = {
                 "version": VERSION,
                 "sha256": SHA256,
                 "model_path": "/m.pth",
@@ -49,7 +49,7 @@ def engine(request: pytest.FixtureRequest, client: redis.Redis, outbox: StateDb)
             return Engine(confirmations=EventConfirmations(client), serves=lambda: publish(SERVED_STREAM, served))
         case "engine answers":
             answer = {"patchtst": {"action": "BUY", "confidence": 0.7, "version": VERSION}}
-            intent = {"symbol": "BTCUSDT", "side": "BUY", "model_breakdown": answer}
+            intent: dict[str, object] = {"symbol": "BTCUSDT", "side": "BUY", "model_breakdown": answer}
             monitor = TradeIntents(client, outbox)
             return Engine(confirmations=monitor, serves=lambda: publish(INTENT_STREAM, intent))
         case _:

@@ -29,8 +29,7 @@ from retrain_worker.report.page import page
 from retrain_worker.report.result import RunResult
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import advance
-from retrain_worker.stages.ports import StageContext
-from tests.fakes import FakeClock, FakeWorkers, RecordedState, fake_context, opened
+from tests.fakes import FakeClock, FakeContext, FakeWorkers, RecordedState, fake_context, opened
 from tests.unit.test_gates import GOOD
 from tests.unit.test_stages import FIT, PULLED, a_run, trained_in
 
@@ -92,8 +91,8 @@ def paths_in(value: Any, at: Place = ()) -> Iterator[Place]:
         yield from paths_in(value[0], (*at, 0))
 
 
-def context_at(folder: Path) -> StageContext:
-    answers = {
+def context_at(folder: Path) -> FakeContext:
+    answers: dict[str, Any] = {
         Stage.PULL: Done(result=PULLED),
         Stage.AUDIT: Done(result=FIT),
         Stage.TRAIN: Done(result=trained_in(folder)),
@@ -113,7 +112,7 @@ def context_at(folder: Path) -> StageContext:
     )
 
 
-def step(run: Run, context: StageContext) -> Run:
+def step(run: Run, context: FakeContext) -> Run:
     """One step, once its time has come. An exception that nothing expects fails the test."""
     while (request := context.store.waiting_slot_request()) is not None:
         slot_requests.carry_out(request, context)
@@ -122,30 +121,30 @@ def step(run: Run, context: StageContext) -> Run:
     return advance(run, context).run
 
 
-def at_shadow(context: StageContext) -> Run:
+def at_shadow(context: FakeContext) -> Run:
     run = a_run()
     while run.facts.shadow is None or run.facts.shadow.verdict is None:
         run = step(run, context)
     return run
 
 
-def at_probation(context: StageContext) -> Run:
+def at_probation(context: FakeContext) -> Run:
     run = without_trial(a_run(), context, until=lambda run: run.stage is Stage.PROBATION)
     while run.facts.probation is None or not run.facts.probation.num_predictions:
         run = step(run, context)
     return run
 
 
-def at_promote(context: StageContext) -> Run:
+def at_promote(context: FakeContext) -> Run:
     """The env line names the candidate, and nobody has confirmed it yet."""
     return without_trial(a_run(), context, until=lambda run: run.facts.promote is not None)
 
 
-def before_promote(context: StageContext) -> Run:
+def before_promote(context: FakeContext) -> Run:
     return without_trial(a_run(), context, until=lambda run: run.stage is Stage.PROMOTE)
 
 
-def without_trial(run: Run, context: StageContext, *, until: Callable[[Run], bool]) -> Run:
+def without_trial(run: Run, context: FakeContext, *, until: Callable[[Run], bool]) -> Run:
     policies = replace(context.policies, shadow=ShadowPolicy())
     while not until(run):
         run = step(run, replace(context, policies=policies))
@@ -183,7 +182,9 @@ class Verbs:
 
 
 @pytest.fixture(scope="module", params=STATES)
-def recorded(request, tmp_path_factory) -> tuple[str, Path, str, dict[str, Any]]:
+def recorded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, str, dict[str, Any]]:
     """A run in this state: its name, its database, its id, its facts."""
     folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
     context = context_at(folder)
@@ -210,8 +211,11 @@ def changed_facts(facts: dict[str, Any], change: Change, *, depth: int) -> Itera
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_whatever_a_key_of_a_fact_has_become_the_run_ends_in_time_and_every_verb_works(
-    recorded, change, tmp_path, capsys
-):
+    recorded: tuple[str, Path, str, dict[str, Any]],
+    change: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     name, folder, run_id, facts = recorded
     home = tmp_path / "home"
     (home / "state").mkdir(parents=True)
@@ -240,7 +244,10 @@ def test_whatever_a_key_of_a_fact_has_become_the_run_ends_in_time_and_every_verb
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_whatever_a_deeper_key_has_become_only_its_own_stage_is_affected(recorded, change):
+def test_whatever_a_deeper_key_has_become_only_its_own_stage_is_affected(
+    recorded: tuple[str, Path, str, dict[str, Any]],
+    change: Any,
+) -> None:
     _, _, _, facts = recorded
     sound = stored_json.decode("facts", json.dumps(facts))
     for key, changed in changed_facts(facts, change, depth=3):

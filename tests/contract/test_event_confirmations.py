@@ -1,7 +1,9 @@
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import redis
 
 from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.domain.events import SERVED_STREAM
@@ -16,21 +18,21 @@ SERVED = {
 }
 
 
-def acknowledge(client, **changes):
+def acknowledge(client: redis.Redis, **changes: Any) -> None:
     client.xadd(SERVED_STREAM, {"event_type": "model.served", "payload": json.dumps(SERVED | changes)})
 
 
-def asked(client, since, **changes):
+def asked(client: redis.Redis, since: Any, **changes: Any) -> Any:
     question = {"version": "patchtst_v1", "sha256": "aa", "model_path": "/other/view/of/m"} | changes
     return EventConfirmations(client).seen_serving(since=since, **question)
 
 
 @pytest.fixture
-def since():
+def since() -> Any:
     return datetime.now(UTC) - timedelta(seconds=5)
 
 
-def test_an_acknowledgement_of_these_bytes_since_then_confirms(client, since):
+def test_an_acknowledgement_of_these_bytes_since_then_confirms(client: redis.Redis, since: Any) -> None:
     assert asked(client, since) is None
     acknowledge(client, sha256="other")
     acknowledge(client, version="other")
@@ -42,7 +44,7 @@ def test_an_acknowledgement_of_these_bytes_since_then_confirms(client, since):
     assert asked(client, since + timedelta(hours=1)) is None
 
 
-def test_entries_that_say_nothing_are_passed_over(client, since):
+def test_entries_that_say_nothing_are_passed_over(client: redis.Redis, since: Any) -> None:
     acknowledge(client, canary_max_error=None, consumer=None)
     client.xadd(SERVED_STREAM, {"payload": "{"})
     client.xadd(SERVED_STREAM, {"event_type": "other", "payload": json.dumps(SERVED)})
@@ -50,7 +52,7 @@ def test_entries_that_say_nothing_are_passed_over(client, since):
     assert asked(client, since) == "follower a follower answers with patchtst_v1"
 
 
-def test_while_redis_is_down_nobody_is_seen(since):
+def test_while_redis_is_down_nobody_is_seen(since: Any) -> None:
     server = RedisServer()
     try:
         assert asked(server.client(), since) is None

@@ -4,21 +4,24 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import msgspec
 import pytest
+import redis
 
 from retrain_worker.adapters.event_schemas import PAYLOADS, as_text, schemas
 from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.retrain_requests import trigger
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import events
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, SERVED_STREAM, EventType, stream_of
 from retrain_worker.domain.facts import PullFacts, RowCounts
 from retrain_worker.domain.gates import GatePolicy, decide
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
 from retrain_worker.serving import ModelFollower
-from tests.redis_world import enqueue
+from tests.redis_world import Clock, RedisServer, enqueue, entries_of
 from tests.run_facts import gate_facts, train_facts
 from tests.unit.test_gates import GOOD
 
@@ -56,13 +59,13 @@ DEPLOYMENT = Deployment(
 )
 
 
-def gated():
+def gated() -> Any:
     known = RUN.with_fact(PullFacts(rows=RowCounts(loaded=10, labelled=9, quarantined={"nan": 1})))
     known = known.with_fact(train_facts(final_loss=0.6))
     return known.with_fact(gate_facts(verdict=decide(GOOD, GatePolicy()), candidate=GOOD.candidate))
 
 
-def published():
+def published() -> list[Any]:
     """One event of each type, and those ends of a run that leave most empty."""
     ended = replace(gated(), stage=Stage.PROMOTE)
     return [
@@ -77,29 +80,34 @@ def published():
     ]
 
 
-def check(name, value):
+def check(name: Any, value: Any) -> None:
     schema = json.loads((DOCS / f"{name}.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(value, schema, cls=jsonschema.Draft202012Validator)
 
 
-def text(fields):
+def text(fields: Any) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
-def test_the_files_are_up_to_date():
+def test_the_files_are_up_to_date() -> None:
     """If not: `retrain-worker events schemas --to docs/events` writes them."""
     assert {path.name for path in DOCS.glob("*.json")} == set(schemas())
     for name, schema in schemas().items():
         assert (DOCS / name).read_bytes() == as_text(schema), name
 
 
-def test_every_type_has_a_schema():
+def test_every_type_has_a_schema() -> None:
     assert {str(kind) for kind in EventType} <= set(PAYLOADS)
     assert {event.event_type for event in published()} == set(EventType)
 
 
-def test_everything_we_put_into_redis_validates(client, outbox, clock, redis_server):
+def test_everything_we_put_into_redis_validates(
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+    redis_server: RedisServer,
+) -> None:
     enqueue(outbox, *published())
     Relay(client, outbox, clock).relay_once()
     trigger(client, reason="new data", requested_by="a person")
@@ -113,7 +121,7 @@ def test_everything_we_put_into_redis_validates(client, outbox, clock, redis_ser
     check("current_model", text(client.hgetall(CURRENT_MODEL_KEY)))
 
 
-def test_what_a_follower_says_validates(client, redis_server, tmp_path):
+def test_what_a_follower_says_validates(client: redis.Redis, redis_server: RedisServer, tmp_path: Path) -> None:
     import numpy as np
 
     torch = pytest.importorskip("torch")
@@ -137,14 +145,14 @@ def test_what_a_follower_says_validates(client, redis_server, tmp_path):
     env_file = tmp_path / "ai-engine.env"
     env_file.write_text(f"PATCHTST_MODEL_PATH={path}\n")
     with ModelFollower(redis_server.url, consumer="test", env_file=env_file):
-        [(_, fields)] = client.xrange(SERVED_STREAM)
+        [(_, fields)] = entries_of(client, SERVED_STREAM)
 
     check("entry", text(fields))
     check("model.served", json.loads(fields[b"payload"]))
 
 
 @pytest.mark.parametrize("broken", [{"new_version": None}, {"size_bytes": "9"}])
-def test_the_schema_refuses_what_is_wrong_and_tolerates_what_is_new(broken):
+def test_the_schema_refuses_what_is_wrong_and_tolerates_what_is_new(broken: dict[str, None] | dict[str, str]) -> None:
     event = events.promoted(gated(), DEPLOYMENT, shadow_only=True, at=AT)
     payload = json.loads(msgspec.json.encode(event.payload))
     check("model.promoted", {**payload, "novel": 1})

@@ -1,31 +1,36 @@
 """The watchdog hears from the loop that matters: a job that does not come back silences it."""
 
 import threading
+from typing import cast
 
+import pytest
 from structlog.testing import capture_logs
 
+from retrain_worker.adapters.systemd import Notifier
 from retrain_worker.daemon import service
 from retrain_worker.daemon.job_schedule import Job, JobSchedule
+from retrain_worker.daemon.wiring import Components
 
 
 class Listener:
     """Counts what the service manager would hear."""
 
-    def __init__(self):
-        self.said, self.pings = [], 0
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.pings = 0
 
-    def status(self, text):
+    def status(self, text: str) -> None:
         self.said.append(text)
 
-    def watchdog(self):
+    def watchdog(self) -> None:
         self.pings += 1
 
 
-def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not(monkeypatch):
+def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "status_line", lambda _components: "idle")
     now, held, entered = [0.0], threading.Event(), threading.Event()
 
-    def relay():
+    def relay() -> None:
         entered.set()
         held.wait()
 
@@ -37,12 +42,12 @@ def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not(monk
     try:
         assert entered.wait(60)
         now[0] = 100.0
-        service._heartbeat(None, schedule, listener)
+        service._heartbeat(cast(Components, None), schedule, cast(Notifier, listener))
         assert listener.pings == 1
         now[0] = 200.0
         with capture_logs() as logged:
-            stuck = service._heartbeat(None, schedule, listener)
-            service._heartbeat(None, schedule, listener, reported=stuck)
+            stuck = service._heartbeat(cast(Components, None), schedule, cast(Notifier, listener))
+            service._heartbeat(cast(Components, None), schedule, cast(Notifier, listener), reported=stuck)
         assert listener.pings == 1
         assert listener.said == ["idle", "idle", "idle"], "the status goes on"
         assert [each["event"] for each in logged] == ["job_stuck"], "it is said once"

@@ -4,16 +4,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import redis
 from redis.exceptions import ResponseError
 
 from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.events import EventType, stream_of
 from retrain_worker.serving import event_reader
 from retrain_worker.serving.events import ModelEvents
 from retrain_worker.serving.io_drivers import drive
-from tests.redis_world import RedisServer, a_promotion, an_event, enqueue
+from tests.redis_world import Clock, LossyWire, RedisServer, a_promotion, an_event, enqueue, entries_of
 
 SKIPPED = stream_of(EventType.SKIPPED)
 GROUP = "readers"
@@ -21,18 +26,18 @@ PASSWORD = "s3cret-word"
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_reader, "BLOCK_SECONDS", 0.05)
 
 
 @pytest.fixture
-def relay(client, outbox, clock):
+def relay(client: redis.Redis, outbox: StateDb, clock: Clock) -> Relay:
     return Relay(client, outbox, clock)
 
 
 @pytest.fixture
-def publish(relay, outbox):
-    def publish(*events):
+def publish(relay: Relay, outbox: StateDb) -> Any:
+    def publish(*events: Any) -> None:
         enqueue(outbox, *events)
         assert relay.relay_once(at_once=True).problem is None
 
@@ -40,10 +45,10 @@ def publish(relay, outbox):
 
 
 @pytest.fixture
-def open_events(redis_server):
+def open_events(redis_server: RedisServer) -> Iterator[Any]:
     opened = []
 
-    def open_events(consumer="one", **options):
+    def open_events(consumer: str = "one", **options: Any) -> ModelEvents:
         events = ModelEvents(redis_server.url, group=GROUP, consumer=consumer, **options)
         opened.append(events)
         return events
@@ -53,7 +58,7 @@ def open_events(redis_server):
         events.__exit__(None, None, None)
 
 
-def take(events, count, *, acknowledge=True):
+def take(events: Any, count: int, *, acknowledge: bool = True) -> list[Any]:
     """The correlation ids of the next `count` events."""
     taken = []
     for event in events:
@@ -65,28 +70,33 @@ def take(events, count, *, acknowledge=True):
     return taken
 
 
-def join(events, before_each_command=None):
+def join(events: ModelEvents, before_each_command: Any = None) -> None:
     """Have the group, without reading."""
     client = Interrupted(events._client, before_each_command) if before_each_command else events._client
-    drive(events._reader.prepare(), client, events._stopped)
+    drive(events._reader.prepare(), cast(redis.Redis, client), events._stopped)
 
 
 class Interrupted:
     """A client, and what others do to the server before each of its commands."""
 
-    def __init__(self, client, act):
+    def __init__(self, client: redis.Redis, act: Any) -> None:
         self._client, self._act = client, act
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: Any) -> Any:
         self._act(name)
         return getattr(self._client, name)
 
 
-def runs(*numbers):
+def runs(*numbers: Any) -> list[str]:
     return [f"run_{number}" for number in numbers]
 
 
-def test_events_of_all_types_come_typed_and_are_acknowledged(publish, open_events, client, clock):
+def test_events_of_all_types_come_typed_and_are_acknowledged(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+    clock: Clock,
+) -> None:
     publish(an_event(1, reasons=["few"]), a_promotion(2, at=clock()))
     events = open_events()
 
@@ -103,7 +113,11 @@ def test_events_of_all_types_come_typed_and_are_acknowledged(publish, open_event
     assert client.xpending(SKIPPED, GROUP)["pending"] == 0
 
 
-def test_a_new_group_begins_with_everything_or_with_the_present(publish, open_events, redis_server):
+def test_a_new_group_begins_with_everything_or_with_the_present(
+    publish: Any,
+    open_events: Any,
+    redis_server: RedisServer,
+) -> None:
     publish(an_event(1))
 
     assert take(open_events(), 1) == runs(1)
@@ -114,7 +128,10 @@ def test_a_new_group_begins_with_everything_or_with_the_present(publish, open_ev
         assert take(late, 1) == runs(2)
 
 
-def test_what_was_not_acknowledged_comes_again_after_a_restart_and_before_what_is_new(publish, open_events):
+def test_what_was_not_acknowledged_comes_again_after_a_restart_and_before_what_is_new(
+    publish: Any,
+    open_events: Any,
+) -> None:
     publish(an_event(1), an_event(2))
     take(open_events(), 2, acknowledge=False)
     publish(an_event(3))
@@ -122,13 +139,16 @@ def test_what_was_not_acknowledged_comes_again_after_a_restart_and_before_what_i
     assert take(open_events(), 3) == runs(1, 2, 3)
 
 
-def test_what_was_not_acknowledged_comes_again_without_a_restart_when_it_has_lain_for_a_while(publish, open_events):
+def test_what_was_not_acknowledged_comes_again_without_a_restart_when_it_has_lain_for_a_while(
+    publish: Any,
+    open_events: Any,
+) -> None:
     publish(an_event(1))
 
     assert take(open_events(reclaim_after_seconds=0.2), 3, acknowledge=False) == runs(1, 1, 1)
 
 
-def test_a_colleague_takes_over_what_a_dead_consumer_left(publish, open_events):
+def test_a_colleague_takes_over_what_a_dead_consumer_left(publish: Any, open_events: Any) -> None:
     publish(an_event(1))
     take(open_events("dead"), 1, acknowledge=False)
 
@@ -136,20 +156,26 @@ def test_a_colleague_takes_over_what_a_dead_consumer_left(publish, open_events):
 
 
 def test_an_event_that_is_never_acknowledged_is_dead_lettered_and_the_others_are_delivered(
-    publish, open_events, client
-):
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+) -> None:
     publish(an_event(1), an_event(2))
     for _ in range(3):
         assert take(open_events(max_tries=3), 1, acknowledge=False) == runs(1)
 
     assert take(open_events(max_tries=3), 1) == runs(2)
 
-    [(_, kept)] = client.xrange("quantum:dead_letter:readers")
+    [(_, kept)] = entries_of(client, "quantum:dead_letter:readers")
     assert b"tried 3 times" in kept[b"dead_letter_reason"]
     assert kept[b"correlation_id"] == b"run_1"
 
 
-def test_an_entry_that_cannot_be_decoded_is_dead_lettered_and_the_others_are_delivered(publish, open_events, client):
+def test_an_entry_that_cannot_be_decoded_is_dead_lettered_and_the_others_are_delivered(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+) -> None:
     client.xadd(SKIPPED, {"payload": "{"})
     publish(an_event(1))
 
@@ -157,7 +183,7 @@ def test_an_entry_that_cannot_be_decoded_is_dead_lettered_and_the_others_are_del
     assert client.xlen("quantum:dead_letter:readers") == 1
 
 
-def test_unknown_fields_and_newer_versions_are_tolerated(open_events, client):
+def test_unknown_fields_and_newer_versions_are_tolerated(open_events: Any, client: redis.Redis) -> None:
     client.xadd(SKIPPED, {"schema_version": "99", "correlation_id": "run_1", "payload": '{"new": 1}', "novel": "field"})
 
     [event] = [next(iter(open_events()))]
@@ -166,31 +192,35 @@ def test_unknown_fields_and_newer_versions_are_tolerated(open_events, client):
     assert event.event_type == "learning.retraining.skipped"
 
 
-def test_the_same_event_under_another_id_comes_once(publish, open_events, client):
+def test_the_same_event_under_another_id_comes_once(publish: Any, open_events: Any, client: redis.Redis) -> None:
     publish(an_event(1))
-    [(_, fields)] = client.xrange(SKIPPED)
-    client.xadd(SKIPPED, fields)
+    [(_, fields)] = entries_of(client, SKIPPED)
+    client.xadd(SKIPPED, cast(dict[Any, Any], fields))
     publish(an_event(2))
 
     assert take(open_events(), 2) == runs(1, 2)
 
 
-def test_a_restarted_reader_still_knows_what_was_handled(publish, open_events, client):
+def test_a_restarted_reader_still_knows_what_was_handled(publish: Any, open_events: Any, client: redis.Redis) -> None:
     publish(an_event(1))
     take(open_events(), 1)
-    [(_, fields)] = client.xrange(SKIPPED)
-    client.xadd(SKIPPED, fields)
+    [(_, fields)] = entries_of(client, SKIPPED)
+    client.xadd(SKIPPED, cast(dict[Any, Any], fields))
     publish(an_event(2))
 
     assert take(open_events(), 1) == runs(2)
 
 
-def test_what_a_colleague_is_given_while_we_start_is_not_taken_for_handled(publish, open_events, client):
+def test_what_a_colleague_is_given_while_we_start_is_not_taken_for_handled(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+) -> None:
     publish(an_event(0))
     take(open_events(), 1)
     commands, given = set(), []
 
-    def a_colleague_is_given_one(command):
+    def a_colleague_is_given_one(command: Any) -> None:
         if command not in commands:
             commands.add(command)
             given.append(len(commands))
@@ -204,12 +234,16 @@ def test_what_a_colleague_is_given_while_we_start_is_not_taken_for_handled(publi
     assert take(events, len(given)) == runs(*given)
 
 
-def test_a_group_destroyed_at_any_moment_of_our_start_is_made_again(publish, open_events, client):
+def test_a_group_destroyed_at_any_moment_of_our_start_is_made_again(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+) -> None:
     publish(an_event(1))
     for moment in range(6):
         moments = iter(range(9))
 
-        def destroy(_, moment=moment, moments=moments):
+        def destroy(_: Any, moment: Any = moment, moments: Any = moments) -> None:
             if next(moments) == moment:
                 client.xgroup_destroy(SKIPPED, GROUP)
 
@@ -219,7 +253,12 @@ def test_a_group_destroyed_at_any_moment_of_our_start_is_made_again(publish, ope
         assert take(events, 1, acknowledge=False) == runs(1)
 
 
-def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(publish, open_events, client, relay):
+def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+    relay: Relay,
+) -> None:
     publish(an_event(1), an_event(2))
     events = open_events()
     assert take(events, 2) == runs(1, 2)
@@ -230,7 +269,11 @@ def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(pub
     assert client.xlen(SKIPPED) == 3, "all are in the stream again, under their event ids"
 
 
-def test_a_destroyed_group_is_made_again_and_nothing_is_missed(publish, open_events, client):
+def test_a_destroyed_group_is_made_again_and_nothing_is_missed(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+) -> None:
     publish(an_event(1))
     events = open_events()
     take(events, 1)
@@ -240,7 +283,11 @@ def test_a_destroyed_group_is_made_again_and_nothing_is_missed(publish, open_eve
     assert take(events, 1) == runs(2)
 
 
-def test_a_reader_of_new_events_misses_nothing_when_its_group_is_destroyed(publish, open_events, client):
+def test_a_reader_of_new_events_misses_nothing_when_its_group_is_destroyed(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+) -> None:
     events = open_events(only_new=True)
     join(events)
     publish(an_event(1))
@@ -251,7 +298,11 @@ def test_a_reader_of_new_events_misses_nothing_when_its_group_is_destroyed(publi
     assert take(events, 1) == runs(2)
 
 
-def test_what_is_in_hand_does_not_come_again_because_a_connection_broke(publish, redis_server, wire):
+def test_what_is_in_hand_does_not_come_again_because_a_connection_broke(
+    publish: Any,
+    redis_server: RedisServer,
+    wire: LossyWire,
+) -> None:
     publish(an_event(1))
     with ModelEvents(wire.url, group=GROUP, consumer="one") as events:
         take(events, 1, acknowledge=False)
@@ -260,7 +311,7 @@ def test_what_is_in_hand_does_not_come_again_because_a_connection_broke(publish,
         assert take(events, 1) == runs(2)
 
 
-def test_a_group_destroyed_while_we_wait_is_made_again(publish, open_events, client):
+def test_a_group_destroyed_while_we_wait_is_made_again(publish: Any, open_events: Any, client: redis.Redis) -> None:
     publish(an_event(1))
     events = open_events()
     take(events, 1)
@@ -269,7 +320,11 @@ def test_a_group_destroyed_while_we_wait_is_made_again(publish, open_events, cli
     assert take(events, 1) == runs(2)
 
 
-def test_pending_entries_that_were_trimmed_away_are_let_go(publish, open_events, client):
+def test_pending_entries_that_were_trimmed_away_are_let_go(
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+) -> None:
     publish(an_event(1), an_event(2))
     take(open_events(), 2, acknowledge=False)
     client.xtrim(SKIPPED, maxlen=0, approximate=False)
@@ -279,7 +334,12 @@ def test_pending_entries_that_were_trimmed_away_are_let_go(publish, open_events,
     assert client.xpending(SKIPPED, GROUP)["pending"] == 0
 
 
-def test_an_unheard_acknowledgement_does_not_bring_the_event_back(publish, redis_server, wire, client):
+def test_an_unheard_acknowledgement_does_not_bring_the_event_back(
+    publish: Any,
+    redis_server: RedisServer,
+    wire: LossyWire,
+    client: redis.Redis,
+) -> None:
     publish(an_event(1))
     with ModelEvents(wire.url, group=GROUP, consumer="one", reclaim_after_seconds=0.2) as events:
         event = next(iter(events))
@@ -288,7 +348,7 @@ def test_an_unheard_acknowledgement_does_not_bring_the_event_back(publish, redis
         publish(an_event(2))
         assert take(events, 1) == runs(2)
 
-        def publish_when_nothing_is_pending():
+        def publish_when_nothing_is_pending() -> None:
             while client.xpending(SKIPPED, GROUP)["pending"]:
                 time.sleep(0.01)
             publish(an_event(3))
@@ -299,7 +359,7 @@ def test_an_unheard_acknowledgement_does_not_bring_the_event_back(publish, redis
         helper.join()
 
 
-def test_a_lost_reply_to_a_read_loses_no_event(publish, redis_server, wire):
+def test_a_lost_reply_to_a_read_loses_no_event(publish: Any, redis_server: RedisServer, wire: LossyWire) -> None:
     publish(an_event(1))
     wire.lose_replies(b"XREADGROUP", 1)
 
@@ -307,14 +367,14 @@ def test_a_lost_reply_to_a_read_loses_no_event(publish, redis_server, wire):
         assert take(events, 1) == runs(1)
 
 
-def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
+def test_it_outlives_redis_and_says_so_once(outbox: StateDb, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     server = RedisServer()
     url = f"unix://:{PASSWORD}@{server.socket}"
     caplog.set_level(logging.INFO, logger="retrain_worker.serving.event_reader")
     enqueue(outbox, an_event(1))
     relay = Relay(server.client(url), outbox, clock)
 
-    def come_up():
+    def come_up() -> None:
         while not caplog.records:
             time.sleep(0.01)
         server.start("--requirepass", PASSWORD)
@@ -332,14 +392,14 @@ def test_it_outlives_redis_and_says_so_once(outbox, clock, caplog):
     assert PASSWORD not in caplog.text
 
 
-def test_stop_ends_the_iteration_from_another_thread(open_events):
+def test_stop_ends_the_iteration_from_another_thread(open_events: Any) -> None:
     events = open_events()
     threading.Timer(0.1, events.stop).start()
 
     assert take(events, 1) == []
 
 
-def test_the_reader_needs_no_torch():
+def test_the_reader_needs_no_torch() -> None:
     code = (
         "import sys, retrain_worker.serving.events;"
         "print([m for m in ('torch', 'numpy', 'msgspec') if m in sys.modules])"
@@ -349,11 +409,11 @@ def test_the_reader_needs_no_torch():
 
 
 def test_a_reader_with_a_file_knows_what_it_handled_even_when_redis_forgot_all_while_it_was_down(
-    publish,
-    open_events,
-    client,
-    tmp_path,
-):
+    publish: Any,
+    open_events: Any,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
     publish(an_event(1), an_event(2))
     take(open_events(handled_file=tmp_path / "handled"), 2)
     client.flushall()

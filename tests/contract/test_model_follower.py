@@ -4,15 +4,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import torch
 
 from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, EventType
@@ -23,7 +28,7 @@ from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.serving import model_watch
 from retrain_worker.serving.follower import ModelFollower
 from retrain_worker.serving.io_drivers import drive
-from tests.redis_world import PATIENCE_SECONDS, RedisServer, an_event, enqueue
+from tests.redis_world import PATIENCE_SECONDS, Clock, RedisServer, an_event, enqueue
 
 CONTRACT = ModelContract(
     preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"), input_transform=InputTransform.INSTANCE
@@ -33,13 +38,13 @@ WINDOWS = np.random.default_rng(3).normal(size=(7, 32, 2)).astype(np.float32)
 
 @dataclass
 class Model:
-    path: object
+    path: Path
     sha256: str
-    answers: object
+    answers: Any
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Three models that answer differently."""
     folder = tmp_path_factory.mktemp("models")
     made = []
@@ -59,20 +64,20 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_watch, "BLOCK_SECONDS", 0.05)
 
 
 @pytest.fixture
-def relay(client, outbox, clock):
+def relay(client: redis.Redis, outbox: StateDb, clock: Clock) -> Relay:
     return Relay(client, outbox, clock)
 
 
 @pytest.fixture
-def promote(relay, outbox, clock):
+def promote(relay: Relay, outbox: StateDb, clock: Clock) -> Any:
     """Say that a model is in service, as the daemon does."""
 
-    def promote(model, event_type=EventType.PROMOTED, *, relay=relay, **changes):
+    def promote(model: Any, event_type: Any = EventType.PROMOTED, *, relay: Any = relay, **changes: Any) -> None:
         clock.advance(0.001)
         said = {
             "new_version": model.path.stem,
@@ -83,17 +88,17 @@ def promote(relay, outbox, clock):
             "rolled_back_at": clock().isoformat(),
             **changes,
         }
-        enqueue(outbox, an_event(clock().timestamp(), event_type, at=clock(), **said))
+        enqueue(outbox, an_event(int(clock().timestamp()), event_type, at=clock(), **said))
         relay.relay_once(at_once=True)
 
     return promote
 
 
 @pytest.fixture
-def follow(redis_server):
+def follow(redis_server: RedisServer) -> Iterator[Any]:
     started = []
 
-    def follow(url=redis_server.url, **options):
+    def follow(url: Any = redis_server.url, **options: Any) -> ModelFollower:
         follower = ModelFollower(url, consumer="test-1", **options)
         started.append(follower)
         follower.start()
@@ -104,22 +109,27 @@ def follow(redis_server):
         follower.stop()
 
 
-def wait_until(question, what="it"):
+def wait_until(question: Callable[..., Any], what: str = "it") -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not question():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.005)
 
 
-def look(follower):
+def look(follower: ModelFollower) -> None:
     drive(follower._watch.look(), follower._client, follower._stopped)
 
 
-def answers_like(follower, model):
+def answers_like(follower: Any, model: Any) -> Any:
     return follower.served is not None and np.array_equal(follower.predict(WINDOWS), model.answers)
 
 
-def test_it_starts_from_the_hash_without_having_seen_an_event(promote, follow, models, client):
+def test_it_starts_from_the_hash_without_having_seen_an_event(
+    promote: Any,
+    follow: Any,
+    models: list[Model],
+    client: redis.Redis,
+) -> None:
     promote(models[0])
     client.delete("quantum:stream:model.promoted")
 
@@ -132,7 +142,12 @@ def test_it_starts_from_the_hash_without_having_seen_an_event(promote, follow, m
     assert client.xlen(SERVED_STREAM) == 1
 
 
-def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(promote, follow, models, client):
+def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(
+    promote: Any,
+    follow: Any,
+    models: list[Model],
+    client: redis.Redis,
+) -> None:
     promote(models[0])
     follower = follow()
     confirmations = EventConfirmations(client)
@@ -147,7 +162,7 @@ def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(promote
         assert answers_like(follower, model)
 
 
-def test_an_event_wakes_it_when_the_hash_is_not_there(follow, models, client):
+def test_an_event_wakes_it_when_the_hash_is_not_there(follow: Any, models: list[Model], client: redis.Redis) -> None:
     follower = follow()
     assert not follower.wait_for_model(0)
     with pytest.raises(RetryLaterError, match="nothing names one yet"):
@@ -166,7 +181,12 @@ def test_an_event_wakes_it_when_the_hash_is_not_there(follow, models, client):
     assert answers_like(follower, models[0])
 
 
-def test_the_same_file_promoted_again_is_acknowledged_again_without_a_load(promote, follow, models, client):
+def test_the_same_file_promoted_again_is_acknowledged_again_without_a_load(
+    promote: Any,
+    follow: Any,
+    models: list[Model],
+    client: redis.Redis,
+) -> None:
     promote(models[0])
     follower = follow()
     loaded = follower.served.bundle
@@ -178,7 +198,13 @@ def test_the_same_file_promoted_again_is_acknowledged_again_without_a_load(promo
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "missing", "not a model", "a directory"])
-def test_a_bad_file_keeps_the_old_model_and_says_so(promote, follow, models, tmp_path, damage):
+def test_a_bad_file_keeps_the_old_model_and_says_so(
+    promote: Any,
+    follow: Any,
+    models: list[Model],
+    tmp_path: Path,
+    damage: str,
+) -> None:
     promote(models[0])
     follower = follow()
     bad = Model(tmp_path / "patchtst_v20260101_000009.pth", models[1].sha256, None)
@@ -200,7 +226,13 @@ def test_a_bad_file_keeps_the_old_model_and_says_so(promote, follow, models, tmp
     wait_until(lambda: follower.problem is None)
 
 
-def test_a_file_that_arrives_late_is_looked_at_again(promote, follow, models, tmp_path, monkeypatch):
+def test_a_file_that_arrives_late_is_looked_at_again(
+    promote: Any,
+    follow: Any,
+    models: list[Model],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(model_watch, "RETRY_SECONDS", 0.05)
     late = Model(tmp_path / "patchtst_v20260101_000008.pth", models[2].sha256, models[2].answers)
     follower = follow()
@@ -212,12 +244,12 @@ def test_a_file_that_arrives_late_is_looked_at_again(promote, follow, models, tm
     wait_until(lambda: answers_like(follower, late))
 
 
-def test_no_answer_ever_mixes_two_models_and_none_is_missing(promote, follow, models):
+def test_no_answer_ever_mixes_two_models_and_none_is_missing(promote: Any, follow: Any, models: list[Model]) -> None:
     promote(models[0])
     follower = follow()
     stopped, answers, versions = threading.Event(), [], set()
 
-    def ask():
+    def ask() -> None:
         while not stopped.is_set():
             answers.append(follower.predict(WINDOWS))
 
@@ -235,7 +267,14 @@ def test_no_answer_ever_mixes_two_models_and_none_is_missing(promote, follow, mo
     assert versions == {0, 1, 2}
 
 
-def test_redis_away_at_the_start_the_env_file_says_it_later_the_hash(models, promote, follow, tmp_path, outbox, clock):
+def test_redis_away_at_the_start_the_env_file_says_it_later_the_hash(
+    models: list[Model],
+    promote: Any,
+    follow: Any,
+    tmp_path: Path,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     env_file = tmp_path / "ai-engine.env"
     env_file.write_text(f'# by hand\nOTHER=1\nPATCHTST_MODEL_PATH="{models[0].path}"\n')
     os.utime(env_file, (0, 0))
@@ -256,7 +295,13 @@ def test_redis_away_at_the_start_the_env_file_says_it_later_the_hash(models, pro
         server.remove()
 
 
-def test_redis_goes_away_and_a_swap_is_seen_in_the_env_file(models, promote, follow, tmp_path, redis_server):
+def test_redis_goes_away_and_a_swap_is_seen_in_the_env_file(
+    models: list[Model],
+    promote: Any,
+    follow: Any,
+    tmp_path: Path,
+    redis_server: RedisServer,
+) -> None:
     env_file = tmp_path / "ai-engine.env"
     env_file.write_text(f"PATCHTST_MODEL_PATH={models[2].path}\n")
     os.utime(env_file, (0, 0))
@@ -274,9 +319,15 @@ def test_redis_goes_away_and_a_swap_is_seen_in_the_env_file(models, promote, fol
     wait_until(lambda: answers_like(follower, models[1]))
 
 
-def test_a_redis_that_came_back_with_older_news_does_not_turn_it_back(promote, follow, models, client, relay):
+def test_a_redis_that_came_back_with_older_news_does_not_turn_it_back(
+    promote: Any,
+    follow: Any,
+    models: list[Model],
+    client: redis.Redis,
+    relay: Relay,
+) -> None:
     promote(models[0])
-    older = client.hgetall(CURRENT_MODEL_KEY)
+    older: dict[Any, Any] = client.hgetall(CURRENT_MODEL_KEY)
     promote(models[1])
     follower = follow()
 
@@ -288,7 +339,12 @@ def test_a_redis_that_came_back_with_older_news_does_not_turn_it_back(promote, f
     wait_until(lambda: answers_like(follower, models[2]))
 
 
-def test_a_clock_that_went_back_holds_up_no_promotion(promote, follow, models, clock):
+def test_a_clock_that_went_back_holds_up_no_promotion(
+    promote: Any,
+    follow: Any,
+    models: list[Model],
+    clock: Clock,
+) -> None:
     promote(models[0])
     follower = follow()
     clock.advance(-3600)
@@ -297,7 +353,7 @@ def test_a_clock_that_went_back_holds_up_no_promotion(promote, follow, models, c
         wait_until(lambda model=model: answers_like(follower, model))
 
 
-def test_a_model_that_was_withdrawn_answers_no_more(promote, follow, models):
+def test_a_model_that_was_withdrawn_answers_no_more(promote: Any, follow: Any, models: list[Model]) -> None:
     promote(models[0])
     follower = follow()
     promote(models[0], EventType.ROLLED_BACK, new_version="none", model_path="", sha256="", size_bytes=0)
@@ -312,7 +368,13 @@ def test_a_model_that_was_withdrawn_answers_no_more(promote, follow, models):
 
 
 @pytest.mark.parametrize("hash_value", [{"version": "v"}, {"promoted_at": "yesterday"}, {b"\xff": b"\xfe"}])
-def test_a_hash_that_makes_no_sense_is_passed_over(follow, models, client, tmp_path, hash_value):
+def test_a_hash_that_makes_no_sense_is_passed_over(
+    follow: Any,
+    models: list[Model],
+    client: redis.Redis,
+    tmp_path: Path,
+    hash_value: dict[Any, Any],
+) -> None:
     client.hset(CURRENT_MODEL_KEY, mapping=hash_value)
     env_file = tmp_path / "ai-engine.env"
     env_file.write_text(f"PATCHTST_MODEL_PATH={models[0].path}\n")
@@ -320,7 +382,7 @@ def test_a_hash_that_makes_no_sense_is_passed_over(follow, models, client, tmp_p
     assert answers_like(follow(env_file=env_file), models[0])
 
 
-def test_it_needs_no_torch_until_a_model_is_loaded():
+def test_it_needs_no_torch_until_a_model_is_loaded() -> None:
     code = (
         "import sys; from retrain_worker.serving.follower import ModelFollower;"
         "ModelFollower('redis://localhost:1', consumer='x').start();"

@@ -1,9 +1,12 @@
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import redis
 
 from retrain_worker.adapters.outbox_relay import BATCH, BATCHES, Relay
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.envelope import received
 from retrain_worker.domain.events import (
     CURRENT_MODEL_KEY,
@@ -12,28 +15,33 @@ from retrain_worker.domain.events import (
     EventType,
     stream_of,
 )
-from tests.redis_world import a_promotion, an_event, enqueue, event_ids
+from tests.redis_world import Clock, a_promotion, an_event, enqueue, entries_of, event_ids
 
 SKIPPED = stream_of(EventType.SKIPPED)
 PROMOTED = stream_of(EventType.PROMOTED)
 
 
 @pytest.fixture
-def relay(client, outbox, clock):
+def relay(client: redis.Redis, outbox: StateDb, clock: Clock) -> Relay:
     return Relay(client, outbox, clock)
 
 
-def current(client):
+def current(client: redis.Redis) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in client.hgetall(CURRENT_MODEL_KEY).items()}
 
 
-def test_an_entry_is_the_envelope_of_the_stack_and_the_flat_fields(relay, client, outbox, clock):
+def test_an_entry_is_the_envelope_of_the_stack_and_the_flat_fields(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     event = an_event(1, at=clock(), reasons=["too few"], share=float("nan"))
     enqueue(outbox, event)
 
     assert relay.relay_once().sent == 1
 
-    [(stream_id, fields)] = client.xrange(SKIPPED)
+    [(stream_id, fields)] = entries_of(client, SKIPPED)
     assert {name.decode(): value.decode() for name, value in fields.items()} == {
         "event_type": "learning.retraining.skipped",
         "payload": '{"run_id":"run_1","reasons":["too few"],"share":null}',
@@ -50,7 +58,7 @@ def test_an_entry_is_the_envelope_of_the_stack_and_the_flat_fields(relay, client
     assert (read.event_id, read.timestamp, read.payload["reasons"]) == (event.event_id, clock(), ["too few"])
 
 
-def test_events_are_sent_in_order_once_and_marked(relay, client, outbox):
+def test_events_are_sent_in_order_once_and_marked(relay: Relay, client: redis.Redis, outbox: StateDb) -> None:
     most = BATCH * BATCHES
     events = [an_event(number) for number in range(most + 5)]
     enqueue(outbox, *events)
@@ -62,7 +70,12 @@ def test_events_are_sent_in_order_once_and_marked(relay, client, outbox):
     assert first.problem is None
 
 
-def test_ids_rise_although_the_clock_goes_back(relay, client, outbox, clock):
+def test_ids_rise_although_the_clock_goes_back(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     for number in range(4):
         enqueue(outbox, an_event(number))
         assert relay.relay_once().sent == 1
@@ -71,7 +84,12 @@ def test_ids_rise_although_the_clock_goes_back(relay, client, outbox, clock):
     assert len(event_ids(client, SKIPPED)) == 4
 
 
-def test_an_id_is_found_above_what_somebody_else_wrote(relay, client, outbox, clock):
+def test_an_id_is_found_above_what_somebody_else_wrote(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, an_event(1))
     relay.relay_once()
     ahead = int((clock() + timedelta(days=400)).timestamp() * 1000)
@@ -82,7 +100,12 @@ def test_an_id_is_found_above_what_somebody_else_wrote(relay, client, outbox, cl
     assert client.xinfo_stream(SKIPPED)["last-generated-id"] == f"{ahead + 1}-0".encode()
 
 
-def test_an_id_that_somebody_takes_meanwhile_is_chosen_again(relay, client, outbox, clock):
+def test_an_id_that_somebody_takes_meanwhile_is_chosen_again(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, an_event(1))
     taken = f"{int(clock().timestamp() * 1000)}-0"
     outbox.assign_stream_ids({an_event(1).event_id: taken})
@@ -92,17 +115,21 @@ def test_an_id_that_somebody_takes_meanwhile_is_chosen_again(relay, client, outb
     assert client.xlen(SKIPPED) == 2
 
 
-def test_a_stored_id_is_used_again_by_the_next_process(client, outbox, clock):
+def test_a_stored_id_is_used_again_by_the_next_process(client: redis.Redis, outbox: StateDb, clock: Clock) -> None:
     enqueue(outbox, an_event(1))
     stored = f"{int(clock().timestamp() * 1000) - 5000}-0"
     outbox.assign_stream_ids({an_event(1).event_id: stored})
 
     Relay(client, outbox, clock).relay_once()
 
-    assert client.xrange(SKIPPED)[0][0] == stored.encode()
+    assert entries_of(client, SKIPPED)[0][0] == stored.encode()
 
 
-def test_an_event_that_waited_for_months_is_not_trimmed_as_it_arrives(client, outbox, clock):
+def test_an_event_that_waited_for_months_is_not_trimmed_as_it_arrives(
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, an_event(1))
     outbox.assign_stream_ids({an_event(1).event_id: f"{int(clock().timestamp() * 1000)}-0"})
     clock.advance(timedelta(days=60).total_seconds())
@@ -112,7 +139,7 @@ def test_an_event_that_waited_for_months_is_not_trimmed_as_it_arrives(client, ou
     assert client.xlen(SKIPPED) == 1
 
 
-def test_the_hash_holds_the_newest_model(relay, client, outbox, clock):
+def test_the_hash_holds_the_newest_model(relay: Relay, client: redis.Redis, outbox: StateDb, clock: Clock) -> None:
     enqueue(outbox, a_promotion(1, at=clock()), a_promotion(2, at=clock() + timedelta(seconds=1)))
 
     relay.relay_once()
@@ -130,7 +157,12 @@ def test_the_hash_holds_the_newest_model(relay, client, outbox, clock):
     }
 
 
-def test_a_roll_back_and_a_confirmation_change_the_hash(relay, client, outbox, clock):
+def test_a_roll_back_and_a_confirmation_change_the_hash(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, a_promotion(1, at=clock()))
     enqueue(
         outbox, an_event(1, EventType.COMPLETED, at=clock() + timedelta(seconds=1), sha256=f"{1:064x}", confirmed=True)
@@ -151,7 +183,12 @@ def test_a_roll_back_and_a_confirmation_change_the_hash(relay, client, outbox, c
     )
 
 
-def test_the_hash_holds_the_newest_model_although_the_clock_went_back(relay, client, outbox, clock):
+def test_the_hash_holds_the_newest_model_although_the_clock_went_back(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, a_promotion(1, at=clock()), a_promotion(2, at=clock() - timedelta(hours=1)))
     relay.relay_once()
     newest = current(client)
@@ -170,7 +207,12 @@ def test_the_hash_holds_the_newest_model_although_the_clock_went_back(relay, cli
     assert current(client) == {**newest, "confirmed": "true"}
 
 
-def test_the_hash_says_when_the_slot_names_nothing_any_more(relay, client, outbox, clock):
+def test_the_hash_says_when_the_slot_names_nothing_any_more(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, a_promotion(1, at=clock()))
     enqueue(
         outbox,
@@ -190,7 +232,12 @@ def test_the_hash_says_when_the_slot_names_nothing_any_more(relay, client, outbo
     assert (current(client)["version"], current(client)["model_path"]) == ("none", "")
 
 
-def test_the_hash_is_written_again_when_it_is_gone_even_by_a_later_process(relay, client, outbox, clock):
+def test_the_hash_is_written_again_when_it_is_gone_even_by_a_later_process(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, a_promotion(1, at=clock()))
     relay.relay_once()
     before = current(client)
@@ -201,7 +248,12 @@ def test_the_hash_is_written_again_when_it_is_gone_even_by_a_later_process(relay
     assert current(client) == before
 
 
-def test_fields_that_others_put_into_the_hash_are_kept(relay, client, outbox, clock):
+def test_fields_that_others_put_into_the_hash_are_kept(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     enqueue(outbox, a_promotion(1, at=clock()))
     relay.relay_once()
     client.hset(CURRENT_MODEL_KEY, mapping={"note": "theirs", "version": "wrong"})
@@ -212,7 +264,12 @@ def test_fields_that_others_put_into_the_hash_are_kept(relay, client, outbox, cl
     assert current(client)["version"] == "patchtst_v20260101_000001"
 
 
-def test_entries_older_than_30_days_are_trimmed_but_none_from_the_oldest_pending_on(relay, client, outbox, clock):
+def test_entries_older_than_30_days_are_trimmed_but_none_from_the_oldest_pending_on(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
     old = int((clock() - timedelta(days=31)).timestamp() * 1000)
     for stream in (SKIPPED, PROMOTED, REQUEST_STREAM, SERVED_STREAM):
         for number in range(4):
@@ -235,7 +292,7 @@ def test_entries_older_than_30_days_are_trimmed_but_none_from_the_oldest_pending
     ]
 
 
-def test_it_looks_without_writing_when_there_is_nothing_to_do(relay, client):
+def test_it_looks_without_writing_when_there_is_nothing_to_do(relay: Relay, client: redis.Redis) -> None:
     relay.relay_once()
     before = client.info("commandstats")
 
@@ -245,11 +302,16 @@ def test_it_looks_without_writing_when_there_is_nothing_to_do(relay, client):
     assert changed == {"cmdstat_info", "cmdstat_xinfo" if "cmdstat_xinfo" in changed else "cmdstat_xinfo|stream"}
 
 
-def test_the_payload_of_an_event_survives_the_journey_exactly(relay, client, outbox, clock):
-    payload = {"text": 'Δ — \u0000 " \\ \n', "list": [1, 2.5, None, True], "nested": {"a": {"b": []}}}
+def test_the_payload_of_an_event_survives_the_journey_exactly(
+    relay: Relay,
+    client: redis.Redis,
+    outbox: StateDb,
+    clock: Clock,
+) -> None:
+    payload: dict[str, Any] = {"text": 'Δ — \u0000 " \\ \n', "list": [1, 2.5, None, True], "nested": {"a": {"b": []}}}
     enqueue(outbox, an_event(1, **payload))
 
     relay.relay_once()
 
-    [(_, fields)] = client.xrange(SKIPPED)
+    [(_, fields)] = entries_of(client, SKIPPED)
     assert json.loads(fields[b"payload"]) == {"run_id": "run_1", **payload}

@@ -3,6 +3,9 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +25,10 @@ while True:  # a signal just before a sleep is handled after it
 
 
 @pytest.fixture
-def daemon(tmp_path):
+def daemon(tmp_path: Path) -> Iterator[Any]:
     started = []
 
-    def start(*problems):
+    def start(*problems: Any) -> Any:
         started.append(
             subprocess.Popen([sys.executable, "-c", DAEMON, tmp_path / "answer", *problems], stdout=subprocess.PIPE)
         )
@@ -39,14 +42,14 @@ def daemon(tmp_path):
         process.stdout.close()
 
 
-def test_the_result_comes_from_the_process_that_was_signalled(daemon, tmp_path):
+def test_the_result_comes_from_the_process_that_was_signalled(daemon: Any, tmp_path: Path) -> None:
     pid = daemon('LABEL: "up" is not one of outcome, direction')
     answer = reload_process(pid, tmp_path / "answer", wait_seconds=60)
 
     assert answer.problems == ('LABEL: "up" is not one of outcome, direction',)
 
 
-def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
+def test_an_answer_to_an_earlier_question_does_not_count(tmp_path: Path) -> None:
     sleeper = subprocess.Popen(
         [
             sys.executable,
@@ -66,7 +69,7 @@ def test_an_answer_to_an_earlier_question_does_not_count(tmp_path):
         sleeper.stdout.close()
 
 
-def test_a_process_that_is_gone_does_not_answer(tmp_path):
+def test_a_process_that_is_gone_does_not_answer(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     with pytest.raises(OperatorActionError, match="has ended"):

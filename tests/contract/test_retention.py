@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,12 @@ NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
 
 def a_deployment(
-    number: int, models, *, kind=DeploymentKind.PROMOTE, before: int | None = None, day: int = 0
+    number: int,
+    models: list[Path],
+    *,
+    kind: DeploymentKind = DeploymentKind.PROMOTE,
+    before: int | None = None,
+    day: int = 0,
 ) -> Deployment:
     previous = models[number - 1 if before is None else before] if number or before else None
     return Deployment(
@@ -31,8 +37,8 @@ def a_deployment(
         model_path=str(models[number]),
         sha256="0" * 64,
         size_bytes=1,
-        previous_version=previous and previous.stem,
-        previous_model_path=previous and str(previous),
+        previous_version=previous.stem if previous else None,
+        previous_model_path=str(previous) if previous else None,
         state=DeploymentState.CONFIRMED,
         created_at=NOW,
         updated_at=NOW,
@@ -52,7 +58,7 @@ def published_models(components: Components, number: int) -> list[Path]:
     return models
 
 
-def test_the_folder_of_the_last_promoted_run_is_kept_because_drift_is_measured_against_it(components):
+def test_the_folder_of_the_last_promoted_run_is_kept_because_drift_is_measured_against_it(components: Any) -> None:
     components.configuration.settings = replace(components.configuration.settings, keep_runs=1)
     ids = []
     for day in range(1, 5):
@@ -91,7 +97,7 @@ def test_the_folder_of_the_last_promoted_run_is_kept_because_drift_is_measured_a
     assert [run_id for run_id in ids if components.run_folders.path_of(run_id).exists()] == [ids[1], ids[3]]
 
 
-def test_the_folders_that_a_forced_promotion_or_a_slot_request_refers_to_are_kept(components):
+def test_the_folders_that_a_forced_promotion_or_a_slot_request_refers_to_are_kept(components: Any) -> None:
     components.configuration.settings = replace(components.configuration.settings, keep_runs=1)
     ids = []
     for day in range(1, 6):
@@ -111,7 +117,7 @@ def test_the_folders_that_a_forced_promotion_or_a_slot_request_refers_to_are_kep
     assert [run_id for run_id in ids if components.run_folders.path_of(run_id).exists()] == [ids[0], ids[1], ids[4]]
 
 
-def test_check_and_audit_measure_drift_against_the_same_folder_as_a_run(components):
+def test_check_and_audit_measure_drift_against_the_same_folder_as_a_run(components: Any) -> None:
     ids = []
     for day in range(1, 3):
         an_ended_run(components, NOW + timedelta(days=day))
@@ -126,7 +132,7 @@ def test_check_and_audit_measure_drift_against_the_same_folder_as_a_run(componen
     )
 
 
-def test_the_models_that_serve_or_served_or_that_a_rollback_would_return_are_kept(components):
+def test_the_models_that_serve_or_served_or_that_a_rollback_would_return_are_kept(components: Any) -> None:
     components.configuration.settings = replace(components.configuration.settings, keep_models=2)
     models = published_models(components, 9)
     for number in range(4):
@@ -148,7 +154,7 @@ def test_the_models_that_serve_or_served_or_that_a_rollback_would_return_are_kep
     assert [model for model in models if model.exists()] == [*models[:4], *models[7:]]
 
 
-def test_the_model_that_a_rollback_returns_instead_of_a_blocked_one_is_kept(components):
+def test_the_model_that_a_rollback_returns_instead_of_a_blocked_one_is_kept(components: Any) -> None:
     components.configuration.settings = replace(components.configuration.settings, keep_models=2)
     models = published_models(components, 7)
     run, _ = components.store.open_run(requested_by="schedule", reason="test", at=NOW)
@@ -166,7 +172,7 @@ def test_the_model_that_a_rollback_returns_instead_of_a_blocked_one_is_kept(comp
     assert [model for model in models if model.exists()] == [*models[:3], *models[5:]]
 
 
-def test_the_model_that_an_external_change_names_is_kept(components):
+def test_the_model_that_an_external_change_names_is_kept(components: Any) -> None:
     components.configuration.settings = replace(components.configuration.settings, keep_models=2)
     models = published_models(components, 5)
     components.configuration.settings.engine_env_file.write_text(

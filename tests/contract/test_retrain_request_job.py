@@ -1,22 +1,27 @@
 """Retrain requests in the daemon: one run for a flood, and one more for those that come too late."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from structlog.testing import capture_logs
 
 from retrain_worker.adapters.retrain_requests import BATCH, trigger
 from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM
 from retrain_worker.domain.lifecycle import Outcome, Stage
 from tests.daemon_home import opened_components
+from tests.redis_world import RedisServer
 
 
 @pytest.fixture
-def opened(tmp_path, redis_server):
+def opened(tmp_path: Path, redis_server: RedisServer) -> Iterator[Any]:
     """The components on the same home, opened anew at each call."""
     resources = ExitStack()
 
-    def opened():
+    def opened() -> Any:
         resources.close()
         return resources.enter_context(opened_components(tmp_path / "home", REDIS_URL=redis_server.url))
 
@@ -24,12 +29,12 @@ def opened(tmp_path, redis_server):
         yield opened
 
 
-def ask(client, *reasons):
+def ask(client: redis.Redis, *reasons: Any) -> None:
     for reason in reasons:
         trigger(client, reason=reason, requested_by="ops")
 
 
-def move(components, stage):
+def move(components: Any, stage: Any) -> None:
     """Move the run at work to `stage`."""
     run = components.store.unfinished_run()
     for due in list(Stage)[1 : list(Stage).index(stage) + 1]:
@@ -37,20 +42,20 @@ def move(components, stage):
     components.store.record(run)
 
 
-def end(components):
+def end(components: Any) -> None:
     run = components.store.unfinished_run()
     components.store.record(run.ended(Outcome.FAILED, "test", at=components.configuration.context.now()))
 
 
-def reasons(components):
+def reasons(components: Any) -> list[Any]:
     return [run.request_reason for run in reversed(components.store.history(9))]
 
 
-def pending(client):
+def pending(client: redis.Redis) -> Any:
     return client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"]
 
 
-def test_a_flood_of_requests_makes_one_run_and_is_acknowledged(opened, client):
+def test_a_flood_of_requests_makes_one_run_and_is_acknowledged(opened: Any, client: redis.Redis) -> None:
     components = opened()
     ask(client, *(f"number {number}" for number in range(BATCH * 2 + 10)))
     client.xadd(REQUEST_STREAM, {"payload": "{"})
@@ -63,7 +68,7 @@ def test_a_flood_of_requests_makes_one_run_and_is_acknowledged(opened, client):
     assert pending(client) == 0
 
 
-def test_a_request_that_comes_before_the_rows_are_taken_joins(opened, client):
+def test_a_request_that_comes_before_the_rows_are_taken_joins(opened: Any, client: redis.Redis) -> None:
     components = opened()
     components.driver.begin("schedule", "every 4 h")
     ask(client, "now")
@@ -74,7 +79,10 @@ def test_a_request_that_comes_before_the_rows_are_taken_joins(opened, client):
     assert reasons(components) == ["every 4 h"]
 
 
-def test_requests_that_come_too_late_make_one_more_run_at_once_also_after_a_restart(opened, client):
+def test_requests_that_come_too_late_make_one_more_run_at_once_also_after_a_restart(
+    opened: Any,
+    client: redis.Redis,
+) -> None:
     components = opened()
     components.driver.begin("schedule", "every 4 h")
     move(components, Stage.TRAIN)
@@ -94,7 +102,7 @@ def test_requests_that_come_too_late_make_one_more_run_at_once_also_after_a_rest
     assert reasons(components) == ["every 4 h", "ops: newer rows"], "once"
 
 
-def test_a_request_during_the_run_that_follows_makes_another_one(opened, client):
+def test_a_request_during_the_run_that_follows_makes_another_one(opened: Any, client: redis.Redis) -> None:
     components = opened()
     for _ in range(2):
         if components.store.unfinished_run() is None:
@@ -108,11 +116,15 @@ def test_a_request_during_the_run_that_follows_makes_another_one(opened, client)
     assert reasons(components) == ["first", "ops: again", "ops: again"]
 
 
-def test_a_request_is_recorded_before_it_is_acknowledged(opened, client, monkeypatch):
+def test_a_request_is_recorded_before_it_is_acknowledged(
+    opened: Any,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     components = opened()
     ask(client, "precious")
 
-    def broken(**_):
+    def broken(**_: Any) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(components.store, "open_run", broken)
@@ -125,7 +137,7 @@ def test_a_request_is_recorded_before_it_is_acknowledged(opened, client, monkeyp
     assert reasons(components) == ["ops: precious"]
 
 
-def test_a_stream_of_another_type_is_reported_once(opened, client):
+def test_a_stream_of_another_type_is_reported_once(opened: Any, client: redis.Redis) -> None:
     components = opened()
     client.set(REQUEST_STREAM, "theirs")
     with capture_logs() as logged:

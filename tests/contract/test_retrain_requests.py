@@ -1,29 +1,31 @@
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import redis
 
 from retrain_worker.adapters.retrain_requests import BATCH, Requests, trigger
 from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM
 from retrain_worker.errors import RedisUnavailableError
-from tests.redis_world import RedisServer
+from tests.redis_world import Clock, LossyWire, RedisServer, entries_of
 
 DEAD_LETTERS = "quantum:dead_letter:retraining_workers"
 
 
 @pytest.fixture
-def requests(client, clock):
+def requests(client: redis.Redis, clock: Clock) -> Requests:
     return Requests(client, clock)
 
 
-def reasons(poll):
+def reasons(poll: Any) -> list[Any]:
     return [request.reason for request in poll.requests]
 
 
-def acknowledge_all(requests, poll):
+def acknowledge_all(requests: Requests, poll: Any) -> None:
     assert requests.acknowledge(request.stream_id for request in poll.requests) is None
 
 
-def test_a_triggered_request_comes_until_it_is_acknowledged(requests, client):
+def test_a_triggered_request_comes_until_it_is_acknowledged(requests: Requests, client: redis.Redis) -> None:
     stream_id = trigger(client, reason="new data", requested_by="a person")
 
     first, again = requests.poll(), requests.poll()
@@ -36,13 +38,17 @@ def test_a_triggered_request_comes_until_it_is_acknowledged(requests, client):
     assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 0
 
 
-def test_requests_made_before_the_first_worker_count(client, clock):
+def test_requests_made_before_the_first_worker_count(client: redis.Redis, clock: Clock) -> None:
     trigger(client, reason="early", requested_by="x")
 
     assert reasons(Requests(client, clock).poll()) == ["early"]
 
 
-def test_a_restarted_worker_sees_what_it_had_not_acknowledged_then_what_is_new(requests, client, clock):
+def test_a_restarted_worker_sees_what_it_had_not_acknowledged_then_what_is_new(
+    requests: Requests,
+    client: redis.Redis,
+    clock: Clock,
+) -> None:
     trigger(client, reason="first", requested_by="x")
     requests.poll()
     trigger(client, reason="second", requested_by="x")
@@ -50,7 +56,7 @@ def test_a_restarted_worker_sees_what_it_had_not_acknowledged_then_what_is_new(r
     assert reasons(Requests(client, clock).poll()) == ["first", "second"]
 
 
-def test_what_a_worker_of_another_name_left_is_claimed(client, clock, requests):
+def test_what_a_worker_of_another_name_left_is_claimed(client: redis.Redis, clock: Clock, requests: Requests) -> None:
     trigger(client, reason="left behind", requested_by="x")
     Requests(client, clock, consumer="gone").poll()
     assert requests.poll().requests == ()
@@ -72,7 +78,13 @@ def test_what_a_worker_of_another_name_left_is_claimed(client, clock, requests):
         ({"reason": "x" * 5000}, "x" * 200, "unknown"),
     ],
 )
-def test_requests_of_many_shapes_are_understood(requests, client, fields, reason, requested_by):
+def test_requests_of_many_shapes_are_understood(
+    requests: Requests,
+    client: redis.Redis,
+    fields: Any,
+    reason: Any,
+    requested_by: str,
+) -> None:
     client.xadd(REQUEST_STREAM, fields)
 
     [request] = requests.poll().requests
@@ -91,7 +103,12 @@ def test_requests_of_many_shapes_are_understood(requests, client, fields, reason
         ({b"payload": b"\xff\xfe"}, "not JSON"),
     ],
 )
-def test_malformed_requests_are_dead_lettered_with_a_reason_and_the_others_are_read(requests, client, fields, reason):
+def test_malformed_requests_are_dead_lettered_with_a_reason_and_the_others_are_read(
+    requests: Requests,
+    client: redis.Redis,
+    fields: Any,
+    reason: str,
+) -> None:
     client.xadd(REQUEST_STREAM, fields)
     trigger(client, reason="good", requested_by="x")
 
@@ -99,12 +116,12 @@ def test_malformed_requests_are_dead_lettered_with_a_reason_and_the_others_are_r
 
     assert reasons(poll) == ["good"]
     assert reason in poll.dead_letters[0].reason
-    [(_, kept)] = client.xrange(DEAD_LETTERS)
+    [(_, kept)] = entries_of(client, DEAD_LETTERS)
     assert reason in kept[b"dead_letter_reason"].decode()
     assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 1
 
 
-def test_a_flood_is_read_in_bounded_polls(requests, client):
+def test_a_flood_is_read_in_bounded_polls(requests: Requests, client: redis.Redis) -> None:
     for number in range(2 * BATCH + 10):
         client.xadd(REQUEST_STREAM, {"reason": str(number)})
 
@@ -116,7 +133,7 @@ def test_a_flood_is_read_in_bounded_polls(requests, client):
     assert sizes == [BATCH, BATCH, 10]
 
 
-def test_a_destroyed_group_is_made_again_and_nothing_is_missed(requests, client):
+def test_a_destroyed_group_is_made_again_and_nothing_is_missed(requests: Requests, client: redis.Redis) -> None:
     requests.poll()
     client.xgroup_destroy(REQUEST_STREAM, REQUEST_GROUP)
     trigger(client, reason="meanwhile", requested_by="x")
@@ -127,7 +144,7 @@ def test_a_destroyed_group_is_made_again_and_nothing_is_missed(requests, client)
     assert reasons(requests.poll()) == ["after the flush"]
 
 
-def test_a_pending_request_that_was_trimmed_is_dead_lettered(requests, client):
+def test_a_pending_request_that_was_trimmed_is_dead_lettered(requests: Requests, client: redis.Redis) -> None:
     trigger(client, reason="trimmed", requested_by="x")
     requests.poll()
     client.xtrim(REQUEST_STREAM, maxlen=0, approximate=False)
@@ -136,7 +153,7 @@ def test_a_pending_request_that_was_trimmed_is_dead_lettered(requests, client):
     assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 0
 
 
-def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock):
+def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock: Clock) -> None:
     server = RedisServer()
     try:
         requests = Requests(server.client(), clock)
@@ -156,7 +173,11 @@ def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock):
         server.remove()
 
 
-def test_a_lost_reply_does_not_make_a_trigger_ask_twice(redis_server, wire, client):
+def test_a_lost_reply_does_not_make_a_trigger_ask_twice(
+    redis_server: RedisServer,
+    wire: LossyWire,
+    client: redis.Redis,
+) -> None:
     wire.lose_replies(b"XADD", 1)
 
     with pytest.raises(RedisUnavailableError):
@@ -165,7 +186,7 @@ def test_a_lost_reply_does_not_make_a_trigger_ask_twice(redis_server, wire, clie
     assert client.xlen(REQUEST_STREAM) == 1
 
 
-def test_a_key_of_another_type_is_left_alone(requests, client):
+def test_a_key_of_another_type_is_left_alone(requests: Requests, client: redis.Redis) -> None:
     client.set(REQUEST_STREAM, "theirs")
 
     assert "another type" in requests.poll().problem.message

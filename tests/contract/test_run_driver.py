@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -22,7 +23,7 @@ from tests.daemon_home import an_ended_run, one_pass
 NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
 
-def test_an_attempt_dated_in_the_future_delays_the_next_run_by_at_most_one_interval(components):
+def test_an_attempt_dated_in_the_future_delays_the_next_run_by_at_most_one_interval(components: Any) -> None:
     an_ended_run(components, datetime(2036, 1, 1, tzinfo=UTC))
     schedule = RunSchedule(components.store, components.configuration)
     due = schedule.next_run_at(NOW)
@@ -34,10 +35,13 @@ def test_an_attempt_dated_in_the_future_delays_the_next_run_by_at_most_one_inter
     assert schedule.next_run_at(due + timedelta(minutes=1)) == due + timedelta(hours=4)
 
 
-def test_an_error_of_the_state_database_ends_the_process_and_not_the_run(components, monkeypatch):
+def test_an_error_of_the_state_database_ends_the_process_and_not_the_run(
+    components: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     components.store.open_run(requested_by="schedule", reason="test", at=NOW)
 
-    def advance(*_):
+    def advance(*_: Any) -> None:
         raise StateError("the disk is gone")
 
     monkeypatch.setattr(run_driver, "advance", advance)
@@ -47,8 +51,12 @@ def test_an_error_of_the_state_database_ends_the_process_and_not_the_run(compone
 
 
 @pytest.mark.parametrize("method", ["unfinished_run", "waiting_slot_request", "last_deployment"])
-def test_an_error_of_the_state_database_anywhere_in_a_pass_ends_the_process(components, monkeypatch, method):
-    def broken(*_, **__):
+def test_an_error_of_the_state_database_anywhere_in_a_pass_ends_the_process(
+    components: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise StateError("the disk is gone")
 
     monkeypatch.setattr(components.store, method, broken)
@@ -57,11 +65,16 @@ def test_an_error_of_the_state_database_anywhere_in_a_pass_ends_the_process(comp
     assert isinstance(components.backoff.fatal, StateError)
 
 
-def test_a_full_disk_is_reported_once_and_the_job_is_tried_again(components, boot_seconds, monkeypatch, capsys):
+def test_a_full_disk_is_reported_once_and_the_job_is_tried_again(
+    components: Any,
+    boot_seconds: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     run, _ = components.store.open_run(requested_by="schedule", reason="test", at=NOW)
     record = components.store.record
 
-    def full(*_, **__):
+    def full(*_: Any, **__: Any) -> None:
         raise DiskFullError("no space is left", where="state.db")
 
     monkeypatch.setattr(components.store, "record", full)
@@ -81,14 +94,14 @@ def test_a_full_disk_is_reported_once_and_the_job_is_tried_again(components, boo
     assert "no space" not in status_line(components)
 
 
-def test_no_run_begins_after_an_interrupt(components):
+def test_no_run_begins_after_an_interrupt(components: Any) -> None:
     components.driver.interrupt()
     components.driver.run_pass()
 
     assert components.store.history(10) == []
 
 
-def test_an_external_change_is_recorded_once_when_two_checks_agree(components):
+def test_an_external_change_is_recorded_once_when_two_checks_agree(components: Any) -> None:
     env, watch = components.configuration.settings.engine_env_file, SlotWatch()
     for _ in range(4):
         watch.check(components.configuration.context)
@@ -101,22 +114,26 @@ def test_an_external_change_is_recorded_once_when_two_checks_agree(components):
     assert [(one.kind, one.model_path) for one in components.store.deployments(9)] == [("external", "/opt/by_hand.pth")]
 
 
-def defect(*_):
+def defect(*_: Any) -> None:
     raise KeyError("last_known")
 
 
-def once(components, run):
+def once(components: Any, run: Any) -> Any:
     return components.driver.drive(run)
 
 
-def daemon(components, run):
+def daemon(components: Any, run: Any) -> Any:
     for _ in range(9):
         components.driver.run_pass()
     return components.store.run(run.run_id)
 
 
 @pytest.mark.parametrize("driven", [once, daemon])
-def test_a_run_that_fails_unexpectedly_ends_after_three_attempts_in_every_process(components, monkeypatch, driven):
+def test_a_run_that_fails_unexpectedly_ends_after_three_attempts_in_every_process(
+    components: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    driven: Any,
+) -> None:
     run, _ = components.store.open_run(requested_by="schedule", reason="test", at=NOW)
     monkeypatch.setitem(STAGES, Stage.PULL, defect)
     with capture_logs() as logged:
@@ -128,23 +145,27 @@ def test_a_run_that_fails_unexpectedly_ends_after_three_attempts_in_every_proces
     assert len(unexpected) == 3
 
 
-def a_rollback_request(components):
+def a_rollback_request(components: Any) -> Any:
     return components.store.open_slot_request(
         SlotRequestKind.ROLLBACK, arguments=SlotRequestArguments(), requested_by="ada", reason="loses money", at=NOW
     )
 
 
-def alone(components, request):
+def alone(components: Any, request: Any) -> Any:
     return components.driver.carry_out(request.request_id, report=lambda _request: None)
 
 
-def beside_runs(components, request):
+def beside_runs(components: Any, request: Any) -> Any:
     components.driver.run_pass()
     return components.store.request(request.request_id)
 
 
 @pytest.mark.parametrize("carried_out", [alone, beside_runs])
-def test_a_slot_request_that_fails_unexpectedly_is_answered_in_every_process(components, monkeypatch, carried_out):
+def test_a_slot_request_that_fails_unexpectedly_is_answered_in_every_process(
+    components: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    carried_out: Any,
+) -> None:
     monkeypatch.setattr(slot_requests, "carry_out", defect)
     with capture_logs() as logged:
         request = carried_out(components, a_rollback_request(components))
@@ -154,7 +175,10 @@ def test_a_slot_request_that_fails_unexpectedly_is_answered_in_every_process(com
     assert [each["event"] for each in logged].count("unexpected_error") == 1
 
 
-def test_a_waiting_run_that_fails_unexpectedly_is_evaluated_again_later(components, monkeypatch):
+def test_a_waiting_run_that_fails_unexpectedly_is_evaluated_again_later(
+    components: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run, _ = components.store.open_run(requested_by="schedule", reason="test", at=datetime.now(UTC))
     components.store.record(replace(run, stage=Stage.SHADOW))
     an_ended_run(components, datetime.now(UTC))
@@ -167,7 +191,10 @@ def test_a_waiting_run_that_fails_unexpectedly_is_evaluated_again_later(componen
     assert components.store.run(run.run_id).not_before > datetime.now(UTC)
 
 
-def test_a_request_of_an_operator_is_answered_although_the_current_run_fails(components, monkeypatch):
+def test_a_request_of_an_operator_is_answered_although_the_current_run_fails(
+    components: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     components.store.open_run(requested_by="schedule", reason="test", at=NOW)
     monkeypatch.setitem(STAGES, Stage.PULL, defect)
     request = a_rollback_request(components)
@@ -177,7 +204,7 @@ def test_a_request_of_an_operator_is_answered_although_the_current_run_fails(com
     assert components.store.request(request.request_id).is_answered
 
 
-def test_new_settings_are_in_force_once_no_run_is_at_work(components):
+def test_new_settings_are_in_force_once_no_run_is_at_work(components: Any) -> None:
     run, _ = components.store.open_run(requested_by="schedule", reason="test", at=datetime.now(UTC))
     before = components.configuration.settings
     components.driver.reconfigure(replace(before, retrain_interval_hours=9.0, model_path=before.home))

@@ -1,8 +1,10 @@
 """What ports.RunStore promises, asked of the state database, which tests of the stages use as well."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,19 +38,19 @@ DEPLOYMENT = Deployment(
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> Iterator[StateDb]:
     with StateDb(tmp_path / "state.db") as state:
         yield state
 
 
-def test_a_new_store_remembers_nothing(store):
+def test_a_new_store_remembers_nothing(store: StateDb) -> None:
     assert store.unfinished_run() is None
     assert store.last_deployment() is None
     assert store.watermark_path() is None
     assert store.deployment("x") is None
 
 
-def test_what_is_recorded_comes_back_as_it_was(store):
+def test_what_is_recorded_comes_back_as_it_was(store: StateDb) -> None:
     run = replace(
         RUN,
         stage=Stage.TRAIN,
@@ -70,19 +72,19 @@ def test_what_is_recorded_comes_back_as_it_was(store):
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome.INTERRUPTED])
-def test_a_run_that_can_go_on_is_unfinished(store, outcome):
+def test_a_run_that_can_go_on_is_unfinished(store: StateDb, outcome: Any) -> None:
     store.record(RUN if outcome is None else RUN.ended(outcome, "stopped", at=AT))
     assert store.unfinished_run().run_id == RUN.run_id
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REFUSED, Outcome.SKIPPED, Outcome.ABANDONED])
-def test_a_run_that_has_ended_is_finished(store, outcome):
+def test_a_run_that_has_ended_is_finished(store: StateDb, outcome: Any) -> None:
     store.record(RUN)
     store.record(RUN.ended(outcome, "one reason", "another", at=AT))
     assert store.unfinished_run() is None
 
 
-def test_a_deployment_is_stored_by_its_id(store):
+def test_a_deployment_is_stored_by_its_id(store: StateDb) -> None:
     swapped = replace(DEPLOYMENT, state=DeploymentState.SWAPPED)
     store.record(RUN, deployment=DEPLOYMENT)
     store.record(RUN, deployment=swapped)
@@ -90,13 +92,13 @@ def test_a_deployment_is_stored_by_its_id(store):
 
 
 @pytest.mark.parametrize("state", list(DeploymentState))
-def test_the_last_deployment_is_one_that_reached_the_env_file(store, state):
+def test_the_last_deployment_is_one_that_reached_the_env_file(store: StateDb, state: DeploymentState) -> None:
     store.record(RUN, deployment=replace(DEPLOYMENT, state=state))
     reached = store.last_deployment() is not None
     assert reached == (state not in (DeploymentState.INTENDED, DeploymentState.UNDONE))
 
 
-def test_the_watermark_is_the_one_recorded_last(store):
+def test_the_watermark_is_the_one_recorded_last(store: StateDb) -> None:
     store.record(RUN, watermark_path=Path("/runs/a/fingerprints.npy"))
     store.record(RUN)
     assert store.watermark_path() == Path("/runs/a/fingerprints.npy")
@@ -104,14 +106,14 @@ def test_the_watermark_is_the_one_recorded_last(store):
     assert store.watermark_path() == Path("/runs/b/fingerprints.npy")
 
 
-def test_an_event_is_enqueued_once_however_often_it_is_recorded(store):
+def test_an_event_is_enqueued_once_however_often_it_is_recorded(store: StateDb) -> None:
     event = events.started(RUN, at=AT)
     store.record(RUN, events=[event])
     store.record(RUN, events=[event])
     assert [row.event for row in store.pending_events(10)] == [event]
 
 
-def test_a_run_on_trial_waits_and_lets_another_run_work(store):
+def test_a_run_on_trial_waits_and_lets_another_run_work(store: StateDb) -> None:
     waiting = replace(RUN, stage=Stage.SHADOW)
     working = replace(RUN, run_id="20260110_043000")
     store.record(waiting)
@@ -121,7 +123,7 @@ def test_a_run_on_trial_waits_and_lets_another_run_work(store):
     assert (store.run(waiting.run_id), store.run("20260101_000000")) == (waiting, None)
 
 
-def test_deployments_are_listed_in_the_order_in_which_they_reached_the_env_file(store):
+def test_deployments_are_listed_in_the_order_in_which_they_reached_the_env_file(store: StateDb) -> None:
     store.record(RUN)
     first = replace(DEPLOYMENT, deployment_id="20260110_033000", state=DeploymentState.INTENDED)
     second = replace(
@@ -138,7 +140,7 @@ def test_deployments_are_listed_in_the_order_in_which_they_reached_the_env_file(
     assert (store.last_deployment(), store.last_promotion(), store.intended_deployments()) == (first, first, [])
 
 
-def test_a_slot_request_is_stored_with_its_deployment_its_event_and_the_run_it_opens(store):
+def test_a_slot_request_is_stored_with_its_deployment_its_event_and_the_run_it_opens(store: StateDb) -> None:
     request = SlotRequest(
         request_id="rollback_20260110_033000",
         kind=SlotRequestKind.ROLLBACK,
@@ -158,7 +160,7 @@ def test_a_slot_request_is_stored_with_its_deployment_its_event_and_the_run_it_o
     assert store.request("rollback_20260101_000000") is None
 
 
-def test_a_move_stores_the_slot_request_of_its_run(store):
+def test_a_move_stores_the_slot_request_of_its_run(store: StateDb) -> None:
     request = SlotRequest(
         request_id=f"rollback_of_{RUN.run_id}",
         kind=SlotRequestKind.ROLLBACK,
@@ -171,7 +173,7 @@ def test_a_move_stores_the_slot_request_of_its_run(store):
     assert store.request(request.request_id) == request
 
 
-def test_nothing_is_known_against_bytes_that_no_probation_has_taken_back(store):
+def test_nothing_is_known_against_bytes_that_no_probation_has_taken_back(store: StateDb) -> None:
     store.record(RUN)
     assert store.blocked("0" * 64) is None
     assert store.alpha_spending_before(None) is None

@@ -3,22 +3,26 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import redis
 
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.trade_intents import BATCH, TradeIntents
-from retrain_worker.domain.engine_answers import INTENT_STREAM, Tally, judge
+from retrain_worker.domain.engine_answers import INTENT_STREAM, Finding, Tally, judge
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.trial_evaluation import Answer
+from tests.redis_world import RedisServer
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 MODEL = "/engine/patchtst_v20260110_033000.pth"
 
 
 def say(
-    client,
+    client: redis.Redis,
     *,
-    confidence: float,
+    confidence: float | str,
     action: str = "BUY",
     side: str = "BUY",
     number: int = 0,
@@ -40,11 +44,16 @@ def say(
         client.xadd(INTENT_STREAM, {"event_type": "trade.intent", "payload": json.dumps(said)})
 
 
-def finding(tally: Tally, *, model_std: float | None = 0.2, answers: tuple[Answer, ...] = ()):
+def finding(
+    tally: Tally,
+    *,
+    model_std: float | None = 0.2,
+    answers: tuple[Answer, ...] = (),
+) -> Finding:
     return judge(tally, answers=answers, model_std=model_std, thresholds=Thresholds())
 
 
-def answers_like(numbers: range, probability) -> tuple[Answer, ...]:
+def answers_like(numbers: range, probability: Any) -> tuple[Answer, ...]:
     return tuple(
         Answer(
             symbol="BTCUSDT",
@@ -55,7 +64,10 @@ def answers_like(numbers: range, probability) -> tuple[Answer, ...]:
     )
 
 
-def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(client, outbox):
+def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(
+    client: redis.Redis,
+    outbox: StateDb,
+) -> None:
     for number in range(30):
         say(client, confidence=0.6 + number / 100, number=number, flat=number % 2 == 0)
     client.xadd(INTENT_STREAM, {"payload": "{"})
@@ -71,7 +83,7 @@ def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(clien
     assert (tally.entries, tally.answers, tally.malformed, tally.silent) == (36, 30, 4, 2)
 
 
-def test_reading_goes_on_where_it_stopped_in_another_process_too(client, outbox):
+def test_reading_goes_on_where_it_stopped_in_another_process_too(client: redis.Redis, outbox: StateDb) -> None:
     for number in range(BATCH + 20):
         say(client, confidence=0.5 + number / 5000, number=number)
     TradeIntents(client, outbox).read(model_path=MODEL, at=START)
@@ -82,7 +94,7 @@ def test_reading_goes_on_where_it_stopped_in_another_process_too(client, outbox)
     assert TradeIntents(client, outbox).tally.entries == BATCH + 20
 
 
-def test_another_model_in_the_slot_begins_another_tally(client, outbox):
+def test_another_model_in_the_slot_begins_another_tally(client: redis.Redis, outbox: StateDb) -> None:
     say(client, confidence=0.7)
     trade_intents = TradeIntents(client, outbox)
     trade_intents.read(model_path=MODEL, at=START)
@@ -91,7 +103,10 @@ def test_another_model_in_the_slot_begins_another_tally(client, outbox):
     assert (trade_intents.tally.model_path, trade_intents.tally.entries) == ("/engine/other.pth", 0)
 
 
-def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_the_models(client, outbox):
+def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_the_models(
+    client: redis.Redis,
+    outbox: StateDb,
+) -> None:
     for number in range(60):
         say(client, confidence=0.615, number=number)
     trade_intents = TradeIntents(client, outbox)
@@ -107,7 +122,7 @@ def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_
     )
 
 
-def test_an_engine_that_only_falls_back_is_a_serving_fault(client, outbox):
+def test_an_engine_that_only_falls_back_is_a_serving_fault(client: redis.Redis, outbox: StateDb) -> None:
     for number in range(60):
         say(client, confidence=0.5, action="HOLD", number=number)
     trade_intents = TradeIntents(client, outbox)
@@ -117,7 +132,11 @@ def test_an_engine_that_only_falls_back_is_a_serving_fault(client, outbox):
 
 
 @pytest.mark.parametrize("shown", ["probability", "confidence"])
-def test_answers_are_matched_with_our_models_by_symbol_and_time(client, outbox, shown):
+def test_answers_are_matched_with_our_models_by_symbol_and_time(
+    client: redis.Redis,
+    outbox: StateDb,
+    shown: str,
+) -> None:
     def probability(number: int) -> float:
         return 0.05 + 0.9 * (number * 37 % 100) / 100
 
@@ -137,7 +156,7 @@ def test_answers_are_matched_with_our_models_by_symbol_and_time(client, outbox, 
     assert "runs another model" in other.message
 
 
-def test_few_answers_are_no_finding(client, outbox):
+def test_few_answers_are_no_finding(client: redis.Redis, outbox: StateDb) -> None:
     say(client, confidence=0.615)
     trade_intents = TradeIntents(client, outbox)
     trade_intents.read(model_path=MODEL, at=START)
@@ -146,9 +165,17 @@ def test_few_answers_are_no_finding(client, outbox):
     assert "50 required" in finding(trade_intents.tally).message
 
 
-def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confirms_nothing(client, outbox):
+def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confirms_nothing(
+    client: redis.Redis,
+    outbox: StateDb,
+) -> None:
     trade_intents = TradeIntents(client, outbox)
-    wanted = {"version": "patchtst_v20260110_033000", "sha256": "a" * 64, "model_path": MODEL, "since": START}
+    wanted: dict[str, Any] = {
+        "version": "patchtst_v20260110_033000",
+        "sha256": "a" * 64,
+        "model_path": MODEL,
+        "since": START,
+    }
     say(client, confidence=0.7)
     say(client, confidence=0.7, version="patchtst_v20260101_000000")
     assert trade_intents.seen_serving(**wanted) is None
@@ -161,7 +188,11 @@ def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confir
     assert trade_intents.seen_serving(**{**wanted, "since": later}) is None
 
 
-def test_a_redis_that_is_away_is_said_and_loses_nothing(redis_server, client, outbox):
+def test_a_redis_that_is_away_is_said_and_loses_nothing(
+    redis_server: RedisServer,
+    client: redis.Redis,
+    outbox: StateDb,
+) -> None:
     trade_intents = TradeIntents(client, outbox)
     say(client, confidence=0.7)
     trade_intents.read(model_path=MODEL, at=START)

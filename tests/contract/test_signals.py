@@ -20,7 +20,7 @@ print(signals.reloading, signals.stopping)
 """
 
 
-def test_a_hail_of_signals_while_it_goes_to_sleep_and_wakes_stops_nothing():
+def test_a_hail_of_signals_while_it_goes_to_sleep_and_wakes_stops_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", HAIL], capture_output=True, text=True, timeout=240, check=False)
 
     assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr

@@ -1,6 +1,7 @@
 """What STATUS= and `retrain-worker status` say of the same home."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.daemon_home import an_ended_run
 INCUMBENT = "/opt/best_2025.pth"
 
 
-def put_incumbent(components, kind=DeploymentKind.EXTERNAL):
+def put_incumbent(components: Any, kind: Any = DeploymentKind.EXTERNAL) -> None:
     now = datetime.now(UTC)
     components.store.record_deployment(
         Deployment(
@@ -38,13 +39,13 @@ def put_incumbent(components, kind=DeploymentKind.EXTERNAL):
     env_file.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={INCUMBENT}\n")
 
 
-def text_of(components):
+def text_of(components: Any) -> str:
     found = status_of(components.configuration.settings)
     assert as_json(found)
     return as_text(found)
 
 
-def test_before_the_first_run(components):
+def test_before_the_first_run(components: Any) -> None:
     assert status_line(components) == "starting the first run; no incumbent"
     assert "last run  none" in text_of(components)
 
@@ -53,7 +54,7 @@ def test_before_the_first_run(components):
     assert f"serving   {INCUMBENT}" in text_of(components)
 
 
-def test_between_two_runs(components):
+def test_between_two_runs(components: Any) -> None:
     an_ended_run(components, datetime.now(UTC))
     put_incumbent(components, DeploymentKind.PROMOTE)
 
@@ -64,7 +65,7 @@ def test_between_two_runs(components):
     assert "3 h 59 min" in text
 
 
-def test_a_current_run_a_queued_run_a_run_on_trial_and_a_slot_request(components):
+def test_a_current_run_a_queued_run_a_run_on_trial_and_a_slot_request(components: Any) -> None:
     now = datetime.now(UTC)
     on_trial, _ = components.store.open_run(requested_by="schedule", reason="test", at=now - timedelta(hours=1))
     for stage in (Stage.AUDIT, Stage.TRAIN, Stage.GATE, Stage.SHADOW):
@@ -82,7 +83,7 @@ def test_a_current_run_a_queued_run_a_run_on_trial_and_a_slot_request(components
     assert "request   rollback_" in text
 
 
-def test_an_env_file_that_cannot_be_read_and_one_that_was_changed_externally(components):
+def test_an_env_file_that_cannot_be_read_and_one_that_was_changed_externally(components: Any) -> None:
     put_incumbent(components)
     env_file = components.configuration.settings.engine_env_file
     env_file.write_text("PATCHTST_SHADOW_ONLY=true\n")
@@ -102,5 +103,5 @@ def test_an_env_file_that_cannot_be_read_and_one_that_was_changed_externally(com
         (timedelta(hours=3, minutes=12), "3 h 12 min"),
     ],
 )
-def test_a_wait_in_words(wait, words):
+def test_a_wait_in_words(wait: Any, words: str) -> None:
     assert in_words(wait) == words

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from retrain_worker.adapters.worker_process import WorkerProcesses
-from retrain_worker.domain.worker_protocol import Broken, Done, VerifyRequest, VerifyResult, Working
+from retrain_worker.domain.worker_protocol import Broken, Done, OneOffTask, VerifyRequest, VerifyResult, Working
 from retrain_worker.errors import ArtifactError
 from retrain_worker.stages.ports import Workers
 from tests.fakes import FakeWorkers
@@ -53,7 +53,9 @@ def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workers]
         return
     script = tmp_path / "worker.py"
     script.write_text(SCRIPT.format(answers=json.dumps(ANSWERS)))
-    processes = WorkerProcesses(command=(sys.executable, "-S", "-P", str(script)), deadline_seconds={STAGE: 60.0})
+    processes = WorkerProcesses(
+        command=(sys.executable, "-S", "-P", str(script)), deadline_seconds={OneOffTask(STAGE): 60.0}
+    )
     yield processes
     processes.stop(0)
 

@@ -1,5 +1,8 @@
 """The folders of runs: where they are, and which of them may go."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +14,11 @@ IDS = [f"20260110_12000{n}" for n in range(6)]
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(model_path=tmp_path / "models", checkpoint_path=tmp_path / "checkpoints")
 
 
-def test_the_folders_of_a_run_are_made_where_they_belong(store, tmp_path):
+def test_the_folders_of_a_run_are_made_where_they_belong(store: ArtifactStore, tmp_path: Path) -> None:
     assert store.run_dir(IDS[0]) == tmp_path / "models" / "runs" / IDS[0]
     assert store.checkpoint_dir(IDS[0]) == tmp_path / "checkpoints" / IDS[0]
     assert store.run_dir(IDS[0]).is_dir()
@@ -23,20 +26,25 @@ def test_the_folders_of_a_run_are_made_where_they_belong(store, tmp_path):
 
 
 @pytest.mark.parametrize("run_id", ["", ".", "..", "../x", "/etc", "20260110_120000/..", "20260110_120000\n", "x"])
-def test_only_ids_of_runs_become_paths(store, run_id):
+def test_only_ids_of_runs_become_paths(store: ArtifactStore, run_id: str) -> None:
     for call in (store.run_dir, store.checkpoint_dir):
         with pytest.raises(StateError):
             call(run_id)
 
 
-def test_a_folder_that_cannot_be_made_is_named(store, tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(store: ArtifactStore, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with pytest.raises(SlotError, match="models"):
         store.run_dir(IDS[0])
 
 
 @given(keep=st.integers(0, 8), protected=st.sets(st.sampled_from(IDS)), by_path=st.booleans())
-def test_the_newest_and_the_protected_stay_and_nothing_else(tmp_path_factory, keep, protected, by_path):
+def test_the_newest_and_the_protected_stay_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory,
+    keep: Any,
+    protected: Any,
+    by_path: Any,
+) -> None:
     root = tmp_path_factory.mktemp("store")
     store = ArtifactStore(model_path=root / "models", checkpoint_path=root / "checkpoints")
     for run_id in IDS:
@@ -52,7 +60,11 @@ def test_the_newest_and_the_protected_stay_and_nothing_else(tmp_path_factory, ke
     assert (root / "models" / "runs" / "notes").is_dir()
 
 
-def test_a_removal_that_was_cut_short_is_finished_at_the_next_start(store, monkeypatch, tmp_path):
+def test_a_removal_that_was_cut_short_is_finished_at_the_next_start(
+    store: ArtifactStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     (store.run_dir(IDS[0]) / "weights").write_bytes(b"x")
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -1,5 +1,7 @@
 """Secrets that come as files: they take precedence, and a file of an unknown name is an error."""
 
+from pathlib import Path
+
 import pytest
 
 from retrain_worker import settings
@@ -7,7 +9,7 @@ from retrain_worker.errors import SettingsError
 from retrain_worker.settings import credentials
 
 
-def test_a_credential_is_a_setting_with_or_without_the_prefix_of_the_unit(tmp_path):
+def test_a_credential_is_a_setting_with_or_without_the_prefix_of_the_unit(tmp_path: Path) -> None:
     (tmp_path / "settings_REDIS_PASSWORD").write_text("hunter2\n")
     (tmp_path / "DATABASE_URL").write_text("postgresql://u:p@h/d\n")
     found = settings.credentials_in({"CREDENTIALS_DIRECTORY": str(tmp_path)})
@@ -18,7 +20,7 @@ def test_a_credential_is_a_setting_with_or_without_the_prefix_of_the_unit(tmp_pa
     assert "hunter2" not in repr(loaded)
 
 
-def test_a_misspelled_credential_is_reported_without_its_value(tmp_path):
+def test_a_misspelled_credential_is_reported_without_its_value(tmp_path: Path) -> None:
     (tmp_path / "settings_REDIS_PASWORD").write_text("hunter2")
     with pytest.raises(SettingsError) as refused:
         settings.credentials_in({"CREDENTIALS_DIRECTORY": str(tmp_path)})
@@ -27,7 +29,7 @@ def test_a_misspelled_credential_is_reported_without_its_value(tmp_path):
     assert "hunter2" not in str(refused.value)
 
 
-def test_with_a_home_the_credentials_of_the_host_are_not_read(tmp_path, monkeypatch):
+def test_with_a_home_the_credentials_of_the_host_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "CREDENTIALS_DIR", tmp_path)
     (tmp_path / "REDIS_PASSWORD").write_text("x")
 

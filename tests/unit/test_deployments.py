@@ -29,7 +29,7 @@ def promoted(number: int) -> Deployment:
     )
 
 
-def test_the_model_before_the_current_one_returns_but_never_a_condemned_one():
+def test_the_model_before_the_current_one_returns_but_never_a_condemned_one() -> None:
     history = [promoted(1), promoted(2), promoted(3)]
 
     found = [

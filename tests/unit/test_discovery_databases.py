@@ -6,6 +6,7 @@ import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from retrain_worker.demo.schema import SAMPLE_COLUMNS
 from retrain_worker.discovery import services
 from retrain_worker.discovery.configured_paths import PathSetting
 from retrain_worker.discovery.databases import survey
-from retrain_worker.discovery.discover import discover
+from retrain_worker.discovery.discover import Discovery, discover
 from retrain_worker.discovery.progress import Progress
 from retrain_worker.discovery.proof_pack import Role
 from retrain_worker.discovery.read_only_sqlite import opened, read, safe_to_open
@@ -26,13 +27,13 @@ NOW = datetime(2026, 1, 10, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def market(tmp_path_factory) -> Path:
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("market") / "trader.db"
     write_market(path, seed=3, end=END, rows=300, open_rows=10, contradictions=1)
     return path
 
 
-def found_in(root: Path, *configured: Path):
+def found_in(root: Path, *configured: Path) -> Discovery:
     return discover(
         [root],
         cross_file_systems=False,
@@ -54,11 +55,11 @@ def change(path: Path, *statements: str) -> Path:
     return path
 
 
-def test_the_schema_expected_is_the_one_the_stack_creates():
+def test_the_schema_expected_is_the_one_the_stack_creates() -> None:
     assert tuple(EXPECTED) == SAMPLE_COLUMNS
 
 
-def test_rows_decide_who_is_source_backup_and_other(tmp_path, market):
+def test_rows_decide_who_is_source_backup_and_other(tmp_path: Path, market: Path) -> None:
     shutil.copyfile(market, tmp_path / "copy.db")
     shutil.copyfile(market, tmp_path / "live.db")
     change(tmp_path / "live.db", "UPDATE ai_training_samples SET target_class = 'WIN' WHERE target_class IS NULL")
@@ -77,7 +78,7 @@ def test_rows_decide_who_is_source_backup_and_other(tmp_path, market):
     }
 
 
-def test_a_corrected_label_makes_a_copy_an_earlier_state(tmp_path, market):
+def test_a_corrected_label_makes_a_copy_an_earlier_state(tmp_path: Path, market: Path) -> None:
     for name in ("a.db", "b.db"):
         shutil.copyfile(market, tmp_path / name)
     change(
@@ -89,7 +90,7 @@ def test_a_corrected_label_makes_a_copy_an_earlier_state(tmp_path, market):
     assert "310 of its 310 training rows, 309 of them with the same label" in copy.why
 
 
-def test_a_database_with_more_newest_labels_is_the_source_even_if_another_is_configured(tmp_path):
+def test_a_database_with_more_newest_labels_is_the_source_even_if_another_is_configured(tmp_path: Path) -> None:
     ours = write_market(tmp_path / "old.db", seed=3, end=END, rows=300, open_rows=10)
     shutil.copyfile(tmp_path / "old.db", tmp_path / "stale.db")
     continue_market(ours, rows=50)
@@ -100,19 +101,19 @@ def test_a_database_with_more_newest_labels_is_the_source_even_if_another_is_con
     assert "backup of the training source" in wrong.finding
 
 
-def test_rows_from_the_far_future_do_not_make_a_source(tmp_path, market):
+def test_rows_from_the_far_future_do_not_make_a_source(tmp_path: Path, market: Path) -> None:
     shutil.copyfile(market, tmp_path / "good.db")
     write_market(tmp_path / "future.db", seed=9, end=datetime(2926, 1, 1, tzinfo=UTC), rows=400, open_rows=1)
     assert roles(tmp_path)["good.db"] is Role.SOURCE
 
 
-def test_the_configured_one_of_equals_is_the_source(tmp_path, market):
+def test_the_configured_one_of_equals_is_the_source(tmp_path: Path, market: Path) -> None:
     for name in ("a.db", "b.db", "c.db"):
         shutil.copy2(market, tmp_path / name)
     assert found_in(tmp_path, tmp_path / "b.db").source_path == tmp_path / "b.db"
 
 
-def test_a_training_table_without_a_needed_column_is_unrelated(tmp_path, market):
+def test_a_training_table_without_a_needed_column_is_unrelated(tmp_path: Path, market: Path) -> None:
     shutil.copyfile(market, tmp_path / "x.db")
     change(tmp_path / "x.db", "ALTER TABLE ai_training_samples DROP COLUMN target_class")
     pack = found_in(tmp_path).pack
@@ -122,7 +123,7 @@ def test_a_training_table_without_a_needed_column_is_unrelated(tmp_path, market)
     assert pack.reasons == ("no database with rows in ai_training_samples was found",)
 
 
-def test_damage_is_a_finding(tmp_path, market):
+def test_damage_is_a_finding(tmp_path: Path, market: Path) -> None:
     make(tmp_path / "cut.db", market.read_bytes()[:20_000])
     make(tmp_path / "header.db", b"SQLite format 3\0" + b"\xff" * 200)
     databases = found_in(tmp_path).pack.databases
@@ -147,14 +148,14 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_live_wal_is_read_and_nothing_is_left_behind(tmp_path):
+def test_a_live_wal_is_read_and_nothing_is_left_behind(tmp_path: Path) -> None:
     with closing(wal_database(tmp_path / "live.db", rows=7)):
         before, files = listing(tmp_path), names(tmp_path)
         assert rows_in(tmp_path) == 7
         assert (listing(tmp_path), names(tmp_path)) == (before, files)
 
 
-def test_a_wal_that_nobody_has_open_is_read_without_making_files(tmp_path):
+def test_a_wal_that_nobody_has_open_is_read_without_making_files(tmp_path: Path) -> None:
     (tmp_path / "left").mkdir()
     with closing(wal_database(tmp_path / "live.db", rows=7)):
         for suffix in ("", "-wal"):
@@ -169,7 +170,7 @@ def test_a_wal_that_nobody_has_open_is_read_without_making_files(tmp_path):
     assert not copy.exists()
 
 
-def test_the_shared_memory_of_a_dead_writer_is_not_touched(tmp_path):
+def test_the_shared_memory_of_a_dead_writer_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "left").mkdir()
     with closing(wal_database(tmp_path / "live.db", rows=7)):
         for suffix in ("", "-wal", "-shm"):
@@ -179,7 +180,7 @@ def test_the_shared_memory_of_a_dead_writer_is_not_touched(tmp_path):
     assert (tmp_path / "left/x.db-shm").read_bytes() == before
 
 
-def test_a_closed_wal_database_is_read_without_making_files(tmp_path):
+def test_a_closed_wal_database_is_read_without_making_files(tmp_path: Path) -> None:
     wal_database(tmp_path / "x.db", rows=7).close()
     assert names(tmp_path) == {"x.db"}
     assert rows_in(tmp_path) == 7
@@ -193,7 +194,7 @@ def rows_in(folder: Path) -> int:
     return sum(table.rows or 0 for table in seen.tables)
 
 
-def test_a_writer_that_has_begun_to_change_the_file_is_a_finding(tmp_path):
+def test_a_writer_that_has_begun_to_change_the_file_is_a_finding(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)")
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as writer:
         writer.execute("PRAGMA cache_size = 1")
@@ -205,7 +206,7 @@ def test_a_writer_that_has_begun_to_change_the_file_is_a_finding(tmp_path):
     assert (only.role, "locked by a writer" in only.why) == (Role.UNREADABLE, True)
 
 
-def test_looking_never_stops_a_writer(tmp_path, market):
+def test_looking_never_stops_a_writer(tmp_path: Path, market: Path) -> None:
     path = tmp_path / "x.db"
     shutil.copyfile(market, path)
     with opened(path) as reader, closing(sqlite3.connect(path, timeout=0)) as writer:
@@ -215,7 +216,7 @@ def test_looking_never_stops_a_writer(tmp_path, market):
         writer.commit()
 
 
-def test_a_transaction_that_ends_meanwhile_is_waited_for(tmp_path):
+def test_a_transaction_that_ends_meanwhile_is_waited_for(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE t (x)")
     with closing(sqlite3.connect(tmp_path / "x.db", check_same_thread=False)) as writer:
         writer.executemany("INSERT INTO t VALUES (?)", [(1,)] * 7)
@@ -226,11 +227,11 @@ def test_a_transaction_that_ends_meanwhile_is_waited_for(tmp_path):
         assert rows_in(tmp_path) == 7
 
 
-def test_a_reading_that_looks_damaged_is_taken_again_with_the_lock(tmp_path):
+def test_a_reading_that_looks_damaged_is_taken_again_with_the_lock(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE t (x)")
     readings = []
 
-    def look(connection):
+    def look(connection: Any) -> Any:
         readings.append(connection)
         if len(readings) == 1:
             raise sqlite3.DatabaseError("torn")
@@ -241,11 +242,11 @@ def test_a_reading_that_looks_damaged_is_taken_again_with_the_lock(tmp_path):
         read(raising, tmp_path / "x.db")
 
 
-def raising(_connection):
+def raising(_connection: Any) -> None:
     raise sqlite3.DatabaseError("always")
 
 
-def test_a_journal_left_by_a_dead_writer_is_a_finding_and_is_left_alone(tmp_path):
+def test_a_journal_left_by_a_dead_writer_is_a_finding_and_is_left_alone(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)")
     (tmp_path / "dead").mkdir()
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as writer:
@@ -261,7 +262,7 @@ def test_a_journal_left_by_a_dead_writer_is_a_finding_and_is_left_alone(tmp_path
     assert listing(tmp_path / "dead") == before
 
 
-def test_the_source_is_described_and_its_row_masked(tmp_path, market):
+def test_the_source_is_described_and_its_row_masked(tmp_path: Path, market: Path) -> None:
     source = found_in(market.parent).pack.source
     assert (source.rows, source.num_symbols, sum(source.classes.values())) == (310, 5, 310)
     assert source.features == {"array of 4": 310}
@@ -272,7 +273,7 @@ def test_the_source_is_described_and_its_row_masked(tmp_path, market):
     assert [column.finding for column in source.columns] == [""] * 24
 
 
-def test_features_of_other_forms_are_counted_not_trusted(tmp_path, market):
+def test_features_of_other_forms_are_counted_not_trusted(tmp_path: Path, market: Path) -> None:
     path = tmp_path / "x.db"
     shutil.copyfile(market, path)
     change(
@@ -291,7 +292,7 @@ def test_features_of_other_forms_are_counted_not_trusted(tmp_path, market):
     assert findings == {"extra": "not expected, not read", "executed": "missing"}
 
 
-def test_equal_files_are_told_by_their_bytes(tmp_path):
+def test_equal_files_are_told_by_their_bytes(tmp_path: Path) -> None:
     for name, text in (("a.csv", "x,y\n1,2\n"), ("b.csv", "x,y\n1,2\n"), ("c.csv", "x,y\n1,3\n")):
         make(tmp_path / name, text)
     files = {Path(each.file.path).name: each.file.same_as for each in found_in(tmp_path).pack.csv_files}
@@ -307,7 +308,7 @@ def test_equal_files_are_told_by_their_bytes(tmp_path):
         ("DATABASE_URL", "postgresql://u:p@h/d?password=x", "postgresql://u:***@h/d?password=***"),
     ],
 )
-def test_values_are_shown_without_secrets(name, value, expected):
+def test_values_are_shown_without_secrets(name: str, value: str, expected: str) -> None:
     assert services.safe_value(name, value) == expected
 
 
@@ -320,13 +321,13 @@ def test_values_are_shown_without_secrets(name, value, expected):
         ("api_key: 'hunter2'", "api_key: '***'"),
     ],
 )
-def test_masking_knows_options_and_keys(text, expected):
+def test_masking_knows_options_and_keys(text: str, expected: str) -> None:
     assert masked(text) == expected
     assert is_secret_name("binance_api_secret")
     assert not is_secret_name("MODEL_PATH")
 
 
-def test_an_export_in_an_env_file_is_read_and_a_refused_one_is_a_finding(tmp_path):
+def test_an_export_in_an_env_file_is_read_and_a_refused_one_is_a_finding(tmp_path: Path) -> None:
     make(tmp_path / "a.env", "export DB_PATH=/home/qt/quantum.db\n")
     make(tmp_path / "b.env", b'DB_PATH="/x.db"\nX=\xe9 \n')
     by_name = {Path(each.file.path).name: each for each in found_in(tmp_path).pack.env_files}
@@ -334,7 +335,7 @@ def test_an_export_in_an_env_file_is_read_and_a_refused_one_is_a_finding(tmp_pat
     assert "b.env" not in by_name or "UTF-8" in by_name["b.env"].finding
 
 
-def test_no_source_means_no_description(tmp_path):
+def test_no_source_means_no_description(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE ai_training_samples (id, symbol, timestamp, features, target_class)")
     found = found_in(tmp_path)
     assert (found.source_path, found.pack.source) == (None, None)

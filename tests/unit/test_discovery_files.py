@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import psutil
@@ -25,6 +26,7 @@ from retrain_worker.discovery.proof_pack_markdown import markdown
 from retrain_worker.discovery.text_files import csv_file, instant_of, observations
 from retrain_worker.domain.printable import printable
 from retrain_worker.errors import UsageError
+from tests.redis_world import RedisServer
 from tests.seed_tree import HOSTILE, candles, make, torch_zip, walk
 
 FACTS = FileFacts(path="", size_bytes=0, modified_at=None)
@@ -63,12 +65,12 @@ def sqlite_bytes(folder: Path) -> bytes:
         (b"", None),
     ],
 )
-def test_content_decides_whatever_the_name(tmp_path, content, kind):
+def test_content_decides_whatever_the_name(tmp_path: Path, content: Any, kind: Any) -> None:
     make(tmp_path / "a_name.bin", content)
     assert kinds(tmp_path).get("a_name.bin") is kind
 
 
-def test_a_database_is_found_under_any_name_and_a_false_name_is_said(tmp_path):
+def test_a_database_is_found_under_any_name_and_a_false_name_is_said(tmp_path: Path) -> None:
     make(tmp_path / "holiday.jpg", sqlite_bytes(tmp_path))
     make(tmp_path / "quantum.db")
     make(tmp_path / "notes.sqlite", "dear diary")
@@ -79,7 +81,7 @@ def test_a_database_is_found_under_any_name_and_a_false_name_is_said(tmp_path):
     }
 
 
-def test_a_script_counts_when_it_names_a_database(tmp_path):
+def test_a_script_counts_when_it_names_a_database(tmp_path: Path) -> None:
     make(tmp_path / "one.py", "import os\n" + "# filler\n" * 1000 + 'db_path = "/home/qt/quantum.db"\n')
     make(tmp_path / "two.py", "print('hello')\n")
     assert kinds(tmp_path) == {"one.py": Kind.SCRIPT}
@@ -103,7 +105,7 @@ def test_a_script_counts_when_it_names_a_database(tmp_path):
         ('image = "/home/qt/q.db"', None),
     ],
 )
-def test_database_paths_in_programs(line, expected):
+def test_database_paths_in_programs(line: str, expected: tuple[str, str] | None) -> None:
     assert [found[1:] for found in database_paths(line)] == ([expected] if expected else [])
 
 
@@ -122,13 +124,13 @@ def test_database_paths_in_programs(line, expected):
     ],
 )
 @pytest.mark.parametrize("suffix", [".py", ".txt", ".csv"])
-def test_no_content_takes_long_to_classify(head, suffix):
+def test_no_content_takes_long_to_classify(head: Any, suffix: str) -> None:
     began = time.process_time()
     kind_of(f"a{suffix}", head[:HEAD_BYTES], read=lambda size: head[:size])
     assert time.process_time() - began < 1.0
 
 
-def test_links_pipes_and_loops_neither_lead_out_nor_hang(tmp_path):
+def test_links_pipes_and_loops_neither_lead_out_nor_hang(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     candles(root / "a.csv")
     candles(outside / "b.csv")
@@ -144,24 +146,27 @@ def test_links_pipes_and_loops_neither_lead_out_nor_hang(tmp_path):
     assert f"{root / 'out'} -> {outside}" in walked.links_out
 
 
-def test_a_root_within_a_root_is_looked_at_once(tmp_path):
+def test_a_root_within_a_root_is_looked_at_once(tmp_path: Path) -> None:
     candles(tmp_path / "in/a.csv")
     found, walked = walk(tmp_path / "in", tmp_path, tmp_path)
     assert (len(found), walked.num_files, walked.roots) == (1, 1, (str(tmp_path),))
 
 
-def test_a_root_that_is_no_directory_is_wrong_usage(tmp_path):
+def test_a_root_that_is_no_directory_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a directory"):
         walk(tmp_path / "gone")
 
 
-def test_pseudo_file_systems_are_not_entered():
+def test_pseudo_file_systems_are_not_entered() -> None:
     found, walked = walk(Path("/proc"), cross_file_systems=True)
     assert (found, walked.num_files) == ([], 0)
     assert walked.not_entered
 
 
-def test_a_pseudo_file_system_within_a_root_is_passed_by_even_when_crossing(tmp_path, monkeypatch):
+def test_a_pseudo_file_system_within_a_root_is_passed_by_even_when_crossing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     candles(tmp_path / "host/proc/kcore.csv")
     candles(tmp_path / "host/a.csv")
     mount = SimpleNamespace(mountpoint=str(tmp_path / "host/proc"), fstype="proc")
@@ -171,7 +176,7 @@ def test_a_pseudo_file_system_within_a_root_is_passed_by_even_when_crossing(tmp_
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_what_cannot_be_read_is_listed(tmp_path):
+def test_what_cannot_be_read_is_listed(tmp_path: Path) -> None:
     make(tmp_path / "closed/a.csv").parent.chmod(0)
     make(tmp_path / "b.db").chmod(0)
     _, walked = walk(tmp_path)
@@ -180,7 +185,7 @@ def test_what_cannot_be_read_is_listed(tmp_path):
     assert all("Permission denied" in line for line in walked.unreadable)
 
 
-def test_hostile_names_are_found_and_shown_on_one_line(tmp_path):
+def test_hostile_names_are_found_and_shown_on_one_line(tmp_path: Path) -> None:
     names = {HOSTILE, os.fsdecode(b"\xff\xfe.csv"), "-rf ; $(touch x).csv"}
     for name in names:
         candles(tmp_path / name)
@@ -192,19 +197,19 @@ def test_hostile_names_are_found_and_shown_on_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("header", [True, False])
-def test_candles_are_known_by_their_columns(tmp_path, header):
+def test_candles_are_known_by_their_columns(tmp_path: Path, header: bool) -> None:
     found = csv_file(candles(tmp_path / "x", rows=50, header=header), FACTS)
     assert (found.is_candles, found.rows) == (True, 50)
     assert (f"{found.first_at:%F %H:%M}", f"{found.last_at:%F %H:%M}") == ("2025-12-04 00:00", "2025-12-04 00:49")
 
 
-def test_a_table_of_something_else_is_no_candles(tmp_path):
+def test_a_table_of_something_else_is_no_candles(tmp_path: Path) -> None:
     found = csv_file(make(tmp_path / "x.csv", "date;a\n2025-12-01;1\n2025-12-02;2"), FACTS)
     assert (found.is_candles, found.rows, found.columns) == (False, 2, ("date", "a"))
     assert f"{found.last_at:%F}" == "2025-12-02"
 
 
-def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path):
+def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path: Path) -> None:
     path = make(tmp_path / "x", '{"ts": 1763769600, "reward": 1}\n{"ts": 1763769660, "reward": 2}')
     found = observations(path, FACTS)
     assert (found.lines, found.keys, f"{found.last_at:%F %H:%M}") == (2, ("ts", "reward"), "2025-11-22 00:01")
@@ -230,7 +235,12 @@ def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path):
     name=st.sampled_from(["a", "a.db", "a.pt", "a.csv", "a.jsonl", "a.py", "a.npz"]),
 )
 @settings(max_examples=300)
-def test_no_content_whatever_stops_the_pack(tmp_path_factory, start, rest, name):
+def test_no_content_whatever_stops_the_pack(
+    tmp_path_factory: pytest.TempPathFactory,
+    start: Any,
+    rest: Any,
+    name: Any,
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     make(folder / name, start + rest)
     make(folder / f"other-{name}", start + rest)
@@ -255,12 +265,12 @@ def test_no_content_whatever_stops_the_pack(tmp_path_factory, start, rest, name)
         ("soon", None),
     ],
 )
-def test_instants_are_read_in_every_notation(text, seconds):
+def test_instants_are_read_in_every_notation(text: str, seconds: int | None) -> None:
     found = instant_of(text)
     assert (found and found.timestamp()) == seconds
 
 
-def test_a_live_redis_says_what_it_keeps(redis_server):
+def test_a_live_redis_says_what_it_keeps(redis_server: RedisServer) -> None:
     found = live_redis(redis_server.url)
     assert found.problem == ""
     assert {"save", "appendonly", "rdb_last_bgsave_status"} <= set(found.settings)
@@ -270,24 +280,24 @@ class Bomb:
     def __init__(self, target: Path) -> None:
         self.target = target
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, (f"touch {self.target}",)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_pickle_is_named_by_its_classes_and_never_executed(tmp_path, protocol):
+def test_a_pickle_is_named_by_its_classes_and_never_executed(tmp_path: Path, protocol: int) -> None:
     path = make(tmp_path / "model.pkl", pickle.dumps(Bomb(tmp_path / "exploded"), protocol=protocol))
     assert "posix.system" in model_file(path, FACTS).what
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_torch_file_is_told_by_its_listing(tmp_path):
+def test_a_torch_file_is_told_by_its_listing(tmp_path: Path) -> None:
     path = torch_zip(tmp_path / "ppo_model.pt", "policy.0.weight", "policy.0.bias")
     assert model_file(path, FACTS).what == "PyTorch file, 2 tensors: policy.0.weight, policy.0.bias"
 
 
 @pytest.mark.parametrize("cut", [5, 40, 200])
-def test_a_cut_torch_file_is_said_to_be_damaged(tmp_path, cut):
+def test_a_cut_torch_file_is_said_to_be_damaged(tmp_path: Path, cut: int) -> None:
     path = torch_zip(tmp_path / "m.pt", "a.weight")
     os.truncate(path, cut)
     assert "damaged" in model_file(path, FACTS).what

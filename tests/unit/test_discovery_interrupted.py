@@ -5,12 +5,13 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from retrain_worker.discovery.databases import NOT_READ
-from retrain_worker.discovery.discover import discover, with_verdict
+from retrain_worker.discovery.discover import Discovery, discover, with_verdict
 from retrain_worker.discovery.progress import Progress
 from retrain_worker.discovery.proof_pack import Quality, Role
 from retrain_worker.discovery.proof_pack_markdown import markdown
@@ -27,13 +28,13 @@ class StopIn(Progress):
         self.phase = phase
         self.phases: list[str] = []
 
-    def show(self, phase, done, total, subject):
+    def show(self, phase: Any, done: Any, total: Any, subject: Any) -> None:
         self.phases.append(phase)
         if phase == self.phase:
             self.stop()
 
 
-def found_in(root: Path, progress: Progress):
+def found_in(root: Path, progress: Progress) -> Discovery:
     return discover(
         [root],
         cross_file_systems=False,
@@ -44,7 +45,7 @@ def found_in(root: Path, progress: Progress):
     )
 
 
-def numbers(pack) -> dict[str, int]:
+def numbers(pack: Any) -> dict[str, int]:
     """Kind of file -> how many the pack accounts for."""
     listed = {
         "CSV file": pack.csv_files,
@@ -56,7 +57,7 @@ def numbers(pack) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, list[Any]]:
     root = tmp_path_factory.mktemp("interrupted") / "host"
     root.mkdir()
     seed_tree(root, rows=300)
@@ -80,14 +81,17 @@ PHASES = [
 ]
 
 
-def test_a_complete_search_goes_through_every_phase_and_leaves_nothing_out(whole):
+def test_a_complete_search_goes_through_every_phase_and_leaves_nothing_out(whole: tuple[Any, Any, list[Any]]) -> None:
     _, pack, phases = whole
     assert phases == PHASES
     assert (pack.interrupted, pack.walk.left_out) == ("", {})
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_an_interruption_keeps_what_was_found_and_accounts_for_the_rest(whole, phase):
+def test_an_interruption_keeps_what_was_found_and_accounts_for_the_rest(
+    whole: tuple[Any, Any, list[Any]],
+    phase: Any,
+) -> None:
     root, complete, _ = whole
     found = found_in(root, StopIn(phase))
     assert found.pack.interrupted == phase
@@ -107,14 +111,14 @@ def test_an_interruption_keeps_what_was_found_and_accounts_for_the_rest(whole, p
         assert pack.source == complete.source
 
 
-def test_a_statement_ends_when_the_search_is_stopped_or_its_time_is_over(tmp_path):
+def test_a_statement_ends_when_the_search_is_stopped_or_its_time_is_over(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
         database.execute("CREATE TABLE t (x)")
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     readings = []
 
-    def reading(seconds):
-        def count(connection):
+    def reading(seconds: Any) -> Any:
+        def count(connection: Any) -> Any:
             readings.append(seconds)
             return connection.rows(endless, seconds=seconds)
 

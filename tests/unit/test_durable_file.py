@@ -4,7 +4,9 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,18 +18,24 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def failing(name, code, monkeypatch, *, when=lambda *_: True):
+def failing(
+    name: str,
+    code: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    when: Callable[..., Any] = lambda *_: True,
+) -> None:
     real = getattr(os, name)
 
-    def broken(*arguments, **named):
+    def broken(*arguments: Any, **named: Any) -> Any:
         if when(*arguments):
             raise OSError(code, os.strerror(code))
         return real(*arguments, **named)
 
-    monkeypatch.setattr(durable_file.os, name, broken)
+    monkeypatch.setattr(os, name, broken)
 
 
-def test_replacing_keeps_the_look_of_the_old_file(tmp_path):
+def test_replacing_keeps_the_look_of_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     target.chmod(0o640)
@@ -43,13 +51,13 @@ def test_replacing_keeps_the_look_of_the_old_file(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_replacing_keeps_owner_and_group(tmp_path):
+def test_replacing_keeps_owner_and_group(tmp_path: Path) -> None:
     target = tmp_path / "a.env"
     durable_file.replace_file(target, b"x", metadata=durable_file.FileMetadata(mode=0o640, uid=1234, gid=4321))
     assert (target.stat().st_uid, target.stat().st_gid) == (1234, 4321)
 
 
-def test_an_owner_that_cannot_be_kept_leaves_the_file_alone(tmp_path, monkeypatch):
+def test_an_owner_that_cannot_be_kept_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     failing("fchown", errno.EPERM, monkeypatch)
@@ -70,7 +78,13 @@ def test_an_owner_that_cannot_be_kept_leaves_the_file_alone(tmp_path, monkeypatc
         (errno.EACCES, SlotError),
     ],
 )
-def test_an_error_before_the_rename_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch, call, code, kind):
+def test_an_error_before_the_rename_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    code: Any,
+    kind: Any,
+) -> None:
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     failing(call, code, monkeypatch)
@@ -81,38 +95,38 @@ def test_an_error_before_the_rename_leaves_the_old_file_and_no_temporary(tmp_pat
     assert names(tmp_path) == ["a.env"]
 
 
-def test_a_failed_fsync_is_never_tried_again_on_the_same_file(tmp_path, monkeypatch):
+def test_a_failed_fsync_is_never_tried_again_on_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def fsync(fd):
+    def fsync(fd: Any) -> None:
         calls.append(fd)
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(durable_file.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(RetryLaterError):
         durable_file.replace_file(tmp_path / "a.env", b"new")
     assert len(calls) == 1
 
 
-def test_short_writes_are_continued(tmp_path, monkeypatch):
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
-    monkeypatch.setattr(durable_file.os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
     durable_file.replace_file(tmp_path / "a.env", b"0123456789")
     assert (tmp_path / "a.env").read_bytes() == b"0123456789"
 
 
-def test_bytes_that_read_back_differently_are_refused(tmp_path, monkeypatch):
+def test_bytes_that_read_back_differently_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.env").write_bytes(b"old")
-    monkeypatch.setattr(durable_file.os, "write", lambda _, data: len(data))
+    monkeypatch.setattr(os, "write", lambda _, data: len(data))
     with pytest.raises(RetryLaterError, match="not those that were written"):
         durable_file.replace_file(tmp_path / "a.env", b"new")
     assert (tmp_path / "a.env").read_bytes() == b"old"
 
 
-def test_a_mount_point_is_named_as_the_reason(tmp_path, monkeypatch):
+def test_a_mount_point_is_named_as_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.env").write_bytes(b"old")
 
-    def rename(self, target):
+    def rename(self: Any, target: Any) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     monkeypatch.setattr(Path, "rename", rename)
@@ -122,7 +136,7 @@ def test_a_mount_point_is_named_as_the_reason(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("matches", [[False], [True, False]])
-def test_what_is_not_as_expected_is_not_replaced(tmp_path, matches):
+def test_what_is_not_as_expected_is_not_replaced(tmp_path: Path, matches: list[bool]) -> None:
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     metadata = durable_file.FileMetadata(mode=0o640, uid=os.getuid(), gid=os.getgid())
@@ -133,7 +147,7 @@ def test_what_is_not_as_expected_is_not_replaced(tmp_path, matches):
     assert names(tmp_path) == ["a.env"]
 
 
-def test_an_exchange_replaces_the_file_and_leaves_nothing_beside_it(tmp_path):
+def test_an_exchange_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     metadata = durable_file.FileMetadata(mode=0o640, uid=os.getuid(), gid=os.getgid())
@@ -142,7 +156,7 @@ def test_an_exchange_replaces_the_file_and_leaves_nothing_beside_it(tmp_path):
     assert names(tmp_path) == ["a.env"]
 
 
-def test_a_copy_is_the_bytes_that_were_expected(tmp_path):
+def test_a_copy_is_the_bytes_that_were_expected(tmp_path: Path) -> None:
     source = tmp_path / "m.pth"
     source.write_bytes(os.urandom(3_000_000))
     sha256 = durable_file.sha256_of(source)
@@ -151,14 +165,14 @@ def test_a_copy_is_the_bytes_that_were_expected(tmp_path):
     assert stat.S_IMODE((tmp_path / "copy.pth").stat().st_mode) == 0o640
 
 
-def test_a_copy_of_other_bytes_never_appears(tmp_path):
+def test_a_copy_of_other_bytes_never_appears(tmp_path: Path) -> None:
     (tmp_path / "m.pth").write_bytes(b"x")
     with pytest.raises(ArtifactError):
         durable_file.copy_durably(tmp_path / "m.pth", tmp_path / "copy.pth", mode=0o644, expected_sha256="0" * 64)
     assert names(tmp_path) == ["m.pth"]
 
 
-def test_writing_in_place_keeps_the_inode(tmp_path):
+def test_writing_in_place_keeps_the_inode(tmp_path: Path) -> None:
     target = tmp_path / "trigger"
     durable_file.write_in_place(target, b"a long first line\n")
     inode = target.stat().st_ino
@@ -167,13 +181,13 @@ def test_writing_in_place_keeps_the_inode(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_root_writes_in_place_belongs_to_the_owner_of_the_directory(tmp_path):
+def test_what_root_writes_in_place_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
     os.chown(tmp_path, 4321, 4321)
     durable_file.write_in_place(tmp_path / "trigger", b"x")
     assert (tmp_path / "trigger").stat().st_uid == 4321
 
 
-def test_writing_in_place_follows_no_link(tmp_path):
+def test_writing_in_place_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"keep")
     (tmp_path / "trigger").symlink_to(tmp_path / "victim")
     with pytest.raises(SlotError):
@@ -181,7 +195,7 @@ def test_writing_in_place_follows_no_link(tmp_path):
     assert (tmp_path / "victim").read_bytes() == b"keep"
 
 
-def test_the_sweep_takes_our_temporaries_only(tmp_path):
+def test_the_sweep_takes_our_temporaries_only(tmp_path: Path) -> None:
     ours = tmp_path / ".retrain-worker.a.env.0123456789abcdef.tmp"
     for path in (ours, tmp_path / "other.tmp", tmp_path / ".a.env.swp"):
         path.write_bytes(b"")
@@ -189,19 +203,22 @@ def test_the_sweep_takes_our_temporaries_only(tmp_path):
     assert names(tmp_path) == [".a.env.swp", "other.tmp"]
 
 
-def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(tmp_path, monkeypatch):
+def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     said = []
     fsync, rename = os.fsync, Path.rename
 
-    def noted_fsync(fd):
+    def noted_fsync(fd: Any) -> None:
         said.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else f"{os.fstat(fd).st_size} bytes")
         fsync(fd)
 
-    def noted_rename(self, target):
+    def noted_rename(self: Any, target: Any) -> None:
         said.append("rename")
-        return rename(self, target)
+        rename(self, target)
 
-    monkeypatch.setattr(durable_file.os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "rename", noted_rename)
     durable_file.replace_file(tmp_path / "a.env", b"12345")
     source = tmp_path / "a.env"
@@ -209,9 +226,12 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(tmp_pat
     assert said == ["5 bytes", "rename", "directory"] * 2
 
 
-def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     real = os.write
-    monkeypatch.setattr(durable_file.os, "write", lambda fd, data: real(fd, data[:3]))
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:3]))
     target = tmp_path / "a.npy"
     (tmp_path / ".retrain-worker.a.npy.0123.tmp").write_bytes(b"left by a killed process")
     with durable_file.replacing(target) as file:
@@ -226,7 +246,7 @@ def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path, mo
     assert names(tmp_path) == ["a.npy"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "snapshot"
     for content in (b"first", b"second"):
         with durable_file.replacing_folder(target) as folder:

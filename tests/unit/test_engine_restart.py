@@ -12,7 +12,7 @@ from retrain_worker.errors import ArtifactError, SlotError
 
 
 @pytest.fixture
-def stack(tmp_path, monkeypatch):
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An engine directory with two models, and a systemctl that writes down what it is told."""
     monkeypatch.setattr(engine_restart, "_SETTLE_SECONDS", 0.0)
     bin_dir = tmp_path / "bin"
@@ -35,8 +35,8 @@ def write_model(path: Path, content: bytes) -> None:
     checksum_file(path).write_text(checksum_line(path, hashlib.sha256(content).hexdigest()))
 
 
-def name(stack: Path, model: object, *lines: str) -> None:
-    (stack / "engine.env").write_text("\n".join([f"PATCHTST_MODEL_PATH={model}", *lines, ""]))
+def name(stack: Path, model: object, *lines: object) -> None:
+    (stack / "engine.env").write_text("\n".join([f"PATCHTST_MODEL_PATH={model}", *map(str, lines), ""]))
 
 
 def restart(stack: Path) -> str:
@@ -49,14 +49,14 @@ def calls(stack: Path) -> list[str]:
     return (stack / "calls").read_text().splitlines() if (stack / "calls").exists() else []
 
 
-def test_a_sound_slot_is_one_restart(stack):
+def test_a_sound_slot_is_one_restart(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
 
     assert restart(stack) == "engine.service was restarted with patchtst_v20260101_000000.pth"
     assert [call for call in calls(stack) if "restart" in call] == ["try-restart engine.service"]
 
 
-def test_a_swap_during_the_restart_is_another_restart(stack):
+def test_a_swap_during_the_restart_is_another_restart(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text(
         f'[ "$1" = try-restart ] && sed -i s/v20260101/v20260102/ {stack}/engine.env\necho active\n'
@@ -66,7 +66,7 @@ def test_a_swap_during_the_restart_is_another_restart(stack):
     assert len([call for call in calls(stack) if "restart" in call]) == 2
 
 
-def test_an_engine_that_is_not_at_work_is_not_started(stack):
+def test_an_engine_that_is_not_at_work_is_not_started(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text("echo inactive; exit 3\n")
 
@@ -74,7 +74,7 @@ def test_an_engine_that_is_not_at_work_is_not_started(stack):
     assert not [call for call in calls(stack) if "restart" in call]
 
 
-def test_the_stack_s_own_model_may_return_although_it_is_named_as_ours_are(stack):
+def test_the_stack_s_own_model_may_return_although_it_is_named_as_ours_are(stack: Path) -> None:
     of_the_stack = stack / "models/patchtst_v20260109_233444.pth"
     of_the_stack.write_bytes(b"weights, and nothing beside them")
     name(stack, of_the_stack)
@@ -82,7 +82,7 @@ def test_the_stack_s_own_model_may_return_although_it_is_named_as_ours_are(stack
     assert restart(stack) == f"engine.service was restarted with {of_the_stack.name}"
 
 
-def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack):
+def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack: Path) -> None:
     model = stack / "models/patchtst_v20260101_000000.pth"
     (stack / "elsewhere.pth").write_bytes(b"x")
     (stack / "models/link.pth").symlink_to(model)
@@ -111,14 +111,14 @@ def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack):
     assert calls(stack) == []
 
 
-def test_a_model_that_somebody_else_put_there_needs_no_checksum(stack):
+def test_a_model_that_somebody_else_put_there_needs_no_checksum(stack: Path) -> None:
     (stack / "models/legacy.pth").write_bytes(b"x")
     name(stack, stack / "models/legacy.pth")
 
     assert "legacy.pth" in restart(stack)
 
 
-def test_an_engine_that_does_not_come_up_is_an_error(stack):
+def test_an_engine_that_does_not_come_up_is_an_error(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text('[ "$1" = try-restart ] && exit 1\necho active\n')
 
@@ -126,14 +126,14 @@ def test_an_engine_that_does_not_come_up_is_an_error(stack):
         restart(stack)
 
 
-def test_a_model_that_was_withdrawn_leaves_the_engine_too(stack):
+def test_a_model_that_was_withdrawn_leaves_the_engine_too(stack: Path) -> None:
     (stack / "engine.env").write_text("PATCHTST_SHADOW_ONLY=true\n")
 
     assert restart(stack) == "engine.service was restarted with no model"
     assert "try-restart engine.service" in calls(stack)
 
 
-def test_an_engine_that_is_starting_may_have_read_the_old_line_and_is_restarted(stack):
+def test_an_engine_that_is_starting_may_have_read_the_old_line_and_is_restarted(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text(
         f'[ "$1" = try-restart ] && touch {stack}/up\n[ -e {stack}/up ] && echo active && exit 0\n'

@@ -1,6 +1,8 @@
 """ENGINE_CONFIRM=unit: a start of the unit counts when the env line named the model by then, and no other."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +12,10 @@ TOLD_AT = datetime(2026, 1, 10, 3, 30, 0, 400_000, tzinfo=UTC)
 
 
 @pytest.fixture
-def systemctl(tmp_path, monkeypatch):
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What `systemctl show` says, from now on."""
 
-    def says(text, *, code=0):
+    def says(text: Any, *, code: int = 0) -> None:
         program = tmp_path / "systemctl"
         program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {code}\n")
         program.chmod(0o755)
@@ -22,17 +24,17 @@ def systemctl(tmp_path, monkeypatch):
     return says
 
 
-def seen():
+def seen() -> Any:
     return UnitConfirmations("quantum-ai-engine.service").seen_serving(
         version="patchtst_v1", sha256="aa", model_path="/m.pth", since=TOLD_AT
     )
 
 
-def shown(at, state="active"):
+def shown(at: Any, state: str = "active") -> str:
     return f"ActiveState={state}\nExecMainStartTimestamp={at:%a %Y-%m-%d %H:%M:%S.%f} UTC"
 
 
-def test_a_unit_that_was_started_after_it_was_told_serves_the_model(systemctl):
+def test_a_unit_that_was_started_after_it_was_told_serves_the_model(systemctl: Any) -> None:
     systemctl(shown(TOLD_AT + timedelta(milliseconds=300)))
 
     assert seen() == (
@@ -40,7 +42,7 @@ def test_a_unit_that_was_started_after_it_was_told_serves_the_model(systemctl):
     )
 
 
-def test_a_start_within_the_same_second_but_before_it_was_told_confirms_nothing(systemctl):
+def test_a_start_within_the_same_second_but_before_it_was_told_confirms_nothing(systemctl: Any) -> None:
     systemctl(shown(TOLD_AT - timedelta(milliseconds=300)))
 
     assert seen() is None
@@ -57,13 +59,13 @@ def test_a_start_within_the_same_second_but_before_it_was_told_confirms_nothing(
         (shown(TOLD_AT + timedelta(seconds=5)), 1),
     ],
 )
-def test_what_is_not_at_work_or_cannot_be_asked_confirms_nothing(systemctl, text, code):
+def test_what_is_not_at_work_or_cannot_be_asked_confirms_nothing(systemctl: Any, text: str, code: int) -> None:
     systemctl(text, code=code)
 
     assert seen() is None
 
 
-def test_a_host_without_systemctl_confirms_nothing(tmp_path, monkeypatch):
+def test_a_host_without_systemctl_confirms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert seen() is None

@@ -3,6 +3,7 @@
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -56,7 +57,7 @@ FILES = st.lists(PIECES, max_size=40).map(b"".join)
 
 
 @pytest.fixture(scope="module")
-def systemd_reads(tmp_path_factory):
+def systemd_reads(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What systemd's own parser (250 to 253) makes of a file, or None where it refuses it."""
     if SYSTEMD is None:
         pytest.skip("no systemd library of versions 250 to 253 here")
@@ -70,7 +71,7 @@ def systemd_reads(tmp_path_factory):
         found = ctypes.POINTER(ctypes.c_char_p)()
         if library.load_env_file(None, os.fsencode(path), ctypes.byref(found)) < 0:
             return None
-        lines = []
+        lines: list[Any] = []
         while found and found[len(lines)] is not None:
             lines.append(found[len(lines)])
         return dict(line.decode().split("=", 1) for line in lines if library.env_assignment_is_valid(line))
@@ -89,13 +90,13 @@ def read_or_none(content: bytes, **how: bool) -> dict[str, str] | None:
 @given(content=FILES)
 @example(b'A="x\\\ry\\\nz\\q\\$"\r\nB=x\\\r\ny\n')
 @example(b"A=x \\ \t\nB='a' \"b\" c'd \nC=a\\\n  b\n")
-def test_what_is_read_equals_what_systemd_reads(systemd_reads, content):
+def test_what_is_read_equals_what_systemd_reads(systemd_reads: Any, content: Any) -> None:
     assert read_or_none(content, comments_continue=True) == systemd_reads(content)
 
 
 @settings(max_examples=800)
 @given(content=FILES)
-def test_systemd_sees_one_key_changed_and_nothing_else(systemd_reads, content):
+def test_systemd_sees_one_key_changed_and_nothing_else(systemd_reads: Any, content: Any) -> None:
     try:
         after = env_file.replaced(content, KEY, NEW)
     except SlotError:
@@ -107,7 +108,7 @@ def test_systemd_sees_one_key_changed_and_nothing_else(systemd_reads, content):
 @given(content=FILES)
 @example(b"A=1\nB=2")
 @example(f"{KEY}=/old\r\nB=2\r\n".encode())
-def test_replacing_twice_changes_nothing_more_and_the_file_is_never_left_in_doubt(content):
+def test_replacing_twice_changes_nothing_more_and_the_file_is_never_left_in_doubt(content: Any) -> None:
     try:
         after = env_file.replaced(content, KEY, NEW)
     except SlotError:
@@ -122,7 +123,7 @@ def test_replacing_twice_changes_nothing_more_and_the_file_is_never_left_in_doub
 
 @settings(max_examples=300)
 @given(before=FILES, after=FILES)
-def test_bytes_outside_the_assignment_are_kept(before, after):
+def test_bytes_outside_the_assignment_are_kept(before: Any, after: Any) -> None:
     content = before + f"\n{KEY}=/old/model.pth\n".encode() + after
     try:
         changed = env_file.replaced(content, KEY, NEW)
@@ -147,7 +148,7 @@ def test_bytes_outside_the_assignment_are_kept(before, after):
         (f"\ufeff{KEY}=/old\n".encode(), f"\ufeff{KEY}=/old\n{KEY}={NEW}\n"),
     ],
 )
-def test_the_last_active_assignment_is_the_one_that_stays(content, expected):
+def test_the_last_active_assignment_is_the_one_that_stays(content: bytes, expected: str) -> None:
     assert env_file.replaced(content, KEY, NEW) == expected.encode()
 
 
@@ -162,29 +163,29 @@ def test_the_last_active_assignment_is_the_one_that_stays(content, expected):
         b"A=1\n" * 300_000,
     ],
 )
-def test_a_file_that_cannot_be_changed_safely_is_refused(content):
+def test_a_file_that_cannot_be_changed_safely_is_refused(content: Any) -> None:
     with pytest.raises(SlotError):
         env_file.replaced(content, KEY, NEW)
 
 
 @pytest.mark.parametrize("value", ["", "/a b", "/a\nB=1", "/a$b", '"/a"', "/a;b", "/ä", "/a\\b"])
-def test_a_value_that_would_need_quoting_is_refused(value):
+def test_a_value_that_would_need_quoting_is_refused(value: str) -> None:
     with pytest.raises(SlotError):
         env_file.replaced(b"A=1\n", KEY, value)
 
 
-def test_a_comment_may_hold_any_byte():
+def test_a_comment_may_hold_any_byte() -> None:
     assert env_file.replaced(b"# \xff\xfe\nA=1\n", "A", "2") == b"# \xff\xfe\nA=2\n"
 
 
-def test_a_megabyte_is_read():
+def test_a_megabyte_is_read() -> None:
     content = b"# filler\n" * 100_000 + b"A=1\n"
     assert env_file.replaced(content, "A", "2") == content[:-2] + b"2\n"
 
 
 @given(FILES)
 @example(b"A=1\nPATCHTST_MODEL_PATH=/x\r\nPATCHTST_MODEL_PATH='/y'\nB=2")
-def test_a_removed_key_is_gone_for_every_reader_and_the_others_are_as_they_were(content):
+def test_a_removed_key_is_gone_for_every_reader_and_the_others_are_as_they_were(content: Any) -> None:
     try:
         before = [env_file.parse(content, comments_continue=each) for each in (False, True)]
         result = env_file.removed(content, KEY)

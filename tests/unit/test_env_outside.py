@@ -1,11 +1,14 @@
 """A reload forgets what was removed from the env file, although systemd has put it into the environment."""
 
 import argparse
+from pathlib import Path
+
+import pytest
 
 from retrain_worker.cli import options
 
 
-def test_a_line_that_is_removed_is_gone_at_the_next_reading(tmp_path, monkeypatch):
+def test_a_line_that_is_removed_is_gone_at_the_next_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = tmp_path / "worker.env"
     env.write_text("MIN_SAMPLES=5000\nMAX_EPOCHS=3\n")
     arguments = argparse.Namespace(env_file=env, home=tmp_path / "home")

@@ -1,6 +1,7 @@
 """The gates decide as docs/contracts/gates.md defines, and fail closed."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,8 +24,10 @@ from retrain_worker.domain.gates import (
 )
 from retrain_worker.domain.gates.check import Check, lower_bound
 from retrain_worker.domain.gates.decision import GATES
+from retrain_worker.domain.gates.gate import Gate
 from retrain_worker.domain.gates.skill import pool_alphas
 from retrain_worker.domain.problem import Problem, ProblemKind
+from tests.known import known
 
 POLICY = GatePolicy()
 GOOD_CARD = Scorecard(
@@ -60,7 +63,7 @@ GOOD = Evidence(
 )
 
 
-def with_card(**changes: object) -> Evidence:
+def with_card(**changes: Any) -> Evidence:
     return replace(GOOD, candidate=replace(GOOD_CARD, **changes))
 
 
@@ -68,7 +71,7 @@ def result_of(evidence: Evidence, name: str, policy: GatePolicy = POLICY) -> Gat
     return next(gate.result for gate in decide(evidence, policy).gates if gate.name == name)
 
 
-def test_a_good_candidate_passes_every_gate():
+def test_a_good_candidate_passes_every_gate() -> None:
     verdict = decide(GOOD, POLICY)
 
     assert verdict.decision is Decision.PASS, verdict.reasons
@@ -93,14 +96,14 @@ def test_a_good_candidate_passes_every_gate():
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.49, auc_high=0.6, auc_lag_high=-0.01),))),
         ("skill", with_card(auc_low=0.5)),
         ("skill", with_card(log_loss_gain_low=0.0)),
-        ("incumbent", replace(GOOD, comparison=replace(GOOD.comparison, log_loss_gain_low=-0.011))),
+        ("incumbent", replace(GOOD, comparison=replace(known(GOOD.comparison), log_loss_gain_low=-0.011))),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], actions={"BUY": 1.0}),))),
         ("action diversity", with_card(actions={"BUY": 0.6})),
         ("action diversity", with_card(actions={"BUY": 0.6, "SELL": 0.1, "HOLD": 0.1})),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.3, auc_high=0.45),))),
     ],
 )
-def test_one_failing_gate_refuses(gate, evidence):
+def test_one_failing_gate_refuses(gate: str, evidence: Evidence) -> None:
     verdict = decide(evidence, POLICY)
 
     assert result_of(evidence, gate) is GateOutcome.FAIL
@@ -111,7 +114,7 @@ def test_one_failing_gate_refuses(gate, evidence):
 @pytest.mark.parametrize(
     "field", ["auc", "auc_low", "log_loss_gain_low", "ece", "ece_limit", "p_std", "p10_p90", "monotonicity_z"]
 )
-def test_an_unmeasured_value_is_not_a_pass(field):
+def test_an_unmeasured_value_is_not_a_pass(field: str) -> None:
     verdict = decide(with_card(**{field: None}), POLICY)
 
     assert verdict.decision is Decision.UNDECIDED
@@ -119,22 +122,23 @@ def test_an_unmeasured_value_is_not_a_pass(field):
 
 
 @given(n=st.integers(0, POLICY.min_rows - 1))
-def test_too_few_rows_never_pass(n):
+def test_too_few_rows_never_pass(n: Any) -> None:
     assert decide(with_card(n=n), POLICY).decision is not Decision.PASS
 
 
-def test_agreement_is_advisory_unless_it_is_required():
-    for change in ({"share": 0.54}, {"share": 0.86}, {"opposed": 0.25}):
-        disagreeing = with_card(agreement=replace(GOOD_CARD.agreement, **change))
+def test_agreement_is_advisory_unless_it_is_required() -> None:
+    good = known(GOOD_CARD.agreement)
+    for changed in (replace(good, share=0.54), replace(good, share=0.86), replace(good, opposed=0.25)):
+        disagreeing = with_card(agreement=changed)
 
         assert result_of(disagreeing, "agreement") is GateOutcome.FAIL
         assert decide(disagreeing, POLICY).decision is Decision.PASS
         assert decide(disagreeing, replace(POLICY, agreement_required=True)).decision is Decision.REFUSE
 
 
-def test_agreement_on_too_few_rows_is_undecided():
-    few = with_card(agreement=replace(GOOD_CARD.agreement, n=POLICY.min_rows - 1))
-    enough = with_card(agreement=replace(GOOD_CARD.agreement, n=POLICY.min_rows))
+def test_agreement_on_too_few_rows_is_undecided() -> None:
+    few = with_card(agreement=replace(known(GOOD_CARD.agreement), n=POLICY.min_rows - 1))
+    enough = with_card(agreement=replace(known(GOOD_CARD.agreement), n=POLICY.min_rows))
 
     assert result_of(few, "agreement") is GateOutcome.UNDECIDED
     assert result_of(enough, "agreement") is GateOutcome.PASS
@@ -148,7 +152,7 @@ def test_agreement_on_too_few_rows_is_undecided():
         ("incumbent", replace(GOOD, comparison=None)),
     ],
 )
-def test_a_gate_without_any_row_is_undecided(gate, evidence):
+def test_a_gate_without_any_row_is_undecided(gate: str, evidence: Evidence) -> None:
     result = next(result for result in decide(evidence, POLICY).gates if result.name == gate)
 
     assert result.result is GateOutcome.UNDECIDED
@@ -156,8 +160,8 @@ def test_a_gate_without_any_row_is_undecided(gate, evidence):
 
 
 @pytest.mark.parametrize(("share", "is_borderline"), [(0.75, False), (0.751, True)])
-def test_agreement_above_its_threshold_is_called_borderline(share, is_borderline):
-    evidence = with_card(agreement=replace(GOOD_CARD.agreement, share=share))
+def test_agreement_above_its_threshold_is_called_borderline(share: float, is_borderline: bool) -> None:
+    evidence = with_card(agreement=replace(known(GOOD_CARD.agreement), share=share))
     result = next(result for result in decide(evidence, POLICY).gates if result.name == "agreement")
 
     assert result.result is GateOutcome.PASS
@@ -165,8 +169,8 @@ def test_agreement_above_its_threshold_is_called_borderline(share, is_borderline
 
 
 @pytest.mark.parametrize(("kappa", "text"), [(0.3, "kappa 0.30"), (None, "kappa not defined")])
-def test_the_kappa_stands_beside_the_agreement(kappa, text):
-    evidence = with_card(agreement=replace(GOOD_CARD.agreement, kappa=kappa))
+def test_the_kappa_stands_beside_the_agreement(kappa: float | None, text: str) -> None:
+    evidence = with_card(agreement=replace(known(GOOD_CARD.agreement), kappa=kappa))
     result = next(result for result in decide(evidence, POLICY).gates if result.name == "agreement")
 
     assert text in result.message
@@ -189,15 +193,15 @@ def test_the_kappa_stands_beside_the_agreement(kappa, text):
         "slice of few rows",
     ],
 )
-def test_what_is_not_shown_to_be_wrong_does_not_fail(evidence):
+def test_what_is_not_shown_to_be_wrong_does_not_fail(evidence: Evidence) -> None:
     assert decide(evidence, POLICY).decision is Decision.PASS
 
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
-def test_a_gate_with_min_rows_is_undecided_below_them(gate):
+def test_a_gate_with_min_rows_is_undecided_below_them(gate: Gate) -> None:
     few = POLICY.min_rows - 1
-    evidence = with_card(n=few, agreement=replace(GOOD_CARD.agreement, n=few))
-    evidence = replace(evidence, comparison=replace(GOOD.comparison, n=few))
+    evidence = with_card(n=few, agreement=replace(known(GOOD_CARD.agreement), n=few))
+    evidence = replace(evidence, comparison=replace(known(GOOD.comparison), n=few))
     result = gate.judge(evidence, POLICY)
 
     assert (result.result is GateOutcome.UNDECIDED) == ("min_rows" in gate.thresholds)
@@ -206,7 +210,7 @@ def test_a_gate_with_min_rows_is_undecided_below_them(gate):
 
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
-def test_a_gate_declares_the_thresholds_that_it_applies(gate):
+def test_a_gate_declares_the_thresholds_that_it_applies(gate: Gate) -> None:
     """A threshold that is changed to any extreme changes no gate that does not declare it."""
     # without an incumbent, because its gate applies other gates to it
     evidence = replace(with_skill(pool(0), pool(3)), incumbent=None)
@@ -217,11 +221,11 @@ def test_a_gate_declares_the_thresholds_that_it_applies(gate):
                 assert gate.judge(evidence, changed) == gate.judge(evidence, POLICY), name
 
 
-def test_each_threshold_belongs_to_a_gate():
+def test_each_threshold_belongs_to_a_gate() -> None:
     assert {name for gate in GATES for name in gate.thresholds} == set(asdict(POLICY))
 
 
-def test_the_failure_of_a_gate_is_a_problem_with_what_it_means_and_what_was_measured():
+def test_the_failure_of_a_gate_is_a_problem_with_what_it_means_and_what_was_measured() -> None:
     [problem] = decide(with_card(p_std=0.01), POLICY).problems
 
     assert problem == Problem(
@@ -231,7 +235,7 @@ def test_the_failure_of_a_gate_is_a_problem_with_what_it_means_and_what_was_meas
     )
 
 
-def test_without_an_incumbent_the_other_gates_decide():
+def test_without_an_incumbent_the_other_gates_decide() -> None:
     for absence, shown in (("no PATCHTST_MODEL_PATH", "no PATCHTST_MODEL_PATH"), ("", "none is named")):
         verdict = decide(replace(GOOD, incumbent=None, comparison=None, incumbent_absence=absence), POLICY)
         message = next(gate.message for gate in verdict.gates if gate.name == "incumbent")
@@ -240,19 +244,21 @@ def test_without_an_incumbent_the_other_gates_decide():
         assert message == f"no incumbent to compare with: {shown}; the other gates decide"
 
 
-def test_an_incumbent_that_fails_its_own_gates_is_not_compared_with():
+def test_an_incumbent_that_fails_its_own_gates_is_not_compared_with() -> None:
     collapsed = replace(
-        GOOD, incumbent=replace(GOOD_CARD, p_std=0.001), comparison=replace(GOOD.comparison, log_loss_gain_low=-0.5)
+        GOOD,
+        incumbent=replace(GOOD_CARD, p_std=0.001),
+        comparison=replace(known(GOOD.comparison), log_loss_gain_low=-0.5),
     )
 
     assert result_of(collapsed, "incumbent") is GateOutcome.PASS
 
 
-def test_a_sound_incumbent_without_a_comparison_leaves_it_undecided():
+def test_a_sound_incumbent_without_a_comparison_leaves_it_undecided() -> None:
     assert decide(replace(GOOD, comparison=None), POLICY).decision is Decision.UNDECIDED
 
 
-def test_an_unreplayed_canary_is_undecided():
+def test_an_unreplayed_canary_is_undecided() -> None:
     blind = replace(GOOD, contract=replace(GOOD.contract, canary_max_error=None))
 
     assert decide(blind, POLICY).decision is Decision.UNDECIDED
@@ -261,7 +267,7 @@ def test_an_unreplayed_canary_is_undecided():
 UNKNOWN = replace(GOOD.contract, unknown="/engine/old.pth: it cannot be read: No such file or directory")
 
 
-def test_an_unreadable_model_in_the_slot_is_not_an_empty_slot():
+def test_an_unreadable_model_in_the_slot_is_not_an_empty_slot() -> None:
     verdict = decide(replace(GOOD, incumbent=None, comparison=None, contract=UNKNOWN), POLICY)
 
     assert verdict.decision is Decision.UNDECIDED
@@ -279,18 +285,18 @@ def test_an_unreadable_model_in_the_slot_is_not_an_empty_slot():
         replace(UNKNOWN, constant_input_share=1.0),
     ],
 )
-def test_what_is_known_to_be_wrong_outweighs_what_is_unknown(broken):
+def test_what_is_known_to_be_wrong_outweighs_what_is_unknown(broken: Any) -> None:
     assert result_of(replace(GOOD, contract=broken), "contract") is GateOutcome.FAIL
 
 
-def test_the_share_of_constant_inputs_is_a_threshold_like_the_others():
+def test_the_share_of_constant_inputs_is_a_threshold_like_the_others() -> None:
     stale = replace(GOOD, contract=replace(GOOD.contract, constant_input_share=0.3))
 
     assert result_of(stale, "contract") is GateOutcome.PASS
     assert result_of(stale, "contract", replace(POLICY, max_constant_input_share=0.2)) is GateOutcome.FAIL
 
 
-def test_failures_come_before_undecided_gates():
+def test_failures_come_before_undecided_gates() -> None:
     both = replace(with_card(p_std=0.01), comparison=None)
 
     assert [reason.split(":")[0] for reason in decide(both, POLICY).reasons] == ["confidence spread", "incumbent"]
@@ -324,13 +330,13 @@ def with_skill(
 LUCKY = pool(0, auc_low=0.48)
 
 
-def test_backtest_folds_decide_for_a_holdout_that_is_too_short_to_show_skill_alone():
+def test_backtest_folds_decide_for_a_holdout_that_is_too_short_to_show_skill_alone() -> None:
     evidence = with_skill(LUCKY, pool(1), pool(2), pool(3))
 
     assert result_of(evidence, "skill") is GateOutcome.PASS
 
 
-def test_one_lucky_holdout_is_not_enough():
+def test_one_lucky_holdout_is_not_enough() -> None:
     # the scorecard's bounds at skill_alpha pass; the pooled bounds do not
     evidence = with_skill(LUCKY, pool(1, gain_low=-0.01), pool(2, auc_low=0.49), pool(3, gain_low=-0.01))
 
@@ -339,7 +345,7 @@ def test_one_lucky_holdout_is_not_enough():
     assert decide(evidence, POLICY).decision is Decision.REFUSE
 
 
-def test_folds_of_another_market_regime_are_left_out():
+def test_folds_of_another_market_regime_are_left_out() -> None:
     evidence = with_skill(LUCKY, pool(1), pool(2, auc_low=0.4), pool(3, auc_low=0.4))
     gate = next(gate for gate in decide(evidence, POLICY).gates if gate.name == "skill")
 
@@ -348,7 +354,7 @@ def test_folds_of_another_market_regime_are_left_out():
 
 
 @pytest.mark.parametrize("newest", [with_skill(pool(3), holdout_auc_low=0.5), with_skill(pool(3), log_loss_gain=0.0)])
-def test_good_backtest_folds_do_not_outweigh_the_holdout(newest):
+def test_good_backtest_folds_do_not_outweigh_the_holdout(newest: Evidence) -> None:
     assert result_of(newest, "skill") is GateOutcome.FAIL
 
 
@@ -363,10 +369,14 @@ def test_good_backtest_folds_do_not_outweigh_the_holdout(newest):
         (None, 0.64, GateOutcome.PASS),
     ],
 )
-def test_backtest_folds_show_overconfidence_where_the_holdout_agrees(alone, pooled_high, result):
+def test_backtest_folds_show_overconfidence_where_the_holdout_agrees(
+    alone: float | None,
+    pooled_high: float | None,
+    result: Any,
+) -> None:
     evidence = with_skill(pool(3), calibration_slope=alone, calibration_slope_high=None if alone is None else 0.95)
     evidence = replace(
-        evidence, skill=replace(evidence.skill, calibration_slope=0.56, calibration_slope_high=pooled_high)
+        evidence, skill=replace(known(evidence.skill), calibration_slope=0.56, calibration_slope_high=pooled_high)
     )
     gate = next(gate for gate in decide(evidence, POLICY).gates if gate.name == "calibration")
 
@@ -386,12 +396,12 @@ def test_backtest_folds_show_overconfidence_where_the_holdout_agrees(alone, pool
         with_skill(pool(3), n=199),
     ],
 )
-def test_skill_that_could_not_be_measured_is_undecided(evidence):
+def test_skill_that_could_not_be_measured_is_undecided(evidence: Evidence) -> None:
     assert result_of(evidence, "skill") is GateOutcome.UNDECIDED
 
 
 @given(alpha=st.floats(1e-9, 0.2), wanted=st.integers(0, 5))
-def test_the_pools_together_spend_no_more_than_one_decision_may(alpha, wanted):
+def test_the_pools_together_spend_no_more_than_one_decision_may(alpha: Any, wanted: Any) -> None:
     levels = pool_alphas(alpha, wanted)
 
     assert len(levels) == wanted + 1
@@ -400,16 +410,19 @@ def test_the_pools_together_spend_no_more_than_one_decision_may(alpha, wanted):
     assert list(levels) == sorted(levels)
 
 
-def test_the_skill_of_an_incumbent_need_not_be_significant_but_must_be_positive():
-    worse = replace(GOOD.comparison, log_loss_gain_low=-0.5)
+def test_the_skill_of_an_incumbent_need_not_be_significant_but_must_be_positive() -> None:
+    worse = replace(known(GOOD.comparison), log_loss_gain_low=-0.5)
     doubtful = replace(GOOD_CARD, auc_low=0.45, log_loss_gain_low=-0.02)
 
     assert result_of(replace(GOOD, incumbent=doubtful, comparison=worse), "incumbent") is GateOutcome.FAIL
-    for useless in ({"log_loss_gain": 0.0}, {"auc": 0.5}):
-        evidence = replace(GOOD, incumbent=replace(GOOD_CARD, **useless), comparison=worse)
+    for useless in (replace(GOOD_CARD, log_loss_gain=0.0), replace(GOOD_CARD, auc=0.5)):
+        evidence = replace(GOOD, incumbent=useless, comparison=worse)
         assert result_of(evidence, "incumbent") is GateOutcome.PASS
-    for unmeasured in ({"auc": None, "log_loss_gain": -0.01}, {"auc": 0.4, "log_loss_gain": None}):
-        evidence = replace(GOOD, incumbent=replace(GOOD_CARD, **unmeasured), comparison=worse)
+    for unmeasured in (
+        replace(GOOD_CARD, auc=None, log_loss_gain=-0.01),
+        replace(GOOD_CARD, auc=0.4, log_loss_gain=None),
+    ):
+        evidence = replace(GOOD, incumbent=unmeasured, comparison=worse)
         assert result_of(evidence, "incumbent") is GateOutcome.FAIL
 
 
@@ -423,7 +436,12 @@ def test_the_skill_of_an_incumbent_need_not_be_significant_but_must_be_positive(
         ({"low": 0.5, "high": 0.6}, (0.5, 0.55, 0.6), (0.49, 0.61, None), "0.500 to 0.600"),
     ],
 )
-def test_a_check_is_met_within_its_limits(limits, met, unmet, required):
+def test_a_check_is_met_within_its_limits(
+    limits: Any,
+    met: Any,
+    unmet: tuple[float, None, float] | tuple[float, float, None],
+    required: str,
+) -> None:
     checks = [Check(name="x", label="x", value=value, **limits) for value in (*met, *unmet)]
 
     assert [check.is_met for check in checks] == [True] * len(met) + [False] * len(unmet)
@@ -434,5 +452,5 @@ def test_a_check_is_met_within_its_limits(limits, met, unmet, required):
     ("alpha", "level"),
     [(0.001, "99.9 %"), (0.05, "95 %"), (0.1, "90 %"), (1.25e-4, "99.987 %"), (1e-9, "99.9999999 %")],
 )
-def test_a_bound_is_labelled_with_its_confidence_level(alpha, level):
+def test_a_bound_is_labelled_with_its_confidence_level(alpha: float, level: str) -> None:
     assert lower_bound("AUC", alpha) == f"AUC, {level} lower confidence bound"

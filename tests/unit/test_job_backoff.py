@@ -1,5 +1,7 @@
 """A job that raises is tried again after growing pauses; the state database ends the process."""
 
+from typing import Any
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -27,7 +29,7 @@ class Failing:
         (KeyError("last_known"), "unexpected_error"),
     ],
 )
-def test_every_error_is_logged_once_shown_while_it_lasts_and_its_end_logged(error, event):
+def test_every_error_is_logged_once_shown_while_it_lasts_and_its_end_logged(error: Any, event: str) -> None:
     now = [0.0]
     backoff, job = JobBackoff(clock=lambda: now[0]), Failing(error)
     guarded = backoff.around("event relay", job)
@@ -43,7 +45,7 @@ def test_every_error_is_logged_once_shown_while_it_lasts_and_its_end_logged(erro
     assert (job.calls, backoff.problems(), backoff.fatal) == (21, (), None)
 
 
-def test_the_pauses_between_attempts_grow_to_a_maximum():
+def test_the_pauses_between_attempts_grow_to_a_maximum() -> None:
     now = [0.0]
     job = Failing(RuntimeError("defect"))
     guarded = JobBackoff(clock=lambda: now[0]).around("retention", job)
@@ -59,7 +61,7 @@ def test_the_pauses_between_attempts_grow_to_a_maximum():
     assert at == [0, 1, 3, 7, 15, 31, 61, 91]
 
 
-def test_a_failing_job_delays_no_other_job():
+def test_a_failing_job_delays_no_other_job() -> None:
     backoff, relay = JobBackoff(clock=lambda: 0.0), Failing(None)
     with capture_logs():
         backoff.around("retention", Failing(RuntimeError("defect")))()
@@ -70,7 +72,7 @@ def test_a_failing_job_delays_no_other_job():
     assert relay.calls == 3
 
 
-def test_an_error_of_the_state_database_ends_the_process():
+def test_an_error_of_the_state_database_ends_the_process() -> None:
     backoff, error = JobBackoff(clock=lambda: 0.0), StateError("malformed", where="state.db")
     backoff.around("run driver", Failing(error))()
 

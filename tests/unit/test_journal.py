@@ -8,7 +8,11 @@ import select
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -19,37 +23,47 @@ from retrain_worker.domain.masking import masked
 from retrain_worker.errors import SlotError
 
 
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """The log in a file; call it to read the lines."""
+
+    read: Callable[[], list[str]]
+    #: configures the log anew
+    configure: Callable[..., None]
+
+    def __call__(self) -> list[str]:
+        return self.read()
+
+
 @pytest.fixture
-def records(tmp_path):
-    """Configures the log into a file; call it to read the lines."""
+def records(tmp_path: Path) -> Iterator[Records]:
     before = logging.root.handlers[:], logging.root.level
     path = tmp_path / "log"
     with path.open("w") as stream:
         made = {}
 
-        def configure(**settings):
+        def configure(**settings: Any) -> None:
             made["journal"] = journal.configure(stream=stream, **{"form": "json", **settings})
 
-        def read():
+        def read() -> list[str]:
             assert made["journal"].flush(30)
             return path.read_text().splitlines()
 
         configure()
-        read.configure = configure
-        yield read
+        yield Records(read=read, configure=configure)
         made["journal"].flush(30)
     logging.captureWarnings(False)
     structlog.reset_defaults()
     logging.root.handlers[:], logging.root.level = before
 
 
-def parsed(line):
+def parsed(line: Any) -> tuple[int, Any]:
     assert line[0] == "<"
     assert line[2] == ">"
     return int(line[1]), json.loads(line[3:])
 
 
-def test_a_record_is_one_line_with_its_priority(records):
+def test_a_record_is_one_line_with_its_priority(records: Records) -> None:
     log = journal.get_logger(run_id="20260110_033000")
     log.info("stage_done", message="the pull is done\nand well", rows=7)
     log.warning("gate_failed")
@@ -67,13 +81,13 @@ def test_a_record_is_one_line_with_its_priority(records):
     assert first["timestamp"].endswith("Z")
 
 
-def test_the_level_is_a_setting(records):
+def test_the_level_is_a_setting(records: Records) -> None:
     records.configure(level="debug")
     journal.get_logger().debug("detail")
     assert parsed(records()[0])[0] == 7
 
 
-def test_passwords_are_masked_wherever_they_stand(records):
+def test_passwords_are_masked_wherever_they_stand(records: Records) -> None:
     journal.get_logger().info(
         "connected",
         message="redis://u:hunter2@h/0",
@@ -94,12 +108,12 @@ def test_passwords_are_masked_wherever_they_stand(records):
         ("password: 'secret'", "password: '***'"),
     ],
 )
-def test_masking_takes_the_password_and_nothing_else(text, expected):
+def test_masking_takes_the_password_and_nothing_else(text: str, expected: str) -> None:
     assert masked(text) == expected
 
 
-def test_an_error_is_one_field_and_one_line(records):
-    def fail(error):
+def test_an_error_is_one_field_and_one_line(records: Records) -> None:
+    def fail(error: Any) -> None:
         raise error
 
     try:
@@ -117,7 +131,7 @@ def test_an_error_is_one_field_and_one_line(records):
     assert "in fail" in other["stack"]
 
 
-def test_libraries_and_warnings_speak_in_our_form(records):
+def test_libraries_and_warnings_speak_in_our_form(records: Records) -> None:
     logging.getLogger("apscheduler").warning("job %s missed", "x")
     logging.getLogger("apscheduler").info("not heard")
     with warnings.catch_warnings():
@@ -128,21 +142,21 @@ def test_libraries_and_warnings_speak_in_our_form(records):
     assert "old ways" in second["message"]
 
 
-def test_a_record_that_the_journal_would_cut_is_shortened(records):
+def test_a_record_that_the_journal_would_cut_is_shortened(records: Records) -> None:
     journal.get_logger().info("big", message="m", numbers=list(range(50_000)))
     (line,) = records()
     assert len(line) < 48 * 1024
     assert parsed(line)[1]["left_out_bytes"] > 48 * 1024
 
 
-def test_text_for_a_person_is_one_line_too(records):
+def test_text_for_a_person_is_one_line_too(records: Records) -> None:
     records.configure(form="text")
     journal.get_logger().info("stage_done", message="pull\ndone", rows=7)
     (line,) = records()
     assert line.endswith("pull done rows=7")
 
 
-def test_the_journal_is_known_by_its_stream(monkeypatch, tmp_path):
+def test_the_journal_is_known_by_its_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
@@ -151,7 +165,7 @@ def test_the_journal_is_known_by_its_stream(monkeypatch, tmp_path):
         assert not journal.is_journal(stream.fileno())
 
 
-def test_a_reader_who_has_stopped_does_not_stop_us():
+def test_a_reader_who_has_stopped_does_not_stop_us() -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     with contextlib.suppress(BlockingIOError):  # until the pipe is full
@@ -167,7 +181,7 @@ def test_a_reader_who_has_stopped_does_not_stop_us():
     os.close(write_end)
 
 
-def test_how_much_was_lost_is_told_once_when_the_reader_is_back():
+def test_how_much_was_lost_is_told_once_when_the_reader_is_back() -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     with suppress(BlockingIOError):
@@ -190,13 +204,13 @@ def test_how_much_was_lost_is_told_once_when_the_reader_is_back():
     assert found.endswith(b"x\nlost %d\ny\n" % lost)
 
 
-def test_dropped_records_are_reported_in_a_record_of_the_same_form():
+def test_dropped_records_are_reported_in_a_record_of_the_same_form() -> None:
     record = json.loads(journal._as_json_line(None, "warning", journal._about_dropped(3))[3:])
     assert (record["event"], record["level"]) == ("records_lost", "warning")
     assert record["message"].startswith("3 log records were dropped")
 
 
-def test_a_closed_stderr_does_not_hurt():
+def test_a_closed_stderr_does_not_hurt() -> None:
     script = (
         "import os; from retrain_worker.adapters import journal\n"
         "j = journal.configure(form='json'); os.close(2)\n"

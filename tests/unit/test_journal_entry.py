@@ -3,12 +3,14 @@
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from retrain_worker.adapters import journal_entry
 from retrain_worker.adapters.journal_entry import MESSAGE_IDS, entry_of
 from retrain_worker.adapters.nonblocking_writer import LineWriter
+from tests.known import known
 
 CATALOG = Path(__file__).parents[2] / "systemd/retrain-worker.catalog"
 
@@ -28,7 +30,7 @@ def fields_of(datagram: bytes) -> list[tuple[str, str]]:
     return found
 
 
-def test_each_field_stands_alone():
+def test_each_field_stands_alone() -> None:
     record = {
         "event": "run_started",
         "message": "run 1 started",
@@ -50,7 +52,7 @@ def test_each_field_stands_alone():
     ]
 
 
-def test_the_end_of_a_run_is_found_by_its_stage_and_outcome_too():
+def test_the_end_of_a_run_is_found_by_its_stage_and_outcome_too() -> None:
     fields = fields_of(entry_of({"event": "run_finished", "stage": "GATE", "outcome": "REFUSED"}, priority=6))
 
     assert [value for name, value in fields if name == "EVENT"] == ["run_finished", "gate_refused"]
@@ -58,7 +60,7 @@ def test_the_end_of_a_run_is_found_by_its_stage_and_outcome_too():
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "\n", "Δ\nPRIORITY=0", "a=b"])
-def test_no_text_breaks_out_of_its_field(text):
+def test_no_text_breaks_out_of_its_field(text: str) -> None:
     fields = fields_of(entry_of({"event": "x", "message": text, "error": text}, priority=3))
 
     assert dict(fields)["MESSAGE"] == text
@@ -69,26 +71,26 @@ def test_no_text_breaks_out_of_its_field(text):
 @pytest.mark.parametrize(
     ("name", "field"), [("run_id", "RUN_ID"), ("_hidden", "HIDDEN"), ("größe", "GR__E"), ("a" * 99, "A" * 64)]
 )
-def test_names_are_those_that_the_journal_takes(name, field):
+def test_names_are_those_that_the_journal_takes(name: Any, field: Any) -> None:
     assert fields_of(entry_of({"event": "x", name: "1"}, priority=6))[-1] == (field, "1")
 
 
-def test_the_catalog_explains_every_id_and_no_other():
+def test_the_catalog_explains_every_id_and_no_other() -> None:
     explained = re.findall(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), re.MULTILINE)
 
     assert sorted(explained) == sorted(MESSAGE_IDS.values())
     assert len(set(explained)) == len(MESSAGE_IDS)
 
 
-def test_a_journal_that_does_not_read_holds_nobody_up(tmp_path):
+def test_a_journal_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "journal"))
-        writer = LineWriter(journal_entry.connected(str(tmp_path / "journal")))
+        writer = LineWriter(known(journal_entry.connected(str(tmp_path / "journal"))))
         for number in range(5_000):
             writer.put(entry_of({"event": "x", "message": str(number)}, priority=6))
         assert writer.num_dropped > 0
         assert ("MESSAGE", "0") in fields_of(receiver.recv(65536))
 
 
-def test_without_a_journal_there_is_none(tmp_path):
+def test_without_a_journal_there_is_none(tmp_path: Path) -> None:
     assert journal_entry.connected(str(tmp_path / "nobody")) is None

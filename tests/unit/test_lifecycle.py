@@ -25,7 +25,7 @@ def a_run(stage: Stage = Stage.PULL) -> Run:
 
 @pytest.mark.parametrize("stage", Stage)
 @pytest.mark.parametrize("target", Stage)
-def test_only_moves_of_the_table_are_made(stage, target):
+def test_only_moves_of_the_table_are_made(stage: Stage, target: Stage) -> None:
     if target in MOVES[stage]:
         moved = a_run(stage).moved_to(target, at=LATER)
         assert (moved.stage, moved.num_deaths, moved.num_retries, moved.updated_at) == (target, 0, 0, LATER)
@@ -36,7 +36,7 @@ def test_only_moves_of_the_table_are_made(stage, target):
 
 @pytest.mark.parametrize("stage", Stage)
 @pytest.mark.parametrize("outcome", Outcome)
-def test_only_outcomes_of_the_table_end_a_run(stage, outcome):
+def test_only_outcomes_of_the_table_end_a_run(stage: Stage, outcome: Outcome) -> None:
     if outcome in MOVES[stage] | ALWAYS_ALLOWED:
         ended = a_run(stage).ended(outcome, "because", at=LATER)
         assert ended.reasons == ("because",)
@@ -47,23 +47,23 @@ def test_only_outcomes_of_the_table_end_a_run(stage, outcome):
             a_run(stage).ended(outcome, "because", at=LATER)
 
 
-def test_promoted_is_reached_from_promote_and_kept_or_lost_on_probation():
+def test_promoted_is_reached_from_promote_and_kept_or_lost_on_probation() -> None:
     assert [stage for stage in Stage if Outcome.PROMOTED in MOVES[stage]] == [Stage.PROMOTE, Stage.PROBATION]
 
 
-def test_a_run_on_probation_is_concluded_and_not_finished():
+def test_a_run_on_probation_is_concluded_and_not_finished() -> None:
     run = a_run(Stage.PROMOTE).on_probation("confirmed", at=LATER)
 
     assert (run.stage, run.outcome, run.reasons) == (Stage.PROBATION, Outcome.PROMOTED, ("confirmed",))
     assert (run.is_concluded, run.is_finished, run.is_waiting) == (True, False, True)
 
 
-def test_an_interrupted_run_goes_on_at_its_stage():
+def test_an_interrupted_run_goes_on_at_its_stage() -> None:
     resumed = a_run(Stage.TRAIN).ended(Outcome.INTERRUPTED, "stop", at=NOW).resumed(at=LATER)
 
     assert (resumed.stage, resumed.outcome, resumed.reasons) == (Stage.TRAIN, None, ())
 
 
-def test_a_finished_run_is_never_resumed():
+def test_a_finished_run_is_never_resumed() -> None:
     with pytest.raises(AssertionError):
         a_run().ended(Outcome.FAILED, "broke", at=NOW).resumed(at=LATER)

@@ -4,8 +4,10 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ ENV = b"# engine\r\nA=1\nPATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH=/old/pat
 class Engine:
     """An engine's directories, and a candidate beside them."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.models_dir, self.etc, self.run_dir = root / "models", root / "etc", root / "run"
         for directory in (self.models_dir, self.etc, self.run_dir):
             directory.mkdir()
@@ -32,7 +34,7 @@ class Engine:
         self.ticks = 0
         self.slot = self.slot_for(None)
 
-    def slot_for(self, serving_user):
+    def slot_for(self, serving_user: str | None) -> ModelSlot:
         return ModelSlot(
             engine_models_dir=self.models_dir,
             engine_env_file=self.env_file,
@@ -41,11 +43,11 @@ class Engine:
             now=self.now,
         )
 
-    def now(self):
+    def now(self) -> datetime:
         self.ticks += 1
         return datetime(2026, 1, 10, 12, tzinfo=UTC) + timedelta(seconds=self.ticks)
 
-    def candidate(self, version=VERSION, content=b"weights"):
+    def candidate(self, version: Any = VERSION, content: bytes = b"weights") -> tuple[Path, str]:
         model = self.run_dir / f"{version}.pth"
         model.write_bytes(content)
         sha256 = durable_file.sha256_of(model)
@@ -53,18 +55,22 @@ class Engine:
         manifest_file(model).write_text("{}")
         return model, sha256
 
-    def publish(self, version=VERSION, content=b"weights"):
+    def publish(
+        self,
+        version: Any = VERSION,
+        content: bytes = b"weights",
+    ) -> tuple[Path, str]:
         model, sha256 = self.candidate(version, content)
         return self.slot.publish(model, expected_sha256=sha256), sha256
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path: Path) -> Engine:
     return Engine(tmp_path)
 
 
 @pytest.fixture
-def open_engine():
+def open_engine() -> Iterator[Engine]:
     # not tmp_path: its parents are closed to others
     root = Path(tempfile.mkdtemp(prefix="retrain-slot-"))
     root.chmod(0o755)
@@ -72,11 +78,11 @@ def open_engine():
     shutil.rmtree(root)
 
 
-def names(directory):
+def names(directory: Any) -> list[Any]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_what_the_env_file_says_is_read(engine):
+def test_what_the_env_file_says_is_read(engine: Engine) -> None:
     assert str(engine.slot.current_path()) == "/old/patchtst.pth"
     assert engine.slot.is_shadow_only()
     engine.env_file.write_bytes(b"PATCHTST_SHADOW_ONLY=false\nPATCHTST_MODEL_PATH=\n")
@@ -84,7 +90,7 @@ def test_what_the_env_file_says_is_read(engine):
     assert not engine.slot.is_shadow_only()
 
 
-def test_a_swap_changes_one_value_and_no_other_byte(engine):
+def test_a_swap_changes_one_value_and_no_other_byte(engine: Engine) -> None:
     published, sha256 = engine.publish()
     engine.env_file.chmod(0o640)
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
@@ -95,7 +101,7 @@ def test_a_swap_changes_one_value_and_no_other_byte(engine):
     assert engine.trigger_file.read_text() == f"{published}\n"
 
 
-def test_a_backup_with_the_same_rights_stands_beside_it(engine):
+def test_a_backup_with_the_same_rights_stands_beside_it(engine: Engine) -> None:
     published, sha256 = engine.publish()
     engine.env_file.chmod(0o600)
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
@@ -105,7 +111,7 @@ def test_a_backup_with_the_same_rights_stands_beside_it(engine):
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
 
 
-def test_the_ten_newest_of_our_backups_are_kept(engine):
+def test_the_ten_newest_of_our_backups_are_kept(engine: Engine) -> None:
     for foreign in ("ai-engine.env.bak-mine", "ai-engine.env.bak"):
         (engine.etc / foreign).write_bytes(b"")
     for second in range(14):
@@ -119,7 +125,7 @@ def test_the_ten_newest_of_our_backups_are_kept(engine):
     ]
 
 
-def test_pointing_twice_changes_nothing(engine):
+def test_pointing_twice_changes_nothing(engine: Engine) -> None:
     published, sha256 = engine.publish()
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     before = (engine.env_file.stat().st_ino, names(engine.etc))
@@ -127,7 +133,7 @@ def test_pointing_twice_changes_nothing(engine):
     assert (engine.env_file.stat().st_ino, names(engine.etc)) == before
 
 
-def test_publishing_twice_changes_nothing(engine):
+def test_publishing_twice_changes_nothing(engine: Engine) -> None:
     published, sha256 = engine.publish()
     inode = published.stat().st_ino
     assert engine.publish() == (published, sha256)
@@ -135,7 +141,7 @@ def test_publishing_twice_changes_nothing(engine):
     assert names(engine.models_dir) == [f"{VERSION}.pth", f"{VERSION}.pth.json", f"{VERSION}.pth.sha256"]
 
 
-def test_what_is_published_can_be_read_by_all_and_written_by_us_only(engine):
+def test_what_is_published_can_be_read_by_all_and_written_by_us_only(engine: Engine) -> None:
     old = os.umask(0o077)
     try:
         published, _ = engine.publish()
@@ -146,14 +152,14 @@ def test_what_is_published_can_be_read_by_all_and_written_by_us_only(engine):
     assert published.parent == engine.models_dir
 
 
-def test_another_file_of_that_name_is_never_overwritten(engine):
+def test_another_file_of_that_name_is_never_overwritten(engine: Engine) -> None:
     (engine.models_dir / f"{VERSION}.pth").write_bytes(b"somebody else's")
     with pytest.raises(SlotError, match="another file has this name"):
         engine.publish()
     assert (engine.models_dir / f"{VERSION}.pth").read_bytes() == b"somebody else's"
 
 
-def test_a_damaged_candidate_is_not_published(engine):
+def test_a_damaged_candidate_is_not_published(engine: Engine) -> None:
     model, sha256 = engine.candidate()
     model.write_bytes(b"weightz")
     with pytest.raises(ArtifactError):
@@ -162,7 +168,7 @@ def test_a_damaged_candidate_is_not_published(engine):
 
 
 @pytest.mark.parametrize("missing", [checksum_file, manifest_file])
-def test_a_candidate_without_its_sidecars_is_not_published(engine, missing):
+def test_a_candidate_without_its_sidecars_is_not_published(engine: Engine, missing: Any) -> None:
     model, sha256 = engine.candidate()
     missing(model).unlink()
     with pytest.raises(ArtifactError):
@@ -171,21 +177,21 @@ def test_a_candidate_without_its_sidecars_is_not_published(engine, missing):
 
 
 @pytest.mark.parametrize("name", ["model.pth", "patchtst_v1.pth", f"{VERSION}.bin", f"x{VERSION}.pth"])
-def test_only_names_of_ours_are_published(engine, name):
+def test_only_names_of_ours_are_published(engine: Engine, name: str) -> None:
     model = engine.run_dir / name
     model.write_bytes(b"x")
     with pytest.raises(ArtifactError):
         engine.slot.publish(model, expected_sha256=durable_file.sha256_of(model))
 
 
-def test_space_is_looked_at_before_anything_is_written(engine, monkeypatch):
+def test_space_is_looked_at_before_anything_is_written(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable_file, "free_bytes", lambda _: 1000)
     with pytest.raises(DiskFullError):
         engine.publish()
     assert names(engine.models_dir) == []
 
 
-def test_a_damaged_model_is_not_pointed_to(engine):
+def test_a_damaged_model_is_not_pointed_to(engine: Engine) -> None:
     published, sha256 = engine.publish()
     published.write_bytes(b"weightz")
     with pytest.raises(ArtifactError):
@@ -197,41 +203,41 @@ def test_a_damaged_model_is_not_pointed_to(engine):
 
 
 @pytest.mark.parametrize("name", ["a b.pth", "ä.pth", "a\nB=1.pth", "../models/a.pth", "a$HOME.pth"])
-def test_a_path_that_an_env_file_could_misread_is_refused(engine, name):
+def test_a_path_that_an_env_file_could_misread_is_refused(engine: Engine, name: str) -> None:
     with pytest.raises(SlotError):
         engine.slot.point_to(engine.models_dir / name, expected_sha256="0" * 64, replacing=engine.slot.current_path())
     assert engine.env_file.read_bytes() == ENV
 
 
-def put_missing(path):
+def put_missing(path: Any) -> None:
     path.unlink()
 
 
-def put_link(path):
+def put_link(path: Any) -> None:
     path.rename(path.with_name("real.env"))
     path.symlink_to("real.env")
 
 
-def put_pipe(path):
+def put_pipe(path: Any) -> None:
     path.unlink()
     os.mkfifo(path)
 
 
-def put_directory(path):
+def put_directory(path: Any) -> None:
     path.unlink()
     path.mkdir()
 
 
-def put_too_much(path):
+def put_too_much(path: Any) -> None:
     path.write_bytes(b"# x\n" * 300_000)
 
 
-def put_nul(path):
+def put_nul(path: Any) -> None:
     path.write_bytes(b"A=1\0\n")
 
 
 @pytest.mark.parametrize("put", [put_missing, put_link, put_pipe, put_directory, put_too_much, put_nul])
-def test_an_env_file_that_is_not_as_it_should_be_is_left_alone(engine, put):
+def test_an_env_file_that_is_not_as_it_should_be_is_left_alone(engine: Engine, put: Any) -> None:
     published, sha256 = engine.publish()
     put(engine.env_file)
     before = names(engine.etc)
@@ -247,21 +253,21 @@ def test_an_env_file_that_is_not_as_it_should_be_is_left_alone(engine, put):
     assert engine.slot.problems()
 
 
-def edit_in_place(path, content):
+def edit_in_place(path: Any, content: Any) -> None:
     with path.open("ab") as file:
         file.write(content)
 
 
-def edit_by_rename(path, content):
+def edit_by_rename(path: Any, content: Any) -> None:
     path.with_name("editor").write_bytes(path.read_bytes() + content)
     path.with_name("editor").rename(path)
 
 
-def edited(monkeypatch, function, edit, path, edits):
+def edited(monkeypatch: pytest.MonkeyPatch, function: str, edit: Any, path: Any, edits: Any) -> None:
     """Before each call of durable_file's `function`, the next of `edits` is made to `path`."""
     real = getattr(durable_file, function)
 
-    def call(*arguments, **named):
+    def call(*arguments: Any, **named: Any) -> Any:
         if edits:
             edit(path, edits.pop())
         return real(*arguments, **named)
@@ -271,7 +277,12 @@ def edited(monkeypatch, function, edit, path, edits):
 
 @pytest.mark.parametrize("function", ["exchange_file", "_exchanged"])
 @pytest.mark.parametrize("edit", [edit_in_place, edit_by_rename])
-def test_an_edit_between_reading_and_the_exchange_is_not_lost(engine, monkeypatch, edit, function):
+def test_an_edit_between_reading_and_the_exchange_is_not_lost(
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: Any,
+    function: str,
+) -> None:
     published, sha256 = engine.publish()
     edited(monkeypatch, function, edit, engine.env_file, [b"\nC=3"])
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
@@ -279,7 +290,10 @@ def test_an_edit_between_reading_and_the_exchange_is_not_lost(engine, monkeypatc
     assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
 
 
-def test_an_edit_made_while_another_one_is_put_back_is_not_lost(engine, monkeypatch):
+def test_an_edit_made_while_another_one_is_put_back_is_not_lost(
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     published, sha256 = engine.publish()
     edited(monkeypatch, "_exchanged", edit_by_rename, engine.env_file, [b"\nD=4", b"\nC=3"])
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
@@ -290,7 +304,11 @@ def test_an_edit_made_while_another_one_is_put_back_is_not_lost(engine, monkeypa
 
 
 @pytest.mark.parametrize("function", ["exchange_file", "_exchanged"])
-def test_a_file_that_changes_all_the_time_is_given_up(engine, monkeypatch, function):
+def test_a_file_that_changes_all_the_time_is_given_up(
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+) -> None:
     published, sha256 = engine.publish()
     edited(monkeypatch, function, edit_in_place, engine.env_file, [b"\nC=3"] * 99)
     with pytest.raises(SlotError, match="another process changed the file"):
@@ -299,7 +317,10 @@ def test_a_file_that_changes_all_the_time_is_given_up(engine, monkeypatch, funct
     assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
 
 
-def test_a_file_system_that_cannot_exchange_two_names_gets_a_rename(engine, monkeypatch):
+def test_a_file_system_that_cannot_exchange_two_names_gets_a_rename(
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     published, sha256 = engine.publish()
     monkeypatch.setattr(durable_file, "_RENAMEAT2", None)
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
@@ -307,7 +328,7 @@ def test_a_file_system_that_cannot_exchange_two_names_gets_a_rename(engine, monk
     assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
 
 
-def test_what_somebody_else_has_set_since_the_decision_is_left_alone(engine):
+def test_what_somebody_else_has_set_since_the_decision_is_left_alone(engine: Engine) -> None:
     published, sha256 = engine.publish()
     before = engine.env_file.read_bytes()
     with pytest.raises(RetryLaterError, match="by another process"):
@@ -315,14 +336,14 @@ def test_what_somebody_else_has_set_since_the_decision_is_left_alone(engine):
     assert engine.env_file.read_bytes() == before
 
 
-def test_the_sweep_removes_what_a_killed_swap_left(engine):
+def test_the_sweep_removes_what_a_killed_swap_left(engine: Engine) -> None:
     for directory in (engine.etc, engine.models_dir):
         (directory / ".retrain-worker.x.0123.tmp").write_bytes(b"")
     assert len(engine.slot.sweep()) == 2
     assert names(engine.etc) == ["ai-engine.env"]
 
 
-def test_old_models_go_but_never_one_that_is_named(engine):
+def test_old_models_go_but_never_one_that_is_named(engine: Engine) -> None:
     published = [engine.publish(f"patchtst_v20260110_1200{second:02}") for second in range(5)]
     engine.slot.point_to(published[0][0], expected_sha256=published[0][1], replacing=engine.slot.current_path())
     (engine.models_dir / "patchtst_v_mine.pth").write_bytes(b"")
@@ -333,7 +354,7 @@ def test_old_models_go_but_never_one_that_is_named(engine):
     ] + ["patchtst_v_mine.pth"]
 
 
-def test_models_of_the_stack_itself_are_never_removed_whatever_their_names(engine):
+def test_models_of_the_stack_itself_are_never_removed_whatever_their_names(engine: Engine) -> None:
     for day in range(10, 20):
         (engine.models_dir / f"patchtst_v202601{day}_000000.pth").write_bytes(b"of an older script")
     engine.publish("patchtst_v20260110_120000")
@@ -343,7 +364,7 @@ def test_models_of_the_stack_itself_are_never_removed_whatever_their_names(engin
 
 
 @pytest.mark.parametrize("folder", ["{link}", "{models}/../models"])
-def test_a_model_that_is_named_by_another_path_to_it_is_never_removed(engine, folder):
+def test_a_model_that_is_named_by_another_path_to_it_is_never_removed(engine: Engine, folder: str) -> None:
     published = [engine.publish(f"patchtst_v20260110_1200{second:02}") for second in range(4)]
     link = engine.models_dir.with_name("current")
     link.symlink_to(engine.models_dir)
@@ -354,7 +375,7 @@ def test_a_model_that_is_named_by_another_path_to_it_is_never_removed(engine, fo
     assert engine.slot.remove_old_models(keep=1, protected={by_link}) == (published[2][0],)
 
 
-def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine):
+def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine: Engine) -> None:
     published, sha256 = engine.publish()
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     assert engine.slot.problems() == []
@@ -365,7 +386,7 @@ def test_a_slot_without_problems_has_none_and_each_problem_has_a_remedy(engine):
     assert all(finding and remedy for finding, remedy in found)
 
 
-def test_a_directory_that_the_serving_user_cannot_enter_is_found(engine):
+def test_a_directory_that_the_serving_user_cannot_enter_is_found(engine: Engine) -> None:
     published, sha256 = engine.publish()
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
     engine.models_dir.chmod(0o700)
@@ -375,7 +396,7 @@ def test_a_directory_that_the_serving_user_cannot_enter_is_found(engine):
     assert f"nobody cannot read {published}" in findings
 
 
-def test_a_model_that_the_serving_user_cannot_reach_is_not_published(engine):
+def test_a_model_that_the_serving_user_cannot_reach_is_not_published(engine: Engine) -> None:
     engine.models_dir.chmod(0o700)
     engine.slot = engine.slot_for("nobody")
 
@@ -383,7 +404,7 @@ def test_a_model_that_the_serving_user_cannot_reach_is_not_published(engine):
         engine.publish()
 
 
-def test_other_files_beside_the_models_are_nobodys_business(open_engine):
+def test_other_files_beside_the_models_are_nobodys_business(open_engine: Engine) -> None:
     (open_engine.models_dir / "closed.pth").touch(0o600)
     (open_engine.models_dir / "gone.pth").symlink_to("nowhere.pth")
     open_engine.slot = open_engine.slot_for("nobody")
@@ -397,7 +418,7 @@ def test_other_files_beside_the_models_are_nobodys_business(open_engine):
         open_engine.publish()
 
 
-def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine):
+def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine: Engine) -> None:
     engine.slot.clear(replacing=Path("/old/patchtst.pth"))
     engine.slot.clear(replacing=Path("/old/patchtst.pth"))
 
@@ -406,7 +427,7 @@ def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine):
     assert sum(".bak-" in name for name in names(engine.etc)) == 1
 
 
-def test_a_line_that_names_a_third_model_is_not_taken_away(engine):
+def test_a_line_that_names_a_third_model_is_not_taken_away(engine: Engine) -> None:
     with pytest.raises(RetryLaterError, match="was changed to"):
         engine.slot.clear(replacing=Path("/engine/ours.pth"))
 

@@ -36,18 +36,18 @@ REASON = "accuracy: it is wrong too often: accuracy 77.5 %, required ≥ 90.0 %;
 
 
 @pytest.fixture(autouse=True)
-def _with_the_new_gate(monkeypatch):
+def _with_the_new_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "GATES", (*gates.GATES, ACCURACY))
 
 
-def test_the_verdict_depends_on_it():
+def test_the_verdict_depends_on_it() -> None:
     verdict = decide(evidence(), GatePolicy())
 
     assert verdict.decision is Decision.REFUSE
     assert verdict.reasons == (REASON,)
 
 
-def test_screen_and_page_show_what_is_measured_and_required_and_what_a_failure_means():
+def test_screen_and_page_show_what_is_measured_and_required_and_what_a_failure_means() -> None:
     result = refused(evidence())
     on_screen, on_page = summary(result), page(result)
 
@@ -58,7 +58,7 @@ def test_screen_and_page_show_what_is_measured_and_required_and_what_a_failure_m
     assert "measured by a test" in gates_table(result.run.facts.gate.verdict.gates)
 
 
-def test_json_holds_its_checks_and_its_thresholds_and_a_stored_verdict_is_read_again():
+def test_json_holds_its_checks_and_its_thresholds_and_a_stored_verdict_is_read_again() -> None:
     *_, shown = json.loads(as_json(as_object(refused(evidence()))))["gates"]
 
     assert shown == {
@@ -86,5 +86,5 @@ def test_json_holds_its_checks_and_its_thresholds_and_a_stored_verdict_is_read_a
     assert msgspec.convert(shown, GateResult) == decide(evidence(), GatePolicy()).gates[-1]
 
 
-def test_the_documentation_lists_it():
+def test_the_documentation_lists_it() -> None:
     assert "| accuracy | accuracy ≥ 0.9 on 200 rows | it is wrong too often | GATE_MIN_ROWS=200 |" in gates_section()

@@ -18,7 +18,7 @@ from retrain_worker.errors import RetrainError
         ("", "", "not a stream"),
     ],
 )
-def test_a_problem_reads_like_an_error(subject, action, message):
+def test_a_problem_reads_like_an_error(subject: str, action: str, message: str) -> None:
     problem = Problem(kind=ProblemKind.STREAM, subject=subject, cause="not a stream", action=action)
 
     assert problem.message == message

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -29,6 +30,7 @@ from retrain_worker.report.formatting import count, duration, number, plain, sha
 from retrain_worker.report.page import page, write_page
 from retrain_worker.report.result import EngineTraffic, RunResult
 from retrain_worker.report.run_summary import gates_table, hit_rates, summary
+from tests.known import known
 from tests.run_facts import promote_facts, train_facts
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
@@ -37,7 +39,7 @@ NEW = "/opt/quantum/ai_engine/models/patchtst_v20260110_033000.pth"
 HOSTILE = "<script>alert('x')</script>\x1b[31m\n[red]&\u202e\"><img src=//evil>"
 
 
-def card(**changes):
+def card(**changes: Any) -> Scorecard:
     buckets = tuple(
         Bucket(
             low=i / 10,
@@ -84,7 +86,7 @@ def card(**changes):
     )
 
 
-def evidence(**changes):
+def evidence(**changes: Any) -> Evidence:
     return replace(
         Evidence(
             candidate=card(),
@@ -100,10 +102,10 @@ WEAK = {
     "contract": evidence(contract=ContractCheck(mismatches=(), canary_max_error=1e-3, constant_input_share=0.0)),
     "action diversity": evidence(candidate=card(actions={"BUY": 0.95, "SELL": 0.05, "HOLD": 0.0})),
     "confidence spread": evidence(candidate=card(p_std=0.01, p10_p90=0.02)),
-    "agreement": evidence(candidate=card(agreement=replace(card().agreement, share=0.2, opposed=0.6))),
+    "agreement": evidence(candidate=card(agreement=replace(known(card().agreement), share=0.2, opposed=0.6))),
     "calibration": evidence(candidate=card(ece=0.2)),
     "skill": evidence(candidate=card(auc_low=0.48)),
-    "incumbent": evidence(comparison=replace(evidence().comparison, log_loss_gain_low=-0.3)),
+    "incumbent": evidence(comparison=replace(known(evidence().comparison), log_loss_gain_low=-0.3)),
     "stability": evidence(candidate=card(slices=(replace(card().slices[0], auc_high=0.4),))),
 }
 
@@ -111,7 +113,7 @@ WEAK = {
 FINDING = Finding(name="rows", severity=Severity.OK, message="rows enough", measured=1.0, limit=0.5)
 
 
-def run_with(found=None, *, symbols=None):
+def run_with(found: Any = None, *, symbols: Any = None) -> tuple[Run, Any]:
     """A run that has come up to its verdict."""
     found = found or evidence()
     verdict = gates.decide(found, GatePolicy())
@@ -166,7 +168,7 @@ def run_with(found=None, *, symbols=None):
     return replace(run, facts=facts, seconds={"pull": 1.053, "train": 131.2}), verdict
 
 
-def promoted(model_path=NEW, **changes):
+def promoted(model_path: Any = NEW, **changes: Any) -> RunResult:
     run, _verdict = run_with(**changes)
     run = run.with_fact(
         promote_facts(
@@ -181,12 +183,12 @@ def promoted(model_path=NEW, **changes):
     return RunResult(run=replace(run, stage=Stage.PROMOTE).ended(Outcome.PROMOTED, at=AT + timedelta(minutes=2)))
 
 
-def refused(found):
+def refused(found: Any) -> RunResult:
     run, verdict = run_with(found)
     return RunResult(run=replace(run, stage=Stage.GATE).ended(Outcome.REFUSED, *verdict.reasons, at=AT))
 
 
-def bare(outcome, *reasons):
+def bare(outcome: Any, *reasons: Any) -> RunResult:
     """A run that ended before it knew anything."""
     run = Run(run_id="20260110_033000", requested_by="schedule", request_reason="due", created_at=AT, updated_at=AT)
     return RunResult(run=replace(run, outcome=outcome, reasons=reasons))
@@ -202,14 +204,14 @@ EVERY_OUTCOME = [
 # ---------------------------------------------------------------- the summary
 
 
-def test_the_outcome_stands_first_with_one_sentence():
+def test_the_outcome_stands_first_with_one_sentence() -> None:
     lines = summary(promoted()).splitlines()
 
     assert "PROMOTED" in lines[1]
     assert "patchtst_v20260110_033000 is in the engine's slot; confirmed: demo-engine" in lines[2]
 
 
-def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files():
+def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files() -> None:
     result = replace(
         promoted(),
         engine={"patchtst_v20251201_000000": EngineTraffic(answered=1240, slowest_seconds=0.0214)},
@@ -231,9 +233,9 @@ def test_a_promotion_shows_rows_classes_scores_slot_event_engine_and_files():
     assert "total 2 min 12 s" in text
 
 
-def test_every_gate_shows_its_measurement_beside_its_threshold():
+def test_every_gate_shows_its_measurement_beside_its_threshold() -> None:
     text = summary(promoted())
-    ece_limit = number(card().ece_limit + GatePolicy().ece_tolerance)
+    ece_limit = number(known(card().ece_limit) + GatePolicy().ece_tolerance)
 
     for name, measured, required in [
         ("contract", "mismatches 0", "≤ 0"),
@@ -249,7 +251,7 @@ def test_every_gate_shows_its_measurement_beside_its_threshold():
 
 
 @pytest.mark.parametrize("name", [name for name in WEAK if name != "agreement"])
-def test_a_refusal_gives_its_reason_first_and_what_happens_next(name):
+def test_a_refusal_gives_its_reason_first_and_what_happens_next(name: Any) -> None:
     text = summary(refused(WEAK[name]))
 
     assert "✘ REFUSED" in text
@@ -259,14 +261,14 @@ def test_a_refusal_gives_its_reason_first_and_what_happens_next(name):
     assert re.search(rf"✘ {name}", text)
 
 
-def test_an_undecided_gate_is_not_called_a_failure():
+def test_an_undecided_gate_is_not_called_a_failure() -> None:
     text = summary(refused(evidence(candidate=card(n=50)))).replace("│", "")
 
     assert "skill: 50 rows could be measured, 200 are required" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result.run.outcome))
-def test_every_outcome_has_a_summary_of_100_columns_and_no_colour(result):
+def test_every_outcome_has_a_summary_of_100_columns_and_no_colour(result: Any) -> None:
     text = summary(result)
 
     assert str(result.run.outcome or "IN PROGRESS") in text.splitlines()[1]
@@ -274,20 +276,20 @@ def test_every_outcome_has_a_summary_of_100_columns_and_no_colour(result):
     assert all(len(line) <= 100 for line in text.splitlines() if "/" not in line)
 
 
-def test_colour_comes_when_it_is_asked_for(monkeypatch):
+def test_colour_comes_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
 
     assert "\x1b[" in summary(promoted(), colour=True)
 
 
-def test_a_path_is_never_broken():
+def test_a_path_is_never_broken() -> None:
     long = "/very" * 40 + "/patchtst_v20260110_033000.pth"
 
     assert any(line.endswith(long) for line in summary(promoted(model_path=long)).splitlines())
 
 
-def test_foreign_text_cannot_command_the_terminal():
+def test_foreign_text_cannot_command_the_terminal() -> None:
     run = replace(promoted(symbols={HOSTILE: 3}).run, reasons=(HOSTILE,), outcome=Outcome.REFUSED)
     text = summary(RunResult(run=run, event={HOSTILE: HOSTILE}))
 
@@ -296,7 +298,7 @@ def test_foreign_text_cannot_command_the_terminal():
     assert "[red]" in text.replace("\n", "")
 
 
-def test_the_table_of_gates_has_their_messages_too():
+def test_the_table_of_gates_has_their_messages_too() -> None:
     text = gates_table(refused(WEAK["skill"]).run.facts.gate.verdict.gates)
 
     assert "lower confidence bound 0.480, required > 0.500" in " ".join(text.split())
@@ -306,7 +308,7 @@ def test_the_table_of_gates_has_their_messages_too():
 # ---------------------------------------------------------------- gates as numbers
 
 
-def past(slope_high):
+def past(slope_high: float) -> Skill:
     pool = PooledEstimate(
         num_folds=1, n=1500, num_blocks=40, alpha=1e-3, auc=0.8, auc_low=0.76, log_loss_gain=0.1, log_loss_gain_low=0.05
     )
@@ -336,13 +338,13 @@ ON_THE_LINE = {
 @pytest.mark.parametrize(
     "found", [evidence(), *WEAK.values(), *ON_THE_LINE.values()], ids=["sound", *WEAK, *ON_THE_LINE]
 )
-def test_the_numbers_of_a_gate_agree_with_its_result(found):
+def test_the_numbers_of_a_gate_agree_with_its_result(found: Any) -> None:
     for gate in gates.decide(found, GatePolicy()).gates:
         assert gate.checks, gate.name
         assert all(check.is_met for check in gate.checks) == (gate.result is GateOutcome.PASS), gate.name
 
 
-def test_the_hit_rate_of_each_bucket_is_shown_with_its_interval():
+def test_the_hit_rate_of_each_bucket_is_shown_with_its_interval() -> None:
     shown = hit_rates(card()).splitlines()
 
     assert len(shown) == 1 + 10
@@ -351,7 +353,7 @@ def test_the_hit_rate_of_each_bucket_is_shown_with_its_interval():
     assert hit_rates(None) == ""
 
 
-def test_a_gate_without_checks_is_shown_by_its_message():
+def test_a_gate_without_checks_is_shown_by_its_message() -> None:
     alone = evidence(incumbent=None, comparison=None, incumbent_absence="no model is in service")
 
     assert "no incumbent to compare with: no model is in service" in " ".join(summary(refused(alone)).split())
@@ -365,31 +367,34 @@ class Seen(HTMLParser):
 
     void = frozenset({"meta", "br"})
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.tags, self.open, self.attributes, self.text = [], [], [], ""
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[Any] = []
+        self.text = ""
         self.feed(text)
         self.close()
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: Any, attrs: Any) -> None:
         self.tags.append(tag)
         self.attributes += attrs
         if tag not in self.void:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag: Any, attrs: Any) -> None:
         self.tags.append(tag)
         self.attributes += attrs
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: Any) -> None:
         assert self.open.pop() == tag, f"</{tag}> closes nothing"
 
-    def handle_data(self, data):
+    def handle_data(self, data: Any) -> None:
         self.text += data
 
 
 @pytest.mark.parametrize("result", EVERY_OUTCOME, ids=lambda result: str(result.run.outcome))
-def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result):
+def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result: Any) -> None:
     text = page(result)
     seen = Seen(text)
 
@@ -401,7 +406,7 @@ def test_every_outcome_has_a_page_that_is_whole_and_fetches_nothing(result):
     assert ("http-equiv", "Content-Security-Policy") in seen.attributes
 
 
-def test_the_page_shows_what_the_summary_shows_and_the_charts():
+def test_the_page_shows_what_the_summary_shows_and_the_charts() -> None:
     seen = Seen(page(replace(promoted(), bayes_auc=0.828, event={"type": "model.promoted"})))
 
     for text in (
@@ -427,15 +432,17 @@ def test_the_page_shows_what_the_summary_shows_and_the_charts():
     assert all(str(11 * i) in seen.text for i in range(1, 10))
 
 
-def test_foreign_text_stays_text_on_the_page():
+def test_foreign_text_stays_text_on_the_page() -> None:
     run = promoted(symbols={HOSTILE: 3}).run
     gated, slices = run.facts.gate, run.facts.gate.candidate.slices
     first, *others = gated.verdict.gates
     checks = (replace(first.checks[0], label=HOSTILE), *first.checks[1:])
     gates = (replace(first, name=HOSTILE, message=HOSTILE, checks=checks), *others)
-    candidate = replace(gated.candidate, slices=(replace(slices[0], name=HOSTILE), *slices[1:]))
-    run = run.with_fact(replace(gated, verdict=replace(gated.verdict, gates=gates), candidate=candidate))
-    run = run.with_fact(replace(run.facts.audit, findings=(replace(FINDING, message=HOSTILE, examples=(HOSTILE,)),)))
+    candidate = replace(known(gated.candidate), slices=(replace(slices[0], name=HOSTILE), *slices[1:]))
+    run = run.with_fact(replace(known(gated), verdict=replace(gated.verdict, gates=gates), candidate=candidate))
+    run = run.with_fact(
+        replace(known(run.facts.audit), findings=(replace(FINDING, message=HOSTILE, examples=(HOSTILE,)),))
+    )
     run = replace(run, run_id=HOSTILE, reasons=(HOSTILE,), requested_by=HOSTILE, outcome=Outcome.REFUSED)
     text = page(RunResult(run=run, event={HOSTILE: HOSTILE}))
     seen = Seen(text)
@@ -445,14 +452,14 @@ def test_foreign_text_stays_text_on_the_page():
     assert "\x1b" not in text
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path):
+def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_page(promoted(), path)
     whole = path.read_text(encoding="utf-8")
     assert whole == page(promoted())
 
     with pytest.raises(KeyError):
-        write_page(RunResult(run=replace(promoted().run, outcome="NOT AN OUTCOME")), path)
+        write_page(RunResult(run=replace(promoted().run, outcome=cast(Outcome, "NOT AN OUTCOME"))), path)
     assert path.read_text(encoding="utf-8") == whole
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
 
@@ -460,7 +467,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 # ---------------------------------------------------------------- words
 
 
-def test_numbers_are_formatted_with_their_units():
+def test_numbers_are_formatted_with_their_units() -> None:
     assert [number(0.82034), count(6060), share(0.534)] == ["0.820", "6,060", "53 %"]
     assert [number(None), count(None), share(float("nan")), duration(None), number(True)] == ["—"] * 5
     assert [duration(seconds) for seconds in (0.0214, 0.9999, 9.94, 12.3, 119.7)] == [
@@ -472,6 +479,6 @@ def test_numbers_are_formatted_with_their_units():
     ]
 
 
-def test_text_from_outside_becomes_one_line_of_limited_length():
+def test_text_from_outside_becomes_one_line_of_limited_length() -> None:
     assert plain("a\nb\tc\x1b[0m") == "a\\nb\\tc\\x1b[0m"
     assert len(plain("x" * 10_000)) == 4_096

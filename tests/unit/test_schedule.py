@@ -3,6 +3,7 @@
 import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +15,11 @@ NOW = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 INTERVAL = timedelta(hours=4)
 
 
-def test_the_first_run_is_due_at_once():
+def test_the_first_run_is_due_at_once() -> None:
     assert next_run_at(last_attempt_at=None, interval=INTERVAL, now=NOW) == NOW
 
 
-def test_a_run_missed_while_down_is_due_once_and_then_an_interval_later():
+def test_a_run_missed_while_down_is_due_once_and_then_an_interval_later() -> None:
     missed = NOW - timedelta(days=3)
 
     assert next_run_at(last_attempt_at=missed, interval=INTERVAL, now=NOW) <= NOW
@@ -26,11 +27,11 @@ def test_a_run_missed_while_down_is_due_once_and_then_an_interval_later():
 
 
 @given(st.timedeltas(min_value=timedelta(days=-4000), max_value=timedelta(days=4000)))
-def test_never_more_than_one_interval_ahead_whatever_the_clock_did(jump):
+def test_never_more_than_one_interval_ahead_whatever_the_clock_did(jump: Any) -> None:
     assert next_run_at(last_attempt_at=NOW, interval=INTERVAL, now=NOW + jump) <= NOW + jump + INTERVAL
 
 
-def test_a_daemon_restarted_every_ten_minutes_still_runs_every_interval():
+def test_a_daemon_restarted_every_ten_minutes_still_runs_every_interval() -> None:
     last, runs, clock = NOW, [], NOW
     for _ in range(6 * 24):
         clock += timedelta(minutes=10)  # every pass is a restart: nothing but `last` survives
@@ -42,7 +43,7 @@ def test_a_daemon_restarted_every_ten_minutes_still_runs_every_interval():
     assert all(later - earlier == INTERVAL for earlier, later in pairwise(runs))
 
 
-def test_a_job_that_does_not_come_back_is_named():
+def test_a_job_that_does_not_come_back_is_named() -> None:
     clock = [0.0]
     release, entered = threading.Event(), threading.Event()
 

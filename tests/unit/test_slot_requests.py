@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,20 +10,28 @@ from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
-from retrain_worker.domain.worker_protocol import Broken, Working
+from retrain_worker.domain.worker_protocol import Broken, Done, GateMeasured, Working
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
 from retrain_worker.stages import external_change
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.slot_requests import abandon, carry_out
-from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeWorkers, fake_context
+from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeContext, FakeSlot, FakeWorkers, fake_context
+from tests.known import known
 from tests.unit import test_stages
+from tests.unit.test_gates import GOOD
 
 A, B, C = "/engine/a.pth", "/engine/patchtst_v20260101_000000.pth", "/engine/patchtst_v20260102_000000.pth"
 
 
 def promoted(
-    model, before, *, state=DeploymentState.CONFIRMED, kind=DeploymentKind.PROMOTE, confirmation="seen", sha256="a" * 64
-):
+    model: Any,
+    before: Any,
+    *,
+    state: Any = DeploymentState.CONFIRMED,
+    kind: Any = DeploymentKind.PROMOTE,
+    confirmation: str = "seen",
+    sha256: Any = "a" * 64,
+) -> Deployment:
     return Deployment(
         deployment_id=f"{kind}_{Path(model).stem}_from_{Path(before).stem}",
         run_id=None,
@@ -44,14 +53,14 @@ def promoted(
 
 
 @pytest.fixture
-def context(tmp_path):
+def context(tmp_path: Path) -> FakeContext:
     context = fake_context(tmp_path, clock=FakeClock(), slot=FakeSlot(named=Path(C)))
     for deployment in (promoted(B, A), promoted(C, B)):
         context.store.record_deployment(deployment)
     return context
 
 
-def a_slot_request(**arguments) -> SlotRequest:
+def a_slot_request(**arguments: Any) -> SlotRequest:
     return SlotRequest(
         request_id="rollback_20260110_033000",
         kind=SlotRequestKind.ROLLBACK,
@@ -63,18 +72,18 @@ def a_slot_request(**arguments) -> SlotRequest:
     )
 
 
-def carried_out(context, request=None, limit=20):
+def carried_out(context: FakeContext, request: Any = None, limit: int = 20) -> Any:
     request = request or a_slot_request()
     while not request.is_answered and limit:
         request, limit = carry_out(request, context).request, limit - 1
     return request
 
 
-def types_of(context):
+def types_of(context: FakeContext) -> list[Any]:
     return [event.event_type for event in context.store.events]
 
 
-def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(context):
+def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(context: FakeContext) -> None:
     request = carried_out(context)
 
     assert (request.state, context.slot.named) == (SlotRequestState.DONE, Path(B))
@@ -88,18 +97,18 @@ def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(c
     assert "patchtst_v20260101_000000, instead of patchtst_v20260102_000000" in request.answer
 
 
-def test_a_hand_edit_that_nobody_has_recorded_yet_is_recorded_first_and_then_taken_back(context):
+def test_a_hand_edit_that_nobody_has_recorded_yet_is_recorded_first_and_then_taken_back(context: FakeContext) -> None:
     context.slot.named = Path("/engine/by_hand.pth")
     step = carry_out(a_slot_request(only_from="/engine/by_hand.pth"), context)
     assert "is recorded first" in step.message
     assert not step.is_move
 
-    context.store.record_deployment(external_change.unrecorded(context))
+    context.store.record_deployment(known(external_change.unrecorded(context)))
     request = carried_out(context, step.request)
     assert (request.state, context.slot.named) == (SlotRequestState.DONE, Path(C))
 
 
-def test_a_second_roll_back_goes_further_back_and_never_to_what_was_taken_back(context):
+def test_a_second_roll_back_goes_further_back_and_never_to_what_was_taken_back(context: FakeContext) -> None:
     carried_out(context)
     request = carried_out(context, replace(a_slot_request(), request_id="rollback_20260110_033500"))
 
@@ -109,7 +118,7 @@ def test_a_second_roll_back_goes_further_back_and_never_to_what_was_taken_back(c
     assert "no earlier model" in third.answer
 
 
-def test_where_nothing_was_before_a_person_can_take_the_model_out(tmp_path):
+def test_where_nothing_was_before_a_person_can_take_the_model_out(tmp_path: Path) -> None:
     context = fake_context(tmp_path / "empty", clock=FakeClock(), slot=FakeSlot(named=Path(B)))
     context.store.record_deployment(replace(promoted(B, A), previous_model_path=None, previous_version=None))
     refused = carried_out(context)
@@ -130,7 +139,7 @@ def test_where_nothing_was_before_a_person_can_take_the_model_out(tmp_path):
 
 
 @pytest.mark.parametrize("named", [None, Path(B)])
-def test_a_withdrawal_that_died_at_the_line_is_finished_or_given_up(context, named):
+def test_a_withdrawal_that_died_at_the_line_is_finished_or_given_up(context: FakeContext, named: Path | None) -> None:
     request = carry_out(a_slot_request(to_none="yes"), context).request
     context.slot.named = named
     ended = abandon(request, "the disk is gone", context).request
@@ -139,7 +148,7 @@ def test_a_withdrawal_that_died_at_the_line_is_finished_or_given_up(context, nam
     assert len(types_of(context)) == (named is None)
 
 
-def test_an_unconfirmed_first_model_leaves_the_slot_again(context, tmp_path):
+def test_an_unconfirmed_first_model_leaves_the_slot_again(context: FakeContext, tmp_path: Path) -> None:
     context.slot.named = None
     run = unconfirmed_run(context, tmp_path, Unconfirmed.ROLLBACK)
 
@@ -147,7 +156,7 @@ def test_an_unconfirmed_first_model_leaves_the_slot_again(context, tmp_path):
     assert types_of(context)[-2:] == [EventType.ROLLED_BACK, EventType.COMPLETED]
 
 
-def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(context):
+def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(context: FakeContext) -> None:
     carried_out(context, a_slot_request(to_none="yes"))
     context.store.record_deployment(
         replace(promoted("/engine/patchtst_v20260103_000000.pth", A), previous_model_path=None, previous_version=None)
@@ -158,13 +167,13 @@ def test_a_model_that_was_taken_out_is_no_target_and_what_stood_before_it_is(con
     assert context.slot.named == Path(B)
 
 
-def awaiting_confirmation(context, tmp_path):
+def awaiting_confirmation(context: FakeContext, tmp_path: Path) -> tuple[Any, FakeContext]:
     """A run whose model stands in the slot, and that nobody has been seen serving yet; and its world."""
-    answers = {
-        Stage.PULL: test_stages.Done(result=test_stages.PULLED),
-        Stage.AUDIT: test_stages.Done(result=test_stages.FIT),
-        Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
-        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD)),
+    answers: dict[str, Any] = {
+        Stage.PULL: Done(result=test_stages.PULLED),
+        Stage.AUDIT: Done(result=test_stages.FIT),
+        Stage.TRAIN: Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
     }
     context = replace(context, workers=FakeWorkers(answers=answers), confirmations=FakeConfirmations(seen=None))
     run = test_stages.a_run()
@@ -174,8 +183,9 @@ def awaiting_confirmation(context, tmp_path):
 
 
 def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
-    context, tmp_path
-):
+    context: FakeContext,
+    tmp_path: Path,
+) -> None:
     context.slot.named = None
     run, context = awaiting_confirmation(context, tmp_path)
     assert carried_out(context, a_slot_request(to_none="yes")).state is SlotRequestState.DONE
@@ -184,7 +194,7 @@ def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends
     assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, None)
 
 
-def test_a_named_version_is_what_returns(context):
+def test_a_named_version_is_what_returns(context: FakeContext) -> None:
     assert carried_out(context, a_slot_request(version="a")).state is SlotRequestState.DONE
     assert context.slot.named == Path(A)
 
@@ -197,7 +207,11 @@ def test_a_named_version_is_what_returns(context):
         ({"only_from": "/engine/other.pth"}, "no longer /engine/other.pth"),
     ],
 )
-def test_what_cannot_be_done_is_refused_and_never_called_done(context, arguments, told):
+def test_what_cannot_be_done_is_refused_and_never_called_done(
+    context: FakeContext,
+    arguments: dict[str, str],
+    told: str,
+) -> None:
     request = carried_out(context, a_slot_request(**arguments))
 
     assert request.state is SlotRequestState.REFUSED
@@ -207,14 +221,14 @@ def test_what_cannot_be_done_is_refused_and_never_called_done(context, arguments
 
 
 @pytest.mark.parametrize("found", [None, "b" * 64])
-def test_a_deleted_or_changed_file_never_returns_to_the_slot(context, found):
+def test_a_deleted_or_changed_file_never_returns_to_the_slot(context: FakeContext, found: Any) -> None:
     context.slot.hashes[B] = found
     request = carried_out(context)
 
     assert (request.state, context.slot.named, types_of(context)) == (SlotRequestState.REFUSED, Path(C), [])
 
 
-def test_a_model_that_does_not_reproduce_its_canary_never_returns_to_the_slot(context):
+def test_a_model_that_does_not_reproduce_its_canary_never_returns_to_the_slot(context: FakeContext) -> None:
     context.verifier.answers["VERIFY"] = Broken(error=ArtifactError("its canary differs by 0.3"))
     request = carried_out(context)
 
@@ -222,7 +236,7 @@ def test_a_model_that_does_not_reproduce_its_canary_never_returns_to_the_slot(co
     assert "canary differs" in request.answer
 
 
-def test_an_engine_out_of_shadow_mode_is_left_alone(context):
+def test_an_engine_out_of_shadow_mode_is_left_alone(context: FakeContext) -> None:
     context.slot.shadow_only = False
     request = carried_out(context)
 
@@ -230,7 +244,7 @@ def test_an_engine_out_of_shadow_mode_is_left_alone(context):
     assert "ALLOW_LIVE_SWAP" in request.answer
 
 
-def test_while_the_child_verifies_nothing_is_stored_and_it_is_said(context):
+def test_while_the_child_verifies_nothing_is_stored_and_it_is_said(context: FakeContext) -> None:
     context.verifier.answers["VERIFY"] = Working(message="loading")
     step = carry_out(a_slot_request(), context)
 
@@ -239,7 +253,7 @@ def test_while_the_child_verifies_nothing_is_stored_and_it_is_said(context):
 
 
 @pytest.mark.parametrize("lost_after", range(1, 5))
-def test_a_crash_between_any_two_steps_changes_nothing_of_the_end(context, lost_after):
+def test_a_crash_between_any_two_steps_changes_nothing_of_the_end(context: FakeContext, lost_after: int) -> None:
     context.store.record_slot_request(a_slot_request())
     carried_out(context, limit=lost_after)
     left = context.store.waiting_slot_request()
@@ -252,7 +266,9 @@ def test_a_crash_between_any_two_steps_changes_nothing_of_the_end(context, lost_
     )
 
 
-def test_a_crash_after_the_line_was_replaced_and_before_it_was_stored_is_found_in_the_env_file(context):
+def test_a_crash_after_the_line_was_replaced_and_before_it_was_stored_is_found_in_the_env_file(
+    context: FakeContext,
+) -> None:
     context.store.record_slot_request(a_slot_request())
     request = carried_out(context, limit=1)
     context.slot.named = Path(B)
@@ -261,7 +277,7 @@ def test_a_crash_after_the_line_was_replaced_and_before_it_was_stored_is_found_i
     assert types_of(context) == [EventType.ROLLED_BACK]
 
 
-def test_a_person_who_edits_the_line_meanwhile_is_respected(context):
+def test_a_person_who_edits_the_line_meanwhile_is_respected(context: FakeContext) -> None:
     request = carried_out(context, limit=1)
     context.slot.named = Path("/engine/by_hand.pth")
     request = carried_out(context, request)
@@ -270,7 +286,7 @@ def test_a_person_who_edits_the_line_meanwhile_is_respected(context):
     assert context.store.known_deployment(request.request_id).state is DeploymentState.UNDONE
 
 
-def test_a_full_disk_is_waited_for_and_said(context):
+def test_a_full_disk_is_waited_for_and_said(context: FakeContext) -> None:
     context.slot.fault = DiskFullError("no space")
     request = carried_out(context, limit=2)
     assert "tries again in 30 s" in request.answer
@@ -280,11 +296,13 @@ def test_a_full_disk_is_waited_for_and_said(context):
     assert carried_out(context, request).state is SlotRequestState.DONE
 
 
-def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context):
-    def broken(_):
+def test_a_trigger_that_cannot_be_written_never_denies_the_swap(
+    context: FakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Any) -> None:
         raise SlotError("the trigger file is a directory")
 
-    context.slot.trigger = broken
+    monkeypatch.setattr(context.slot, "trigger", broken)
     request = carried_out(context)
 
     assert (request.state, context.slot.named) == (SlotRequestState.FAILED, Path(B))
@@ -292,7 +310,7 @@ def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context):
     assert types_of(context) == [EventType.ROLLED_BACK]
 
 
-def test_nobody_seen_serving_the_old_model_is_said(context):
+def test_nobody_seen_serving_the_old_model_is_said(context: FakeContext) -> None:
     lonely = replace(context, confirmations=FakeConfirmations(seen=None))
     request = a_slot_request()
     while not request.is_answered:
@@ -304,12 +322,12 @@ def test_nobody_seen_serving_the_old_model_is_said(context):
     assert context.store.known_deployment(request.request_id).state is DeploymentState.NOT_CONFIRMED
 
 
-def unconfirmed_run(context, tmp_path, policy):
-    answers = {
-        Stage.PULL: test_stages.Done(result=test_stages.PULLED),
-        Stage.AUDIT: test_stages.Done(result=test_stages.FIT),
-        Stage.TRAIN: test_stages.Done(result=test_stages.trained_in(tmp_path)),
-        Stage.GATE: test_stages.Done(result=test_stages.GateMeasured(evidence=test_stages.GOOD)),
+def unconfirmed_run(context: FakeContext, tmp_path: Path, policy: Any) -> Any:
+    answers: dict[str, Any] = {
+        Stage.PULL: Done(result=test_stages.PULLED),
+        Stage.AUDIT: Done(result=test_stages.FIT),
+        Stage.TRAIN: Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
     }
     context = replace(
         context,
@@ -328,14 +346,17 @@ def unconfirmed_run(context, tmp_path, policy):
     raise AssertionError(run)
 
 
-def test_unconfirmed_keep_keeps_the_model_and_says_so(context, tmp_path):
+def test_unconfirmed_keep_keeps_the_model_and_says_so(context: FakeContext, tmp_path: Path) -> None:
     run = unconfirmed_run(context, tmp_path, Unconfirmed.KEEP)
 
     assert (run.outcome, context.slot.named.stem) == (Outcome.PROMOTED, "patchtst_v20260110_033000")
     assert run.reasons[0].startswith("not confirmed")
 
 
-def test_unconfirmed_rollback_takes_the_model_back_through_the_same_order(context, tmp_path):
+def test_unconfirmed_rollback_takes_the_model_back_through_the_same_order(
+    context: FakeContext,
+    tmp_path: Path,
+) -> None:
     run = unconfirmed_run(context, tmp_path, Unconfirmed.ROLLBACK)
 
     assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, Path(C))
@@ -344,7 +365,7 @@ def test_unconfirmed_rollback_takes_the_model_back_through_the_same_order(contex
     assert run.facts.promote.confirmed is False
 
 
-def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(context, tmp_path):
+def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(context: FakeContext, tmp_path: Path) -> None:
     context.slot.hashes[C] = None
     run = unconfirmed_run(context, tmp_path, Unconfirmed.ROLLBACK)
 
@@ -352,7 +373,10 @@ def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(context, tmp_
     assert "could not be taken back" in run.reasons[1]
 
 
-def test_a_person_who_rolls_back_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(context, tmp_path):
+def test_a_person_who_rolls_back_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
+    context: FakeContext,
+    tmp_path: Path,
+) -> None:
     run, context = awaiting_confirmation(context, tmp_path)
     confirming = replace(context, confirmations=FakeConfirmations())
     assert carried_out(confirming).state is SlotRequestState.DONE

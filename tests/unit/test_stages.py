@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,15 @@ from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.worker_protocol import AuditResult, GateMeasured, PullResult, TrainResult
+from retrain_worker.domain.worker_protocol import (
+    AuditResult,
+    Broken,
+    Done,
+    GateMeasured,
+    PullResult,
+    TrainResult,
+    Working,
+)
 from retrain_worker.errors import (
     DatabaseBusyError,
     DiskFullError,
@@ -22,8 +31,17 @@ from retrain_worker.errors import (
     WorkerInterruptedError,
 )
 from retrain_worker.stages.advance import advance, interrupt, resume
-from retrain_worker.stages.ports import Broken, Done, Working
-from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeSlot, FakeWorkers, RecordedState, fake_context
+from tests.fakes import (
+    NOW,
+    FakeClock,
+    FakeConfirmations,
+    FakeContext,
+    FakeSlot,
+    FakeWorkers,
+    RecordedState,
+    fake_context,
+)
+from tests.known import known
 from tests.unit.test_gates import GOOD, with_card
 
 PULLED = PullResult(
@@ -75,8 +93,8 @@ def trained_in(root: Path) -> TrainResult:
 
 
 @pytest.fixture
-def context(tmp_path):
-    answers = {
+def context(tmp_path: Path) -> FakeContext:
+    answers: dict[str, Any] = {
         Stage.PULL: Done(result=PULLED),
         Stage.AUDIT: Done(result=FIT),
         Stage.TRAIN: Done(result=trained_in(tmp_path)),
@@ -89,7 +107,7 @@ def a_run() -> Run:
     return Run(run_id="20260110_033000", requested_by="once", request_reason="test", created_at=NOW, updated_at=NOW)
 
 
-def to_the_end(context, run: Run | None = None, limit: int = 30) -> list:
+def to_the_end(context: FakeContext, run: Run | None = None, limit: int = 30) -> list[Any]:
     steps = [advance(run or a_run(), context)]
     while not steps[-1].run.is_finished and len(steps) < limit:
         steps.append(advance(steps[-1].run, context))
@@ -100,7 +118,7 @@ def types_of(store: RecordedState) -> list[EventType]:
     return [event.event_type for event in store.events]
 
 
-def test_a_good_candidate_is_promoted_confirmed_and_announced(context):
+def test_a_good_candidate_is_promoted_confirmed_and_announced(context: FakeContext) -> None:
     last = to_the_end(context)[-1].run
 
     assert last.outcome is Outcome.PROMOTED
@@ -111,7 +129,7 @@ def test_a_good_candidate_is_promoted_confirmed_and_announced(context):
     assert context.store.watermark_path() == Path(PULLED.watermark_path)
 
 
-def test_state_event_and_deployment_of_the_swap_are_stored_together(context):
+def test_state_event_and_deployment_of_the_swap_are_stored_together(context: FakeContext) -> None:
     to_the_end(context)
 
     swapped = next(
@@ -121,9 +139,11 @@ def test_state_event_and_deployment_of_the_swap_are_stored_together(context):
 
 
 @pytest.mark.parametrize("lost_after", range(1, 9))
-def test_a_crash_between_any_two_ticks_changes_nothing_of_the_end(context, lost_after):
+def test_a_crash_between_any_two_ticks_changes_nothing_of_the_end(context: FakeContext, lost_after: int) -> None:
     steps = to_the_end(context, limit=lost_after)
-    last = resume(context.store.unfinished_run(), context).run if not steps[-1].run.is_finished else steps[-1].run
+    last = (
+        resume(known(context.store.unfinished_run()), context).run if not steps[-1].run.is_finished else steps[-1].run
+    )
     if not last.is_finished:
         last = to_the_end(context, last)[-1].run
 
@@ -132,7 +152,7 @@ def test_a_crash_between_any_two_ticks_changes_nothing_of_the_end(context, lost_
     assert len(set(context.slot.published)) == 1
 
 
-def test_waiting_for_a_child_stores_nothing_and_says_what_it_does(context):
+def test_waiting_for_a_child_stores_nothing_and_says_what_it_does(context: FakeContext) -> None:
     context.workers.answers[Stage.PULL] = Working(message="pulling: 3,000 rows")
     step = advance(a_run(), context)
 
@@ -140,7 +160,7 @@ def test_waiting_for_a_child_stores_nothing_and_says_what_it_does(context):
     assert context.store.records == []
 
 
-def test_too_few_new_rows_skip_the_run_and_keep_the_watermark(context):
+def test_too_few_new_rows_skip_the_run_and_keep_the_watermark(context: FakeContext) -> None:
     earlier = Run(run_id="20260109_033000", requested_by="once", request_reason="", created_at=NOW, updated_at=NOW)
     context.store.record(
         earlier.ended(Outcome.FAILED, "test", at=NOW), watermark_path=Path("/runs/old/fingerprints.npy")
@@ -154,7 +174,7 @@ def test_too_few_new_rows_skip_the_run_and_keep_the_watermark(context):
     assert context.store.watermark_path() == Path("/runs/old/fingerprints.npy")
 
 
-def test_unfit_data_is_refused_before_training_and_never_called_completed(context):
+def test_unfit_data_is_refused_before_training_and_never_called_completed(context: FakeContext) -> None:
     refusal = Finding(name="classes.balance", severity=Severity.REFUSAL, message="one class only")
     context.workers.answers[Stage.AUDIT] = Done(result=AuditResult(verdict=judge((refusal,))))
     last = to_the_end(context)[-1].run
@@ -164,7 +184,7 @@ def test_unfit_data_is_refused_before_training_and_never_called_completed(contex
     assert context.store.watermark_path() is None
 
 
-def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(context):
+def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(context: FakeContext) -> None:
     before = context.slot.named
     context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(auc_low=0.49)))
     last = to_the_end(context)[-1].run
@@ -177,13 +197,13 @@ def test_a_refused_candidate_leaves_the_slot_alone_and_moves_the_watermark(conte
     assert context.store.watermark_path() == Path(PULLED.watermark_path)
 
 
-def test_an_undecided_gate_is_not_a_pass(context):
+def test_an_undecided_gate_is_not_a_pass(context: FakeContext) -> None:
     context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(n=10)))
 
     assert to_the_end(context)[-1].run.outcome is Outcome.REFUSED
 
 
-def test_a_source_that_is_no_database_is_refused(context):
+def test_a_source_that_is_no_database_is_refused(context: FakeContext) -> None:
     context.workers.answers[Stage.PULL] = Broken(
         error=SourceUnfitError("is empty (0 bytes)", where="/home/qt/quantum.db")
     )
@@ -193,7 +213,7 @@ def test_a_source_that_is_no_database_is_refused(context):
     assert "/home/qt/quantum.db" in last.reasons[0]
 
 
-def test_a_busy_database_is_tried_again_with_growing_pauses_and_then_given_up(context):
+def test_a_busy_database_is_tried_again_with_growing_pauses_and_then_given_up(context: FakeContext) -> None:
     context.workers.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
     run, pauses = a_run(), []
     while not run.is_finished:
@@ -203,14 +223,14 @@ def test_a_busy_database_is_tried_again_with_growing_pauses_and_then_given_up(co
             asked = len(context.workers.requests)
             advance(run, context)
             assert len(context.workers.requests) == asked, "nothing is started before its time"
-            context.now.now = run.not_before
+            context.now.now = known(run.not_before)
 
     assert pauses == [30.0, 60.0, 120.0]
     assert run.outcome is Outcome.FAILED
     assert types_of(context.store) == [EventType.FAILED]
 
 
-def test_an_interrupted_child_leaves_a_run_that_can_go_on(context):
+def test_an_interrupted_child_leaves_a_run_that_can_go_on(context: FakeContext) -> None:
     context.workers.answers[Stage.TRAIN] = Broken(error=WorkerInterruptedError("stopped"))
     run = a_run()
     while run.outcome is None:
@@ -220,7 +240,7 @@ def test_an_interrupted_child_leaves_a_run_that_can_go_on(context):
     assert types_of(context.store) == []
 
 
-def test_a_stop_keeps_the_run_and_does_not_count_as_a_death(context):
+def test_a_stop_keeps_the_run_and_does_not_count_as_a_death(context: FakeContext) -> None:
     run = interrupt(advance(a_run(), context).run, context).run
     for _ in range(10):
         run = interrupt(resume(run, context).run, context).run
@@ -228,7 +248,7 @@ def test_a_stop_keeps_the_run_and_does_not_count_as_a_death(context):
     assert (run.outcome, run.num_deaths) == (Outcome.INTERRUPTED, 0)
 
 
-def test_a_run_that_dies_again_and_again_is_abandoned(context):
+def test_a_run_that_dies_again_and_again_is_abandoned(context: FakeContext) -> None:
     run = advance(a_run(), context).run
     deaths = 0
     while not run.is_finished:
@@ -239,7 +259,7 @@ def test_a_run_that_dies_again_and_again_is_abandoned(context):
     assert types_of(context.store) == [EventType.FAILED]
 
 
-def test_the_engine_out_of_shadow_mode_is_left_alone(context):
+def test_the_engine_out_of_shadow_mode_is_left_alone(context: FakeContext) -> None:
     context.slot.shadow_only = False
     last = to_the_end(context)[-1].run
 
@@ -248,14 +268,14 @@ def test_the_engine_out_of_shadow_mode_is_left_alone(context):
     assert context.slot.published == []
 
 
-def test_allow_live_swap_lets_it_pass(context):
+def test_allow_live_swap_lets_it_pass(context: FakeContext) -> None:
     context.slot.shadow_only = False
     allowed = replace(context, policies=replace(context.policies, allow_live_swap=True))
 
     assert to_the_end(allowed)[-1].run.outcome is Outcome.PROMOTED
 
 
-def test_a_hand_edit_during_the_run_sends_the_candidate_back_to_the_gate(context):
+def test_a_hand_edit_during_the_run_sends_the_candidate_back_to_the_gate(context: FakeContext) -> None:
     run = a_run()
     while run.stage is not Stage.PROMOTE:
         run = advance(run, context).run
@@ -268,7 +288,7 @@ def test_a_hand_edit_during_the_run_sends_the_candidate_back_to_the_gate(context
     assert context.store.known_deployment(last.run_id).previous_model_path == "/engine/by_hand.pth"
 
 
-def test_a_slot_that_breaks_leaves_no_open_intent(context):
+def test_a_slot_that_breaks_leaves_no_open_intent(context: FakeContext) -> None:
     run = a_run()
     while not context.store.deployments(1):
         run = advance(run, context).run
@@ -280,19 +300,19 @@ def test_a_slot_that_breaks_leaves_no_open_intent(context):
     assert EventType.PROMOTED not in types_of(context.store)
 
 
-def test_a_full_disk_is_waited_for(context):
+def test_a_full_disk_is_waited_for(context: FakeContext) -> None:
     run = a_run()
     while run.stage is not Stage.PROMOTE:
         run = advance(run, context).run
     context.slot.fault = DiskFullError("no space")
     run = advance(run, context).run
     context.slot.fault = None
-    context.now.now = run.not_before
+    context.now.now = known(run.not_before)
 
     assert to_the_end(context, run)[-1].run.outcome is Outcome.PROMOTED
 
 
-def test_nobody_seen_serving_is_said_and_never_called_confirmed(context):
+def test_nobody_seen_serving_is_said_and_never_called_confirmed(context: FakeContext) -> None:
     lonely = replace(context, confirmations=FakeConfirmations(seen=None))
     run = a_run()
     while not run.is_finished:
@@ -305,7 +325,7 @@ def test_nobody_seen_serving_is_said_and_never_called_confirmed(context):
     assert context.store.known_deployment(run.run_id).state is DeploymentState.NOT_CONFIRMED
 
 
-def test_a_crashed_child_is_not_called_a_refusal(context):
+def test_a_crashed_child_is_not_called_a_refusal(context: FakeContext) -> None:
     context.workers.answers[Stage.TRAIN] = Broken(error=WorkerFailedError("killed: out of memory"))
     no_retries = replace(context, policies=replace(context.policies, max_retries=0))
     last = to_the_end(no_retries)[-1].run
@@ -314,19 +334,19 @@ def test_a_crashed_child_is_not_called_a_refusal(context):
     assert "memory" in last.reasons[0]
 
 
-def test_seconds_are_kept_by_stage(context):
+def test_seconds_are_kept_by_stage(context: FakeContext) -> None:
     run = a_run()
     while not run.is_finished:
         context.now.forward(2)
         run = advance(run, context).run
 
     assert run.seconds == {"pull": 2.0, "audit": 2.0, "train": 2.0, "gate": 2.0, "promote": 8.0}
-    assert run.finished_at - run.created_at == timedelta(seconds=16)
+    assert known(run.finished_at) - run.created_at == timedelta(seconds=16)
 
 
-def test_no_slot_means_no_training(context):
+def test_no_slot_means_no_training(context: FakeContext) -> None:
     class Unusable(FakeSlot):
-        def current_path(self):
+        def current_path(self) -> None:
             raise SlotError("is missing", where="/etc/quantum/ai-engine.env")
 
     last = to_the_end(replace(context, slot=Unusable()))[-1].run
@@ -335,7 +355,7 @@ def test_no_slot_means_no_training(context):
     assert [stage for stage, _ in context.workers.requests] == [Stage.PULL, Stage.AUDIT]
 
 
-def intended(context) -> Run:
+def intended(context: FakeContext) -> Run:
     """A run whose candidate stands in the engine's directory, and no more."""
     run = a_run()
     while not context.store.deployments(1):
@@ -343,7 +363,7 @@ def intended(context) -> Run:
     return run
 
 
-def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(context):
+def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(context: FakeContext) -> None:
     run = intended(context)
     before, context.slot.shadow_only = context.slot.named, False
     last = to_the_end(context, run)[-1].run
@@ -357,10 +377,10 @@ def test_an_intent_of_yesterday_does_not_swap_an_engine_that_went_live(context):
 class UnitStarts:
     """Confirmations by the engine's unit: what counts is when it was started."""
 
-    def __init__(self, started_at):
+    def __init__(self, started_at: Any) -> None:
         self.started_at = started_at
 
-    def seen_serving(self, *, since, **_):
+    def seen_serving(self, *, since: Any, **_: Any) -> str | None:
         return "the unit was started with it" if self.started_at >= since else None
 
 
@@ -371,12 +391,17 @@ class UnitStarts:
         (True, DeploymentState.CONFIRMED),
     ],
 )
-def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_model(context, restarts, state):
+def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_model(
+    monkeypatch: pytest.MonkeyPatch,
+    context: FakeContext,
+    restarts: bool,
+    state: Any,
+) -> None:
     run, unit = intended(context), UnitStarts(context.now())
     context.now.forward(3600)
     context = replace(context, confirmations=unit, policies=replace(context.policies, engine_confirm=Confirm.UNIT))
     if restarts:
-        context.slot.trigger = lambda _: setattr(unit, "started_at", context.now())
+        monkeypatch.setattr(context.slot, "trigger", lambda _: setattr(unit, "started_at", context.now()))
     while not run.is_finished:
         run = advance(run, context).run
         context.now.forward(10)
@@ -385,7 +410,7 @@ def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_mode
     assert context.store.known_deployment(run.run_id).state is state
 
 
-def test_an_intent_of_yesterday_does_not_override_a_persons_choice(context):
+def test_an_intent_of_yesterday_does_not_override_a_persons_choice(context: FakeContext) -> None:
     run = intended(context)
     context.slot.named = Path("/engine/by_hand.pth")
     step = advance(run, context)
@@ -397,9 +422,9 @@ def test_an_intent_of_yesterday_does_not_override_a_persons_choice(context):
     assert context.store.known_deployment(last.run_id).previous_model_path == "/engine/by_hand.pth"
 
 
-def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_confirmed(context):
+def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_confirmed(context: FakeContext) -> None:
     class BreaksAfterwards(FakeSlot):
-        def point_to(self, model, *, expected_sha256, replacing):
+        def point_to(self, model: Any, *, expected_sha256: Any, replacing: Any) -> None:
             self.named = model
             raise SlotError("the directory could not be synchronised")
 
@@ -412,7 +437,7 @@ def test_a_fault_after_the_env_line_was_replaced_is_a_promotion_that_nobody_conf
     assert context.store.known_deployment(last.run_id).state is DeploymentState.NOT_CONFIRMED
 
 
-def test_deaths_after_the_env_line_was_replaced_end_as_what_the_env_file_says(context):
+def test_deaths_after_the_env_line_was_replaced_end_as_what_the_env_file_says(context: FakeContext) -> None:
     run = intended(context)
     context.slot.named = Path(context.store.known_deployment(run.run_id).model_path)
     while not run.is_finished:
@@ -422,9 +447,9 @@ def test_deaths_after_the_env_line_was_replaced_end_as_what_the_env_file_says(co
     assert types_of(context.store) == [EventType.PROMOTED, EventType.COMPLETED]
 
 
-def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context):
+def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context: FakeContext) -> None:
     class Untriggered(FakeSlot):
-        def trigger(self, model):
+        def trigger(self, model: Any) -> None:
             raise SlotError("the trigger file is a directory")
 
     last = to_the_end(replace(context, slot=Untriggered()))[-1].run
@@ -434,7 +459,7 @@ def test_a_trigger_that_cannot_be_written_never_denies_the_swap(context):
     assert context.store.known_deployment(last.run_id).state is DeploymentState.NOT_CONFIRMED
 
 
-def test_settings_changed_after_the_training_train_again_before_the_gate(context):
+def test_settings_changed_after_the_training_train_again_before_the_gate(context: FakeContext) -> None:
     run = a_run()
     while run.stage is not Stage.GATE:
         run = advance(run, context).run
@@ -447,18 +472,18 @@ def test_settings_changed_after_the_training_train_again_before_the_gate(context
     assert [request.split for stage, request in context.workers.requests if stage is Stage.GATE] == [split]
 
 
-def test_retries_are_no_deaths(context):
+def test_retries_are_no_deaths(context: FakeContext) -> None:
     context.workers.answers[Stage.PULL] = Broken(error=DatabaseBusyError("is locked"))
     run = a_run()
     for _ in range(3):
         run = advance(run, context).run
-        context.now.now = run.not_before
+        context.now.now = known(run.not_before)
     run = resume(interrupt(run, context).run, context).run
 
     assert (run.outcome, run.num_retries, run.num_deaths) == (None, 3, 0)
 
 
-def test_the_audit_is_told_the_last_promoted_run_and_asks_the_same_at_every_tick(context):
+def test_the_audit_is_told_the_last_promoted_run_and_asks_the_same_at_every_tick(context: FakeContext) -> None:
     first = to_the_end(context)[-1].run
     context.workers.requests.clear()
     audited = context.workers.answers[Stage.AUDIT]
@@ -474,13 +499,15 @@ def test_the_audit_is_told_the_last_promoted_run_and_asks_the_same_at_every_tick
     assert len(set(map(repr, requests))) == 1
 
 
-def test_without_a_promoted_run_the_audit_has_no_reference(context):
+def test_without_a_promoted_run_the_audit_has_no_reference(context: FakeContext) -> None:
     to_the_end(context, limit=2)
 
     assert [request.reference_dir for stage, request in context.workers.requests if stage == Stage.AUDIT][:1] == [None]
 
 
-def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays_the_same(context):
+def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays_the_same(
+    context: FakeContext,
+) -> None:
     earlier = replace(a_run(), run_id="20260109_033000", created_at=NOW - timedelta(days=1))
     to_the_end(context, earlier)
     context.workers.requests.clear()

@@ -2,6 +2,9 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +12,7 @@ from retrain_worker.adapters.systemd import Notifier
 
 
 @pytest.fixture
-def manager(tmp_path, monkeypatch):
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "notify"))
         server.setblocking(False)
@@ -18,13 +21,13 @@ def manager(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def notifier(manager):
+def notifier(manager: Any) -> Iterator[Notifier]:
     made = Notifier()
     yield made
     made.close()
 
 
-def heard(server):
+def heard(server: Any) -> list[Any]:
     found = []
     while True:
         try:
@@ -33,7 +36,7 @@ def heard(server):
             return found
 
 
-def test_the_life_of_a_daemon_is_told_in_order(manager, notifier):
+def test_the_life_of_a_daemon_is_told_in_order(manager: Any, notifier: Notifier) -> None:
     notifier.ready("waiting")
     notifier.status("training, epoch 3")
     notifier.status("training, epoch 3")
@@ -47,7 +50,7 @@ def test_the_life_of_a_daemon_is_told_in_order(manager, notifier):
     ]
 
 
-def test_a_reload_says_when_it_began(manager, notifier):
+def test_a_reload_says_when_it_began(manager: Any, notifier: Notifier) -> None:
     notifier.reloading()
     notifier.ready("reloaded")
     first, second = heard(manager)
@@ -57,7 +60,7 @@ def test_a_reload_says_when_it_began(manager, notifier):
 
 
 @pytest.mark.parametrize("text", ["Δ\nREADY=1", "a\r\nSTOPPING=1", "x\0y", "\x1b[31mred", "a\u2028b", "Größe — ü"])
-def test_a_status_is_one_line_of_utf8_and_one_field(manager, notifier, text):
+def test_a_status_is_one_line_of_utf8_and_one_field(manager: Any, notifier: Notifier, text: str) -> None:
     notifier.status(text)
     (datagram,) = heard(manager)
     line = datagram.decode()
@@ -66,23 +69,23 @@ def test_a_status_is_one_line_of_utf8_and_one_field(manager, notifier, text):
     assert len(datagram.split(b"\n")) == 1
 
 
-def test_every_letter_arrives(manager, notifier):
+def test_every_letter_arrives(manager: Any, notifier: Notifier) -> None:
     notifier.status("Δ loss 0.1 — größer")
     assert heard(manager) == ["STATUS=Δ loss 0.1 — größer".encode()]
 
 
-def test_a_long_status_is_cut_between_letters(manager, notifier):
+def test_a_long_status_is_cut_between_letters(manager: Any, notifier: Notifier) -> None:
     notifier.status("Δ" * 5000)
     (datagram,) = heard(manager)
     assert datagram.decode() == "STATUS=" + "Δ" * 512
 
 
-def test_no_password_is_told(manager, notifier):
+def test_no_password_is_told(manager: Any, notifier: Notifier) -> None:
     notifier.status("waiting for redis://user:hunter2@host/0")
     assert heard(manager) == [b"STATUS=waiting for redis://user:***@host/0"]
 
 
-def test_a_manager_that_does_not_read_never_blocks_us(manager, notifier):
+def test_a_manager_that_does_not_read_never_blocks_us(manager: Any, notifier: Notifier) -> None:
     sent = [notifier.status(f"epoch {n}") for n in range(2000)]
     assert not sent[-1]
     assert notifier.num_failures > 0
@@ -90,14 +93,14 @@ def test_a_manager_that_does_not_read_never_blocks_us(manager, notifier):
     assert notifier.status("epoch 2000")
 
 
-def test_a_manager_that_is_gone_is_counted(manager, notifier):
+def test_a_manager_that_is_gone_is_counted(manager: Any, notifier: Notifier) -> None:
     manager.close()
     assert not notifier.watchdog()
     assert notifier.num_failures == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sdnotify forgets to close it
-def test_a_socket_that_is_not_there_is_counted(monkeypatch, tmp_path):
+def test_a_socket_that_is_not_there_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
     notifier = Notifier()
     assert not notifier.is_connected
@@ -105,7 +108,7 @@ def test_a_socket_that_is_not_there_is_counted(monkeypatch, tmp_path):
     assert notifier.num_failures == 1
 
 
-def test_without_a_manager_nothing_is_said_and_nothing_fails(monkeypatch):
+def test_without_a_manager_nothing_is_said_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = Notifier()
     assert not notifier.ready("x")
@@ -113,7 +116,7 @@ def test_without_a_manager_nothing_is_said_and_nothing_fails(monkeypatch):
     assert notifier.watchdog_interval_seconds is None
 
 
-def test_children_cannot_speak_for_us(notifier, monkeypatch):
+def test_children_cannot_speak_for_us(notifier: Notifier, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
 
 
@@ -128,7 +131,12 @@ def test_children_cannot_speak_for_us(notifier, monkeypatch):
         ("", None, None),
     ],
 )
-def test_the_watchdog_is_kept_only_for_this_process(monkeypatch, usec, pid, interval):
+def test_the_watchdog_is_kept_only_for_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+    usec: str,
+    pid: str | None,
+    interval: float | None,
+) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     if pid:
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "self" else pid)

@@ -1,14 +1,17 @@
 """Shadow trial and probation in a world of memory: what is decided, stored, said and sent."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from retrain_worker.adapters.worker_process import WorkerProcesses
 from retrain_worker.daemon.jobs.waiting_runs import WaitingRuns
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.facts import TrialFacts
@@ -18,13 +21,13 @@ from retrain_worker.domain.probation import ProbationPolicy, alpha_of, degenerat
 from retrain_worker.domain.shadow_trial import ShadowPolicy, gives_way
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEvaluation
-from retrain_worker.domain.worker_protocol import GateMeasured, TrialEvaluationResult
+from retrain_worker.domain.worker_protocol import Broken, Done, GateMeasured, TrialEvaluationResult
 from retrain_worker.errors import ArtifactError, DatabaseBusyError
 from retrain_worker.report.live_evaluation import trial_pairs
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import advance
-from retrain_worker.stages.ports import Broken, Done
-from tests.fakes import NOW, FakeClock, FakeSlot, FakeWorkers, fake_context
+from tests.fakes import NOW, FakeClock, FakeContext, FakeSlot, FakeWorkers, fake_context
+from tests.known import known
 from tests.unit.test_gates import GOOD, with_card
 from tests.unit.test_stages import FIT, PULLED, a_run, trained_in, types_of
 
@@ -38,8 +41,8 @@ def compared(low: float | None, *, gain: float = 0.05, n: int = 120) -> Comparis
     return Comparison(n=n, auc_difference=0.0, log_loss_gain=gain, log_loss_gain_low=low)
 
 
-def an_evaluation(**changes: object) -> TrialEvaluation:
-    usual = {
+def an_evaluation(**changes: Any) -> TrialEvaluation:
+    usual: dict[str, Any] = {
         "num_predictions": 300,
         "num_early_predictions": 250,
         "num_outcomes": 240,
@@ -56,8 +59,8 @@ def finding(look: TrialEvaluation) -> Done:
 
 
 @pytest.fixture
-def context(tmp_path):
-    answers = {
+def context(tmp_path: Path) -> FakeContext:
+    answers: dict[str, Any] = {
         Stage.PULL: Done(result=PULLED),
         Stage.AUDIT: Done(result=FIT),
         Stage.TRAIN: Done(result=trained_in(tmp_path)),
@@ -79,11 +82,11 @@ def context(tmp_path):
     )
 
 
-def without_trial(context):
+def without_trial(context: FakeContext) -> FakeContext:
     return replace(context, policies=replace(context.policies, shadow=ShadowPolicy()))
 
 
-def until(run: Run, context, condition, limit: int = 40) -> Run:
+def until(run: Run, context: FakeContext, condition: Callable[..., Any], limit: int = 40) -> Run:
     """Advance the run, carry out orders, and let the time of each look come, until the condition holds."""
     for _ in range(limit):
         if condition(run):
@@ -96,7 +99,7 @@ def until(run: Run, context, condition, limit: int = 40) -> Run:
     pytest.fail(f"never came to it: {run}")
 
 
-def stored_previous(context, path: Path = OLD) -> None:
+def stored_previous(context: FakeContext, path: Path = OLD) -> None:
     """The history of the slot begins with the model that the env line names."""
     now = context.now()
     context.store.record_deployment(
@@ -119,19 +122,19 @@ def stored_previous(context, path: Path = OLD) -> None:
     )
 
 
-def on_probation(context) -> Run:
+def on_probation(context: FakeContext) -> Run:
     stored_previous(context)
     return until(a_run(), without_trial(context), lambda run: run.facts.probation is not None)
 
 
-def on_trial(context, run: Run | None = None) -> Run:
+def on_trial(context: FakeContext, run: Run | None = None) -> Run:
     return until(run or a_run(), context, lambda run: run.facts.shadow is not None)
 
 
 # ---------------------------------------------------------------- shadow trial
 
 
-def test_a_candidate_that_keeps_its_promise_on_new_rows_is_promoted(context):
+def test_a_candidate_that_keeps_its_promise_on_new_rows_is_promoted(context: FakeContext) -> None:
     stored_previous(context)
     run = until(on_trial(context), context, lambda run: run.outcome is not None)
 
@@ -140,13 +143,13 @@ def test_a_candidate_that_keeps_its_promise_on_new_rows_is_promoted(context):
     assert promoted.payload["trial"]["num_outcomes"] == 240
 
 
-def test_a_candidate_on_trial_lets_another_run_work(context):
+def test_a_candidate_on_trial_lets_another_run_work(context: FakeContext) -> None:
     run = on_trial(context)
 
     assert (run.is_waiting, context.store.unfinished_run()) == (True, None)
 
 
-def test_too_few_outcomes_decide_nothing_and_the_next_look_is_planned(context):
+def test_too_few_outcomes_decide_nothing_and_the_next_look_is_planned(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=199))
     run = on_trial(context)
     run = advance(run, context).run
@@ -158,7 +161,7 @@ def test_too_few_outcomes_decide_nothing_and_the_next_look_is_planned(context):
     assert len(context.workers.requests) == asked, "no look before its time"
 
 
-def test_a_candidate_that_fails_on_new_rows_is_refused_and_the_slot_is_as_it_was(context):
+def test_a_candidate_that_fails_on_new_rows_is_refused_and_the_slot_is_as_it_was(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(evidence=with_card(auc_low=0.48)))
     run = until(on_trial(context), context, lambda run: run.is_finished)
 
@@ -168,7 +171,7 @@ def test_a_candidate_that_fails_on_new_rows_is_refused_and_the_slot_is_as_it_was
     assert types_of(context.store) == [EventType.COMPLETED]
 
 
-def test_a_trial_without_a_verdict_ends_in_time_as_a_refusal(context):
+def test_a_trial_without_a_verdict_ends_in_time_as_a_refusal(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=3))
     run = until(
         on_trial(context),
@@ -179,7 +182,7 @@ def test_a_trial_without_a_verdict_ends_in_time_as_a_refusal(context):
     assert run.reasons == ("no verdict within 2 h: 3 outcomes are known",)
 
 
-def test_a_database_that_cannot_be_read_delays_the_trial_and_its_limit_still_holds(context):
+def test_a_database_that_cannot_be_read_delays_the_trial_and_its_limit_still_holds(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = Broken(error=DatabaseBusyError("is locked"))
     short = replace(context, policies=replace(context.policies, shadow=ShadowPolicy(min_outcomes=200, max_hours=1.0)))
     run = advance(on_trial(short), short).run
@@ -190,7 +193,7 @@ def test_a_database_that_cannot_be_read_delays_the_trial_and_its_limit_still_hol
     assert "is locked" in run.reasons[0]
 
 
-def test_requests_of_one_look_are_identical_and_of_two_looks_are_not(context):
+def test_requests_of_one_look_are_identical_and_of_two_looks_are_not(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=1))
     run = on_trial(context)
     for _ in range(2):
@@ -201,7 +204,7 @@ def test_requests_of_one_look_are_identical_and_of_two_looks_are_not(context):
     assert asked[0] == asked[1] == asked[2] != asked[3]
 
 
-def test_a_hand_edit_begins_the_trial_anew_beside_that_model(context):
+def test_a_hand_edit_begins_the_trial_anew_beside_that_model(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=150))
     run = advance(on_trial(context), context).run
     context.slot.named = Path("/engine/by_hand.pth")
@@ -216,18 +219,18 @@ def test_a_hand_edit_begins_the_trial_anew_beside_that_model(context):
     assert context.workers.requests[-1][1].reference_path == "/engine/by_hand.pth"
 
 
-def prediction_logs_of(context, stage: Stage) -> set[str]:
+def prediction_logs_of(context: FakeContext, stage: Stage) -> set[str]:
     return {request.prediction_log for asked, request in context.workers.requests if asked is stage}
 
 
-def test_the_probation_does_not_read_the_book_of_the_trial(context):
+def test_the_probation_does_not_read_the_book_of_the_trial(context: FakeContext) -> None:
     stored_previous(context)
     until(a_run(), context, lambda run: run.facts.probation is not None and run.facts.probation.num_outcomes > 0)
 
     assert not prediction_logs_of(context, Stage.SHADOW) & prediction_logs_of(context, Stage.PROBATION)
 
 
-def test_a_trial_that_is_repeated_after_the_gate_begins_a_new_book(context):
+def test_a_trial_that_is_repeated_after_the_gate_begins_a_new_book(context: FakeContext) -> None:
     stored_previous(context)
     run = until(on_trial(context), context, lambda run: run.stage is Stage.PROMOTE)
     before = prediction_logs_of(context, Stage.SHADOW)
@@ -243,7 +246,7 @@ def second_run() -> Run:
     return replace(a_run(), run_id="20260111_033000")
 
 
-def test_a_newer_candidate_takes_the_place_of_one_that_trails(context):
+def test_a_newer_candidate_takes_the_place_of_one_that_trails(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = finding(
         an_evaluation(num_outcomes=60, evidence=replace(GOOD, comparison=compared(-0.1, gain=-0.02)))
     )
@@ -257,7 +260,7 @@ def test_a_newer_candidate_takes_the_place_of_one_that_trails(context):
     assert "predictions logged" in advance(newer, context).message
 
 
-def test_a_newer_candidate_is_refused_beside_one_that_does_not_trail(context):
+def test_a_newer_candidate_is_refused_beside_one_that_does_not_trail(context: FakeContext) -> None:
     context.workers.answers[Stage.SHADOW] = finding(an_evaluation(num_outcomes=60))
     older = advance(on_trial(context), context).run
     newer = until(on_trial(context, second_run()), context, lambda run: run.is_finished)
@@ -268,7 +271,11 @@ def test_a_newer_candidate_is_refused_beside_one_that_does_not_trail(context):
 
 
 @given(st.integers(1, 10_000), st.integers(0, 10_000), st.none() | st.floats(-1, 1))
-def test_a_trial_with_rows_gives_way_only_when_it_trails_on_enough_outcomes(predictions, outcomes, gain):
+def test_a_trial_with_rows_gives_way_only_when_it_trails_on_enough_outcomes(
+    predictions: Any,
+    outcomes: Any,
+    gain: Any,
+) -> None:
     trial = TrialFacts(
         since=NOW,
         prediction_log="",
@@ -282,7 +289,7 @@ def test_a_trial_with_rows_gives_way_only_when_it_trails_on_enough_outcomes(pred
     assert gave_way == (gain is not None and gain < 0 and outcomes >= 50)
 
 
-def test_a_candidate_that_passed_waits_until_the_run_at_work_has_ended(context):
+def test_a_candidate_that_passed_waits_until_the_run_at_work_has_ended(context: FakeContext) -> None:
     run = on_trial(context)
     context.store.record(second_run())
     step = advance(run, context)
@@ -294,7 +301,7 @@ def test_a_candidate_that_passed_waits_until_the_run_at_work_has_ended(context):
     assert advance(step.run, context).run.stage is Stage.PROMOTE
 
 
-def test_a_gate_without_enough_rows_sends_the_candidate_on_trial(context):
+def test_a_gate_without_enough_rows_sends_the_candidate_on_trial(context: FakeContext) -> None:
     undecided = replace(GOOD, candidate=replace(GOOD.candidate, n=10), comparison=compared(None, n=10))
     context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=undecided))
 
@@ -306,13 +313,13 @@ def test_a_gate_without_enough_rows_sends_the_candidate_on_trial(context):
     assert asked == run.facts.gate.verdict.policy.skill_alpha < ShadowPolicy().skill_alpha
 
 
-def test_a_candidate_that_has_passed_its_gate_is_asked_for_less_on_trial(context):
+def test_a_candidate_that_has_passed_its_gate_is_asked_for_less_on_trial(context: FakeContext) -> None:
     advance(on_trial(context), context)
 
     assert context.workers.requests[-1][1].policy.skill_alpha == ShadowPolicy().skill_alpha
 
 
-def test_a_gate_that_failed_does_not(context):
+def test_a_gate_that_failed_does_not(context: FakeContext) -> None:
     context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=with_card(auc_low=0.4)))
 
     assert until(a_run(), context, lambda run: run.is_finished).outcome is Outcome.REFUSED
@@ -321,7 +328,7 @@ def test_a_gate_that_failed_does_not(context):
 # ---------------------------------------------------------------- probation
 
 
-def test_the_run_counts_as_promoted_from_the_swap_on(context):
+def test_the_run_counts_as_promoted_from_the_swap_on(context: FakeContext) -> None:
     run = on_probation(context)
 
     assert run.outcome is Outcome.PROMOTED
@@ -330,7 +337,7 @@ def test_the_run_counts_as_promoted_from_the_swap_on(context):
     assert context.store.unfinished_run() is None
 
 
-def test_a_model_that_is_not_worse_stays(context):
+def test_a_model_that_is_not_worse_stays(context: FakeContext) -> None:
     run = until(on_probation(context), without_trial(context), lambda run: run.is_finished, limit=400)
 
     assert run.outcome is Outcome.PROMOTED
@@ -339,7 +346,7 @@ def test_a_model_that_is_not_worse_stays(context):
     assert context.slot.named != OLD
 
 
-def test_a_model_that_is_worse_is_taken_back_by_itself_with_the_evidence_in_the_event(context):
+def test_a_model_that_is_worse_is_taken_back_by_itself_with_the_evidence_in_the_event(context: FakeContext) -> None:
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(worse=compared(0.02, gain=0.07)))
     run = until(on_probation(context), without_trial(context), lambda run: run.is_finished)
 
@@ -352,7 +359,7 @@ def test_a_model_that_is_worse_is_taken_back_by_itself_with_the_evidence_in_the_
     assert event.correlation_id == run.run_id
 
 
-def test_a_crash_between_any_two_ticks_of_a_roll_back_changes_nothing_of_its_end(context):
+def test_a_crash_between_any_two_ticks_of_a_roll_back_changes_nothing_of_its_end(context: FakeContext) -> None:
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(worse=compared(0.02)))
     run = on_probation(context)
     while not run.is_finished:
@@ -364,28 +371,28 @@ def test_a_crash_between_any_two_ticks_of_a_roll_back_changes_nothing_of_its_end
     assert types_of(context.store).count(EventType.ROLLED_BACK) == 1
 
 
-def test_a_margin_is_not_worse(context):
+def test_a_margin_is_not_worse(context: FakeContext) -> None:
     assert worse_than_replaced(an_evaluation(worse=compared(0.01)), POLICY) == ""
     assert worse_than_replaced(an_evaluation(worse=compared(0.0101)), POLICY) != ""
 
 
-def test_looks_decide_only_when_the_outcomes_have_grown_by_half(context):
+def test_looks_decide_only_when_the_outcomes_have_grown_by_half(context: FakeContext) -> None:
     run = advance(on_probation(context), without_trial(context)).run
     assert run.facts.probation.num_analyses == 1
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=359, worse=compared(0.02)))
-    context.now.now = run.not_before
+    context.now.now = known(run.not_before)
     run = advance(run, without_trial(context)).run
     assert run.facts.probation.num_analyses == 1, "359 is less than 240 and a half"
 
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(num_outcomes=360, worse=compared(0.02)))
-    context.now.now = run.not_before
+    context.now.now = known(run.not_before)
     run = advance(run, without_trial(context)).run
     assert run.facts.probation.rollback_reason.startswith("worse")
     alphas = [request.worse_alpha for stage, request in context.workers.requests if stage is Stage.PROBATION]
     assert alphas == [alpha_of(0, POLICY), alpha_of(1, POLICY), alpha_of(1, POLICY)]
 
 
-def test_all_decisions_together_spend_alpha():
+def test_all_decisions_together_spend_alpha() -> None:
     assert sum(alpha_of(k, POLICY) for k in range(100_000)) == pytest.approx(POLICY.alpha, rel=1e-4)
     assert outcomes_for(0, POLICY, last_known=0) == POLICY.min_outcomes
 
@@ -399,7 +406,7 @@ def test_all_decisions_together_spend_alpha():
         (an_evaluation(model=replace(LIVELY, p_std=0.001), reference=None), "collapsed"),
     ],
 )
-def test_degenerate_answers_are_named(look, word):
+def test_degenerate_answers_are_named(look: TrialEvaluation, word: str) -> None:
     assert word in degenerate(look, POLICY)
 
 
@@ -411,15 +418,15 @@ def test_degenerate_answers_are_named(look, word):
         replace(LIVELY, actions={"BUY": 0.99, "SELL": 0.01, "HOLD": 0.0}),
     ],
 )
-def test_what_both_models_show_is_not_the_new_ones_fault(spread):
+def test_what_both_models_show_is_not_the_new_ones_fault(spread: AnswerDistribution) -> None:
     assert degenerate(an_evaluation(model=spread, reference=spread), POLICY) == ""
 
 
-def test_few_rows_are_never_called_degenerate():
+def test_few_rows_are_never_called_degenerate() -> None:
     assert degenerate(an_evaluation(model=replace(LIVELY, n=99, p_std=0.0)), POLICY) == ""
 
 
-def test_a_damaged_file_in_service_is_degenerate(context):
+def test_a_damaged_file_in_service_is_degenerate(context: FakeContext) -> None:
     run = on_probation(context)
     context.workers.answers[Stage.PROBATION] = Broken(error=ArtifactError("its sha256 is another"))
     run = until(run, without_trial(context), lambda run: run.is_finished)
@@ -428,7 +435,7 @@ def test_a_damaged_file_in_service_is_degenerate(context):
     assert "not sound" in run.reasons[0]
 
 
-def test_one_read_that_fails_condemns_nobody(context):
+def test_one_read_that_fails_condemns_nobody(context: FakeContext) -> None:
     run = on_probation(context)
     context.workers.answers[Stage.PROBATION] = Broken(error=ArtifactError("it cannot be read: Input/output error"))
     run = until(run, context, lambda run: run.facts.probation.problem != "")
@@ -440,7 +447,7 @@ def test_one_read_that_fails_condemns_nobody(context):
     assert (run.outcome, context.store.blocked("a" * 64)) == (Outcome.PROMOTED, None)
 
 
-def test_with_nothing_before_it_a_degenerate_model_leaves_the_env_line_as_it_was(context):
+def test_with_nothing_before_it_a_degenerate_model_leaves_the_env_line_as_it_was(context: FakeContext) -> None:
     context.slot.named = None
     context.workers.answers[Stage.PROBATION] = finding(
         an_evaluation(model=replace(LIVELY, p_std=0.0), reference=None, worse=None)
@@ -453,7 +460,7 @@ def test_with_nothing_before_it_a_degenerate_model_leaves_the_env_line_as_it_was
     assert context.store.last_deployment().model_path == ""
 
 
-def test_a_hand_edit_ends_the_probation_and_is_respected(context):
+def test_a_hand_edit_ends_the_probation_and_is_respected(context: FakeContext) -> None:
     run = on_probation(context)
     context.slot.named = Path("/engine/by_hand.pth")
     run = until(run, without_trial(context), lambda run: run.is_finished)
@@ -463,7 +470,7 @@ def test_a_hand_edit_ends_the_probation_and_is_respected(context):
     assert context.slot.named == Path("/engine/by_hand.pth")
 
 
-def test_bytes_that_a_probation_has_condemned_are_never_promoted_again(context):
+def test_bytes_that_a_probation_has_condemned_are_never_promoted_again(context: FakeContext) -> None:
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(worse=compared(0.02)))
     first = until(on_probation(context), without_trial(context), lambda run: run.is_finished)
     again = until(second_run(), without_trial(context), lambda run: run.is_finished)
@@ -474,7 +481,11 @@ def test_bytes_that_a_probation_has_condemned_are_never_promoted_again(context):
 
 
 @pytest.mark.parametrize(("low", "outcome"), [(-0.001, Outcome.REFUSED), (0.001, Outcome.PROMOTED)])
-def test_a_newer_candidate_replaces_a_model_on_probation_only_when_it_is_surely_better(context, low, outcome):
+def test_a_newer_candidate_replaces_a_model_on_probation_only_when_it_is_surely_better(
+    context: FakeContext,
+    low: float,
+    outcome: Any,
+) -> None:
     first = on_probation(context)
     better = replace(GOOD, comparison=compared(low, gain=0.03, n=900))
     context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=better))
@@ -486,7 +497,7 @@ def test_a_newer_candidate_replaces_a_model_on_probation_only_when_it_is_surely_
         assert not context.store.known_run(first.run_id).is_finished
 
 
-def test_a_database_that_cannot_be_read_delays_a_probation_and_never_takes_a_model_back(context):
+def test_a_database_that_cannot_be_read_delays_a_probation_and_never_takes_a_model_back(context: FakeContext) -> None:
     run = on_probation(context)
     context.workers.answers[Stage.PROBATION] = Broken(error=DatabaseBusyError("is locked"))
     run = until(run, without_trial(context), lambda run: run.is_finished, limit=400)
@@ -495,7 +506,7 @@ def test_a_database_that_cannot_be_read_delays_a_probation_and_never_takes_a_mod
     assert "too few to compare: is locked" in run.reasons[-1]
 
 
-def test_a_roll_back_that_fails_is_said_and_not_called_one(context):
+def test_a_roll_back_that_fails_is_said_and_not_called_one(context: FakeContext) -> None:
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(worse=compared(0.02)))
     run = on_probation(context)
     context.verifier.answers["VERIFY"] = Broken(error=ArtifactError("its canary differs"))
@@ -506,7 +517,7 @@ def test_a_roll_back_that_fails_is_said_and_not_called_one(context):
     assert [request.state for request in context.store.slot_requests] == [SlotRequestState.REFUSED] * 5
 
 
-def test_a_roll_back_that_fails_once_is_ordered_again(context):
+def test_a_roll_back_that_fails_once_is_ordered_again(context: FakeContext) -> None:
     context.workers.answers[Stage.PROBATION] = finding(an_evaluation(worse=compared(0.02)))
     run = on_probation(context)
     sound = context.verifier.answers["VERIFY"]
@@ -521,12 +532,12 @@ def test_a_roll_back_that_fails_once_is_ordered_again(context):
 # ---------------------------------------------------------------- a person's word
 
 
-def gated(context, evidence) -> Run:
+def gated(context: FakeContext, evidence: Any) -> Run:
     context.workers.answers[Stage.GATE] = Done(result=GateMeasured(evidence=evidence))
     return until(a_run(), without_trial(context), lambda run: run.is_finished)
 
 
-def ordered(context, judged: Run, **arguments: object):
+def ordered(context: FakeContext, judged: Run, **arguments: Any) -> Any:
     context.now.forward(60)
     request = SlotRequest(
         request_id="promote_1",
@@ -550,11 +561,13 @@ NEW_CONTRACT = "paper:64:standardise:outcome:rsi"
 MISMATCH = replace(GOOD, contract=replace(GOOD.contract, mismatches=("context_length: the engine runs 128",)))
 
 
-def test_a_candidate_that_could_not_be_judged_is_promoted_at_a_persons_word_and_everybody_can_see_it(context):
+def test_a_candidate_that_could_not_be_judged_is_promoted_at_a_persons_word_and_everybody_can_see_it(
+    context: FakeContext,
+) -> None:
     judged = gated(context, UNDECIDED)
     request = ordered(context, judged, is_forced=True)
     opened = context.store.run(request.arguments.opened_run_id)
-    run = until(opened, without_trial(context), lambda run: run.outcome is not None)
+    run = until(known(opened), without_trial(context), lambda run: run.outcome is not None)
 
     assert (request.state, run.outcome) == (SlotRequestState.DONE, Outcome.PROMOTED)
     promoted = next(event for event in context.store.events if event.event_type is EventType.PROMOTED)
@@ -565,7 +578,7 @@ def test_a_candidate_that_could_not_be_judged_is_promoted_at_a_persons_word_and_
     assert run.stage is Stage.PROBATION, "it is watched as any other"
 
 
-def test_without_force_it_is_refused_and_says_what_would_do_it(context):
+def test_without_force_it_is_refused_and_says_what_would_do_it(context: FakeContext) -> None:
     request = ordered(context, gated(context, UNDECIDED))
 
     assert request.state is SlotRequestState.REFUSED
@@ -584,7 +597,7 @@ def test_without_force_it_is_refused_and_says_what_would_do_it(context):
         replace(MISMATCH, candidate=replace(GOOD.candidate, auc_low=0.4)),
     ],
 )
-def test_what_failed_and_what_is_not_sound_is_never_waived(context, evidence):
+def test_what_failed_and_what_is_not_sound_is_never_waived(context: FakeContext, evidence: Any) -> None:
     request = ordered(context, gated(context, evidence), is_forced=True, accepted_contract=NEW_CONTRACT)
 
     assert request.state is SlotRequestState.REFUSED
@@ -592,7 +605,7 @@ def test_what_failed_and_what_is_not_sound_is_never_waived(context, evidence):
     assert context.slot.named == OLD
 
 
-def test_another_contract_is_accepted_by_its_name_alone(context):
+def test_another_contract_is_accepted_by_its_name_alone(context: FakeContext) -> None:
     judged = gated(context, MISMATCH)
     unnamed = ordered(context, judged, is_forced=True)
     wrong = ordered(context, judged, accepted_contract="paper:128:standardise:outcome:rsi")
@@ -602,12 +615,14 @@ def test_another_contract_is_accepted_by_its_name_alone(context):
     assert f"--accept-contract {NEW_CONTRACT}" in unnamed.answer
     assert request.state is SlotRequestState.DONE
     run = until(
-        context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.outcome is not None
+        known(context.store.run(request.arguments.opened_run_id)),
+        without_trial(context),
+        lambda run: run.outcome is not None,
     )
     assert run.outcome is Outcome.PROMOTED
 
 
-def test_where_nobody_knows_what_the_engine_runs_a_person_names_it_and_force_is_no_name(context):
+def test_where_nobody_knows_what_the_engine_runs_a_person_names_it_and_force_is_no_name(context: FakeContext) -> None:
     why = "/engine/old.pth: it cannot be read: No such file or directory"
     judged = gated(
         context, replace(GOOD, incumbent=None, comparison=None, contract=replace(GOOD.contract, unknown=why))
@@ -623,7 +638,9 @@ def test_where_nobody_knows_what_the_engine_runs_a_person_names_it_and_force_is_
     assert why in forced.answer
     assert f"--accept-contract {NEW_CONTRACT}" in forced.answer
     run = until(
-        context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.outcome is not None
+        known(context.store.run(request.arguments.opened_run_id)),
+        without_trial(context),
+        lambda run: run.outcome is not None,
     )
     assert run.outcome is Outcome.PROMOTED
     promoted = next(event for event in context.store.events if event.event_type is EventType.PROMOTED)
@@ -631,7 +648,7 @@ def test_where_nobody_knows_what_the_engine_runs_a_person_names_it_and_force_is_
     assert promoted.payload["forced"]["undecided"] == ["contract"]
 
 
-def test_a_named_contract_takes_the_place_of_no_other_gate(context):
+def test_a_named_contract_takes_the_place_of_no_other_gate(context: FakeContext) -> None:
     unknown = replace(UNDECIDED.contract, unknown="/engine/old.pth: it cannot be read")
     judged = gated(context, replace(UNDECIDED, contract=unknown))
     named = ordered(context, judged, accepted_contract=NEW_CONTRACT)
@@ -642,7 +659,7 @@ def test_a_named_contract_takes_the_place_of_no_other_gate(context):
     assert ordered(context, judged, accepted_contract=NEW_CONTRACT, is_forced=True).state is SlotRequestState.DONE
 
 
-def test_a_file_that_is_damaged_since_is_not_promoted(context):
+def test_a_file_that_is_damaged_since_is_not_promoted(context: FakeContext) -> None:
     judged = gated(context, UNDECIDED)
     context.verifier.answers["VERIFY"] = Broken(error=ArtifactError("its canary differs"))
 
@@ -650,11 +667,13 @@ def test_a_file_that_is_damaged_since_is_not_promoted(context):
     assert context.store.unfinished_run() is None
 
 
-def test_what_is_in_the_slot_already_is_not_promoted_again(context):
+def test_what_is_in_the_slot_already_is_not_promoted_again(context: FakeContext) -> None:
     judged = gated(context, UNDECIDED)
     request = ordered(context, judged, is_forced=True)
     until(
-        context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.outcome is not None
+        known(context.store.run(request.arguments.opened_run_id)),
+        without_trial(context),
+        lambda run: run.outcome is not None,
     )
     again = replace(
         request,
@@ -668,23 +687,25 @@ def test_what_is_in_the_slot_already_is_not_promoted_again(context):
     assert "is in the slot already" in again.answer
 
 
-def test_an_order_does_not_overtake_a_run_at_work(context):
+def test_an_order_does_not_overtake_a_run_at_work(context: FakeContext) -> None:
     judged = gated(context, UNDECIDED)
     context.store.record(second_run())
 
     assert "run 20260111_033000 is at PULL" in ordered(context, judged, is_forced=True).answer
 
 
-def test_an_order_is_not_carried_out_on_another_engine_than_it_was_given_for(context):
+def test_an_order_is_not_carried_out_on_another_engine_than_it_was_given_for(context: FakeContext) -> None:
     request = ordered(context, gated(context, UNDECIDED), is_forced=True)
     context.slot.named = Path("/engine/by_hand.pth")
-    run = until(context.store.run(request.arguments.opened_run_id), without_trial(context), lambda run: run.is_finished)
+    run = until(
+        known(context.store.run(request.arguments.opened_run_id)), without_trial(context), lambda run: run.is_finished
+    )
 
     assert run.outcome is Outcome.REFUSED
     assert context.slot.named == Path("/engine/by_hand.pth")
 
 
-def test_a_promoted_candidate_and_an_unknown_run_cannot_be_ordered(context):
+def test_a_promoted_candidate_and_an_unknown_run_cannot_be_ordered(context: FakeContext) -> None:
     stored_previous(context)
     promoted = until(a_run(), without_trial(context), lambda run: run.outcome is not None)
 
@@ -699,8 +720,8 @@ class _Busy:
     is_running = True
 
 
-def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken_back(context):
-    trials = WaitingRuns(_Busy(), on_end=lambda _run: None)
+def test_while_another_child_works_no_look_begins_but_a_condemned_model_is_taken_back(context: FakeContext) -> None:
+    trials = WaitingRuns(cast(WorkerProcesses, _Busy()), on_end=lambda _run: None)
     run = on_probation(context)
     asked = len(context.workers.requests)
     trials.advance(context)
@@ -721,8 +742,10 @@ class _Idle:
     is_running = False
 
 
-def test_the_journal_hears_of_a_trial_that_begins_and_of_what_is_in_its_way_but_not_of_each_look(context):
-    trials = WaitingRuns(_Idle(), on_end=lambda _run: None)
+def test_the_journal_hears_of_a_trial_that_begins_and_of_what_is_in_its_way_but_not_of_each_look(
+    context: FakeContext,
+) -> None:
+    trials = WaitingRuns(cast(WorkerProcesses, _Idle()), on_end=lambda _run: None)
     stored_previous(context)
     run = until(a_run(), without_trial(context), lambda run: run.stage is Stage.PROBATION)
     busy = Broken(error=DatabaseBusyError("locked by another", where="trader.db", remedy="wait"))

@@ -26,7 +26,10 @@ class Life:
 
     def __init__(self, folder: Path, url: str, upsert: Callable[[dict[str, Any]], None]) -> None:
         self.folder, self.url, self.upsert = folder, url, upsert
-        self.rows, self.seen, self.watermark, self.runs = {}, {}, None, 0
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.seen: dict[int, Any] = {}
+        self.watermark: Path | None = None
+        self.runs = 0
 
     def write(self, row: dict[str, Any]) -> None:
         self.rows[row["id"]] = row

@@ -4,7 +4,9 @@ import json
 import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,26 +21,26 @@ from retrain_worker.worker.data.instants import to_microseconds
 from tests.worker.trading_database import NAMES, NOW, START, make_row, make_rows, open_row, pulled, text_of
 
 COUNT = 400
-POLICY = {"min_samples": 300, "min_class_samples": 50}
+POLICY: dict[str, Any] = {"min_samples": 300, "min_class_samples": 50}
 
 
-def audited(folder, rows, **policy):
+def audited(folder: Path, rows: Any, **policy: Any) -> Any:
     policy = POLICY | policy
     pulled(folder, rows, **policy)
     request = AuditRequest(run_id="r", run_dir=str(folder / "run"), policy=DataPolicy(**policy), now=NOW)
     return audit(request, lambda _: None).verdict
 
 
-def the(verdict, name):
+def the(verdict: Any, name: str) -> Any:
     (found,) = [each for each in verdict.findings if each.name == name]
     return found
 
 
-def without_edge(count=COUNT):
+def without_edge(count: int = COUNT) -> list[dict[str, Any]]:
     return make_rows(count)
 
 
-def test_sound_rows_are_fit_and_every_finding_is_a_sentence(tmp_path):
+def test_sound_rows_are_fit_and_every_finding_is_a_sentence(tmp_path: Path) -> None:
     verdict = audited(tmp_path, without_edge(), warn_staleness_hours=0)
     assert verdict.is_fit
     assert {found.severity for found in verdict.findings} == {Severity.OK}
@@ -46,32 +48,32 @@ def test_sound_rows_are_fit_and_every_finding_is_a_sentence(tmp_path):
     assert all(len(found.message) > 15 and "\n" not in found.message for found in verdict.findings)
 
 
-def every(nth, **changes):
-    def spoil(row):
+def every(nth: int, **changes: Any) -> Any:
+    def spoil(row: Any) -> None:
         if row["id"] % nth == 0:
             row |= changes
 
     return spoil
 
 
-def lower(row):
+def lower(row: Any) -> None:
     row["target_class"] = row["target_class"].lower()
 
 
-def contradict(row):
+def contradict(row: Any) -> None:
     if row["id"] % 5 == 0:
         row["realized_pnl"] *= -1
 
 
-def leak(row):
+def leak(row: Any) -> None:
     row["features"] = json.dumps([row["realized_pnl"] * 7 + 3, 1.0 * row["id"], 0.5, 0.1])
 
 
-def leak_upside_down(row):
+def leak_upside_down(row: Any) -> None:
     row["features"] = json.dumps([-row["realized_pnl"], 1.0 * row["id"], 0.5, 0.1])
 
 
-def leak_as_a_code(row):
+def leak_as_a_code(row: Any) -> None:
     """1 a stop, 2 a target, 3 another stop: the order of the codes tells nothing, each code everything."""
     code = 2 if row["target_class"] == "WIN" else 1 + 2 * (row["id"] % 2)
     row["features"] = json.dumps([code, 1.0 * row["id"], 0.5, 0.1])
@@ -102,7 +104,7 @@ def leak_as_a_code(row):
         (every(1, features="[1, 1, 1, 1]"), "features.constant", "every feature has one value"),
     ],
 )
-def test_what_must_not_be_trained_on_is_refused(tmp_path, spoil, name, said):
+def test_what_must_not_be_trained_on_is_refused(tmp_path: Path, spoil: Any, name: str, said: str) -> None:
     rows = without_edge()
     for row in rows:
         spoil(row)
@@ -114,35 +116,35 @@ def test_what_must_not_be_trained_on_is_refused(tmp_path, spoil, name, said):
     assert re.search(said, found.message), found.message
 
 
-def as_text(row):
+def as_text(row: Any) -> None:
     row["features"] = json.dumps([str(value) for value in json.loads(row["features"])])
 
 
-def huge(row):
+def huge(row: Any) -> None:
     row["features"] = json.dumps([value * 1e30 for value in json.loads(row["features"])])
 
 
-def constant(row):
+def constant(row: Any) -> None:
     row["features"] = json.dumps([*json.loads(row["features"])[:3], 0.25])
 
 
-def extended(row):
+def extended(row: Any) -> None:
     if row["id"] % 2:
         row["features"] = json.dumps([*json.loads(row["features"]), 5.0])
         row["feature_names"] = json.dumps([*NAMES, "volume"])
 
 
-def permuted(row):
+def permuted(row: Any) -> None:
     if row["id"] % 2:
         row["features"] = json.dumps(json.loads(row["features"])[::-1])
         row["feature_names"] = json.dumps(NAMES[::-1])
 
 
-def by_the_day(row):
+def by_the_day(row: Any) -> None:
     row["timestamp"] = row["timestamp"][:10]
 
 
-def before(row):
+def before(row: Any) -> None:
     row["exit_time"] = "2025-11-01 00:00:00"
 
 
@@ -180,7 +182,13 @@ def before(row):
         (every(20, timestamp="2999-01-01 00:00:00"), "time.future", 20, "clock"),
     ],
 )
-def test_what_an_operator_should_look_at_is_counted(tmp_path, spoil, name, measured, said):
+def test_what_an_operator_should_look_at_is_counted(
+    tmp_path: Path,
+    spoil: Any,
+    name: str,
+    measured: float | int | None,
+    said: str,
+) -> None:
     rows = without_edge()
     for row in rows:
         spoil(row)
@@ -190,7 +198,7 @@ def test_what_an_operator_should_look_at_is_counted(tmp_path, spoil, name, measu
     assert re.search(said, found.message), found.message
 
 
-def test_a_few_contradictions_are_listed_with_their_rows(tmp_path):
+def test_a_few_contradictions_are_listed_with_their_rows(tmp_path: Path) -> None:
     rows = without_edge()
     rows[6] |= {"target_class": "WIN", "realized_pnl": -1.3}
     found = the(audited(tmp_path, rows), "labels.contradictions")
@@ -199,7 +207,7 @@ def test_a_few_contradictions_are_listed_with_their_rows(tmp_path):
     assert "LABEL_CONFLICT=drop" in found.message
 
 
-def test_copies_warn_and_conflicting_copies_over_the_limit_refuse(tmp_path):
+def test_copies_warn_and_conflicting_copies_over_the_limit_refuse(tmp_path: Path) -> None:
     rows = without_edge()
     copies = [make_row(number) | {"id": 1000 + number} for number in range(1, 11)]
     verdict = audited(tmp_path / "a", [*rows, *copies])
@@ -212,7 +220,7 @@ def test_copies_warn_and_conflicting_copies_over_the_limit_refuse(tmp_path):
     assert the(verdict, "duplicates.conflicts").severity is Severity.REFUSAL
 
 
-def test_gaps_staleness_and_range_are_told_in_hours(tmp_path):
+def test_gaps_staleness_and_range_are_told_in_hours(tmp_path: Path) -> None:
     rows = without_edge()
     for row in rows[200:]:
         row["timestamp"] = text_of(START + timedelta(days=5, minutes=5 * row["id"]))
@@ -225,14 +233,14 @@ def test_gaps_staleness_and_range_are_told_in_hours(tmp_path):
     assert "look whether outcomes are still written" in the(verdict, "time.staleness").message
 
 
-def test_a_symbol_that_is_no_longer_written_is_named(tmp_path):
+def test_a_symbol_that_is_no_longer_written_is_named(tmp_path: Path) -> None:
     rows = [row for row in make_rows(1_600) if row["symbol"] == "BTCUSDT" or row["id"] <= 400]
     found = the(audited(tmp_path, rows), "symbols.ended")
     assert (found.severity, found.measured) == (Severity.WARNING, 1)
     assert found.examples == ("ETHUSDT since 2025-12-02 09:15:00 UTC",)
 
 
-def test_where_the_label_is_a_direction_sides_against_the_prices_refuse(tmp_path):
+def test_where_the_label_is_a_direction_sides_against_the_prices_refuse(tmp_path: Path) -> None:
     rows = without_edge()
     for row in rows:
         row["execution_side"] = {"BUY": "SELL", "SELL": "BUY"}[row["execution_side"]]
@@ -243,25 +251,25 @@ def test_where_the_label_is_a_direction_sides_against_the_prices_refuse(tmp_path
     assert "LABEL=direction" in found.message
 
 
-def test_a_feature_without_a_leak_shows_none_in_any_reading(tmp_path):
+def test_a_feature_without_a_leak_shows_none_in_any_reading(tmp_path: Path) -> None:
     found = the(audited(tmp_path, make_rows(3_000)), "features.leak")
     assert found.measured < 0.56
 
 
-def test_too_few_rows_name_the_settings_to_change(tmp_path):
+def test_too_few_rows_name_the_settings_to_change(tmp_path: Path) -> None:
     verdict = audited(tmp_path, [*make_rows(10), *(open_row(number) for number in range(11, 15))])
     assert "lower MIN_SAMPLES" in the(verdict, "rows.labelled").message
     assert not verdict.is_fit
 
 
 @pytest.mark.parametrize("rows", [[], [open_row(1)], [make_row(1)], [make_row(1, features=None)]])
-def test_the_smallest_tables_are_refused_without_a_crash(tmp_path, rows):
+def test_the_smallest_tables_are_refused_without_a_crash(tmp_path: Path, rows: Any) -> None:
     verdict = audited(tmp_path, rows)
     assert not verdict.is_fit
     assert verdict.findings[0].name == "rows.labelled"
 
 
-def test_refusals_come_first_then_warnings(tmp_path):
+def test_refusals_come_first_then_warnings(tmp_path: Path) -> None:
     rows = without_edge()
     for row in rows:
         contradict(row)
@@ -269,7 +277,7 @@ def test_refusals_come_first_then_warnings(tmp_path):
     assert order == sorted(order, key=[Severity.REFUSAL, Severity.WARNING, Severity.OK].index)
 
 
-def test_no_sentence_carries_control_characters_of_the_data(tmp_path):
+def test_no_sentence_carries_control_characters_of_the_data(tmp_path: Path) -> None:
     rows = without_edge()
     random = Random(1)
     for row in rows:
@@ -283,20 +291,21 @@ def test_no_sentence_carries_control_characters_of_the_data(tmp_path):
         assert "x" * 50 not in text
 
 
-def test_a_missing_snapshot_is_said(tmp_path):
+def test_a_missing_snapshot_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataUnfitError, match="missing or damaged"):
         audit(AuditRequest(run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), now=NOW), lambda _: None)
 
 
-def test_limits_are_the_policys(tmp_path):
+def test_limits_are_the_policys(tmp_path: Path) -> None:
     _, snapshot = pulled(tmp_path, without_edge(), **POLICY)
     now = to_microseconds(START)
     assert judge(findings(snapshot, DataPolicy(**POLICY), now=now)).is_fit
-    for stricter in (
+    changes: tuple[dict[str, Any], ...] = (
         {"min_samples": 401},
         {"min_class_samples": 300},
         {"min_class_share": 0.49},
         {"max_single_feature_auc": 0.5},
-    ):
+    )
+    for stricter in changes:
         assert not judge(findings(snapshot, replace(DataPolicy(**POLICY), **stricter), now=now)).is_fit
     assert np.isfinite(snapshot.features).all()

@@ -17,7 +17,7 @@ import torch
 from retrain_worker.domain.recipe import InputTransform, Precision, Preset, Recipe
 from retrain_worker.domain.worker_protocol import TrainResult, WorkerExit
 from retrain_worker.model import presets
-from retrain_worker.worker import compute
+from retrain_worker.worker import compute, inference
 from retrain_worker.worker.training import loop
 from retrain_worker.worker.training.train import train
 from tests.worker.synthetic_market import saved
@@ -93,14 +93,16 @@ def test_epochs_are_judged_in_fp32_and_the_precision_is_recorded(
 ) -> None:
     saved(tmp_path, per_symbol=500)
     at_judging, at_learning = [], []
-    logits_at, one_epoch = loop.logits_at, loop._one_epoch
+    logits_at, one_epoch = inference.logits_at, loop._one_epoch
+
+    mkldnn: Any = torch.backends.mkldnn
 
     def judged(*arguments: Any) -> Any:
-        at_judging.append(torch.backends.mkldnn.matmul.fp32_precision)
+        at_judging.append(mkldnn.matmul.fp32_precision)
         return logits_at(*arguments)
 
     def learned(*arguments: Any, **more: Any) -> Any:
-        at_learning.append(torch.backends.mkldnn.matmul.fp32_precision)
+        at_learning.append(mkldnn.matmul.fp32_precision)
         return one_epoch(*arguments, **more)
 
     monkeypatch.setattr(loop, "logits_at", judged)

@@ -1,6 +1,8 @@
 """Rows written twice: one stays, and a row whose copies disagree teaches nothing."""
 
 from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -16,7 +18,7 @@ ROWS = st.lists(st.tuples(*[st.integers(0, 2)] * 3, st.sampled_from([-2, -1, 0, 
 
 
 @given(ROWS)
-def test_of_each_group_one_row_stays_and_knows_what_all_know(rows):
+def test_of_each_group_one_row_stays_and_knows_what_all_know(rows: Any) -> None:
     rows.sort(key=lambda row: row[:2])
     codes, instants, values, outcomes = (np.array([row[part] for row in rows], dtype=np.int64) for part in range(4))
     found = find_copies(
@@ -38,7 +40,7 @@ def test_of_each_group_one_row_stays_and_knows_what_all_know(rows):
             assert kept == min(place for place in places if rows[place][3] in known)
 
 
-def test_copies_are_dropped_and_counted_and_conflicts_have_no_label(tmp_path):
+def test_copies_are_dropped_and_counted_and_conflicts_have_no_label(tmp_path: Path) -> None:
     rows = make_rows(40)
     win = next(row for row in rows if row["target_class"] == "WIN" and row["id"] > 3)
     copy, liar = make_row(win["id"]) | {"id": 100}, make_row(3) | {"id": 101}
@@ -50,14 +52,14 @@ def test_copies_are_dropped_and_counted_and_conflicts_have_no_label(tmp_path):
     assert (result.labelled, result.open) == (39, 1)
 
 
-def test_an_open_copy_takes_no_outcome_away(tmp_path):
+def test_an_open_copy_takes_no_outcome_away(tmp_path: Path) -> None:
     result, snapshot = pulled(tmp_path, [open_row(1), make_row(1) | {"id": 2}])
     assert snapshot.ids.tolist() == [2]
     assert result.quarantined == {"duplicate": 1}
     assert result.labelled == 1
 
 
-def test_no_copy_is_on_both_sides_of_a_split(tmp_path):
+def test_no_copy_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
     rows = make_rows(400)
     copies = [row | {"id": 1000 + row["id"]} for row in rows[::3]]
     _, snapshot = pulled(tmp_path, [*rows, *copies])

@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import torch
 
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.trade_intents import TradeIntents
 from retrain_worker.demo.engine import newest_windows
 from retrain_worker.demo.incumbent import write_incumbent
-from retrain_worker.demo.market import continue_market, write_market
+from retrain_worker.demo.market import Market, continue_market, write_market
 from retrain_worker.demo.trades import NAMES, features_of
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import ModelContract, checksum_file, manifest_file
@@ -35,6 +39,8 @@ from retrain_worker.model.patchtst import PatchTST
 from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.pull import pull
 from retrain_worker.worker.data.samples import select_samples, split_samples
+from tests.known import known
+from tests.redis_world import RedisServer
 
 END = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 CONTRACT = ModelContract(
@@ -43,11 +49,11 @@ CONTRACT = ModelContract(
 
 
 @pytest.fixture(scope="module")
-def market(tmp_path_factory):
+def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
     return write_market(tmp_path_factory.mktemp("market") / "m.db", seed=7, end=END, rows=1_500, days=8.0)
 
 
-def write_model(path, *, seed=1, contract=CONTRACT):
+def write_model(path: Any, *, seed: int = 1, contract: ModelContract = CONTRACT) -> Any:
     """A model with random weights: it answers, and that is all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -59,7 +65,7 @@ def write_model(path, *, seed=1, contract=CONTRACT):
 # ---------------------------------------------------------------- the market as the program reads it
 
 
-def test_the_program_reads_the_market_as_it_was_written(market, tmp_path):
+def test_the_program_reads_the_market_as_it_was_written(market: Market, tmp_path: Path) -> None:
     request = PullRequest(
         run_id="r", run_dir=str(tmp_path), policy=DataPolicy(), watermark_path=None, now=END.isoformat()
     )
@@ -79,7 +85,10 @@ def test_the_program_reads_the_market_as_it_was_written(market, tmp_path):
 # ---------------------------------------------------------------- the incumbent
 
 
-def test_the_incumbent_is_a_sound_model_that_the_env_file_names_among_other_keys(market, tmp_path):
+def test_the_incumbent_is_a_sound_model_that_the_env_file_names_among_other_keys(
+    market: Market,
+    tmp_path: Path,
+) -> None:
     models, engine_env = tmp_path / "engine/models", tmp_path / "engine/ai-engine.env"
     recipe = Recipe(preset=Preset.PAPER, seq_len=32, max_epochs=1, device="cpu", threads=1)
 
@@ -104,7 +113,7 @@ def test_the_incumbent_is_a_sound_model_that_the_env_file_names_among_other_keys
     assert engine_env.read_text().startswith("#")
 
 
-def test_an_incumbent_that_cannot_be_trained_says_why(tmp_path):
+def test_an_incumbent_that_cannot_be_trained_says_why(tmp_path: Path) -> None:
     empty = tmp_path / "empty.db"
     empty.touch()
 
@@ -123,7 +132,7 @@ def test_an_incumbent_that_cannot_be_trained_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("as_objects", [False, True])
-def test_the_engine_sees_the_newest_rows_of_each_symbol_oldest_first_by_name(tmp_path, as_objects):
+def test_the_engine_sees_the_newest_rows_of_each_symbol_oldest_first_by_name(tmp_path: Path, as_objects: bool) -> None:
     market = write_market(tmp_path / "m.db", seed=2, end=END, rows=400, as_objects=as_objects)
     turned = replace(CONTRACT, feature_names=("returns_1h", "rsi"), context_length=5)
 
@@ -134,7 +143,7 @@ def test_the_engine_sees_the_newest_rows_of_each_symbol_oldest_first_by_name(tmp
     assert found == pytest.approx(np.array(expected, dtype=np.float32))
 
 
-def test_the_engine_sees_new_rows_when_they_come(tmp_path):
+def test_the_engine_sees_new_rows_when_they_come(tmp_path: Path) -> None:
     market = write_market(tmp_path / "m.db", seed=2, end=END, rows=400)
     before = newest_windows(market.path, CONTRACT)
     continue_market(market, rows=50)
@@ -142,7 +151,7 @@ def test_the_engine_sees_new_rows_when_they_come(tmp_path):
     assert (newest_windows(market.path, CONTRACT) != before).any(axis=(1, 2)).all()
 
 
-def test_without_a_full_window_there_is_nothing_to_answer(tmp_path):
+def test_without_a_full_window_there_is_nothing_to_answer(tmp_path: Path) -> None:
     market = write_market(tmp_path / "m.db", seed=2, end=END, rows=20, open_rows=0)
 
     with pytest.raises(ValueError, match="no symbol has 32 rows"):
@@ -155,7 +164,7 @@ def test_without_a_full_window_there_is_nothing_to_answer(tmp_path):
 class Engine:
     """The stand-in, started on a market with an incumbent, heard through its log."""
 
-    def __init__(self, folder, database, redis_url):
+    def __init__(self, folder: Path, database: Any, redis_url: Any) -> None:
         self.log, self.env = folder / "engine.jsonl", folder / "ai-engine.env"
         self.incumbent = folder / "models/patchtst_v20260101_000000.pth"
         write_model(self.incumbent)
@@ -173,18 +182,18 @@ class Engine:
             "--log",
             self.log,
         ]
-        self.process = None
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self):
+    def start(self) -> None:
         self.process = subprocess.Popen(self.command)
         self.wait_for("swap")
 
-    def lines(self, kind):
+    def lines(self, kind: str) -> list[Any]:
         text = self.log.read_text() if self.log.exists() else ""
         found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in found if line["kind"] == kind]
 
-    def wait_for(self, kind, count=1, seconds=60):
+    def wait_for(self, kind: str, count: int = 1, seconds: int = 60) -> Any:
         deadline = time.monotonic() + seconds
         while len(self.lines(kind)) < count:
             assert time.monotonic() < deadline, f"no {kind} came: {self.log.read_text()}"
@@ -192,14 +201,14 @@ class Engine:
             time.sleep(0.02)
         return self.lines(kind)[count - 1]
 
-    def stop(self):
+    def stop(self) -> Any:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(120) == 0
         return self.lines("stopped")[-1]
 
 
 @pytest.fixture
-def engine(tmp_path, market, redis_server):
+def engine(tmp_path: Path, market: Market, redis_server: RedisServer) -> Iterator[Engine]:
     engine = Engine(tmp_path, market.path, redis_server.url)
     yield engine
     if engine.process is not None:
@@ -207,7 +216,7 @@ def engine(tmp_path, market, redis_server):
         engine.process.wait()
 
 
-def promote(client, path, manifest, *, sha256=None):
+def promote(client: redis.Redis, path: Path, manifest: Any, *, sha256: Any = None) -> Event:
     """What the relay does with a promotion: the event and the hash."""
     payload = {
         "new_version": path.stem,
@@ -225,12 +234,18 @@ def promote(client, path, manifest, *, sha256=None):
         correlation_id="run",
         timestamp=datetime.now(UTC),
     )
-    client.hset(CURRENT_MODEL_KEY, mapping=to_fields(named_by(event.event_type, event.event_id, payload)))
-    client.xadd(event.stream, fields_of(event, json.dumps(payload)))
+    current: dict[Any, Any] = dict(to_fields(known(named_by(event.event_type, event.event_id, payload))))
+    entry: dict[Any, Any] = dict(fields_of(event, json.dumps(payload)))
+    client.hset(CURRENT_MODEL_KEY, mapping=current)
+    client.xadd(event.stream, entry)
     return event
 
 
-def test_the_engine_answers_without_a_pause_while_it_takes_over_a_promoted_model(engine, client, tmp_path):
+def test_the_engine_answers_without_a_pause_while_it_takes_over_a_promoted_model(
+    engine: Engine,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
     engine.start()
     first = engine.wait_for("swap")
     assert (first["old_version"], first["model_path"]) == (None, str(engine.incumbent))
@@ -253,7 +268,11 @@ def test_the_engine_answers_without_a_pause_while_it_takes_over_a_promoted_model
     assert engine.lines("failure") == []
 
 
-def test_the_engine_goes_on_with_its_model_when_a_promoted_file_is_not_what_it_says(engine, client, tmp_path):
+def test_the_engine_goes_on_with_its_model_when_a_promoted_file_is_not_what_it_says(
+    engine: Engine,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
     engine.start()
     path = tmp_path / "models/patchtst_v20260110_033000.pth"
     promote(client, path, write_model(path, seed=2), sha256="0" * 64)
@@ -264,7 +283,7 @@ def test_the_engine_goes_on_with_its_model_when_a_promoted_file_is_not_what_it_s
     assert len(engine.lines("swap")) == 1
 
 
-def test_the_engine_ends_with_the_process_that_started_it(engine):
+def test_the_engine_ends_with_the_process_that_started_it(engine: Engine) -> None:
     starter = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(600)"
     parent = subprocess.Popen([sys.executable, "-c", starter, *engine.command])
     try:
@@ -285,7 +304,7 @@ def test_the_engine_ends_with_the_process_that_started_it(engine):
             os.kill(orphan, signal.SIGKILL)
 
 
-def _is_gone(pid):
+def _is_gone(pid: Any) -> bool:
     """Ended; a zombie counts, because nobody may be there to reap it."""
     with contextlib.suppress(FileNotFoundError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -293,8 +312,10 @@ def _is_gone(pid):
 
 
 def test_the_engine_says_what_its_model_answers_once_for_each_row_and_the_program_understands_it(
-    engine, client, outbox
-):
+    engine: Engine,
+    client: redis.Redis,
+    outbox: StateDb,
+) -> None:
     engine.start()
     engine.wait_for("swap")
     serving_monitor = TradeIntents(client, outbox)

@@ -57,7 +57,7 @@ def test_an_onnx_file_stands_alone_and_answers_any_number_of_raw_windows(tmp_pat
 def test_an_export_that_answers_otherwise_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = written(tmp_path)
     honest = patchtst.probabilities
-    monkeypatch.setattr(export.patchtst, "probabilities", lambda *given, **named: honest(*given, **named) + 2e-5)
+    monkeypatch.setattr(patchtst, "probabilities", lambda *given, **named: honest(*given, **named) + 2e-5)
     monkeypatch.setattr(bundle.Bundle, "canary_error", lambda _self: 0.0)
     with pytest.raises(ArtifactError, match=r"differs by 2e-05.*thrown away"):
         export.export(request(model))

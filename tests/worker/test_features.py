@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +17,17 @@ NUMBERS = st.floats(-1e6, 1e6).map(lambda number: float(f"{number:.6g}"))
 VECTORS = st.lists(NUMBERS, min_size=4, max_size=4)
 
 
-def as_array(vector, order=NAMES):
+def as_array(vector: list[float] | list[int], order: Any = NAMES) -> tuple[Any, Any]:
     values = dict(zip(NAMES, vector, strict=True))
     return json.dumps([values[name] for name in order]), json.dumps(order)
 
 
-def as_object(vector, order=NAMES):
+def as_object(vector: list[int], order: list[str] = NAMES) -> tuple[Any, None]:
     values = dict(zip(NAMES, vector, strict=True))
     return json.dumps({name: values[name] for name in order}), None
 
 
-def table_of(cells, *, wanted=(), pages=1, tolerance=0.1):
+def table_of(cells: Any, *, wanted: tuple[()] | list[str] = (), pages: Any = 1, tolerance: float = 0.1) -> Any:
     reader = FeatureReader()
     for page in np.array_split(np.arange(len(cells)), pages):
         reader.add([cells[row][0] for row in page], [cells[row][1] for row in page])
@@ -46,7 +47,7 @@ JUNK = st.one_of(
 
 
 @given(st.lists(st.tuples(VECTORS, FORMS), min_size=1, max_size=40), st.integers(1, 5))
-def test_every_vector_arrives_whatever_its_form_and_order(vectors, pages):
+def test_every_vector_arrives_whatever_its_form_and_order(vectors: Any, pages: Any) -> None:
     cells = [form(vector, order) for vector, (form, order) in vectors]
     table = table_of(cells, wanted=NAMES, pages=pages)
     assert table.names == tuple(NAMES)
@@ -55,7 +56,7 @@ def test_every_vector_arrives_whatever_its_form_and_order(vectors, pages):
 
 
 @given(st.lists(st.tuples(VECTORS, FORMS) | JUNK, min_size=1, max_size=30), st.booleans())
-def test_junk_stops_nothing_and_changes_no_good_value(rows, with_names):
+def test_junk_stops_nothing_and_changes_no_good_value(rows: Any, with_names: Any) -> None:
     cells, good = [], []
     for place, row in enumerate(rows):
         if isinstance(row, tuple):
@@ -72,7 +73,7 @@ def test_junk_stops_nothing_and_changes_no_good_value(rows, with_names):
 
 
 @given(st.lists(JUNK, min_size=1, max_size=30))
-def test_a_page_says_of_each_cell_what_the_cell_alone_says(cells):
+def test_a_page_says_of_each_cell_what_the_cell_alone_says(cells: Any) -> None:
     names = json.dumps(NAMES)
     together = table_of([(cell, names) for cell in cells], wanted=NAMES)
     alone = [table_of([(cell, names)], wanted=NAMES) for cell in cells]
@@ -80,7 +81,7 @@ def test_a_page_says_of_each_cell_what_the_cell_alone_says(cells):
 
 
 @pytest.mark.parametrize("double", ["[1,2,3,4],[5,6,7,8]", "[1,2,3,4],\n[5,6,7,8]", "[1,2,3,4]\n,[5,6,7,8]"])
-def test_cells_that_are_halves_and_doubles_do_not_make_up_for_each_other(double):
+def test_cells_that_are_halves_and_doubles_do_not_make_up_for_each_other(double: str) -> None:
     # joined by commas, these three cells are three good vectors
     cells = [("[1", json.dumps(NAMES)), ("2,3,4]", json.dumps(NAMES)), (double, json.dumps(NAMES))]
     assert table_of(cells).reasons.tolist() == [Reason.FEATURES_NOT_JSON] * 3
@@ -120,7 +121,7 @@ def test_cells_that_are_halves_and_doubles_do_not_make_up_for_each_other(double)
         ("[1, true, 3, 4]", Reason.FEATURES_NOT_NUMERIC),
     ],
 )
-def test_what_cannot_be_used_says_why(cell, reason):
+def test_what_cannot_be_used_says_why(cell: Any, reason: Any) -> None:
     good = [as_array([1.0, 2.0, 3.0, 4.0])] * 20
     table = table_of([*good, (cell, json.dumps(NAMES))])
     assert Reason(table.reasons[-1]) is reason
@@ -128,24 +129,24 @@ def test_what_cannot_be_used_says_why(cell, reason):
 
 
 @pytest.mark.parametrize("names", ["rsi,ma_cross", '{"rsi": 1}', '["a", "a", "b", "c"]', "[1, 2, 3, 4]", 7])
-def test_names_that_cannot_be_read_are_not_guessed_at(names):
+def test_names_that_cannot_be_read_are_not_guessed_at(names: str | int) -> None:
     assert decode_cell("[1, 2, 3, 4]", names) is Reason.FEATURES_NAMES_UNREADABLE
 
 
-def test_numbers_written_as_text_are_converted_and_counted():
+def test_numbers_written_as_text_are_converted_and_counted() -> None:
     cells = [(json.dumps(["1.5", "2", "-3e-2", "4"]), json.dumps(NAMES)), as_array([1, 2, 3, 4])]
     table = table_of(cells)
     assert table.converted == 1
     np.testing.assert_array_equal(table.matrix[0], np.array([1.5, 2, -0.03, 4], dtype=np.float32))
 
 
-def test_huge_but_finite_values_are_kept():
+def test_huge_but_finite_values_are_kept() -> None:
     table = table_of([as_array([5.6e31, 1e30, -1e38, 0.0])])
     assert table.reasons.tolist() == [Reason.FINE]
     assert math.isclose(float(table.matrix[0, 0]), 5.6e31, rel_tol=1e-6)
 
 
-def test_an_extended_vector_gives_the_common_names_and_says_what_is_left_out():
+def test_an_extended_vector_gives_the_common_names_and_says_what_is_left_out() -> None:
     eight = [*NAMES, "returns_4h", "volume_ratio", "bb_position", "range_pos_24h"]
     longer = (json.dumps(list(range(8))), json.dumps(eight))
     table = table_of([longer] * 5 + [as_array([0, 1, 2, 3])] * 5)
@@ -155,27 +156,27 @@ def test_an_extended_vector_gives_the_common_names_and_says_what_is_left_out():
     assert table.left_out == {"returns_4h": 5, "volume_ratio": 5, "bb_position": 5, "range_pos_24h": 5}
 
 
-def test_renamed_features_are_not_taken_for_the_old_ones():
+def test_renamed_features_are_not_taken_for_the_old_ones() -> None:
     renamed = (json.dumps([1, 2, 3, 4]), json.dumps(["a", "b", "c", "d"]))
     table = table_of([as_array([1, 2, 3, 4])] * 6 + [renamed] * 4)
     assert table.names == tuple(NAMES)
     assert table.reasons.tolist() == [Reason.FINE] * 6 + [Reason.FEATURES_MISSING_NAME] * 4
 
 
-def test_a_value_that_is_no_number_matters_only_where_it_is_trained_on():
+def test_a_value_that_is_no_number_matters_only_where_it_is_trained_on() -> None:
     cell = ('{"rsi": 1, "ma_cross": 2, "note": "calm"}', None)
     assert table_of([cell], wanted=["ma_cross", "rsi"]).matrix.tolist() == [[2.0, 1.0]]
     assert table_of([cell], wanted=["rsi", "note"]).reasons.tolist() == [Reason.FEATURES_NOT_NUMERIC]
 
 
-def test_a_feature_missing_in_a_few_rows_is_kept_and_those_rows_are_not():
+def test_a_feature_missing_in_a_few_rows_is_kept_and_those_rows_are_not() -> None:
     short = ('{"rsi": 1, "ma_cross": 2, "volatility": 3}', None)
     table = table_of([as_object([1, 2, 3, 4])] * 19 + [short])
     assert table.names == tuple(NAMES)
     assert table.reasons[-1] == Reason.FEATURES_MISSING_NAME
 
 
-def test_arrays_without_names_are_read_by_position_when_nothing_names_them():
+def test_arrays_without_names_are_read_by_position_when_nothing_names_them() -> None:
     table = table_of([("[1, 2, 3, 4]", None)] * 5 + [("[1, 2, 3]", "")])
     assert table.names == ("f0", "f1", "f2", "f3")
     assert table.assumed == 5
@@ -184,7 +185,7 @@ def test_arrays_without_names_are_read_by_position_when_nothing_names_them():
     assert table_of([("[1, 2]", None)], wanted=NAMES).reasons.tolist() == [Reason.FEATURES_WRONG_LENGTH]
 
 
-def test_arrays_without_names_take_the_order_of_the_others_only_if_those_agree():
+def test_arrays_without_names_take_the_order_of_the_others_only_if_those_agree() -> None:
     unnamed = ("[1, 2, 3, 4]", None)
     agreed = table_of([as_array([1, 2, 3, 4])] * 3 + [unnamed])
     assert agreed.reasons.tolist() == [Reason.FINE] * 4
@@ -193,12 +194,12 @@ def test_arrays_without_names_take_the_order_of_the_others_only_if_those_agree()
     assert differing.reasons.tolist() == [Reason.FINE, Reason.FINE, Reason.FEATURES_UNNAMED]
 
 
-def test_one_zero_is_the_other():
+def test_one_zero_is_the_other() -> None:
     assert not np.signbit(table_of([("[-0.0, 0.0, 1, 2]", None)]).matrix).any()
 
 
 @given(st.dictionaries(st.permutations(NAMES).map(tuple), st.integers(1, 9), min_size=1), st.randoms())
-def test_the_choice_of_names_does_not_depend_on_the_order_of_rows(counts, random):
+def test_the_choice_of_names_does_not_depend_on_the_order_of_rows(counts: Any, random: Any) -> None:
     shuffled = list(counts.items())
     random.shuffle(shuffled)
     assert choose_names(counts, tolerance=0.1) == choose_names(dict(shuffled), tolerance=0.1)

@@ -2,6 +2,8 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,14 @@ from tests.worker.trading_database import insert, make_database, make_row, make_
 
 @settings(max_examples=40)
 @given(steps=STEPS)
-def test_every_outcome_and_correction_is_new_exactly_once(tmp_path_factory, steps):
+def test_every_outcome_and_correction_is_new_exactly_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: Any,
+) -> None:
     folder = tmp_path_factory.mktemp("table")
     path = make_database(folder / "trading.db")
 
-    def upsert(row):
+    def upsert(row: Any) -> None:
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("PRAGMA synchronous=OFF")
             insert(connection, [row])
@@ -43,7 +48,11 @@ def test_every_outcome_and_correction_is_new_exactly_once(tmp_path_factory, step
         ({"model_version": "v9"}, 0),
     ],
 )
-def test_a_correction_of_what_was_learned_from_is_new_and_other_changes_are_not(tmp_path, change, new):
+def test_a_correction_of_what_was_learned_from_is_new_and_other_changes_are_not(
+    tmp_path: Path,
+    change: Any,
+    new: int,
+) -> None:
     rows = [make_row(1, target_class="WIN", realized_pnl=None), *make_rows(30)[1:]]
     pulled(tmp_path, rows)
     watermark = tmp_path / "run" / "fingerprints.npy"
@@ -53,19 +62,20 @@ def test_a_correction_of_what_was_learned_from_is_new_and_other_changes_are_not(
     assert result.new_labelled == new
 
 
-def test_nothing_is_new_after_a_commit_even_with_other_features(tmp_path):
+def test_nothing_is_new_after_a_commit_even_with_other_features(tmp_path: Path) -> None:
     rows = make_rows(50)
     pulled(tmp_path / "first", rows)
     watermark = tmp_path / "first" / "run" / "fingerprints.npy"
     database = tmp_path / "first" / "trading.db"
-    for number, policy in enumerate([{}, {"feature_names": ("volatility", "rsi")}]):
+    policies: list[dict[str, Any]] = [{}, {"feature_names": ("volatility", "rsi")}]
+    for number, policy in enumerate(policies):
         result = pull(
             request_for(tmp_path / f"again{number}", watermark=watermark, **policy), url_of(database), lambda _: None
         )
         assert (result.labelled, result.new_labelled) == (50, 0)
 
 
-def test_rows_are_not_new_only_because_the_window_grew(tmp_path):
+def test_rows_are_not_new_only_because_the_window_grew(tmp_path: Path) -> None:
     rows = make_rows(2000)  # a row each five minutes: a week
     result, _ = pulled(tmp_path, rows, train_window_days=2)
     assert 0 < result.labelled < 1000
@@ -77,7 +87,7 @@ def test_rows_are_not_new_only_because_the_window_grew(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["missing", "empty", "cut", "other"])
-def test_a_watermark_that_cannot_be_read_makes_all_rows_new_and_says_so(tmp_path, spoil):
+def test_a_watermark_that_cannot_be_read_makes_all_rows_new_and_says_so(tmp_path: Path, spoil: str) -> None:
     pulled(tmp_path, make_rows(20))
     watermark = tmp_path / "run" / "fingerprints.npy"
     match spoil:
@@ -89,13 +99,13 @@ def test_a_watermark_that_cannot_be_read_makes_all_rows_new_and_says_so(tmp_path
             watermark.write_bytes(watermark.read_bytes()[:-40])
         case "other":
             np.save(watermark, np.arange(3))
-    said = []
+    said: list[Any] = []
     result = pull(request_for(tmp_path / "b", watermark=watermark), url_of(tmp_path / "trading.db"), said.append)
     assert result.new_labelled == 20
     assert any("watermark cannot be read" in each.message for each in said)
 
 
-def test_the_file_holds_sorted_rows_and_the_start_of_the_window(tmp_path):
+def test_the_file_holds_sorted_rows_and_the_start_of_the_window(tmp_path: Path) -> None:
     _, snapshot = pulled(tmp_path, reversed(make_rows(30)))
     found = fingerprints.load(tmp_path / "run" / "fingerprints.npy")
     assert found.rows["id"].tolist() == list(range(1, 31))

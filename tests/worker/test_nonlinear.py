@@ -33,7 +33,9 @@ def test_the_engines_network_comes_near_the_best_where_a_linear_model_stays_blin
     rows = np.concatenate(features)
     # in time order: the symbols side by side
     by_time = np.arange(SYMBOLS * len(positions[0])).reshape(SYMBOLS, -1).T.ravel()
-    ends, is_win, bayes = (np.concatenate(each)[by_time] for each in (positions, labels, best))
+    ends: np.ndarray = np.concatenate(positions)[by_time]
+    is_win: np.ndarray = np.concatenate(labels)[by_time]
+    bayes: np.ndarray = np.concatenate(best)[by_time]
     seam = int(0.8 * len(ends))
     samples = Samples(
         positions=ends,

@@ -1,5 +1,7 @@
 """What a row's outcome, side and action are; and what happens to labels that contradict their profit."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,12 +31,16 @@ CELLS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_si
         (None, 1, o.OUTCOME_WITHOUT_CLASS),
     ],
 )
-def test_a_class_counts_only_as_spelled_and_with_a_known_outcome(cell, known, code):
+def test_a_class_counts_only_as_spelled_and_with_a_known_outcome(
+    cell: str | int | None,
+    known: Any,
+    code: Any,
+) -> None:
     assert o.recorded_outcomes([cell], [known]).tolist() == [code]
 
 
 @given(st.lists(st.tuples(CELLS, CELLS)))
-def test_no_cell_but_the_three_words_becomes_an_outcome(rows):
+def test_no_cell_but_the_three_words_becomes_an_outcome(rows: Any) -> None:
     outcome = o.recorded_outcomes([row[0] for row in rows], [row[1] for row in rows])
     assert all(code < 0 for code, row in zip(outcome, rows, strict=True) if row[0] not in ("WIN", "LOSS", "NEUTRAL"))
 
@@ -52,12 +58,17 @@ def test_no_cell_but_the_three_words_becomes_an_outcome(rows):
         (3, b"x", o.UNKNOWN_ACTION, o.NO_SIDE),
     ],
 )
-def test_the_executed_side_goes_before_the_predicted_one(predicted, executed, action, side):
+def test_the_executed_side_goes_before_the_predicted_one(
+    predicted: str | int | None,
+    executed: str | bytes | None,
+    action: Any,
+    side: Any,
+) -> None:
     found = o.actions_and_sides([predicted], [executed])
     assert [array.tolist() for array in found] == [[action], [side]]
 
 
-def test_contradictions_are_dropped_relabelled_or_kept():
+def test_contradictions_are_dropped_relabelled_or_kept() -> None:
     outcome = np.array([o.WIN, o.WIN, o.LOSS, o.LOSS, o.NEUTRAL, o.WIN, o.CLASS_WITHOUT_OUTCOME], dtype=np.int8)
     pnl = np.array([1.0, -1.3, -1.0, 0.4, 3.0, np.nan, -5.0])
     assert o.contradictions(outcome, pnl).tolist() == [False, True, False, True, False, False, False]
@@ -68,11 +79,11 @@ def test_contradictions_are_dropped_relabelled_or_kept():
 
 
 @given(st.lists(CELLS))
-def test_what_is_no_number_is_nan(cells):
+def test_what_is_no_number_is_nan(cells: Any) -> None:
     found = o.numbers(cells)
     assert found.dtype == np.float64
     assert found.shape == (len(cells),)
 
 
-def test_numbers_beside_text_keep_their_values():
+def test_numbers_beside_text_keep_their_values() -> None:
     np.testing.assert_array_equal(o.numbers([1.5, "high", None, 2]), [1.5, np.nan, np.nan, 2])

@@ -6,7 +6,9 @@ import subprocess
 import tempfile
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +20,7 @@ from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, S
 from retrain_worker.worker.data.instants import parse_instants
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.rows import read_pages
+from tests.known import known
 from tests.worker.table_life import STEPS, Life
 from tests.worker.trading_database import COLUMNS, NOW, make_row, make_rows, open_row, taken
 
@@ -30,22 +33,22 @@ KINDS_OF_COLUMNS = {name: KINDS.get(kind, kind) for name, kind in COLUMNS.items(
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[Path]:
     """A server of our own on a socket in a temporary folder; it refuses to run as root."""
     home = Path(tempfile.mkdtemp(prefix="pg"))
-    who = {"user": "nobody"} if os.geteuid() == 0 else {}
+    who: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
     if who:
         shutil.chown(home, "nobody")
     data = home / "data"
     subprocess.run(
-        [INITDB, "-D", data, "-A", "trust", "-U", "trader", "--no-sync"],
+        [known(INITDB), "-D", data, "-A", "trust", "-U", "trader", "--no-sync"],
         check=True,
         cwd=home,
         stdout=subprocess.DEVNULL,
         **who,
     )
     process = subprocess.Popen(
-        [Path(INITDB).resolve().with_name("postgres"), "-D", data, "-k", home, "-c", "listen_addresses=", "-F"],
+        [Path(known(INITDB)).resolve().with_name("postgres"), "-D", data, "-k", home, "-c", "listen_addresses=", "-F"],
         cwd=home,
         stderr=subprocess.DEVNULL,
         **who,
@@ -59,7 +62,7 @@ def server():
 
 
 @pytest.fixture
-def connection(server):
+def connection(server: Path) -> Iterator[Any]:
     for _ in range(200):
         try:
             connection = psycopg.connect(host=str(server), user="trader", dbname="postgres", autocommit=True)
@@ -73,18 +76,18 @@ def connection(server):
 
 
 @pytest.fixture
-def url(server):
+def url(server: Path) -> str:
     return f"postgresql://trader:hunter2@/postgres?host={server}"
 
 
-def make_table(connection, rows, **changed):
+def make_table(connection: Any, rows: Any, **changed: Any) -> None:
     kinds = KINDS_OF_COLUMNS | changed
     definition = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
     connection.execute(f"CREATE TABLE ai_training_samples ({definition})")
     insert_rows(connection, rows, kinds)
 
 
-def insert_rows(connection, rows, kinds=types.MappingProxyType(KINDS_OF_COLUMNS)):
+def insert_rows(connection: Any, rows: Any, kinds: Any = types.MappingProxyType(KINDS_OF_COLUMNS)) -> None:
     for row in rows:
         values = row | {name: bool(row[name]) for name in ("executed", "outcome_known")}
         values |= {name: f"{row[name]}+00" for name in row if kinds[name] == "timestamptz" and row[name]}
@@ -93,7 +96,7 @@ def insert_rows(connection, rows, kinds=types.MappingProxyType(KINDS_OF_COLUMNS)
         connection.execute(insertion, [*values.values()])
 
 
-def snapshot_of(url, **policy):
+def snapshot_of(url: str, **policy: Any) -> Any:
     (now,) = parse_instants([NOW])
     intake = Intake(DataPolicy(**policy), now=int(now))
     for page in read_pages(url, busy_timeout_seconds=1.0):
@@ -101,17 +104,22 @@ def snapshot_of(url, **policy):
     return intake.snapshot()
 
 
-def rows_of_all_kinds():
+def rows_of_all_kinds() -> list[Any]:
     return [*make_rows(200), *(open_row(number) for number in range(201, 210))]
 
 
 @pytest.mark.parametrize("features", ["TEXT", "JSON", "JSONB"])
-def test_the_same_rows_give_the_same_snapshot_as_in_sqlite(connection, url, tmp_path, features):
+def test_the_same_rows_give_the_same_snapshot_as_in_sqlite(
+    connection: Any,
+    url: str,
+    tmp_path: Path,
+    features: str,
+) -> None:
     make_table(connection, rows_of_all_kinds(), features=features, feature_names=features)
     assert snapshot_of(url).data_sha256 == taken(tmp_path, rows_of_all_kinds()).data_sha256
 
 
-def test_numeric_naive_and_infinite_values_stop_nothing(connection, url, tmp_path):
+def test_numeric_naive_and_infinite_values_stop_nothing(connection: Any, url: str, tmp_path: Path) -> None:
     rows = rows_of_all_kinds()
     for row in rows:
         row["realized_pnl"] = row["realized_pnl"] and round(row["realized_pnl"], 2)
@@ -123,7 +131,7 @@ def test_numeric_naive_and_infinite_values_stop_nothing(connection, url, tmp_pat
     assert snapshot_of(url).facts.quarantined["timestamp_unreadable"] == 2
 
 
-def test_only_committed_rows_are_read_and_no_writer_waits(connection, server, url):
+def test_only_committed_rows_are_read_and_no_writer_waits(connection: Any, server: Path, url: str) -> None:
     make_table(connection, make_rows(50))
     with psycopg.connect(host=str(server), user="trader", dbname="postgres", autocommit=False) as writer:
         writer.execute("SET lock_timeout = 1")
@@ -139,12 +147,16 @@ def test_only_committed_rows_are_read_and_no_writer_waits(connection, server, ur
 @settings(max_examples=12)
 @given(steps=STEPS)
 def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_smaller_id(
-    connection, server, url, tmp_path_factory, steps
-):
+    connection: Any,
+    server: Path,
+    url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: Any,
+) -> None:
     connection.execute("DROP TABLE IF EXISTS ai_training_samples")
     make_table(connection, [])
 
-    def upsert(row):
+    def upsert(row: Any) -> None:
         connection.execute("DELETE FROM ai_training_samples WHERE id = %s", (row["id"],))
         insert_rows(connection, [row])
 
@@ -162,7 +174,7 @@ def test_every_outcome_is_new_exactly_once_even_one_committed_late_under_a_small
                 life.rows[row["id"]] = row
 
 
-def test_a_missing_table_and_missing_columns_are_refused(connection, url):
+def test_a_missing_table_and_missing_columns_are_refused(connection: Any, url: str) -> None:
     with pytest.raises(SourceUnfitError, match="no table ai_training_samples"):
         snapshot_of(url)
     make_table(connection, [])
@@ -172,7 +184,7 @@ def test_a_missing_table_and_missing_columns_are_refused(connection, url):
     assert "hunter2" not in str(caught.value)
 
 
-def test_columns_that_cannot_be_numbers_are_refused(connection, url):
+def test_columns_that_cannot_be_numbers_are_refused(connection: Any, url: str) -> None:
     rows = make_rows(3)
     rows[1]["realized_pnl"] = "much"
     make_table(connection, rows, realized_pnl="TEXT")
@@ -180,7 +192,7 @@ def test_columns_that_cannot_be_numbers_are_refused(connection, url):
         snapshot_of(url)
 
 
-def test_a_table_under_an_exclusive_lock_is_retried_later(connection, server, url):
+def test_a_table_under_an_exclusive_lock_is_retried_later(connection: Any, server: Path, url: str) -> None:
     make_table(connection, make_rows(3))
     with psycopg.connect(host=str(server), user="trader", dbname="postgres") as locker:
         locker.execute("LOCK TABLE ai_training_samples IN ACCESS EXCLUSIVE MODE")
@@ -189,7 +201,7 @@ def test_a_table_under_an_exclusive_lock_is_retried_later(connection, server, ur
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_user_without_the_right_to_read_is_told_apart_from_bad_data(connection, server, url):
+def test_a_user_without_the_right_to_read_is_told_apart_from_bad_data(connection: Any, server: Path, url: str) -> None:
     make_table(connection, make_rows(3))
     connection.execute("DROP ROLE IF EXISTS guest")
     connection.execute("CREATE ROLE guest LOGIN")
@@ -200,7 +212,7 @@ def test_a_user_without_the_right_to_read_is_told_apart_from_bad_data(connection
     assert "hunter2" not in str(caught.value)
 
 
-def test_nothing_can_be_written_through_our_connection(connection, url):
+def test_nothing_can_be_written_through_our_connection(connection: Any, url: str) -> None:
     make_table(connection, make_rows(3))
     connection.execute("ALTER TABLE ai_training_samples RENAME TO hidden")
     connection.execute(

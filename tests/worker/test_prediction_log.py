@@ -15,7 +15,9 @@ from retrain_worker.domain.labels import Label
 from retrain_worker.domain.worker_protocol import TrialEvaluationRequest
 from retrain_worker.model import bundle
 from retrain_worker.worker import prediction_log as trial_log
+from retrain_worker.worker.data.snapshot import Snapshot
 from retrain_worker.worker.incumbent import Incumbent
+from tests.known import known
 from tests.worker.synthetic_market import START, market
 from tests.worker.test_scoring import PAPER, write_model
 
@@ -47,19 +49,19 @@ def request(run_dir: Path, *, prediction_log: str = "shadow_1") -> TrialEvaluati
     )
 
 
-def recorded(asked: TrialEvaluationRequest, pair: trial_log.Pair, snapshot=SNAPSHOT) -> np.ndarray:
+def recorded(asked: TrialEvaluationRequest, pair: trial_log.Pair, snapshot: Snapshot = SNAPSHOT) -> np.ndarray:
     return trial_log.recorded(asked, pair, snapshot, trial_log.prediction_log_file(asked))
 
 
-def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path, pair):
+def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path: Path, pair: trial_log.Pair) -> None:
     first = recorded(request(tmp_path), pair)
-    again = recorded(request(tmp_path), trial_log.Pair(model=pair.reference.model, reference=Incumbent()))
+    again = recorded(request(tmp_path), trial_log.Pair(model=known(pair.reference.model), reference=Incumbent()))
 
     assert len(first) == np.sum(SNAPSHOT.decided_at > BEGUN.timestamp() * 1e6) > 500
     assert np.array_equal(first, again), "what was said is not said anew"
 
 
-def test_predictions_do_not_depend_on_outcomes(tmp_path, pair):
+def test_predictions_do_not_depend_on_outcomes(tmp_path: Path, pair: trial_log.Pair) -> None:
     turned = replace(
         SNAPSHOT, outcome=1 - SNAPSHOT.outcome, recorded_outcome=1 - SNAPSHOT.recorded_outcome, pnl=-SNAPSHOT.pnl
     )
@@ -68,14 +70,14 @@ def test_predictions_do_not_depend_on_outcomes(tmp_path, pair):
     assert np.array_equal(said, recorded(request(tmp_path, prediction_log="b"), pair, turned))
 
 
-def test_another_book_starts_empty(tmp_path, pair):
+def test_another_book_starts_empty(tmp_path: Path, pair: trial_log.Pair) -> None:
     recorded(request(tmp_path), pair)
     later = replace(request(tmp_path, prediction_log="probation_2"), since=(BEGUN + timedelta(days=1)).isoformat())
 
     assert 0 < len(recorded(later, pair)) < len(recorded(request(tmp_path), pair))
 
 
-def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_path, pair):
+def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_path: Path, pair: trial_log.Pair) -> None:
     asked = request(tmp_path)
     prediction_log = recorded(asked, pair)
     without = trial_log.Pair(model=pair.model, reference=Incumbent(absence="its file is gone"))
@@ -85,7 +87,7 @@ def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_pat
     assert (gone.worse, gone.reference) == (there.worse, there.reference)
 
 
-def test_what_the_engine_runs_is_asked_on_trial_too(tmp_path, pair):
+def test_what_the_engine_runs_is_asked_on_trial_too(tmp_path: Path, pair: trial_log.Pair) -> None:
     asked = request(tmp_path)
     prediction_log = recorded(asked, pair)
     gone = Incumbent(absence="its file is gone", unknown="its file is gone")

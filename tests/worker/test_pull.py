@@ -2,7 +2,9 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ COUNT = 60
         ({"feature_names": "rsi"}, "features_names_unreadable"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_set_aside_by_reason(tmp_path, change, reason):
+def test_a_row_that_cannot_be_used_is_set_aside_by_reason(tmp_path: Path, change: Any, reason: str) -> None:
     rows = make_rows(COUNT)
     rows[10] |= change
     result, snapshot = pulled(tmp_path, rows)
@@ -61,7 +63,7 @@ def test_a_row_that_cannot_be_used_is_set_aside_by_reason(tmp_path, change, reas
     assert snapshot.facts.quarantined_examples == (f"id 11 {reason}",)
 
 
-def test_a_row_just_ahead_of_our_clock_stays(tmp_path):
+def test_a_row_just_ahead_of_our_clock_stays(tmp_path: Path) -> None:
     result, _ = pulled(tmp_path, [make_row(1, timestamp="2026-01-10 23:59:59")])
     assert result.labelled == 1
 
@@ -99,7 +101,10 @@ SPOILT = st.sampled_from(
 
 @settings(max_examples=60)
 @given(spoilt=st.lists(st.tuples(st.integers(0, COUNT - 1), SPOILT, CELLS), max_size=30))
-def test_any_cell_may_hold_anything_and_good_rows_keep_their_values(tmp_path_factory, spoilt):
+def test_any_cell_may_hold_anything_and_good_rows_keep_their_values(
+    tmp_path_factory: pytest.TempPathFactory,
+    spoilt: Any,
+) -> None:
     rows, touched = make_rows(COUNT), set()
     for place, column, value in spoilt:
         rows[place][column] = value
@@ -172,8 +177,12 @@ OWN_ROWID = COLUMNS | {"id": "BIGINT"}
 @example(spoilt=[], everywhere=None, columns=COLUMNS, held={30})
 @example(spoilt=[], everywhere=("timestamp", None), columns=COLUMNS, held=set())
 def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
-    tmp_path_factory, spoilt, everywhere, columns, held
-):
+    tmp_path_factory: pytest.TempPathFactory,
+    spoilt: Any,
+    everywhere: Any,
+    columns: Any,
+    held: Any,
+) -> None:
     rows = make_rows(COUNT)
     for place, column, value in spoilt:
         rows[place][column] = value
@@ -188,7 +197,7 @@ def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
     assert (joined.data_sha256, joined.facts, joined.symbols) == (plain.data_sha256, plain.facts, plain.symbols)
 
 
-def snapshot_in_pages_of(size, path):
+def snapshot_in_pages_of(size: Any, path: Path) -> Any:
     intake = Intake(DataPolicy(train_window_days=0), now=to_microseconds(START + timedelta(days=90)))
     with pytest.MonkeyPatch.context() as patched:
         for name in ("_FIRST_PAGE_ROWS", "_MIN_PAGE_ROWS", "_MAX_PAGE_ROWS"):
@@ -198,7 +207,7 @@ def snapshot_in_pages_of(size, path):
     return intake.snapshot()
 
 
-def test_the_window_counts_back_from_the_newest_outcome_whatever_the_order_of_ids(tmp_path):
+def test_the_window_counts_back_from_the_newest_outcome_whatever_the_order_of_ids(tmp_path: Path) -> None:
     rows = make_rows(4000)
     ids = Random(1).sample(range(1, 10**6), len(rows))
     inside = {number for place, number in enumerate(ids) if timedelta(minutes=5 * (3999 - place)) <= timedelta(days=3)}
@@ -211,7 +220,7 @@ def test_the_window_counts_back_from_the_newest_outcome_whatever_the_order_of_id
     assert result.quarantined == {"timestamp_future": 1}
 
 
-def test_damage_before_the_window_is_not_held_against_the_rows_inside(tmp_path):
+def test_damage_before_the_window_is_not_held_against_the_rows_inside(tmp_path: Path) -> None:
     rows = make_rows(2000)
     for row in rows[:500]:
         row["features"] = "broken"
@@ -219,7 +228,7 @@ def test_damage_before_the_window_is_not_held_against_the_rows_inside(tmp_path):
     assert pulled(tmp_path / "b", rows, train_window_days=0)[0].quarantined == {"features_not_json": 500}
 
 
-def test_the_outcome_is_known_at_exit_else_update_else_after_the_hold(tmp_path):
+def test_the_outcome_is_known_at_exit_else_update_else_after_the_hold(tmp_path: Path) -> None:
     decided = START + timedelta(minutes=5)
     nothing = {"exit_time": None, "updated_at": None}
     rows = [
@@ -242,7 +251,7 @@ def test_the_outcome_is_known_at_exit_else_update_else_after_the_hold(tmp_path):
     assert snapshot.facts.noted["outcome_before_decision"] == 1
 
 
-def test_symbols_are_only_names(tmp_path):
+def test_symbols_are_only_names(tmp_path: Path) -> None:
     odd = ["../../etc/passwd", "$(touch pwned)", "'; DROP TABLE x;--", "BTC\u200dUSDT", "币安", "btcusdt", "x" * 300]
     rows = [make_row(number, symbol=symbol) for number, symbol in enumerate(odd, 1)]
     result, snapshot = pulled(tmp_path, rows)
@@ -255,7 +264,7 @@ def test_symbols_are_only_names(tmp_path):
     }
 
 
-def test_counts_say_what_the_snapshot_holds(tmp_path):
+def test_counts_say_what_the_snapshot_holds(tmp_path: Path) -> None:
     rows = [
         make_row(1, target_class="WIN", realized_pnl=1.0),
         make_row(2, target_class="LOSS", realized_pnl=-1.0),
@@ -271,9 +280,9 @@ def test_counts_say_what_the_snapshot_holds(tmp_path):
     assert (relabelled.win, relabelled.loss, relabelled.contradictions) == (1, 2, 1)
 
 
-def test_a_long_read_reports_on_the_way(tmp_path, monkeypatch):
+def test_a_long_read_reports_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REPORT_EVERY_ROWS", 1000)
-    said = []
+    said: list[Any] = []
     path = make_database(tmp_path / "t.db", make_rows(3000))
     module.pull(request_for(tmp_path / "run"), url_of(path), said.append)
     told = [each.fields["rows"] for each in said]

@@ -5,6 +5,8 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ COUNT = 400
 (CLOCK,) = parse_instants([NOW]).tolist()
 
 
-def snapshot_of(path, **policy):
+def snapshot_of(path: Any, **policy: Any) -> Any:
     intake = Intake(DataPolicy(**policy), now=CLOCK)
     for page in read_pages(url_of(path), busy_timeout_seconds=0.2):
         intake.add(page)
@@ -27,12 +29,12 @@ def snapshot_of(path, **policy):
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     path = make_database(tmp_path_factory.mktemp("sound") / "trading.db", make_rows(COUNT))
     return path, snapshot_of(path)
 
 
-def changed(sound, tmp_path, *statements):
+def changed(sound: Any, tmp_path: Path, *statements: Any) -> Path:
     path = tmp_path / "relative.db"
     shutil.copy(sound[0], path)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -81,11 +83,14 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_only_looks_different_gives_the_same_snapshot(sound, tmp_path, name):
+def test_what_only_looks_different_gives_the_same_snapshot(sound: tuple[Path, Any], tmp_path: Path, name: Any) -> None:
     assert snapshot_of(changed(sound, tmp_path, *SAME[name])).data_sha256 == sound[1].data_sha256
 
 
-def test_a_database_in_utf_16_with_columns_of_other_types_gives_the_same_snapshot(sound, tmp_path):
+def test_a_database_in_utf_16_with_columns_of_other_types_gives_the_same_snapshot(
+    sound: tuple[Path, Any],
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "wide.db"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA encoding = 'UTF-16le'")
@@ -110,7 +115,11 @@ REASONS = {
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_one_odd_vector_among_joined_ones_is_set_aside_alone(sound, tmp_path, name):
+def test_one_odd_vector_among_joined_ones_is_set_aside_alone(
+    sound: tuple[Path, Any],
+    tmp_path: Path,
+    name: Any,
+) -> None:
     content, reason = REASONS[name]
     path = changed(sound, tmp_path, f"UPDATE ai_training_samples SET features = '[{content}]' WHERE id = 100")
     snapshot = snapshot_of(path)
@@ -124,7 +133,11 @@ def test_one_odd_vector_among_joined_ones_is_set_aside_alone(sound, tmp_path, na
 @pytest.mark.parametrize(
     "cell", ['{"rsi":1,"ma_cross":2,"volatility":3,"rsi":9,"returns_1h":4}', '{"rsi":1}', '{"":1}']
 )
-def test_an_object_that_names_a_value_twice_or_too_few_gives_no_value_to_another(sound, tmp_path, cell):
+def test_an_object_that_names_a_value_twice_or_too_few_gives_no_value_to_another(
+    sound: tuple[Path, Any],
+    tmp_path: Path,
+    cell: str,
+) -> None:
     path = changed(sound, tmp_path, f"UPDATE ai_training_samples SET features = '{cell}' WHERE id = 100")
     snapshot = snapshot_of(path)
 
@@ -134,31 +147,31 @@ def test_an_object_that_names_a_value_twice_or_too_few_gives_no_value_to_another
         assert value.tolist() == [json.loads(cell)[name] for name in NAMES]
 
 
-def fifo(folder, _sound):
+def fifo(folder: Any, _sound: Any) -> Any:
     path = folder / "pipe.db"
     os.mkfifo(path)
     return path
 
 
-def a_loop_of_links(folder, _sound):
+def a_loop_of_links(folder: Any, _sound: Any) -> Any:
     path = folder / "loop.db"
     path.symlink_to(path)
     return path
 
 
-def a_link_to_nothing(folder, _sound):
+def a_link_to_nothing(folder: Any, _sound: Any) -> Any:
     path = folder / "link.db"
     path.symlink_to(folder / "gone.db")
     return path
 
 
-def a_header_alone(folder, sound):
+def a_header_alone(folder: Any, sound: Any) -> Any:
     path = folder / "header.db"
     path.write_bytes(sound[0].read_bytes()[:100])
     return path
 
 
-def an_unknown_version(folder, sound):
+def an_unknown_version(folder: Any, sound: Any) -> Any:
     path = folder / "new.db"
     content = bytearray(sound[0].read_bytes())
     content[18:20] = b"\x09\x09"
@@ -166,27 +179,27 @@ def an_unknown_version(folder, sound):
     return path
 
 
-def a_damaged_schema(folder, sound):
+def a_damaged_schema(folder: Any, sound: Any) -> Any:
     path = folder / "schema.db"
     content = sound[0].read_bytes()
     path.write_bytes(content.replace(b"CREATE TABLE ai_training", b"CRATE  TABLE ai_training"))
     return path
 
 
-def encrypted(folder, _sound):
+def encrypted(folder: Any, _sound: Any) -> Any:
     path = folder / "secret.db"
     path.write_bytes(os.urandom(64 * 1024))
     return path
 
 
-def a_table_for_search(folder, _sound):
+def a_table_for_search(folder: Any, _sound: Any) -> Any:
     path = folder / "search.db"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE VIRTUAL TABLE ai_training_samples USING fts5(body)")
     return path
 
 
-def a_view_of_nothing(folder, sound):
+def a_view_of_nothing(folder: Any, sound: Any) -> Path:
     return changed(
         sound,
         folder,
@@ -212,7 +225,13 @@ def a_view_of_nothing(folder, sound):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_what_cannot_be_read_ends_in_one_typed_error_with_a_remedy(make, kind, said, sound, tmp_path):
+def test_what_cannot_be_read_ends_in_one_typed_error_with_a_remedy(
+    make: Any,
+    kind: Any,
+    said: str,
+    sound: tuple[Path, Any],
+    tmp_path: Path,
+) -> None:
     path = make(tmp_path, sound)
     with pytest.raises(kind, match=said) as caught:
         snapshot_of(path)
@@ -221,7 +240,7 @@ def test_what_cannot_be_read_ends_in_one_typed_error_with_a_remedy(make, kind, s
 
 
 @pytest.mark.parametrize("cut", [0, 20, 32, 5_000, -1, -3_000])
-def test_of_a_wal_that_is_cut_what_was_committed_and_is_whole_is_read(tmp_path, cut):
+def test_of_a_wal_that_is_cut_what_was_committed_and_is_whole_is_read(tmp_path: Path, cut: int) -> None:
     path = make_database(tmp_path / "live.db", make_rows(300), journal="wal")
     copy = tmp_path / "copy.db"
     with closing(sqlite3.connect(path)) as writer:

@@ -6,8 +6,10 @@ import shutil
 import sqlite3
 from contextlib import closing
 from itertools import chain
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,16 +19,16 @@ from retrain_worker.worker.data.rows import ChangedWhileReadError, read_pages
 from tests.worker.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
 
-def ids_in(path, *, timeout=1.0):
+def ids_in(path: Path, *, timeout: float = 1.0) -> list[Any]:
     return list(chain.from_iterable(page.id for page in read_pages(url_of(path), busy_timeout_seconds=timeout)))
 
 
 @pytest.fixture
-def database(tmp_path):
+def database(tmp_path: Path) -> Path:
     return make_database(tmp_path / "trading.db", make_rows(3000))
 
 
-def test_a_missing_file_is_retried_later_and_not_created(tmp_path):
+def test_a_missing_file_is_retried_later_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnreachableError, match=r"gone\.db.*no such file.*DB_PATH"):
         ids_in(tmp_path / "gone.db")
     assert list(tmp_path.iterdir()) == []
@@ -36,7 +38,7 @@ def test_a_missing_file_is_retried_later_and_not_created(tmp_path):
     ("content", "said"),
     [(b"", "0 bytes"), (b"SQLite form", "not a SQLite"), (b"PK\x03\x04" * 5000, "not a SQLite"), (None, "regular")],
 )
-def test_what_is_not_a_database_is_refused_by_name(tmp_path, content, said):
+def test_what_is_not_a_database_is_refused_by_name(tmp_path: Path, content: Any, said: str) -> None:
     path = tmp_path / "strange.db"
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(SourceUnfitError, match=said) as caught:
@@ -45,7 +47,7 @@ def test_what_is_not_a_database_is_refused_by_name(tmp_path, content, said):
     assert caught.value.remedy
 
 
-def test_a_missing_table_is_refused_and_not_created(tmp_path):
+def test_a_missing_table_is_refused_and_not_created(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE settings (key TEXT)")
@@ -55,8 +57,8 @@ def test_a_missing_table_is_refused_and_not_created(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_every_missing_column_is_named_and_unused_ones_may_miss(tmp_path):
-    def without(*names):
+def test_every_missing_column_is_named_and_unused_ones_may_miss(tmp_path: Path) -> None:
+    def without(*names: Any) -> dict[Any, Any]:
         return {name: kind for name, kind in COLUMNS.items() if name not in names}
 
     with pytest.raises(SourceUnfitError, match="lacks the columns features, target_class"):
@@ -65,18 +67,18 @@ def test_every_missing_column_is_named_and_unused_ones_may_miss(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["with space.db", "what?.db", "a#b.db", "100%20.db", "ünï文.db", "q'\".db"])
-def test_odd_file_names_are_opened_as_they_are(tmp_path, name):
+def test_odd_file_names_are_opened_as_they_are(tmp_path: Path, name: str) -> None:
     assert len(ids_in(make_database(tmp_path / name, make_rows(3)))) == 3
     assert {path.name for path in tmp_path.iterdir()} == {name}
 
 
-def test_every_row_comes_once_whatever_the_gaps_between_ids(tmp_path):
+def test_every_row_comes_once_whatever_the_gaps_between_ids(tmp_path: Path) -> None:
     ids = [*Random(1).sample(range(-(10**6), 10**6), 4000), 2**62, -(2**62)]
     path = make_database(tmp_path / "t.db", (make_row(1, id=each) for each in ids))
     assert sorted(ids_in(path)) == sorted(ids)
 
 
-def test_views_and_tables_without_rowid_are_read_too(tmp_path):
+def test_views_and_tables_without_rowid_are_read_too(tmp_path: Path) -> None:
     rows = make_rows(30)
     plain = make_database(tmp_path / "w.db", rows, tail="WITHOUT ROWID")
     assert sorted(ids_in(plain)) == list(range(1, 31))
@@ -86,14 +88,14 @@ def test_views_and_tables_without_rowid_are_read_too(tmp_path):
     assert sorted(ids_in(plain)) == list(range(1, 31))
 
 
-def test_a_truncated_file_is_refused(database):
+def test_a_truncated_file_is_refused(database: Path) -> None:
     whole = database.read_bytes()
     database.write_bytes(whole[: int(len(whole) * 0.6) + 123])
     with pytest.raises(SourceUnfitError, match=r"damaged.*backup"):
         ids_in(database)
 
 
-def test_no_page_of_garbage_is_read_silently(database):
+def test_no_page_of_garbage_is_read_silently(database: Path) -> None:
     whole = database.read_bytes()
     pages = len(whole) // 4096
     random = Random(7)
@@ -103,12 +105,12 @@ def test_no_page_of_garbage_is_read_silently(database):
             ids_in(database)
 
 
-def first_leaf(whole):
+def first_leaf(whole: Any) -> Any:
     """Where some leaf page of the table begins."""
     return next(at for at in range(4096 * 40, len(whole), 4096) if whole[at] == 13)
 
 
-def test_a_row_that_stands_where_another_should_is_noticed_as_it_is_read(database):
+def test_a_row_that_stands_where_another_should_is_noticed_as_it_is_read(database: Path) -> None:
     whole = bytearray(database.read_bytes())
     page = first_leaf(whole)
     # two cell pointers name the same row: readable, but a row is gone
@@ -118,7 +120,7 @@ def test_a_row_that_stands_where_another_should_is_noticed_as_it_is_read(databas
         ids_in(database)
 
 
-def test_damage_that_reading_does_not_notice_is_found_by_the_check(database):
+def test_damage_that_reading_does_not_notice_is_found_by_the_check(database: Path) -> None:
     whole = bytearray(database.read_bytes())
     whole[first_leaf(whole) + 7] += 1  # how many bytes between the cells are lost
     database.write_bytes(whole)
@@ -128,11 +130,14 @@ def test_damage_that_reading_does_not_notice_is_found_by_the_check(database):
 
 @pytest.mark.parametrize(("is_written", "said"), [(True, None), (False, "torn")])
 def test_what_looks_damaged_while_a_writer_is_at_work_is_no_damage_and_he_never_waits_for_the_check(
-    database, monkeypatch, is_written, said
-):
+    database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_written: bool,
+    said: str | None,
+) -> None:
     ways = []
 
-    def torn(path, options, _busy_timeout_seconds):
+    def torn(path: Any, options: Any, _busy_timeout_seconds: Any) -> list[str]:
         ways.append(options)
         if is_written:
             with closing(sqlite3.connect(path)) as writer, writer:
@@ -147,7 +152,7 @@ def test_what_looks_damaged_while_a_writer_is_at_work_is_no_damage_and_he_never_
     assert set(ways) == {"mode=ro&immutable=1"}
 
 
-def test_values_that_break_a_constraint_are_no_damage(tmp_path):
+def test_values_that_break_a_constraint_are_no_damage(tmp_path: Path) -> None:
     strict = COLUMNS | {"features": "TEXT NOT NULL"}
     path = make_database(tmp_path / "t.db", make_rows(5), columns=strict)
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -160,7 +165,7 @@ def test_values_that_break_a_constraint_are_no_damage(tmp_path):
     assert len(ids_in(path)) == 5
 
 
-def test_rows_that_are_only_in_the_wal_are_read(tmp_path):
+def test_rows_that_are_only_in_the_wal_are_read(tmp_path: Path) -> None:
     path = make_database(tmp_path / "live.db", make_rows(50), journal="wal")
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("PRAGMA wal_autocheckpoint = 0")
@@ -174,7 +179,7 @@ def test_rows_that_are_only_in_the_wal_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path, journal):
+def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path: Path, journal: str) -> None:
     path = make_database(tmp_path / "live.db", make_rows(3000), journal=journal)
     with closing(sqlite3.connect(path, timeout=0)) as writer:
         writer.execute("SELECT count(*) FROM ai_training_samples").fetchone()  # it has the database open
@@ -189,7 +194,11 @@ def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path, journal):
 
 
 @pytest.mark.parametrize("is_busy", [True, False])
-def test_where_pages_are_interrupted_each_begins_with_a_pause_before_the_lock(database, monkeypatch, is_busy):
+def test_where_pages_are_interrupted_each_begins_with_a_pause_before_the_lock(
+    database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_busy: bool,
+) -> None:
     ticks, paused = itertools.count(), []
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         monkeypatch.setattr(
@@ -206,7 +215,7 @@ def test_where_pages_are_interrupted_each_begins_with_a_pause_before_the_lock(da
     assert paused == ([False] * (len(pages) - 1) if is_busy else [])
 
 
-def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path):
+def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path: Path) -> None:
     path = make_database(tmp_path / "rest.db", make_rows(3000), journal="wal")
     pages = read_pages(url_of(path), busy_timeout_seconds=1)
     next(pages)
@@ -218,7 +227,7 @@ def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp
     assert 10_000 in ids_in(path)
 
 
-def test_an_uncommitted_write_is_not_seen_and_a_long_lock_is_retried_later(database):
+def test_an_uncommitted_write_is_not_seen_and_a_long_lock_is_retried_later(database: Path) -> None:
     with closing(sqlite3.connect(database)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("DELETE FROM ai_training_samples")
@@ -229,7 +238,7 @@ def test_an_uncommitted_write_is_not_seen_and_a_long_lock_is_retried_later(datab
             ids_in(database, timeout=0.05)
 
 
-def test_a_journal_left_by_a_crash_is_never_read_past(tmp_path):
+def test_a_journal_left_by_a_crash_is_never_read_past(tmp_path: Path) -> None:
     path = make_database(tmp_path / "t.db", make_rows(500))
     crashed = tmp_path / "crashed.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
@@ -245,7 +254,7 @@ def test_a_journal_left_by_a_crash_is_never_read_past(tmp_path):
         ids_in(crashed)
 
 
-def test_text_that_is_not_utf8_stops_nothing_and_stays_distinct(tmp_path):
+def test_text_that_is_not_utf8_stops_nothing_and_stays_distinct(tmp_path: Path) -> None:
     path = make_database(tmp_path / "t.db", make_rows(3))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE ai_training_samples SET symbol = CAST(x'42ff' AS TEXT) WHERE id = 1")
@@ -266,7 +275,7 @@ def test_text_that_is_not_utf8_stops_nothing_and_stays_distinct(tmp_path):
         "sqlite:///:memory:",
     ],
 )
-def test_no_error_shows_the_password(url):
+def test_no_error_shows_the_password(url: str) -> None:
     with pytest.raises((SourceUnfitError, DatabaseUnreachableError)) as caught:
         list(read_pages(url, busy_timeout_seconds=2))
     assert "hunter2" not in str(caught.value)

@@ -4,6 +4,8 @@ import math
 import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +20,14 @@ from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.worker.data.instants import NEVER, to_microseconds
 from retrain_worker.worker.data.samples import Samples, balanced, select_samples, split_samples, windows
+from retrain_worker.worker.data.snapshot import Snapshot
 from tests.worker.synthetic_market import market
 
 HOUR = 3_600_000_000
 
 
 @st.composite
-def snapshots(draw):
+def snapshots(draw: Any) -> Snapshot:
     """A snapshot in canonical order: a few symbols, ties and gaps in time, outcomes of every kind."""
     lengths = draw(st.lists(st.integers(1, 25), min_size=1, max_size=4))
     codes = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
@@ -49,7 +52,7 @@ def snapshots(draw):
     )
 
 
-def samples_of(*, decided, known, labels):
+def samples_of(*, decided: Any, known: Any, labels: Any) -> Samples:
     count = len(decided)
     return Samples(
         positions=np.arange(count),
@@ -61,7 +64,11 @@ def samples_of(*, decided, known, labels):
 
 
 @given(snapshots(), st.integers(1, 8), st.sampled_from([0.0, 10.0, 48.0]))
-def test_a_window_holds_the_symbols_last_rows_and_nothing_else(snapshot, seq_len, max_gap_hours):
+def test_a_window_holds_the_symbols_last_rows_and_nothing_else(
+    snapshot: Any,
+    seq_len: Any,
+    max_gap_hours: Any,
+) -> None:
     samples, left_out = select_samples(snapshot, policy=DataPolicy(max_gap_hours=max_gap_hours), seq_len=seq_len)
     found = windows(snapshot.features, samples.positions, seq_len)
     assert found.shape == (len(samples), seq_len, 3)
@@ -84,7 +91,7 @@ def test_a_window_holds_the_symbols_last_rows_and_nothing_else(snapshot, seq_len
 
 
 @given(snapshots(), st.sampled_from(list(Label)))
-def test_labels_say_what_the_policy_asks(snapshot, label):
+def test_labels_say_what_the_policy_asks(snapshot: Any, label: Any) -> None:
     samples, left_out = select_samples(snapshot, policy=DataPolicy(label=label, max_gap_hours=0), seq_len=1)
     outcome, side = snapshot.outcome[samples.positions], snapshot.side[samples.positions]
     if label is Label.OUTCOME:
@@ -104,7 +111,12 @@ def test_labels_say_what_the_policy_asks(snapshot, label):
     st.floats(0.1, 0.4),
     st.sampled_from([0.0, 1.0, 12.0]),
 )
-def test_parts_are_disjoint_in_time_order_and_hold_no_label_from_the_future(rows, holdout, validation, embargo):
+def test_parts_are_disjoint_in_time_order_and_hold_no_label_from_the_future(
+    rows: Any,
+    holdout: Any,
+    validation: Any,
+    embargo: Any,
+) -> None:
     rows.sort()
     samples = samples_of(
         decided=[at * HOUR for at, _, _ in rows],
@@ -129,7 +141,7 @@ def test_parts_are_disjoint_in_time_order_and_hold_no_label_from_the_future(rows
 
 @settings(max_examples=40)
 @given(st.integers(60, 200), st.integers(0, 2**32 - 1))
-def test_the_purge_agrees_with_an_independent_implementation(count, seed):
+def test_the_purge_agrees_with_an_independent_implementation(count: Any, seed: Any) -> None:
     random = np.random.default_rng(seed)
     decided = np.sort(random.integers(0, 500, count)) * HOUR
     # a minute past the hour: the other implementation keeps an outcome known at the very seam, ours does not
@@ -145,14 +157,14 @@ def test_the_purge_agrees_with_an_independent_implementation(count, seed):
         assert set(part.positions.tolist()) == set(kept)
 
 
-def purged_elsewhere(decided, known, before, after):
+def purged_elsewhere(decided: Any, known: Any, before: Any, after: Any) -> Any:
     times = pd.Series(pd.to_datetime(decided, unit="us"))
     ends = pd.Series(pd.to_datetime(known, unit="us"))
     return purge(before, after, prediction_times=times, evaluation_times=ends).tolist()
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(0, 5))
-def test_balanced_means_exactly_as_many_of_each_in_time_order(labels, seed):
+def test_balanced_means_exactly_as_many_of_each_in_time_order(labels: Any, seed: Any) -> None:
     count = len(labels)
     samples = samples_of(decided=np.arange(count), known=np.arange(count), labels=labels)
     even = balanced(samples, seed=seed)
@@ -162,7 +174,7 @@ def test_balanced_means_exactly_as_many_of_each_in_time_order(labels, seed):
     assert (balanced(samples, seed=seed).positions == even.positions).all()
 
 
-def test_balancing_draws_from_the_whole_of_the_commoner_class():
+def test_balancing_draws_from_the_whole_of_the_commoner_class() -> None:
     samples = samples_of(decided=np.arange(1000), known=np.arange(1000), labels=np.arange(1000) % 10 == 0)
     drawn = {tuple(balanced(samples, seed=seed).positions.tolist()) for seed in range(5)}
     assert len(drawn) == 5
@@ -175,13 +187,13 @@ def test_balancing_draws_from_the_whole_of_the_commoner_class():
     ("labels", "said"),
     [([], "no row has both"), ([1] * 100, "the train part"), ([1, 0] * 40 + [1] * 20, "the holdout part holds 15")],
 )
-def test_parts_that_cannot_be_scored_are_refused(labels, said):
+def test_parts_that_cannot_be_scored_are_refused(labels: Any, said: str) -> None:
     samples = samples_of(decided=np.arange(len(labels)) * HOUR, known=np.arange(len(labels)) * HOUR, labels=labels)
     with pytest.raises(DataUnfitError, match=said):
         split_samples(samples, SplitPolicy(embargo_hours=0.0))
 
 
-def test_outcomes_that_were_never_dated_are_purged_from_training_only():
+def test_outcomes_that_were_never_dated_are_purged_from_training_only() -> None:
     count = 100
     known = np.where(np.arange(count) % 2, NEVER, np.arange(count) * HOUR)
     samples = samples_of(decided=np.arange(count) * HOUR, known=known, labels=np.arange(count) // 2 % 2)
@@ -191,7 +203,7 @@ def test_outcomes_that_were_never_dated_are_purged_from_training_only():
     assert NEVER in parts.holdout.known_at
 
 
-def test_shares_are_of_the_samples_and_seams_never_divide_an_instant():
+def test_shares_are_of_the_samples_and_seams_never_divide_an_instant() -> None:
     decided = np.repeat(np.arange(100), 10) * HOUR
     samples = samples_of(decided=decided, known=decided, labels=np.arange(1000) % 2)
     parts = split_samples(samples, SplitPolicy(embargo_hours=0.0))
@@ -200,14 +212,14 @@ def test_shares_are_of_the_samples_and_seams_never_divide_an_instant():
     assert parts.left_out == {"purged": 0, "embargo": 0}
 
 
-def test_windows_read_a_memory_mapped_matrix(tmp_path):
+def test_windows_read_a_memory_mapped_matrix(tmp_path: Path) -> None:
     matrix = np.arange(60, dtype=np.float32).reshape(20, 3)
     np.save(tmp_path / "features.npy", matrix)
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     np.testing.assert_array_equal(windows(mapped, np.array([4, 19]), 5), np.stack([matrix[:5], matrix[15:]]))
 
 
-def test_the_windows_of_a_million_rows_cost_no_more_memory_than_one_batch(tmp_path):
+def test_the_windows_of_a_million_rows_cost_no_more_memory_than_one_batch(tmp_path: Path) -> None:
     count, seq_len, batch = 1_000_000, 128, 512
     np.save(tmp_path / "features.npy", np.zeros((count, 4), dtype=np.float32))
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")

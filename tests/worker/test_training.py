@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
@@ -30,6 +31,7 @@ from retrain_worker.worker.training import calibration, loop
 from retrain_worker.worker.training.checkpoint import Checkpoint
 from retrain_worker.worker.training.loop import TrainingSet
 from retrain_worker.worker.training.train import contracts_to_try, train
+from tests.known import known
 from tests.worker.synthetic_market import NAMES, market, saved
 
 RECIPE = Recipe(
@@ -304,13 +306,14 @@ def test_label_smoothing_moves_what_training_aims_at_and_is_recorded(
 ) -> None:
     saved(tmp_path)
     aims: list[float] = []
-    loss_of = loop.functional.binary_cross_entropy_with_logits
+    loss_of = functional.binary_cross_entropy_with_logits
 
     def overheard(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         aims.extend(target.tolist())
-        return loss_of(logits, target, weight=weight)
+        loss: Tensor = loss_of(logits, target, weight=weight)
+        return loss
 
-    monkeypatch.setattr(loop.functional, "binary_cross_entropy_with_logits", overheard)
+    monkeypatch.setattr(functional, "binary_cross_entropy_with_logits", overheard)
     recipe = dataclasses.replace(RECIPE, label_smoothing=0.2, max_epochs=1)
     result = train(request(tmp_path, recipe=recipe), Journal(), never)
 
@@ -441,7 +444,7 @@ def test_a_loss_that_is_not_finite_ends_the_attempt(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(loop._Schedule, "rate", explosive)
     result = train(request(tmp_path, recipe=dataclasses.replace(RECIPE, max_epochs=1)), Journal(), never)
     assert "not finite" in result.manifest.training["attempts"][0]["collapses"][0]
-    assert sorted(set(rates)) == [RECIPE.learning_rate / 2, RECIPE.learning_rate]
+    assert sorted(set(rates)) == [known(RECIPE.learning_rate) / 2, RECIPE.learning_rate]
 
 
 def test_too_few_samples_are_refused_with_their_counts(tmp_path: Path) -> None:

@@ -157,8 +157,9 @@ def pulled(
 ) -> tuple[PullResult, Snapshot]:
     """Write the rows to a database, pull it, load the snapshot."""
     rows = list(rows)
-    for row in rows if spoil else ():
-        spoil(row)
+    if spoil is not None:
+        for row in rows:
+            spoil(row)
     folder.mkdir(parents=True, exist_ok=True)
     database = make_database(folder / "trading.db", rows)
     result = pull(request_for(folder / "run", **policy), url_of(database), lambda _: None)

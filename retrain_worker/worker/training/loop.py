@@ -222,7 +222,7 @@ def _one_epoch(
 
         weight = None if weights is None else weights[labels.long()]
         loss = functional.binary_cross_entropy_with_logits(path(raw), aims, weight=weight)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         path.clip_gradients(recipe.max_grad_norm)
         optimiser.step()
         smoothing.step(rate)
