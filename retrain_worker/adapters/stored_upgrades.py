@@ -70,6 +70,7 @@ def memory(values: Mapping[str, str]) -> dict[str, Any]:
     after, _, reason = values.get("follow_up", "").partition(" ")
     milliseconds, _, sequence = values.get("telemetry/cursor", "").partition("-")
     tally = _json(values.get("telemetry/tally", ""))
+    counted = {"milliseconds": _json(milliseconds), "sequence": _json(sequence), "tally": tally}
     found = {
         "watermark_path": values.get("watermark_path"),
         "clock_went_back": {"last_attempt_at": first, "noticed_at": second} if second else None,
@@ -80,7 +81,7 @@ def memory(values: Mapping[str, str]) -> dict[str, Any]:
             "on_probation": values.get("booked_on_probation", "").split(),
             "serving": values.get("booked_serving", ""),
         },
-        "serving_monitor": {"milliseconds": _json(milliseconds), "sequence": _json(sequence), "tally": tally},
+        "serving_monitor": counted if sequence else None,
         **{key: _json(value) for key, value in values.items() if key.startswith("relay/")},
     }
     return {key: value for key, value in found.items() if value is not None} if values else {}

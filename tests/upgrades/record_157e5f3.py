@@ -31,21 +31,21 @@ from typing import Any
 from unittest import mock
 
 import torch
+from retrain_worker.adapters.run_requests import trigger
+from retrain_worker.daemon.app import App
+from retrain_worker.domain.orders import Order, OrderKind
 
 from retrain_worker import settings
 from retrain_worker.adapters import journal
-from retrain_worker.adapters.run_requests import trigger
 from retrain_worker.adapters.state_schema import MIGRATIONS
 from retrain_worker.cli.options import prepare_home
 from retrain_worker.daemon import app as app_module
-from retrain_worker.daemon.app import App
 from retrain_worker.demo.engine import Diary, Engine, Intents
 from retrain_worker.demo.market import Market, continue_market, write_market
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.artifact import checksum_file, manifest_file, model_file, version_of
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, STREAM_PREFIX, EventType, stream_of
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
-from retrain_worker.domain.orders import Order, OrderKind
 from retrain_worker.redis_client import connect, entries_in, text_of
 from retrain_worker.serving.events import ModelEvents
 from retrain_worker.serving.follower import ModelFollower
@@ -61,15 +61,38 @@ START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 REGIME = Regime(turns_good=0.1, turns_bad=0.08, win_good=0.92, win_bad=0.1, lag=3, strength=0.9)
 #: a few hundred rows are enough, and two input transforms are tried
 SETTINGS = {
-    "RETRAIN_INTERVAL_H": "8760", "ENGINE_CONFIRM_TIMEOUT_S": "600", "CHILD_NICE": "0", "MAX_RETRIES": "0",
-    "MIN_SAMPLES": "300", "MIN_CLASS_SAMPLES": "50", "MIN_NEW_SAMPLES": "50",
-    "HOLDOUT_SHARE": "0.2", "VALIDATION_SHARE": "0.25", "GATE_PAST_FOLDS": "1",
-    "PRESET": "paper", "SEQ_LEN": "16", "INPUT_TRANSFORM": "auto", "MAX_EPOCHS": "12", "PATIENCE": "12",
-    "BATCH_SIZE": "32", "LEARNING_RATE": "0.003", "DROPOUT": "0.1", "TRAIN_THREADS": "1", "PRECISION": "fp32",
+    "RETRAIN_INTERVAL_H": "8760",
+    "ENGINE_CONFIRM_TIMEOUT_S": "600",
+    "CHILD_NICE": "0",
+    "MAX_RETRIES": "0",
+    "MIN_SAMPLES": "300",
+    "MIN_CLASS_SAMPLES": "50",
+    "MIN_NEW_SAMPLES": "50",
+    "HOLDOUT_SHARE": "0.2",
+    "VALIDATION_SHARE": "0.25",
+    "GATE_PAST_FOLDS": "1",
+    "PRESET": "paper",
+    "SEQ_LEN": "16",
+    "INPUT_TRANSFORM": "auto",
+    "MAX_EPOCHS": "12",
+    "PATIENCE": "12",
+    "BATCH_SIZE": "32",
+    "LEARNING_RATE": "0.003",
+    "DROPOUT": "0.1",
+    "TRAIN_THREADS": "1",
+    "PRECISION": "fp32",
     "DEVICE": "cpu",
-    "GATE_MIN_ROWS": "60", "GATE_SKILL_ALPHA": "0.1", "GATE_NEWEST_ALPHA": "0.1", "GATE_INCUMBENT_MARGIN": "1",
-    "GATE_ECE_TOLERANCE": "0.3", "GATE_MIN_CONFIDENCE_SLOPE": "0", "GATE_MAX_ACTION_SHARE": "0.95",
-    "PROBATION_HOURS": "48", "PROBATION_MIN_OUTCOMES": "30", "PROBATION_MIN_ROWS": "20", "PROBATION_MIN_STD": "0.15",
+    "GATE_MIN_ROWS": "60",
+    "GATE_SKILL_ALPHA": "0.1",
+    "GATE_NEWEST_ALPHA": "0.1",
+    "GATE_INCUMBENT_MARGIN": "1",
+    "GATE_ECE_TOLERANCE": "0.3",
+    "GATE_MIN_CONFIDENCE_SLOPE": "0",
+    "GATE_MAX_ACTION_SHARE": "0.95",
+    "PROBATION_HOURS": "48",
+    "PROBATION_MIN_OUTCOMES": "30",
+    "PROBATION_MIN_ROWS": "20",
+    "PROBATION_MIN_STD": "0.15",
 }
 #: real seconds that one step may take
 PATIENCE_SECONDS = 900.0
@@ -100,7 +123,8 @@ class Stack:
         self.values = {**SETTINGS, **changes}
         self.home.mkdir(parents=True)
         self.market: Market = write_market(
-            self.home / "trader.db", seed=11, end=START, rows=rows, open_rows=10, days=14.0, regime=REGIME)
+            self.home / "trader.db", seed=11, end=START, rows=rows, open_rows=10, days=14.0, regime=REGIME
+        )
         prepare_home(self.settings())
 
     def settings(self) -> Settings:
@@ -110,9 +134,13 @@ class Stack:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """The program from its start to its stop, and an engine that follows it."""
-        with (mock.patch.object(app_module, "now", self.clock), App(self.settings()) as self.app,
-              closing(connect(self.app.redis_url)) as client, (self.home.parent / "engine.jsonl").open("a") as file,
-              ModelFollower(self.app.redis_url, consumer="engine-1") as follower):
+        with (
+            mock.patch.object(app_module, "now", self.clock),
+            App(self.settings()) as self.app,
+            closing(connect(self.app.redis_url)) as client,
+            (self.home.parent / "engine.jsonl").open("a") as file,
+            ModelFollower(self.app.redis_url, consumer="engine-1") as follower,
+        ):
             self.engine = Engine(follower, self.market.path, Diary(file=file), Intents(client, self.market.path))
             self.app.recover()
             yield
@@ -334,8 +362,9 @@ def keep_streams(stack: Stack, folder: Path) -> None:
     lines.append({"hash": CURRENT_MODEL_KEY, "fields": in_text(client.hgetall(CURRENT_MODEL_KEY))})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "streams.jsonl").write_text(text.replace(str(stack.home), stored_home.PLACEHOLDER))
-    with ModelEvents(stack.app.redis_url, group="risk", consumer="risk-1",
-                     handled_file=folder / "handled.jsonl") as events:
+    with ModelEvents(
+        stack.app.redis_url, group="risk", consumer="risk-1", handled_file=folder / "handled.jsonl"
+    ) as events:
         for event in islice(events, 5):
             events.acknowledge(event)
 
@@ -354,20 +383,32 @@ def keep_schema_1(folder: Path, home: Path) -> None:
     """
     with closing(older_database(folder / "state/state.sql", home, version=1)) as connection:
         for run_id, outcome, reason, state in (
-                ("20260106_120000", "FAILED", "no space left on device", "UNDONE"),
-                ("20260107_060000", "ABANDONED", "run 20260107_060000 (promote) died 3 times", "INTENDED")):
+            ("20260106_120000", "FAILED", "no space left on device", "UNDONE"),
+            ("20260107_060000", "ABANDONED", "run 20260107_060000 (promote) died 3 times", "INTENDED"),
+        ):
             at = datetime.strptime(run_id, "%Y%m%d_%H%M%S").replace(tzinfo=UTC).isoformat(timespec="microseconds")
-            values = {"id": run_id, "version": version_of(run_id), "sha256": "0" * 64, "state": state, "at": at,
-                      "outcome": outcome, "reasons": json.dumps([reason])}
+            values = {
+                "id": run_id,
+                "version": version_of(run_id),
+                "sha256": "0" * 64,
+                "state": state,
+                "at": at,
+                "outcome": outcome,
+                "reasons": json.dumps([reason]),
+            }
             connection.execute(
                 "INSERT INTO runs SELECT :id, requested_by, request_reason, :at, :at, 'PROMOTE', :outcome, :reasons,"
                 " :at, num_deaths, num_retries, not_before,"
                 " json_set(json_remove(facts, '$.promote'), '$.train.version', :version), seconds"
-                " FROM runs WHERE outcome = 'PROMOTED'", values)
+                " FROM runs WHERE outcome = 'PROMOTED'",
+                values,
+            )
             connection.execute(
                 "INSERT INTO deployments SELECT NULL, :id, :id, kind, :version, replace(model_path, version, :version),"
                 " :sha256, size_bytes, version, model_path, :state, :at, :at, requested_by, reason, ''"
-                " FROM deployments WHERE sequence = 1", values)
+                " FROM deployments WHERE sequence = 1",
+                values,
+            )
         connection.execute("CREATE TEMP TABLE in_order AS SELECT * FROM runs ORDER BY run_id")
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute("DELETE FROM runs")
@@ -382,7 +423,8 @@ def keep_schema_2(folder: Path, home: Path) -> None:
         connection.execute("DELETE FROM orders WHERE kind = 'promote' OR json_extract(arguments, '$.run_id') NOT NULL")
         connection.execute(
             "INSERT INTO runs VALUES ('20260131_000000', 'schedule', 'every 24 h', '2026-01-31T00:00:00.000000+00:00',"
-            " '2026-01-31T00:00:00.000000+00:00', 'PULL', NULL, '[]', NULL, 0, 0, NULL, '{}', '{}')")
+            " '2026-01-31T00:00:00.000000+00:00', 'PULL', NULL, '[]', NULL, 0, 0, NULL, '{}', '{}')"
+        )
         connection.commit()
     stored_home.dump(home / "older.db", folder / "state/state_schema_2.sql", home=home)
 

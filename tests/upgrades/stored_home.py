@@ -59,8 +59,10 @@ def dump(database: Path, target: Path, *, home: Path) -> None:
     """Write an SQLite database as SQL text."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(database)) as connection:
-        lines = [f"PRAGMA {name} = {connection.execute(f'PRAGMA {name}').fetchone()[0]};"
-                 for name in ("application_id", "user_version")]
+        lines = [
+            f"PRAGMA {name} = {connection.execute(f'PRAGMA {name}').fetchone()[0]};"
+            for name in ("application_id", "user_version")
+        ]
         lines += connection.iterdump()
     target.write_text("\n".join(lines).replace(str(home), PLACEHOLDER) + "\n", encoding="utf-8")
 
