@@ -160,7 +160,7 @@ def test_what_stood_in_the_slot_who_put_it_there_and_what_waits_is_known(history
     assert waiting is not None
     assert waiting.arguments.version == FIRST.join(["patchtst_v", ""])
     assert waiting.arguments.only_from is not None
-    assert history.request("promote_20260117_000107").arguments.is_forced  # type: ignore[union-attr]
+    assert history.request("promote_20260117_000107").arguments.is_forced
     assert [row.event.correlation_id for row in history.pending_events(9)] == ["20260120_120000"] * 2
 
 
