@@ -98,12 +98,12 @@ class EngineRestart:
     @staticmethod
     def _check_sum(model: Path) -> None:
         """A model that this program has published has a checksum file; an external one may have none."""
-        beside = checksum_file(model)
-        if not beside.exists() and not is_published(model):
+        checksum = checksum_file(model)
+        if not checksum.exists() and not is_published(model):
             return
-        if beside.read_bytes() != checksum_line(model, durable_file.sha256_of(model)).encode():
+        if checksum.read_bytes() != checksum_line(model, durable_file.sha256_of(model)).encode():
             raise ArtifactError(
-                f"its sha256 is not the one in {beside.name}",
+                f"its sha256 is not the one in {checksum.name}",
                 where=str(model),
                 remedy="retrain-worker rollback returns the previous model",
             )

@@ -1,7 +1,7 @@
 """The log: one entry of the journal per record where there is a journal, else one line on stderr, JSON or text.
 
 A record is an `event` (a name in snake_case; docs/operations.md lists them), a `message` and fields. A JSON line starts
-with `<N>`, which systemd takes as the priority (sd-daemon(3)). No record holds a password, takes more than one line, or
+with `<N>`, which systemd takes as the priority (sd-daemon(3)). No record holds a password, has more than one line, or
 blocks the daemon.
 """
 

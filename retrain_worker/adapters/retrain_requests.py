@@ -105,7 +105,7 @@ class Requests:
         return found
 
     def acknowledge(self, stream_ids: Iterable[str]) -> RedisProblem | None:
-        """These are stored. Returns the problem if Redis could not be told: the next poll returns them again."""
+        """These are stored. Returns the problem if that failed: the next poll returns them again."""
         ids = tuple(stream_ids)
         try:
             if ids:

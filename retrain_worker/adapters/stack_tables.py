@@ -80,7 +80,7 @@ class StackTables:
 
     @contextmanager
     def _tables(self, *names: str) -> Iterator[tuple[sa.Connection, Mapping[str, sa.Table]]]:
-        """One transaction, and those of these tables that exist; its errors as ours."""
+        """One transaction, and those of these tables that exist. Raises DatabaseBusyError, RowRefusedError."""
         try:
             with self._engine.begin() as connection:
                 present = set(sa.inspect(connection).get_table_names()) & set(names)

@@ -166,7 +166,7 @@ class WorkerProcesses:
             raise WorkerFailedError(
                 f"the worker could not be started: {error.strerror}",
                 where=_name(files),
-                remedy="look at memory, processes and open files of this service",
+                remedy="check the limits of memory, processes and open files of this service",
             ) from error
         finally:
             os.close(lock_fd)

@@ -63,7 +63,7 @@ def run_once(settings: Settings, *, is_stopped: Callable[[], bool], report: Call
 
 
 def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> RunResult:
-    """One run of opened components; an interrupted one goes on first."""
+    """One run of opened components; an interrupted one is resumed instead of a new one."""
     from retrain_worker.daemon.run_report import write_report
 
     driver = components.driver
@@ -74,7 +74,7 @@ def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> RunRe
 
 
 def exit_code(result: RunResult) -> int:
-    """The exit code of an outcome; a run on trial has none yet, and goes on as an interrupted one does."""
+    """The exit code of an outcome; a run on trial has none yet, and is continued later like an interrupted one."""
     return EXIT_CODES.get(result.run.outcome or Outcome.INTERRUPTED, _EXIT_FAILED)
 
 

@@ -30,7 +30,7 @@ class Configuration:
         self._pending = settings
 
     def adopt_pending(self) -> None:
-        """Put requested settings in force. Paths of our own, Redis and database stay: they need a restart."""
+        """Put requested settings in force. State, models, checkpoints, Redis and database are kept until a restart."""
         if self._pending is None:
             return
         kept = self.settings

@@ -61,7 +61,7 @@ class RunDriver:
         self._relay = relay
         self._report = report
         self._lock = lock
-        #: how the current run stands; empty while there is none
+        #: the last message of the current run; empty while there is none
         self.message = ""
         #: whether nothing new begins any more
         self.is_stopping = False

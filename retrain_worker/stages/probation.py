@@ -111,7 +111,7 @@ def _unsound(run: Run, facts: ProbationFacts, deployment: Deployment, why: str, 
 def _goes_on(run: Run, facts: ProbationFacts, context: StageContext) -> Step:
     known = trial_evaluation.planned(run, facts, context)
     if not trial_evaluation.is_over(run, context):
-        return Step(run=known, message=trial_evaluation.standing(known))
+        return Step(run=known, message=trial_evaluation.standing(known), is_evaluation=True)
     message = f"probation over after {context.policies.probation.hours:g} h and {facts.num_outcomes} new outcomes"
     if facts.num_analyses == 0:
         message += f", which were too few to compare{f': {facts.problem}' if facts.problem else ''}"

@@ -125,7 +125,7 @@ def _in_time(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
     """No verdict yet: continue within the time limit."""
     known = trial_evaluation.planned(run, facts, context)
     if not trial_evaluation.is_over(run, context):
-        return Step(run=known, message=trial_evaluation.standing(known))
+        return Step(run=known, message=trial_evaluation.standing(known), is_evaluation=True)
     cause = facts.problem or "; ".join(facts.verdict.reasons if facts.verdict else ())
     return _refused(
         known,

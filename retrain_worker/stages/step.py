@@ -22,6 +22,8 @@ class Step:
     #: the slot request of this run
     request: SlotRequest | None = None
     watermark_path: Path | None = None
+    #: whether it only stores what an evaluation found, of which a trial has hundreds
+    is_evaluation: bool = False
     #: whether something changed and is stored
     is_move: bool = False
     #: whether this step determined the outcome: the run ended, or its probation began

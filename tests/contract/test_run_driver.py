@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from retrain_worker.adapters.embedded_redis import EmbeddedRedis
+from retrain_worker.adapters.outbox_relay import Relay, RelayReport
 from retrain_worker.daemon import run_driver
 from retrain_worker.daemon.job_backoff import MAX_PAUSE_SECONDS
 from retrain_worker.daemon.jobs.slot_watch import SlotWatch
@@ -14,7 +16,7 @@ from retrain_worker.daemon.run_schedule import RunSchedule
 from retrain_worker.daemon.status import status_line
 from retrain_worker.domain.lifecycle import Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind, SlotRequestState
-from retrain_worker.errors import DiskFullError, StateError
+from retrain_worker.errors import DiskFullError, RedisUnavailableError, StateError
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import STAGES
 from retrain_worker.stages.step import Step
@@ -213,3 +215,21 @@ def test_new_settings_are_in_force_once_no_run_is_at_work(components: Any) -> No
     components.store.record(run.ended(Outcome.FAILED, "test", at=datetime.now(UTC)))
     components.driver.run_pass()
     assert components.configuration.settings == replace(before, retrain_interval_hours=9.0), "paths need a restart"
+
+
+def test_an_embedded_redis_that_cannot_be_started_is_a_problem_of_the_relay_and_delays_no_run(components, monkeypatch):
+    def no_server(_):
+        raise RedisUnavailableError("no redis-server to start", where="redis/")
+
+    monkeypatch.setattr(EmbeddedRedis, "ensure", no_server)
+    monkeypatch.setattr(
+        Relay, "relay_once", lambda _, **__: RelayReport(sent=0, pending=3, oldest_pending_at=None, problem="x")
+    )
+    with capture_logs() as logged:
+        for _ in range(3):
+            one_pass(components, "run driver")
+            one_pass(components, "event relay")
+
+    assert components.backoff.problems() == ()
+    assert [each["event"] for each in logged].count("redis_problem") == 1
+    assert "no redis-server to start" in status_line(components)

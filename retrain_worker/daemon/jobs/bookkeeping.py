@@ -51,7 +51,7 @@ class Bookkeeping:
         self._rejected: tuple[str, int] = ("", 0)
 
     def run(self) -> None:
-        """One pass, where the settings ask for it."""
+        """One pass, unless BOOKKEEPING=false."""
         tables = self._tables()
         if tables is not None:
             self.write(tables)

@@ -8,6 +8,7 @@ import structlog
 
 from retrain_worker.adapters.embedded_redis import EmbeddedRedis
 from retrain_worker.adapters.outbox_relay import Relay
+from retrain_worker.errors import RetrainError
 
 log = structlog.get_logger()
 
@@ -19,21 +20,25 @@ class EventRelay:
         self._relay = relay
         self._embedded_redis = embedded_redis
         self._lock = threading.Lock()
-        #: why events wait, one sentence; None while Redis takes them
+        #: why events wait, one message; None while Redis accepts them
         self.problem: str | None = None
 
     def run(self, *, at_once: bool = False) -> None:
         """Send what waits; a problem is logged when it begins and when it is over. `at_once` skips the back-off."""
         with self._lock:
             report = self._relay.relay_once(at_once=at_once)
-            if report.problem and self._embedded_redis is not None:
-                self._embedded_redis.ensure()
+            problem = report.problem
+            if problem and self._embedded_redis is not None:
+                try:
+                    self._embedded_redis.ensure()
+                except RetrainError as error:
+                    problem = str(error)
         for notice in report.notices:
             log.warning("redis_notice", message=notice)
-        if report.problem == self.problem:
+        if problem == self.problem:
             return
-        self.problem = report.problem
-        if report.problem:
-            log.warning("redis_problem", message=f"{report.problem}; {report.pending} events wait")
+        self.problem = problem
+        if problem:
+            log.warning("redis_problem", message=f"{problem}; {report.pending} events wait")
         else:
             log.info("redis_recovered", message=f"Redis accepts events again; {report.pending} wait")

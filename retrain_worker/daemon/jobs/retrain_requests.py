@@ -1,4 +1,4 @@
-"""Takes retrain requests from Redis: each starts a run, or joins the current run, or queues one more run after it."""
+"""Reads retrain requests from Redis: each starts a run, or joins the current run, or queues one more run after it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RetrainRequests:
         self._problem: RedisProblem | None = None
 
     def run(self) -> None:
-        """Take every request that waits.
+        """Read and store every pending request.
 
         A flood is read to its end while no run moves: read over several passes, it would begin a run after each one
         that ends at once.

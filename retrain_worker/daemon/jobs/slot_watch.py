@@ -1,4 +1,4 @@
-"""Records that somebody else has changed PATCHTST_MODEL_PATH, once."""
+"""Records external changes of PATCHTST_MODEL_PATH, each once."""
 
 from __future__ import annotations
 

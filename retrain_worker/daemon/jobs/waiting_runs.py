@@ -1,7 +1,7 @@
 """Advances the runs on trial and on probation: each is evaluated when its next evaluation is due.
 
 There is one worker at a time: no evaluation begins while another worker runs, and while an evaluation runs the run at
-work makes no step. An evaluation takes seconds. A rollback needs no evaluation, and waits for none.
+work makes no step. An evaluation takes seconds. A rollback needs no evaluation and does not wait for one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retrain_worker.domain.lifecycle import Outcome, Run
 from retrain_worker.stages.advance import advance, postpone
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
-from retrain_worker.stages.trial_evaluation import facts_of, standing
+from retrain_worker.stages.trial_evaluation import facts_of
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ class WaitingRuns:
         return has_moved or self.is_evaluating
 
     def messages(self) -> tuple[str, ...]:
-        """How each of them stands."""
+        """The last message of each waiting run."""
         return tuple(message for message in self._messages.values() if message)
 
     def _report(self, step: Step) -> None:
@@ -107,6 +107,6 @@ def _log_progress(step: Step) -> None:
     run = step.run
     facts = facts_of(run)
     is_alarm = _is_rolling_back(run) or bool(facts and facts.problem)
-    is_news = step.is_move and step.message != standing(run)
-    write = log.warning if is_alarm else log.info if is_news else log.debug
+    is_minor = not step.is_move or step.is_evaluation
+    write = log.warning if is_alarm else log.debug if is_minor else log.info
     write("run_waits", message=step.message, run_id=run.run_id, stage=run.stage)
