@@ -12,13 +12,16 @@ from retrain_worker.adapters.outbox_relay import Relay, RelayReport
 from retrain_worker.daemon import run_driver
 from retrain_worker.daemon.job_backoff import MAX_PAUSE_SECONDS
 from retrain_worker.daemon.jobs.slot_watch import SlotWatch
+from retrain_worker.daemon.jobs.waiting_runs import WaitingRuns
 from retrain_worker.daemon.run_schedule import RunSchedule
 from retrain_worker.daemon.status import status_line
-from retrain_worker.domain.lifecycle import Outcome, Stage
-from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.errors import DiskFullError, RedisUnavailableError, StateError
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import STAGES
+from retrain_worker.stages.ports import StageContext
+from retrain_worker.stages.slot_requests import SlotRequestStep
 from retrain_worker.stages.step import Step
 from tests.daemon_home import an_ended_run, one_pass
 
@@ -217,8 +220,10 @@ def test_new_settings_are_in_force_once_no_run_is_at_work(components: Any) -> No
     assert components.configuration.settings == replace(before, retrain_interval_hours=9.0), "paths need a restart"
 
 
-def test_an_embedded_redis_that_cannot_be_started_is_a_problem_of_the_relay_and_delays_no_run(components, monkeypatch):
-    def no_server(_):
+def test_an_embedded_redis_that_cannot_be_started_is_a_problem_of_the_relay_and_delays_no_run(
+    components: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_server(_: Any) -> None:
         raise RedisUnavailableError("no redis-server to start", where="redis/")
 
     monkeypatch.setattr(EmbeddedRedis, "ensure", no_server)
@@ -233,3 +238,110 @@ def test_an_embedded_redis_that_cannot_be_started_is_a_problem_of_the_relay_and_
     assert components.backoff.problems() == ()
     assert [each["event"] for each in logged].count("redis_problem") == 1
     assert "no redis-server to start" in status_line(components)
+
+
+def test_a_promotion_takes_every_step_that_needs_no_waiting_in_one_pass(
+    components: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = components.store.open_run(requested_by="schedule", reason="test", at=datetime.now(UTC))
+    components.store.record(replace(run, stage=Stage.PROMOTE))
+    steps = []
+
+    def promote(run: Run, _context: Any) -> Step:
+        steps.append(run.reasons)
+        is_last = len(steps) == 4
+        return Step(run=run if is_last else replace(run, reasons=(str(len(steps)),)), message=f"step {len(steps)}")
+
+    monkeypatch.setitem(STAGES, Stage.PROMOTE, promote)
+    components.driver.run_pass()
+
+    assert steps == [(), ("1",), ("2",), ("3",)]
+
+
+def test_the_current_run_makes_no_step_while_the_worker_evaluates_a_waiting_run(
+    components: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = components.store.open_run(requested_by="schedule", reason="test", at=datetime.now(UTC))
+    monkeypatch.setattr(WaitingRuns, "is_evaluating", property(lambda _: True))
+    monkeypatch.setitem(STAGES, Stage.PULL, defect)
+    components.driver.run_pass()
+
+    assert components.store.run(run.run_id) == run
+
+
+def test_what_a_pass_stores_is_relayed_at_once(components: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    relayed: list[bool] = []
+
+    def relay_once(_: Relay, *, at_once: bool) -> RelayReport:
+        relayed.append(at_once)
+        return RelayReport(sent=0, pending=0, oldest_pending_at=None, problem=None)
+
+    monkeypatch.setattr(Relay, "relay_once", relay_once)
+    an_ended_run(components, datetime.now(UTC))
+    components.driver.run_pass()
+    assert relayed == [], "nothing was stored"
+
+    a_rollback_request(components)
+    components.driver.run_pass()
+    assert relayed == [False]
+
+
+def test_an_external_change_is_part_of_the_history_before_a_slot_request_is_carried_out(components: Any) -> None:
+    components.configuration.settings.engine_env_file.write_text("PATCHTST_MODEL_PATH=/opt/external.pth\n")
+    components.store.open_slot_request(
+        SlotRequestKind.PROMOTE,
+        arguments=SlotRequestArguments(run_id="20200101_000000"),
+        requested_by="ada",
+        reason="test",
+        at=NOW,
+    )
+    request = components.store.waiting_slot_request()
+    assert alone(components, request).state is SlotRequestState.REFUSED
+
+    assert [one.model_path for one in components.store.deployments(9)] == ["/opt/external.pth"]
+
+
+def test_the_run_that_a_slot_request_opens_is_driven_to_its_end(
+    components: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_run(request: SlotRequest, context: StageContext) -> SlotRequestStep:
+        run, _ = components.store.open_run(requested_by="ada", reason="forced", at=NOW)
+        opened = replace(request.arguments, opened_run_id=run.run_id)
+        answered = replace(request, arguments=opened).answered(SlotRequestState.DONE, "opened", at=NOW)
+        context.store.record_slot_request(answered)
+        return SlotRequestStep(request=answered, message="opened", is_move=True)
+
+    monkeypatch.setattr(slot_requests, "carry_out", open_run)
+
+    def skip(run: Run, _context: Any) -> Step:
+        return Step(run=run.ended(Outcome.SKIPPED, "nothing new", at=NOW), message="skipped")
+
+    monkeypatch.setitem(STAGES, Stage.PULL, skip)
+    request = alone(components, a_rollback_request(components))
+
+    assert components.store.run(request.arguments.opened_run_id).outcome is Outcome.SKIPPED
+
+
+def test_the_first_model_found_in_the_slot_causes_no_event_and_a_later_change_causes_one(components: Any) -> None:
+    env, watch = components.configuration.settings.engine_env_file, SlotWatch()
+    pending = []
+    for path in ("/opt/first.pth", "/opt/second.pth"):
+        env.write_text(f"PATCHTST_SHADOW_ONLY=true\nPATCHTST_MODEL_PATH={path}\n")
+        with capture_logs() as logged:
+            for _ in range(3):
+                watch.check(components.configuration.context)
+        pending.append(components.store.num_pending())
+
+    assert pending == [0, 1]
+    assert [each["log_level"] for each in logged] == ["warning"]
+    assert "/opt/second.pth (was /opt/first.pth)" in logged[0]["message"]
+
+
+def test_a_slot_that_cannot_be_read_is_reported_once(components: Any) -> None:
+    env, watch = components.configuration.settings.engine_env_file, SlotWatch()
+    env.unlink()
+    with capture_logs() as logged:
+        for _ in range(3):
+            watch.check(components.configuration.context)
+
+    assert [each["event"] for each in logged] == ["slot_problem"]

@@ -1,18 +1,21 @@
-"""What the engine itself says: read from a real stream, bounded, across restarts; and what follows from it."""
+"""The engine's answers: read from a real stream, in batches, across restarts; and the findings."""
 
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.trade_intents import BATCH, TradeIntents
 from retrain_worker.domain.engine_answers import INTENT_STREAM, Finding, Tally, judge
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.trial_evaluation import Answer
+from tests.daemon_home import opened_components
 from tests.redis_world import RedisServer
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -200,3 +203,22 @@ def test_a_redis_that_is_away_is_said_and_loses_nothing(
 
     assert "cannot be reached" in trade_intents.read(model_path=MODEL, at=START).message
     assert trade_intents.tally == replace(trade_intents.tally, entries=1)
+
+
+def test_a_serving_fault_is_logged_when_it_begins_and_when_it_is_over(
+    tmp_path: Path, redis_server: RedisServer, client: redis.Redis
+) -> None:
+    with opened_components(tmp_path / "home", REDIS_URL=redis_server.url) as components:
+        monitor = components.serving_monitor
+        components.configuration.settings.engine_env_file.write_text(f"PATCHTST_MODEL_PATH={MODEL}\n")
+        monitor.run()  # the first pass begins at the present
+        events = []
+        for confidence in (lambda _: 0.615, lambda number: 0.2 + number % 7 / 10):
+            for number in range(400):
+                say(client, confidence=confidence(number), number=number)
+            with capture_logs() as logged:
+                for _ in range(3):
+                    monitor.run()
+            events.append([each["event"] for each in logged])
+
+    assert events == [["serving_fault"], ["serving_fault_over"]]

@@ -61,6 +61,20 @@ def test_the_pauses_between_attempts_grow_to_a_maximum() -> None:
     assert at == [0, 1, 3, 7, 15, 31, 61, 91]
 
 
+def test_another_error_of_a_failing_job_is_logged_again() -> None:
+    now = [0.0]
+    backoff, job = JobBackoff(clock=lambda: now[0]), Failing(None)
+    guarded = backoff.around("bookkeeping", job)
+    with capture_logs() as logged:
+        for cause in ("busy", "busy", "disk full"):
+            job.error = DiskFullError(cause)
+            guarded()
+            now[0] += MAX_PAUSE_SECONDS
+
+    assert [each["event"] for each in logged] == ["job_failed", "job_failed"]
+    assert [problem.cause for problem in backoff.problems()] == ["disk full"]
+
+
 def test_a_failing_job_delays_no_other_job() -> None:
     backoff, relay = JobBackoff(clock=lambda: 0.0), Failing(None)
     with capture_logs():
