@@ -88,7 +88,7 @@ def promote(relay: Relay, outbox: StateDb, clock: Clock) -> Any:
             "rolled_back_at": clock().isoformat(),
             **changes,
         }
-        enqueue(outbox, an_event(int(clock().timestamp()), event_type, at=clock(), **said))
+        enqueue(outbox, an_event(int(clock().timestamp() * 1e6), event_type, at=clock(), **said))
         relay.relay_once(at_once=True)
 
     return promote
