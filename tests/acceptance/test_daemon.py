@@ -1,4 +1,4 @@
-"""`retrain-worker run`: the daemon as a process, with a fake $NOTIFY_SOCKET where it is about systemd."""
+"""`retrain-worker run`: the daemon as a process, with a fake $NOTIFY_SOCKET for the tests of systemd."""
 
 import contextlib
 import json
@@ -77,7 +77,7 @@ def test_killed_in_training_it_resumes_and_finishes_and_the_env_file_is_valid_th
     assert "resumed after epoch" in log, log
 
 
-def test_sigterm_in_training_checkpoints_and_the_next_start_goes_on(
+def test_sigterm_in_training_writes_a_checkpoint_and_the_next_start_resumes(
     daemon_of: StartsDaemon,
     hopeless: Path,
     tmp_path: Path,
@@ -113,7 +113,7 @@ def test_an_idle_daemon_holds_no_torch_and_does_not_repeat_a_run_after_a_restart
     assert len(retrain_worker("history", "--home", tmp_path / "home").stdout.splitlines()) == 1
 
 
-def test_a_request_starts_a_run_that_finds_nothing_new(
+def test_a_retrain_request_starts_a_run(
     daemon_of: StartsDaemon,
     hopeless: Path,
     tmp_path: Path,
@@ -127,7 +127,7 @@ def test_a_request_starts_a_run_that_finds_nothing_new(
     assert any("new regime" in line["message"] for line in daemon.lines() if line["event"] == "run_started")
 
 
-def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(
+def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_continues(
     daemon_of: StartsDaemon,
     hopeless: Path,
     tmp_path: Path,
@@ -143,7 +143,7 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(
     assert ended["run_id"] in wait_for(lambda: page.exists() and page.read_text(), what="the page of the run")
 
 
-def test_reload_takes_good_settings_and_keeps_the_old_ones_when_the_new_are_bad(
+def test_reload_applies_valid_settings_and_rejects_invalid_ones(
     daemon_of: StartsDaemon,
     hopeless: Path,
     tmp_path: Path,
@@ -199,7 +199,7 @@ def test_a_reload_in_training_waits_for_the_end_of_the_run(
     assert daemon.wait_for_event("run_finished", outcome="SKIPPED"), "the new interval is in force"
 
 
-def test_sighup_in_the_first_instants_does_no_harm(daemon_of: StartsDaemon, hopeless: Path, tmp_path: Path) -> None:
+def test_sighup_during_the_start_is_ignored(daemon_of: StartsDaemon, hopeless: Path, tmp_path: Path) -> None:
     daemon = daemon_of(tmp_path / "home", hopeless, MAX_EPOCHS=1)
     wait_for(lambda: hangup_is_harmless(daemon.process.pid), what="our first line")
     while "ready" not in daemon.events():
@@ -246,7 +246,7 @@ def ready_in(heard: list[str]) -> str:
     return next(message for message in heard if message.startswith("READY=1\nSTATUS="))
 
 
-def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_speaks(
+def test_systemd_gets_ready_status_watchdog_and_stopping_and_nothing_from_the_worker(
     notify_socket: tuple[Any, Any, Any],
     daemon_of: StartsDaemon,
     hopeless: Path,
@@ -277,7 +277,7 @@ def test_systemd_hears_ready_status_watchdog_and_stopping_and_the_child_never_sp
     assert b"WATCHDOG" not in worker_environment
 
 
-def test_redis_down_at_start_is_no_reason_not_to_be_ready(
+def test_an_unreachable_redis_does_not_delay_ready(
     daemon_of: StartsDaemon,
     hopeless: Path,
     tmp_path: Path,
@@ -293,7 +293,7 @@ def test_redis_down_at_start_is_no_reason_not_to_be_ready(
     assert daemon.events().count("redis_problem") == 1
 
 
-def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the_watchdog_nor_the_stop(
+def test_a_redis_that_never_answers_delays_neither_run_nor_watchdog_nor_stop(
     notify_socket: tuple[Any, Any, Any],
     daemon_of: StartsDaemon,
     hopeless: Path,
@@ -323,7 +323,7 @@ def test_a_redis_that_accepts_and_never_answers_holds_up_neither_the_run_nor_the
     assert daemon.events().count("redis_problem") == 1
 
 
-def test_a_wrong_password_is_said_once_in_status_and_log_and_never_shown(
+def test_a_wrong_password_is_reported_once_and_never_shown(
     notify_socket: tuple[Any, Any, Any],
     redis_server: RedisServer,
     daemon_of: StartsDaemon,

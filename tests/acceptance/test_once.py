@@ -68,7 +68,7 @@ def test_the_env_file_names_the_verified_model(promoted: Ended) -> None:
     assert json.loads(model.with_name(model.name + ".json").read_text())["version"] == model.stem
 
 
-def test_without_an_engine_it_is_called_not_confirmed(promoted: Ended) -> None:
+def test_without_an_engine_the_promotion_is_not_confirmed(promoted: Ended) -> None:
     result = promoted[1]
 
     assert result["confirmed"] is False
@@ -89,7 +89,7 @@ def test_everything_it_wrote_lies_under_the_home(promoted: Ended, learnable: Pat
     assert [path.name for path in learnable.parent.iterdir()] == [learnable.name]
 
 
-def test_status_history_and_gates_tell_of_it(promoted: Ended) -> None:
+def test_status_history_and_gates_show_the_run(promoted: Ended) -> None:
     _, result, _, home = promoted
     told = {verb: retrain_worker(verb, "--home", home) for verb in ("status", "history", "gates")}
 
@@ -100,7 +100,7 @@ def test_status_history_and_gates_tell_of_it(promoted: Ended) -> None:
     assert "✔ skill" in told["gates"].stdout
 
 
-def test_report_shows_it_again_on_the_screen_and_as_a_page(
+def test_report_shows_the_run_as_text_and_as_a_page(
     promoted: Ended,
     tmp_path: Path,
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_second_run_on_the_same_rows_is_skipped(promoted: Ended, learnable: Pa
     assert (home / "engine/ai-engine.env").read_bytes() == before
 
 
-def test_nothing_to_learn_is_refused_and_says_which_gates_refused(hopeless: Path, tmp_path: Path) -> None:
+def test_a_market_without_signal_is_refused_with_the_gates_that_failed(hopeless: Path, tmp_path: Path) -> None:
     code, result, _ = once(hopeless, tmp_path / "home", MAX_EPOCHS=3)
 
     assert (code, result["outcome"]) == (11, "REFUSED")

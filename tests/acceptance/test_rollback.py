@@ -1,4 +1,4 @@
-"""`retrain-worker rollback` as a person types it at night: with a daemon, without one, and with one that dies."""
+"""`retrain-worker rollback` with a running daemon, without one, and with one that is killed."""
 
 import json
 import signal
@@ -81,7 +81,7 @@ def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_mod
     assert not list(engine.home.glob("models/slot_requests/*"))
 
 
-def test_beside_a_running_daemon_the_daemon_does_it(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
+def test_a_running_daemon_carries_out_the_rollback(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
     daemon(REDIS_URL=REDIS_DOWN)
     done = rolled_back(engine)
 
@@ -89,7 +89,7 @@ def test_beside_a_running_daemon_the_daemon_does_it(engine: SlotHome, daemon: Ca
     assert events_of(engine) == ["model.rolled_back"]
 
 
-def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
+def test_the_command_takes_over_from_a_daemon_that_is_killed(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN, ENGINE_CONFIRM="event", ENGINE_CONFIRM_TIMEOUT_S=600)
     waiting = ordered(engine, "--json")
     wait_for(lambda: engine.named() == engine.path_of(1), what="the swap")
@@ -100,7 +100,7 @@ def test_a_daemon_that_dies_before_it_answers_is_stood_in_for(engine: SlotHome, 
     assert events_of(engine) == ["model.rolled_back"]
 
 
-def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
+def test_a_suspended_daemon_answers_once_it_is_resumed(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN)
     running.send(signal.SIGSTOP)
     waiting = ordered(engine)
@@ -113,7 +113,7 @@ def test_a_daemon_that_was_frozen_answers_once_it_goes_on(engine: SlotHome, daem
     assert (engine.named(), events_of(engine)) == (engine.path_of(1), ["model.rolled_back"])
 
 
-def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(
+def test_many_sigterms_during_a_rollback_leave_a_consistent_slot(
     engine: SlotHome, daemon: Callable[..., Daemon]
 ) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN)
@@ -132,7 +132,7 @@ def test_a_hail_of_sigterms_in_the_middle_leaves_nothing_half_done(
     assert not list(engine.home.rglob(".retrain-worker.*"))
 
 
-def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine: SlotHome) -> None:
+def test_a_rollback_that_is_not_confirmed_exits_1(engine: SlotHome) -> None:
     done = rolled_back(engine, ENGINE_CONFIRM="event")
 
     assert (done.returncode, engine.named()) == (1, engine.path_of(1))
@@ -148,7 +148,7 @@ def test_a_model_that_nobody_was_seen_serving_is_no_silent_success(engine: SlotH
         (VERSIONS[0], "change", "the file was changed"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(
+def test_an_impossible_rollback_is_refused_with_its_cause_and_changes_nothing(
     engine: SlotHome,
     version: Any,
     spoil: str | None,
@@ -170,7 +170,7 @@ def test_what_cannot_be_done_is_refused_with_its_reason_and_nothing_is_changed(
     assert (len(deployments(engine)), events_of(engine)) == (3, [])
 
 
-def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(
+def test_an_external_change_can_be_rolled_back_with_a_daemon_or_without(
     engine: SlotHome, daemon: Callable[..., Daemon]
 ) -> None:
     for start in (lambda: None, lambda: daemon(REDIS_URL=REDIS_DOWN)):
@@ -182,7 +182,7 @@ def test_a_hand_edit_is_taken_back_at_once_with_a_daemon_or_without(
         assert [one["kind"] for one in deployments(engine)[:2]] == ["rollback", "external"]
 
 
-def test_a_hand_edit_is_respected_recorded_once_and_can_be_taken_back(
+def test_an_external_change_is_respected_and_recorded_once_and_can_be_rolled_back(
     engine: SlotHome, daemon: Callable[..., Daemon]
 ) -> None:
     running = daemon(REDIS_URL=REDIS_DOWN)

@@ -1,4 +1,4 @@
-"""The stack's own tables: a row that they refuse for good does not hold up the next one."""
+"""Bookkeeping in the stack's own tables: a row that they reject does not block the next one."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def tables(path: Path) -> StackTables:
     return StackTables(f"sqlite:///{path}", busy_timeout_seconds=0.05)
 
 
-def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_ones_follow(
+def test_a_row_that_is_rejected_again_and_again_is_skipped_and_the_next_ones_are_written(
     store: StateDb,
     trading: Path,
 ) -> None:
@@ -72,7 +72,7 @@ def test_a_row_that_is_refused_for_good_is_set_aside_with_its_name_and_the_next_
     assert "CHECK constraint" in said[1]["message"]
 
 
-def test_a_database_that_is_busy_or_away_is_waited_for_however_long(store: StateDb, trading: Path) -> None:
+def test_a_busy_or_missing_database_is_tried_again_without_limit(store: StateDb, trading: Path) -> None:
     books = Bookkeeping(store, lambda: None)
     writer = sqlite3.connect(trading)
     writer.execute("BEGIN EXCLUSIVE")
@@ -166,7 +166,7 @@ def test_the_active_version_is_the_one_that_serves_when_an_overtaken_probation_e
     assert {run_id: row[0] for run_id, row in before.items()} == {first.run_id: 0, second.run_id: 1}
 
 
-def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(
+def test_a_promotion_after_a_trial_is_written_once_during_its_probation(
     empty: StateDb,
     versions: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -190,7 +190,7 @@ def test_a_promotion_after_a_trial_is_booked_while_it_is_on_probation_and_once(
     assert len(written) == 1
 
 
-def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty: StateDb, versions: Path) -> None:
+def test_rollbacks_by_operators_and_external_changes_are_written_too(empty: StateDb, versions: Path) -> None:
     books = Bookkeeping(empty, lambda: None)
     first, second = (waiting(empty, day, Stage.PROBATION) for day in (0, 1))
     for run in (first, second):
@@ -222,7 +222,7 @@ def test_what_a_person_takes_back_or_puts_there_by_hand_is_booked_too(empty: Sta
     assert {row[0] for row in rows(versions).values()} == {0}
 
 
-def test_what_stood_there_first_stays_active_under_the_name_that_the_stack_gave_it(
+def test_the_first_model_stays_active_under_the_name_in_the_stack_s_row(
     empty: StateDb,
     versions: Path,
 ) -> None:

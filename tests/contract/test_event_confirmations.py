@@ -1,3 +1,5 @@
+"""Confirmation by the acknowledgement of a follower on a real stream."""
+
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,7 +46,7 @@ def test_an_acknowledgement_of_these_bytes_since_then_confirms(client: redis.Red
     assert asked(client, since + timedelta(hours=1)) is None
 
 
-def test_entries_that_say_nothing_are_passed_over(client: redis.Redis, since: Any) -> None:
+def test_malformed_entries_are_skipped(client: redis.Redis, since: Any) -> None:
     acknowledge(client, canary_max_error=None, consumer=None)
     client.xadd(SERVED_STREAM, {"payload": "{"})
     client.xadd(SERVED_STREAM, {"event_type": "other", "payload": json.dumps(SERVED)})
@@ -52,7 +54,7 @@ def test_entries_that_say_nothing_are_passed_over(client: redis.Redis, since: An
     assert asked(client, since) == "follower a follower answers with patchtst_v1"
 
 
-def test_while_redis_is_down_nobody_is_seen(since: Any) -> None:
+def test_while_redis_is_unreachable_nothing_is_confirmed(since: Any) -> None:
     server = RedisServer()
     try:
         assert asked(server.client(), since) is None

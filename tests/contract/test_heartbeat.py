@@ -1,4 +1,4 @@
-"""The watchdog hears from the loop that matters: a job that does not come back silences it."""
+"""The watchdog gets no ping while a job does not return."""
 
 import threading
 from typing import cast
@@ -26,7 +26,7 @@ class Listener:
         self.pings += 1
 
 
-def test_a_relay_that_hangs_ends_the_pings_and_one_that_comes_back_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_hangs_ends_the_pings_and_a_slow_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "status_line", lambda _components: "idle")
     now, held, entered = [0.0], threading.Event(), threading.Event()
 

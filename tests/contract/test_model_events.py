@@ -269,7 +269,7 @@ def test_after_a_flush_nothing_handled_comes_again_and_nothing_new_is_missed(
     assert client.xlen(SKIPPED) == 3, "all are in the stream again, under their event ids"
 
 
-def test_a_destroyed_group_is_made_again_and_nothing_is_missed(
+def test_a_destroyed_group_is_created_again_and_no_request_is_lost(
     publish: Any,
     open_events: Any,
     client: redis.Redis,

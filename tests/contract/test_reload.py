@@ -1,4 +1,4 @@
-"""`reload` waits for the process that it asks, and for an answer to this question, not an earlier one."""
+"""`reload` waits for the result of the reload that it has requested, not of an earlier one."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def test_the_result_comes_from_the_process_that_was_signalled(daemon: Any, tmp_p
     assert answer.problems == ('LABEL: "up" is not one of outcome, direction',)
 
 
-def test_an_answer_to_an_earlier_question_does_not_count(tmp_path: Path) -> None:
+def test_the_result_of_an_earlier_reload_does_not_count(tmp_path: Path) -> None:
     sleeper = subprocess.Popen(
         [
             sys.executable,
@@ -69,7 +69,7 @@ def test_an_answer_to_an_earlier_question_does_not_count(tmp_path: Path) -> None
         sleeper.stdout.close()
 
 
-def test_a_process_that_is_gone_does_not_answer(tmp_path: Path) -> None:
+def test_a_process_that_has_ended_gives_no_result(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     with pytest.raises(OperatorActionError, match="has ended"):

@@ -68,7 +68,7 @@ def test_a_flood_of_requests_makes_one_run_and_is_acknowledged(opened: Any, clie
     assert pending(client) == 0
 
 
-def test_a_request_that_comes_before_the_rows_are_taken_joins(opened: Any, client: redis.Redis) -> None:
+def test_a_request_before_the_rows_are_read_joins_the_run(opened: Any, client: redis.Redis) -> None:
     components = opened()
     components.driver.begin("schedule", "every 4 h")
     ask(client, "now")
@@ -79,7 +79,7 @@ def test_a_request_that_comes_before_the_rows_are_taken_joins(opened: Any, clien
     assert reasons(components) == ["every 4 h"]
 
 
-def test_requests_that_come_too_late_make_one_more_run_at_once_also_after_a_restart(
+def test_requests_after_the_rows_are_read_queue_one_more_run_also_across_a_restart(
     opened: Any,
     client: redis.Redis,
 ) -> None:
@@ -102,7 +102,7 @@ def test_requests_that_come_too_late_make_one_more_run_at_once_also_after_a_rest
     assert reasons(components) == ["every 4 h", "ops: newer rows"], "once"
 
 
-def test_a_request_during_the_run_that_follows_makes_another_one(opened: Any, client: redis.Redis) -> None:
+def test_a_request_during_the_queued_run_queues_another_one(opened: Any, client: redis.Redis) -> None:
     components = opened()
     for _ in range(2):
         if components.store.unfinished_run() is None:

@@ -1,3 +1,5 @@
+"""Retrain requests on a real stream: read, acknowledged, claimed, dead-lettered, and added."""
+
 from datetime import timedelta
 from typing import Any
 
@@ -44,7 +46,7 @@ def test_requests_made_before_the_first_worker_count(client: redis.Redis, clock:
     assert reasons(Requests(client, clock).poll()) == ["early"]
 
 
-def test_a_restarted_worker_sees_what_it_had_not_acknowledged_then_what_is_new(
+def test_after_a_restart_unacknowledged_requests_come_before_new_ones(
     requests: Requests,
     client: redis.Redis,
     clock: Clock,
@@ -56,7 +58,9 @@ def test_a_restarted_worker_sees_what_it_had_not_acknowledged_then_what_is_new(
     assert reasons(Requests(client, clock).poll()) == ["first", "second"]
 
 
-def test_what_a_worker_of_another_name_left_is_claimed(client: redis.Redis, clock: Clock, requests: Requests) -> None:
+def test_pending_requests_of_another_consumer_are_claimed(
+    client: redis.Redis, clock: Clock, requests: Requests
+) -> None:
     trigger(client, reason="left behind", requested_by="x")
     Requests(client, clock, consumer="gone").poll()
     assert requests.poll().requests == ()
@@ -78,7 +82,7 @@ def test_what_a_worker_of_another_name_left_is_claimed(client: redis.Redis, cloc
         ({"reason": "x" * 5000}, "x" * 200, "unknown"),
     ],
 )
-def test_requests_of_many_shapes_are_understood(
+def test_requests_in_every_accepted_form_are_read(
     requests: Requests,
     client: redis.Redis,
     fields: Any,
@@ -133,7 +137,7 @@ def test_a_flood_is_read_in_bounded_polls(requests: Requests, client: redis.Redi
     assert sizes == [BATCH, BATCH, 10]
 
 
-def test_a_destroyed_group_is_made_again_and_nothing_is_missed(requests: Requests, client: redis.Redis) -> None:
+def test_a_destroyed_group_is_created_again_and_no_request_is_lost(requests: Requests, client: redis.Redis) -> None:
     requests.poll()
     client.xgroup_destroy(REQUEST_STREAM, REQUEST_GROUP)
     trigger(client, reason="meanwhile", requested_by="x")
@@ -153,7 +157,7 @@ def test_a_pending_request_that_was_trimmed_is_dead_lettered(requests: Requests,
     assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 0
 
 
-def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock: Clock) -> None:
+def test_an_unreachable_redis_is_one_problem_until_it_recovers(clock: Clock) -> None:
     server = RedisServer()
     try:
         requests = Requests(server.client(), clock)
@@ -173,7 +177,7 @@ def test_redis_down_is_a_problem_said_in_the_same_words_and_recovers(clock: Cloc
         server.remove()
 
 
-def test_a_lost_reply_does_not_make_a_trigger_ask_twice(
+def test_after_a_lost_reply_a_trigger_adds_no_second_request(
     redis_server: RedisServer,
     wire: LossyWire,
     client: redis.Redis,

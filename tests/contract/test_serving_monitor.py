@@ -67,7 +67,7 @@ def answers_like(numbers: range, probability: Any) -> tuple[Answer, ...]:
     )
 
 
-def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(
+def test_both_forms_of_an_entry_are_counted_and_malformed_ones_as_such(
     client: redis.Redis,
     outbox: StateDb,
 ) -> None:
@@ -86,7 +86,7 @@ def test_both_shapes_of_an_entry_are_counted_and_malformed_ones_do_no_harm(
     assert (tally.entries, tally.answers, tally.malformed, tally.silent) == (36, 30, 4, 2)
 
 
-def test_reading_goes_on_where_it_stopped_in_another_process_too(client: redis.Redis, outbox: StateDb) -> None:
+def test_reading_continues_where_the_last_process_stopped(client: redis.Redis, outbox: StateDb) -> None:
     for number in range(BATCH + 20):
         say(client, confidence=0.5 + number / 5000, number=number)
     TradeIntents(client, outbox).read(model_path=MODEL, at=START)
@@ -106,7 +106,7 @@ def test_another_model_in_the_slot_begins_another_tally(client: redis.Redis, out
     assert (trade_intents.tally.model_path, trade_intents.tally.entries) == ("/engine/other.pth", 0)
 
 
-def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_the_models(
+def test_constant_answers_of_a_model_that_varies_are_a_serving_fault(
     client: redis.Redis,
     outbox: StateDb,
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_constant_answer_under_a_model_that_varies_is_a_serving_fault_and_not_
     )
 
 
-def test_an_engine_that_only_falls_back_is_a_serving_fault(client: redis.Redis, outbox: StateDb) -> None:
+def test_an_engine_that_answers_only_with_fallbacks_is_a_serving_fault(client: redis.Redis, outbox: StateDb) -> None:
     for number in range(60):
         say(client, confidence=0.5, action="HOLD", number=number)
     trade_intents = TradeIntents(client, outbox)
@@ -135,7 +135,7 @@ def test_an_engine_that_only_falls_back_is_a_serving_fault(client: redis.Redis, 
 
 
 @pytest.mark.parametrize("shown", ["probability", "confidence"])
-def test_answers_are_matched_with_our_models_by_symbol_and_time(
+def test_engine_answers_are_matched_with_those_of_the_model_by_symbol_and_time(
     client: redis.Redis,
     outbox: StateDb,
     shown: str,
@@ -191,7 +191,7 @@ def test_an_engine_that_names_its_model_confirms_it_and_one_that_does_not_confir
     assert trade_intents.seen_serving(**{**wanted, "since": later}) is None
 
 
-def test_a_redis_that_is_away_is_said_and_loses_nothing(
+def test_an_unreachable_redis_is_a_problem_and_loses_no_tally(
     redis_server: RedisServer,
     client: redis.Redis,
     outbox: StateDb,

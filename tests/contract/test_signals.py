@@ -1,4 +1,4 @@
-"""Signals at any instant only set flags: a handler that waits for a lock of what it interrupted ends nothing, ever."""
+"""A signal at any instant only sets a flag: its handler must not need a lock that the interrupted code holds."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ print(signals.reloading, signals.stopping)
 """
 
 
-def test_a_hail_of_signals_while_it_goes_to_sleep_and_wakes_stops_nothing() -> None:
+def test_many_signals_between_sleep_and_wake_block_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", HAIL], capture_output=True, text=True, timeout=240, check=False)
 
     assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr

@@ -1,4 +1,4 @@
-"""Whatever a worker does, the daemon gets a typed answer, nothing blocks, and nothing of it is left."""
+"""For every end of a worker the daemon gets a typed answer without blocking, and no process is left."""
 
 import json
 import os
@@ -125,14 +125,14 @@ def test_another_request_is_not_answered_with_an_old_result(nursery: Nursery) ->
     assert isinstance(nursery.end_of(nursery.workers("sys.exit(9)"), request=other), Broken)
 
 
-def test_the_worker_gets_its_request_which_only_we_can_read(nursery: Nursery) -> None:
+def test_the_worker_gets_its_request_in_a_file_that_only_its_user_can_read(nursery: Nursery) -> None:
     workers = nursery.workers("json.load(open(request))['request']['run_id'] == '20260110_033000' and leave()")
     assert isinstance(nursery.end_of(workers), Done)
     (request,) = nursery.run_dir.glob("audit.*.request.json")
     assert request.stat().st_mode & 0o777 == 0o600
 
 
-def test_progress_is_the_sentence_while_it_works_and_garbage_on_stdout_is_ignored(nursery: Nursery) -> None:
+def test_progress_is_the_message_of_a_running_worker_and_other_output_is_ignored(nursery: Nursery) -> None:
     script = """
 print('{"message": "epoch 3 of 40"}'); print('{broken'); print("not json", flush=True)
 print('{"message": "epoch 4 of 40", "fields": {"epoch": 4}}', flush=True)
@@ -163,7 +163,7 @@ sys.stdin.read()
         ("leave(); sys.exit(3)", "its exit status reports an error"),
     ],
 )
-def test_an_end_without_a_valid_result_is_a_failure_that_says_why(nursery: Nursery, script: str, said: str) -> None:
+def test_an_end_without_a_valid_result_is_a_failure_with_its_cause(nursery: Nursery, script: str, said: str) -> None:
     workers = nursery.workers(script, result_limit_bytes=200_000)
     answer = nursery.end_of(workers)
     assert isinstance(answer, Broken)
@@ -200,7 +200,7 @@ def test_after_an_error_the_same_request_starts_again(nursery: Nursery) -> None:
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_an_error_that_an_earlier_worker_has_left_is_not_taken_for_this_one(nursery: Nursery) -> None:
+def test_an_error_of_an_earlier_worker_is_not_that_of_this_one(nursery: Nursery) -> None:
     error = '{"kind": "error", "error": {"kind": "DiskFullError", "what": "full"}}'
     workers = nursery.workers(
         f"if not os.path.exists('tried'):\n    open('tried', 'w').close(); leave({error!r})\nsys.exit(3)"
@@ -248,7 +248,7 @@ def test_a_worker_outlives_the_thread_that_started_it(nursery: Nursery) -> None:
     assert nursery.end_of(workers) == Done(result=RESULT)
 
 
-def test_stop_lets_a_worker_keep_what_it_has(nursery: Nursery) -> None:
+def test_stop_gives_a_worker_time_to_save_its_state(nursery: Nursery) -> None:
     script = """
 def end(*_):
     open("checkpoint", "w").close()
@@ -269,7 +269,7 @@ while True: time.sleep(1)
     assert workers.pid is None
 
 
-def test_stop_ends_a_worker_that_does_not_listen(nursery: Nursery) -> None:
+def test_stop_kills_a_worker_that_ignores_sigterm(nursery: Nursery) -> None:
     workers = nursery.workers("signal.signal(15, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(60)")
     nursery.ask(workers)
     wait_for((nursery.run_dir / "ready").exists)
@@ -278,7 +278,7 @@ def test_stop_ends_a_worker_that_does_not_listen(nursery: Nursery) -> None:
     workers.stop()
 
 
-def test_a_worker_that_was_stopped_by_somebody_else_is_interrupted(nursery: Nursery) -> None:
+def test_a_worker_that_an_external_signal_stops_is_interrupted(nursery: Nursery) -> None:
     workers = nursery.workers("sys.exit(4)")
     assert type(nursery.end_of(workers).error) is WorkerInterruptedError
 
@@ -319,7 +319,7 @@ def test_the_environment_of_the_worker_holds_no_secret_and_no_socket(
     assert (found["OMP_NUM_THREADS"], found["PATH"]) == ("3", os.environ["PATH"])
 
 
-def test_the_worker_is_nicer_than_we_are_and_never_less_nice(nursery: Nursery) -> None:
+def test_the_niceness_of_a_worker_is_never_below_that_of_the_daemon(nursery: Nursery) -> None:
     ours = os.nice(0)
     for asked, expected in ((min(ours + 3, 19), min(ours + 3, 19)), (0, ours)):
         script = f"""
@@ -332,7 +332,7 @@ open("niceness", "w").write(str(os.nice(0)))
         assert int((nursery.run_dir / "niceness").read_text()) == expected
 
 
-def test_only_the_pull_learns_where_the_rows_are(nursery: Nursery) -> None:
+def test_only_workers_that_read_the_database_get_its_url(nursery: Nursery) -> None:
     request = PullRequest(
         run_id="x",
         run_dir=str(nursery.run_dir),

@@ -440,7 +440,7 @@ def test_the_root_oneshot_believes_nobody(host: Host) -> None:
     assert host.show("MainPID", unit="quantum-ai-engine")["MainPID"] == before
 
 
-def test_a_model_that_was_withdrawn_leaves_the_engine_too(host: Host) -> None:
+def test_a_removed_env_line_causes_a_restart(host: Host) -> None:
     host.systemctl("start", "quantum-ai-engine")
     before = host.show("MainPID", unit="quantum-ai-engine")["MainPID"]
     host.path("/etc/quantum/ai-engine.env").write_text("PATCHTST_SHADOW_ONLY=true\n")

@@ -1,4 +1,4 @@
-"""The root oneshot: what it refuses, and that a swap during a restart is not missed."""
+"""The restart unit: what it refuses, and that it does not miss a swap during a restart."""
 
 import os
 from pathlib import Path
@@ -49,14 +49,14 @@ def calls(stack: Path) -> list[str]:
     return (stack / "calls").read_text().splitlines() if (stack / "calls").exists() else []
 
 
-def test_a_sound_slot_is_one_restart(stack: Path) -> None:
+def test_a_valid_slot_causes_one_restart(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
 
     assert restart(stack) == "engine.service was restarted with patchtst_v20260101_000000.pth"
     assert [call for call in calls(stack) if "restart" in call] == ["try-restart engine.service"]
 
 
-def test_a_swap_during_the_restart_is_another_restart(stack: Path) -> None:
+def test_a_swap_during_the_restart_causes_another_restart(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text(
         f'[ "$1" = try-restart ] && sed -i s/v20260101/v20260102/ {stack}/engine.env\necho active\n'
@@ -66,7 +66,7 @@ def test_a_swap_during_the_restart_is_another_restart(stack: Path) -> None:
     assert len([call for call in calls(stack) if "restart" in call]) == 2
 
 
-def test_an_engine_that_is_not_at_work_is_not_started(stack: Path) -> None:
+def test_an_engine_that_is_not_running_is_not_started(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text("echo inactive; exit 3\n")
 
@@ -74,7 +74,7 @@ def test_an_engine_that_is_not_at_work_is_not_started(stack: Path) -> None:
     assert not [call for call in calls(stack) if "restart" in call]
 
 
-def test_the_stack_s_own_model_may_return_although_it_is_named_as_ours_are(stack: Path) -> None:
+def test_a_model_of_the_stack_with_a_name_like_ours_is_accepted(stack: Path) -> None:
     of_the_stack = stack / "models/patchtst_v20260109_233444.pth"
     of_the_stack.write_bytes(b"weights, and nothing beside them")
     name(stack, of_the_stack)
@@ -82,7 +82,7 @@ def test_the_stack_s_own_model_may_return_although_it_is_named_as_ours_are(stack
     assert restart(stack) == f"engine.service was restarted with {of_the_stack.name}"
 
 
-def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack: Path) -> None:
+def test_an_invalid_slot_causes_no_restart(stack: Path) -> None:
     model = stack / "models/patchtst_v20260101_000000.pth"
     (stack / "elsewhere.pth").write_bytes(b"x")
     (stack / "models/link.pth").symlink_to(model)
@@ -111,14 +111,14 @@ def test_whatever_is_not_as_it_must_be_leaves_the_engine_alone(stack: Path) -> N
     assert calls(stack) == []
 
 
-def test_a_model_that_somebody_else_put_there_needs_no_checksum(stack: Path) -> None:
+def test_an_external_model_needs_no_checksum(stack: Path) -> None:
     (stack / "models/legacy.pth").write_bytes(b"x")
     name(stack, stack / "models/legacy.pth")
 
     assert "legacy.pth" in restart(stack)
 
 
-def test_an_engine_that_does_not_come_up_is_an_error(stack: Path) -> None:
+def test_an_engine_that_does_not_stay_active_is_an_error(stack: Path) -> None:
     name(stack, stack / "models/patchtst_v20260101_000000.pth")
     (stack / "then").write_text('[ "$1" = try-restart ] && exit 1\necho active\n')
 
@@ -126,7 +126,7 @@ def test_an_engine_that_does_not_come_up_is_an_error(stack: Path) -> None:
         restart(stack)
 
 
-def test_a_model_that_was_withdrawn_leaves_the_engine_too(stack: Path) -> None:
+def test_a_removed_env_line_causes_a_restart(stack: Path) -> None:
     (stack / "engine.env").write_text("PATCHTST_SHADOW_ONLY=true\n")
 
     assert restart(stack) == "engine.service was restarted with no model"

@@ -34,7 +34,7 @@ def shown(at: Any, state: str = "active") -> str:
     return f"ActiveState={state}\nExecMainStartTimestamp={at:%a %Y-%m-%d %H:%M:%S.%f} UTC"
 
 
-def test_a_unit_that_was_started_after_it_was_told_serves_the_model(systemctl: Any) -> None:
+def test_a_unit_that_was_started_after_the_swap_serves_the_model(systemctl: Any) -> None:
     systemctl(shown(TOLD_AT + timedelta(milliseconds=300)))
 
     assert seen() == (
@@ -42,7 +42,7 @@ def test_a_unit_that_was_started_after_it_was_told_serves_the_model(systemctl: A
     )
 
 
-def test_a_start_within_the_same_second_but_before_it_was_told_confirms_nothing(systemctl: Any) -> None:
+def test_a_start_in_the_same_second_but_before_the_swap_confirms_nothing(systemctl: Any) -> None:
     systemctl(shown(TOLD_AT - timedelta(milliseconds=300)))
 
     assert seen() is None
@@ -59,7 +59,7 @@ def test_a_start_within_the_same_second_but_before_it_was_told_confirms_nothing(
         (shown(TOLD_AT + timedelta(seconds=5)), 1),
     ],
 )
-def test_what_is_not_at_work_or_cannot_be_asked_confirms_nothing(systemctl: Any, text: str, code: int) -> None:
+def test_a_unit_that_is_not_active_or_unknown_confirms_nothing(systemctl: Any, text: str, code: int) -> None:
     systemctl(text, code=code)
 
     assert seen() is None

@@ -1,4 +1,4 @@
-"""A reload forgets what was removed from the env file, although systemd has put it into the environment."""
+"""A line removed from the env file is not in force after a reload, although systemd has put it into the environment."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from retrain_worker.cli import options
 
 
-def test_a_line_that_is_removed_is_gone_at_the_next_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_line_is_not_in_force_after_the_next_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = tmp_path / "worker.env"
     env.write_text("MIN_SAMPLES=5000\nMAX_EPOCHS=3\n")
     arguments = argparse.Namespace(env_file=env, home=tmp_path / "home")

@@ -1,4 +1,4 @@
-"""The log: one line per record, no password, and never a reason to wait."""
+"""The log: one line per record, no password, and a caller that is never blocked."""
 
 import contextlib
 import json
@@ -87,7 +87,7 @@ def test_the_level_is_a_setting(records: Records) -> None:
     assert parsed(records()[0])[0] == 7
 
 
-def test_passwords_are_masked_wherever_they_stand(records: Records) -> None:
+def test_passwords_are_masked_in_every_field(records: Records) -> None:
     journal.get_logger().info(
         "connected",
         message="redis://u:hunter2@h/0",
@@ -108,7 +108,7 @@ def test_passwords_are_masked_wherever_they_stand(records: Records) -> None:
         ("password: 'secret'", "password: '***'"),
     ],
 )
-def test_masking_takes_the_password_and_nothing_else(text: str, expected: str) -> None:
+def test_masking_removes_only_the_password(text: str, expected: str) -> None:
     assert masked(text) == expected
 
 
@@ -131,7 +131,7 @@ def test_an_error_is_one_field_and_one_line(records: Records) -> None:
     assert "in fail" in other["stack"]
 
 
-def test_libraries_and_warnings_speak_in_our_form(records: Records) -> None:
+def test_records_of_libraries_and_warnings_have_the_same_form(records: Records) -> None:
     logging.getLogger("apscheduler").warning("job %s missed", "x")
     logging.getLogger("apscheduler").info("not heard")
     with warnings.catch_warnings():
@@ -149,7 +149,7 @@ def test_a_record_that_the_journal_would_cut_is_shortened(records: Records) -> N
     assert parsed(line)[1]["left_out_bytes"] > 48 * 1024
 
 
-def test_text_for_a_person_is_one_line_too(records: Records) -> None:
+def test_text_format_is_one_line_per_record(records: Records) -> None:
     records.configure(form="text")
     journal.get_logger().info("stage_done", message="pull\ndone", rows=7)
     (line,) = records()
@@ -165,7 +165,7 @@ def test_the_journal_is_known_by_its_stream(monkeypatch: pytest.MonkeyPatch, tmp
         assert not journal.is_journal(stream.fileno())
 
 
-def test_a_reader_who_has_stopped_does_not_stop_us() -> None:
+def test_a_reader_that_stops_reading_does_not_block_the_writer() -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     with contextlib.suppress(BlockingIOError):  # until the pipe is full
@@ -181,7 +181,7 @@ def test_a_reader_who_has_stopped_does_not_stop_us() -> None:
     os.close(write_end)
 
 
-def test_how_much_was_lost_is_told_once_when_the_reader_is_back() -> None:
+def test_the_number_of_dropped_records_is_reported_once_the_reader_reads_again() -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     with suppress(BlockingIOError):
@@ -210,7 +210,7 @@ def test_dropped_records_are_reported_in_a_record_of_the_same_form() -> None:
     assert record["message"].startswith("3 log records were dropped")
 
 
-def test_a_closed_stderr_does_not_hurt() -> None:
+def test_a_closed_stderr_raises_no_error() -> None:
     script = (
         "import os; from retrain_worker.adapters import journal\n"
         "j = journal.configure(form='json'); os.close(2)\n"

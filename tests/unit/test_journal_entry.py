@@ -1,4 +1,4 @@
-"""What the journal is given: fields of their own, ids that the catalog knows."""
+"""Entries of the journal: their fields, and the ids in the catalog."""
 
 import re
 import socket
@@ -30,7 +30,7 @@ def fields_of(datagram: bytes) -> list[tuple[str, str]]:
     return found
 
 
-def test_each_field_stands_alone() -> None:
+def test_each_value_is_a_field_of_its_own() -> None:
     record = {
         "event": "run_started",
         "message": "run 1 started",
@@ -60,7 +60,7 @@ def test_the_end_of_a_run_is_found_by_its_stage_and_outcome_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "\n", "Δ\nPRIORITY=0", "a=b"])
-def test_no_text_breaks_out_of_its_field(text: str) -> None:
+def test_no_text_can_add_another_field(text: str) -> None:
     fields = fields_of(entry_of({"event": "x", "message": text, "error": text}, priority=3))
 
     assert dict(fields)["MESSAGE"] == text
@@ -71,7 +71,7 @@ def test_no_text_breaks_out_of_its_field(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "field"), [("run_id", "RUN_ID"), ("_hidden", "HIDDEN"), ("größe", "GR__E"), ("a" * 99, "A" * 64)]
 )
-def test_names_are_those_that_the_journal_takes(name: Any, field: Any) -> None:
+def test_field_names_are_valid_in_the_journal(name: Any, field: Any) -> None:
     assert fields_of(entry_of({"event": "x", name: "1"}, priority=6))[-1] == (field, "1")
 
 
@@ -82,7 +82,7 @@ def test_the_catalog_explains_every_id_and_no_other() -> None:
     assert len(set(explained)) == len(MESSAGE_IDS)
 
 
-def test_a_journal_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_journal_that_does_not_read_blocks_no_caller(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "journal"))
         writer = LineWriter(known(journal_entry.connected(str(tmp_path / "journal"))))

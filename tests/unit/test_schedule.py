@@ -27,7 +27,7 @@ def test_a_run_missed_while_down_is_due_once_and_then_an_interval_later() -> Non
 
 
 @given(st.timedeltas(min_value=timedelta(days=-4000), max_value=timedelta(days=4000)))
-def test_never_more_than_one_interval_ahead_whatever_the_clock_did(jump: Any) -> None:
+def test_the_next_run_is_at_most_one_interval_ahead_after_any_clock_jump(jump: Any) -> None:
     assert next_run_at(last_attempt_at=NOW, interval=INTERVAL, now=NOW + jump) <= NOW + jump + INTERVAL
 
 
@@ -43,7 +43,7 @@ def test_a_daemon_restarted_every_ten_minutes_still_runs_every_interval() -> Non
     assert all(later - earlier == INTERVAL for earlier, later in pairwise(runs))
 
 
-def test_a_job_that_does_not_come_back_is_named() -> None:
+def test_a_job_that_does_not_return_is_reported_as_stuck() -> None:
     clock = [0.0]
     release, entered = threading.Event(), threading.Event()
 

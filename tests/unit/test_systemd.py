@@ -1,4 +1,4 @@
-"""What the service manager hears, datagram by datagram."""
+"""The datagrams that the service manager gets."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ def heard(server: Any) -> list[Any]:
             return found
 
 
-def test_the_life_of_a_daemon_is_told_in_order(manager: Any, notifier: Notifier) -> None:
+def test_the_messages_of_a_daemon_arrive_in_order(manager: Any, notifier: Notifier) -> None:
     notifier.ready("waiting")
     notifier.status("training, epoch 3")
     notifier.status("training, epoch 3")
@@ -50,7 +50,7 @@ def test_the_life_of_a_daemon_is_told_in_order(manager: Any, notifier: Notifier)
     ]
 
 
-def test_a_reload_says_when_it_began(manager: Any, notifier: Notifier) -> None:
+def test_a_reload_sends_its_instant(manager: Any, notifier: Notifier) -> None:
     notifier.reloading()
     notifier.ready("reloaded")
     first, second = heard(manager)
@@ -69,23 +69,23 @@ def test_a_status_is_one_line_of_utf8_and_one_field(manager: Any, notifier: Noti
     assert len(datagram.split(b"\n")) == 1
 
 
-def test_every_letter_arrives(manager: Any, notifier: Notifier) -> None:
+def test_every_character_is_sent_unchanged(manager: Any, notifier: Notifier) -> None:
     notifier.status("Δ loss 0.1 — größer")
     assert heard(manager) == ["STATUS=Δ loss 0.1 — größer".encode()]
 
 
-def test_a_long_status_is_cut_between_letters(manager: Any, notifier: Notifier) -> None:
+def test_a_long_status_is_cut_between_characters(manager: Any, notifier: Notifier) -> None:
     notifier.status("Δ" * 5000)
     (datagram,) = heard(manager)
     assert datagram.decode() == "STATUS=" + "Δ" * 512
 
 
-def test_no_password_is_told(manager: Any, notifier: Notifier) -> None:
+def test_no_password_is_sent(manager: Any, notifier: Notifier) -> None:
     notifier.status("waiting for redis://user:hunter2@host/0")
     assert heard(manager) == [b"STATUS=waiting for redis://user:***@host/0"]
 
 
-def test_a_manager_that_does_not_read_never_blocks_us(manager: Any, notifier: Notifier) -> None:
+def test_a_manager_that_does_not_read_does_not_block(manager: Any, notifier: Notifier) -> None:
     sent = [notifier.status(f"epoch {n}") for n in range(2000)]
     assert not sent[-1]
     assert notifier.num_failures > 0
@@ -93,14 +93,14 @@ def test_a_manager_that_does_not_read_never_blocks_us(manager: Any, notifier: No
     assert notifier.status("epoch 2000")
 
 
-def test_a_manager_that_is_gone_is_counted(manager: Any, notifier: Notifier) -> None:
+def test_messages_to_a_manager_that_has_ended_are_counted_as_failures(manager: Any, notifier: Notifier) -> None:
     manager.close()
     assert not notifier.watchdog()
     assert notifier.num_failures == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sdnotify forgets to close it
-def test_a_socket_that_is_not_there_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_socket_is_counted_as_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
     notifier = Notifier()
     assert not notifier.is_connected
@@ -108,7 +108,7 @@ def test_a_socket_that_is_not_there_is_counted(monkeypatch: pytest.MonkeyPatch, 
     assert notifier.num_failures == 1
 
 
-def test_without_a_manager_nothing_is_said_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_manager_nothing_is_sent_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = Notifier()
     assert not notifier.ready("x")
@@ -116,7 +116,7 @@ def test_without_a_manager_nothing_is_said_and_nothing_fails(monkeypatch: pytest
     assert notifier.watchdog_interval_seconds is None
 
 
-def test_children_cannot_speak_for_us(notifier: Notifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_do_not_inherit_the_notify_socket(notifier: Notifier, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
 
 
@@ -131,7 +131,7 @@ def test_children_cannot_speak_for_us(notifier: Notifier, monkeypatch: pytest.Mo
         ("", None, None),
     ],
 )
-def test_the_watchdog_is_kept_only_for_this_process(
+def test_only_a_watchdog_of_this_process_counts(
     monkeypatch: pytest.MonkeyPatch,
     usec: str,
     pid: str | None,
