@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.report.result import as_object
     from retrain_worker.report.run_summary import summary
 
-    signals, say = Signals(), _Teller()
+    signals, say = Signals(), _Progress()
     home = _fresh(arguments.home.expanduser().absolute())
     now = datetime.now(UTC)
     loaded = settings.load(os.environ, home=home, db=str(home / "quantum_trader.db"))
@@ -84,7 +84,7 @@ def execute(arguments: argparse.Namespace) -> int:
         )
         result = run_with(components, is_stopped=lambda: signals.stopping)
         event = _event_of(engine, result)
-        heard = consumer()
+        printed = consumer()
     result = replace(result, event=event, engine=_answers(engine), bayes_auc=_bayes_auc(today, result))
     if result.report is not None:
         write_page(result, result.report)
@@ -93,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         print("\n" + summary(result, colour=sys.stdout.isatty()))
         print("\noutput of the consumer of docs/consumers.md:")
-        print("\n".join(f"  {line}" for line in heard))
+        print("\n".join(f"  {line}" for line in printed))
         print(f"\nall files are under {home}; another market: retrain-worker demo --seed {arguments.seed + 1}")
     return exit_code(result)
 
@@ -141,7 +141,7 @@ def _bayes_auc(market: Market, result: RunResult) -> float | None:
     return market.bayes_auc(market.newest(result.candidate.n)) if result.candidate else None
 
 
-class _Teller:
+class _Progress:
     """Prints each new message with the seconds since the start."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`export`: a model file for another runtime, kept only if it gives the recorded answers when read back."""
+"""`export`: a model in the format of another runtime, checked against its canary."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
         "export",
-        help="write a model file for another runtime, checked against its recorded answers",
-        epilog="onnx and torch-export take raw windows (B, rows, features) and answer P(label = 1); safetensors holds "
+        help="write a model in the format of another runtime, checked against its canary",
+        epilog="onnx and torch-export take raw windows (B, rows, features) and return P(label = 1); safetensors holds "
         "the weights, and the network's config in its header",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a model file of this program")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a model file that this program wrote")
     parser.add_argument("--format", required=True, choices=[str(each) for each in ExportFormat])
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside FILE, with the ending of the format")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with the suffix of the format")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Write, check, and say what was written. Raises UsageError, ArtifactError, ContractError."""
+    """Export and print the result. Raises UsageError, ArtifactError, ContractError."""
     from retrain_worker.daemon import one_off_task
 
     wanted = ExportFormat(arguments.format)
@@ -40,6 +40,6 @@ def execute(arguments: argparse.Namespace) -> int:
     print(
         f"{result.output_path}\n"
         f"  {result.size_bytes:,} bytes, sha256 {result.sha256}\n"
-        f"  gave the {result.canary_windows} recorded answers, largest difference {result.canary_error:.2g}"
+        f"  reproduces the {result.canary_windows} windows of the canary, largest difference {result.canary_error:.2g}"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`inspect`: what a model file is, whoever wrote it, and whether it can be trusted. Nothing in it is executed."""
+"""`inspect`: what a model file contains, whoever wrote it, and whether it is valid. Nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _EXIT_REFUSED = 11
 _SHOWN_TENSORS = 4
 _CHECKSUMS = {
-    "agrees": "as its checksum file says",
-    "differs": "NOT what its checksum file says",
-    "none": "no checksum file beside it",
+    "agrees": "equals its checksum file",
+    "differs": "DIFFERS from its checksum file",
+    "none": "no checksum file",
 }
 
 
@@ -27,11 +27,11 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = verbs.add_parser(
         "inspect",
-        help="what a model file is and whether it can be trusted",
-        epilog="exit: 0 every file can be used, 11 one cannot, with the reason",
+        help="what a model file contains and whether it is valid",
+        epilog="exit: 0 every file is valid, 11 at least one is not, with the reason",
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="any file; nothing in it is executed")
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each file, one a line")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="any file; it is never executed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line and file")
     parser.set_defaults(execute=execute)
 
 
@@ -41,19 +41,19 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.daemon import one_off_task
 
     reports = one_off_task.inspect(tuple(arguments.files)).reports
-    for place, report in enumerate(reports):
+    for number, report in enumerate(reports):
         if arguments.json:
             print(as_json(report))
         else:
-            print(("\n" if place else "") + as_text(report))
+            print(("\n" if number else "") + as_text(report))
     return _EXIT_REFUSED if any(report.problem for report in reports) else 0
 
 
 def as_text(report: FileReport) -> str:
-    """The report as a person reads it."""
+    """The report as text."""
     lines = [report.path]
     lines.extend(f"  {name:<11} {printable(value)}" for name, value in _facts(report))
-    verdict = f"CANNOT BE USED: {printable(report.problem)}" if report.problem else "can be used"
+    verdict = f"INVALID: {printable(report.problem)}" if report.problem else "valid"
     lines.append(f"  {'verdict':<11} {verdict}")
     return "\n".join(lines)
 
@@ -79,7 +79,7 @@ def _model_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     contract, training = manifest.contract, manifest.training
     names = f"{len(contract.feature_names)} features ({', '.join(contract.feature_names)})"
     if UNNAMED in contract.feature_names:
-        names = "8 features, or 4 twice: the file does not name them"
+        names = "8 features, or 4 repeated; the file does not name them"
     yield (
         "contract",
         (
@@ -89,7 +89,10 @@ def _model_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     if "run_id" not in training:
         return
-    yield "made", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {training['run_id']}, version {manifest.version}"
+    yield (
+        "trained",
+        f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {training['run_id']}, version {manifest.version}",
+    )
     train = training.get("parts", {}).get("train")
     if train:
         yield (

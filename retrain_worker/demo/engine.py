@@ -62,7 +62,7 @@ class Answers:
 
 
 @dataclass(kw_only=True)
-class Diary:
+class EngineLog:
     """The log file. Two threads write lines."""
 
     file: TextIO
@@ -79,12 +79,12 @@ class Diary:
 class Engine:
     """Predicts the newest window of every symbol of `database` with the current model."""
 
-    def __init__(self, follower: ModelFollower, database: Path, diary: Diary, intents: Intents | None = None) -> None:
+    def __init__(self, follower: ModelFollower, database: Path, log: EngineLog, intents: Intents | None = None) -> None:
         self._intents = intents
         self.answers: dict[str, Answers] = {}
         self._follower = follower
         self._database = database
-        self._diary = diary
+        self._log = log
         self._version: str | None = None
         self._failure = ""
         self._problem: str | None = None
@@ -117,7 +117,7 @@ class Engine:
         return {version: asdict(counts) for version, counts in self.answers.items()}
 
     def _note_swap(self, served: Served, probabilities: NDArray[np.float64]) -> None:
-        self._diary.write(
+        self._log.write(
             "swap",
             {
                 "old_version": self._version,
@@ -135,12 +135,12 @@ class Engine:
     def _note_failure(self, served: Served, reason: str) -> None:
         if reason != self._failure:
             self._failure = reason
-            self._diary.write("failure", {"version": served.version, "reason": reason})
+            self._log.write("failure", {"version": served.version, "reason": reason})
 
     def _note_problem(self, problem: str | None) -> None:
         if problem != self._problem:
             self._problem = problem
-            self._diary.write("problem", {"problem": problem})
+            self._log.write("problem", {"problem": problem})
 
 
 class Intents:
@@ -149,13 +149,13 @@ class Intents:
     def __init__(self, client: redis.Redis, database: Path) -> None:
         self._client = client
         self._database = database
-        self._said: set[tuple[str, str, str]] = set()
+        self._published: set[tuple[str, str, str]] = set()
 
     def publish(self, served: Served, answers: Mapping[str, float]) -> None:
         """Publish new entries. An unreachable bus or a busy table is ignored."""
         with suppress(RedisError, sqlite3.Error):
             for symbol, timestamp, side in _newest_decisions(self._database):
-                if symbol not in answers or (symbol, timestamp, served.version) in self._said:
+                if symbol not in answers or (symbol, timestamp, served.version) in self._published:
                     continue
                 action = action_of(answers[symbol], served.bundle.manifest.thresholds)
                 ours = {
@@ -176,7 +176,7 @@ class Intents:
                     {"event_type": "trade.intent", "source": CONSUMER, "payload": json.dumps(payload)},
                     longest=_LONGEST,
                 )
-                self._said.add((symbol, timestamp, served.version))
+                self._published.add((symbol, timestamp, served.version))
 
 
 def _newest_decisions(database: Path) -> list[tuple[str, str, str]]:
@@ -233,16 +233,16 @@ def main(arguments: Sequence[str]) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopping.set())
-    _leave_the_processor_to_others()
+    _use_one_thread()
     with options.log.open("a", encoding="utf-8") as file:
-        _run(options, Diary(file=file), stopping)
+        _run(options, EngineLog(file=file), stopping)
     return 0
 
 
-def _run(options: argparse.Namespace, diary: Diary, stopping: threading.Event) -> None:
+def _run(options: argparse.Namespace, log: EngineLog, stopping: threading.Event) -> None:
     parent = os.getppid()
     named = model_in_env_file(options.env_file)
-    diary.write(
+    log.write(
         "started",
         {"pid": os.getpid(), "env_file": str(options.env_file), "model_path": named.model_path if named else None},
     )
@@ -250,23 +250,23 @@ def _run(options: argparse.Namespace, diary: Diary, stopping: threading.Event) -
     client = connect(options.redis_url)
     follower = ModelFollower(options.redis_url, consumer=CONSUMER, env_file=options.env_file)
     with closing(client), events, follower:
-        reader = threading.Thread(target=_write_down, args=(events, diary), name="events")
+        reader = threading.Thread(target=_log_events, args=(events, log), name="events")
         reader.start()
-        engine = Engine(follower, options.db, diary, Intents(client, options.db))
+        engine = Engine(follower, options.db, log, Intents(client, options.db))
         while not stopping.wait(_PAUSE_SECONDS) and os.getppid() == parent:
             engine.answer()
         events.stop()
         reader.join()
-        diary.write("stopped", {"answers": engine.tally(), "problem": follower.problem})
+        log.write("stopped", {"answers": engine.tally(), "problem": follower.problem})
 
 
-def _write_down(events: ModelEvents, diary: Diary) -> None:
+def _log_events(events: ModelEvents, log: EngineLog) -> None:
     for event in events:
-        diary.write("event", asdict(event))
+        log.write("event", asdict(event))
         events.acknowledge(event)
 
 
-def _leave_the_processor_to_others() -> None:
+def _use_one_thread() -> None:
     """Use one thread: sufficient for a few windows, and a training may run at the same time."""
     import torch
 

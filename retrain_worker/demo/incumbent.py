@@ -90,22 +90,23 @@ def write_incumbent(
 
 def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, database: Path) -> dict[str, Any]:
     """Run one stage in a worker, as the daemon does; the fields of its result."""
-    asked, answered = run_dir / f"{stage.lower()}.request.json", run_dir / f"{stage.lower()}.result.json"
-    asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
-    command = [sys.executable, "-m", "retrain_worker.worker", str(asked), str(answered)]
+    request_file, result_file = run_dir / f"{stage.lower()}.request.json", run_dir / f"{stage.lower()}.result.json"
+    request_file.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
+    command = [sys.executable, "-m", "retrain_worker.worker", str(request_file), str(result_file)]
     environment = dict(os.environ) | {DATABASE_URL_VARIABLE: f"sqlite:///{database.absolute()}"}
     # the worker stops when its stdin closes
     worker = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     with worker:
-        assert worker.stdout is not None, "it was asked for"
-        said = worker.stdout.read()
+        assert worker.stdout is not None, "PIPE is given above"
+        output = worker.stdout.read()
         worker.wait()  # before stdin closes, which would stop it
     if worker.returncode != WorkerExit.DONE:
-        what = answered.read_text() if worker.returncode == WorkerExit.ERROR else (said.splitlines() or ["nothing"])[-1]
+        last = (output.splitlines() or ["no output"])[-1]
+        what = result_file.read_text() if worker.returncode == WorkerExit.ERROR else last
         raise WorkerFailedError(
             f"the incumbent could not be trained: {what[:300]}", where=f"{stage} of the older market"
         )
-    result: dict[str, Any] = msgspec.json.decode(answered.read_bytes())["result"]
+    result: dict[str, Any] = msgspec.json.decode(result_file.read_bytes())["result"]
     return result

@@ -118,8 +118,8 @@ class Regime:
 
 def area_under_curve(probabilities: Floats, is_win: Bools) -> float:
     """AUC by mid-ranks; NaN with only one class."""
-    _values, places, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    _values, inverse, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     wins = int(is_win.sum())
     pairs = wins * (len(is_win) - wins)
     return float((ranks[is_win].sum() - wins * (wins + 1) / 2) / pairs) if pairs else float("nan")

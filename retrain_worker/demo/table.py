@@ -49,9 +49,9 @@ def complete_rows(database: sqlite3.Connection, rows: Rows) -> None:
     database.executemany(f"UPDATE {TRAINING_SAMPLES} SET {settings} WHERE id = ?", values)  # noqa: S608 (our own names)
 
 
-def _chunks(places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for first in range(0, len(places), _CHUNK_ROWS):
-        yield places[first : first + _CHUNK_ROWS]
+def _chunks(indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for first in range(0, len(indices), _CHUNK_ROWS):
+        yield indices[first : first + _CHUNK_ROWS]
 
 
 def _decisions(rows: Rows) -> dict[str, Sequence[Any]]:
@@ -81,7 +81,7 @@ def _decisions(rows: Rows) -> dict[str, Sequence[Any]]:
 def _outcomes(rows: Rows) -> dict[str, Sequence[Any]]:
     """Columns that are NULL while the trade is open (`outcome_known` is 0 then)."""
     is_open = rows["is_open"]
-    says_win = rows["is_win"] | rows["is_contradiction"]
+    is_labelled_win = rows["is_win"] | rows["is_contradiction"]
     hold_seconds = (rows["exit_at"] - rows["entry_at"]) // 1_000_000
     known = {
         "exit_price": rows["exit_price"].tolist(),
@@ -89,7 +89,7 @@ def _outcomes(rows: Rows) -> dict[str, Sequence[Any]]:
         "realized_pnl": rows["pnl"].tolist(),
         "hold_duration_seconds": hold_seconds.tolist(),
         "target_label": rows["net_percent"].tolist(),
-        "target_class": np.where(says_win, "WIN", "LOSS").tolist(),
+        "target_class": np.where(is_labelled_win, "WIN", "LOSS").tolist(),
         "updated_at": _texts(rows["updated_at"]),
     }
     hidden: dict[str, Sequence[Any]] = {name: _blanked(values, is_open) for name, values in known.items()}

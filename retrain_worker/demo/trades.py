@@ -108,19 +108,19 @@ def fill_trades(random: np.random.Generator, rows: Rows, *, seed: int) -> None:
     hold_seconds = random.integers(60, _LONGEST_HOLD_SECONDS, count, endpoint=True)
     rows["exit_at"] = rows["entry_at"] + hold_seconds * _MICROSECONDS
     rows["created_at"] = rows["decided_at"] + random.integers(400_000, 3_000_000, count)
-    _settle(random, rows, seed=seed)
+    _set_prices(random, rows, seed=seed)
 
 
-def _settle(random: np.random.Generator, rows: Rows, *, seed: int) -> None:
+def _set_prices(random: np.random.Generator, rows: Rows, *, seed: int) -> None:
     """Prices and profit. The smallest net return, 0.1 %, is well above the rounding of prices."""
     code = int(rows["symbol_code"][0]) if len(rows) else 0
     _price, price_decimals, quantity_decimals = _LISTINGS[code]
     entry = _prices(random, rows["entry_at"], code=code, seed=seed).round(price_decimals)
     quantity = (_NOTIONAL * random.uniform(0.9, 1.1, len(rows)) / entry).round(quantity_decimals)
     net = (0.001 + random.gamma(2.0, 0.003, len(rows))) * np.where(rows["is_win"], 1, -1)
-    leave = (entry * (1 + rows["side"] * (net + 2 * _FEE))).round(price_decimals)
-    pnl = quantity * (rows["side"] * (leave - entry) - _FEE * (entry + leave))
-    rows["entry_price"], rows["exit_price"], rows["quantity"] = entry, leave, quantity
+    exit_price = (entry * (1 + rows["side"] * (net + 2 * _FEE))).round(price_decimals)
+    pnl = quantity * (rows["side"] * (exit_price - entry) - _FEE * (entry + exit_price))
+    rows["entry_price"], rows["exit_price"], rows["quantity"] = entry, exit_price, quantity
     rows["pnl"] = pnl.round(2)
     rows["net_percent"] = (100 * pnl / (quantity * entry)).round(6)
 

@@ -1,4 +1,4 @@
-"""What a trained model is, without loading it: version, contract, manifest."""
+"""A trained model without its weights: version, format, contract, manifest."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from retrain_worker.domain.labels import Label, Thresholds
+from retrain_worker.domain.recipe import InputTransform, Preset
 
-FORMAT = "patchtst/1"
 MODEL_NAME = "patchtst"
 MODEL_TYPE = "PatchTST"
+#: of the model file. A reader accepts every minor of its major, so a minor adds only what a reader may ignore; what a
+#: reader must know needs a new major. Minor 1 has no settings of the training in `config`
+FORMAT_MAJOR, FORMAT_MINOR = 1, 1
+FORMAT = f"{MODEL_NAME}/{FORMAT_MAJOR}.{FORMAT_MINOR}"
+_FORMAT = re.compile(rf"{MODEL_NAME}/{FORMAT_MAJOR}(\.\d+)?")
 _VERSION = re.compile(r"patchtst_v\d{8}_\d{6}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContract:
-    """What an engine must agree with to run a model: names, shapes, transform, meaning."""
+    """What an engine must agree with to run a model: features, shape, transform, label."""
 
-    #: engine | paper
-    preset: str
+    preset: Preset
     #: rows per window
     context_length: int
     feature_names: tuple[str, ...]
-    #: standardise | instance | minmax
-    input_transform: str
+    input_transform: InputTransform
     label: Label = Label.OUTCOME
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The readable JSON beside the weights: all that is in the file but the tensors, and the file's hash."""
+    """The readable JSON beside the model file: its content without tensors, and its hash."""
 
     format: str
     version: str
@@ -42,17 +45,17 @@ class Manifest:
     sha256: str
     size_bytes: int
     contract: ModelContract
-    #: keyword arguments of model.patchtst.PatchTSTConfig
+    #: PatchTSTConfig.architecture
     config: Mapping[str, Any]
     thresholds: Thresholds
     #: run id, rows, window, watermark, seed, versions, data hash
     training: Mapping[str, Any] = field(default_factory=dict)
-    #: scorecard on the validation part at the time of writing
+    #: on the validation part
     scorecard: Mapping[str, Any] = field(default_factory=dict)
 
 
 def version_of(run_id: str) -> str:
-    """The model version that run `run_id` makes: `patchtst_v<YYYYmmdd_HHMMSS>`."""
+    """The version of the model that run `run_id` trains: `patchtst_v<YYYYmmdd_HHMMSS>`."""
     return f"patchtst_v{run_id}"
 
 
@@ -76,6 +79,11 @@ def checksum_line(model: Path, sha256: str) -> str:
     return f"{sha256}  {model.name}\n"
 
 
+def is_readable(file_format: str) -> bool:
+    """Whether this version of the program reads model files of this format."""
+    return _FORMAT.fullmatch(file_format) is not None
+
+
 def is_our_version(name: str) -> bool:
-    """Whether a file stem is one that this program writes."""
+    """Whether a file stem has the form of the versions that this program writes."""
     return _VERSION.fullmatch(name) is not None

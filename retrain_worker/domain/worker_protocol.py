@@ -251,7 +251,7 @@ class FileReport:
     """What one file is."""
 
     path: str
-    #: a few words: "bundle patchtst/1", "bare state dict", "SQLite database", ...
+    #: a few words: "model file, format patchtst/1.1", "bare state dict", "SQLite database", ...
     kind: str
     #: why it must not be trusted as a model; empty = it can be
     problem: str

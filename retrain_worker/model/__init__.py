@@ -1,1 +1,1 @@
-"""The network, its two presets, and the model file."""
+"""The network, its two presets, and the model file: written, read, inspected, exported."""

@@ -1,12 +1,13 @@
-"""The model file: written once and durably, read with suspicion.
+"""The model file: written durably, and verified completely when it is read.
 
-A bundle is one file that torch.load(weights_only=True) accepts, with everything a consumer needs
-(docs/contracts/model-file.md), its checksum beside it, and a readable manifest. `read` verifies hash, format, names,
-shapes, finite weights, and the canary, recorded windows whose probabilities the file must reproduce. Nothing in a model
-file is ever executed: weights_only=True, always (CVE-2025-32434 and CVE-2026-24747 are why torch is at least 2.10).
+A model file is one file that torch.load(weights_only=True) accepts, with everything that a consumer needs
+(docs/contracts/model-file.md). Beside it are its checksum in the form of `sha256sum -c` and a readable manifest. `read`
+verifies hash, format, names, shapes, finite weights, and the canary: recorded windows whose probabilities the file must
+reproduce. Nothing in a model file is executed: weights_only=True, always (CVE-2025-32434 and CVE-2026-24747 are why
+torch is at least 2.10).
 
-Files of the stack's older scripts hold the engine's weights as a dict with `model_state_dict` or as a bare state dict.
-They are understood, so that an incumbent of theirs can be measured; they have no canary and often no feature names.
+The stack's older scripts wrote the engine's weights as a dict with `model_state_dict` or as a bare state dict. Such
+files are read too, so that an incumbent can be measured; they have no canary and often no feature names.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,28 @@ from numpy.typing import NDArray
 from retrain_worker import durable_file
 from retrain_worker.domain.artifact import (
     FORMAT,
+    FORMAT_MAJOR,
+    MODEL_NAME,
     Manifest,
     ModelContract,
     checksum_file,
     checksum_line,
+    is_readable,
     manifest_file,
 )
-from retrain_worker.domain.labels import Label, Thresholds
+from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import ArtifactError, ContractError
 from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
 
-#: `format` in the manifest of a file that the stack's older scripts wrote
+#: `format` in the manifest of a file of the stack's older scripts
 OLDER_FORMAT = "engine state dict"
 #: windows kept in the canary
 CANARY_WINDOWS = 16
-#: largest difference to the recorded canary that a sound file on another machine may show
+#: largest difference to the recorded canary that is accepted, since machines round differently
 CANARY_TOLERANCE = 1e-5
-#: no model of ours comes near; a larger file is not read into memory
+#: far more than any model needs; a larger file is not read into memory
 MAX_BYTES = 512 * 2**20
 
 _State = dict[str, torch.Tensor]
@@ -79,7 +83,7 @@ class Bundle:
         return self.manifest.contract
 
     def probabilities(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """P(label = 1) (B,) of raw windows (B, T, F), the one code path of gate, canary and follower."""
+        """P(label = 1) (B,) of raw windows (B, T, F); gate, canary and follower all use this."""
         return patchtst.probabilities(self.model, windows)
 
     def canary_error(self) -> float | None:
@@ -92,7 +96,7 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is recorded about the making of a model. Plain values only."""
+    """What is recorded about the training of a model. Plain values only."""
 
     training: Mapping[str, Any] = field(default_factory=dict)
     scorecard: Mapping[str, Any] = field(default_factory=dict)
@@ -105,36 +109,38 @@ class Origin:
 def write(
     path: Path, *, model: PatchTST, contract: ModelContract, canary_windows: NDArray[np.float32], origin: Origin
 ) -> Manifest:
-    """Write the bundle of `model` and its sidecars durably; the manifest holds the hash of the bytes as read back.
+    """Write the file of `model`, its checksum and its manifest durably; the hash is that of the bytes as read back.
 
-    `canary_windows` (W, T, F) are raw windows. Raises ArtifactError when the model cannot be written soundly,
+    `canary_windows` (W, T, F) are raw windows. Raises ArtifactError when the model gives no finite probabilities,
     DiskFullError, SlotError or RetryLaterError when the disk fails.
     """
     windows = np.ascontiguousarray(canary_windows[:CANARY_WINDOWS], dtype=np.float32)
-    answers = patchtst.probabilities(model, windows)
-    if not len(windows) or not np.isfinite(answers).all():
+    probabilities = patchtst.probabilities(model, windows)
+    if not len(windows) or not np.isfinite(probabilities).all():
         raise ArtifactError("the canary is empty or its probabilities are not finite", where=str(path))
-    created_at = datetime.now(UTC)
     content = {
-        "format": FORMAT,
-        "version": path.stem,
-        "created_at": created_at.isoformat(),
+        **msgspec.to_builtins(
+            {
+                "format": FORMAT,
+                "version": path.stem,
+                "created_at": datetime.now(UTC),
+                "config": model.config.architecture,
+                "preset": contract.preset,
+                "input_transform": contract.input_transform,
+                "feature_names": contract.feature_names,
+                "label": contract.label,
+                "thresholds": origin.thresholds,
+                "training": origin.training,
+                "scorecard": origin.scorecard,
+            }
+        ),
         "model_state_dict": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
-        "config": asdict(model.config) | {"input_transform": str(model.config.input_transform)},
-        "preset": str(contract.preset),
-        "input_transform": str(contract.input_transform),
-        "feature_names": list(contract.feature_names),
-        "label": str(contract.label),
-        "thresholds": asdict(origin.thresholds),
-        "training": msgspec.to_builtins(dict(origin.training)),
-        "scorecard": msgspec.to_builtins(dict(origin.scorecard)),
-        "canary": {"windows": torch.from_numpy(windows), "probabilities": torch.from_numpy(answers)},
+        "canary": {"windows": torch.from_numpy(windows), "probabilities": torch.from_numpy(probabilities)},
     }
-    # through a file object: given a name, torch writes that name into the bytes
+    # given a path instead of a file object, torch writes the name into the bytes
     with durable_file.replacing(path) as file:
         torch.save(content, file)
-    written = path.read_bytes()
-    manifest = _manifest(content, path=path, data=written, contract=contract)
+    manifest = _manifest(content, path=path, data=path.read_bytes(), config=model.config)
     with durable_file.replacing(checksum_file(path)) as file:
         file.write(checksum_line(path, manifest.sha256).encode())
     with durable_file.replacing(manifest_file(path)) as file:
@@ -143,7 +149,7 @@ def write(
 
 
 def weights_sha256(model: PatchTST) -> str:
-    """Hash of the weights alone: equal for equal training, whatever the version and the time of writing."""
+    """Hash of the weights alone, which version and time of writing do not change."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -155,10 +161,10 @@ def weights_sha256(model: PatchTST) -> str:
 
 
 def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple[str, ...] = ()) -> Bundle:
-    """The model in `path`, verified. Raises ArtifactError with the reason when anything is not as it should be.
+    """The model in `path`, verified. Raises ArtifactError with the reason when any check fails.
 
-    The hash is compared with `expected_sha256`, else with the checksum file beside it if there is one. `feature_names`
-    are used only for a file of the older scripts that does not say its own.
+    The hash is compared with `expected_sha256`, else with the checksum file beside it, if there is one. `feature_names`
+    are used only for a file of the older scripts that does not contain its own.
     """
     data = bytes_of(path)
     _check_hash(path, data, expected_sha256)
@@ -166,7 +172,10 @@ def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple
     bundle = _our_bundle(path, data, found) if _is_ours(found) else _older_bundle(path, data, found, feature_names)
     error = bundle.canary_error()
     if error is not None and error > CANARY_TOLERANCE:
-        raise _unfit(path, f"its canary differs by {error:.3g}, more than {CANARY_TOLERANCE:g}")
+        raise _unfit(
+            path,
+            f"the answers to its canary differ from the recorded ones by {error:.3g}, more than {CANARY_TOLERANCE:g}",
+        )
     return bundle
 
 
@@ -175,7 +184,7 @@ def bytes_of(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise _unfit(path, f"it has {size} bytes, more than the {MAX_BYTES} that any model of this kind needs")
+            raise _unfit(path, f"it has {size} bytes, more than {MAX_BYTES}")
         return path.read_bytes()
     except OSError as error:
         raise _unfit(path, f"it cannot be read: {error.strerror or error}") from error
@@ -188,19 +197,21 @@ def _check_hash(path: Path, data: bytes, expected_sha256: str | None) -> None:
         expected_sha256 = words[0].lower() if words else ""
     actual = hashlib.sha256(data).hexdigest()
     if expected_sha256 is not None and actual != expected_sha256:
-        raise _unfit(path, f"its sha256 is {actual}, not {expected_sha256 or 'what its empty checksum file says'}")
+        raise _unfit(
+            path, f"its sha256 is {actual}, expected {expected_sha256 or 'one, but its checksum file is empty'}"
+        )
 
 
 def loaded(path: Path, data: bytes) -> Mapping[str, Any]:
-    """The dict in the file, by a load that executes nothing. Raises ArtifactError."""
+    """The dict in the file, loaded without executing anything. Raises ArtifactError."""
     try:
-        with warnings.catch_warnings():  # torch warns of foreign pickles; the error says what is wrong with them
+        with warnings.catch_warnings():  # torch warns about other pickles; the error states what is wrong with them
             warnings.simplefilter("ignore")
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it holds {named[1]}" if named else "it holds objects or damage"
-        raise _unfit(path, f"{what} that a safe load refuses; nothing in it was executed") from error
+        what = f"it holds {named[1]}, which" if named else "it is damaged, or holds objects that"
+        raise _unfit(path, f"{what} a safe load refuses; nothing in it was executed") from error
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise _unfit(path, f"it is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from error
@@ -210,7 +221,7 @@ def loaded(path: Path, data: bytes) -> Mapping[str, Any]:
 
 
 def _is_ours(found: Mapping[str, Any]) -> bool:
-    return isinstance(found.get("format"), str) and str(found["format"]).startswith("patchtst/")
+    return isinstance(found.get("format"), str) and str(found["format"]).startswith(f"{MODEL_NAME}/")
 
 
 def state_in(found: Mapping[str, Any]) -> _State:
@@ -220,39 +231,37 @@ def state_in(found: Mapping[str, Any]) -> _State:
 
 
 def kind_of(found: Mapping[str, Any]) -> str:
-    """Whose file this is, a few words."""
+    """Which kind of file this is, in a few words."""
     if _is_ours(found):
-        return f"bundle {found['format']}"
+        return f"model file, format {found['format']}"
     if "model_state_dict" in found:
         return "dict with model_state_dict"
     return "bare state dict" if state_in(found) else "dict without weights"
 
 
 def _our_bundle(path: Path, data: bytes, found: Mapping[str, Any]) -> Bundle:
-    if found["format"] != FORMAT:
-        raise _unfit(path, f"its format is {found['format']!r}; this program reads {FORMAT!r}")
-    try:
-        config = PatchTSTConfig(**found["config"])
-        contract = ModelContract(
-            preset=Preset(found["preset"]),
-            context_length=config.context_length,
-            feature_names=tuple(str(name) for name in found["feature_names"]),
-            input_transform=InputTransform(found["input_transform"]),
-            label=Label(found["label"]),
+    if not is_readable(found["format"]):
+        raise ArtifactError(
+            f"its format is {found['format']}, and this version reads {MODEL_NAME}/{FORMAT_MAJOR}.x",
+            where=str(path),
+            remedy="install a version of retrain-worker that reads it",
         )
+    try:
+        config = msgspec.convert(found["config"], PatchTSTConfig)
+        manifest = _manifest(found, path=path, data=data, config=config)
         canary = Canary(
             windows=found["canary"]["windows"].numpy(), probabilities=found["canary"]["probabilities"].double().numpy()
         )
-        manifest = _manifest(found, path=path, data=data, contract=contract)
-    except (KeyError, TypeError, ValueError, AttributeError, ContractError) as error:
-        raise _unfit(path, f"its description is not complete ({type(error).__name__}: {error})") from error
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError, AttributeError, ContractError) as error:
+        raise _unfit(path, f"its description is not valid ({type(error).__name__}: {error})") from error
+    contract = manifest.contract
     if len(contract.feature_names) != config.num_features or contract.input_transform != config.input_transform:
         raise _unfit(path, "its feature names or its input transform contradict its config")
     expected = (config.context_length, config.num_features)
     if canary.windows.ndim != 3 or not len(canary.windows) or canary.windows.shape[1:] != expected:
         raise _unfit(path, f"its canary has shape {canary.windows.shape}, not (n, {expected[0]}, {expected[1]})")
     if canary.probabilities.shape != canary.windows.shape[:1]:
-        raise _unfit(path, "its canary has not one probability for each window")
+        raise _unfit(path, "its canary does not have one probability for each window")
     model = _model(path, config, state_in(found))
     return Bundle(path=path, manifest=manifest, model=model, canary=canary)
 
@@ -263,9 +272,9 @@ def _older_bundle(path: Path, data: bytes, found: Mapping[str, Any], feature_nam
         raise _unfit(path, f"it holds no weights: a {kind_of(found)} with the keys {_some(found)}")
     names = _older_feature_names(path, found) or feature_names
     if not names:
-        raise _unfit(path, "it does not say which features it was trained on")
+        raise _unfit(path, "it does not name the features that it was trained on")
     try:
-        # the engine's weights are the same for 4 features (twice) and for 8
+        # the engine's network has the same weights for 4 features, repeated, and for 8
         config = presets.engine(num_features=len(names))
     except ContractError as error:
         raise _unfit(path, f"{error.what}: {_some(names)}") from error
@@ -283,7 +292,7 @@ def _older_bundle(path: Path, data: bytes, found: Mapping[str, Any], feature_nam
         sha256=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
         contract=contract,
-        config=asdict(config),
+        config=config.architecture,
         thresholds=Thresholds(),
     )
     return Bundle(path=path, manifest=manifest, model=_model(path, config, state), canary=None)
@@ -300,53 +309,49 @@ def _older_feature_names(path: Path, found: Mapping[str, Any]) -> tuple[str, ...
 
 
 def _model(path: Path, config: PatchTSTConfig, state: _State) -> PatchTST:
-    """The network with these weights, in evaluation mode. Its tensors are checked before anything is allocated."""
+    """The network with these weights, in evaluation mode. Tensors are checked before anything is allocated."""
     expected = patchtst.shapes(config)
     actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if missing := expected.keys() - actual.keys():
         raise _unfit(path, f"weights are missing: {_some(missing)}; it has {_some(actual)}")
     if surplus := actual.keys() - expected.keys():
-        raise _unfit(path, f"it has weights that the network does not: {_some(surplus)}")
+        raise _unfit(path, f"it has weights that the network does not have: {_some(surplus)}")
     for name, shape in expected.items():
         if actual[name] != shape:
             why = _other_layout(config, name, actual[name])
-            raise _unfit(path, f"{name} has shape {actual[name]}, not {shape}: it was made for {why}")
+            raise _unfit(path, f"{name} has shape {actual[name]}, not {shape}: it belongs to {why}")
         if not torch.isfinite(state[name]).all():
-            raise _unfit(path, f"{name} holds numbers that are not finite")
+            raise _unfit(path, f"{name} holds values that are not finite")
         if name.endswith("num_batches_tracked") != (not state[name].is_floating_point()):
             raise _unfit(path, f"{name} is {state[name].dtype}")
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are thrown away; nobody's seed may move
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn and discarded; the caller's stream is kept
         model = PatchTST(config)
     model.load_state_dict(state, strict=True)
     return model.eval()
 
 
 def _other_layout(config: PatchTSTConfig, name: str, shape: tuple[int, ...]) -> str:
-    """What a patch embedding of another width says about the rows that the file was made for."""
+    """The network that a patch embedding of another width belongs to."""
     if name != "patch_embedding.weight" or len(shape) != 2 or not config.mixes_channels:
         return "another network"
     inputs, surplus = divmod(shape[1], config.patch_length)
-    inputs_of = f"{inputs} inputs a row" if not surplus else f"patches of {shape[1]} numbers"
-    return f"{inputs_of}, and the engine's network takes {config.num_channels}"
+    width = f"{inputs} inputs a row" if not surplus else f"patches of {shape[1]} values"
+    return f"a network of {width}, and the engine's has {config.num_channels}"
 
 
-def _manifest(content: Mapping[str, Any], *, path: Path, data: bytes, contract: ModelContract) -> Manifest:
-    thresholds = Thresholds(**content["thresholds"])
-    if not all(math.isfinite(limit) for limit in (thresholds.buy, thresholds.sell)):
+def _manifest(content: Mapping[str, Any], *, path: Path, data: bytes, config: PatchTSTConfig) -> Manifest:
+    """The manifest of a file; fields of `content` that a later minor of the format has added are ignored."""
+    facts = {
+        "file": path.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size_bytes": len(data),
+        "contract": {**content, "context_length": config.context_length},
+        "config": config.architecture,
+    }
+    manifest = msgspec.convert({**content, **facts}, Manifest)
+    if not all(math.isfinite(limit) for limit in (manifest.thresholds.buy, manifest.thresholds.sell)):
         raise ValueError("the thresholds are not finite")
-    return Manifest(
-        format=content["format"],
-        version=content["version"],
-        created_at=datetime.fromisoformat(content["created_at"]),
-        file=path.name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        size_bytes=len(data),
-        contract=contract,
-        config=dict(content["config"]),
-        thresholds=thresholds,
-        training=dict(content["training"]),
-        scorecard=dict(content["scorecard"]),
-    )
+    return manifest
 
 
 def _some(names: Iterable[object]) -> str:
@@ -355,4 +360,4 @@ def _some(names: Iterable[object]) -> str:
 
 
 def _unfit(path: Path, what: str) -> ArtifactError:
-    return ArtifactError(f"this model file cannot be used: {what}", where=str(path))
+    return ArtifactError(what, where=str(path))

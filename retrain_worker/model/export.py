@@ -1,8 +1,8 @@
-"""A model file in the format of another runtime, believed only after it gave the recorded answers when read back.
+"""Export of a model to the format of another runtime, kept only if the written file reproduces the canary.
 
-Each export takes raw windows (B, T, F), as our own file does, and answers P(label = 1) (B,): the input transform and
-the calibration are inside. Only safetensors holds no program: the weights, with the network's config in its header.
-The file appears under its name after the check, or not at all.
+Each export takes raw windows (B, T, F), as the model file does, and returns P(label = 1) (B,): the input transform and
+the calibration are included. A safetensors file holds no program, but the weights, and the network's config in its
+header. The file appears under its name after the check, or not at all.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ ONNX_OPSET = 18
 INSTALL = "pip install 'retrain-worker[export]'"
 
 Windows = NDArray[np.float32]
-Answers = NDArray[np.float64]
-#: raw windows in, probabilities out, by what was written
-Reader = Callable[[Windows], Answers]
+Probabilities = NDArray[np.float64]
+#: computes probabilities with the written file
+Predict = Callable[[Windows], Probabilities]
 
 
 def export(request: ExportRequest) -> ExportResult:
-    """Write the model as `request` says, read it back, compare with the canary.
+    """Write the model in the requested format, read it back, compare with the canary.
 
-    Raises UsageError (the output is there already, a package is missing), ArtifactError (the model file is not sound,
-    or the written one answers otherwise), ContractError (a file of the older scripts has no canary to check against).
+    Raises UsageError (the output exists, a package is missing), ArtifactError (the model file is not valid, or the
+    written one does not reproduce the canary), ContractError (a file of the older scripts has no canary).
     """
     output = Path(request.output_path)
     if output.exists():
-        raise UsageError("it is there already", where=str(output), remedy="name another with --out, or remove it")
+        raise UsageError("the file exists", where=str(output), remedy="name another with --out, or remove it")
     model_file = bundle.read(Path(request.model_path))
     if model_file.canary is None:
         raise ContractError(
-            "it has no recorded answers to check an export against",
+            "it has no canary that an export could be checked against",
             where=str(model_file.path),
-            remedy="export a file that this program has trained",
+            remedy="export a model that this program trained",
         )
     write = {
         ExportFormat.ONNX: _write_onnx,
@@ -63,18 +63,18 @@ def export(request: ExportRequest) -> ExportResult:
     }[request.format]
     with _appearing(output) as temporary:
         try:
-            answer = write(model_file, temporary)
+            predict = write(model_file, temporary)
         except ImportError as error:
             raise UsageError(
                 f"--format {request.format} needs a package that is not installed ({error.name})",
                 where="export",
                 remedy=INSTALL,
             ) from error
-        error_found = _largest_difference(answer, model_file)
-        if error_found > bundle.CANARY_TOLERANCE:
+        canary_error = _largest_difference(predict, model_file)
+        if canary_error > bundle.CANARY_TOLERANCE:
             raise ArtifactError(
-                f"the {request.format} file answers otherwise than its model: its canary differs by {error_found:.3g}, "
-                f"more than {bundle.CANARY_TOLERANCE:g}; it was thrown away",
+                f"the answers of the {request.format} file to the canary differ by {canary_error:.3g}, more than "
+                f"{bundle.CANARY_TOLERANCE:g}; the file was removed",
                 where=str(output),
             )
         data = temporary.read_bytes()
@@ -82,14 +82,14 @@ def export(request: ExportRequest) -> ExportResult:
         output_path=str(output),
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        canary_error=error_found,
+        canary_error=canary_error,
         canary_windows=len(model_file.canary.windows),
     )
 
 
 @contextmanager
 def _appearing(output: Path) -> Iterator[Path]:
-    """A temporary name beside `output`, which takes that name durably when all went well."""
+    """A temporary file beside `output`, renamed to it durably if the block raises nothing."""
     temporary = output.with_name(f".{output.stem}.{os.getpid()}.tmp{output.suffix}")
     try:
         yield temporary
@@ -100,21 +100,21 @@ def _appearing(output: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _largest_difference(answer: Reader, model_file: Bundle) -> float:
-    """Over the whole canary at once, and over its first window alone: an export must take any number of windows."""
+def _largest_difference(predict: Predict, model_file: Bundle) -> float:
+    """Over the whole canary in one batch, and over its first window alone: an export accepts any batch size."""
     canary = model_file.canary
     assert canary is not None, "checked before anything was written"
     differences = np.concatenate(
         [
-            np.abs(answer(canary.windows) - canary.probabilities),
-            np.abs(answer(canary.windows[:1]) - canary.probabilities[:1]),
+            np.abs(predict(canary.windows) - canary.probabilities),
+            np.abs(predict(canary.windows[:1]) - canary.probabilities[:1]),
         ]
     )
     return float(np.max(np.where(np.isfinite(differences), differences, np.inf)))
 
 
-class _Answering(nn.Module):
-    """The model with a probability at its end."""
+class _WithSigmoid(nn.Module):
+    """The model with a sigmoid after its logits."""
 
     def __init__(self, model: PatchTST) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Answering(nn.Module):
 
 
 def _described(model_file: Bundle) -> dict[str, str]:
-    """What a consumer must know, as texts."""
+    """What a consumer needs beside the weights, as texts."""
     contract, manifest = model_file.contract, model_file.manifest
     return {
         "format": manifest.format,
@@ -136,21 +136,21 @@ def _described(model_file: Bundle) -> dict[str, str]:
         "context_length": str(contract.context_length),
         "label": str(contract.label),
         "thresholds": json.dumps(asdict(manifest.thresholds)),
-        "config": json.dumps(msgspec.to_builtins(dict(manifest.config))),
+        "config": msgspec.json.encode(manifest.config).decode(),
     }
 
 
-# ---------------------------------------------------------------- formats: each writes, and returns how to ask
+# ---------------------------------------------------------------- formats: each writes, and returns its prediction
 
 
-def _write_onnx(model_file: Bundle, path: Path) -> Reader:
+def _write_onnx(model_file: Bundle, path: Path) -> Predict:
     import onnx
     import onnxruntime
-    import onnxscript  # noqa: F401 (torch's exporter needs it; missing, it is said like the others)
+    import onnxscript  # noqa: F401 (needed by torch's exporter; imported here so that its absence is reported)
 
-    with _quietly():
+    with _silent():
         program = torch.onnx.export(
-            _Answering(model_file.model).eval(),
+            _WithSigmoid(model_file.model).eval(),
             (_example(model_file),),
             dynamo=True,
             opset_version=ONNX_OPSET,
@@ -169,52 +169,52 @@ def _write_onnx(model_file: Bundle, path: Path) -> Reader:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def answer(windows: Windows) -> Answers:
+    def predict(windows: Windows) -> Probabilities:
         return np.asarray(session.run(["probabilities"], {"windows": windows})[0], dtype=np.float64)
 
-    return answer
+    return predict
 
 
-def _write_torch_export(model_file: Bundle, path: Path) -> Reader:
-    with _quietly():
+def _write_torch_export(model_file: Bundle, path: Path) -> Predict:
+    with _silent():
         program = torch.export.export(
-            _Answering(model_file.model).eval(),
+            _WithSigmoid(model_file.model).eval(),
             (_example(model_file),),
             dynamic_shapes={"windows": {0: torch.export.Dim("batch")}},
         )
         torch.export.save(program, path, extra_files={"model.json": json.dumps(_described(model_file))})
         module = torch.export.load(path).module()
 
-    def answer(windows: Windows) -> Answers:
+    def predict(windows: Windows) -> Probabilities:
         with torch.inference_mode():
-            found: Answers = module(torch.from_numpy(windows)).double().numpy()
+            found: Probabilities = module(torch.from_numpy(windows)).double().numpy()
         return found
 
-    return answer
+    return predict
 
 
-def _write_safetensors(model_file: Bundle, path: Path) -> Reader:
+def _write_safetensors(model_file: Bundle, path: Path) -> Predict:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     state = {name: tensor.contiguous() for name, tensor in model_file.model.state_dict().items()}
     save_file(state, path, metadata=_described(model_file))
     with safe_open(path, framework="pt") as file:
-        config = PatchTSTConfig(**json.loads(file.metadata()["config"]))
+        config = msgspec.json.decode(file.metadata()["config"], type=PatchTSTConfig)
     model = PatchTST(config)
     model.load_state_dict(load_file(path), strict=True)
     return lambda windows: patchtst.probabilities(model, windows)
 
 
 def _example(model_file: Bundle) -> Tensor:
-    """A batch of two: torch takes a dimension of one for a constant."""
+    """A batch of two: torch treats a dimension of size one as constant."""
     assert model_file.canary is not None, "checked before anything was written"
     return torch.from_numpy(np.resize(model_file.canary.windows, (2, *model_file.canary.windows.shape[1:])))
 
 
 @contextmanager
-def _quietly() -> Iterator[Any]:
-    """The exporters talk about their own insides."""
+def _silent() -> Iterator[Any]:
+    """Suppress warnings and log messages of the exporters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

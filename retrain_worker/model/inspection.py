@@ -1,7 +1,7 @@
-"""What any file is that somebody calls a model: read with suspicion, described for a person, never executed.
+"""Inspection of any file that is named as a model: its kind, its content, and whether it is valid. Nothing is executed.
 
-First the bytes are looked at (empty, cut short, another kind of file), then what a safe load makes of them (whose file,
-which tensors, which objects it refuses), then whether `bundle.read` would trust it. Each step that fails says why.
+First the bytes are examined (empty, truncated, another kind of file), then the result of a safe load (which writer,
+which tensors, which objects it refuses), then `bundle.read` verifies it. The first step that fails gives the reason.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ import torch
 from retrain_worker.domain.artifact import checksum_file
 from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
-from retrain_worker.errors import ArtifactError
+from retrain_worker.errors import ArtifactError, message_of
 from retrain_worker.model import bundle, presets
 
-#: first bytes of files that are no models, however they are called
+#: first bytes of files that are not models
 _SIGNATURES = (
     (b"SQLite format 3\0", "SQLite database"),
     (b"\x89HDF\r\n\x1a\n", "HDF5 file"),
     (b"\x1f\x8b", "gzip file"),
     (b"\x7fELF", "program"),
 )
-#: what a safe load can make something of
+#: kinds that a safe load is tried on
 _LOADABLE = ("PyTorch file", "PyTorch file of before 1.6, or another pickle")
 _ZIP = b"PK\x03\x04"
 _SAMPLE_BYTES = 512
 
 
 def inspect(path: Path) -> FileReport:
-    """What `path` is, and whether it can be trusted as a model. Never raises ArtifactError: the report says it."""
+    """What `path` is, and whether it is a valid model. Never raises ArtifactError: the report contains it."""
     report = FileReport(path=printable(path), kind="not readable", problem="")
     try:
         data = bundle.bytes_of(path)
@@ -51,7 +51,7 @@ def inspect(path: Path) -> FileReport:
         )
         found = _weights_file(path, data, report.kind)
         report = replace(report, kind=bundle.kind_of(found), tensors=_shapes(found))
-        # this is about the file, not about the rows: one of the older scripts' need not name its features
+        # a file of the older scripts need not name its features; no rows are read here
         read = bundle.read(path, feature_names=(UNNAMED,) * presets.ENGINE_INPUTS)
         return replace(
             report,
@@ -60,17 +60,17 @@ def inspect(path: Path) -> FileReport:
             parameters=sum(tensor.numel() for tensor in read.model.parameters()),
         )
     except ArtifactError as error:
-        return replace(report, problem=error.what.removeprefix("this model file cannot be used: "))
+        return replace(report, problem=message_of(error.what, action=error.remedy))
 
 
 def _weights_file(path: Path, data: bytes, kind: str) -> Mapping[str, Any]:
     if kind not in _LOADABLE:
-        raise ArtifactError(f"it is no PyTorch file of weights: {kind}")
+        raise ArtifactError(f"it is not a PyTorch file of weights, but: {kind}")
     return bundle.loaded(path, data)
 
 
 def kind_of_bytes(data: bytes) -> str:
-    """What a file is by its first and last bytes, a few words."""
+    """The kind of a file by its first and last bytes, in a few words."""
     if data.startswith(_ZIP):
         return _kind_of_zip(data)
     header_bytes = int.from_bytes(data[:8], "little")
@@ -86,8 +86,8 @@ def kind_of_bytes(data: bytes) -> str:
 
 
 def refused_globals(data: bytes) -> tuple[str, ...]:
-    """Global names in the pickle of a PyTorch file that a safe load refuses; found by reading, not by loading."""
-    # it can only look into sound archives; what is wrong with others, the load says
+    """Global names in the pickle of a PyTorch file that a safe load refuses; the pickle is read, not loaded."""
+    # works for intact archives only; for others the load gives the reason
     with suppress(Exception):
         return tuple(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))))
     return ()
@@ -97,13 +97,13 @@ def _kind_of_zip(data: bytes) -> str:
     try:
         names = zipfile.ZipFile(io.BytesIO(data)).namelist()
     except zipfile.BadZipFile:
-        return "PyTorch file or archive, cut short"
-    ends = {name.partition("/")[2] for name in names}
-    if "constants.pkl" in ends:
+        return "PyTorch file or archive, truncated"
+    members = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in members:
         return "TorchScript program"
-    if "archive_format" in ends:
+    if "archive_format" in members:
         return "torch.export program"
-    return _LOADABLE[0] if "data.pkl" in ends else "zip archive"
+    return _LOADABLE[0] if "data.pkl" in members else "zip archive"
 
 
 def _is_text(sample: bytes) -> bool:

@@ -1,20 +1,20 @@
-"""PatchTST: cut a window into patches, let a transformer look at them, return one logit per window.
+"""PatchTST: a window is cut into patches, a transformer encodes them, and the result is one logit per window.
 
 "A Time Series is Worth 64 Words: Long-term Forecasting with Transformers", Nie et al., ICLR 2023, arXiv 2211.14730.
 With `mixes_channels=False` this is the paper's network (each feature is a series of its own, one set of weights for
 all of them); with the same weights it equals transformers' PatchTSTForClassification. With `mixes_channels=True` a
 patch holds all features, which is what the stack's engine builds; with the same weights it equals a
-torch.nn.TransformerEncoder, whose names its parameters bear. `presets.py` holds the two settings in use.
+torch.nn.TransformerEncoder, and its parameters have the same names. `presets.py` holds the two configurations in use.
 
 Shape suffixes: B windows, T rows of a window, F features of a row, C channels (F, or F repeated), G channels that are
-series of their own (C, or 1 when mixed), S = B x G series, N patches, P numbers in a patch, D width of the model,
+series of their own (C, or 1 when mixed), S = B x G series, N patches, P values in a patch, D width of the model,
 H heads, K = D / H width of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,12 @@ from retrain_worker.errors import ContractError
 INSTANCE_EPSILON = 1e-5
 #: added to the range of a window by the engine's min-max
 MINMAX_EPSILON = 1e-8
-#: of the positions at the start, by `mixes_channels`. As large as the patches themselves: with the usual 0.02 the
-#: engine's network, which takes the mean over patches, needs three epochs to find out that patches differ
+#: std of the initial position encodings, by `mixes_channels`. As large as that of the embedded patches: with the usual
+#: 0.02 the engine's network, which takes the mean over patches, needs three epochs to distinguish positions
 POSITION_STD = {False: 0.5, True: 1.0}
-#: a feature whose std is under this share of its mean is constant as far as float32 can tell
+#: a feature whose std is under this share of its mean is constant in the precision of float32
 CONSTANT_SHARE = 1e-6
-#: largest value of any size in a config: a file may claim anything
+#: largest value of any size in a config, which may come from any file
 MAX_SIZE = 65_536
 MAX_LAYERS = 64
 
@@ -46,7 +46,7 @@ _POOLINGS = ("mean", "max", "flatten")
 
 @dataclass(frozen=True, kw_only=True)
 class PatchTSTConfig:
-    """The shape of one network. Raises ContractError when the numbers do not fit together."""
+    """Architecture and regularisation of one network. Raises ContractError when its sizes do not fit together."""
 
     #: F, features of a raw row
     num_features: int
@@ -73,14 +73,15 @@ class PatchTSTConfig:
     #: mean | max over the patches, or flatten them
     pooling: str
     #: width of a hidden layer between the pooled features and the last layer; 0 = none, as in the paper. Without one a
-    #: channel-independent network is a sum over features: it sees no interplay of two, and its logit cannot saturate
+    #: channel-independent network is a sum over features: it has no interactions of two, and its logit cannot saturate
     head_hidden: int
     #: standardise | instance | minmax, see `PatchTST.transform`
     input_transform: str
-    dropout: float = 0.1
-    #: std of the noise on the transformed input in training mode. On every number: as a ridge penalty does, it keeps
-    #: the network from trusting single rows. On the level and the scale of every feature in a window: after min-max,
-    #: both hang on two rows
+    #: in training mode only
+    dropout: float = 0.0
+    #: std of the noise on the transformed input, in training mode only. On every value it acts as a ridge penalty
+    #: against weight on single rows. It is also added to level and scale of every feature in a window, because after
+    #: min-max both depend on two rows
     input_noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -117,13 +118,18 @@ class PatchTSTConfig:
             raise ContractError("; ".join(problems), where="network", remedy="check SEQ_LEN and FEATURE_NAMES")
 
     @property
+    def architecture(self) -> dict[str, Any]:
+        """What a model file records: every field but those that act in training mode only."""
+        return {name: value for name, value in asdict(self).items() if name not in ("dropout", "input_noise")}
+
+    @property
     def num_channels(self) -> int:
         """C."""
         return self.num_features * self.feature_repeats
 
     @property
     def num_series(self) -> int:
-        """G, series per window that the transformer sees."""
+        """G, series per window that the transformer encodes."""
         return 1 if self.mixes_channels else self.num_channels
 
     @property
@@ -133,17 +139,17 @@ class PatchTSTConfig:
 
     @property
     def patch_width(self) -> int:
-        """P, numbers in a patch."""
+        """P, values in a patch."""
         return self.patch_length * (self.num_channels if self.mixes_channels else 1)
 
     @property
     def pooled_width(self) -> int:
-        """Numbers that the head sees."""
+        """Width of the head's input."""
         return self.num_series * self.d_model * (self.num_patches if self.pooling == "flatten" else 1)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, named as torch.nn.MultiheadAttention; explicit products, since patches are few."""
+    """Multi-head self-attention, named as torch.nn.MultiheadAttention; plain products are fast for few patches."""
 
     def __init__(self, config: PatchTSTConfig) -> None:
         super().__init__()
@@ -162,8 +168,8 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, S * H, N, K).unbind(0)
         weights = torch.softmax(torch.bmm(q * K**-0.5, k.transpose(1, 2)), dim=-1)
         weights = functional.dropout(weights, self.dropout, self.training)
-        seen_SND = torch.bmm(weights, v).view(S, H, N, K).transpose(1, 2).reshape(S, N, D)
-        return self.out_proj(seen_SND)  # type: ignore[no-any-return]
+        attended_SND = torch.bmm(weights, v).view(S, H, N, K).transpose(1, 2).reshape(S, N, D)
+        return self.out_proj(attended_SND)  # type: ignore[no-any-return]
 
 
 class EncoderLayer(nn.Module):
@@ -195,7 +201,7 @@ class EncoderLayer(nn.Module):
 
 
 def _each(norm: nn.Module, x_SND: Tensor) -> Tensor:
-    """Normalise over D; batch norm takes its statistics over S and N together."""
+    """Normalise over D; batch norm computes its statistics over S and N together."""
     return norm(x_SND.flatten(0, 1)).view_as(x_SND)  # type: ignore[no-any-return]
 
 
@@ -238,7 +244,7 @@ class PatchTST(nn.Module):
         return self.network(self.transform(raw_BTF))
 
     def transform(self, raw_BTF: Tensor) -> Tensor:
-        """The network's input (B, T, C): what a serving process must do to raw rows.
+        """The network's input (B, T, C): the transform that a serving process must apply to raw rows.
 
         standardise: (x - mean) / std of the training part; a feature constant there becomes 0.
         instance: the paper's, (x - mean) / sqrt(variance + 1e-5) of the window.
@@ -257,7 +263,7 @@ class PatchTST(nn.Module):
                 low, high = torch.aminmax(raw_BTF, dim=1, keepdim=True)
                 x_BTF = (raw_BTF - low) / (high - low + MINMAX_EPSILON)
         if self.training and self.config.input_noise:
-            x_BTF = _disturbed(x_BTF, self.config.input_noise)
+            x_BTF = _with_noise(x_BTF, self.config.input_noise)
         return x_BTF.repeat(1, 1, self.config.feature_repeats)
 
     def network(self, x_BTC: Tensor) -> Tensor:
@@ -265,12 +271,12 @@ class PatchTST(nn.Module):
         return self.head(self.encoded(x_BTC))
 
     def encoded(self, x_BTC: Tensor) -> Tensor:
-        """What the transformer makes of the patches, (S, N, D)."""
+        """The encoded patches (S, N, D) of transformed windows."""
         z_SND: Tensor = self.transformer(self.patch_embedding(self.patches(x_BTC)) + self.pos_encoding)
         return z_SND
 
     def head(self, z_SND: Tensor) -> Tensor:
-        """Logits (B,) of what the transformer made of the patches."""
+        """Logits (B,) of encoded patches."""
         config = self.config
         z_BGND = z_SND.view(-1, config.num_series, config.num_patches, config.d_model)
         if config.pooling == "mean":
@@ -283,18 +289,18 @@ class PatchTST(nn.Module):
         return self.output_proj(z).squeeze(-1)  # type: ignore[no-any-return]
 
     def patches(self, x_BTC: Tensor) -> Tensor:
-        """(S, N, P). Rows that fill no patch are the oldest ones."""
+        """(S, N, P). Where patches do not cover the window, its oldest rows are left out."""
         config = self.config
         covered = config.patch_length + config.patch_stride * (config.num_patches - 1)
         # (B, N, C, rows of a patch)
         patches = x_BTC[:, config.context_length - covered :].unfold(1, config.patch_length, config.patch_stride)
-        # mixed: (B, N, rows, C), so that a patch reads row by row as the engine flattens it
+        # mixed: (B, N, rows, C), the order in which the engine flattens a patch
         patches = patches.transpose(2, 3) if config.mixes_channels else patches.transpose(1, 2)
         return patches.reshape(-1, config.num_patches, config.patch_width)
 
     @torch.no_grad()
     def standardise_on(self, rows_NF: NDArray[np.float32]) -> None:
-        """Take mean and std of every feature from these raw rows, in float64."""
+        """Set mean and scale of every feature from these raw rows, computed in float64."""
         mean = rows_NF.mean(axis=0, dtype=np.float64)
         std = rows_NF.std(axis=0, dtype=np.float64)
         is_constant = std <= CONSTANT_SHARE * np.abs(mean)
@@ -304,9 +310,9 @@ class PatchTST(nn.Module):
 
     @torch.no_grad()
     def centre_on(self, raw_BTF: Tensor) -> None:
-        """Fit the fresh patch embedding to what these raw windows look like after the transform: mean 0, std 1.
+        """Scale the initial patch embedding so that these raw windows, transformed, have mean 0 and std 1 in it.
 
-        Min-max leaves numbers of mean 0.5 and std 0.2, which a fresh linear layer takes epochs to centre.
+        Values after min-max have mean 0.5 and std 0.2; without this the embedding needs epochs to centre them.
         """
         x_BTC = self.transform(raw_BTF)
         mean_C, std_C = x_BTC.mean(dim=(0, 1)), x_BTC.std(dim=(0, 1)).clamp_min(MINMAX_EPSILON)
@@ -316,19 +322,19 @@ class PatchTST(nn.Module):
         self.patch_embedding.bias.copy_(-(weight_DPC * mean_C).sum(dim=(1, 2)))
 
 
-def _disturbed(x_BTF: Tensor, std: float) -> Tensor:
-    """The same windows, each number, each level and each scale a little off."""
+def _with_noise(x_BTF: Tensor, std: float) -> Tensor:
+    """The windows with noise on each value, and on level and scale of each feature in a window."""
     level, scale = std * torch.randn(2, len(x_BTF), 1, x_BTF.shape[2], device=x_BTF.device)
     mean = x_BTF.mean(dim=1, keepdim=True)
-    disturbed_BTF: Tensor = mean + level + (x_BTF - mean) * torch.exp(scale) + std * torch.randn_like(x_BTF)
-    return disturbed_BTF
+    noisy_BTF: Tensor = mean + level + (x_BTF - mean) * torch.exp(scale) + std * torch.randn_like(x_BTF)
+    return noisy_BTF
 
 
 @torch.inference_mode()
 def logits(model: PatchTST, windows_BTF: NDArray[np.float32], *, batch_size: int = 1024) -> NDArray[np.float64]:
-    """Logits (B,) of raw windows, in evaluation mode, on the device where the model is. The one way to ask a model."""
+    """Logits (B,) of raw windows, in evaluation mode, on the model's device. Every prediction is computed here."""
     was_training = model.training
-    if was_training:  # each switch visits every module, a sixth of the time of a single answer
+    if was_training:  # switching visits every module, a sixth of the time of one prediction
         model.eval()
     device = model.pos_encoding.device
     parts = [
@@ -352,7 +358,7 @@ def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def shapes(config: PatchTSTConfig) -> dict[str, tuple[int, ...]]:
-    """Name to shape of every tensor in the state dict, without allocating one."""
+    """Name and shape of every tensor in the state dict, without allocating any."""
     with torch.device("meta"):
         state: dict[str, Any] = PatchTST(config).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}

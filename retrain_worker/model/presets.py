@@ -20,20 +20,20 @@ PAPER_PATCH_STRIDE = 8
 
 
 def config_for(contract: ModelContract, *, dropout: float, input_noise: float = 0.0) -> PatchTSTConfig:
-    """The network that `contract` asks for. Raises ContractError when the contract cannot be met."""
+    """The network that `contract` requires. Raises ContractError when no network fits it."""
     if contract.preset == Preset.ENGINE:
         network = engine(num_features=len(contract.feature_names), dropout=dropout)
     else:
         network = paper(
             num_features=len(contract.feature_names),
             context_length=contract.context_length,
-            input_transform=InputTransform(contract.input_transform),
+            input_transform=contract.input_transform,
             dropout=dropout,
         )
     return replace(network, input_noise=input_noise)
 
 
-def engine(*, num_features: int, dropout: float = 0.1) -> PatchTSTConfig:
+def engine(*, num_features: int, dropout: float = 0.0) -> PatchTSTConfig:
     """The engine's network: 612,481 parameters, 8 patches of 16 rows x 8 inputs, post-norm, mean over patches."""
     if num_features not in (ENGINE_INPUTS // 2, ENGINE_INPUTS):
         raise ContractError(
@@ -63,7 +63,7 @@ def engine(*, num_features: int, dropout: float = 0.1) -> PatchTSTConfig:
 
 
 def paper(
-    *, num_features: int, context_length: int, input_transform: InputTransform, dropout: float = 0.2
+    *, num_features: int, context_length: int, input_transform: InputTransform, dropout: float = 0.0
 ) -> PatchTSTConfig:
     """The paper's network, sized for a few thousand samples: patches of 16 rows every 8, mean over patches."""
     return PatchTSTConfig(

@@ -52,7 +52,7 @@ class ReaderPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Waiting:
+class _PendingEntry:
     """An entry that was delivered to a consumer of the group and not acknowledged."""
 
     stream: str
@@ -65,18 +65,18 @@ class EventReader:
     """Methods that return Steps are executed by a driver of `io_drivers`."""
 
     def __init__(
-        self, policy: ReaderPolicy, handled: HandledEvents, *, sentence_of: Callable[[RedisError], str]
+        self, policy: ReaderPolicy, handled: HandledEvents, *, message_of: Callable[[RedisError], str]
     ) -> None:
-        """`sentence_of` turns a Redis error into a message without secrets."""
+        """`message_of` turns a Redis error into a message without secrets."""
         self._policy = policy
         self._handled = handled
-        self._sentence_of = sentence_of
+        self._message_of = message_of
         self._first_id = "$" if policy.only_new else "0"
         self._reclaim_milliseconds = int(policy.reclaim_after_seconds * 1000)
-        self._waiting: deque[_Waiting] = deque()
+        self._pending_entries: deque[_PendingEntry] = deque()
         self._fresh: deque[tuple[str, str, dict[bytes, bytes]]] = deque()
         #: returned by this object and not acknowledged: repeated only after `reclaim_after_seconds`
-        self._in_hand: set[tuple[str, str]] = set()
+        self._unacknowledged: set[tuple[str, str]] = set()
         self._is_ready = False
         self._reclaim_at = 0.0
         self._problem: str | None = None
@@ -98,11 +98,11 @@ class EventReader:
     def acknowledge(self, event: ReceivedEvent) -> Steps[None]:
         """Mark the event as handled. If Redis cannot be reached, it is acknowledged when it is delivered again."""
         self._handled.add(event.event_id)
-        self._in_hand.discard((event.stream, event.stream_id))
+        self._unacknowledged.discard((event.stream, event.stream_id))
         try:
             yield call("xack", event.stream, self._policy.group, event.stream_id)
         except RedisError as error:
-            _log.debug("acknowledgement of %s not delivered: %s", event.event_id, self._sentence_of(error))
+            _log.debug("acknowledgement of %s not delivered: %s", event.event_id, self._message_of(error))
 
     # ---------------------------------------------------------------- one step
 
@@ -111,8 +111,8 @@ class EventReader:
             yield from self.prepare()
         if time.monotonic() >= self._reclaim_at:
             yield from self._find_abandoned()
-        if self._waiting:
-            return (yield from self._claim(self._waiting.popleft()))
+        if self._pending_entries:
+            return (yield from self._claim(self._pending_entries.popleft()))
         if not self._fresh:
             seconds = min(BLOCK_SECONDS, self._reclaim_at - time.monotonic())
             reply = yield call(
@@ -142,7 +142,7 @@ class EventReader:
             reason = f"it was tried {tries - 1} times and never acknowledged"
             yield from self._refuse(stream, stream_id, fields, reason)
             return None
-        self._in_hand.add((stream, stream_id))
+        self._unacknowledged.add((stream, stream_id))
         return event
 
     def _refuse(self, stream: str, stream_id: str, fields: dict[bytes, bytes], reason: str) -> Steps[None]:
@@ -151,7 +151,7 @@ class EventReader:
         yield call("xack", stream, self._policy.group, stream_id)
         _log.warning("entry %s of %s is dead-lettered: %s", stream_id, stream, reason)
 
-    def _claim(self, waiting: _Waiting) -> Steps[ReceivedEvent | None]:
+    def _claim(self, waiting: _PendingEntry) -> Steps[ReceivedEvent | None]:
         """Claim one entry. Each claim counts as a delivery, so entries are claimed one at a time."""
         group, stream, stream_id = self._policy.group, waiting.stream, waiting.stream_id
         reply = yield call("xclaim", stream, group, self._policy.consumer, waiting.min_idle_milliseconds, [stream_id])
@@ -166,15 +166,15 @@ class EventReader:
     def prepare(self) -> Steps[None]:
         """Create the group on every stream, read what it has handled, and find this consumer's pending entries."""
         self._fresh.clear()
-        self._waiting.clear()
+        self._pending_entries.clear()
         for stream in self._policy.streams:
             yield from self._create_group(stream)
             passed = yield from self._last_delivered(stream)  # first: another consumer may receive entries in between
             pending = yield from self._pending(stream)
             yield from self._learn_handled(stream, passed, {entry["message_id"] for entry in pending})
             ours = [entry for entry in pending if text_of(entry["consumer"]) == self._policy.consumer]
-            lost = (_waiting(stream, entry, 0) for entry in ours)
-            self._waiting.extend(each for each in lost if (stream, each.stream_id) not in self._in_hand)
+            lost = (_pending_entry(stream, entry, 0) for entry in ours)
+            self._pending_entries.extend(each for each in lost if (stream, each.stream_id) not in self._unacknowledged)
         self._first_id = "0"  # a group that disappears later has missed the entries since
         self._is_ready = True
 
@@ -200,10 +200,10 @@ class EventReader:
     def _find_abandoned(self) -> Steps[None]:
         """Entries that any consumer of the group has held for too long."""
         for stream in self._policy.streams:
-            known = {(each.stream, each.stream_id) for each in self._waiting}
+            known = {(each.stream, each.stream_id) for each in self._pending_entries}
             idle = yield from self._pending(stream, idle_milliseconds=self._reclaim_milliseconds)
-            abandoned = (_waiting(stream, entry, self._reclaim_milliseconds) for entry in idle)
-            self._waiting.extend(each for each in abandoned if (stream, each.stream_id) not in known)
+            abandoned = (_pending_entry(stream, entry, self._reclaim_milliseconds) for entry in idle)
+            self._pending_entries.extend(each for each in abandoned if (stream, each.stream_id) not in known)
         self._reclaim_at = time.monotonic() + self._reclaim_milliseconds / 1000 / 2
 
     def _pending(self, stream: str, idle_milliseconds: int | None = None) -> Steps[list[dict[str, Any]]]:
@@ -222,7 +222,7 @@ class EventReader:
         self._is_ready = False
         if is_no_group(error):  # it is created again immediately
             return Pause(0.1)
-        if self._problem != (message := self._sentence_of(error)):
+        if self._problem != (message := self._message_of(error)):
             self._problem = message
             _log.warning("%s; reading events is retried", message)
         self._pause_seconds = min(max(2 * self._pause_seconds, 0.25), _LONGEST_PAUSE_SECONDS)
@@ -234,8 +234,8 @@ class EventReader:
         self._problem, self._pause_seconds = None, 0.0
 
 
-def _waiting(stream: str, entry: dict[str, Any], min_idle_milliseconds: int) -> _Waiting:
-    return _Waiting(
+def _pending_entry(stream: str, entry: dict[str, Any], min_idle_milliseconds: int) -> _PendingEntry:
+    return _PendingEntry(
         stream=stream,
         stream_id=text_of(entry["message_id"]),
         times_delivered=entry["times_delivered"],

@@ -39,11 +39,11 @@ MAX_TRIES = 5
 RECLAIM_AFTER_SECONDS = 60.0
 
 
-class _Reading:
+class _EventConsumer:
     """The common part: event types, group and consumer, memory of handled events."""
 
     _connect: ClassVar[Callable[..., Any]]
-    _flag: ClassVar[type[Any]]
+    _event_class: ClassVar[type[Any]]
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _Reading:
         self._client = self._connect(
             redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-events:{consumer}"
         )
-        self._stopped = self._flag()
+        self._stopped = self._event_class()
         policy = ReaderPolicy(
             group=group,
             consumer=consumer,
@@ -76,21 +76,21 @@ class _Reading:
             reclaim_after_seconds=reclaim_after_seconds,
         )
         self._streams = policy.streams
-        self._reader = EventReader(policy, HandledEvents(handled_file), sentence_of=self._sentence_of)
+        self._reader = EventReader(policy, HandledEvents(handled_file), message_of=self._message_of)
 
     def stop(self) -> None:
         """End the iteration within a second. From another thread than the event loop's: `call_soon_threadsafe`."""
         self._stopped.set()
 
-    def _sentence_of(self, error: RedisError) -> str:
+    def _message_of(self, error: RedisError) -> str:
         return problem_of(error, self._client, key=" or ".join(self._streams)).message
 
 
-class ModelEvents(_Reading):
+class ModelEvents(_EventConsumer):
     """An iterator over events, in the order of each stream. One thread iterates; `stop` may come from any other."""
 
     _connect = staticmethod(connect)
-    _flag = threading.Event
+    _event_class = threading.Event
     _client: redis.Redis
     _stopped: threading.Event
 
@@ -114,11 +114,11 @@ class ModelEvents(_Reading):
         drive(self._reader.acknowledge(event), self._client, self._stopped)
 
 
-class AsyncModelEvents(_Reading):
+class AsyncModelEvents(_EventConsumer):
     """The same for asyncio: an asynchronous iterator. A cancelled `anext` loses nothing."""
 
     _connect = staticmethod(connect_async)
-    _flag = asyncio.Event
+    _event_class = asyncio.Event
     _client: redis.asyncio.Redis
     _stopped: asyncio.Event
 

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _Following:
+class _Follower:
     """The common part: the current model and its predictions."""
 
     _connect: ClassVar[Callable[..., Any]]
-    _flag: ClassVar[type[Any]]
+    _event_class: ClassVar[type[Any]]
 
     def __init__(
         self, redis_url: str, *, consumer: str, env_file: Path | None = None, feature_names: tuple[str, ...] = ()
@@ -48,10 +48,10 @@ class _Following:
         self._client = self._connect(
             redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-follower:{consumer}"
         )
-        self._stopped = self._flag()
-        self._has_model = self._flag()
+        self._stopped = self._event_class()
+        self._has_model = self._event_class()
         self._watch = ModelWatch(
-            consumer=consumer, env_file=env_file, feature_names=feature_names, sentence_of=self._sentence_of
+            consumer=consumer, env_file=env_file, feature_names=feature_names, message_of=self._message_of
         )
 
     def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -79,15 +79,15 @@ class _Following:
         if self._watch.served is not None:
             self._has_model.set()
 
-    def _sentence_of(self, error: RedisError) -> str:
+    def _message_of(self, error: RedisError) -> str:
         return problem_of(error, self._client, key=CURRENT_MODEL_KEY).message
 
 
-class ModelFollower(_Following):
+class ModelFollower(_Follower):
     """Follows the model in service in a thread."""
 
     _connect = staticmethod(connect)
-    _flag = threading.Event
+    _event_class = threading.Event
     _client: redis.Redis
     _stopped: threading.Event
     _thread: threading.Thread | None = None
@@ -103,7 +103,7 @@ class ModelFollower(_Following):
 
     def start(self) -> None:
         """Load the model in service, if it can be determined, and start following."""
-        drive(self._watch.look(), self._client, self._stopped)
+        drive(self._watch.update(), self._client, self._stopped)
         self._note_model()
         self._thread = threading.Thread(target=self._follow, name="model-follower", daemon=True)
         self._thread.start()
@@ -125,11 +125,11 @@ class ModelFollower(_Following):
             self._note_model()
 
 
-class AsyncModelFollower(_Following):
+class AsyncModelFollower(_Follower):
     """Follows the model in service in a task of the running event loop; files are read in a thread."""
 
     _connect = staticmethod(connect_async)
-    _flag = asyncio.Event
+    _event_class = asyncio.Event
     _client: redis.asyncio.Redis
     _stopped: asyncio.Event
     _task: asyncio.Task[None] | None = None
@@ -145,7 +145,7 @@ class AsyncModelFollower(_Following):
 
     async def start(self) -> None:
         """Load the model in service, if it can be determined, and start following."""
-        await drive_async(self._watch.look(), self._client, self._stopped)
+        await drive_async(self._watch.update(), self._client, self._stopped)
         self._note_model()
         self._task = asyncio.create_task(self._follow(), name="model-follower")
 

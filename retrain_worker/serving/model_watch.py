@@ -66,18 +66,18 @@ class ModelWatch:
         consumer: str,
         env_file: Path | None,
         feature_names: tuple[str, ...],
-        sentence_of: Callable[[RedisError], str],
+        message_of: Callable[[RedisError], str],
     ) -> None:
-        """`sentence_of` turns a Redis error into a message without secrets."""
+        """`message_of` turns a Redis error into a message without secrets."""
         self.served: Served | None = None
         self._consumer = consumer
         self._env_file = env_file
         self._feature_names = feature_names
-        self._sentence_of = sentence_of
+        self._message_of = message_of
         self._acknowledged: Served | None = None
-        self._positions: dict[str, str] = {}
+        self._stream_ids: dict[str, str] = {}
         #: the newest model that an event named
-        self._news: CurrentModel | None = None
+        self._newest: CurrentModel | None = None
         self._redis_problem: str | None = None
         self._file_problem: str | None = None
         self._refused: CurrentModel | None = None
@@ -91,52 +91,52 @@ class ModelWatch:
     def step(self) -> Steps[None]:
         """Wait for an event, then update. Never raises: after any error the current model continues."""
         try:
-            yield from self._await_news()
-            yield from self.look()
+            yield from self._await_event()
+            yield from self.update()
         except Exception:
             _log.exception("following the model failed; the current model continues")
             yield Pause(BLOCK_SECONDS)
 
-    def look(self) -> Steps[None]:
+    def update(self) -> Steps[None]:
         """Load the model in service and acknowledge it."""
         named = yield from self._named()
         if named is not None:
             yield from self._follow_to(named)
         yield from self._acknowledge()
 
-    def _await_news(self) -> Steps[None]:
+    def _await_event(self) -> Steps[None]:
         """Wait for an event or BLOCK_SECONDS."""
-        if not self._positions:
+        if not self._stream_ids:
             yield Pause(BLOCK_SECONDS)
             return
         try:
-            reply = yield call("xread", dict(self._positions), block=int(BLOCK_SECONDS * 1000))
+            reply = yield call("xread", dict(self._stream_ids), block=int(BLOCK_SECONDS * 1000))
         except RedisError as error:
             self._note_redis(error)
             yield Pause(BLOCK_SECONDS)
             return
         for stream, stream_id, fields in streams_in(reply):
-            self._positions[stream] = stream_id
+            self._stream_ids[stream] = stream_id
             try:
                 event = received(stream, stream_id, fields)
-                self._hear(named_by(event.event_type, event.event_id, event.payload))
+                self._note_named(named_by(event.event_type, event.event_id, event.payload))
             except ValueError as error:
                 _log.warning("entry %s of %s is skipped: %s", stream_id, stream, error)
 
-    def _hear(self, named: CurrentModel | None) -> None:
-        if named and (self._news is None or named.promoted_at > self._news.promoted_at):
-            self._news = named
+    def _note_named(self, named: CurrentModel | None) -> None:
+        if named and (self._newest is None or named.promoted_at > self._newest.promoted_at):
+            self._newest = named
 
     def _named(self) -> Steps[CurrentModel | None]:
         """The model in service, from the hash or a newer event, or from the env file while both are unavailable."""
         try:
-            yield from self._find_positions()
-            self._hear((yield from self._named_by_hash()))
+            yield from self._find_stream_ends()
+            self._note_named((yield from self._named_by_hash()))
         except RedisError as error:
             self._note_redis(error)
-            return (yield Work(self._named_by_env_file)) or self._news
+            return (yield Work(self._named_by_env_file)) or self._newest
         self._note_redis(None)
-        return self._news or (yield Work(self._named_by_env_file))
+        return self._newest or (yield Work(self._named_by_env_file))
 
     def _named_by_hash(self) -> Steps[CurrentModel | None]:
         reply = yield call("hgetall", CURRENT_MODEL_KEY)
@@ -156,11 +156,11 @@ class ModelWatch:
             self._note_file(f"the env file cannot be read: {error}")
             return None
 
-    def _find_positions(self) -> Steps[None]:
+    def _find_stream_ends(self) -> Steps[None]:
         """Read the ends of the streams, before the hash, so that no event is missed in between."""
         for stream in _STREAMS:
-            if stream not in self._positions:
-                self._positions[stream] = yield from self._end_of(stream)
+            if stream not in self._stream_ids:
+                self._stream_ids[stream] = yield from self._end_of(stream)
 
     def _end_of(self, stream: str) -> Steps[str]:
         try:
@@ -252,7 +252,7 @@ class ModelWatch:
     # ---------------------------------------------------------------- logging once
 
     def _note_redis(self, error: RedisError | None) -> None:
-        problem = None if error is None else self._sentence_of(error)
+        problem = None if error is None else self._message_of(error)
         if problem and problem != self._redis_problem:
             _log.warning("%s; the current model continues", problem)
         self._redis_problem = problem

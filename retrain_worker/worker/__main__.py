@@ -150,9 +150,9 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
 
             return export(request)
         case TrialEvaluationRequest():
-            from retrain_worker.worker.prediction_log import look
+            from retrain_worker.worker.prediction_log import evaluate
 
-            return look(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
+            return evaluate(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
         case VerifyRequest():
             from retrain_worker.worker.model_verification import verify
 

@@ -56,17 +56,17 @@ def prepare(*, device: str, threads: int) -> torch.device:
     return torch.device("cuda")
 
 
-def precision_for(asked: Precision, config: PatchTSTConfig, *, batch_size: int, device: torch.device) -> Precision:
+def precision_for(requested: Precision, config: PatchTSTConfig, *, batch_size: int, device: torch.device) -> Precision:
     """fp32 or bf16: a function of machine and network, not of a measurement, so that runs are reproducible."""
-    if asked is Precision.FP32 or device.type != "cpu":
+    if requested is Precision.FP32 or device.type != "cpu":
         return Precision.FP32
     if not (torch.backends.mkldnn.enabled and _has_bf16_units()):
-        if asked is Precision.BF16:
+        if requested is Precision.BF16:
             _log.warning("PRECISION=bf16 needs a CPU with AMX and executable memory: training in fp32")
         return Precision.FP32
     num_tokens = batch_size * config.num_series * config.num_patches
-    is_worth_it = config.d_model >= BF16_WIDTH and num_tokens >= BF16_TOKENS
-    return Precision.BF16 if asked is Precision.BF16 or is_worth_it else Precision.FP32
+    is_faster = config.d_model >= BF16_WIDTH and num_tokens >= BF16_TOKENS
+    return Precision.BF16 if requested is Precision.BF16 or is_faster else Precision.FP32
 
 
 @contextmanager

@@ -80,8 +80,8 @@ def constant_input_share(
     """
     num_constant = 0
     for chunk_BTF in _chunks(model, features_NF, positions):
-        seen_BTC = model.transform(torch.from_numpy(chunk_BTF))
-        num_constant += int((seen_BTC.std(dim=1) < CONSTANT_STD).all(dim=1).sum())
+        input_BTC = model.transform(torch.from_numpy(chunk_BTF))
+        num_constant += int((input_BTC.std(dim=1) < CONSTANT_STD).all(dim=1).sum())
     return num_constant / len(positions) if len(positions) else None
 
 

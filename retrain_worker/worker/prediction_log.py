@@ -1,9 +1,9 @@
-"""One look of a shadow trial or a probation: predictions recorded as rows arrive, outcomes joined when they are known.
+"""One evaluation of a shadow trial or a probation: logs predictions for new rows, and joins the outcomes known so far.
 
-The book of a trial holds one line for each row: what both models said of it when it was first seen. A line is never
-written again, so what is measured later is what was said then, whatever became of the row. Predictions are made from a
-snapshot whose outcomes are blanked out; only afterwards are the recorded answers joined with the real ones. The book is
-replaced as a whole and durably: a look that is killed has either happened or not.
+The prediction log of a trial has one line per row: the predictions of both models when the row was first read. Lines
+are never changed, so measurements use the predictions as they were made, whatever happens to the row. Predictions are
+made on a snapshot without outcomes; logged predictions are joined with outcomes afterwards. The log is replaced
+atomically and durably, so an evaluation that is killed has either happened or not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from retrain_worker.worker.incumbent import Incumbent, incumbent_of
 
 Report = Callable[[Progress], None]
 
-#: one line of the book; `reference` counts only where `has_reference`
+#: one line of the log; `reference` is valid only where `has_reference`
 DTYPE = np.dtype(
     [
         ("id", "<i8"),
@@ -46,7 +46,7 @@ DTYPE = np.dtype(
         ("foreseen", "?"),
     ]
 )
-#: newest answers that go back to the daemon
+#: newest predictions that are returned to the daemon
 NUM_ANSWERS = 200
 
 _log = logging.getLogger(__name__)
@@ -54,14 +54,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The model on trial and what it is compared with."""
+    """The model on trial and the one that it is compared with."""
 
     model: Bundle
     reference: Incumbent
 
 
-def look(request: TrialEvaluationRequest, database_url: str, report: Report) -> TrialEvaluationResult:
-    """Read, record, join, measure. Raises ArtifactError when the model on trial is not sound; rows.py says the rest."""
+def evaluate(request: TrialEvaluationRequest, database_url: str, report: Report) -> TrialEvaluationResult:
+    """Read the table, log predictions, join outcomes, measure. Raises ArtifactError, and what read_window raises."""
     compute.prepare(device="cpu", threads=request.threads)
     now = to_microseconds(datetime.fromisoformat(request.now))
     snapshot = read_window(
@@ -73,7 +73,11 @@ def look(request: TrialEvaluationRequest, database_url: str, report: Report) -> 
     )
     pair = Pair(model=model, reference=reference)
     prediction_log = recorded(request, pair, snapshot, prediction_log_file(request))
-    report(Progress(message=f"look {request.number} of run {request.run_id}: {len(prediction_log)} rows recorded"))
+    report(
+        Progress(
+            message=f"evaluation {request.number} of run {request.run_id}: {len(prediction_log)} predictions logged"
+        )
+    )
     return TrialEvaluationResult(evaluation=measured(request, pair, snapshot, prediction_log))
 
 
@@ -83,7 +87,7 @@ def prediction_log_file(request: TrialEvaluationRequest) -> Path:
 
 
 def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, path: Path) -> NDArray[np.void]:
-    """The book (N,) of DTYPE with the rows that have arrived since the last look, as it now stands on the disk."""
+    """The log (N,) of DTYPE with the rows that were added since the last evaluation, as stored in `path`."""
     prediction_log = _read(path)
     samples = _answerable(snapshot, request.data, pair.model)
     is_new = samples.decided_at > to_microseconds(datetime.fromisoformat(request.since))
@@ -109,7 +113,7 @@ def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, pa
 def measured(
     request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, prediction_log: NDArray[np.void]
 ) -> TrialEvaluation:
-    """Scorecards of the recorded answers on the rows whose outcome is known by now."""
+    """Scorecards of the logged predictions on the rows whose outcome is known."""
     seq_len = pair.model.contract.context_length
     samples, _left_out = select_samples(snapshot, policy=request.data, seq_len=seq_len)
     ids = snapshot.ids[samples.positions]
@@ -117,13 +121,13 @@ def measured(
     by_id = np.argsort(prediction_log["id"])
     lines = prediction_log[by_id[np.searchsorted(prediction_log["id"], snapshot.ids[samples.positions], sorter=by_id)]]
     thresholds = pair.model.manifest.thresholds
-    # what the reference said stands in the book, also when its file is gone since
-    was_asked = bool(prediction_log["has_reference"].any())
+    # the log has predictions of the reference even if its file has been removed since
+    is_logged = bool(prediction_log["has_reference"].any())
     reference = pair.reference.model
     theirs = reference.manifest.thresholds if reference is not None else thresholds
     has = lines["has_reference"]
     worse = None
-    if was_asked:
+    if is_logged:
         stricter = replace(request.policy, incumbent_alpha=request.worse_alpha)
         shared = scoring.rows_of(snapshot, samples.where(has))
         worse = scoring.comparison(lines["reference"][has], lines["model"][has], shared, policy=stricter)
@@ -134,7 +138,7 @@ def measured(
         evidence=_evidence(pair, snapshot, samples, lines, request),
         worse=worse,
         model=_spread(prediction_log["model"], thresholds),
-        reference=_spread(prediction_log["reference"][prediction_log["has_reference"]], theirs) if was_asked else None,
+        reference=_spread(prediction_log["reference"][prediction_log["has_reference"]], theirs) if is_logged else None,
         absence=pair.reference.absence,
         answers=_answers(snapshot, prediction_log),
     )
@@ -143,7 +147,7 @@ def measured(
 def _evidence(
     pair: Pair, snapshot: Snapshot, samples: Samples, lines: NDArray[np.void], request: TrialEvaluationRequest
 ) -> Evidence:
-    """As gate_measurement.evidence, but on recorded answers."""
+    """As gate_measurement.evidence, but from logged predictions."""
     rows, policy = scoring.rows_of(snapshot, samples), request.policy
     card = scoring.scorecard(
         lines["model"], rows, prior=request.prior, policy=policy, thresholds=pair.model.manifest.thresholds
@@ -168,7 +172,7 @@ def _evidence(
 
 
 def _blinded(snapshot: Snapshot) -> Snapshot:
-    """The same rows as if every position were open: what a prediction may see."""
+    """The same rows with every outcome unknown, as predictions must be made."""
     nothing = np.full(len(snapshot), np.nan)
     return replace(
         snapshot,
@@ -181,7 +185,7 @@ def _blinded(snapshot: Snapshot) -> Snapshot:
 
 
 def _answerable(snapshot: Snapshot, policy: DataPolicy, model: Bundle) -> Samples:
-    """Every row with a full window, whatever its outcome."""
+    """Every row with a complete window, whatever its outcome."""
     samples, _left_out = select_samples(_blinded(snapshot), policy=policy, seq_len=model.contract.context_length)
     return samples
 
@@ -197,27 +201,27 @@ def _spread(answers: NDArray[np.float64], thresholds: Thresholds) -> AnswerDistr
 
 
 def _answers(snapshot: Snapshot, prediction_log: NDArray[np.void]) -> tuple[Answer, ...]:
-    """The newest answers, oldest first, with the names of their rows; a row that has left the table has none."""
+    """The newest predictions, oldest first, with the symbols of their rows; rows that left the table are omitted."""
     newest = prediction_log[np.argsort(prediction_log["decided_at"], kind="stable")][-NUM_ANSWERS:]
     by_id = np.argsort(snapshot.ids)
     found = []
     for line in newest:
-        place = int(np.searchsorted(snapshot.ids, line["id"], sorter=by_id))
-        if place < len(by_id) and snapshot.ids[by_id[place]] == line["id"] and np.isfinite(line["model"]):
-            symbol = snapshot.symbols[snapshot.symbol_codes[by_id[place]]]
+        index = int(np.searchsorted(snapshot.ids, line["id"], sorter=by_id))
+        if index < len(by_id) and snapshot.ids[by_id[index]] == line["id"] and np.isfinite(line["model"]):
+            symbol = snapshot.symbols[snapshot.symbol_codes[by_id[index]]]
             found.append(Answer(symbol=symbol, decided_at=int(line["decided_at"]), probability=float(line["model"])))
     return tuple(found)
 
 
 def _read(path: Path) -> NDArray[np.void]:
-    """The book; an empty one when there is none, or none that can be read."""
+    """The log; empty if there is none, or none that can be read."""
     if path.exists():
         try:
             found: NDArray[np.void] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            _log.warning("%s cannot be read (%s): the trial begins anew", path, error)
+            _log.warning("%s: cannot be read (%s); the trial starts again with an empty log", path, error)
         else:
             if found.dtype == DTYPE:
                 return found
-            _log.warning("%s is no book of ours: the trial begins anew", path)
+            _log.warning("%s: not a prediction log; the trial starts again with an empty log", path)
     return np.zeros(0, dtype=DTYPE)

@@ -30,7 +30,7 @@ def test_one_look_tells_several_files_apart(model: Path, tmp_path: Path) -> None
     assert "preset paper: 32 rows of 4 features (rsi, ma_cross, volatility, returns_1h)" in ours
     assert ours.splitlines()[-1].split() == ["verdict", "can", "be", "used"]
     assert "bare state dict" in older_said and "612,481 parameters" in older_said
-    assert "CANNOT BE USED: it is no PyTorch file of weights: empty file" in database_said
+    assert "INVALID: it is not a PyTorch file of weights, but: empty file" in database_said
 
 
 def test_a_sound_file_exits_with_zero_and_speaks_json(model: Path) -> None:
@@ -46,6 +46,6 @@ def test_an_export_stands_beside_its_model_and_is_never_overwritten(model: Path)
 
     assert first.returncode == 0, first.stderr
     assert model.with_suffix(".safetensors").exists()
-    assert "gave the 16 recorded answers" in first.stdout
+    assert "reproduces the 16 windows of the canary" in first.stdout
     assert again.returncode == 2
-    assert "it is there already; name another with --out, or remove it" in again.stderr
+    assert "the file exists; name another with --out, or remove it" in again.stderr

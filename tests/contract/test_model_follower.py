@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from retrain_worker.serving import model_watch
 from retrain_worker.serving.follower import ModelFollower
 from retrain_worker.serving.io_drivers import drive
 from tests.redis_world import PATIENCE_SECONDS, Clock, RedisServer, an_event, enqueue
+from tests.worker.test_bundle import as_newer_minor
 
 CONTRACT = ModelContract(
     preset=Preset.PAPER, context_length=32, feature_names=("rsi", "ma_cross"), input_transform=InputTransform.INSTANCE
@@ -61,6 +63,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         made.append(Model(path, manifest.sha256, bundle.read(path).probabilities(WINDOWS)))
     assert not np.allclose(made[0].answers, made[1].answers)
     return made
+
+
+def rewritten(model: Model, folder: Path, change: Callable[[dict[str, Any]], None]) -> Model:
+    """A file with the model's content, changed."""
+    content = torch.load(model.path, weights_only=True)
+    change(content)
+    path = folder / model.path.name
+    torch.save(content, path)
+    return Model(path, hashlib.sha256(path.read_bytes()).hexdigest(), model.answers)
+
+
+@pytest.fixture
+def newer(models: list[Model], tmp_path: Path) -> Model:
+    """The second model in a file of a later minor."""
+    return rewritten(models[1], tmp_path, as_newer_minor)
 
 
 @pytest.fixture(autouse=True)
@@ -117,11 +134,52 @@ def wait_until(question: Callable[..., Any], what: str = "it") -> None:
 
 
 def look(follower: ModelFollower) -> None:
-    drive(follower._watch.look(), follower._client, follower._stopped)
+    drive(follower._watch.update(), follower._client, follower._stopped)
 
 
 def answers_like(follower: Any, model: Any) -> Any:
     return follower.served is not None and np.array_equal(follower.predict(WINDOWS), model.answers)
+
+
+def test_a_follower_serves_what_a_newer_version_of_the_daemon_writes(
+    follow: Any, models: list[Model], newer: Model, client: redis.Redis
+) -> None:
+    """Unknown fields in the hash, the entry, the payload and the model file; a newer schema version and minor."""
+    first = {"version": models[0].path.stem, "model_path": str(models[0].path), "sha256": models[0].sha256}
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    fields = {"size_bytes": 1, "run_id": "", "promoted_at": at.isoformat(), "event_id": "e", "shadow_only": "true"}
+    client.hset(CURRENT_MODEL_KEY, mapping=first | fields | {"confirmed": "true", "added_later": "x"})
+    follower = follow()
+    assert answers_like(follower, models[0])
+
+    payload = {
+        "new_version": newer.path.stem,
+        "model_path": str(newer.path),
+        "sha256": newer.sha256,
+        "promoted_at": (at + timedelta(days=1)).isoformat(),
+        "added_later": {"deep": [1]},
+    }
+    entry = {"event_type": "model.promoted", "schema_version": "99", "event_id": "e2", "added_later": "x"}
+    client.xadd("quantum:stream:model.promoted", entry | {"payload": json.dumps(payload)})
+
+    wait_until(lambda: answers_like(follower, newer), "serving the newer file")
+    assert follower.problem is None
+    wait_until(lambda: client.xlen(SERVED_STREAM) == 2, "the acknowledgement")
+    acknowledged = json.loads(client.xrevrange(SERVED_STREAM, count=1)[0][1][b"payload"])
+    assert (acknowledged["sha256"], acknowledged["canary_max_error"]) == (newer.sha256, 0.0)
+
+
+def test_a_file_of_another_major_is_refused_and_the_served_model_stays(
+    promote: Any, follow: Any, models: list[Model], tmp_path: Path
+) -> None:
+    promote(models[0])
+    follower = follow()
+    another = rewritten(models[1], tmp_path, lambda content: content.update(format="patchtst/2.0"))
+    promote(another)
+
+    wait_until(lambda: follower.problem, "the refusal")
+    assert answers_like(follower, models[0])
+    assert f"{another.path}: its format is patchtst/2.0, and this version reads patchtst/1.x" in follower.problem
 
 
 def test_it_starts_from_the_hash_without_having_seen_an_event(

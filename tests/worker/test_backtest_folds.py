@@ -23,6 +23,8 @@ from retrain_worker.worker.training.train import train
 from tests.worker.synthetic_market import market, saved
 
 POLICY = SplitPolicy()
+#: the identity of a training
+ONE = {"seed": 1}
 RECIPE = Recipe(preset=Preset.PAPER, seq_len=16, max_epochs=4, batch_size=64, threads=1, device="cpu")
 
 
@@ -57,43 +59,43 @@ def test_few_rows_make_fewer_folds() -> None:
 
 
 def test_answers_are_kept_and_trained_once(tmp_path: Path) -> None:
-    folds, taught = divided()[2], []
+    folds, trained = divided()[2], []
 
-    def teach(number: int, fold: Parts) -> np.ndarray:
-        taught.append(number)
+    def predict(number: int, fold: Parts) -> np.ndarray:
+        trained.append(number)
         return np.linspace(0.1, 0.9, len(fold.holdout))
 
     def stopped(number: int, fold: Parts) -> np.ndarray:
         if number == 2:
             raise StoppedError("stop")
-        return teach(number, fold)
+        return predict(number, fold)
 
     with pytest.raises(StoppedError):
-        train_folds(folds, tmp_path, identity="one", teach=stopped)
-    train_folds(folds, tmp_path, identity="one", teach=teach)
-    train_folds(folds, tmp_path, identity="one", teach=teach)
+        train_folds(folds, tmp_path, identity=ONE, predict=stopped)
+    train_folds(folds, tmp_path, identity=ONE, predict=predict)
+    train_folds(folds, tmp_path, identity=ONE, predict=predict)
 
-    assert taught == [1, 2, 3]
+    assert trained == [1, 2, 3]
     assert [found.positions.tolist() for found in read_folds(tmp_path)] == [
         fold.holdout.positions.tolist() for fold in folds
     ]
 
 
-def test_answers_of_another_training_and_damaged_ones_are_thrown_away(tmp_path: Path) -> None:
+def test_predictions_of_another_training_and_damaged_ones_are_removed(tmp_path: Path) -> None:
     folds = divided()[2]
-    train_folds(folds, tmp_path, identity="old", teach=lambda _, fold: np.full(len(fold.holdout), 0.1))
+    train_folds(folds, tmp_path, identity=ONE, predict=lambda _, fold: np.full(len(fold.holdout), 0.1))
     (tmp_path / "folds/3.npz").write_bytes(b"torn")
-    train_folds(folds[:2], tmp_path, identity="new", teach=lambda _, fold: np.full(len(fold.holdout), 0.9))
+    train_folds(folds[:2], tmp_path, identity={"seed": 2}, predict=lambda _, fold: np.full(len(fold.holdout), 0.9))
 
     assert [found.answers[0] for found in read_folds(tmp_path)] == [0.9, 0.9]
 
 
-def test_a_fold_that_collapses_is_answered_with_its_prior(tmp_path: Path) -> None:
-    def teach(number: int, fold: Parts) -> np.ndarray:
+def test_the_predictions_of_a_fold_that_collapses_are_its_prior(tmp_path: Path) -> None:
+    def predict(number: int, fold: Parts) -> np.ndarray:
         raise TrainingCollapsedError("nan")
 
     fold = divided()[2][0]
-    train_folds([fold], tmp_path, identity="one", teach=teach)
+    train_folds([fold], tmp_path, identity=ONE, predict=predict)
 
     found = read_folds(tmp_path)[0]
     assert set(found.answers) == {found.prior} == {float(fold.train.labels.mean())}

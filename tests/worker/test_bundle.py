@@ -1,4 +1,4 @@
-"""A model file is written whole, and believed only after everything in it was checked."""
+"""A model file is written as a whole, and accepted only after all checks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from retrain_worker.domain import artifact
-from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.recipe import InputTransform, Preset
+from retrain_worker.domain.artifact import Manifest, ModelContract
+from retrain_worker.domain.recipe import InputTransform, Preset, Tuning
 from retrain_worker.errors import ArtifactError
 from retrain_worker.model import bundle, inspection, patchtst, presets
 from retrain_worker.model.patchtst import PatchTST
@@ -117,7 +118,7 @@ def test_reading_leaves_the_random_state_alone(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- damage
 
 
-def test_no_single_flipped_byte_is_believed(tmp_path: Path) -> None:
+def test_a_file_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path)
     sound = path.read_bytes()
     for position in range(0, len(sound), len(sound) // 50):
@@ -146,7 +147,7 @@ def test_a_missing_file_is_an_artifact_error(tmp_path: Path) -> None:
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """The same file with its content changed and no checksum beside it: a forger's best try."""
+    """The same file with its content changed and no checksum beside it."""
     content = torch.load(path, weights_only=True)
     content = change(content) or content
     torch.save(content, path)
@@ -166,31 +167,88 @@ def _weights(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "newer format": (_set("format", "patchtst/2"), "patchtst/2"),
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "newer major": (
+        _set("format", "patchtst/2.0"),
+        r"format is patchtst/2.0, and this version reads patchtst/1.x; install",
+    ),
+    "older major": (_set("format", "patchtst/0.9"), r"patchtst/0.9"),
+    "malformed minor": (_set("format", "patchtst/1.x"), r"patchtst/1.x"),
     "a weight moved": (_weights("output_proj.bias", 0.01), "canary"),
     "a weight not finite": (_weights("output_proj.bias", float("nan")), "finite"),
     "weights missing": (lambda c: c["model_state_dict"].__delitem__("pos_encoding"), "missing: pos_encoding"),
     "weights too many": (lambda c: c["model_state_dict"].update(extra=torch.ones(1)), "extra"),
     "other shape": (lambda c: c["model_state_dict"].update(pos_encoding=torch.ones(1, 9, 64)), "shape"),
     "giant config": (lambda c: c["config"].update(d_model=10**9), "d_model"),
-    "unknown config": (lambda c: c["config"].update(colour="red"), "colour"),
+    "size that is text": (lambda c: c["config"].update(d_model="32"), "d_model"),
+    "size missing": (lambda c: c["config"].__delitem__("d_model"), "d_model"),
+    "thresholds not finite": (lambda c: c["thresholds"].update(buy=float("nan")), "thresholds"),
     "no canary": (lambda c: c.__delitem__("canary"), "canary"),
     "empty canary": (lambda c: c["canary"].update(windows=torch.ones(0, 32, 4)), "canary"),
     "canary of nan": (lambda c: c["canary"].update(probabilities=torch.full((16,), float("nan"))), "canary"),
-    "feature dropped": (lambda c: c["feature_names"].__delitem__(0), "feature names"),
+    "feature dropped": (lambda c: c.update(feature_names=c["feature_names"][1:]), "feature names"),
     "other transform": (_set("input_transform", "instance"), "transform"),
     "label unknown": (_set("label", "luck"), "luck"),
     "a list": (lambda c: [c], "list"),
 }
 
 
-@pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_forged_content_is_refused_with_its_reason(tmp_path: Path, forgery: str) -> None:
-    change, reason = FORGERIES[forgery]
+@pytest.mark.parametrize("change_name", CHANGES)
+def test_changed_content_is_refused_with_its_reason(tmp_path: Path, change_name: str) -> None:
+    change, reason = CHANGES[change_name]
     path = rewritten(written(tmp_path), change)
     with pytest.raises(ArtifactError, match=reason):
         bundle.read(path)
+
+
+# ---------------------------------------------------------------- other minors of the format
+
+
+def as_newer_minor(content: dict[str, Any]) -> None:
+    """What a later version may add: unknown keys at every level."""
+    content["format"] = "patchtst/1.99"
+    for level in (content, *(content[key] for key in ("config", "thresholds", "training", "scorecard", "canary"))):
+        level["added_later"] = {"tensor": torch.ones(2), "text": "x", "number": 1.0}
+
+
+def as_minor_0(content: dict[str, Any]) -> None:
+    """What 157e5f3 wrote: no minor, and settings of the training in `config`."""
+    content["format"] = "patchtst/1"
+    content["config"].update(dropout=0.4, input_noise=0.1)
+    content["feature_names"] = list(content["feature_names"])
+
+
+@pytest.mark.parametrize("change", [as_newer_minor, as_minor_0])
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_a_file_of_another_minor_gives_the_same_answers(tmp_path: Path, kind: str, change: Any) -> None:
+    path = written(tmp_path, kind)
+    raw = windows(CONTRACTS[kind].context_length)
+    expected = bundle.read(path)
+
+    found = bundle.read(rewritten(path, change))
+
+    np.testing.assert_array_equal(found.probabilities(raw), expected.probabilities(raw))
+    assert found.contract == CONTRACTS[kind]
+    assert found.canary_error() == 0.0
+    assert found.manifest.config == expected.manifest.config
+    assert inspection.inspect(path).problem == ""
+
+
+def test_the_description_of_the_network_has_no_settings_of_the_training(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    manifest = json.loads(artifact.manifest_file(path).read_bytes())
+    assert manifest["format"] == torch.load(path, weights_only=True)["format"] == "patchtst/1.1"
+    assert torch.load(path, weights_only=True)["config"] == manifest["config"]
+    assert not manifest["config"].keys() & {field.name for field in dataclasses.fields(Tuning)}
+
+
+def test_unknown_and_absent_fields_of_a_manifest_are_accepted(tmp_path: Path) -> None:
+    fields = json.loads(artifact.manifest_file(written(tmp_path)).read_bytes())
+    for level in (fields, fields["contract"], fields["thresholds"], fields["config"]):
+        level["added_later"] = [1]
+    del fields["training"], fields["scorecard"]
+    found = msgspec.json.decode(json.dumps(fields), type=Manifest)
+    assert found.contract == CONTRACTS["standardise"]
 
 
 class Bomb:
@@ -261,7 +319,7 @@ def test_older_files_that_do_not_fit_say_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no weights"):
         bundle.read(path, feature_names=NAMES)
     torch.save({"model_state_dict": engine_state()}, path)
-    with pytest.raises(ArtifactError, match="which features"):
+    with pytest.raises(ArtifactError, match="does not name the features"):
         bundle.read(path)
     torch.save({"model_state_dict": engine_state(), "scaler": np.float64(3.0)}, path)
     with pytest.raises(ArtifactError, match="safe load"):

@@ -1,4 +1,4 @@
-"""An export answers as its model does, in its own runtime, or it is not kept."""
+"""An export reproduces its model's answers in its own runtime, or it is removed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_format_reproduces_the_canary_of_each_preset(tmp_path: Path, kind: 
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_onnx_file_stands_alone_and_answers_any_number_of_raw_windows(tmp_path: Path) -> None:
+def test_an_onnx_file_is_self_contained_and_accepts_any_batch_size(tmp_path: Path) -> None:
     model = written(tmp_path, "engine")
     path = export.export(request(model, ExportFormat.ONNX)).output_path
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -54,12 +54,14 @@ def test_an_onnx_file_stands_alone_and_answers_any_number_of_raw_windows(tmp_pat
     assert facts["source_sha256"] == bundle.read(model).manifest.sha256
 
 
-def test_an_export_that_answers_otherwise_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_does_not_reproduce_the_canary_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = written(tmp_path)
-    honest = patchtst.probabilities
-    monkeypatch.setattr(patchtst, "probabilities", lambda *given, **named: honest(*given, **named) + 2e-5)
+    actual = patchtst.probabilities
+    monkeypatch.setattr(patchtst, "probabilities", lambda *given, **named: actual(*given, **named) + 2e-5)
     monkeypatch.setattr(bundle.Bundle, "canary_error", lambda _self: 0.0)
-    with pytest.raises(ArtifactError, match=r"differs by 2e-05.*thrown away"):
+    with pytest.raises(ArtifactError, match=r"differ by 2e-05.*removed"):
         export.export(request(model))
     assert not list(tmp_path.glob("*out*"))
 
@@ -76,12 +78,12 @@ def test_what_cannot_be_checked_or_would_be_overwritten_is_not_written(tmp_path:
     model = written(tmp_path)
     export.export(request(model))
     before = (tmp_path / "out.bin").read_bytes()
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="the file exists"):
         export.export(request(model, ExportFormat.TORCH_EXPORT))
     assert (tmp_path / "out.bin").read_bytes() == before
     older = tmp_path / "older.pth"
     torch.save({"model_state_dict": engine_state(), "feature_names": list(NAMES)}, older)
-    with pytest.raises(ContractError, match="no recorded answers"):
+    with pytest.raises(ContractError, match="no canary"):
         export.export(
             ExportRequest(model_path=str(older), format=ExportFormat.ONNX, output_path=str(tmp_path / "older.onnx"))
         )

@@ -138,13 +138,13 @@ def test_dropout_is_that_of_the_plain_module_with_other_masks(name: str, monkeyp
     plain, fast = twins(config)
     raw, aims = training_set(config)
     masks: list[Tensor] = []
-    drawn = fast_path._Dropout._drawn
+    drawn = fast_path._Dropout._new_mask
 
     def kept(self: Any) -> Tensor:
         masks.append(drawn(self).clone())
         return masks[-1]
 
-    monkeypatch.setattr(fast_path._Dropout, "_drawn", kept)
+    monkeypatch.setattr(fast_path._Dropout, "_new_mask", kept)
     with FastPath(fast) as path:
         found = learn(path, raw, aims)
     assert len(masks) == 4 * config.num_layers
@@ -158,13 +158,13 @@ def test_dropout_is_that_of_the_plain_module_with_other_masks(name: str, monkeyp
 
 def test_masks_keep_the_share_they_should_and_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     masks: list[Tensor] = []
-    drawn = fast_path._Dropout._drawn
+    drawn = fast_path._Dropout._new_mask
 
     def kept(self: Any) -> Tensor:
         masks.append(drawn(self).clone())
         return masks[-1]
 
-    monkeypatch.setattr(fast_path._Dropout, "_drawn", kept)
+    monkeypatch.setattr(fast_path._Dropout, "_new_mask", kept)
     config = dataclasses.replace(CONFIGS["engine"], dropout=0.2)
     with FastPath(PatchTST(config)) as path:
         for _ in range(2):

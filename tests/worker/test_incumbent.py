@@ -69,10 +69,10 @@ def _another_width(path: Path) -> None:
 
 #: how the file is made, and why it cannot be read
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "random bytes": (lambda path: path.write_bytes(np.random.default_rng(1).bytes(4096)), "cannot be used"),
+    "random bytes": (lambda path: path.write_bytes(np.random.default_rng(1).bytes(4096)), "safe load refuses"),
     "a pickled module": (lambda path: torch.save(torch.nn.Linear(2, 1), path), "safe load refuses"),
     "an old pickle": (lambda path: path.write_bytes(pickle.dumps(np.float64(3.0))), "safe load refuses"),
-    "another network": (_another_width, "made for 23 inputs a row"),
+    "another network": (_another_width, "a network of 23 inputs a row"),
     "an empty file": (Path.touch, "not a PyTorch file"),
     "a folder": (Path.mkdir, "Is a directory"),
     "nothing": (lambda _path: None, "No such file"),
@@ -80,7 +80,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_an_incumbent_that_nobody_can_read_leaves_the_contract_undecided(tmp_path: Path, kind: str) -> None:
+def test_an_incumbent_that_cannot_be_read_leaves_the_contract_undecided(tmp_path: Path, kind: str) -> None:
     make, why = UNREADABLE[kind]
     path = tmp_path / "patchtst_old.pth"
     make(path)

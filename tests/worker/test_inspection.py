@@ -21,7 +21,7 @@ from tests.worker.test_bundle import NAMES, Bomb, engine_state, written
 def test_our_files_of_both_presets_are_told_in_full(tmp_path: Path) -> None:
     for kind, preset in (("standardise", "paper"), ("engine", "engine")):
         report = inspect(written(tmp_path, kind))
-        assert (report.kind, report.problem, report.canary_error) == ("bundle patchtst/1", "", 0.0)
+        assert (report.kind, report.problem, report.canary_error) == ("model file, format patchtst/1.1", "", 0.0)
         assert report.manifest is not None
         assert (report.manifest.contract.preset, report.manifest.contract.feature_names) == (preset, NAMES)
         assert report.checksum == "agrees"
@@ -73,8 +73,8 @@ def _other_width(features: int) -> Callable[[Path], object]:
 
 #: how the file is made, its kind, and what the problem says
 STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "23 features": (_torch_file(_other_width(23)), "dict with model_state_dict", "made for 23 inputs a row"),
-    "4 features": (_torch_file(_other_width(4)), "dict with model_state_dict", "made for 4 inputs a row"),
+    "23 features": (_torch_file(_other_width(23)), "dict with model_state_dict", "a network of 23 inputs a row"),
+    "4 features": (_torch_file(_other_width(4)), "dict with model_state_dict", "a network of 4 inputs a row"),
     "numpy metadata": (
         _torch_file(lambda _path: {"model_state_dict": engine_state(), "scaler": np.float64(3.0)}),
         "PyTorch file",
@@ -92,7 +92,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "no weights": (_torch_file(lambda _path: {"epoch": 3}), "dict without weights", "no weights"),
     "a tensor": (_torch_file(lambda _path: torch.ones(3)), "PyTorch file", "holds a Tensor"),
-    "truncated": (_truncated, "PyTorch file or archive, cut short", "cut short"),
+    "truncated": (_truncated, "PyTorch file or archive, truncated", "truncated"),
     "empty": (Path.touch, "empty file", "empty file"),
     "text": (lambda path: path.write_text("not a model\n"), "text", "text"),
     "sqlite": (_sqlite, "SQLite database", "SQLite database"),
@@ -130,5 +130,5 @@ def test_a_file_that_is_not_what_its_checksum_says_is_told_and_not_trusted(tmp_p
     path = written(tmp_path)
     artifact.checksum_file(path).write_text("0" * 64 + f"  {path.name}\n")
     report = inspect(path)
-    assert (report.kind, report.checksum) == ("bundle patchtst/1", "differs")
+    assert (report.kind, report.checksum) == ("model file, format patchtst/1.1", "differs")
     assert "sha256" in report.problem

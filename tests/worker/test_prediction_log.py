@@ -1,4 +1,4 @@
-"""A look records each row once, in its own book, without seeing an outcome; what stands there is measured later."""
+"""An evaluation logs each row once, without its outcome; later evaluations measure the logged predictions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path: Path, p
     again = recorded(request(tmp_path), trial_log.Pair(model=known(pair.reference.model), reference=Incumbent()))
 
     assert len(first) == np.sum(SNAPSHOT.decided_at > BEGUN.timestamp() * 1e6) > 500
-    assert np.array_equal(first, again), "what was said is not said anew"
+    assert np.array_equal(first, again), "logged predictions are not made again"
 
 
 def test_predictions_do_not_depend_on_outcomes(tmp_path: Path, pair: trial_log.Pair) -> None:
@@ -70,14 +70,14 @@ def test_predictions_do_not_depend_on_outcomes(tmp_path: Path, pair: trial_log.P
     assert np.array_equal(said, recorded(request(tmp_path, prediction_log="b"), pair, turned))
 
 
-def test_another_book_starts_empty(tmp_path: Path, pair: trial_log.Pair) -> None:
+def test_another_log_starts_empty(tmp_path: Path, pair: trial_log.Pair) -> None:
     recorded(request(tmp_path), pair)
     later = replace(request(tmp_path, prediction_log="probation_2"), since=(BEGUN + timedelta(days=1)).isoformat())
 
     assert 0 < len(recorded(later, pair)) < len(recorded(request(tmp_path), pair))
 
 
-def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_path: Path, pair: trial_log.Pair) -> None:
+def test_predictions_of_the_replaced_model_count_after_its_file_is_removed(tmp_path: Path, pair: trial_log.Pair) -> None:
     asked = request(tmp_path)
     prediction_log = recorded(asked, pair)
     without = trial_log.Pair(model=pair.model, reference=Incumbent(absence="its file is gone"))
@@ -87,7 +87,7 @@ def test_what_the_replaced_model_said_still_counts_when_its_file_is_gone(tmp_pat
     assert (gone.worse, gone.reference) == (there.worse, there.reference)
 
 
-def test_what_the_engine_runs_is_asked_on_trial_too(tmp_path: Path, pair: trial_log.Pair) -> None:
+def test_the_contract_of_the_incumbent_is_checked_in_a_trial_too(tmp_path: Path, pair: trial_log.Pair) -> None:
     asked = request(tmp_path)
     prediction_log = recorded(asked, pair)
     gone = Incumbent(absence="its file is gone", unknown="its file is gone")

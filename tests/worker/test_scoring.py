@@ -518,7 +518,7 @@ def test_without_an_incumbent_the_candidate_stands_alone(tmp_path: Path) -> None
     found = measured(tmp_path, PAPER, None)
     assert found.incumbent is None
     assert found.comparison is None
-    assert found.incumbent_absence == "no model is in service"
+    assert found.incumbent_absence == "no model in service"
     assert found.contract.mismatches == ()
     assert found.contract.canary_max_error == 0.0
     assert found.contract.constant_input_share == 0.0
@@ -574,7 +574,7 @@ def test_an_incumbent_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
     direction = write_model(artifact.model_file(tmp_path, "patchtst_v20261123_000002"), other, seed=2)
     strange = dataclasses.replace(PAPER, feature_names=("a", "b", "c", "d"))
     unknown = write_model(artifact.model_file(tmp_path, "patchtst_v20261123_000003"), strange, seed=2)
-    for path, reason in ((damaged, "cannot be used"), (direction, "predicts direction"), (unknown, "no feature a")):
+    for path, reason in ((damaged, "not a PyTorch file"), (direction, "predicts direction"), (unknown, "no feature a")):
         found = measure(request(tmp_path, candidate, str(path)), lambda _: None).evidence
         assert found.incumbent is None
         assert reason in found.incumbent_absence

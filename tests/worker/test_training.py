@@ -27,10 +27,11 @@ from retrain_worker.worker import statistics
 from retrain_worker.worker.data.samples import select_samples, split_samples
 from retrain_worker.worker.inference import logits_at
 from retrain_worker.worker.stop_signal import StoppedError
-from retrain_worker.worker.training import calibration, loop
+from retrain_worker.worker.training import calibration, loop, variant_search
 from retrain_worker.worker.training.checkpoint import Checkpoint
 from retrain_worker.worker.training.loop import TrainingSet
 from retrain_worker.worker.training.train import contracts_to_try, train
+from retrain_worker.worker.training.variant_search import REVISION
 from tests.known import known
 from tests.worker.synthetic_market import NAMES, market, saved
 
@@ -215,7 +216,6 @@ def test_engine_preset_tries_both_of_its_tunings_and_keeps_the_better(tmp_path: 
     assert [attempt["tuning"]["patch_smoothing"] for attempt in attempts] == [10.0, 0.0]
     best = min(attempts, key=lambda attempt: attempt["validation_log_loss"])
     assert result.manifest.training["tuning"] == best["tuning"]
-    assert result.manifest.config["input_noise"] == best["tuning"]["input_noise"]
     assert "(1 of 2: minmax, patch smoothing 10): epoch 1 of 1" in journal[0].message
     assert bundle.read(Path(result.model_path)).model.config.context_length == 128
 
@@ -227,7 +227,7 @@ def test_engine_preset_tries_both_of_its_tunings_and_keeps_the_better(tmp_path: 
     ("transform", "threads"),
     [(InputTransform.STANDARDISE, 1), (InputTransform.STANDARDISE, 2), (InputTransform.AUTO, 1)],
 )
-def test_an_interrupted_and_resumed_training_ends_in_the_same_bits(
+def test_an_interrupted_and_resumed_training_gives_the_same_weights(
     tmp_path: Path, transform: InputTransform, threads: int
 ) -> None:
     recipe = dataclasses.replace(RECIPE, input_transform=transform, max_epochs=3, dropout=0.2, threads=threads)
@@ -244,7 +244,7 @@ def test_an_interrupted_and_resumed_training_ends_in_the_same_bits(
         except StoppedError:
             interruptions += 1
             epochs += len(journal)
-            torch.manual_seed(interruptions)  # another process has another past
+            torch.manual_seed(interruptions)  # the random state of another process
             continue
         epochs += len(journal)
         break
@@ -255,27 +255,60 @@ def test_an_interrupted_and_resumed_training_ends_in_the_same_bits(
     assert whole.history == resumed.history
 
 
-def test_a_foreign_or_damaged_checkpoint_is_ignored(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     saved(tmp_path)
     recipe = dataclasses.replace(RECIPE, max_epochs=2)
-    undisturbed = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
+    without = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
 
     journal = Journal(stops_after=1)
     with pytest.raises(StoppedError):
         train(request(tmp_path, recipe=dataclasses.replace(recipe, seed=5)), journal, journal.stopping)
-    after_foreign = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
-    (tmp_path / "checkpoints" / "20261123_031400.checkpoint").write_bytes(b"half a file")
+    path = tmp_path / "checkpoints" / "20261123_031400.checkpoint"
+    after_another = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
+    path.write_bytes(b"half a file")
     after_damage = weights_of(train(request(tmp_path, recipe=recipe), Journal(), never))
 
-    assert undisturbed == after_foreign == after_damage
+    assert without == after_another == after_damage
+    reasons = [record.getMessage() for record in caplog.records if "afresh" in record.getMessage()]
+    assert reasons == [
+        f"training starts afresh: {path} cannot be resumed: recipe.seed was 5 and is {recipe.seed}",
+        f"training starts afresh: {path} cannot be resumed: it cannot be read (KeyError)",
+    ]
 
 
-def test_a_checkpoint_never_loads_anything_but_values(tmp_path: Path) -> None:
+def test_a_training_of_another_revision_starts_afresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path)
+    recipe = dataclasses.replace(RECIPE, max_epochs=2)
+    journal = Journal(stops_after=1)
+    with pytest.raises(StoppedError):
+        train(request(tmp_path, recipe=recipe), journal, journal.stopping)
+    monkeypatch.setattr(variant_search, "REVISION", 1_000)
+    journal = Journal()
+    train(request(tmp_path, recipe=recipe), journal, never)
+    assert f"revision was {REVISION} and is 1000" in caplog.text
+    assert "epoch 1 of 2" in journal[0].message
+
+
+def test_a_checkpoint_loads_values_only_and_of_its_format_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint = Checkpoint(tmp_path, "run", {"data": 1})
     checkpoint.save({"epoch": 3})
     assert checkpoint.load() == {"epoch": 3}
-    torch.save({"digest": checkpoint.digest, "state": Path("/")}, checkpoint.path)
-    assert checkpoint.load() is None
+    content = torch.load(checkpoint.path, weights_only=True)
+    for changed, reason in (
+        (content | {"state": Path("/")}, "it cannot be read (UnpicklingError)"),
+        (content | {"format": 2}, "its format is 2, and this version reads 1"),
+        ({"digest": "as 157e5f3 wrote it", "state": {"epoch": 3}}, "its format is 0, and this version reads 1"),
+        ([content], "its format is None, and this version reads 1"),
+    ):
+        torch.save(changed, checkpoint.path)
+        assert checkpoint.load() == {}
+        assert f"training starts afresh: {checkpoint.path} cannot be resumed: {reason}" in caplog.text
 
 
 def test_other_seeds_give_other_weights(tmp_path: Path) -> None:
@@ -354,7 +387,7 @@ def test_a_warm_start_takes_the_incumbents_weights_and_records_them(tmp_path: Pa
     )
 
 
-def test_a_warm_start_from_another_contract_is_said_and_trained_from_scratch(tmp_path: Path) -> None:
+def test_a_warm_start_from_another_contract_is_recorded_and_trained_from_scratch(tmp_path: Path) -> None:
     saved(tmp_path)
     path = artifact.model_file(tmp_path, "patchtst_v20251201_000000")
     model = PatchTST(presets.config_for(INCUMBENT, dropout=0.1))
@@ -362,8 +395,8 @@ def test_a_warm_start_from_another_contract_is_said_and_trained_from_scratch(tmp
     bundle.write(path, model=model, contract=INCUMBENT, canary_windows=windows, origin=bundle.Origin())
     recipe = dataclasses.replace(RECIPE, max_epochs=1, warm_start=True)
     plain = train(request(tmp_path, recipe=dataclasses.replace(recipe, warm_start=False)), Journal(), never)
-    another = "contract is another (paper, 48 rows of rsi, volatility"
-    for incumbent, reason in ((str(path), another), (None, "there is no incumbent")):
+    another = "another contract (paper, 48 rows of rsi, volatility"
+    for incumbent, reason in ((str(path), another), (None, "no incumbent")):
         result = train(request(tmp_path, recipe=recipe, incumbent_path=incumbent), Journal(), never)
         assert result.manifest.training["start"].startswith("scratch: ")
         assert reason in result.manifest.training["start"]
@@ -426,10 +459,10 @@ def test_a_collapse_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
     journal = Journal()
     with pytest.raises(TrainingCollapsedError, match=r"below 0.9 in 2 epochs.*; then .*below 0.9"):
         train(request(tmp_path, recipe=recipe), journal, never)
-    # whoever watches sees why the epochs begin anew
+    # the progress states why the epochs start again
     assert [progress.fields.get("number") for progress in journal] == [1, None, 1]
     assert "below 0.9 in 2 epochs" in journal[1].message
-    assert journal[1].message.endswith("; repeating with another seed and a lower learning rate")
+    assert journal[1].message.endswith("; retrying with another seed and a lower rate")
 
 
 def test_a_loss_that_is_not_finite_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""From a snapshot to a candidate: choose the contract, train, calibrate, write, verify."""
+"""Training: variants, attempts, epochs, calibration, backtest folds, checkpoints."""

@@ -1,17 +1,19 @@
-"""The same configuration on earlier periods, each trained only on the rows before it (walk-forward validation).
+"""Backtest folds: the candidate's configuration on earlier periods, each trained only on what was known before it.
 
-A backtest fold is the split of domain/split_policy.py at the time at which the outcome of its last row became known:
-its own training and validation part, purged and embargoed, and the fold in the place of the holdout. Its answers are
-kept in `run_dir/folds/`, one file per fold, so that an interrupted training continues with the missing fold.
+They extend the evidence of skill beyond one holdout. A fold is the split of domain/split_policy.py as of the time when
+the outcome of its last row became known: its own training and validation part, purged and embargoed, and the fold in
+place of the holdout. Its predictions are kept in `run_dir/folds/`, one file per fold, so that an interrupted training
+resumes with the first missing fold.
 """
 
 from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,9 @@ from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.errors import DataUnfitError, TrainingCollapsedError
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.samples import Parts, Samples, split_samples
+from retrain_worker.worker.training import training_identity
 
-#: smallest number of rows of a fold
+#: fewest rows of a fold that is used
 MIN_FOLD_ROWS = 100
 
 _log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FoldAnswers:
-    """The answers of the configuration on one backtest fold."""
+    """The predictions on one backtest fold."""
 
     #: (M,) rows of the snapshot
     positions: NDArray[np.int64]
@@ -41,8 +44,8 @@ class FoldAnswers:
 
 
 def past_parts(samples: Samples, parts: Parts, policy: SplitPolicy) -> Iterator[Parts]:
-    """The folds before `parts.holdout`, newest first, until one has too few rows to train or to evaluate."""
-    # the seam, not the start of the holdout: excludes the embargo and outcomes that were not known by then
+    """The folds before `parts.holdout`, newest first, until one has too few rows to train or to evaluate on."""
+    # the end of the validation part, so that nothing is used from the embargo or that was not known by then
     seam = to_microseconds(parts.split.validation.end)
     past = samples.where((samples.decided_at < seam) & (samples.known_at < seam))
     size = int(len(past) * policy.validation_share)
@@ -60,17 +63,21 @@ def past_parts(samples: Samples, parts: Parts, policy: SplitPolicy) -> Iterator[
 
 
 def train_folds(
-    folds: list[Parts], run_dir: Path, *, identity: str, teach: Callable[[int, Parts], NDArray[np.float64]]
+    folds: list[Parts],
+    run_dir: Path,
+    *,
+    identity: Mapping[str, Any],
+    predict: Callable[[int, Parts], NDArray[np.float64]],
 ) -> None:
-    """Have `teach` (number from 1, parts) answer each fold that `run_dir` does not hold yet.
+    """Store the result of `predict` (number from 1, parts) for each fold that is not in `run_dir` yet.
 
-    `identity` identifies everything that determines the answers: those of another training are removed. A fold on which
-    the training collapses is answered with its prior.
+    `identity` is the identity of the training; predictions of another one are removed. If the training of a fold
+    collapses, its predictions are its prior.
     """
     folder = run_dir / "folds"
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if _identity_of(path) != identity:
+        if training_identity.difference(_identity_in(path), identity):
             path.unlink()
     for number, parts in enumerate(folds, start=1):
         path = folder / f"{number}.npz"
@@ -78,16 +85,22 @@ def train_folds(
             continue
         prior = float(parts.train.labels.mean())
         try:
-            answers = teach(number, parts)
+            answers = predict(number, parts)
         except TrainingCollapsedError as collapse:
             _log.warning("backtest fold %d: %s", number, collapse)
             answers = np.full(len(parts.holdout), prior)
         with durable_file.replacing(path) as file:
-            np.savez(file, positions=parts.holdout.positions, answers=answers, prior=prior, identity=identity)
+            np.savez(
+                file,
+                positions=parts.holdout.positions,
+                answers=answers,
+                prior=prior,
+                identity=training_identity.as_json(identity),
+            )
 
 
 def read_folds(run_dir: Path) -> list[FoldAnswers]:
-    """The trained folds of a run, newest first."""
+    """The folds of a run, newest first; empty if it has trained none."""
     found = []
     for path in sorted((run_dir / "folds").glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
@@ -95,7 +108,7 @@ def read_folds(run_dir: Path) -> list[FoldAnswers]:
     return found
 
 
-def _identity_of(path: Path) -> str:
+def _identity_in(path: Path) -> str:
     try:
         with np.load(path, allow_pickle=False) as file:
             return str(file["identity"])

@@ -81,7 +81,7 @@ class FastPath:
             cast(Tensor, parameter.grad) for name, parameter in model.named_parameters() if not name.startswith(ENCODER)
         ]
         self._num_shards = threads
-        self._exchange = _Exchange(threads)
+        self._all_gather = _AllGather(threads)
         self._shards: list[_Shard] = []
         self._pool: ThreadPoolExecutor | None = None
 
@@ -141,7 +141,7 @@ class FastPath:
                 self.model,
                 num_series=len(part) * per_window,
                 number=number,
-                exchange=self._exchange,
+                all_gather=self._all_gather,
                 product=self._product,
                 gradient=torch.zeros_like(self._flat.data) if number else cast(Tensor, self._flat.grad),
             )
@@ -151,8 +151,8 @@ class FastPath:
     def _on_each(self, work: Callable[[_Shard], Any]) -> list[Any]:
         if self._pool is None:
             return [work(self._shards[0])]
-        others = [self._pool.submit(self._exchange.guarded, work, shard) for shard in self._shards[1:]]
-        first = self._exchange.guarded(work, self._shards[0])
+        others = [self._pool.submit(self._all_gather.guarded, work, shard) for shard in self._shards[1:]]
+        first = self._all_gather.guarded(work, self._shards[0])
         return [first, *(other.result() for other in others)]
 
 
@@ -187,15 +187,15 @@ class _Encoder(torch.autograd.Function):
         return None, None, None
 
 
-class _Exchange:
-    """Exchange of values between the shards of a batch."""
+class _AllGather:
+    """Gives every shard the values of all shards of a batch."""
 
     def __init__(self, num_shards: int) -> None:
         self._barrier = threading.Barrier(num_shards)
         # two alternating rounds: no shard overwrites what a slower one still reads
         self._rounds: list[list[Tensor]] = [[torch.empty(0)] * num_shards for _ in range(2)]
 
-    def of_all(self, number: int, turn: int, values: Tensor) -> Tensor:
+    def gather(self, number: int, turn: int, values: Tensor) -> Tensor:
         """All shards' `values`, stacked; shard `number` contributes its own in its `turn`-th round."""
         kept = self._rounds[turn % 2]
         kept[number] = values
@@ -224,7 +224,7 @@ class _Shard:
         *,
         num_series: int,
         number: int,
-        exchange: _Exchange,
+        all_gather: _AllGather,
         product: Product,
         gradient: Tensor,
     ) -> None:
@@ -238,7 +238,7 @@ class _Shard:
         self._gradients = dict(zip(names, _views(model, gradient), strict=True))
         self.dz_SND = torch.empty(0)
         self.random = np.random.SFC64(0)
-        self._number, self._exchange, self._turn = number, exchange, 0
+        self._number, self._all_gather, self._turn = number, all_gather, 0
         self._scratch: dict[str, Tensor] = {}
         self._patches_MP = torch.empty(0)
         self._embedding = _Linear(self, "patch_embedding", model.config.d_model)
@@ -288,10 +288,10 @@ class _Shard:
         """Let one of the shards update a value that is equal in all."""
         return self._number == 0
 
-    def of_all(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         """The `values` of all shards, stacked; all shards call it in the same order and wait for each other."""
         self._turn += 1
-        return self._exchange.of_all(self._number, self._turn, values)
+        return self._all_gather.gather(self._number, self._turn, values)
 
 
 def _layer(shard: _Shard, name: str) -> tuple[_Residual, _Residual]:
@@ -342,7 +342,7 @@ class _Attention:
         self._shares_ZNN = torch.empty(S * H, N, N)
         #: after dropout
         self._kept_ZNN = torch.empty(S * H, N, N) if self._dropout.is_on else self._shares_ZNN
-        self._seen_MD = torch.empty(S * N, D)
+        self._attended_MD = torch.empty(S * N, D)
         self._ones_N = torch.ones(N)
         self._row_ZN1 = shard.scratch("attention.row", S * H, N, 1)
         self._dshares_ZNN = shard.scratch("attention.dshares", S * H, N, N)
@@ -358,17 +358,17 @@ class _Attention:
         shares_ZNN = _scaled_products(q_ZNK, k_ZNK.mT, self._scale, out=self._shares_ZNN)
         self._softmax(shares_ZNN)
         kept_ZNN = self._dropout.forward(shares_ZNN, out=self._kept_ZNN)
-        seen_ZNK = torch.bmm(kept_ZNN, v_ZNK, out=self._heads_SHNK.flatten(0, 1))
-        self._tokens(self._seen_MD).copy_(seen_ZNK.view_as(self._heads_SHNK))
-        return self._out.forward(self._seen_MD)
+        attended_ZNK = torch.bmm(kept_ZNN, v_ZNK, out=self._heads_SHNK.flatten(0, 1))
+        self._tokens(self._attended_MD).copy_(attended_ZNK.view_as(self._heads_SHNK))
+        return self._out.forward(self._attended_MD)
 
     def backward(self, dy_MD: Tensor) -> Tensor:
-        dseen_MD = self._out.backward(dy_MD, out=self._dqkv_ME.view(3, *dy_MD.shape)[0])
-        dseen_ZNK = self._heads_SHNK.copy_(self._tokens(dseen_MD)).flatten(0, 1)
+        dattended_MD = self._out.backward(dy_MD, out=self._dqkv_ME.view(3, *dy_MD.shape)[0])
+        dattended_ZNK = self._heads_SHNK.copy_(self._tokens(dattended_MD)).flatten(0, 1)
         q_ZNK, k_ZNK, v_ZNK = self._heads_3SHNK.flatten(1, 2)
         dq_ZNK, dk_ZNK, dv_ZNK = self._dheads_3SHNK.flatten(1, 2)
-        torch.bmm(self._kept_ZNN.mT, dseen_ZNK, out=dv_ZNK)
-        dkept_ZNN = torch.bmm(dseen_ZNK, v_ZNK.mT, out=self._dshares_ZNN)
+        torch.bmm(self._kept_ZNN.mT, dattended_ZNK, out=dv_ZNK)
+        dkept_ZNN = torch.bmm(dattended_ZNK, v_ZNK.mT, out=self._dshares_ZNN)
         dshares_ZNN = self._dropout.backward(dkept_ZNN, out=self._dshares_ZNN)
         # through the softmax: dscores = shares * (dshares - sum(shares * dshares))
         dscores_ZNN = torch.mul(self._shares_ZNN, dshares_ZNN, out=self._dscores_ZNN)
@@ -377,7 +377,7 @@ class _Attention:
         _scaled_products(dscores_ZNN, k_ZNK, self._scale, out=dq_ZNK)
         _scaled_products(dscores_ZNN.mT, q_ZNK, self._scale, out=dk_ZNK)
         self._dqkv_ME.view(self._split).copy_(self._dheads_3SHNK.permute(1, 3, 0, 2, 4))
-        return self._in.backward(self._dqkv_ME, out=self._seen_MD)
+        return self._in.backward(self._dqkv_ME, out=self._attended_MD)
 
     def _softmax(self, scores_ZNN: Tensor) -> None:
         torch.amax(scores_ZNN, -1, keepdim=True, out=self._row_ZN1)
@@ -489,7 +489,7 @@ class _BatchNorm:
         self._x_MD = x_MD
         mean_D, var_D = torch.batch_norm_update_stats(x_MD, None, None, 0.0)
         # tokens, mean and variance of each shard (shards, 3, D); Chan's formula combines the variances
-        tokens_AD, mean_AD, var_AD = self._shard.of_all(
+        tokens_AD, mean_AD, var_AD = self._shard.all_gather(
             torch.stack((torch.full_like(mean_D, len(x_MD)), mean_D, var_D))
         ).unbind(1)
         share_AD = tokens_AD / tokens_AD.sum(0)
@@ -525,7 +525,7 @@ class _BatchNorm:
         )
         self._dweight_D.copy_(dweight_D)
         self._dbias_D.copy_(dbias_D)
-        dweight_D, dbias_D = self._shard.of_all(torch.stack((dweight_D, dbias_D))).sum(0)
+        dweight_D, dbias_D = self._shard.all_gather(torch.stack((dweight_D, dbias_D))).sum(0)
         slope_D = self._weight_D * inverse_std_D / self._tokens
         dx_MD.addcmul_(self._x_MD, -slope_D * inverse_std_D * dweight_D)
         return dx_MD.add_(slope_D * (inverse_std_D * self._mean_D * dweight_D - dbias_D))  # type: ignore[no-any-return]
@@ -545,16 +545,16 @@ class _Dropout:
         return self._dropped > 0
 
     def forward(self, x: Tensor, *, out: Tensor) -> Tensor:
-        return torch.mul(x, self._drawn(), out=out) if self.is_on else x
+        return torch.mul(x, self._new_mask(), out=out) if self.is_on else x
 
     def forward_added(self, x: Tensor, y: Tensor, *, out: Tensor) -> Tensor:
         """X plus y after dropout."""
-        return torch.addcmul(x, y, self._drawn(), out=out) if self.is_on else torch.add(x, y, out=out)
+        return torch.addcmul(x, y, self._new_mask(), out=out) if self.is_on else torch.add(x, y, out=out)
 
     def backward(self, d: Tensor, *, out: Tensor) -> Tensor:
         return torch.mul(d, self.mask, out=out) if self.is_on else d
 
-    def _drawn(self) -> Tensor:
+    def _new_mask(self) -> Tensor:
         """0, or 1 / (share kept) where a number is kept."""
         words = self._shard.random.random_raw(-(-self.mask.numel() // 8))
         drawn = torch.from_numpy(words).view(torch.uint8)[: self.mask.numel()].view_as(self.mask)

@@ -32,7 +32,7 @@ from retrain_worker.worker.training.smoothing import PatchSmoothing
 State = dict[str, Any]
 
 #: windows from which a new network estimates the scale of its input
-SETTLING_WINDOWS = 512
+INITIAL_WINDOWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def fit(
     # ---- start
     torch.manual_seed(attempt.seed)
     model = PatchTST(attempt.config)
-    settle(model, attempt.start, training_set)
+    initialise(model, attempt.start, training_set)
     model.to(device)
     path = path_for(model, threads=torch.get_num_threads(), product=compute.product_for(attempt.precision))
     optimiser = torch.optim.AdamW(
@@ -162,15 +162,15 @@ def fit(
     return Fitted(weights=best_weights, best=_best(history), history=tuple(history))
 
 
-def settle(model: PatchTST, start: dict[str, Tensor] | None, training_set: TrainingSet) -> None:
+def initialise(model: PatchTST, start: dict[str, Tensor] | None, training_set: TrainingSet) -> None:
     """The weights before the first step: those of `start`, or random ones adapted to the scale of the input."""
     if start is not None:
         model.load_state_dict(start, strict=True)
     elif model.config.input_transform == InputTransform.STANDARDISE:
         model.standardise_on(training_set.fitting_rows)
     elif model.config.input_transform == InputTransform.MINMAX:
-        some = np.linspace(0, len(training_set.train) - 1, SETTLING_WINDOWS).astype(np.int64)
-        raw_BTF = windows(training_set.features, training_set.train.positions[some], model.config.context_length)
+        rows = np.linspace(0, len(training_set.train) - 1, INITIAL_WINDOWS).astype(np.int64)
+        raw_BTF = windows(training_set.features, training_set.train.positions[rows], model.config.context_length)
         model.eval()
         model.centre_on(torch.from_numpy(raw_BTF))
 
@@ -218,10 +218,10 @@ def _one_epoch(
         batch = order[index * schedule.batch_size : (index + 1) * schedule.batch_size]
         raw = torch.from_numpy(windows(training_set.features, train.positions[batch], length)).to(device)
         labels = torch.from_numpy(train.labels[batch]).to(device, torch.float32)
-        aims = labels * (1.0 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
+        targets = labels * (1.0 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
 
         weight = None if weights is None else weights[labels.long()]
-        loss = functional.binary_cross_entropy_with_logits(path(raw), aims, weight=weight)
+        loss = functional.binary_cross_entropy_with_logits(path(raw), targets, weight=weight)
         loss.backward()
         path.clip_gradients(recipe.max_grad_norm)
         optimiser.step()

@@ -27,7 +27,7 @@ from retrain_worker.worker.stop_signal import StoppedError
 State = dict[str, Any]
 
 #: share of masked rows, as in the paper
-HIDDEN_SHARE = 0.4
+MASKED_SHARE = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class _Task(nn.Module):
         super().__init__()
         config = model.config
         self.model = model
-        self.said = nn.Linear(config.d_model, config.patch_width)
+        self.prediction = nn.Linear(config.d_model, config.patch_width)
         covers = torch.zeros(config.num_patches, config.context_length)
         last = config.context_length - config.patch_length
         for number in range(config.num_patches):
@@ -112,18 +112,18 @@ class _Task(nn.Module):
         self.register_buffer("covers", covers, persistent=False)
         #: a row is masked when any patch that covers it is
         overlap = max(1, round(config.patch_length / config.patch_stride))
-        self.share = 1.0 - (1.0 - HIDDEN_SHARE) ** (1.0 / overlap)
+        self.share = 1.0 - (1.0 - MASKED_SHARE) ** (1.0 / overlap)
 
     def forward(self, raw_BTF: Tensor) -> Tensor:
         """Mean squared error over the masked patches, in units of the windows' own variance."""
         config = self.model.config
         x_BTC = self.model.transform(raw_BTF)
-        is_hidden_BN = torch.rand(len(raw_BTF), config.num_patches, device=raw_BTF.device) < self.share
-        is_hidden_BN[:, 0] |= ~is_hidden_BN.any(dim=1)
-        seen_BT1 = ((is_hidden_BN.float() @ self.covers) == 0).float().unsqueeze(-1)
-        mean_B1C = (x_BTC * seen_BT1).sum(1, keepdim=True) / seen_BT1.sum(1, keepdim=True).clamp_min(1.0)
-        said_SNP = self.said(self.model.encoded(torch.where(seen_BT1 > 0, x_BTC, mean_B1C)))
-        error_SN = (said_SNP - self.model.patches(x_BTC)).square().mean(dim=-1)
-        is_hidden_SN = is_hidden_BN.repeat_interleave(config.num_series, dim=0)
-        loss: Tensor = error_SN[is_hidden_SN].mean() / x_BTC.var().clamp_min(1e-12)
+        is_masked_BN = torch.rand(len(raw_BTF), config.num_patches, device=raw_BTF.device) < self.share
+        is_masked_BN[:, 0] |= ~is_masked_BN.any(dim=1)
+        visible_BT1 = ((is_masked_BN.float() @ self.covers) == 0).float().unsqueeze(-1)
+        mean_B1C = (x_BTC * visible_BT1).sum(1, keepdim=True) / visible_BT1.sum(1, keepdim=True).clamp_min(1.0)
+        predicted_SNP = self.prediction(self.model.encoded(torch.where(visible_BT1 > 0, x_BTC, mean_B1C)))
+        error_SN = (predicted_SNP - self.model.patches(x_BTC)).square().mean(dim=-1)
+        is_masked_SN = is_masked_BN.repeat_interleave(config.num_series, dim=0)
+        loss: Tensor = error_SN[is_masked_SN].mean() / x_BTC.var().clamp_min(1e-12)
         return loss

@@ -1,4 +1,4 @@
-"""The stage TRAIN in the worker: snapshot in, a verified candidate out."""
+"""The stage TRAIN in the worker: trains a candidate on the snapshot, writes it and verifies it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from retrain_worker.worker.training.warm_start import warm_start_of
 
 Report = Callable[[Progress], None]
 
-#: smallest number of rows, and of rows of the minority class, of a part
+#: fewest rows, and rows of the rarer class, of a part to train or to evaluate on
 MIN_PART_ROWS = 50
 MIN_PART_CLASS_ROWS = 10
-#: newest training samples that give the expected bias of the calibration
+#: newest training samples from which the prior mean of the calibration's bias is computed
 NEWEST_FOR_BIAS = 20_000
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
     """Train a candidate on the snapshot in `request.run_dir`, write it into `run_dir/candidate`, verify it.
 
     Raises DataUnfitError (too few rows of a class in a part), ContractError (the rows do not fit the network),
-    TrainingCollapsedError, ArtifactError (the written file does not read back), StoppedError (resumable).
+    TrainingCollapsedError, ArtifactError (verification of the written file failed), StoppedError (resumable).
     """
     recipe = request.recipe
     device = compute.prepare(device=recipe.device, threads=recipe.threads)
@@ -64,7 +64,9 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
     parts = split_samples(samples, request.split)
     _refuse_unfit(parts)
     training_set = _training_set(snapshot, parts, contracts[0])
-    unlabelled = _reading(snapshot, parts, request.data, training_set=training_set, seq_len=contracts[0].context_length)
+    unlabelled = _unlabelled(
+        snapshot, parts, request.data, training_set=training_set, seq_len=contracts[0].context_length
+    )
     warm = warm_start_of(request, contracts, snapshot.feature_names)
 
     variant_search = VariantSearch(
@@ -96,7 +98,7 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
         canary_windows=_canary_windows(training_set, contract),
         origin=bundle.Origin(
             training=_origin(request, snapshot, parts=parts, model=model, fix=fix)
-            | variant_search.facts()
+            | variant_search.record()
             | {"tuning": asdict(variant.tuning)},
             scorecard=asdict(validation),
         ),
@@ -124,10 +126,10 @@ def train(request: TrainRequest, report: Report, stopping: Callable[[], bool]) -
 def contracts_to_try(
     recipe: Recipe, incumbent: ModelContract | None, *, feature_names: tuple[str, ...], label: Label
 ) -> tuple[ModelContract, ...]:
-    """The contracts that the configuration allows, one for each input transform; all of one preset and window length.
+    """The contracts that the recipe allows, one per input transform; all have the same preset and window length.
 
-    PRESET=auto takes the incumbent's complete contract, or `paper` without an incumbent. The engine preset fixes its
-    window length and its transform.
+    PRESET=auto takes the complete contract of the incumbent, or `paper` without one. The engine preset fixes window
+    length and transform.
     """
     if recipe.preset == Preset.AUTO and incumbent is not None:
         return (replace(incumbent, label=label),)
@@ -159,12 +161,12 @@ def contracts_to_try(
 
 
 def _incumbent_contract(request: TrainRequest, snapshot: Snapshot) -> ModelContract | None:
-    """The contract for PRESET=auto; None where the incumbent's is unknown, which the contract gate leaves undecided."""
+    """The contract for PRESET=auto; None if it is unknown, in which case the contract gate is UNDECIDED."""
     if request.recipe.preset != Preset.AUTO:
         return None
     found = incumbent_of(request.incumbent_path, snapshot, label=request.data.label)
     if found.contract is None and found.unknown:
-        _log.warning("the incumbent's contract is unknown, PRESET=auto means paper: %s", found.unknown)
+        _log.warning("incumbent: contract unknown (%s); PRESET=auto selects paper", found.unknown)
     if found.contract is not None and UNNAMED in found.contract.feature_names:
         return replace(found.contract, feature_names=snapshot.feature_names)
     return found.contract
@@ -182,7 +184,7 @@ def _refuse_unfit(parts: Parts) -> None:
                 f"the {name} part has {len(part)} samples, {counts['win']} with label 1 and {counts['loss']} with "
                 f"label 0; it needs {MIN_PART_ROWS}, {MIN_PART_CLASS_ROWS} of each",
                 where="split",
-                remedy="wait for more labelled rows, increase TRAIN_WINDOW_DAYS or decrease SEQ_LEN",
+                remedy="wait for more labelled rows, raise TRAIN_WINDOW_DAYS or lower SEQ_LEN",
             )
 
 
@@ -197,10 +199,10 @@ def _training_set(snapshot: Snapshot, parts: Parts, contract: ModelContract) -> 
     )
 
 
-def _reading(
+def _unlabelled(
     snapshot: Snapshot, parts: Parts, data: DataPolicy, *, training_set: TrainingSet, seq_len: int
 ) -> UnlabelledWindows:
-    """Every window in the period of the training part, labelled or not."""
+    """Every window that ends within the training part, labelled or not."""
     ends = window_ends(snapshot, policy=data, seq_len=seq_len, before=to_microseconds(parts.split.train.end))
     return UnlabelledWindows(features=training_set.features, ends=ends)
 
@@ -208,7 +210,7 @@ def _reading(
 def _calibrated(
     fitted: Fitted, training_set: TrainingSet, variant: Variant
 ) -> tuple[PatchTST, NDArray[np.float64], calibration.Calibration]:
-    """The calibrated network, its raw logits on the validation part, and the calibration."""
+    """The network with calibrated logits, the raw logits on the validation part, and the calibration folded in."""
     model = PatchTST(variant.network)
     model.load_state_dict(fitted.weights, strict=True)
     logits = logits_at(model, training_set.features, training_set.validation.positions)
@@ -233,14 +235,14 @@ def _train_folds(
     report: Report,
     stopping: Callable[[], bool],
 ) -> None:
-    """Train each fold with half the epochs: three smaller folds cost about as much as the candidate.
+    """Train and predict each fold with half the epochs: three folds cost about as much as the candidate.
 
-    Each starts from random weights, also with WARM_START: the incumbent's weights were trained on these rows.
+    Each starts from random weights, also after a warm start, because the incumbent's were trained on these rows.
     """
     request = variant_search.request
     recipe = replace(request.recipe, max_epochs=max(1, math.ceil(request.recipe.max_epochs / 2)))
 
-    def teach(number: int, fold: Parts) -> NDArray[np.float64]:
+    def predict(number: int, fold: Parts) -> NDArray[np.float64]:
         report(Progress(message=f"training {request.run_id}: backtest fold {number} of {len(past)}"))
         training_set = _training_set(snapshot, fold, variant.contract)
         fitted = loop.fit(
@@ -255,14 +257,14 @@ def _train_folds(
         model, _, _ = _calibrated(fitted, training_set, variant)
         return sigmoid(logits_at(model, training_set.features, fold.holdout.positions))
 
-    train_folds(past, Path(request.run_dir), identity=variant_search.checkpoint.digest, teach=teach)
+    train_folds(past, Path(request.run_dir), identity=variant_search.checkpoint.identity, predict=predict)
 
 
-# ---------------------------------------------------------------- records
+# ---------------------------------------------------------------- the record in the model file
 
 
 def _canary_windows(training_set: TrainingSet, contract: ModelContract) -> NDArray[np.float32]:
-    """Raw windows spread over the validation part."""
+    """Raw windows at equal distances in the validation part."""
     picked = np.linspace(0, len(training_set.validation.positions) - 1, bundle.CANARY_WINDOWS).astype(np.int64)
     return windows(training_set.features, training_set.validation.positions[picked], contract.context_length)
 
@@ -291,7 +293,7 @@ def _origin(
 
 
 def _counts(parts: Parts, recipe: Recipe) -> dict[str, dict[str, int]]:
-    """Samples of each part; `train_balanced` is what an epoch sees."""
+    """Samples of each part; `train_balanced` are those of one epoch."""
     train = parts.train.counts()
     rarer = min(train.values())
     return {

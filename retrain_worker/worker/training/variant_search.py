@@ -1,4 +1,4 @@
-"""The attempts of one training: their initial weights, their results, and the state of an interrupted one."""
+"""The attempts of one training: their initial weights, their results, and the resumption of an interrupted one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from retrain_worker import __version__
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.recipe import Preset, Recipe, Tuning
+from retrain_worker.domain.recipe import Recipe, Tuning
 from retrain_worker.domain.worker_protocol import Progress, TrainRequest
 from retrain_worker.errors import TrainingCollapsedError
 from retrain_worker.model import presets
@@ -27,7 +26,9 @@ from retrain_worker.worker.training.warm_start import WarmStart
 
 Report = Callable[[Progress], None]
 
-#: after a collapse: one more attempt, with another seed and a lower learning rate
+#: part of the identity of a training; raised by every change of this program that changes the weights it trains
+REVISION = 1
+#: after a collapse: one more attempt, with another seed and a lower rate
 RETRY_SEED_STEP = 1
 RETRY_RATE_SHARE = 0.5
 
@@ -36,18 +37,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One contract with one tuning."""
+    """One way to train: the contract of the model and the tuning."""
 
     contract: ModelContract
     tuning: Tuning
 
     @property
     def network(self) -> PatchTSTConfig:
-        """The network."""
+        """The network to train."""
         return presets.config_for(self.contract, dropout=self.tuning.dropout, input_noise=self.tuning.input_noise)
 
     def __str__(self) -> str:
-        """Transform and smoothing, which distinguish the variants of one training."""
+        """Transform and smoothing, in which the variants of one training differ."""
         smoothing = f", patch smoothing {self.tuning.patch_smoothing:g}" if self.tuning.patch_smoothing else ""
         return f"{self.contract.input_transform}{smoothing}"
 
@@ -57,12 +58,12 @@ def variants_of(contracts: tuple[ModelContract, ...], recipe: Recipe) -> tuple[V
     return tuple(
         Variant(contract=contract, tuning=tuning)
         for contract in contracts
-        for tuning in recipe.tunings(Preset(contract.preset))
+        for tuning in recipe.tunings(contract.preset)
     )
 
 
 class VariantSearch:
-    """The attempts of one training: each variant once, and a second time after a collapse."""
+    """The attempts of one training: each variant once, and once more after a collapse."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class VariantSearch:
         device: torch.device,
     ) -> None:
         self.request, self._variants, self._training_set, self.device = request, variants, training_set, device
-        self._reading, self._warm = unlabelled, warm
+        self._unlabelled, self._warm = unlabelled, warm
         self._precision = compute.precision_for(
             request.recipe.precision,
             variants[0].network,
@@ -89,27 +90,27 @@ class VariantSearch:
             "data": request.data,
             "split": request.split,
             "variants": variants,
-            "program": __version__,
+            "revision": REVISION,
             "torch": str(torch.__version__),
             "device": device.type,
             "threads": torch.get_num_threads(),
             "precision": self._precision,
-            "start": warm.message,
+            "incumbent_sha256": warm.sha256,
         }
         self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
-        saved = self.checkpoint.load() or {}
-        #: one result for each finished variant: a Fitted as plain values, or why it collapsed
+        saved = self.checkpoint.load()
+        #: one result for each variant that has been tried: a Fitted as plain values, or why it collapsed
         self._finished: list[dict[str, Any]] = saved.get("finished", [])
-        #: collapses of the current variant, and the state of its attempt
+        #: collapses of the current variant, and the state of its current attempt
         self._collapses: list[str] = saved.get("collapses", [])
         self._state: dict[str, Any] | None = saved.get("state")
         #: before the first epoch: {"pretraining": a state} during pre-training, then {"weights": ...}
         self._before: dict[str, Any] = saved.get("before", {})
         if self._state is not None:
-            _log.info("resumed after epoch %d", len(self._state["history"]))
+            _log.info("training resumes after epoch %d", len(self._state["history"]))
 
     def run(self, report: Report, stopping: Callable[[], bool]) -> tuple[Variant, Fitted]:
-        """The variant with the lowest validation log loss, with its best epoch."""
+        """The variant with the lowest validation log loss, and its best epoch. Raises TrainingCollapsedError."""
         for variant in self._variants[len(self._finished) :]:
             self._finished.append(self._try(variant, report, stopping))
             self._collapses, self._state, self._before = [], None, {}
@@ -123,12 +124,12 @@ class VariantSearch:
             raise TrainingCollapsedError(
                 "; then ".join(reason for result in self._finished for reason in result["collapses"]),
                 where="training",
-                remedy="check the features of the snapshot; a lower LEARNING_RATE may help",
+                remedy="inspect the features of the snapshot, or lower LEARNING_RATE",
             )
         return min(results, key=lambda pair: pair[1].best.log_loss)
 
-    def facts(self) -> dict[str, Any]:
-        """The results of the attempts, for the manifest."""
+    def record(self) -> dict[str, Any]:
+        """The attempts and their results, for the model file."""
         return {
             "threads": torch.get_num_threads(),
             "precision": str(self._precision),
@@ -145,7 +146,7 @@ class VariantSearch:
         }
 
     def fresh_fit_attempt(self, variant: Variant) -> FitAttempt:
-        """The first attempt of `variant` from random weights."""
+        """The first attempt at `variant`, from random weights."""
         return FitAttempt(
             config=variant.network,
             seed=self.request.recipe.seed,
@@ -157,7 +158,7 @@ class VariantSearch:
         recipe, tuning = self.request.recipe, variant.tuning
         while len(self._collapses) < 2:
             is_retry = bool(self._collapses)
-            # pre-training or a warm start may have caused the collapse: a retry starts from random weights
+            # a retry takes random weights, since the collapse may originate in the initial ones
             is_fresh = is_retry or self._state is not None
             attempt = FitAttempt(
                 config=variant.network,
@@ -175,7 +176,7 @@ class VariantSearch:
                     device=self.device,
                     saved=self._state,
                     stopping=stopping,
-                    after_epoch=_AfterEpoch(self.request, self._said_of(variant), report, self._keep),
+                    after_epoch=_AfterEpoch(self.request, self._label_of(variant), report, self._keep),
                 )
             except TrainingCollapsedError as collapse:
                 _log.warning("attempt %d with %s: %s", len(self._collapses) + 1, variant, collapse)
@@ -184,8 +185,8 @@ class VariantSearch:
                 if not is_retry:
                     report(
                         Progress(
-                            message=f"training {self.request.run_id}{self._said_of(variant)}: "
-                            f"{collapse.what}; repeating with another seed and a lower learning rate"
+                            message=f"training {self.request.run_id}{self._label_of(variant)}: "
+                            f"{collapse.what}; retrying with another seed and a lower rate"
                         )
                     )
             else:
@@ -196,18 +197,18 @@ class VariantSearch:
     def _weights_before(
         self, variant: Variant, report: Report, stopping: Callable[[], bool]
     ) -> dict[str, torch.Tensor] | None:
-        """The incumbent's weights, or pre-trained ones; None: random ones."""
+        """The incumbent's weights or random ones, pre-trained if the recipe requires it; None: random ones."""
         recipe, warm = self.request.recipe, self._warm.weights if self._warm.contract == variant.contract else None
         if not recipe.pretrain_epochs or "weights" in self._before:
             return self._before.get("weights", warm)
         torch.manual_seed(recipe.seed)
-        # no noise: the network would have to predict it
+        # without noise, which would have to be predicted, too
         model = PatchTST(replace(variant.network, input_noise=0.0))
-        loop.settle(model, warm, self._training_set)
+        loop.initialise(model, warm, self._training_set)
         self._before = {
             "weights": pretrain(
                 model.to(self.device),
-                self._reading,
+                self._unlabelled,
                 recipe,
                 seed=recipe.seed,
                 learning_rate=variant.tuning.learning_rate,
@@ -219,8 +220,8 @@ class VariantSearch:
         self._save()
         return self._before["weights"]  # type: ignore[no-any-return]
 
-    def _said_of(self, variant: Variant) -> str:
-        """Number of the variant and of all, for progress; empty for a single variant."""
+    def _label_of(self, variant: Variant) -> str:
+        """Which variant of how many, for progress; empty if there is only one."""
         if len(self._variants) == 1:
             return ""
         return f" ({self._variants.index(variant) + 1} of {len(self._variants)}: {variant})"
@@ -251,7 +252,7 @@ def _fitted(result: Mapping[str, Any]) -> Fitted:
 
 @dataclass(frozen=True)
 class _AfterPretraining:
-    """Save the state, then report the progress of the pre-training."""
+    """Saves the state and reports the progress of the pre-training."""
 
     request: TrainRequest
     report: Report
@@ -263,7 +264,7 @@ class _AfterPretraining:
         self.report(
             Progress(
                 message=f"training {self.request.run_id}: pre-training epoch {number} of {last}, "
-                f"masked patches predicted with an error of {loss:.3f} of their variance",
+                f"error on masked patches {loss:.3f} of their variance",
                 fields={"pretrain_epoch": number, "masked_error": loss},
             )
         )
@@ -271,10 +272,10 @@ class _AfterPretraining:
 
 @dataclass
 class _AfterEpoch:
-    """Save the state, then report the progress of the training."""
+    """Saves the state and reports the progress of the training."""
 
     request: TrainRequest
-    #: the variant, or empty
+    #: which variant, or empty
     variant: str
     report: Report
     keep: Callable[[dict[str, Any]], None]
@@ -286,11 +287,11 @@ class _AfterEpoch:
         self.keep(state)
         self._epochs += 1
         last = self.request.recipe.max_epochs
-        left_seconds = (time.monotonic() - self._started) / self._epochs * (last - epoch.number)
+        remaining_seconds = (time.monotonic() - self._started) / self._epochs * (last - epoch.number)
         self.report(
             Progress(
                 message=f"training {self.request.run_id}{self.variant}: epoch {epoch.number} of {last}, "
-                f"{epoch.message}, about {left_seconds:.0f} s left",
+                f"{epoch.message}, about {remaining_seconds:.0f} s left",
                 fields=asdict(epoch),
             )
         )
