@@ -38,11 +38,6 @@ class Journal:
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
 
-    @property
-    def num_dropped(self) -> int:
-        """Records that were dropped because stderr was not read in time."""
-        return self._writer.num_dropped
-
     def flush(self, timeout_seconds: float = _FLUSH_SECONDS) -> bool:
         """Wait until the records are written, at most that long. To be called at the very end of the process."""
         return self._writer.flush(timeout_seconds)

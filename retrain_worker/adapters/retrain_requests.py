@@ -46,7 +46,6 @@ class Request:
     stream_id: str
     reason: str
     requested_by: str
-    requested_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +192,6 @@ def _request_in(stream_id: str, fields: Mapping[bytes, bytes]) -> Request:
     content = {**event.flat, **event.payload}
     return Request(
         stream_id=stream_id,
-        requested_at=event.timestamp,
         reason=_line(content.get("reason")) or "no reason given",
         requested_by=_line(content.get("requested_by")) or event.source or "unknown",
     )

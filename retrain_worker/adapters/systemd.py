@@ -2,7 +2,7 @@
 
 The socket is sdnotify's. Its `notify` encodes Latin-1, which drops most of Unicode, and its socket blocks while the
 manager does not read (sdnotify 0.3.2): here the text is encoded so that it survives the former, and the socket is made
-non-blocking. A message that cannot be sent is counted; no error is raised.
+non-blocking. A message that cannot be sent is dropped; no error is raised.
 """
 
 from __future__ import annotations
@@ -27,27 +27,16 @@ class Notifier:
         socket_name, watchdog_usec, watchdog_pid = (os.environ.get(name) for name in _VARIABLES)
         self._notifier: SystemdNotifier | None = None
         self._last_status = ""
-        self._num_failures = 0
         self._watchdog_seconds = _watchdog_seconds(watchdog_usec, watchdog_pid)
         try:
             if socket_name:
                 self._notifier = SystemdNotifier(debug=True)
                 self._notifier.socket.setblocking(False)
         except OSError:
-            self._num_failures += 1
+            self._notifier = None  # a service manager that cannot be reached must not keep the daemon from running
         finally:
             for name in _VARIABLES:
                 os.environ.pop(name, None)
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a service manager."""
-        return self._notifier is not None
-
-    @property
-    def num_failures(self) -> int:
-        """How many messages could not be sent."""
-        return self._num_failures
 
     @property
     def watchdog_interval_seconds(self) -> float | None:
@@ -93,7 +82,6 @@ class Notifier:
             # Latin-1 maps each of these characters to the one byte of UTF-8 that it stands for.
             self._notifier.notify(message.encode().decode("latin-1"))
         except OSError:
-            self._num_failures += 1
             return False
         return True
 

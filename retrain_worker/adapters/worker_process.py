@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -126,8 +126,8 @@ class WorkerProcesses:
             except RetrainError as error:
                 return Broken(error=error)
 
-    def stop(self, grace_seconds: float | None = None, *, while_waiting: Callable[[], None] = lambda: None) -> None:
-        """End the worker for good: SIGTERM, grace, SIGKILL to its session. `while_waiting` is called repeatedly."""
+    def stop(self, grace_seconds: float | None = None) -> None:
+        """End the worker for good: SIGTERM, grace, SIGKILL to its session."""
         grace = self._grace_seconds if grace_seconds is None else grace_seconds
         with self._lock:
             self._stopped = True
@@ -135,9 +135,9 @@ class WorkerProcesses:
             if worker is None:
                 return
             worker.terminate()
-            if not _ended_within(grace, worker, while_waiting):
+            if not _ended_within(grace, worker):
                 worker.kill()
-                _ended_within(_REAP_SECONDS, worker, while_waiting)
+                _ended_within(_REAP_SECONDS, worker)
             self._worker = None
 
     def _begun(self, files: WorkerFiles) -> Working | Done:
@@ -261,12 +261,11 @@ class WorkerProcesses:
         return passed
 
 
-def _ended_within(seconds: float, worker: RunningWorker, while_waiting: Callable[[], None]) -> bool:
+def _ended_within(seconds: float, worker: RunningWorker) -> bool:
     until = time.monotonic() + seconds
     while worker.poll() is None:
         if time.monotonic() >= until:
             return False
-        while_waiting()
         time.sleep(_POLL_SECONDS)
     return True
 

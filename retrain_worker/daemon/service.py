@@ -22,6 +22,7 @@ from retrain_worker.daemon.jobs import retention
 from retrain_worker.daemon.signals import Signals
 from retrain_worker.daemon.status import status_line
 from retrain_worker.daemon.wiring import Components
+from retrain_worker.domain.problem import ProblemKind, problem_of
 from retrain_worker.errors import RetrainError, SettingsError
 from retrain_worker.settings import Settings
 
@@ -134,10 +135,11 @@ def _reload(
         log.info("reloaded", message="settings reloaded; the current run keeps those that it began with")
         for deprecation in settings.deprecations:
             log.warning("setting_deprecated", message=deprecation)
-    except RetrainError as error:
-        problems = error.problems if isinstance(error, SettingsError) else (str(error),)
+    except Exception as error:  # the running configuration stays, whatever is wrong with the new one
+        named = problem_of(error, kind=ProblemKind.SETTINGS).message
+        problems = error.problems if isinstance(error, SettingsError) else (named,)
         message = f"reload rejected, running configuration unchanged: {'; '.join(problems)}"
-        log.error("reload_rejected", message=message)  # noqa: TRY400 - the message says it all
+        log.error("reload_rejected", message=message, exc_info=not isinstance(error, RetrainError))  # noqa: TRY400
     notifier.ready(status_line(components))
     try:
         result = ReloadResult(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems)

@@ -13,22 +13,23 @@ from retrain_worker.daemon.jobs.serving_monitor import engine_says
 from retrain_worker.daemon.run_schedule import next_run_at
 from retrain_worker.daemon.wiring import Components
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Run
+from retrain_worker.domain.problem import ProblemKind, problem_of
 from retrain_worker.domain.slot_request import SlotRequest
-from retrain_worker.errors import RetrainError, SlotError
+from retrain_worker.errors import SlotError
 from retrain_worker.report.live_evaluation import trial_pairs
 from retrain_worker.settings import Settings
 
 
 def status_line(components: Components) -> str:
-    """STATUS= of the unit: what the daemon does, or when it will, and its problems. Never raises for state.db."""
+    """STATUS= of the unit: what the daemon does, or when it will, and its problems. Never raises."""
     try:
         parts = [components.driver.message or _idle_message(components), *components.waiting_runs.messages()]
         parts += [problem.message for problem in components.backoff.problems()]
         if components.relay.problem:
             parts.append(f"{components.relay.problem}, {components.store.num_pending()} events waiting")
         return "; ".join(parts)
-    except RetrainError as error:
-        return str(error)
+    except Exception as error:  # the main loop must go on
+        return problem_of(error, kind=ProblemKind.JOB).message
 
 
 def _idle_message(components: Components) -> str:

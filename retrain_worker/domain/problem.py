@@ -26,6 +26,8 @@ class ProblemKind(StrEnum):
     SLOT = "slot"
     #: the trading database
     DATABASE = "database"
+    #: the environment or the env file
+    SETTINGS = "settings"
     #: a job of the daemon, which is tried again
     JOB = "job"
     #: this program: an error that nothing in it expects

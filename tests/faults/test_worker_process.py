@@ -260,8 +260,7 @@ while True: time.sleep(1)
     workers = nursery.workers(script)
     nursery.ask(workers)
     wait_for((nursery.run_dir / "ready").exists)
-    waited = []
-    workers.stop(while_waiting=lambda: waited.append(1))
+    workers.stop()
     assert (nursery.run_dir / "checkpoint").exists()
     assert nursery.living() == []
     answer = nursery.ask(workers)

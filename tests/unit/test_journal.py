@@ -215,7 +215,7 @@ def test_a_closed_stderr_raises_no_error() -> None:
         "import os; from retrain_worker.adapters import journal\n"
         "j = journal.configure(form='json'); os.close(2)\n"
         "for _ in range(10): journal.get_logger().info('said')\n"
-        "print(j.flush(30), j.num_dropped)"
+        "print(j.flush(30))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "10"]
+    assert done.stdout.split() == ["True"]

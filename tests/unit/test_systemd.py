@@ -88,31 +88,26 @@ def test_no_password_is_sent(manager: Any, notifier: Notifier) -> None:
 def test_a_manager_that_does_not_read_does_not_block(manager: Any, notifier: Notifier) -> None:
     sent = [notifier.status(f"epoch {n}") for n in range(2000)]
     assert not sent[-1]
-    assert notifier.num_failures > 0
     heard(manager)
     assert notifier.status("epoch 2000")
 
 
-def test_messages_to_a_manager_that_has_ended_are_counted_as_failures(manager: Any, notifier: Notifier) -> None:
+def test_messages_to_a_manager_that_has_ended_are_dropped(manager: Any, notifier: Notifier) -> None:
     manager.close()
     assert not notifier.watchdog()
-    assert notifier.num_failures == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sdnotify forgets to close it
-def test_a_missing_socket_is_counted_as_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_socket_raises_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
     notifier = Notifier()
-    assert not notifier.is_connected
     assert not notifier.ready("x")
-    assert notifier.num_failures == 1
 
 
 def test_without_a_manager_nothing_is_sent_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = Notifier()
     assert not notifier.ready("x")
-    assert notifier.num_failures == 0
     assert notifier.watchdog_interval_seconds is None
 
 

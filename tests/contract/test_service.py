@@ -1,0 +1,54 @@
+"""The main loop goes on whatever a reload or the status meets."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from retrain_worker.adapters.reload_result import ReloadResult
+from retrain_worker.adapters.systemd import Notifier
+from retrain_worker.daemon import service
+from retrain_worker.daemon.status import status_line
+from retrain_worker.errors import SettingsError
+from retrain_worker.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (
+            SettingsError(('RETRAIN_INTERVAL_H: "banana" is not a number',)),
+            'RETRAIN_INTERVAL_H: "banana" is not a number',
+        ),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "invalid start byte"),
+    ],
+)
+def test_a_reload_that_fails_is_rejected_and_changes_nothing(
+    components: Any, tmp_path: Path, error: Exception, problem: str
+) -> None:
+    def read_settings() -> Settings:
+        raise error
+
+    before = components.configuration.settings
+    with capture_logs() as logged:
+        service._reload(components, Notifier(), read_settings, tmp_path / "result")
+
+    assert components.configuration.settings is before
+    assert [each["event"] for each in logged] == ["reload_rejected"]
+    assert logged[0]["message"].startswith("reload rejected, running configuration unchanged: ")
+    assert problem in logged[0]["message"]
+    result = msgspec.json.decode((tmp_path / "result").read_bytes(), type=ReloadResult)
+    assert problem in result.problems[0]
+
+
+def test_a_status_that_cannot_be_composed_is_an_error_in_words(
+    components: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect() -> None:
+        raise KeyError("last_known")
+
+    monkeypatch.setattr(components.store, "last_deployment", defect)
+
+    assert status_line(components) == "KeyError: 'last_known'"
