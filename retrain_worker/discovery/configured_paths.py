@@ -23,6 +23,7 @@ _FINDINGS = {
     Role.UNRELATED: "another database",
     Role.UNREADABLE: "not readable as a database",
     Role.OTHER_TRAINING: "training rows that are not the source's",
+    Role.NOT_EXAMINED: "a database",
 }
 
 
@@ -77,7 +78,7 @@ def compared(
             finding, is_wrong = _finding_without_database(path, roots)
         else:
             finding = _FINDINGS[database.role] + ("" if database.role is Role.SOURCE else f" ({database.why})")
-            is_wrong = database.role is not Role.SOURCE and (
+            is_wrong = database.role not in (Role.SOURCE, Role.NOT_EXAMINED) and (
                 database.role is not Role.UNRELATED or setting.where in ours
             )
         found[setting] = ConfiguredPath(

@@ -17,7 +17,8 @@ from retrain_worker.discovery.read_only_sqlite import SECOND, ReadOnlyConnection
 from retrain_worker.domain.printable import printable
 
 TABLE = "ai_training_samples"
-NOT_READ = "not read: the search was interrupted"
+#: role of a file that was found, but not read
+NOT_READ = Role.NOT_EXAMINED, "not read: the search was interrupted"
 #: without these a table of this name is no training table
 _NEEDED = ("id", "symbol", "timestamp", "features", "target_class")
 _LABELLED = "target_class IN ('WIN', 'LOSS')"
@@ -93,8 +94,8 @@ def compare(each: Survey, source: Survey, progress: Progress) -> Comparison | st
         return f"could not be compared with the source: {_problem(error)}"
 
 
-def role_of(each: Survey, source: Survey | None, comparison: Comparison | str) -> tuple[Role, str]:
-    """The role of a database, and the reason."""
+def role_of(each: Survey, source: Survey | None, comparison: Comparison | str | None) -> tuple[Role, str]:
+    """The role of a database, and the reason. `comparison`: with the source; None: not made."""
     if each.problem:
         return Role.UNREADABLE, each.problem
     if each.found.size == 0:
@@ -172,7 +173,9 @@ def _why_unrelated(each: Survey) -> str:
     return f"its {TABLE} lacks required columns" if has_table else f"no table {TABLE}"
 
 
-def _role_beside(comparison: Comparison | str) -> tuple[Role, str]:
+def _role_beside(comparison: Comparison | str | None) -> tuple[Role, str]:
+    if comparison is None:
+        return Role.NOT_EXAMINED, "not compared with the source: the search was interrupted"
     if isinstance(comparison, str):
         return Role.OTHER_TRAINING, comparison
     if comparison.same == comparison.total == comparison.in_source:

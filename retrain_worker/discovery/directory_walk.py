@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import psutil
 
 from retrain_worker.discovery.file_classification import HEAD_BYTES, Kind, kind_of
 from retrain_worker.discovery.progress import Progress
@@ -28,32 +26,6 @@ _MAX_LINKS = 50_000
 _NUM_READERS = 8
 _MAX_READING = 4 * _NUM_READERS
 _SECONDS_BETWEEN_STEPS = 0.5
-#: file systems of the kernel, without stored files
-PSEUDO_FILE_SYSTEMS = frozenset(
-    {
-        "autofs",
-        "binfmt_misc",
-        "bpf",
-        "cgroup",
-        "cgroup2",
-        "configfs",
-        "debugfs",
-        "devpts",
-        "devtmpfs",
-        "efivarfs",
-        "fusectl",
-        "hugetlbfs",
-        "mqueue",
-        "nsfs",
-        "proc",
-        "pstore",
-        "rpc_pipefs",
-        "securityfs",
-        "selinuxfs",
-        "sysfs",
-        "tracefs",
-    }
-)
 # a file may have been replaced since its directory was read: no link is followed, no pipe waited for
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -96,6 +68,11 @@ def distinct_roots(roots: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(path for path in real if not any(other in path.parents for other in real)))
 
 
+def has_stored_files(mount_point: str) -> bool:
+    """False for file systems that the kernel generates: proc, sysfs, cgroup ... Raises OSError."""
+    return os.statvfs(mount_point).f_blocks > 0
+
+
 @dataclass(kw_only=True)
 class _Directory:
     """What one directory holds. The texts are `path: reason`."""
@@ -108,14 +85,16 @@ class _Directory:
     not_entered: list[str] = field(default_factory=list)
 
 
-def _read_directory(path: str, device: int | None) -> _Directory:
-    """Classify the files in a directory. `device`: directories of other file systems are not entered."""
+def _read_directory(path: str, *, cross_file_systems: bool) -> _Directory:
+    """Classify the files in a directory."""
     read = _Directory()
     try:
+        device = Path(path).stat().st_dev
         with os.scandir(path) as entries:
             for entry in entries:
                 try:
-                    _read_entry(entry, device, read)
+                    if _is_to_enter(entry, device, read, cross_file_systems=cross_file_systems):
+                        read.directories.append(entry.path)
                 except OSError as error:
                     read.unreadable.append(f"{printable(entry.path)}: {error.strerror}")
     except OSError as error:
@@ -123,7 +102,8 @@ def _read_directory(path: str, device: int | None) -> _Directory:
     return read
 
 
-def _read_entry(entry: os.DirEntry[str], device: int | None, read: _Directory) -> None:
+def _is_to_enter(entry: os.DirEntry[str], device: int, read: _Directory, *, cross_file_systems: bool) -> bool:
+    """Whether an entry is a directory to be entered; files and links are added to `read`."""
     if entry.is_symlink():
         read.links.append(entry.path)
     elif entry.is_file(follow_symlinks=False):
@@ -131,10 +111,13 @@ def _read_entry(entry: os.DirEntry[str], device: int | None, read: _Directory) -
         if found := classify(entry.path):
             read.files.append(found)
     elif entry.is_dir(follow_symlinks=False):
-        if device in (None, entry.stat(follow_symlinks=False).st_dev):
-            read.directories.append(entry.path)
-        else:
+        if entry.stat(follow_symlinks=False).st_dev == device:
+            return True
+        if has_stored_files(entry.path):
+            if cross_file_systems:
+                return True
             read.not_entered.append(f"{printable(entry.path)}: another file system")
+    return False
 
 
 @dataclass(kw_only=True)
@@ -158,11 +141,13 @@ class DirectoryWalk:
 
     def run(self) -> None:
         """Walk all roots. Raises Stopped; what was found until then is kept."""
-        pseudo = {mount.mountpoint for mount in psutil.disk_partitions(all=True) if mount.fstype in PSEUDO_FILE_SYSTEMS}
         pool = ThreadPoolExecutor(_NUM_READERS)
         try:
-            for root in self.roots:
-                self._walk(root, pseudo, pool)
+            for root in map(str, self.roots):
+                if has_stored_files(root):
+                    self._walk(root, pool)
+                else:
+                    self._not_entered.append(f"{printable(root)}: a file system without stored files")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -185,24 +170,19 @@ class DirectoryWalk:
             num_links_out=self._num_links_out,
         )
 
-    def _walk(self, root: Path, pseudo: Collection[str], pool: ThreadPoolExecutor) -> None:
+    def _walk(self, root: str, pool: ThreadPoolExecutor) -> None:
         """Read the directories below `root` by several threads, in an order that does not depend on their speed."""
-        device = None if self.cross_file_systems else root.stat().st_dev
-        waiting, reading = [str(root)], deque[Future[_Directory]]()
+        waiting, reading = [root], deque[Future[_Directory]]()
         while waiting or reading:
             while waiting and len(reading) < _MAX_READING:
                 path = waiting.pop()
                 self.progress.step("walking", self._num_files, None, path)
-                if path in pseudo:
-                    self._not_entered.append(f"{printable(path)}: a file system without stored files")
-                else:
-                    reading.append(pool.submit(_read_directory, path, device))
-            while reading and not wait([reading[0]], timeout=_SECONDS_BETWEEN_STEPS).done:
+                reading.append(pool.submit(_read_directory, path, cross_file_systems=self.cross_file_systems))
+            while not wait([reading[0]], timeout=_SECONDS_BETWEEN_STEPS).done:
                 self.progress.step("walking", self._num_files, None, path)  # a file system that does not answer
-            if reading:
-                directory = reading.popleft().result()
-                self._note(directory)
-                waiting.extend(sorted(directory.directories, reverse=True))
+            directory = reading.popleft().result()
+            self._note(directory)
+            waiting.extend(sorted(directory.directories, reverse=True))
 
     def _note(self, read: _Directory) -> None:
         self._num_directories += 1

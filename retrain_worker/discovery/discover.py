@@ -93,16 +93,9 @@ def discover(
         units=tuple(search.units),
         configured=configured_paths.compared(search.settings, databases, [str(root) for root in walk.roots], ours=ours),
         source=search.description,
-        suitability=suitability(
-            databases=databases,
-            csv_files=search.csv_files,
-            models=search.models,
-            observations=search.observations,
-            redis_files=search.redis_files,
-            units=search.units,
-        ),
         reasons=(search.source_problem,) if search.source_problem else (),
     )
+    pack = replace(pack, suitability=suitability(pack))
     return Discovery(pack=pack, source_path=search.source.found.path if search.source else None)
 
 
@@ -170,23 +163,22 @@ class _Search:
 
     def databases(self) -> Iterator[Database]:
         """Every database with its role, the source first; those that were not read, too."""
-        read = {each.found.path for each in self.surveys}
-        files = [each for each in self.files if each.kind in _DATABASES and each.path not in read]
-        unread = [Survey(found=each, problem=NOT_READ) for each in files]
+        surveys = {each.found.path: each for each in self.surveys}
         order = list(Role)
         databases = []
-        for each in (*self.surveys, *unread):
-            role, why = role_of(
-                each, self.source, self.comparisons.get(each.found.path, "not compared with the source")
-            )
-            databases.append(
-                Database(file=self._facts(each.found), role=role, why=why, tables=each.tables, training=each.training)
-            )
+        for found in self.files:
+            if found.kind in _DATABASES:
+                each = surveys.get(found.path, Survey(found=found))
+                is_read = found.path in surveys
+                role, why = role_of(each, self.source, self.comparisons.get(found.path)) if is_read else NOT_READ
+                file = self._facts(found)
+                databases.append(Database(file=file, role=role, why=why, tables=each.tables, training=each.training))
         yield from sorted(databases, key=lambda one: (order.index(one.role), one.file.path))
 
     def left_out(self) -> dict[str, int]:
         """Kind of file -> how many more there are than the pack lists."""
         listed = {
+            Kind.ENV: len(self.env_files),
             Kind.CSV: len(self.csv_files),
             Kind.MODEL: len(self.models),
             Kind.JSON_LINES: len(self.observations),

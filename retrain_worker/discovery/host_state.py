@@ -8,11 +8,9 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
-from retrain_worker.discovery.directory_walk import PSEUDO_FILE_SYSTEMS
 from retrain_worker.discovery.proof_pack import BlockDevice, FileSystem, Host, LiveRedis
 from retrain_worker.domain.printable import printable
 from retrain_worker.errors import RetrainError
@@ -32,22 +30,11 @@ _REDIS_PERSISTENCE = (
 )
 
 
-class _Mount(NamedTuple):
-    device: str
-    mountpoint: str
-    fstype: str
-
-
 def host() -> Host:
     """File systems with their use, and block devices."""
     gaps: list[str] = []
-    mounts = [
-        _Mount(mount.device, mount.mountpoint, mount.fstype)
-        for mount in psutil.disk_partitions(all=True)
-        if mount.fstype not in PSEUDO_FILE_SYSTEMS
-    ]
-    file_systems = tuple(_file_systems(mounts, gaps))
-    devices = tuple(_block_devices(mounts, gaps))
+    file_systems = tuple(_file_systems(gaps))
+    devices = tuple(_block_devices(file_systems, gaps))
     return Host(
         name=printable(socket.gethostname()), file_systems=file_systems, block_devices=devices, gaps=tuple(gaps)
     )
@@ -95,29 +82,28 @@ def live_redis(url: str) -> LiveRedis:
     return LiveRedis(where=where, settings=settings)
 
 
-def _file_systems(mounts: Sequence[_Mount], gaps: list[str]) -> Iterator[FileSystem]:
+def _file_systems(gaps: list[str]) -> Iterator[FileSystem]:
     seen = set()
-    for mount in mounts:
+    for mount in psutil.disk_partitions(all=True):
         try:
             device = Path(mount.mountpoint).stat().st_dev
             usage = psutil.disk_usage(mount.mountpoint)
         except OSError as error:
             gaps.append(f"{printable(mount.mountpoint)}: {error.strerror}")
             continue
-        if device in seen or not usage.total:  # bind mounts show a file system again
-            continue
-        seen.add(device)
-        yield FileSystem(
-            device=printable(mount.device),
-            mount_point=printable(mount.mountpoint),
-            kind=printable(mount.fstype),
-            size=usage.total,
-            used=usage.used,
-            available=usage.free,
-        )
+        if device not in seen and usage.total:  # a bind mount shows a file system again
+            seen.add(device)
+            yield FileSystem(
+                device=printable(os.path.realpath(mount.device) if mount.device.startswith("/") else mount.device),
+                mount_point=printable(mount.mountpoint),
+                kind=printable(mount.fstype),
+                size=usage.total,
+                used=usage.used,
+                available=usage.free,
+            )
 
 
-def _block_devices(mounts: Sequence[_Mount], gaps: list[str]) -> Iterator[BlockDevice]:
+def _block_devices(file_systems: Sequence[FileSystem], gaps: list[str]) -> Iterator[BlockDevice]:
     try:
         disks = sorted(_SYS_BLOCK.iterdir())
     except OSError as error:
@@ -125,20 +111,20 @@ def _block_devices(mounts: Sequence[_Mount], gaps: list[str]) -> Iterator[BlockD
         return
     for disk in disks:
         if size := _size(disk):
-            yield _device(disk.name, "", size, mounts)
+            yield _device(disk.name, "", size, file_systems)
             for part in sorted(disk.iterdir()):
                 if (part / "partition").exists():
-                    yield _device(part.name, disk.name, _size(part), mounts)
+                    yield _device(part.name, disk.name, _size(part), file_systems)
 
 
-def _device(name: str, parent: str, size: int, mounts: Sequence[_Mount]) -> BlockDevice:
-    ours = [mount for mount in mounts if os.path.realpath(mount.device) == f"/dev/{name}"]
+def _device(name: str, parent: str, size: int, file_systems: Sequence[FileSystem]) -> BlockDevice:
+    mounted = [each for each in file_systems if each.device == f"/dev/{name}"]
     return BlockDevice(
         name=printable(name),
         parent=printable(parent),
         size=size,
-        kind=printable(ours[0].fstype) if ours else "",
-        mount_points=tuple(dict.fromkeys(printable(mount.mountpoint) for mount in ours)),
+        kind=mounted[0].kind if mounted else "",
+        mount_points=tuple(each.mount_point for each in mounted),
     )
 
 

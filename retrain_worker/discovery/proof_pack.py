@@ -23,6 +23,8 @@ class Role(StrEnum):
     UNRELATED = "UNRELATED"
     #: damaged, locked, or no database although its name says so
     UNREADABLE = "UNREADABLE"
+    #: not read or not compared with the source, because the search was interrupted
+    NOT_EXAMINED = "NOT EXAMINED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +271,7 @@ class ProofPack:
     units: tuple[Unit, ...]
     configured: tuple[ConfiguredPath, ...]
     source: Source | None
-    suitability: tuple[Suitability, ...]
+    suitability: tuple[Suitability, ...] = ()
     quality: Quality | None = None
     is_ready: bool = False
     #: why the source is not ready

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from retrain_worker.discovery.markdown_syntax import (
@@ -95,51 +95,31 @@ def _results(pack: ProofPack) -> Iterator[str]:
     yield "### A) Primary training database (SQLite)"
     source = next((each for each in pack.databases if each.role is Role.SOURCE), None)
     yield from _database(source) if source else ("", "**None**: no database with rows in `ai_training_samples`.")
+    tables = [each for each in pack.csv_files if not each.is_candles]
+    candles = [each for each in pack.csv_files if each.is_candles]
     yield from ("", "### B) CSV data")
-    yield from table(
-        "File|Size|Rows|Columns|From|To|Notes",
-        (
-            (
-                *_named(each.file),
-                count(each.rows),
-                few(each.columns),
-                *_range(each.first_at, each.last_at),
-                _note(each.file),
-            )
-            for each in pack.csv_files
-            if not each.is_candles
-        ),
+    yield from _files(
+        "Rows|Columns|From|To|Notes",
+        [
+            (t.file, count(t.rows), few(t.columns), instant(t.first_at), instant(t.last_at), _note(t.file))
+            for t in tables
+        ],
     )
     yield from ("", "### C) Market data (candles)")
-    yield from table(
-        "File|Size|Rows|From|To|Notes",
-        (
-            (*_named(each.file), count(each.rows), *_range(each.first_at, each.last_at), _note(each.file))
-            for each in pack.csv_files
-            if each.is_candles
-        ),
+    yield from _files(
+        "Rows|From|To|Notes",
+        [(c.file, count(c.rows), instant(c.first_at), instant(c.last_at), _note(c.file)) for c in candles],
     )
     yield from ("", "### D) Model files")
-    yield from table(
-        "File|Size|Modified|What|Notes",
-        (
-            (*_named(each.file), instant(each.file.modified_at), code(each.what), _note(each.file))
-            for each in pack.models
-        ),
-    )
+    models = [(m.file, instant(m.file.modified_at), code(m.what), _note(m.file)) for m in pack.models]
+    yield from _files("Modified|What|Notes", models)
     yield from ("", "### E) Redis persistence")
-    yield from table(
-        "File|Size|Modified|What",
-        ((*_named(each.file), instant(each.file.modified_at), each.what) for each in pack.redis_files),
-    )
+    yield from _files("Modified|What", [(r.file, instant(r.file.modified_at), r.what) for r in pack.redis_files])
     yield from _live_redis(pack)
     yield from ("", "### F) Observations (JSON lines)")
-    yield from table(
-        "File|Size|Lines|Keys|From|To",
-        (
-            (*_named(each.file), count(each.lines), few(each.keys), *_range(each.first_at, each.last_at))
-            for each in pack.observations
-        ),
+    yield from _files(
+        "Lines|Keys|From|To",
+        [(o.file, count(o.lines), few(o.keys), instant(o.first_at), instant(o.last_at)) for o in pack.observations],
     )
     yield from ("", "### G) Services of the stack")
     yield from table(
@@ -215,19 +195,20 @@ def _sample(pack: ProofPack) -> Iterator[str]:
 
 @_section("Related data assets")
 def _related(pack: ProofPack) -> Iterator[str]:
-    yield from table(
-        "Database|Size|Modified|Role|Reason|Tables with rows",
-        (
+    others = [each for each in pack.databases if each.role is not Role.SOURCE]
+    yield from _files(
+        "Modified|Role|Reason|Tables with rows|Notes",
+        [
             (
-                *_named(each.file),
+                each.file,
                 instant(each.file.modified_at),
                 str(each.role),
-                plain(each.why) + (f" ({_note(each.file)})" if _note(each.file) else ""),
+                plain(each.why),
                 few([f"{one.name} {count(one.rows)}" for one in each.tables if one.rows or one.rows is None]),
+                _note(each.file),
             )
-            for each in pack.databases
-            if each.role is not Role.SOURCE
-        ),
+            for each in others
+        ],
     )
 
 
@@ -343,12 +324,9 @@ def _live_redis(pack: ProofPack) -> Iterator[str]:
         yield from pairs("Setting|Value", pack.redis.settings)
 
 
-def _named(file: FileFacts) -> tuple[str, str]:
-    return code(file.path), size_of(file.size_bytes)
-
-
-def _range(first_at: datetime | None, last_at: datetime | None) -> tuple[str, str]:
-    return instant(first_at), instant(last_at)
+def _files(header: str, rows: Iterable[tuple[FileFacts, *tuple[str, ...]]]) -> Iterator[str]:
+    """A table of files, each with its size and further cells."""
+    yield from table(f"File|Size|{header}", ((code(f.path), size_of(f.size_bytes), *cells) for f, *cells in rows))
 
 
 def _with_examples(finding: Finding) -> str:

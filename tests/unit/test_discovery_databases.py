@@ -292,11 +292,14 @@ def test_features_of_other_forms_are_counted_not_trusted(tmp_path: Path, market:
     assert findings == {"extra": "not expected, not read", "executed": "missing"}
 
 
-def test_equal_files_are_told_by_their_bytes(tmp_path: Path) -> None:
-    for name, text in (("a.csv", "x,y\n1,2\n"), ("b.csv", "x,y\n1,2\n"), ("c.csv", "x,y\n1,3\n")):
-        make(tmp_path / name, text)
+def test_equal_files_are_found_by_all_their_bytes(tmp_path: Path) -> None:
+    lines = b"x,y\n" + b"1,2\n" * 100_000
+    differs = bytearray(lines)
+    differs[100_001] = ord("9")  # between the samples that are compared first
+    for name, content in (("a.csv", lines), ("b.csv", lines), ("c.csv", differs), ("d.csv", b"x,y\n1,3\n")):
+        make(tmp_path / name, bytes(content))
     files = {Path(each.file.path).name: each.file.same_as for each in found_in(tmp_path).pack.csv_files}
-    assert files == {"a.csv": "", "b.csv": str(tmp_path / "a.csv"), "c.csv": ""}
+    assert files == {"a.csv": "", "b.csv": str(tmp_path / "a.csv"), "c.csv": "", "d.csv": ""}
 
 
 @pytest.mark.parametrize(

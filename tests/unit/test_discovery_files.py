@@ -4,19 +4,21 @@ import os
 import pickle
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrain_worker.discovery import directory_walk
 from retrain_worker.discovery.binary_files import model_file
+from retrain_worker.discovery.directory_walk import has_stored_files
 from retrain_worker.discovery.discover import discover
 from retrain_worker.discovery.file_classification import HEAD_BYTES, Kind, database_paths, kind_of
 from retrain_worker.discovery.host_state import live_redis
@@ -163,16 +165,41 @@ def test_pseudo_file_systems_are_not_entered() -> None:
     assert walked.not_entered
 
 
-def test_a_pseudo_file_system_within_a_root_is_passed_by_even_when_crossing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("cross_file_systems", [True, False])
+def test_other_file_systems_are_entered_on_request_and_those_of_the_kernel_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cross_file_systems: bool
 ) -> None:
-    candles(tmp_path / "host/proc/kcore.csv")
-    candles(tmp_path / "host/a.csv")
-    mount = SimpleNamespace(mountpoint=str(tmp_path / "host/proc"), fstype="proc")
-    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [mount])
-    found, _ = walk(tmp_path / "host", cross_file_systems=True)
-    assert [each.path.name for each in found] == ["a.csv"]
+    for name in ("proc/kcore.csv", "mnt/b.csv", "a.csv"):
+        candles(tmp_path / name)
+    devices = {str(tmp_path / "proc"): 5, str(tmp_path / "mnt"): 6}
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self._entry = entry
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._entry, name)
+
+        def stat(self, *, follow_symlinks: bool) -> SimpleNamespace:
+            found = self._entry.stat(follow_symlinks=follow_symlinks)
+            return SimpleNamespace(st_dev=devices.get(self._entry.path, found.st_dev))
+
+    @contextmanager
+    def scandir(path: str) -> Iterator[Iterator[Entry]]:
+        with real_scandir(path) as entries:
+            yield map(Entry, entries)
+
+    real_scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(directory_walk, "has_stored_files", lambda path: not path.endswith("/proc"))
+    found, walked = walk(tmp_path, cross_file_systems=cross_file_systems)
+    assert {each.path.name for each in found} == ({"a.csv", "b.csv"} if cross_file_systems else {"a.csv"})
+    assert walked.not_entered == (() if cross_file_systems else (f"{tmp_path / 'mnt'}: another file system",))
+
+
+def test_the_kernel_has_file_systems_without_stored_files(tmp_path: Path) -> None:
+    assert not has_stored_files("/proc")
+    assert has_stored_files(str(tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
