@@ -77,7 +77,9 @@ def test_another_log_starts_empty(tmp_path: Path, pair: trial_log.Pair) -> None:
     assert 0 < len(recorded(later, pair)) < len(recorded(request(tmp_path), pair))
 
 
-def test_predictions_of_the_replaced_model_count_after_its_file_is_removed(tmp_path: Path, pair: trial_log.Pair) -> None:
+def test_predictions_of_the_replaced_model_count_after_its_file_is_removed(
+    tmp_path: Path, pair: trial_log.Pair
+) -> None:
     asked = request(tmp_path)
     prediction_log = recorded(asked, pair)
     without = trial_log.Pair(model=pair.model, reference=Incumbent(absence="its file is gone"))
