@@ -12,8 +12,11 @@ from retrain_worker.domain.facts import (
     TrainFacts,
 )
 from retrain_worker.domain.gates import Decision, GatePolicy, Verdict
+from retrain_worker.domain.recipe import InputTransform, Preset
 
-CONTRACT = ModelContract(preset="paper", context_length=64, feature_names=("rsi",), input_transform="standardise")
+CONTRACT = ModelContract(
+    preset=Preset.PAPER, context_length=64, feature_names=("rsi",), input_transform=InputTransform.STANDARDISE
+)
 _AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 
 

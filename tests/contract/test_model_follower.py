@@ -26,6 +26,7 @@ from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import RetryLaterError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST
+from retrain_worker.redis_client import entries_in
 from retrain_worker.serving import model_watch
 from retrain_worker.serving.follower import ModelFollower
 from retrain_worker.serving.io_drivers import drive
@@ -147,8 +148,16 @@ def test_a_follower_serves_what_a_newer_version_of_the_daemon_writes(
     """Unknown fields in the hash, the entry, the payload and the model file; a newer schema version and minor."""
     first = {"version": models[0].path.stem, "model_path": str(models[0].path), "sha256": models[0].sha256}
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    fields = {"size_bytes": 1, "run_id": "", "promoted_at": at.isoformat(), "event_id": "e", "shadow_only": "true"}
-    client.hset(CURRENT_MODEL_KEY, mapping=first | fields | {"confirmed": "true", "added_later": "x"})
+    fields: dict[str, str | int] = {
+        "size_bytes": 1,
+        "run_id": "",
+        "promoted_at": at.isoformat(),
+        "event_id": "e",
+        "shadow_only": "true",
+    }
+    later = {"confirmed": "true", "added_later": "x"}
+    for name, value in (first | fields | later).items():
+        client.hset(CURRENT_MODEL_KEY, name, value)
     follower = follow()
     assert answers_like(follower, models[0])
 
@@ -160,12 +169,13 @@ def test_a_follower_serves_what_a_newer_version_of_the_daemon_writes(
         "added_later": {"deep": [1]},
     }
     entry = {"event_type": "model.promoted", "schema_version": "99", "event_id": "e2", "added_later": "x"}
-    client.xadd("quantum:stream:model.promoted", entry | {"payload": json.dumps(payload)})
+    client.xadd("quantum:stream:model.promoted", {**entry, "payload": json.dumps(payload)})
 
     wait_until(lambda: answers_like(follower, newer), "serving the newer file")
     assert follower.problem is None
     wait_until(lambda: client.xlen(SERVED_STREAM) == 2, "the acknowledgement")
-    acknowledged = json.loads(client.xrevrange(SERVED_STREAM, count=1)[0][1][b"payload"])
+    ((_, served),) = entries_in(client.xrevrange(SERVED_STREAM, count=1))
+    acknowledged = json.loads(served[b"payload"])
     assert (acknowledged["sha256"], acknowledged["canary_max_error"]) == (newer.sha256, 0.0)
 
 

@@ -118,7 +118,7 @@ class Scene:
     def _has_read_all(self, consumer: ModelEvents) -> bool:
         """Whether the consumer knows each stream to its end. Redis says so, not a silence: this machine may be slow."""
         reader = consumer._reader
-        if not reader._is_ready or reader._waiting or reader._fresh:
+        if not reader._is_ready or reader._pending_entries or reader._fresh:
             return False
         with contextlib.suppress(RedisError), contextlib.closing(connect(self.url)) as asked:
             return all(_is_read(asked, stream) for stream in reader._policy.streams)

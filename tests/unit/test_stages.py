@@ -77,7 +77,7 @@ def trained_in(root: Path) -> TrainResult:
         config={},
         thresholds=Thresholds(),
         contract=ModelContract(
-            preset="paper", context_length=64, feature_names=("rsi",), input_transform="standardise"
+            preset=Preset.PAPER, context_length=64, feature_names=("rsi",), input_transform=InputTransform.STANDARDISE
         ),
     )
     return TrainResult(
