@@ -85,7 +85,7 @@ def exchange_file(target: Path, content: bytes, *, metadata: FileMetadata, is_ex
     """
     with named_errors(target), _temporary(target) as (temporary, file):
         _fill(temporary, file, content, metadata, mode=metadata.mode, target=target)
-        ours = temporary.stat().st_ino
+        new_inode = temporary.stat().st_ino
         if not is_expected(target):
             raise ChangedMeanwhileError
         if not _exchanged(temporary, target):
@@ -95,10 +95,10 @@ def exchange_file(target: Path, content: bytes, *, metadata: FileMetadata, is_ex
         try:
             was_expected = is_expected(temporary)
         except BaseException:
-            _put_back(temporary, target, ours)
+            _put_back(temporary, target, new_inode)
             raise
         if not was_expected:
-            _put_back(temporary, target, ours)
+            _put_back(temporary, target, new_inode)
             raise ChangedMeanwhileError
         sync_directory(target.parent)
         temporary.unlink()
@@ -292,15 +292,15 @@ def _exchanged(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def _put_back(temporary: Path, target: Path, ours: int) -> None:
+def _put_back(temporary: Path, target: Path, new_inode: int) -> None:
     """Undo an exchange: `target` is again the replaced file, or what another process has written since."""
-    stands = ours
+    expected = new_inode
     for _ in range(_PUT_BACKS):
         put = temporary.lstat().st_ino
         _exchanged(temporary, target)
-        if temporary.lstat().st_ino == stands:
+        if temporary.lstat().st_ino == expected:
             return
-        stands = put
+        expected = put
     raise SlotError(
         "another process keeps changing the file", where=str(target), remedy="find out which process writes it"
     )

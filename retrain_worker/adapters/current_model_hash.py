@@ -66,7 +66,7 @@ class CurrentModelHash:
 
 
 def _model_of(fields: Mapping[str, str] | None) -> CurrentModel | None:
-    """The model that was remembered; None when there is none that can be read: the next event says it."""
+    """The stored model; None when there is none that can be decoded, until the next event."""
     try:
         return from_fields(fields) if fields else None
     except ValueError:

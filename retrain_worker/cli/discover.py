@@ -81,9 +81,9 @@ def execute(arguments: argparse.Namespace) -> int:
             quality = _quality(arguments, found, progress)
         except Stopped as stopped:
             interrupted = str(stopped)
-    judged = with_verdict(found.pack, quality, interrupted=found.pack.interrupted or interrupted)
-    ours = frozenset(setting.where for setting in configured)
-    pack = replace(judged, next_commands=tuple(_next_commands(arguments, judged, found.source_path, ours)))
+    audited_pack = with_verdict(found.pack, quality, interrupted=found.pack.interrupted or interrupted)
+    own = frozenset(setting.where for setting in configured)
+    pack = replace(audited_pack, next_commands=tuple(_next_commands(arguments, audited_pack, found.source_path, own)))
     text = as_json(pack)
     written = _write(out, pack, text)
     print(text if arguments.json else screen(pack))
@@ -131,7 +131,7 @@ def _quality(arguments: argparse.Namespace, found: Discovery, progress: Progress
 
 
 def _next_commands(
-    arguments: argparse.Namespace, pack: ProofPack, source_path: Path | None, ours: frozenset[str]
+    arguments: argparse.Namespace, pack: ProofPack, source_path: Path | None, own: frozenset[str]
 ) -> Iterator[str]:
     """The changes of our own settings, as comments, and the command."""
     places = [
@@ -152,7 +152,7 @@ def _next_commands(
         return
     source = _quoted(source_path)
     for each in pack.configured:
-        if each.is_wrong and each.where in ours:
+        if each.is_wrong and each.where in own:
             value = f"sqlite:///{source}" if "url" in each.name.lower() else source
             yield f"# in {each.where}: {each.name}={value} instead of {each.path}"
     yield " ".join(("retrain-worker", "once" if pack.is_ready else "audit", "--db", source, *places))

@@ -21,7 +21,7 @@ _OLD_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def model_file(path: Path, facts: FileFacts) -> BinaryFile:
-    """What its magic, its listing and the names in it say; nothing of it is executed. Raises OSError."""
+    """The format and the names in a file; nothing in it is executed. Raises OSError."""
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"PK"):

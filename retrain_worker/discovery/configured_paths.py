@@ -28,7 +28,7 @@ _FINDINGS = {
 
 
 class PathSetting(NamedTuple):
-    """A database path under its name, and the file that says so."""
+    """A database path, its name, and the file that contains it."""
 
     where: str
     name: str
@@ -62,11 +62,11 @@ def in_script(script: Path) -> Iterator[PathSetting]:
 
 
 def compared(
-    settings: Sequence[PathSetting], databases: Sequence[Database], roots: Sequence[str], *, ours: Collection[str]
+    settings: Sequence[PathSetting], databases: Sequence[Database], roots: Sequence[str], *, own: Collection[str]
 ) -> tuple[ConfiguredPath, ...]:
     """What is at each configured path, and whether it is wrong: missing, empty, unreadable, or not the source.
 
-    `ours`: where the settings of this program are. Only there is a database without training rows wrong.
+    `own`: the files with the settings of this program. Only there is a database without training rows wrong.
     """
     by_path = {each.file.path: each for each in databases}
     by_path |= {link: each for each in databases for link in each.file.links}
@@ -79,7 +79,7 @@ def compared(
         else:
             finding = _FINDINGS[database.role] + ("" if database.role is Role.SOURCE else f" ({database.why})")
             is_wrong = database.role not in (Role.SOURCE, Role.NOT_EXAMINED) and (
-                database.role is not Role.UNRELATED or setting.where in ours
+                database.role is not Role.UNRELATED or setting.where in own
             )
         found[setting] = ConfiguredPath(
             where=setting.where, name=setting.name, path=printable(path), finding=finding, is_wrong=is_wrong
@@ -98,7 +98,7 @@ def _finding_without_database(path: Path, roots: Sequence[str]) -> tuple[str, bo
 
 
 def _exists(path: Path) -> bool | None:
-    """Whether there is such a file; None without the permission to tell."""
+    """Whether there is such a file; None without the permission to see it."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the latter: a NUL in the path

@@ -1,4 +1,4 @@
-"""Reads what every SQLite database holds, and tells the training source from its backups, the empty, and the rest."""
+"""Reads every SQLite database and decides its role: training source, backup, other rows, empty, unrelated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MIN_SHARED = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What one database holds; `problem` says why it could not be read."""
+    """The content of one database; `problem` is the reason why it could not be read."""
 
     found: Found
     tables: tuple[Table, ...] = ()
@@ -155,13 +155,13 @@ def _tables(connection: ReadOnlyConnection) -> Iterator[Table]:
 
 
 def _compare(connection: ReadOnlyConnection) -> Comparison:
-    shared = " AND ".join(f"ours.{column} IS theirs.{column}" for column in ("symbol", "timestamp", "features"))
+    shared = " AND ".join(f"mine.{column} IS theirs.{column}" for column in ("symbol", "timestamp", "features"))
     ((total, num_shared, num_same, in_source),) = connection.rows(
         f"SELECT count(*), total(theirs.id IS NOT NULL AND {shared}), "  # noqa: S608 (constants)
-        f"total(theirs.id IS NOT NULL AND {shared} AND ours.target_class IS theirs.target_class), "
+        f"total(theirs.id IS NOT NULL AND {shared} AND mine.target_class IS theirs.target_class), "
         f"(SELECT count(*) FROM {SECOND}.{TABLE} WHERE typeof(id) = 'integer') "
-        f"FROM main.{TABLE} AS ours LEFT JOIN {SECOND}.{TABLE} AS theirs ON theirs.id = ours.id "
-        "WHERE typeof(ours.id) = 'integer'"
+        f"FROM main.{TABLE} AS mine LEFT JOIN {SECOND}.{TABLE} AS theirs ON theirs.id = mine.id "
+        "WHERE typeof(mine.id) = 'integer'"
     )
     return Comparison(total=total, shared=int(num_shared), same=int(num_same), in_source=in_source)
 

@@ -1,4 +1,4 @@
-"""Walks directories: one file system unless told otherwise, no link followed, every regular file classified.
+"""Walks directories: one file system unless requested otherwise, no link followed, every regular file classified.
 
 Memory is bounded by MAX_LISTED files of a kind and MAX_EXAMPLES of what could not be examined; the rest is counted.
 """

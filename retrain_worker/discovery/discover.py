@@ -77,7 +77,6 @@ def discover(
         interrupted = str(stopped)
         search.choose_source()
     databases = tuple(search.databases())
-    ours = {setting.where for setting in configured}
     pack = ProofPack(
         made_at=now,
         interrupted=interrupted,
@@ -91,7 +90,12 @@ def discover(
         redis=live_redis(redis_url) if redis_url and not interrupted else None,
         env_files=tuple(search.env_files),
         units=tuple(search.units),
-        configured=configured_paths.compared(search.settings, databases, [str(root) for root in walk.roots], ours=ours),
+        configured=configured_paths.compared(
+            search.settings,
+            databases,
+            [str(root) for root in walk.roots],
+            own={setting.where for setting in configured},
+        ),
         source=search.description,
         reasons=(search.source_problem,) if search.source_problem else (),
     )

@@ -29,7 +29,7 @@ _ZIPPED_MODEL_SUFFIXES = (".pt", ".pth", ".npz")
 #: the first line that is neither blank nor a comment
 _FIRST_SETTING = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t\r]*(?:[#;][^\n]*)?\n)*[ \t]*([^\n]*)")
 _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Za-z_]\w*=")
-#: names under which the stack's programs look for data, models, or Redis
+#: names of settings of the stack's programs for data, models, or Redis
 DATA_NAME = re.compile(r"(?i)(?:^|_)(?:DB|DATABASE|DATASET|DATA|MODELS?|CHECKPOINTS?|REDIS|PATCHTST|STORAGE)(?:_|$)")
 #: absolute, and not the rest of a longer path or URL
 _DATABASE_PATH = re.compile(

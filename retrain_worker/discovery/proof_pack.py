@@ -21,7 +21,7 @@ class Role(StrEnum):
     #: no table holds a row, or the file holds no byte
     EMPTY = "EMPTY"
     UNRELATED = "UNRELATED"
-    #: damaged, locked, or no database although its name says so
+    #: damaged, locked, or not a database despite its name
     UNREADABLE = "UNREADABLE"
     #: not read or not compared with the source, because the search was interrupted
     NOT_EXAMINED = "NOT EXAMINED"

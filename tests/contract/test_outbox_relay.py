@@ -70,7 +70,7 @@ def test_events_are_sent_in_order_once_and_marked(relay: Relay, client: redis.Re
     assert first.problem is None
 
 
-def test_ids_rise_although_the_clock_goes_back(
+def test_ids_increase_although_the_clock_is_set_back(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,
@@ -84,7 +84,7 @@ def test_ids_rise_although_the_clock_goes_back(
     assert len(event_ids(client, SKIPPED)) == 4
 
 
-def test_an_id_is_found_above_what_somebody_else_wrote(
+def test_a_new_id_is_above_the_entries_of_other_clients(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,
@@ -100,7 +100,7 @@ def test_an_id_is_found_above_what_somebody_else_wrote(
     assert client.xinfo_stream(SKIPPED)["last-generated-id"] == f"{ahead + 1}-0".encode()
 
 
-def test_an_id_that_somebody_takes_meanwhile_is_chosen_again(
+def test_an_id_that_another_client_exceeds_is_assigned_again(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,
@@ -125,7 +125,7 @@ def test_a_stored_id_is_used_again_by_the_next_process(client: redis.Redis, outb
     assert entries_of(client, SKIPPED)[0][0] == stored.encode()
 
 
-def test_an_event_that_waited_for_months_is_not_trimmed_as_it_arrives(
+def test_an_event_that_was_pending_for_months_is_not_trimmed_when_it_is_sent(
     client: redis.Redis,
     outbox: StateDb,
     clock: Clock,
@@ -183,7 +183,7 @@ def test_a_roll_back_and_a_confirmation_change_the_hash(
     )
 
 
-def test_the_hash_holds_the_newest_model_although_the_clock_went_back(
+def test_the_hash_holds_the_newest_model_although_the_clock_was_set_back(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,
@@ -207,7 +207,7 @@ def test_the_hash_holds_the_newest_model_although_the_clock_went_back(
     assert current(client) == {**newest, "confirmed": "true"}
 
 
-def test_the_hash_says_when_the_slot_names_nothing_any_more(
+def test_the_hash_is_empty_of_a_model_when_the_slot_names_none(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,
@@ -232,7 +232,7 @@ def test_the_hash_says_when_the_slot_names_nothing_any_more(
     assert (current(client)["version"], current(client)["model_path"]) == ("none", "")
 
 
-def test_the_hash_is_written_again_when_it_is_gone_even_by_a_later_process(
+def test_a_lost_hash_is_written_again_also_by_a_later_process(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,
@@ -248,7 +248,7 @@ def test_the_hash_is_written_again_when_it_is_gone_even_by_a_later_process(
     assert current(client) == before
 
 
-def test_fields_that_others_put_into_the_hash_are_kept(
+def test_fields_of_other_programs_in_the_hash_are_kept(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,
@@ -292,7 +292,7 @@ def test_entries_older_than_30_days_are_trimmed_but_none_from_the_oldest_pending
     ]
 
 
-def test_it_looks_without_writing_when_there_is_nothing_to_do(relay: Relay, client: redis.Redis) -> None:
+def test_it_reads_and_does_not_write_without_pending_events(relay: Relay, client: redis.Redis) -> None:
     relay.relay_once()
     before = client.info("commandstats")
 
@@ -302,7 +302,7 @@ def test_it_looks_without_writing_when_there_is_nothing_to_do(relay: Relay, clie
     assert changed == {"cmdstat_info", "cmdstat_xinfo" if "cmdstat_xinfo" in changed else "cmdstat_xinfo|stream"}
 
 
-def test_the_payload_of_an_event_survives_the_journey_exactly(
+def test_the_payload_of_an_event_arrives_unchanged(
     relay: Relay,
     client: redis.Redis,
     outbox: StateDb,

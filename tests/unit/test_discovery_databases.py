@@ -1,4 +1,4 @@
-"""Databases are told apart by their rows, and looking leaves nothing beside them and holds nobody up."""
+"""Roles of databases follow from their rows; reading them leaves no file behind and delays no writer."""
 
 import shutil
 import sqlite3
@@ -123,7 +123,7 @@ def test_a_training_table_without_a_needed_column_is_unrelated(tmp_path: Path, m
     assert pack.reasons == ("no database with rows in ai_training_samples was found",)
 
 
-def test_damage_is_a_finding(tmp_path: Path, market: Path) -> None:
+def test_a_damaged_database_is_a_finding(tmp_path: Path, market: Path) -> None:
     make(tmp_path / "cut.db", market.read_bytes()[:20_000])
     make(tmp_path / "header.db", b"SQLite format 3\0" + b"\xff" * 200)
     databases = found_in(tmp_path).pack.databases
@@ -155,7 +155,7 @@ def test_a_live_wal_is_read_and_nothing_is_left_behind(tmp_path: Path) -> None:
         assert (listing(tmp_path), names(tmp_path)) == (before, files)
 
 
-def test_a_wal_that_nobody_has_open_is_read_without_making_files(tmp_path: Path) -> None:
+def test_a_wal_that_no_process_has_open_is_read_without_creating_files(tmp_path: Path) -> None:
     (tmp_path / "left").mkdir()
     with closing(wal_database(tmp_path / "live.db", rows=7)):
         for suffix in ("", "-wal"):
@@ -170,7 +170,7 @@ def test_a_wal_that_nobody_has_open_is_read_without_making_files(tmp_path: Path)
     assert not copy.exists()
 
 
-def test_the_shared_memory_of_a_dead_writer_is_not_touched(tmp_path: Path) -> None:
+def test_the_shared_memory_of_a_killed_writer_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "left").mkdir()
     with closing(wal_database(tmp_path / "live.db", rows=7)):
         for suffix in ("", "-wal", "-shm"):
@@ -180,7 +180,7 @@ def test_the_shared_memory_of_a_dead_writer_is_not_touched(tmp_path: Path) -> No
     assert (tmp_path / "left/x.db-shm").read_bytes() == before
 
 
-def test_a_closed_wal_database_is_read_without_making_files(tmp_path: Path) -> None:
+def test_a_closed_wal_database_is_read_without_creating_files(tmp_path: Path) -> None:
     wal_database(tmp_path / "x.db", rows=7).close()
     assert names(tmp_path) == {"x.db"}
     assert rows_in(tmp_path) == 7
@@ -206,7 +206,7 @@ def test_a_writer_that_has_begun_to_change_the_file_is_a_finding(tmp_path: Path)
     assert (only.role, "locked by a writer" in only.why) == (Role.UNREADABLE, True)
 
 
-def test_looking_never_stops_a_writer(tmp_path: Path, market: Path) -> None:
+def test_reading_never_delays_a_writer(tmp_path: Path, market: Path) -> None:
     path = tmp_path / "x.db"
     shutil.copyfile(market, path)
     with opened(path) as reader, closing(sqlite3.connect(path, timeout=0)) as writer:
@@ -216,7 +216,7 @@ def test_looking_never_stops_a_writer(tmp_path: Path, market: Path) -> None:
         writer.commit()
 
 
-def test_a_transaction_that_ends_meanwhile_is_waited_for(tmp_path: Path) -> None:
+def test_the_end_of_a_transaction_is_awaited(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE t (x)")
     with closing(sqlite3.connect(tmp_path / "x.db", check_same_thread=False)) as writer:
         writer.executemany("INSERT INTO t VALUES (?)", [(1,)] * 7)
@@ -227,7 +227,7 @@ def test_a_transaction_that_ends_meanwhile_is_waited_for(tmp_path: Path) -> None
         assert rows_in(tmp_path) == 7
 
 
-def test_a_reading_that_looks_damaged_is_taken_again_with_the_lock(tmp_path: Path) -> None:
+def test_a_failed_reading_is_repeated_with_the_lock(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE t (x)")
     readings = []
 
@@ -246,7 +246,7 @@ def raising(_connection: Any) -> None:
     raise sqlite3.DatabaseError("always")
 
 
-def test_a_journal_left_by_a_dead_writer_is_a_finding_and_is_left_alone(tmp_path: Path) -> None:
+def test_the_journal_of_a_killed_writer_is_a_finding_and_is_not_changed(tmp_path: Path) -> None:
     change(tmp_path / "x.db", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)")
     (tmp_path / "dead").mkdir()
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as writer:
@@ -273,7 +273,7 @@ def test_the_source_is_described_and_its_row_masked(tmp_path: Path, market: Path
     assert [column.finding for column in source.columns] == [""] * 24
 
 
-def test_features_of_other_forms_are_counted_not_trusted(tmp_path: Path, market: Path) -> None:
+def test_features_of_other_forms_are_counted(tmp_path: Path, market: Path) -> None:
     path = tmp_path / "x.db"
     shutil.copyfile(market, path)
     change(
@@ -330,7 +330,7 @@ def test_masking_knows_options_and_keys(text: str, expected: str) -> None:
     assert not is_secret_name("MODEL_PATH")
 
 
-def test_an_export_in_an_env_file_is_read_and_a_refused_one_is_a_finding(tmp_path: Path) -> None:
+def test_an_export_in_an_env_file_is_read_and_an_invalid_file_is_a_finding(tmp_path: Path) -> None:
     make(tmp_path / "a.env", "export DB_PATH=/home/qt/quantum.db\n")
     make(tmp_path / "b.env", b'DB_PATH="/x.db"\nX=\xe9 \n')
     by_name = {Path(each.file.path).name: each for each in found_in(tmp_path).pack.env_files}

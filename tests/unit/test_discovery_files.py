@@ -1,4 +1,4 @@
-"""The walk tells files by their content, follows no link out, and survives whatever a name holds."""
+"""Files are classified by their content, no link is followed, and any file name is accepted."""
 
 import os
 import pickle
@@ -72,7 +72,7 @@ def test_content_decides_whatever_the_name(tmp_path: Path, content: Any, kind: A
     assert kinds(tmp_path).get("a_name.bin") is kind
 
 
-def test_a_database_is_found_under_any_name_and_a_false_name_is_said(tmp_path: Path) -> None:
+def test_a_database_is_found_under_any_name_and_a_false_name_is_reported(tmp_path: Path) -> None:
     make(tmp_path / "holiday.jpg", sqlite_bytes(tmp_path))
     make(tmp_path / "quantum.db")
     make(tmp_path / "notes.sqlite", "dear diary")
@@ -83,7 +83,7 @@ def test_a_database_is_found_under_any_name_and_a_false_name_is_said(tmp_path: P
     }
 
 
-def test_a_script_counts_when_it_names_a_database(tmp_path: Path) -> None:
+def test_a_script_is_listed_when_it_names_a_database(tmp_path: Path) -> None:
     make(tmp_path / "one.py", "import os\n" + "# filler\n" * 1000 + 'db_path = "/home/qt/quantum.db"\n')
     make(tmp_path / "two.py", "print('hello')\n")
     assert kinds(tmp_path) == {"one.py": Kind.SCRIPT}
@@ -148,13 +148,13 @@ def test_links_pipes_and_loops_neither_lead_out_nor_hang(tmp_path: Path) -> None
     assert f"{root / 'out'} -> {outside}" in walked.links_out
 
 
-def test_a_root_within_a_root_is_looked_at_once(tmp_path: Path) -> None:
+def test_a_root_inside_a_root_is_searched_once(tmp_path: Path) -> None:
     candles(tmp_path / "in/a.csv")
     found, walked = walk(tmp_path / "in", tmp_path, tmp_path)
     assert (len(found), walked.num_files, walked.roots) == (1, 1, (str(tmp_path),))
 
 
-def test_a_root_that_is_no_directory_is_wrong_usage(tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_directory_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a directory"):
         walk(tmp_path / "gone")
 
@@ -262,7 +262,7 @@ def test_observations_are_counted_to_the_last_line_without_an_end(tmp_path: Path
     name=st.sampled_from(["a", "a.db", "a.pt", "a.csv", "a.jsonl", "a.py", "a.npz"]),
 )
 @settings(max_examples=300)
-def test_no_content_whatever_stops_the_pack(
+def test_a_pack_is_made_whatever_the_content(
     tmp_path_factory: pytest.TempPathFactory,
     start: Any,
     rest: Any,
@@ -297,7 +297,7 @@ def test_instants_are_read_in_every_notation(text: str, seconds: int | None) -> 
     assert (found and found.timestamp()) == seconds
 
 
-def test_a_live_redis_says_what_it_keeps(redis_server: RedisServer) -> None:
+def test_the_persistence_settings_of_a_live_redis_are_read(redis_server: RedisServer) -> None:
     found = live_redis(redis_server.url)
     assert found.problem == ""
     assert {"save", "appendonly", "rdb_last_bgsave_status"} <= set(found.settings)
@@ -318,13 +318,13 @@ def test_a_pickle_is_named_by_its_classes_and_never_executed(tmp_path: Path, pro
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_torch_file_is_told_by_its_listing(tmp_path: Path) -> None:
+def test_a_torch_file_is_described_by_its_listing(tmp_path: Path) -> None:
     path = torch_zip(tmp_path / "ppo_model.pt", "policy.0.weight", "policy.0.bias")
     assert model_file(path, FACTS).what == "PyTorch file, 2 tensors: policy.0.weight, policy.0.bias"
 
 
 @pytest.mark.parametrize("cut", [5, 40, 200])
-def test_a_cut_torch_file_is_said_to_be_damaged(tmp_path: Path, cut: int) -> None:
+def test_a_truncated_torch_file_is_damaged(tmp_path: Path, cut: int) -> None:
     path = torch_zip(tmp_path / "m.pt", "a.weight")
     os.truncate(path, cut)
     assert "damaged" in model_file(path, FACTS).what

@@ -1,4 +1,4 @@
-"""Durable replace: whole or not at all, nothing left behind, every error with its remedy."""
+"""Durable replace: complete or not at all, no file left behind, every error with its remedy."""
 
 import errno
 import hashlib
@@ -35,7 +35,7 @@ def failing(
     monkeypatch.setattr(os, name, broken)
 
 
-def test_replacing_keeps_the_look_of_the_old_file(tmp_path: Path) -> None:
+def test_replacing_keeps_mode_and_attributes(tmp_path: Path) -> None:
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     target.chmod(0o640)
@@ -57,7 +57,9 @@ def test_replacing_keeps_owner_and_group(tmp_path: Path) -> None:
     assert (target.stat().st_uid, target.stat().st_gid) == (1234, 4321)
 
 
-def test_an_owner_that_cannot_be_kept_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_that_cannot_be_kept_is_an_error_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "a.env"
     target.write_bytes(b"old")
     failing("fchown", errno.EPERM, monkeypatch)
@@ -95,7 +97,7 @@ def test_an_error_before_the_rename_leaves_the_old_file_and_no_temporary(
     assert names(tmp_path) == ["a.env"]
 
 
-def test_a_failed_fsync_is_never_tried_again_on_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fsync_is_never_repeated_on_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def fsync(fd: Any) -> None:
@@ -115,7 +117,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "a.env").read_bytes() == b"0123456789"
 
 
-def test_bytes_that_read_back_differently_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_read_back_differently_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.env").write_bytes(b"old")
     monkeypatch.setattr(os, "write", lambda _, data: len(data))
     with pytest.raises(RetryLaterError, match="not those that were written"):
@@ -195,7 +197,7 @@ def test_writing_in_place_follows_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_bytes() == b"keep"
 
 
-def test_the_sweep_takes_our_temporaries_only(tmp_path: Path) -> None:
+def test_the_sweep_removes_only_temporary_files_of_this_program(tmp_path: Path) -> None:
     ours = tmp_path / ".retrain-worker.a.env.0123456789abcdef.tmp"
     for path in (ours, tmp_path / "other.tmp", tmp_path / ".a.env.swp"):
         path.write_bytes(b"")
@@ -203,7 +205,7 @@ def test_the_sweep_takes_our_temporaries_only(tmp_path: Path) -> None:
     assert names(tmp_path) == [".a.env.swp", "other.tmp"]
 
 
-def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(
+def test_bytes_are_durable_before_the_name_and_the_name_before_the_call_returns(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -226,7 +228,7 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_we_return(
     assert said == ["5 bytes", "rename", "directory"] * 2
 
 
-def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(
+def test_a_file_written_in_pieces_appears_complete_or_not_at_all(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -246,7 +248,7 @@ def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(
     assert names(tmp_path) == ["a.npy"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_directory_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "snapshot"
     for content in (b"first", b"second"):
         with durable_file.replacing_folder(target) as folder:

@@ -82,7 +82,7 @@ def names(directory: Any) -> list[Any]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_what_the_env_file_says_is_read(engine: Engine) -> None:
+def test_the_value_in_the_env_file_is_read(engine: Engine) -> None:
     assert str(engine.slot.current_path()) == "/old/patchtst.pth"
     assert engine.slot.is_shadow_only()
     engine.env_file.write_bytes(b"PATCHTST_SHADOW_ONLY=false\nPATCHTST_MODEL_PATH=\n")
@@ -101,7 +101,7 @@ def test_a_swap_changes_one_value_and_no_other_byte(engine: Engine) -> None:
     assert engine.trigger_file.read_text() == f"{published}\n"
 
 
-def test_a_backup_with_the_same_rights_stands_beside_it(engine: Engine) -> None:
+def test_a_backup_with_the_same_mode_is_written_beside_it(engine: Engine) -> None:
     published, sha256 = engine.publish()
     engine.env_file.chmod(0o600)
     engine.slot.point_to(published, expected_sha256=sha256, replacing=engine.slot.current_path())
@@ -111,7 +111,7 @@ def test_a_backup_with_the_same_rights_stands_beside_it(engine: Engine) -> None:
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
 
 
-def test_the_ten_newest_of_our_backups_are_kept(engine: Engine) -> None:
+def test_the_ten_newest_backups_are_kept(engine: Engine) -> None:
     for foreign in ("ai-engine.env.bak-mine", "ai-engine.env.bak"):
         (engine.etc / foreign).write_bytes(b"")
     for second in range(14):
@@ -141,7 +141,7 @@ def test_publishing_twice_changes_nothing(engine: Engine) -> None:
     assert names(engine.models_dir) == [f"{VERSION}.pth", f"{VERSION}.pth.json", f"{VERSION}.pth.sha256"]
 
 
-def test_what_is_published_can_be_read_by_all_and_written_by_us_only(engine: Engine) -> None:
+def test_a_published_model_is_readable_for_all_and_writable_for_its_owner(engine: Engine) -> None:
     old = os.umask(0o077)
     try:
         published, _ = engine.publish()
@@ -177,14 +177,14 @@ def test_a_candidate_without_its_sidecars_is_not_published(engine: Engine, missi
 
 
 @pytest.mark.parametrize("name", ["model.pth", "patchtst_v1.pth", f"{VERSION}.bin", f"x{VERSION}.pth"])
-def test_only_names_of_ours_are_published(engine: Engine, name: str) -> None:
+def test_only_model_names_of_this_program_are_published(engine: Engine, name: str) -> None:
     model = engine.run_dir / name
     model.write_bytes(b"x")
     with pytest.raises(ArtifactError):
         engine.slot.publish(model, expected_sha256=durable_file.sha256_of(model))
 
 
-def test_space_is_looked_at_before_anything_is_written(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked_before_anything_is_written(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable_file, "free_bytes", lambda _: 1000)
     with pytest.raises(DiskFullError):
         engine.publish()
@@ -203,7 +203,7 @@ def test_a_damaged_model_is_not_pointed_to(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b.pth", "ä.pth", "a\nB=1.pth", "../models/a.pth", "a$HOME.pth"])
-def test_a_path_that_an_env_file_could_misread_is_refused(engine: Engine, name: str) -> None:
+def test_a_path_that_an_env_file_could_misread_is_rejected(engine: Engine, name: str) -> None:
     with pytest.raises(SlotError):
         engine.slot.point_to(engine.models_dir / name, expected_sha256="0" * 64, replacing=engine.slot.current_path())
     assert engine.env_file.read_bytes() == ENV
@@ -237,7 +237,7 @@ def put_nul(path: Any) -> None:
 
 
 @pytest.mark.parametrize("put", [put_missing, put_link, put_pipe, put_directory, put_too_much, put_nul])
-def test_an_env_file_that_is_not_as_it_should_be_is_left_alone(engine: Engine, put: Any) -> None:
+def test_an_unusable_env_file_is_not_changed(engine: Engine, put: Any) -> None:
     published, sha256 = engine.publish()
     put(engine.env_file)
     before = names(engine.etc)
@@ -304,7 +304,7 @@ def test_an_edit_made_while_another_one_is_put_back_is_not_lost(
 
 
 @pytest.mark.parametrize("function", ["exchange_file", "_exchanged"])
-def test_a_file_that_changes_all_the_time_is_given_up(
+def test_a_file_that_changes_during_every_attempt_is_an_error(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
     function: str,
@@ -328,7 +328,7 @@ def test_a_file_system_that_cannot_exchange_two_names_gets_a_rename(
     assert not [name for name in names(engine.etc) if name.endswith(".tmp")]
 
 
-def test_what_somebody_else_has_set_since_the_decision_is_left_alone(engine: Engine) -> None:
+def test_a_change_by_another_process_since_the_decision_is_kept(engine: Engine) -> None:
     published, sha256 = engine.publish()
     before = engine.env_file.read_bytes()
     with pytest.raises(RetryLaterError, match="by another process"):
@@ -336,14 +336,14 @@ def test_what_somebody_else_has_set_since_the_decision_is_left_alone(engine: Eng
     assert engine.env_file.read_bytes() == before
 
 
-def test_the_sweep_removes_what_a_killed_swap_left(engine: Engine) -> None:
+def test_the_sweep_removes_the_temporary_files_of_a_killed_swap(engine: Engine) -> None:
     for directory in (engine.etc, engine.models_dir):
         (directory / ".retrain-worker.x.0123.tmp").write_bytes(b"")
     assert len(engine.slot.sweep()) == 2
     assert names(engine.etc) == ["ai-engine.env"]
 
 
-def test_old_models_go_but_never_one_that_is_named(engine: Engine) -> None:
+def test_old_models_are_removed_except_the_one_in_the_env_line(engine: Engine) -> None:
     published = [engine.publish(f"patchtst_v20260110_1200{second:02}") for second in range(5)]
     engine.slot.point_to(published[0][0], expected_sha256=published[0][1], replacing=engine.slot.current_path())
     (engine.models_dir / "patchtst_v_mine.pth").write_bytes(b"")
@@ -354,7 +354,7 @@ def test_old_models_go_but_never_one_that_is_named(engine: Engine) -> None:
     ] + ["patchtst_v_mine.pth"]
 
 
-def test_models_of_the_stack_itself_are_never_removed_whatever_their_names(engine: Engine) -> None:
+def test_models_of_other_programs_are_never_removed_whatever_their_names(engine: Engine) -> None:
     for day in range(10, 20):
         (engine.models_dir / f"patchtst_v202601{day}_000000.pth").write_bytes(b"of an older script")
     engine.publish("patchtst_v20260110_120000")
@@ -404,7 +404,7 @@ def test_a_model_that_the_serving_user_cannot_reach_is_not_published(engine: Eng
         engine.publish()
 
 
-def test_other_files_beside_the_models_are_nobodys_business(open_engine: Engine) -> None:
+def test_other_files_beside_the_models_are_not_changed(open_engine: Engine) -> None:
     (open_engine.models_dir / "closed.pth").touch(0o600)
     (open_engine.models_dir / "gone.pth").symlink_to("nowhere.pth")
     open_engine.slot = open_engine.slot_for("nobody")
@@ -418,7 +418,7 @@ def test_other_files_beside_the_models_are_nobodys_business(open_engine: Engine)
         open_engine.publish()
 
 
-def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine: Engine) -> None:
+def test_removing_the_line_keeps_every_other_byte_and_a_backup(engine: Engine) -> None:
     engine.slot.clear(replacing=Path("/old/patchtst.pth"))
     engine.slot.clear(replacing=Path("/old/patchtst.pth"))
 
@@ -427,7 +427,7 @@ def test_a_line_that_is_taken_away_leaves_every_other_byte_and_a_backup(engine: 
     assert sum(".bak-" in name for name in names(engine.etc)) == 1
 
 
-def test_a_line_that_names_a_third_model_is_not_taken_away(engine: Engine) -> None:
+def test_a_line_that_names_a_third_model_is_not_removed(engine: Engine) -> None:
     with pytest.raises(RetryLaterError, match="was changed to"):
         engine.slot.clear(replacing=Path("/engine/ours.pth"))
 

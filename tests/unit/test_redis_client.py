@@ -43,14 +43,14 @@ def test_a_url_that_cannot_be_read_is_a_settings_error_without_its_password(url:
     assert caught.value.__suppress_context__
 
 
-def test_the_library_repeats_nothing_by_itself_and_waits_for_nothing_for_ever() -> None:
+def test_the_library_does_not_retry_and_every_call_has_a_timeout() -> None:
     options = connect("redis://host").connection_pool.connection_kwargs
 
     assert options["retry"].get_retries() == 0
     assert 0 < options["socket_connect_timeout"] <= options["socket_timeout"] < 10
 
 
-def test_a_server_is_named_as_a_person_would() -> None:
+def test_a_server_is_named_by_its_url() -> None:
     assert where_of("redis://u:p@host:6380/2?x=1") == "redis://host:6380/2"
     assert where_is(connect("redis://host")) == "redis://host:6379/0"
     assert where_of("unix:///run/my%20redis.sock") == "unix:///run/my redis.sock"
