@@ -168,8 +168,16 @@ def test_a_follower_serves_what_a_newer_version_of_the_daemon_writes(
         "promoted_at": (at + timedelta(days=1)).isoformat(),
         "added_later": {"deep": [1]},
     }
-    entry = {"event_type": "model.promoted", "schema_version": "99", "event_id": "e2", "added_later": "x"}
-    client.xadd("quantum:stream:model.promoted", {**entry, "payload": json.dumps(payload)})
+    client.xadd(
+        "quantum:stream:model.promoted",
+        {
+            "event_type": "model.promoted",
+            "schema_version": "99",
+            "event_id": "e2",
+            "added_later": "x",
+            "payload": json.dumps(payload),
+        },
+    )
 
     wait_until(lambda: answers_like(follower, newer), "serving the newer file")
     assert follower.problem is None

@@ -13,6 +13,7 @@ from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.domain.worker_protocol import (
     AuditResult,
     Broken,
