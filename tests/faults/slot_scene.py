@@ -41,6 +41,8 @@ NEW, NEXT = "patchtst_v20260109_120000", "patchtst_v20260110_120000"
 MODE, NOTE = 0o640, ("user.note", b"the operator's")
 START = datetime(2026, 1, 9, 12, 0, tzinfo=UTC)
 SCENES = ("promotion", "roll-back")
+#: states of a deployment that is over
+REACHED = (DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED, DeploymentState.NOT_ASKED)
 
 
 class Clock:
@@ -231,7 +233,7 @@ def broken_after_restart(scene: Scene, *, may_be_given_up: bool) -> list[str]:
         if store.unfinished_run() or store.waiting_slot_request():
             found.append("a run or an order is not finished")
     told = "model.promoted" if scene.kind == "promotion" else "model.rolled_back"
-    reached = [one for one in deployments if one.state in (DeploymentState.CONFIRMED, DeploymentState.NOT_CONFIRMED)]
+    reached = [one for one in deployments if one.state in REACHED]
     if not is_done and not may_be_given_up:
         found.append("the swap was not finished")
     if (len(reached), events.count(told)) != (int(is_done), int(is_done)):
