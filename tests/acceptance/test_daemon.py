@@ -289,7 +289,7 @@ def test_an_unreachable_redis_does_not_delay_ready(
 
     assert "nobody.sock" in problem["message"]
     assert ended["outcome"] == "REFUSED"
-    assert "2 events" in retrain_worker("status", "--home", tmp_path / "home").stdout
+    assert "2 pending" in retrain_worker("status", "--home", tmp_path / "home").stdout
     assert daemon.events().count("redis_problem") == 1
 
 

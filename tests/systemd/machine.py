@@ -227,7 +227,7 @@ class Machine:
         assert self._nspawn is not None
         if self._nspawn.poll() is not None:
             raise AssertionError((self.folder / "console").read_text(errors="replace"))
-        workers = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/workers").read_text().split()
+        workers = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
         # its first worker only prepares the ground
         return next((int(pid) for pid in workers if Path(f"/proc/{pid}/comm").read_text() == "systemd\n"), 0)
 

@@ -67,7 +67,7 @@ def test_a_run_in_training_is_resumed_or_says_why_it_begins_again_and_comes_to_i
 
     assert found["run_id"] == TRIAL
     assert found["outcome"] in (Outcome.PROMOTED, Outcome.REFUSED)
-    assert "resumed after epoch 3" in ours or "training starts from the beginning" in ours
+    assert "resumed after epoch 3" in ours or "training starts afresh" in ours
 
 
 def test_a_run_on_trial_goes_on_with_its_predictions_and_is_promoted(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickled module": (lambda path: torch.save(torch.nn.Linear(2, 1), path), "safe load refuses"),
     "an old pickle": (lambda path: path.write_bytes(pickle.dumps(np.float64(3.0))), "safe load refuses"),
     "another network": (_another_width, "a network of 23 inputs a row"),
-    "an empty file": (Path.touch, "not a PyTorch file"),
+    "an empty file": (Path.touch, "it is damaged"),
     "a folder": (Path.mkdir, "Is a directory"),
     "nothing": (lambda _path: None, "No such file"),
 }

@@ -518,7 +518,7 @@ def test_without_an_incumbent_the_candidate_stands_alone(tmp_path: Path) -> None
     found = measured(tmp_path, PAPER, None)
     assert found.incumbent is None
     assert found.comparison is None
-    assert found.incumbent_absence == "no model in service"
+    assert found.incumbent_absence == "no model is in service"
     assert found.contract.mismatches == ()
     assert found.contract.canary_max_error == 0.0
     assert found.contract.constant_input_share == 0.0
