@@ -37,6 +37,7 @@ class JobSchedule:
         self._scheduler: BackgroundScheduler | None = None
         self._idle = threading.Condition()
         self._num_passes = 0
+        self._is_stopped = True
 
     def start(self) -> None:
         """Every job once at once, then at its interval."""
@@ -58,6 +59,8 @@ class JobSchedule:
             )
         # APScheduler warns of each pass longer than its interval; only one longer than its patience matters: `stuck`.
         logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+        with self._idle:
+            self._is_stopped = False
         scheduler.start()
         self._scheduler = scheduler
 
@@ -72,6 +75,7 @@ class JobSchedule:
             self._scheduler.shutdown(wait=False)
             self._scheduler = None
         with self._idle:
+            self._is_stopped = True  # also for a pass that a thread of the executor has not begun yet
             self._idle.wait_for(lambda: self._num_passes == 0, timeout=wait_seconds)
 
     def stuck(self) -> tuple[str, ...]:
@@ -86,6 +90,8 @@ class JobSchedule:
     def _watched(self, job: Job) -> Callable[[], None]:
         def one_pass() -> None:
             with self._idle:
+                if self._is_stopped:
+                    return
                 self._num_passes += 1
             try:
                 job.action()
