@@ -574,7 +574,7 @@ def test_an_incumbent_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
     direction = write_model(artifact.model_file(tmp_path, "patchtst_v20261123_000002"), other, seed=2)
     strange = dataclasses.replace(PAPER, feature_names=("a", "b", "c", "d"))
     unknown = write_model(artifact.model_file(tmp_path, "patchtst_v20261123_000003"), strange, seed=2)
-    for path, reason in ((damaged, "not a PyTorch file"), (direction, "predicts direction"), (unknown, "no feature a")):
+    for path, reason in ((damaged, "it is damaged"), (direction, "predicts direction"), (unknown, "no feature a")):
         found = measure(request(tmp_path, candidate, str(path)), lambda _: None).evidence
         assert found.incumbent is None
         assert reason in found.incumbent_absence
