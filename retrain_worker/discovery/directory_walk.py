@@ -22,7 +22,7 @@ from retrain_worker.errors import UsageError
 MAX_LISTED = 2_000
 MAX_EXAMPLES = 100
 _MAX_LINKS = 50_000
-#: threads: a cold disk serves several reads at once (8 are 3.6 times as fast as 1, benchmarks/discover.py)
+#: threads: a cold disk serves several reads at once
 _NUM_READERS = 8
 _MAX_READING = 4 * _NUM_READERS
 _SECONDS_BETWEEN_STEPS = 0.5
