@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from retrain_worker import durable_file
+from retrain_worker import durable_file, typed_json
 from retrain_worker.errors import OperatorActionError
 
 _POLL_SECONDS = 0.05
@@ -61,6 +61,6 @@ def reload_process(pid: int, path: Path, *, wait_seconds: float) -> ReloadResult
 
 def _read(path: Path) -> ReloadResult | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ReloadResult)
+        return typed_json.decode(path.read_bytes(), ReloadResult)
     except (OSError, msgspec.MsgspecError):
         return None

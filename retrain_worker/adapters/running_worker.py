@@ -13,6 +13,7 @@ from typing import IO
 
 import msgspec
 
+from retrain_worker import typed_json
 from retrain_worker.adapters.worker_files import WorkerFiles
 from retrain_worker.domain.masking import masked
 from retrain_worker.domain.worker_protocol import Progress
@@ -79,7 +80,7 @@ class RunningWorker:
     def last_message(self) -> str:
         """The newest progress message, or an empty one."""
         try:
-            return masked(msgspec.json.decode(self._last_line, type=Progress).message)
+            return masked(typed_json.decode(self._last_line, Progress).message)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return ""
 

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from retrain_worker import typed_json
 from retrain_worker.adapters import state_schema, stored_json
 from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.events import Event
@@ -364,7 +365,7 @@ class StateDb:
         """The value of `key`; None when there is none, or none of type `kind`."""
         rows = self._rows("SELECT value FROM memory WHERE key = ?", key)
         try:
-            return msgspec.json.decode(rows[0][0], type=kind) if rows else None
+            return typed_json.decode(rows[0][0], kind) if rows else None
         except msgspec.MsgspecError:
             return None
 
@@ -467,7 +468,7 @@ def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
     plain = {name: row[name] for name in row.keys() if name not in stored_json.KINDS}  # noqa: SIM118
     decoded = {name: stored_json.decode(name, row[name]) for name in row.keys() if name in stored_json.KINDS}  # noqa: SIM118
     try:
-        return replace(msgspec.convert(_PLACEHOLDERS | plain, kind), **decoded)
+        return replace(typed_json.convert(_PLACEHOLDERS | plain, kind), **decoded)
     except msgspec.ValidationError as error:
         raise StateError(
             f"a stored {kind.__name__} is not one that this version knows ({error})",

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from retrain_worker import typed_json
 from retrain_worker.domain.facts import FIELDS, RunFacts
 from retrain_worker.domain.slot_request import SlotRequestArguments
 
@@ -36,7 +37,7 @@ def decode(column: str, text: str) -> Any:
     if column == "facts":
         return _facts(text)
     try:
-        return msgspec.json.decode(text, type=KINDS[column])
+        return typed_json.decode(text, KINDS[column])
     except msgspec.MsgspecError as error:
         return SlotRequestArguments(unreadable=str(error)) if column == "arguments" else KINDS[column]()
 
@@ -45,15 +46,15 @@ def _facts(text: str) -> RunFacts:
     found: dict[str, Any] = {}
     unreadable: dict[str, str] = {}
     try:
-        document = msgspec.json.decode(text, type=dict[str, Any])
-        unreadable |= msgspec.convert(document.get("unreadable") or {}, dict[str, str])
+        document = typed_json.decode(text, dict[str, Any])
+        unreadable |= typed_json.convert(document.get("unreadable") or {}, dict[str, str])
     except msgspec.MsgspecError as error:
         return RunFacts(unreadable=dict.fromkeys(FIELDS.values(), str(error)))
     for kind, name in FIELDS.items():
         if document.get(name) is None:
             continue
         try:
-            found[name] = msgspec.convert(document[name], kind)
+            found[name] = typed_json.convert(document[name], kind)
         except msgspec.ValidationError as error:
             unreadable[name] = str(error)
     return RunFacts(**found, unreadable=unreadable)

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from retrain_worker import durable_file, errors
+from retrain_worker import durable_file, errors, typed_json
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.masking import masked
 from retrain_worker.domain.printable import printable
@@ -157,7 +157,7 @@ def _content(files: WorkerFiles, limit_bytes: int) -> bytes:
 
 def _decoded(content: bytes | msgspec.Raw, kind: type[Any], files: WorkerFiles) -> Any:
     try:
-        return msgspec.json.decode(content, type=kind)
+        return typed_json.decode(content, kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise WorkerFailedError(
             f"the worker's result cannot be decoded: {error}",

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from retrain_worker import typed_json
 from retrain_worker.domain.artifact import checksum_file, manifest_file, model_file, version_of
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.lifecycle import Stage
@@ -108,5 +109,5 @@ def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, datab
         raise WorkerFailedError(
             f"the incumbent could not be trained: {what[:300]}", where=f"{stage} of the older market"
         )
-    result: dict[str, Any] = msgspec.json.decode(result_file.read_bytes())["result"]
+    result: dict[str, Any] = typed_json.decode(result_file.read_bytes(), dict[str, Any])["result"]
     return result

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from retrain_worker import durable_file
+from retrain_worker import durable_file, typed_json
 from retrain_worker.domain.artifact import (
     FORMAT,
     FORMAT_MAJOR,
@@ -247,7 +247,7 @@ def _our_bundle(path: Path, data: bytes, found: Mapping[str, Any]) -> Bundle:
             remedy="install a version of retrain-worker that reads it",
         )
     try:
-        config = msgspec.convert(found["config"], PatchTSTConfig)
+        config = typed_json.convert(found["config"], PatchTSTConfig)
         manifest = _manifest(found, path=path, data=data, config=config)
         canary = Canary(
             windows=found["canary"]["windows"].numpy(), probabilities=found["canary"]["probabilities"].double().numpy()
@@ -348,7 +348,7 @@ def _manifest(content: Mapping[str, Any], *, path: Path, data: bytes, config: Pa
         "contract": {**content, "context_length": config.context_length},
         "config": config.architecture,
     }
-    manifest = msgspec.convert({**content, **facts}, Manifest)
+    manifest = typed_json.convert({**content, **facts}, Manifest)
     if not all(math.isfinite(limit) for limit in (manifest.thresholds.buy, manifest.thresholds.sell)):
         raise ValueError("the thresholds are not finite")
     return manifest

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from retrain_worker import typed_json
 from retrain_worker.domain.worker_protocol import ExportFormat, ExportRequest, ExportResult
 from retrain_worker.errors import ArtifactError, ContractError, UsageError
 from retrain_worker.model import bundle, patchtst
@@ -200,7 +201,7 @@ def _write_safetensors(model_file: Bundle, path: Path) -> Predict:
     state = {name: tensor.contiguous() for name, tensor in model_file.model.state_dict().items()}
     save_file(state, path, metadata=_described(model_file))
     with safe_open(path, framework="pt") as file:
-        config = msgspec.json.decode(file.metadata()["config"], type=PatchTSTConfig)
+        config = typed_json.decode(file.metadata()["config"], PatchTSTConfig)
     model = PatchTST(config)
     model.load_state_dict(load_file(path), strict=True)
     return lambda windows: patchtst.probabilities(model, windows)

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from retrain_worker import durable_file
+from retrain_worker import durable_file, typed_json
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import (
@@ -161,9 +161,9 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
 
 def _read_request(path: Path) -> tuple[Stage | OneOffTask, Request]:
     try:
-        found = msgspec.json.decode(path.read_bytes())
+        found = typed_json.decode(path.read_bytes(), dict[str, Any])
         task = OneOffTask(found["stage"]) if found["stage"] in set(OneOffTask) else Stage(found["stage"])
-        return task, msgspec.convert(found["request"], _REQUESTS[task])
+        return task, typed_json.convert(found["request"], _REQUESTS[task])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"not a request ({type(error).__name__}: {error})", where=str(path)) from error
 

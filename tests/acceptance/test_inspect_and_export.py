@@ -28,7 +28,7 @@ def test_one_look_tells_several_files_apart(model: Path, tmp_path: Path) -> None
     assert done.returncode == 11, done.stderr
     ours, older_said, database_said = done.stdout.split("\n\n")
     assert "preset paper: 32 rows of 4 features (rsi, ma_cross, volatility, returns_1h)" in ours
-    assert ours.splitlines()[-1].split() == ["verdict", "can", "be", "used"]
+    assert ours.splitlines()[-1].split() == ["verdict", "valid"]
     assert "bare state dict" in older_said and "612,481 parameters" in older_said
     assert "INVALID: it is not a PyTorch file of weights, but: empty file" in database_said
 

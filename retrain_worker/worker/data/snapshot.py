@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from retrain_worker import durable_file
+from retrain_worker import durable_file, typed_json
 from retrain_worker.errors import DataUnfitError
 
 Int64s = npt.NDArray[np.int64]
@@ -138,7 +138,7 @@ def load(run_dir: Path) -> Snapshot:
             symbols=tuple(index["symbols"]),
             feature_names=tuple(index["feature_names"]),
             data_sha256=index["data_sha256"],
-            facts=msgspec.convert(index["facts"], PullFacts),
+            facts=typed_json.convert(index["facts"], PullFacts),
             **arrays,
         )
     except (OSError, ValueError, KeyError, msgspec.ValidationError) as error:
