@@ -97,7 +97,7 @@ def test_a_good_candidate_passes_every_gate() -> None:
         ("skill", with_card(auc_low=0.5)),
         ("skill", with_card(log_loss_gain_low=0.0)),
         ("incumbent", replace(GOOD, comparison=replace(known(GOOD.comparison), log_loss_gain_low=-0.011))),
-        ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], actions={"BUY": 1.0}),))),
+        ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], n=50, actions={"BUY": 1.0}),))),
         ("action diversity", with_card(actions={"BUY": 0.6})),
         ("action diversity", with_card(actions={"BUY": 0.6, "SELL": 0.1, "HOLD": 0.1})),
         ("stability", with_card(slices=(replace(GOOD_CARD.slices[0], auc=0.3, auc_high=0.45),))),
