@@ -25,8 +25,8 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.worker.data.audit_drift import drift_findings
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
-from retrain_worker.worker.data.rows import read_pages
 from retrain_worker.worker.data.snapshot import ARRAYS, Snapshot, save
+from retrain_worker.worker.data.source import read_pages
 
 END = datetime(2026, 1, 10, tzinfo=UTC)
 #: (name, rows of the reference, newer rows, regime). Slow: spells of 250 and 170 rows per symbol instead of 33 and 22

@@ -189,7 +189,7 @@ def ours(url: str) -> int:
     from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.worker.data.instants import to_microseconds
     from retrain_worker.worker.data.intake import Intake
-    from retrain_worker.worker.data.rows import read_pages
+    from retrain_worker.worker.data.source import read_pages
 
     gc.disable()
     intake = Intake(DataPolicy(), now=to_microseconds(END))

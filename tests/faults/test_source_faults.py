@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain_worker.worker.data.rows import read_pages
+from retrain_worker.worker.data.source import read_pages
 from tests.faults.strace_sweep import STRACE, forked
 from tests.worker.trading_database import make_database, make_rows, url_of
 

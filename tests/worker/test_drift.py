@@ -19,8 +19,8 @@ from retrain_worker.worker.data.audit_drift import design_effect, drift_findings
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.outcomes import LOSS, WIN
-from retrain_worker.worker.data.rows import read_pages
 from retrain_worker.worker.data.snapshot import ARRAYS
+from retrain_worker.worker.data.source import read_pages
 from tests.known import known
 from tests.worker.trading_database import NOW, url_of
 

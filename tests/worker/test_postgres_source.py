@@ -19,7 +19,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.worker.data.instants import parse_instants
 from retrain_worker.worker.data.intake import Intake
-from retrain_worker.worker.data.rows import read_pages
+from retrain_worker.worker.data.source import read_pages
 from tests.known import known
 from tests.worker.table_life import STEPS, Life
 from tests.worker.trading_database import COLUMNS, NOW, make_row, make_rows, open_row, taken

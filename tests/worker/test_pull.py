@@ -17,8 +17,8 @@ from retrain_worker.worker.data import pull as module
 from retrain_worker.worker.data import sqlite_pages
 from retrain_worker.worker.data.instants import NEVER, to_microseconds
 from retrain_worker.worker.data.intake import Intake
-from retrain_worker.worker.data.rows import read_pages
 from retrain_worker.worker.data.snapshot import ARRAYS
+from retrain_worker.worker.data.source import read_pages
 from tests.worker.trading_database import (
     COLUMNS,
     NAMES,

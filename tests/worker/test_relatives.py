@@ -14,7 +14,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.worker.data.instants import parse_instants
 from retrain_worker.worker.data.intake import Intake
-from retrain_worker.worker.data.rows import read_pages
+from retrain_worker.worker.data.source import read_pages
 from tests.worker.trading_database import COLUMNS, NAMES, NOW, insert, make_database, make_row, make_rows, url_of
 
 COUNT = 400

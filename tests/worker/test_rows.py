@@ -15,7 +15,8 @@ import pytest
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.worker.data import sqlite_pages, sqlite_source
-from retrain_worker.worker.data.rows import ChangedWhileReadError, read_pages
+from retrain_worker.worker.data.rows import ChangedWhileReadError
+from retrain_worker.worker.data.source import read_pages
 from tests.worker.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
 

@@ -18,8 +18,8 @@ from retrain_worker.domain.worker_protocol import PullRequest, PullResult
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.pull import pull
-from retrain_worker.worker.data.rows import read_pages
 from retrain_worker.worker.data.snapshot import Snapshot, load
+from retrain_worker.worker.data.source import read_pages
 
 NAMES = ["rsi", "ma_cross", "volatility", "returns_1h"]
 START = datetime(2025, 12, 1, tzinfo=UTC)

@@ -16,8 +16,9 @@ from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.instants import to_datetime, to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.outcomes import LOSS, NEUTRAL, OPEN, WIN, contradictions
-from retrain_worker.worker.data.rows import ChangedWhileReadError, read_pages
+from retrain_worker.worker.data.rows import ChangedWhileReadError
 from retrain_worker.worker.data.snapshot import Snapshot
+from retrain_worker.worker.data.source import read_pages
 
 Report = Callable[[Progress], None]
 
