@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.domain.lifecycle import Outcome
+from retrain_worker.domain.lifecycle import Outcome, Requester
 from retrain_worker.domain.printable import printable_texts
 from retrain_worker.settings import Settings
 
@@ -69,7 +69,7 @@ def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> RunRe
     driver = components.driver
     driver.recover()
     driver.evaluate_waiting_runs(is_stopped=is_stopped)
-    run = driver.drive(driver.begin("once", "requested by an operator"), is_stopped=is_stopped)
+    run = driver.drive(driver.begin(Requester.ONCE, "requested by an operator"), is_stopped=is_stopped)
     return write_report(run, components.run_folders)
 
 

@@ -13,6 +13,7 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon import queued_request
 from retrain_worker.daemon.configuration import Configuration
 from retrain_worker.domain.facts import check_aware
+from retrain_worker.domain.lifecycle import Requester
 
 _CLOCK_WENT_BACK = "clock_went_back"
 
@@ -38,9 +39,9 @@ class RunSchedule:
     def due(self, at: datetime) -> tuple[str, str] | None:
         """Who requests the run that is due at `at`, while there is no current run, and why; None when none is due."""
         if reason := queued_request.due(self._store):
-            return "trigger", reason
+            return Requester.TRIGGER, reason
         if at >= self.next_run_at(at):
-            return "schedule", f"every {self._hours:g} h"
+            return Requester.SCHEDULE, f"every {self._hours:g} h"
         return None
 
     def next_run_at(self, at: datetime) -> datetime:

@@ -222,7 +222,7 @@ class ProbationFacts(TrialFacts):
     worse: Comparison | None = None
     #: whether the last evaluation found its file unsound: a second time in a row takes it back
     is_file_suspect: bool = False
-    #: why the model is taken back; empty = it is not
+    #: why the model is rolled back; empty = it is not
     rollback_reason: str = ""
     num_rollback_requests: int = 1
     #: what the engine's own answers show, one sentence

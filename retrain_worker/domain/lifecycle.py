@@ -78,7 +78,7 @@ class Run:
 
     #: `YYYYmmdd_HHMMSS` of its creation in UTC; the model version is `patchtst_v<run_id>`
     run_id: str
-    #: schedule | trigger | once
+    #: a Requester, or the user who forced the promotion
     requested_by: str
     #: why it was started, one line
     request_reason: str
@@ -146,6 +146,23 @@ class Run:
         """An interrupted run, due at its stage."""
         assert self.outcome in (None, Outcome.INTERRUPTED), f"a run that ended as {self.outcome} cannot be resumed"
         return replace(self, outcome=None, reasons=(), not_before=None, updated_at=at)
+
+
+class Requester(StrEnum):
+    """Who requests a run, or a change of the slot, where it is not a user by name."""
+
+    #: RETRAIN_INTERVAL_H
+    SCHEDULE = "schedule"
+    #: an entry of quantum:stream:model.retrain
+    TRIGGER = "trigger"
+    #: the command `once`
+    ONCE = "once"
+    #: a probation that found its model worse, or degenerate
+    PROBATION = "probation"
+    #: a promotion that was not confirmed
+    UNCONFIRMED = "UNCONFIRMED=rollback"
+    #: whoever changed the env line externally
+    UNKNOWN = "unknown"
 
 
 class DeploymentKind(StrEnum):

@@ -1,4 +1,4 @@
-"""The rule of the probation: when a model that was just promoted is taken back.
+"""The rule of the probation: when a model that was just promoted is rolled back.
 
 Evaluations repeat, so an error probability is spent over the interim analyses: the known outcomes must grow by half
 from one analysis to the next, and the k-th analysis may err with alpha / (k (k + 1)), k = 1, 2, ...; together they err
@@ -25,7 +25,7 @@ class ProbationPolicy:
     min_outcomes: int = 50
     #: log loss (nats per row) by which the new model may trail the one it replaced
     margin: float = 0.01
-    #: probability that a model which is no worse than the margin is taken back, all analyses together
+    #: probability that a model which is no worse than the margin is rolled back, all analyses together
     alpha: float = 0.05
     #: rows, with or without an outcome, before a model is called degenerate
     min_rows: int = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Requester
 from retrain_worker.errors import RetrainError
 from retrain_worker.stages.ports import StageContext
 
@@ -37,7 +37,7 @@ def unrecorded(context: StageContext) -> Deployment | None:
         state=DeploymentState.NOT_ASKED,
         created_at=now,
         updated_at=now,
-        requested_by="unknown",
+        requested_by=Requester.UNKNOWN,
         reason="PATCHTST_MODEL_PATH was changed externally"
         if last
         else "PATCHTST_MODEL_PATH named it at the first start",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrain_worker.domain.facts import ProbationFacts
-from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Outcome, Run
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Outcome, Requester, Run
 from retrain_worker.domain.probation import alpha_of, degenerate, is_decidable, outcomes_for, worse_than_replaced
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.errors import (
@@ -24,7 +24,6 @@ from retrain_worker.stages import slot_requests, swap, trial_evaluation
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
-REQUESTED_BY = "probation"
 #: rollback requests, one per evaluation, before it is left to the operator
 MAX_ROLLBACK_REQUESTS = 5
 
@@ -132,13 +131,13 @@ def _blocked(run: Run, facts: ProbationFacts, deployment: Deployment, why: str, 
     return Step(
         run=replace(run, not_before=None).with_fact(facts),
         request=_slot_request(run, facts, deployment, context),
-        message=f"run {run.run_id}: {why}; it is taken back",
+        message=f"run {run.run_id}: {why}; rollback requested",
     )
 
 
 def _slot_request(run: Run, facts: ProbationFacts, deployment: Deployment, context: StageContext) -> SlotRequest:
     request = slot_requests.rollback_request_of(
-        run, deployment, requested_by=REQUESTED_BY, reason=facts.rollback_reason, at=context.now()
+        run, deployment, requested_by=Requester.PROBATION, reason=facts.rollback_reason, at=context.now()
     )
     return replace(request, request_id=_request_id(run, facts))
 
@@ -154,9 +153,9 @@ def _taken_back(run: Run, facts: ProbationFacts, deployment: Deployment, context
     request = context.store.request(_request_id(run, facts))
     if request is None:
         request = _slot_request(run, facts, deployment, context)
-        return Step(run=run, request=request, message=f"run {run.run_id}: it is taken back")
+        return Step(run=run, request=request, message=f"run {run.run_id}: rollback requested")
     if not request.is_answered:
-        return Step(run=run, message=f"run {run.run_id}: its model is taken back; {request.answer}")
+        return Step(run=run, message=f"run {run.run_id}: rollback of its model: {request.answer}")
     if request.state is SlotRequestState.DONE:
         return _ended(run, Outcome.ROLLED_BACK, f"{why}; {request.answer}", context)
     if (named := swap.named(context)) not in (deployment.model_path, None):
@@ -165,9 +164,9 @@ def _taken_back(run: Run, facts: ProbationFacts, deployment: Deployment, context
         again = replace(facts, num_rollback_requests=facts.num_rollback_requests + 1, problem=request.answer)
         return Step(
             run=trial_evaluation.planned(run, again, context),
-            message=f"run {run.run_id}: {why}; it could not be taken back and is tried again: {request.answer}",
+            message=f"run {run.run_id}: {why}; rollback failed and is tried again: {request.answer}",
         )
-    return _ended(run, Outcome.PROMOTED, f"{why}; it could not be taken back: {request.answer}", context)
+    return _ended(run, Outcome.PROMOTED, f"{why}; rollback failed: {request.answer}", context)
 
 
 def _ended(run: Run, outcome: Outcome, reason: str, context: StageContext) -> Step:

@@ -12,7 +12,7 @@ from pathlib import Path
 from retrain_worker.domain import deployments, events
 from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.facts import ForcedPromotion, PromoteFacts, TrainFacts
-from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Requester, Run, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.stages import slot_requests, swap
 from retrain_worker.stages.ports import StageContext
@@ -69,13 +69,14 @@ def _gate_again(run: Run, current: str | None, context: StageContext) -> Step:
 
     A forced promotion ends as REFUSED: the operator's decision was about the former incumbent.
     """
+    changed = f"PATCHTST_MODEL_PATH now names {current or 'nothing'}"
     if _forced(run) is not None:
-        why = f"PATCHTST_MODEL_PATH now names {current or 'nothing'}, no longer what the order was given for"
+        why = f"{changed}, no longer the incumbent that the promotion was requested for"
         return Step(run=run.ended(Outcome.REFUSED, why, at=context.now()), message=f"run {run.run_id} refused: {why}")
     known = run.with_fact(replace(run.facts.require(TrainFacts), incumbent_path=current))
     return Step(
         run=known.moved_to(Stage.GATE, at=context.now()),
-        message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {current or 'nothing'}; compared with that one again",
+        message=f"run {run.run_id}: {changed}; the gates compare with that model",
     )
 
 
@@ -102,7 +103,7 @@ def _intend(run: Run, context: StageContext) -> Step:
     return Step(
         run=run,
         deployment=deployment,
-        message=f"run {run.run_id}: {published.name} stands in the engine's directory, verified",
+        message=f"run {run.run_id}: {published.name} is in the engine's directory, verified",
     )
 
 
@@ -158,13 +159,13 @@ def _ended(run: Run, deployment: Deployment, context: StageContext) -> Step:
     if context.policies.unconfirmed is not Unconfirmed.ROLLBACK:
         return _promoted(run, deployment, context)
     request = slot_requests.rollback_request_of(
-        run, deployment, requested_by="UNCONFIRMED=rollback", reason=deployment.confirmation, at=context.now()
+        run, deployment, requested_by=Requester.UNCONFIRMED, reason=deployment.confirmation, at=context.now()
     )
     return Step(
         run=run,
         deployment=deployment,
         request=request,
-        message=f"run {run.run_id}: {deployment.confirmation}; it is taken back",
+        message=f"run {run.run_id}: {deployment.confirmation}; rollback requested",
     )
 
 
@@ -174,7 +175,7 @@ def _taken_back(run: Run, deployment: Deployment, context: StageContext) -> Step
     if request is None:
         return _ended(run, deployment, context)
     if not request.is_answered:
-        return Step(run=run, message=f"run {run.run_id}: its model is taken back; {request.answer}")
+        return Step(run=run, message=f"run {run.run_id}: rollback of its model: {request.answer}")
     return _after_slot_request(run, deployment, request, context)
 
 
@@ -182,9 +183,9 @@ def _after_slot_request(run: Run, deployment: Deployment, request: SlotRequest, 
     if request.state is SlotRequestState.DONE:
         return _rolled_back(run, deployment, request.answer, context)
     ended = _promoted(run, deployment, context)
-    told = f"could not be taken back: {request.answer}"
+    failure = f"rollback failed: {request.answer}"
     return replace(
-        ended, run=replace(ended.run, reasons=(*ended.run.reasons, told)), message=f"{ended.message}; {told}"
+        ended, run=replace(ended.run, reasons=(*ended.run.reasons, failure)), message=f"{ended.message}; {failure}"
     )
 
 
@@ -198,30 +199,25 @@ def _overtaken(run: Run, deployment: Deployment, context: StageContext) -> Step:
 
 def _rolled_back(run: Run, deployment: Deployment, how: str, context: StageContext) -> Step:
     known = run.with_fact(_facts(deployment))
-    said = (f"not confirmed: {deployment.confirmation}", f"taken back: {how}")
+    reasons = (f"not confirmed: {deployment.confirmation}", f"rolled back: {how}")
     return Step(
-        run=known.ended(Outcome.ROLLED_BACK, *said, at=context.now()),
+        run=known.ended(Outcome.ROLLED_BACK, *reasons, at=context.now()),
         deployment=deployment,
-        message=f"run {run.run_id} rolled back: {'; '.join(said)}",
+        message=f"run {run.run_id}: {'; '.join(reasons)}",
     )
 
 
 def _promoted(run: Run, deployment: Deployment, context: StageContext) -> Step:
     """The promotion is complete: the run ends, or its probation begins."""
-    how, watched = deployment.confirmation, context.policies.probation
-    said = how if deployment.state is DeploymentState.CONFIRMED else f"not confirmed: {how}"
-    known = run.with_fact(_facts(deployment))
-    if watched.is_on:
+    reason, probation = swap.result_of(deployment), context.policies.probation
+    known, message = run.with_fact(_facts(deployment)), f"run {run.run_id} promoted {deployment.version}: {reason}"
+    if probation.is_on:
         return Step(
-            run=known.on_probation(said, at=context.now()),
+            run=known.on_probation(reason, at=context.now()),
             deployment=deployment,
-            message=f"run {run.run_id} promoted {deployment.version}: {said}; on probation for {watched.hours:g} h",
+            message=f"{message}; on probation for {probation.hours:g} h",
         )
-    return Step(
-        run=known.ended(Outcome.PROMOTED, said, at=context.now()),
-        deployment=deployment,
-        message=f"run {run.run_id} promoted {deployment.version}: {said}",
-    )
+    return Step(run=known.ended(Outcome.PROMOTED, reason, at=context.now()), deployment=deployment, message=message)
 
 
 def _facts(deployment: Deployment) -> PromoteFacts:

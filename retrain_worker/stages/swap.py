@@ -78,9 +78,9 @@ def take_step(deployment: Deployment, context: StageContext) -> SwapStep:
         case DeploymentState.INTENDED:
             return _point(deployment, context)
         case DeploymentState.SWAPPED:
-            told = _moved(deployment, DeploymentState.ANNOUNCED, context)  # dated before the engine can restart
+            announced = _moved(deployment, DeploymentState.ANNOUNCED, context)  # dated before the engine can restart
             context.slot.trigger(Path(deployment.model_path) if deployment.model_path else None)
-            return SwapStep(deployment=told, message=f"engine restart requested for {_what(deployment)}")
+            return SwapStep(deployment=announced, message=f"engine restart requested for {_what(deployment)}")
         case DeploymentState.ANNOUNCED:
             return _confirm(deployment, context)
         case _:
@@ -119,11 +119,17 @@ def check_shadow(context: StageContext) -> None:
         )
 
 
+def result_of(deployment: Deployment) -> str:
+    """How an ended swap was confirmed, or that it was not."""
+    is_unconfirmed = deployment.state is DeploymentState.NOT_CONFIRMED
+    return f"not confirmed: {deployment.confirmation}" if is_unconfirmed else deployment.confirmation
+
+
 def _point(deployment: Deployment, context: StageContext) -> SwapStep:
     current = context.slot.current_path()
     found = str(current) if current else ""
     if found not in (deployment.model_path, deployment.previous_model_path or ""):
-        how = f"somebody else changed PATCHTST_MODEL_PATH; it names {found or 'nothing'} now"
+        how = f"PATCHTST_MODEL_PATH was changed externally; it names {found or 'nothing'} now"
         undone = _moved(deployment, DeploymentState.UNDONE, context, confirmation=how)
         return SwapStep(deployment=undone, message=how)
     if found != deployment.model_path:
@@ -143,7 +149,7 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
     policies = context.policies
     found = named(context)
     if found not in (deployment.model_path, None):
-        return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} by now", context)
+        return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} now", context)
     if not deployment.model_path:
         return _not_asked(deployment, "the slot names no model", context)
     if policies.engine_confirm is Confirm.NONE:
@@ -160,10 +166,10 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
     if waited < policies.engine_confirm_seconds:
         return SwapStep(
             deployment=deployment,
-            message=f"waiting to see the engine serve {deployment.version}, "
+            message=f"waiting for the engine to serve {deployment.version}, "
             f"{policies.engine_confirm_seconds - waited:.0f} s left",
         )
-    how = f"nobody was seen serving {deployment.version} within {policies.engine_confirm_seconds:.0f} s"
+    how = f"{deployment.version} was not seen in service within {policies.engine_confirm_seconds:.0f} s"
     return _ended(deployment, how, context)
 
 

@@ -136,7 +136,7 @@ def test_a_rollback_that_is_not_confirmed_exits_1(engine: SlotHome) -> None:
     done = rolled_back(engine, ENGINE_CONFIRM="event")
 
     assert (done.returncode, engine.named()) == (1, engine.path_of(1))
-    assert "not confirmed: nobody was seen serving" in done.stdout
+    assert "was not seen in service within" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_nobody_seen_serving_the_old_model_is_said(context: FakeContext) -> None
         lonely.now.forward(30)
 
     assert request.state is SlotRequestState.DONE
-    assert "not confirmed: nobody was seen" in request.answer
+    assert "not confirmed: patchtst_v" in request.answer
     assert context.store.known_deployment(request.request_id).state is DeploymentState.NOT_CONFIRMED
 
 
@@ -370,7 +370,7 @@ def test_a_model_that_cannot_be_taken_back_stays_and_both_are_said(context: Fake
     run = unconfirmed_run(context, tmp_path, Unconfirmed.ROLLBACK)
 
     assert (run.outcome, context.slot.named.stem) == (Outcome.PROMOTED, "patchtst_v20260110_033000")
-    assert "could not be taken back" in run.reasons[1]
+    assert "rollback failed" in run.reasons[1]
 
 
 def test_a_person_who_rolls_back_while_the_confirmation_is_awaited_ends_the_run_as_rolled_back(
@@ -383,4 +383,4 @@ def test_a_person_who_rolls_back_while_the_confirmation_is_awaited_ends_the_run_
     run = advance(run, context).run
 
     assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, Path(C))
-    assert "taken back: ada: it loses" in run.reasons
+    assert "rolled back: ada: it loses" in run.reasons

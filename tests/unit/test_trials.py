@@ -513,7 +513,7 @@ def test_a_roll_back_that_fails_is_said_and_not_called_one(context: FakeContext)
     run = until(run, without_trial(context), lambda run: run.is_finished)
 
     assert run.outcome is Outcome.PROMOTED
-    assert "could not be taken back" in run.reasons[-1]
+    assert "rollback failed" in run.reasons[-1]
     assert [request.state for request in context.store.slot_requests] == [SlotRequestState.REFUSED] * 5
 
 

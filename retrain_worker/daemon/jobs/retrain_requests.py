@@ -11,7 +11,7 @@ from retrain_worker.adapters.retrain_requests import Poll, Requests
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon import queued_request
 from retrain_worker.domain.events import REQUEST_STREAM
-from retrain_worker.domain.lifecycle import Run
+from retrain_worker.domain.lifecycle import Requester, Run
 from retrain_worker.redis_client import RedisProblem
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class RetrainRequests:
         why = f"{requested_by}: {reason}"
         request = f'{requested_by}: "{reason}"'
         if current is None:
-            self._begin_run("trigger", why)
+            self._begin_run(Requester.TRIGGER, why)
         elif not queued_request.comes_too_late(current):
             log.info(
                 "request_joined",
