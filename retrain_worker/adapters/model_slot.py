@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from retrain_worker import durable_file
-from retrain_worker.adapters.swap_preconditions import Problem, reading_problems, slot_problems
+from retrain_worker.adapters.slot_access import Problem, reading_problems, slot_problems
 from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
 from retrain_worker.durable_file import FileMetadata

@@ -27,7 +27,7 @@ def execute(arguments: argparse.Namespace) -> int:
     import structlog
 
     from retrain_worker.adapters import journal
-    from retrain_worker.adapters.engine_restart import EngineRestart
+    from retrain_worker.adapters.verified_engine_restart import EngineRestart
     from retrain_worker.errors import RetrainError
 
     settings = options.read_settings(arguments)

@@ -1,4 +1,4 @@
-"""Conditions that a swap needs (directories, rights, space), checked before it is tried. Nothing is changed."""
+"""Access to the slot (directories, rights, space) that a swap needs, checked before it is tried. Nothing is changed."""
 
 from __future__ import annotations
 
