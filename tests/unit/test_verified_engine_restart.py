@@ -13,7 +13,7 @@ from retrain_worker.errors import ArtifactError, SlotError
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An engine directory with two models, and a systemctl that writes down what it is told."""
-    monkeypatch.setattr(engine_restart, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(verified_engine_restart, "_SETTLE_SECONDS", 0.0)
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
     (bin_dir / "systemctl").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\nsh {tmp_path}/then "$1"\n')
