@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from retrain_worker.adapters import verified_engine_restart
 from retrain_worker.adapters.verified_engine_restart import EngineRestart
 from retrain_worker.domain.artifact import checksum_file, checksum_line, manifest_file
 from retrain_worker.errors import ArtifactError, SlotError
