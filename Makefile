@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 HOME_DIR ?= demo-home
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-fast test-faults test-python clean install install-venv install-files activate uninstall deb
+.PHONY: help demo test lint test-fast test-faults test-python mutants clean install install-venv install-files activate uninstall deb
 
 # Destinations of `make install`. DESTDIR is for packagers: files only; no user is created and nothing is started.
 DESTDIR       ?=
@@ -50,6 +50,12 @@ test-python: $(VENV)/.installed  ## unit and contract tests on another Python: V
 	echo torch | $(BIN)/uv pip install --quiet --python build/venv-$(VERSION) --excludes /dev/stdin \
 	    --constraint constraints.txt --editable '.[test]'
 	build/venv-$(VERSION)/bin/python -m pytest -n 2 -q tests/unit tests/contract
+
+# `mutmut show NAME` prints a mutant
+mutants: $(VENV)/.installed  ## mutation tests of domain and stages (about an hour of one CPU)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt mutmut==3.8.1
+	PATH=$(CURDIR)/$(BIN):$$PATH mutmut run --max-children 1
+	PATH=$(CURDIR)/$(BIN):$$PATH mutmut results
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -106,4 +112,4 @@ deb: $(VENV)/.installed  ## a Debian package in build/
 	systemd/build-deb $(BIN)/pip $(VERSION)
 
 clean:  ## remove what set-up and runs have created
-	rm -rf $(VENV) demo-home build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-home build dist mutants *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

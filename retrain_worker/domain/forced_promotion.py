@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.facts import TrainFacts
 from retrain_worker.domain.gates import GateOutcome, GateResult, Verdict
+from retrain_worker.domain.gates.contract import CONTRACT, fault_of_file, unknown_engine
 from retrain_worker.domain.lifecycle import Run
 
 
@@ -36,13 +36,19 @@ def refusal(run: Run, *, is_forced: bool, accepted_contract: str) -> str:
         return f"run {run.run_id} has no candidate that came to the gate"
     if not run.is_finished or run.facts.promote is not None:
         return f"the candidate of run {run.run_id} " + ("was promoted" if run.is_concluded else "is still under way")
-    if why := _unsound(verdict.gates):
-        return f"its file is never waived: {why}"
+    contract = next((gate for gate in verdict.gates if gate.name == CONTRACT.name), None)
+    fault = fault_of_file(contract, verdict.policy) if contract else "the contract gate has no result"
+    if contract is None or fault:
+        return f"its file is never waived: {fault}"
     failed = _messages(verdict.gates, GateOutcome.FAIL)
-    measured = [f"{name}: {message}" for name, message in failed.items() if name != "contract"]
+    measured = [f"{name}: {message}" for name, message in failed.items() if name != contract.name]
     if measured:
         return f"what was measured and failed is never waived: {'; '.join(measured)}"
-    return _missing_consent(run.facts.train, verdict, is_forced=is_forced, accepted_contract=accepted_contract)
+    wanted = contract_name(run.facts.train.contract)
+    if contract.result is not GateOutcome.PASS and accepted_contract != wanted:
+        return _missing_consent(contract, wanted)
+    others = ", ".join(name for name in undecided_in(run) if name != contract.name)
+    return f"{others} could not be evaluated; --force replaces their result" if others and not is_forced else ""
 
 
 def undecided_in(run: Run) -> tuple[str, ...]:
@@ -51,24 +57,17 @@ def undecided_in(run: Run) -> tuple[str, ...]:
     return tuple(_messages(verdict.gates, GateOutcome.UNDECIDED)) if verdict else ()
 
 
-def _missing_consent(trained: TrainFacts, verdict: Verdict, *, is_forced: bool, accepted_contract: str) -> str:
-    """What the operator has not agreed to yet."""
-    wanted, has_consent = contract_name(trained.contract), accepted_contract == contract_name(trained.contract)
-    failed, undecided = (_messages(verdict.gates, result) for result in (GateOutcome.FAIL, GateOutcome.UNDECIDED))
-    if "contract" in failed and not has_consent:
+def _missing_consent(contract: GateResult, wanted: str) -> str:
+    """What the operator has not agreed to: the contract that the engine is to run."""
+    if contract.result is GateOutcome.FAIL:
         return (
-            f"the engine runs another contract ({failed['contract']}); if the change is intended, name the new one: "
+            f"the engine runs another contract ({contract.message}); if the change is intended, name the new one: "
             f"--accept-contract {wanted}"
         )
-    if "contract" in undecided and not has_consent:
-        return (
-            f"it is not known what the engine runs ({_unknown_in(verdict.gates)}); if it is to run the candidate's "
-            f"contract, name that: --accept-contract {wanted}"
-        )
-    others = [name for name in undecided if name != "contract"]
-    if others and not is_forced:
-        return f"{', '.join(others)} could not be evaluated; --force replaces their result"
-    return ""
+    return (
+        f"it is not known what the engine runs ({unknown_engine(contract)}); if it is to run the candidate's "
+        f"contract, name that: --accept-contract {wanted}"
+    )
 
 
 def _newest_verdict(run: Run) -> Verdict | None:
@@ -77,24 +76,5 @@ def _newest_verdict(run: Run) -> Verdict | None:
     return on_trial or (run.facts.gate.verdict if run.facts.gate else None)
 
 
-def _unknown_in(gates: Iterable[GateResult]) -> str:
-    """Why the contract gate is undecided, once the file itself is known to be sound."""
-    return str(next(gate.measurements["unknown"] for gate in gates if gate.name == "contract"))
-
-
 def _messages(gates: Iterable[GateResult], result: GateOutcome) -> Mapping[str, str]:
     return {gate.name: gate.message for gate in gates if gate.counts and gate.result is result}
-
-
-def _unsound(gates: Iterable[GateResult]) -> str:
-    """What is wrong with the file itself, whatever the engine runs."""
-    contract = next((gate for gate in gates if gate.name == "contract"), None)
-    if contract is None:
-        return "the contract gate has no result"
-    measured, limits = contract.measurements, contract.thresholds
-    error, constant = measured.get("canary_max_error"), measured.get("constant_input_share")
-    if error is None or constant is None:
-        return "its canary or its inputs could not be replayed"
-    if error > limits["canary_tolerance"] or constant > limits["max_constant_input_share"]:
-        return contract.message
-    return ""

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from retrain_worker.domain.gates.check import Check
 from retrain_worker.domain.gates.evidence import ContractCheck, Evidence
-from retrain_worker.domain.gates.gate import Gate, Measured
+from retrain_worker.domain.gates.gate import Gate, GateResult, Measured
 from retrain_worker.domain.gates.policy import GatePolicy
+
+#: measurements of the result that `fault_of_file` and `unknown_engine` read
+_CANARY, _CONSTANT, _UNKNOWN = "canary_max_error", "constant_input_share", "unknown"
+
+
+def fault_of_file(result: GateResult, policy: GatePolicy) -> str:
+    """What is wrong with the file itself, whatever the engine runs; empty when it is sound."""
+    error, constant = result.measurements.get(_CANARY), result.measurements.get(_CONSTANT)
+    if error is None or constant is None:
+        return "its canary or its inputs could not be replayed"
+    is_sound = error <= policy.canary_tolerance and constant <= policy.max_constant_input_share
+    return "" if is_sound else result.message
+
+
+def unknown_engine(result: GateResult) -> str:
+    """Why it is not known what the engine runs: the cause of an undecided result on a sound file."""
+    return str(result.measurements[_UNKNOWN])
 
 
 def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
@@ -21,7 +38,7 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
             scale=(0.0, 5.0),
         ),
         Check(
-            name="canary_max_error",
+            name=_CANARY,
             label="canary error",
             value=found.canary_max_error,
             high=policy.canary_tolerance,
@@ -29,7 +46,7 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
             scale=(0.0, 2 * policy.canary_tolerance),
         ),
         Check(
-            name="constant_input_share",
+            name=_CONSTANT,
             label="constant inputs",
             value=found.constant_input_share,
             high=policy.max_constant_input_share,
@@ -44,9 +61,9 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
         undecided="" if is_wrong else _unknown(found),
         others={
             "mismatches": list(found.mismatches),
-            "unknown": found.unknown,
-            "canary_max_error": found.canary_max_error,
-            "constant_input_share": found.constant_input_share,
+            _UNKNOWN: found.unknown,
+            _CANARY: found.canary_max_error,
+            _CONSTANT: found.constant_input_share,
         },
     )
 

@@ -1,0 +1,185 @@
+"""Small values of the domain at their limits: split in time, actions, printable text, model names, audit verdict."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrain_worker.domain import artifact
+from retrain_worker.domain.audit_findings import AuditVerdict, Finding, Severity, judge
+from retrain_worker.domain.labels import Thresholds, action_of
+from retrain_worker.domain.masking import is_secret_name, masked
+from retrain_worker.domain.printable import printable, printable_texts
+from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
+from retrain_worker.domain.split_policy import Split, SplitPolicy, Window, split_in_time
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@given(gaps=st.lists(st.floats(0, 1000), min_size=3, max_size=3), embargo=st.floats(0, 500))
+def test_the_parts_of_a_split_are_in_order_and_an_embargo_apart(gaps: list[float], embargo: float) -> None:
+    validation_at, holdout_at, end = (START + sum(gaps[:count]) * HOUR for count in (1, 2, 3))
+    policy = SplitPolicy(embargo_hours=embargo)
+
+    assert split_in_time(
+        start=START, validation_at=validation_at, holdout_at=holdout_at, end=end, policy=policy
+    ) == Split(
+        train=Window(start=START, end=validation_at),
+        validation=Window(start=min(validation_at + timedelta(hours=embargo), holdout_at), end=holdout_at),
+        holdout=Window(start=min(holdout_at + timedelta(hours=embargo), end), end=end),
+    )
+
+
+def test_an_embargo_of_one_hour_belongs_to_no_part_and_ends_with_a_short_part() -> None:
+    def split(*hours: float) -> Split:
+        first, second, third = (START + each * HOUR for each in hours)
+        return split_in_time(
+            start=START, validation_at=first, holdout_at=second, end=third, policy=SplitPolicy(embargo_hours=1.0)
+        )
+
+    assert split(10, 20, 30) == Split(
+        train=Window(start=START, end=START + 10 * HOUR),
+        validation=Window(start=START + 11 * HOUR, end=START + 20 * HOUR),
+        holdout=Window(start=START + 21 * HOUR, end=START + 30 * HOUR),
+    )
+    assert split(0, 0.5, 1) == Split(
+        train=Window(start=START, end=START),
+        validation=Window(start=START + 0.5 * HOUR, end=START + 0.5 * HOUR),
+        holdout=Window(start=START + HOUR, end=START + HOUR),
+    )
+    for unordered in ((-1, 2, 3), (2, 1, 3), (1, 3, 2)):
+        with pytest.raises(AssertionError, match=r"^the boundaries must be in time order$"):
+            split(*unordered)
+
+
+@pytest.mark.parametrize(
+    ("probability", "action"), [(0.61, "BUY"), (0.6, "HOLD"), (0.5, "HOLD"), (0.4, "HOLD"), (0.39, "SELL")]
+)
+def test_an_action_is_taken_beyond_its_threshold(probability: float, action: str) -> None:
+    assert action_of(probability, Thresholds()) == action
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Größe — Δ 1", "Größe — Δ 1"),
+        ("a\nb\tc\0", r"a\nb\tc\x00"),
+        ("\u2028\u200b", r"\u2028\u200b"),
+        ("\udc80\udcff\udc0a", r"\x80\xff\udc0a"),
+        ("\udc7f\udd00", r"\udc7f\udd00"),
+        (7, "7"),
+    ],
+)
+def test_invisible_characters_and_foreign_bytes_are_escaped(text: object, line: str) -> None:
+    assert printable(text) == line
+
+
+@given(st.text())
+def test_printable_text_is_one_line_and_printing_it_again_changes_nothing(text: str) -> None:
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
+
+
+def test_every_text_of_a_value_is_made_printable_and_nothing_else_changes() -> None:
+    value = {"a\n": ["b\0", ("c\r", 1, None, True)], "d": {"e": 0.5, 2: "f\n"}}
+
+    assert printable_texts(value) == {r"a\n": [r"b\x00", [r"c\r", 1, None, True]], "d": {"e": 0.5, 2: r"f\n"}}
+
+
+def test_the_files_of_a_model_stand_beside_each_other() -> None:
+    model = artifact.model_file(Path("/m"), artifact.version_of("20260110_033000"))
+
+    assert model == Path("/m/patchtst_v20260110_033000.pth")
+    assert artifact.checksum_file(model) == Path("/m/patchtst_v20260110_033000.pth.sha256")
+    assert artifact.manifest_file(model) == Path("/m/patchtst_v20260110_033000.pth.json")
+    assert artifact.checksum_line(model, "ab") == "ab  patchtst_v20260110_033000.pth\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_readable"),
+    [
+        *((text, True) for text in ("patchtst/1", "patchtst/1.0", "patchtst/1.12", artifact.FORMAT)),
+        *((text, False) for text in ("patchtst/2", "patchtst/1.", "patchtst/11", "xpatchtst/1", "")),
+    ],
+)
+def test_a_reader_accepts_every_minor_of_its_major(text: str, is_readable: bool) -> None:
+    assert artifact.is_readable(text) is is_readable
+
+
+@pytest.mark.parametrize(
+    ("name", "is_ours"),
+    [("patchtst_v20260110_033000", True), ("patchtst_v20260110", False), ("patchtst_v20260110_033000x", False)],
+)
+def test_a_version_of_this_program_has_the_form_of_a_run_id(name: str, is_ours: bool) -> None:
+    assert artifact.is_our_version(name) is is_ours
+
+
+def test_findings_are_ordered_by_weight_and_one_refusal_is_enough() -> None:
+    fine, warning, refusal, other = (
+        Finding(name=name, severity=severity, message=name)
+        for name, severity in (
+            ("a", Severity.OK),
+            ("b", Severity.WARNING),
+            ("c", Severity.REFUSAL),
+            ("d", Severity.REFUSAL),
+        )
+    )
+
+    refused = judge((fine, warning, refusal, other))
+    assert refused == AuditVerdict(is_fit=False, findings=(refusal, other, warning, fine))
+    assert refused.reasons == ("c", "d")
+    accepted = judge((fine, warning))
+    assert accepted == AuditVerdict(is_fit=True, findings=(warning, fine))
+    assert accepted.reasons == ()
+    assert judge(()) == AuditVerdict(is_fit=False, findings=())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://user:hunter2@host/0", "redis://user:***@host/0"),
+        ("password=a, token: b; API_KEY='c'", "password=***, token: ***; API_KEY='***'"),
+        ("run --api-secret abc --level info", "run --api-secret *** --level info"),
+        ("nothing secret", "nothing secret"),
+    ],
+)
+def test_passwords_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown
+
+
+def test_names_of_secrets_are_recognised() -> None:
+    assert [name for name in ("REDIS_PASS", "API_KEY", "TOKEN", "RUN_ID") if is_secret_name(name)] == [
+        "REDIS_PASS",
+        "API_KEY",
+        "TOKEN",
+    ]
+
+
+def test_an_answered_request_is_final_and_waits_no_longer() -> None:
+    request = SlotRequest(
+        request_id="r",
+        kind=SlotRequestKind.ROLLBACK,
+        requested_by="anna",
+        reason="it loses",
+        created_at=START,
+        updated_at=START,
+        not_before=START,
+    )
+    assert not request.is_answered
+
+    for state in (SlotRequestState.DONE, SlotRequestState.REFUSED, SlotRequestState.FAILED):
+        answered = request.answered(state, "because", at=START + HOUR)
+        assert answered == SlotRequest(
+            request_id="r",
+            kind=SlotRequestKind.ROLLBACK,
+            requested_by="anna",
+            reason="it loses",
+            created_at=START,
+            updated_at=START + HOUR,
+            state=state,
+            answer="because",
+        )
+        assert answered.is_answered
