@@ -28,6 +28,13 @@ _WATERMARK = "watermark_path"
 Value = TypeVar("Value", Run, Deployment, SlotRequest, Event)
 Remembered = TypeVar("Remembered")
 _MARKS = ", ".join("?" * len(WAITING))
+#: table, key, and what each row is decoded as
+_DECODED_TABLES: tuple[tuple[str, str, type[Any]], ...] = (
+    ("runs", "run_id", Run),
+    ("deployments", "deployment_id", Deployment),
+    ("slot_requests", "request_id", SlotRequest),
+    ("outbox", "event_id", Event),
+)
 #: for a JSON field without a default, while the other columns are converted
 _PLACEHOLDERS: dict[str, Any] = {"payload": {}}
 
@@ -56,6 +63,8 @@ class StateDb:
         self._of_thread = threading.local()
         self._lock = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
+        #: rows that this opening has moved to the table `unreadable_rows`: which, and why
+        self.quarantined: tuple[str, ...] = ()
         try:
             connection = self._connection
             if not read_only and not is_owner:
@@ -63,6 +72,7 @@ class StateDb:
             elif not read_only:
                 state_schema.check_sound(connection, path)
                 state_schema.migrate(connection, path)
+                self.quarantined = self._quarantine()
         except BaseException:
             self.close()
             raise
@@ -381,6 +391,20 @@ class StateDb:
                 self._of_thread.connection = found
         return found
 
+    def _quarantine(self) -> tuple[str, ...]:
+        """Move rows that cannot be decoded to `unreadable_rows`, so that they stop no other."""
+        found = []
+        with self._transaction() as connection:
+            for table, key, kind in _DECODED_TABLES:
+                condition = "WHERE sent_at IS NULL" if kind is Event else ""
+                for row in connection.execute(f"SELECT * FROM {table} {condition}").fetchall():  # noqa: S608
+                    try:
+                        _value_of(row, kind)
+                    except StateError as error:
+                        found.append(f"{table} {row[key]}: {error.what}")
+                        _move_unreadable(connection, table, key, row, error.what)
+        return tuple(found)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with state_schema.transaction(self._connection, self._path) as connection:
@@ -414,6 +438,16 @@ def _free_id(connection: sqlite3.Connection, table: str, key: str, at: datetime,
         if connection.execute(f"SELECT 1 FROM {table} WHERE {key} = ?", (prefix + found,)).fetchone() is None:  # noqa: S608
             return found
         at += timedelta(seconds=1)
+
+
+def _move_unreadable(connection: sqlite3.Connection, table: str, key: str, row: sqlite3.Row, reason: str) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS unreadable_rows (source TEXT NOT NULL, content TEXT NOT NULL, reason TEXT NOT NULL)"
+    )
+    connection.execute("INSERT INTO unreadable_rows VALUES (?, ?, ?)", (table, stored_json.encode(dict(row)), reason))
+    if table == "runs":
+        connection.execute("UPDATE deployments SET run_id = NULL WHERE run_id = ?", (row[key],))
+    connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (row[key],))  # noqa: S608
 
 
 def _store_deployment(connection: sqlite3.Connection, deployment: Deployment) -> None:
@@ -473,7 +507,7 @@ def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
         raise StateError(
             f"a stored {kind.__name__} is not one that this version knows ({error})",
             where="state.db",
-            remedy="run the version that wrote it, or move the file aside to start anew",
+            remedy="restart the daemon: it moves such rows to the table unreadable_rows",
         ) from None
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import structlog
+
 from retrain_worker import durable_file
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.embedded_redis import EmbeddedRedis
@@ -44,6 +46,8 @@ from retrain_worker.redis_client import connect
 from retrain_worker.settings import Settings
 from retrain_worker.stages.ports import Confirmations, StageContext
 from retrain_worker.stages.step import Step
+
+log = structlog.get_logger()
 
 #: that Redis has for one answer; a call in progress delays the stop, and a read of trade intents the run driver
 _REDIS_SECONDS = 2.0
@@ -82,6 +86,8 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             settings.state_path.mkdir(parents=True, exist_ok=True)
         resources.enter_context(StateLock(settings.state_path))
         store = resources.enter_context(StateDb(settings.state_path / "state.db"))
+        for row in store.quarantined:
+            log.warning("state_quarantined", message=f"moved to the table unreadable_rows of state.db: {row}")
         redis_url, embedded_redis = str(settings.redis_url), None
         if not redis_url:
             assert settings.home is not None, "without a home, a Redis is always named"

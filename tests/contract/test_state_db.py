@@ -342,7 +342,8 @@ def test_bytes_are_condemned_by_a_probation_that_took_them_back_and_by_nothing_e
 def test_reading_an_older_database_names_the_daemon_and_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as older:
         older.setattr(state_schema, "MIGRATIONS", state_schema.MIGRATIONS[:1])
-        StateDb(path).close()
+        with closing(state_schema.connect(path)) as connection:
+            state_schema.migrate(connection, path)
     with pytest.raises(StateError, match=r"written by an older version.*restart the daemon once"):
         StateDb(path, read_only=True)
     StateDb(path).close()
