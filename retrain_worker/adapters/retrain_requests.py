@@ -1,7 +1,8 @@
 """Retrain requests on the stream `quantum:stream:model.retrain`: read, acknowledged, dead-lettered, and added.
 
 A request stays pending, and every poll returns it, until it is acknowledged; so it is acknowledged after it is stored.
-An entry that cannot be read goes to a dead-letter stream, with the reason.
+One that names another model is for another worker: it is acknowledged, and nothing follows. An entry that cannot be
+read goes to a dead-letter stream, with the reason.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 import redis
 from redis.exceptions import RedisError, ResponseError
 
+from retrain_worker.domain.artifact import MODEL_NAME
 from retrain_worker.domain.envelope import envelope, received
 from retrain_worker.domain.events import REQUEST_GROUP, REQUEST_STREAM, STREAM_PREFIX
 from retrain_worker.domain.payloads import RetrainRequest
@@ -62,13 +64,15 @@ class Poll:
 
     requests: tuple[Request, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
+    #: requests that name other models: the names
+    other_models: tuple[str, ...] = ()
     #: why nothing could be read; the same value for as long as it lasts
     problem: RedisProblem | None = None
 
     @property
     def is_full(self) -> bool:
         """Whether there may be more."""
-        return len(self.requests) + len(self.dead_letters) == BATCH
+        return len(self.requests) + len(self.dead_letters) + len(self.other_models) == BATCH
 
 
 class Requests:
@@ -136,10 +140,14 @@ class Requests:
         return {entry_id: fields for _, entry_id, fields in streams_in(reply)}
 
     def _sorted(self, entries: Mapping[str, Mapping[bytes, bytes]]) -> Poll:
-        requests, dead_letters = [], []
+        requests, dead_letters, other_models = [], [], {}
         for stream_id, fields in entries.items():
             try:
-                requests.append(_request_in(stream_id, fields))
+                content = _content_of(stream_id, fields)
+                if (model := _line(content.get("model") or content.get("model_name"))).lower() in ("", MODEL_NAME):
+                    requests.append(_request(stream_id, content))
+                else:
+                    other_models[stream_id] = model
             except ValueError as error:
                 dead_letters.append(DeadLetter(stream_id=stream_id, reason=str(error)))
                 dead_letter(
@@ -150,7 +158,11 @@ class Requests:
                     fields=fields,
                     reason=str(error),
                 )
-        return Poll(requests=tuple(requests), dead_letters=tuple(dead_letters))
+        if other_models:
+            self._client.xack(REQUEST_STREAM, REQUEST_GROUP, *other_models)
+        return Poll(
+            requests=tuple(requests), dead_letters=tuple(dead_letters), other_models=tuple(other_models.values())
+        )
 
 
 def trigger(client: redis.Redis, *, reason: str, requested_by: str) -> str:
@@ -182,18 +194,21 @@ def _create_group(client: redis.Redis) -> None:
             raise
 
 
-def _request_in(stream_id: str, fields: Mapping[bytes, bytes]) -> Request:
-    """The request in an envelope or in flat fields. Raises ValueError with the reason when there is none."""
+def _content_of(stream_id: str, fields: Mapping[bytes, bytes]) -> Mapping[str, object]:
+    """What an envelope or flat fields say. Raises ValueError with the reason when they are no request."""
     if not fields:
         raise ValueError("the entry was deleted before it was read")
     event = received(REQUEST_STREAM, stream_id, fields)
     if event.event_type != _EVENT_TYPE:
         raise ValueError(f"event_type is {event.event_type[:40]!r}, not {_EVENT_TYPE!r}")
-    content = {**event.flat, **event.payload}
+    return {"requested_by": event.source, **event.flat, **event.payload}
+
+
+def _request(stream_id: str, content: Mapping[str, object]) -> Request:
     return Request(
         stream_id=stream_id,
         reason=_line(content.get("reason")) or "no reason given",
-        requested_by=_line(content.get("requested_by")) or event.source or "unknown",
+        requested_by=_line(content.get("requested_by")) or "unknown",
     )
 
 

@@ -6,9 +6,10 @@ Implements stages.ports.Confirmations, too: an engine that names its model in an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import redis
@@ -16,7 +17,7 @@ from redis.exceptions import RedisError
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.engine_answers import INTENT_STREAM, EngineAnswer, Tally, answer_in
-from retrain_worker.domain.envelope import parts_of, payload_in
+from retrain_worker.domain.envelope import added_at, instant_of, parts_of, payload_in
 from retrain_worker.redis_client import RedisProblem, entries_in, problem_of, text_of
 
 #: entries of one pass
@@ -107,9 +108,6 @@ def _answer_in(stream_id: str, fields: Mapping[bytes, bytes]) -> EngineAnswer | 
 
 def _instant(whole: Mapping[str, Any], stream_id: str) -> datetime:
     """The entry's own timestamp, where it can be read; else when Redis added it."""
-    added = datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
-    try:
-        found = datetime.fromisoformat(str(whole["timestamp"]))
-    except (KeyError, ValueError):
-        return added
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    with contextlib.suppress(ValueError):
+        return instant_of(str(whole.get("timestamp") or "")) or added_at(stream_id)
+    return added_at(stream_id)

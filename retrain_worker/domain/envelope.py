@@ -8,6 +8,7 @@ are rejected.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ _ENVELOPE = frozenset(
         "schema_version",
     }
 )
+#: a larger number is one of milliseconds: as seconds it would lie after the year 5000
+_MILLISECONDS_FROM = 1e11
 #: Unix milliseconds and a sequence number
 StreamId = tuple[int, int]
 
@@ -86,7 +89,7 @@ def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> Receive
         payload=payload_in(fields),
         correlation_id=correlation_id,
         trace_id=fields.get("trace_id") or correlation_id,
-        timestamp=_timestamp(fields.get("timestamp", ""), stream_id),
+        timestamp=instant_of(fields.get("timestamp", "")) or added_at(stream_id),
         source=fields.get("source", ""),
         schema_version=_schema_version(fields.get("schema_version", "")),
         flat={name: value for name, value in fields.items() if name not in _ENVELOPE},
@@ -119,13 +122,28 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="replace")
 
 
-def _timestamp(text: str, stream_id: str) -> datetime:
+def added_at(stream_id: str) -> datetime:
+    """When Redis added the entry."""
+    return datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
+
+
+def instant_of(text: str) -> datetime | None:
+    """An instant as ISO 8601, or as seconds or milliseconds since the epoch; None where `text` is empty.
+
+    Raises ValueError with the reason when it is none of them.
+    """
     if not text:
-        return datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
+        return None
     try:
-        found = datetime.fromisoformat(text)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"its timestamp {text[:40]!r} is not ISO 8601") from None
+        number = math.nan
+    try:
+        if math.isfinite(number):
+            return datetime.fromtimestamp(number / 1000 if abs(number) >= _MILLISECONDS_FROM else number, UTC)
+        found = datetime.fromisoformat(text)
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"its timestamp {text[:40]!r} is neither ISO 8601 nor a time since the epoch") from None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 

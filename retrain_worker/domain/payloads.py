@@ -143,10 +143,12 @@ class ChangedExternally(SlotChange):
 
 
 class RetrainRequest(TypedDict):
-    """model.retrain: a request for a run. Both fields may also be flat fields of the entry."""
+    """model.retrain: a request for a run. Every field may also be a flat field of the entry."""
 
     reason: NotRequired[str]
     requested_by: NotRequired[str]
+    #: a request for another model than patchtst is ignored
+    model: NotRequired[str]
 
 
 class Served(TypedDict):

@@ -55,6 +55,15 @@ def pending(client: redis.Redis) -> Any:
     return client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"]
 
 
+def test_a_request_for_another_model_starts_no_run(opened: Any, client: redis.Redis) -> None:
+    components = opened()
+    client.xadd(REQUEST_STREAM, {"model": "xgb", "timestamp": "1768016112.25", "source": "strategic_evolution"})
+    components.retrain_requests.run()
+
+    assert components.store.unfinished_run() is None
+    assert pending(client) == 0
+
+
 def test_a_flood_of_requests_makes_one_run_and_is_acknowledged(opened: Any, client: redis.Redis) -> None:
     components = opened()
     ask(client, *(f"number {number}" for number in range(BATCH * 2 + 10)))

@@ -104,6 +104,7 @@ def test_requests_in_every_accepted_form_are_read(
         ({"payload": "[" * 100_000}, "not JSON"),
         ({"event_type": "model.promoted"}, "event_type"),
         ({"timestamp": "yesterday"}, "ISO 8601"),
+        ({"timestamp": "1e400"}, "ISO 8601"),
         ({b"payload": b"\xff\xfe"}, "not JSON"),
     ],
 )
@@ -123,6 +124,40 @@ def test_malformed_requests_are_dead_lettered_with_a_reason_and_the_others_are_r
     [(_, kept)] = entries_of(client, DEAD_LETTERS)
     assert reason in kept[b"dead_letter_reason"].decode()
     assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 1
+
+
+@pytest.mark.parametrize("timestamp", ["1768016112", "1768016112.25", "1768016112250", "2026-01-10T03:35:12Z"])
+def test_requests_of_the_strategic_evolution_service_are_read(
+    requests: Requests, client: redis.Redis, timestamp: str
+) -> None:
+    """Every ten minutes it adds one entry for each model that it mutates."""
+    for model in ("xgb", "PatchTST", "nhits"):
+        client.xadd(
+            REQUEST_STREAM,
+            {
+                "model": model,
+                "learning_rate": "0.0012",
+                "mutation": "dropout",
+                "timestamp": timestamp,
+                "source": "strategic_evolution",
+            },
+        )
+
+    poll = requests.poll()
+
+    assert [request.requested_by for request in poll.requests] == ["strategic_evolution"]
+    assert (poll.other_models, poll.dead_letters) == (("xgb", "nhits"), ())
+    acknowledge_all(requests, poll)
+    assert client.xpending(REQUEST_STREAM, REQUEST_GROUP)["pending"] == 0
+
+
+def test_a_timestamp_in_the_payload_may_be_a_number(requests: Requests, client: redis.Redis) -> None:
+    client.xadd(REQUEST_STREAM, {"payload": '{"model": "patchtst", "timestamp": 1768016112.25, "reason": "drift"}'})
+    client.xadd(REQUEST_STREAM, {"payload": '{"model": "lgbm", "timestamp": 1768016112.25}'})
+
+    poll = requests.poll()
+
+    assert (reasons(poll), poll.other_models) == (["drift"], ("lgbm",))
 
 
 def test_a_flood_is_read_in_bounded_polls(requests: Requests, client: redis.Redis) -> None:

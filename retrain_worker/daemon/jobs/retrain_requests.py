@@ -86,6 +86,8 @@ class RetrainRequests:
                 "request_dead_lettered",
                 message=f"retrain request {dead_letter.stream_id} dead-lettered: {dead_letter.reason}",
             )
+        for model in found.other_models:
+            log.debug("request_ignored", message=f"retrain request ignored: it is for model {model}")
         # what concerns all of Redis, the relay reports
         problem = found.problem if found.problem is not None and found.problem.key == REQUEST_STREAM else None
         if problem is not None and problem != self._problem:
