@@ -201,9 +201,13 @@ class StateDb:
 
     # --- deployments ----------------------------------------------------------------------------------------------
 
-    def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
-        """Store a deployment without a request (an external change), with its events."""
+    def record_deployment(
+        self, deployment: Deployment, *, events: Sequence[Event] = (), run: Run | None = None
+    ) -> None:
+        """Store a deployment without a request (an external change), its events, and the run that it rolls back."""
         with self._transaction() as connection:
+            if run is not None:
+                _store(connection, "runs", "run_id", run)
             _store_deployment(connection, deployment)
             _enqueue(connection, events)
 
@@ -270,7 +274,7 @@ class StateDb:
         events: Sequence[Event] = (),
         run: Run | None = None,
     ) -> None:
-        """Store a slot request, its deployment, its events and the run it opens in one transaction."""
+        """Store a slot request, its deployment, its events and the run it opens or rolls back in one transaction."""
         with self._transaction() as connection:
             if run is not None:
                 _store(connection, "runs", "run_id", run)

@@ -49,9 +49,13 @@ class RunDriver:
         waiting_runs: WaitingRuns,
         relay: EventRelay,
         report: Callable[[Step], None],
+        on_rollback: Callable[[Run], object],
         lock: threading.RLock,
     ) -> None:
-        """`report` gets each step of the current run with a new message; `lock` is held while run or slot move."""
+        """`report` gets each step of the current run with a new message, `on_rollback` each run that is rolled back.
+
+        `lock` is held while run or slot move.
+        """
         self._store = store
         self._workers = workers
         self._configuration = configuration
@@ -60,6 +64,7 @@ class RunDriver:
         self._waiting_runs = waiting_runs
         self._relay = relay
         self._report = report
+        self._on_rollback = on_rollback
         self._lock = lock
         #: the last message of the current run; empty while there is none
         self.message = ""
@@ -177,7 +182,9 @@ class RunDriver:
     def _keep_slot(self) -> bool:
         context = self._configuration.context
         self._slot_watch.check(context)
-        return slot_requests.carry_out(self._store, context, is_stopping=lambda: self.is_stopping)
+        return slot_requests.carry_out(
+            self._store, context, is_stopping=lambda: self.is_stopping, on_rollback=self._on_rollback
+        )
 
     def _due_run(self) -> Run | None:
         self._configuration.adopt_pending()

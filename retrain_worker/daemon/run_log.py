@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from retrain_worker.domain.lifecycle import DeploymentState, Outcome
+from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run
 from retrain_worker.stages.step import Step
 
 log = structlog.get_logger()
@@ -12,6 +12,12 @@ log = structlog.get_logger()
 _ALARMS = frozenset({Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK})
 #: steps of a swap on both sides of the one that matters to an operator
 _MINOR_STATES = frozenset({DeploymentState.INTENDED, DeploymentState.ANNOUNCED})
+
+
+def log_rollback(run: Run) -> None:
+    """The run that has promoted the model is ROLLED_BACK, by whoever requested it."""
+    message = f"run {run.run_id} rolled back: {run.reasons[0]}"
+    log.warning("run_rolled_back", message=message, run_id=run.run_id, reasons=list(run.reasons))
 
 
 def log_step(step: Step) -> None:

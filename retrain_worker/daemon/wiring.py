@@ -37,10 +37,11 @@ from retrain_worker.daemon.jobs.serving_monitor import ServingMonitor, engine_sa
 from retrain_worker.daemon.jobs.slot_watch import SlotWatch
 from retrain_worker.daemon.jobs.waiting_runs import WaitingRuns
 from retrain_worker.daemon.run_driver import WORKER_GRACE_SECONDS, RunDriver
-from retrain_worker.daemon.run_log import log_step
+from retrain_worker.daemon.run_log import log_rollback, log_step
 from retrain_worker.daemon.run_report import write_report
 from retrain_worker.daemon.run_schedule import RunSchedule
 from retrain_worker.domain.confirmation import Confirm
+from retrain_worker.domain.lifecycle import Run
 from retrain_worker.domain.worker_protocol import OneOffTask
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Settings
@@ -127,6 +128,10 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             if step.is_end:
                 write_report(step.run, run_folders)
 
+        def note_rollback(run: Run) -> None:
+            log_rollback(run)
+            write_report(run, run_folders)
+
         lock = threading.RLock()
         configuration = Configuration(settings, build_context)
         schedule = RunSchedule(store, configuration)
@@ -137,10 +142,11 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             workers=workers,
             configuration=configuration,
             schedule=schedule,
-            slot_watch=SlotWatch(),
+            slot_watch=SlotWatch(note_rollback),
             waiting_runs=waiting_runs,
             relay=relay,
             report=report or log_and_write_report,
+            on_rollback=note_rollback,
             lock=lock,
         )
         run_folders.sweep()

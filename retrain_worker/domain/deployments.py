@@ -44,6 +44,12 @@ def is_confirmed(one: Deployment) -> bool | None:
     return {DeploymentState.CONFIRMED: True, DeploymentState.NOT_CONFIRMED: False}.get(one.state)
 
 
+def promotion_of(deployments: Sequence[Deployment], model_path: str | None) -> Deployment | None:
+    """The newest promotion of a run that put this model into the slot; None for a model of another origin."""
+    promotions = (one for one in reversed(deployments) if one.kind is DeploymentKind.PROMOTE)
+    return next((one for one in promotions if one.model_path == model_path), None)
+
+
 def known_version(deployments: Sequence[Deployment], version: str) -> Target | None:
     """The newest deployment of this version as a target; None when it was never in the slot."""
     stood = [target for one in deployments for target in (_before(one), _after(one)) if target is not None]

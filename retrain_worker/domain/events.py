@@ -212,6 +212,7 @@ def changed_externally(deployment: Deployment, *, shadow_only: bool, at: datetim
         at,
         payload=payload,
         flat=_flat_of(deployment, "changed_externally"),
+        run_id=deployment.run_id,
     )
 
 
@@ -224,6 +225,7 @@ def _changed(deployment: Deployment, *, shadow_only: bool) -> payloads.SlotChang
         "model_path": deployment.model_path,
         "sha256": deployment.sha256,
         "size_bytes": deployment.size_bytes,
+        "run_id": deployment.run_id,
         "reason": deployment.reason,
         "shadow_only": shadow_only,
     }

@@ -201,6 +201,7 @@ class Deployment:
 
     #: the run's id for a promotion, `rollback_<YYYYmmdd_HHMMSS>` for a rollback
     deployment_id: str
+    #: the run that promotes it; of a rollback or an external change, the run whose model leaves the slot
     run_id: str | None
     kind: DeploymentKind
     version: str

@@ -122,6 +122,8 @@ class SlotChange(TypedDict):
     model_path: str
     sha256: str
     size_bytes: int
+    #: the run whose model left the slot; null for a model of another origin
+    run_id: str | None
     reason: str
     shadow_only: bool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from retrain_worker.domain.deployments import promotion_of
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Requester
 from retrain_worker.errors import RetrainError
 from retrain_worker.stages.ports import StageContext
@@ -23,9 +24,10 @@ def unrecorded(context: StageContext) -> Deployment | None:
         return None
     sha256, size_bytes, finding = _measured(current, context)
     now = context.now()
+    replaced = promotion_of(context.store.reached_deployments(), last.model_path) if last else None
     return Deployment(
         deployment_id=f"{DeploymentKind.EXTERNAL}_{now:%Y%m%d_%H%M%S_%f}",
-        run_id=None,
+        run_id=replaced.run_id if replaced else None,
         kind=DeploymentKind.EXTERNAL,
         version=current.stem if current else "none",
         model_path=path,

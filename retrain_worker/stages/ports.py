@@ -48,8 +48,10 @@ class RunStore(Protocol):
     ) -> None:
         """Store a run, its events, a deployment, a slot request and a new watermark in one transaction."""
 
-    def record_deployment(self, deployment: Deployment, *, events: Sequence[Event] = ()) -> None:
-        """Store a deployment without a run, with its events."""
+    def record_deployment(
+        self, deployment: Deployment, *, events: Sequence[Event] = (), run: Run | None = None
+    ) -> None:
+        """Store a deployment without a request, its events, and the run that it rolls back in one transaction."""
 
     def record_slot_request(
         self,
@@ -59,7 +61,7 @@ class RunStore(Protocol):
         events: Sequence[Event] = (),
         run: Run | None = None,
     ) -> None:
-        """Store a slot request, its deployment, its events and the run it opens in one transaction."""
+        """Store a slot request, its deployment, its events and the run it opens or rolls back in one transaction."""
 
     def request(self, request_id: str) -> SlotRequest | None:
         """One slot request."""

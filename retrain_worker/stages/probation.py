@@ -156,9 +156,8 @@ def _taken_back(run: Run, facts: ProbationFacts, deployment: Deployment, context
         return Step(run=run, request=request, message=f"run {run.run_id}: rollback requested")
     if not request.is_answered:
         return Step(run=run, message=f"run {run.run_id}: rollback of its model: {request.answer}")
-    if request.state is SlotRequestState.DONE:
-        return _ended(run, Outcome.ROLLED_BACK, f"{why}; {request.answer}", context)
-    if (named := swap.named(context)) not in (deployment.model_path, None):
+    named = swap.named(context)
+    if request.state is SlotRequestState.DONE or named not in (deployment.model_path, None):
         return _overtaken(run, named or "nothing", context)
     if facts.num_rollback_requests < MAX_ROLLBACK_REQUESTS:
         again = replace(facts, num_rollback_requests=facts.num_rollback_requests + 1, problem=request.answer)

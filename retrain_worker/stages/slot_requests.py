@@ -28,6 +28,7 @@ from retrain_worker.errors import (
 )
 from retrain_worker.stages import external_change, swap
 from retrain_worker.stages.ports import StageContext
+from retrain_worker.stages.rolled_back_run import rolled_back_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class SlotRequestStep:
     message: str
     deployment: Deployment | None = None
     events: tuple[Event, ...] = ()
-    #: a run that the request has opened
+    #: a run that the request has opened, or rolled back
     run: Run | None = None
     #: whether it was stored: something has changed
     is_move: bool = False
@@ -109,9 +110,9 @@ def _given_up(request: SlotRequest, reason: str, context: StageContext) -> SlotR
     left = swap.cut_short(deployment, reason, context)
     if left.state is DeploymentState.UNDONE:
         return _answered(request, SlotRequestState.REFUSED, f"nothing was changed: {reason}", context, deployment=left)
-    raised = (_event(request, left, context),) if deployment.state is DeploymentState.INTENDED else ()
     answer = f"PATCHTST_MODEL_PATH names {left.version if left.model_path else 'no model'}, but: {reason}"
-    return _answered(request, SlotRequestState.FAILED, answer, context, deployment=left, raised=raised)
+    step = _answered(request, SlotRequestState.FAILED, answer, context, deployment=left)
+    return _swapped(step, left, context) if deployment.state is DeploymentState.INTENDED else step
 
 
 def _step(request: SlotRequest, context: StageContext) -> SlotRequestStep:
@@ -129,7 +130,7 @@ def _step(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         case DeploymentState.CONFIRMED | DeploymentState.NOT_CONFIRMED | DeploymentState.NOT_ASKED:
             return _answered(request, SlotRequestState.DONE, _result(moved), context, deployment=moved)
         case DeploymentState.SWAPPED:
-            return _moving(request, step.message, context, deployment=moved, raised=(_event(request, moved, context),))
+            return _swapped(_moving(request, step.message, context, deployment=moved), moved, context)
         case _:
             return _moving(request, step.message, context, deployment=moved)
 
@@ -209,7 +210,7 @@ def _intend(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         return verified
     deployment = swap.intended(
         deployment_id=request.request_id,
-        run_id=request.arguments.run_id,
+        run_id=_rolled_back_id(request, named, context),
         kind=DeploymentKind.ROLLBACK,
         version=target.version,
         model=Path(target.model_path),
@@ -228,7 +229,7 @@ def _withdraw(request: SlotRequest, named: str | None, context: StageContext) ->
         raise SlotError("names no model already", where="PATCHTST_MODEL_PATH")
     deployment = swap.intended(
         deployment_id=request.request_id,
-        run_id=request.arguments.run_id,
+        run_id=_rolled_back_id(request, named, context),
         kind=DeploymentKind.ROLLBACK,
         version="none",
         model=None,
@@ -301,14 +302,22 @@ def _verified(request: SlotRequest, target: Target, context: StageContext) -> Sl
     return verified
 
 
-def _event(request: SlotRequest, deployment: Deployment, context: StageContext) -> Event:
-    run = context.store.run(request.arguments.run_id) if request.arguments.run_id else None
-    return events.rolled_back(
+def _rolled_back_id(request: SlotRequest, named: str | None, context: StageContext) -> str | None:
+    """The run whose model leaves the slot; None for a model of another origin."""
+    promotion = deployments.promotion_of(context.store.reached_deployments(), named)
+    return request.arguments.run_id or (promotion.run_id if promotion else None)
+
+
+def _swapped(step: SlotRequestStep, deployment: Deployment, context: StageContext) -> SlotRequestStep:
+    """The step with what follows from the new env line: the event, and the end of the run that is rolled back."""
+    run = context.store.run(deployment.run_id) if deployment.run_id else None
+    event = events.rolled_back(
         deployment,
         shadow_only=context.slot.is_shadow_only(),
         at=context.now(),
         probation=run.facts.probation if run else None,
     )
+    return replace(step, events=(event,), run=rolled_back_run(deployment, context))
 
 
 def _result(deployment: Deployment) -> str:
@@ -335,13 +344,11 @@ def _moving(
     context: StageContext,
     *,
     deployment: Deployment,
-    raised: tuple[Event, ...] = (),
 ) -> SlotRequestStep:
     return SlotRequestStep(
         request=replace(request, answer=message, updated_at=context.now(), num_retries=0, not_before=None),
         message=f"{request.request_id}: {message}",
         deployment=deployment,
-        events=raised,
     )
 
 

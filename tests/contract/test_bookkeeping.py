@@ -222,6 +222,21 @@ def test_rollbacks_by_operators_and_external_changes_are_written_too(empty: Stat
     assert {row[0] for row in rows(versions).values()} == {0}
 
 
+def test_a_run_that_is_rolled_back_long_after_its_promotion_is_written_again(empty: StateDb, trading: Path) -> None:
+    run, _ = empty.open_run(requested_by="schedule", reason="test", at=AT)
+    run = replace(run, stage=Stage.PROMOTE).ended(Outcome.PROMOTED, "confirmed", at=AT)
+    promotion = replace(DEPLOYMENT, deployment_id=run.run_id, run_id=run.run_id, state=DeploymentState.CONFIRMED)
+    empty.record(run, deployment=promotion)
+    books = Bookkeeping(empty, lambda: None)
+    books.write(tables(trading))
+    rollback = replace(promotion, deployment_id="rollback_1", kind=DeploymentKind.ROLLBACK, version="good")
+    empty.record(run.ended(Outcome.ROLLED_BACK, "loses money", at=AT + timedelta(days=3)), deployment=rollback)
+    assert booked(trading) == ["confirmed"]
+    books.write(tables(trading))
+
+    assert booked(trading) == ["loses money"]
+
+
 def test_the_first_model_stays_active_under_the_name_in_the_stack_s_row(
     empty: StateDb,
     versions: Path,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from retrain_worker.adapters.worker_process import WorkerProcesses
+from retrain_worker.daemon.jobs.slot_watch import SlotWatch
 from retrain_worker.daemon.jobs.waiting_runs import WaitingRuns
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.facts import TrialFacts
@@ -369,6 +370,59 @@ def test_a_crash_between_any_two_ticks_of_a_roll_back_changes_nothing_of_its_end
 
     assert run.outcome is Outcome.ROLLED_BACK
     assert types_of(context.store).count(EventType.ROLLED_BACK) == 1
+
+
+def rolled_back_by_ada(context: FakeContext) -> None:
+    request = SlotRequest(
+        request_id="rollback_1",
+        kind=SlotRequestKind.ROLLBACK,
+        requested_by="ada",
+        reason="loses money",
+        created_at=context.now(),
+        updated_at=context.now(),
+    )
+    while not request.is_answered:
+        request = slot_requests.carry_out(request, context).request
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["on probation", "long over"])
+def test_an_operator_s_rollback_ends_the_run_of_the_model_at_once(context: FakeContext, is_over: bool) -> None:
+    context.workers.answers[Stage.PROBATION] = finding(an_evaluation())
+    run = on_probation(context)
+    if is_over:
+        run = until(run, without_trial(context), lambda run: run.is_finished, limit=400)
+        context.now.forward(86_400)
+    rolled_back_by_ada(context)
+
+    stored = context.store.known_run(run.run_id)
+    assert (stored.outcome, stored.reasons[0]) == (Outcome.ROLLED_BACK, "rolled back by ada: loses money")
+    assert stored.reasons[1].startswith("when it was promoted: ")
+    assert context.store.waiting_runs() == []
+    assert (stored.finished_at == run.finished_at) is is_over
+    event = context.store.events[-1]
+    assert (event.event_type, event.correlation_id) == (EventType.ROLLED_BACK, run.run_id)
+    assert event.payload["run_id"] == run.run_id
+
+
+@pytest.mark.parametrize(
+    ("named", "outcome"),
+    [(OLD, Outcome.ROLLED_BACK), (None, Outcome.ROLLED_BACK), (Path("/engine/other.pth"), Outcome.PROMOTED)],
+)
+def test_an_external_change_to_the_model_before_or_to_none_is_a_rollback(
+    context: FakeContext, named: Path | None, outcome: Outcome
+) -> None:
+    run = on_probation(context)
+    context.slot.named = named
+    changed: list[Any] = []
+    rolled_back: list[Run] = []
+    watch = SlotWatch(rolled_back.append)
+    for _ in range(3):
+        watch.check(context)
+        changed = [event for event in context.store.events if event.event_type is EventType.CHANGED_EXTERNALLY]
+
+    assert context.store.known_run(run.run_id).outcome is outcome
+    assert len(rolled_back) == (outcome is Outcome.ROLLED_BACK)
+    assert [event.payload["run_id"] for event in changed] == [run.run_id]
 
 
 def test_a_margin_is_not_worse(context: FakeContext) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from retrain_worker.adapters.stack_tables import StackTables
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.domain.lifecycle import Run
+from retrain_worker.domain.lifecycle import Outcome, Run
 from retrain_worker.errors import RetryLaterError, RowRefusedError
 
 log = structlog.get_logger()
@@ -78,9 +78,15 @@ class Bookkeeping:
 
     def _write_serving(self, tables: StackTables) -> None:
         """After the runs, so that the version in service has its row."""
-        serving = self._store.last_deployment()
-        if serving is None or serving.deployment_id == self._progress().serving:
+        reached, done = self._store.reached_deployments(), self._progress().serving
+        serving = reached[-1] if reached else None
+        if serving is None or serving.deployment_id == done:
             return
+        new = list(takewhile(lambda change: change.deployment_id != done, reversed(reached)))
+        for run in map(self._store.run, dict.fromkeys(change.run_id for change in new if change.run_id)):
+            # one that is rolled back when it has been over for long is written again
+            if run is not None and run.outcome is Outcome.ROLLED_BACK and not self._is_done(run, tables):
+                return
         try:
             tables.record_serving(serving)
         except RowRefusedError as error:

@@ -9,6 +9,7 @@ import structlog
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.trade_intents import TradeIntents, tally_in
 from retrain_worker.daemon.configuration import Configuration
+from retrain_worker.domain.deployments import promotion_of
 from retrain_worker.domain.engine_answers import INTENT_STREAM, Finding, Tally, judge
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import Run
@@ -79,7 +80,5 @@ def finding_of(store: StateDb, tally: Tally) -> Finding:
 
 def _run_of(store: StateDb, model_path: str) -> Run | None:
     """The run that has put this model into the slot; None for an external model."""
-    deployment = store.last_deployment()
-    if deployment is None or deployment.run_id is None or deployment.model_path != model_path:
-        return None
-    return store.run(deployment.run_id)
+    promotion = promotion_of(store.reached_deployments(), model_path)
+    return store.run(promotion.run_id) if promotion and promotion.run_id else None

@@ -9,6 +9,7 @@ import structlog
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.unexpected_error import charged
 from retrain_worker.domain.deployments import is_confirmed
+from retrain_worker.domain.lifecycle import Outcome, Run
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.ports import StageContext
@@ -17,16 +18,20 @@ from retrain_worker.stages.slot_requests import SlotRequestStep
 log = structlog.get_logger()
 
 
-def carry_out(store: StateDb, context: StageContext, *, is_stopping: Callable[[], bool]) -> bool:
+def carry_out(
+    store: StateDb, context: StageContext, *, is_stopping: Callable[[], bool], on_rollback: Callable[[Run], object]
+) -> bool:
     """Carry out the oldest requests as far as that needs no waiting; whether anything was stored.
 
-    Each step is stored before the next one, so the next pass recovers from a crash between two of them. Raises
-    StateError and RetryLaterError of the state database.
+    `on_rollback` gets each run that is rolled back. Each step is stored before the next one, so the next pass recovers
+    from a crash between two of them. Raises StateError and RetryLaterError of the state database.
     """
     has_moved = False
     while not is_stopping() and (request := store.waiting_slot_request()) is not None:
         step = _step(request, context)
         _log(step)
+        if step.run is not None and step.run.outcome is Outcome.ROLLED_BACK:
+            on_rollback(step.run)
         has_moved |= step.is_move
         if not step.is_move or step.request.not_before is not None:
             break

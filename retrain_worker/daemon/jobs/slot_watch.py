@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from retrain_worker.domain import events
+from retrain_worker.domain.lifecycle import Run
 from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
 from retrain_worker.errors import RetrainError, StateError
 from retrain_worker.stages import external_change
 from retrain_worker.stages.ports import StageContext
+from retrain_worker.stages.rolled_back_run import rolled_back_run
 
 log = structlog.get_logger()
 
@@ -16,7 +20,9 @@ log = structlog.get_logger()
 class SlotWatch:
     """Checks the engine's slot at every pass of the run driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_rollback: Callable[[Run], object] = lambda _run: None) -> None:
+        """`on_rollback` gets each run that an external change rolls back."""
+        self._on_rollback = on_rollback
         self._problem: Problem | None = None
         #: what the env line named at the last check, where no deployment says so
         self._unrecorded_path: str | None = None
@@ -44,7 +50,8 @@ class SlotWatch:
             return
         is_first = context.store.last_deployment() is None
         event = events.changed_externally(found, shadow_only=context.slot.is_shadow_only(), at=found.created_at)
-        context.store.record_deployment(found, events=() if is_first else (event,))
+        run = rolled_back_run(found, context)
+        context.store.record_deployment(found, events=() if is_first else (event,), run=run)
         self._unrecorded_path = None
         named = found.model_path or "no model"
         message = (
@@ -59,3 +66,5 @@ class SlotWatch:
             version=found.version,
             sha256=found.sha256,
         )
+        if run is not None:
+            self._on_rollback(run)
