@@ -111,7 +111,7 @@ def _reason(error: sa.exc.SQLAlchemyError) -> str:
 
 
 def _is_denied(error: sa.exc.SQLAlchemyError) -> bool:
-    """Whether the database denies this user the write, as its error code says."""
+    """Whether the error code means that this user may not write."""
     cause = getattr(error, "orig", None)
     code = str(getattr(cause, "sqlite_errorname", "") or getattr(cause, "sqlstate", ""))
     return code.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")) or code == _INSUFFICIENT_PRIVILEGE

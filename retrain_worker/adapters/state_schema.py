@@ -142,7 +142,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         "UPDATE deployments SET state = 'NOT_ASKED' WHERE state = 'NOT_CONFIRMED' AND (kind = 'external'"
         " OR confirmation IN ('ENGINE_CONFIRM=none: nobody was asked',"
         " 'no model is named, so nobody can be seen serving it'))",
-        # what is sent stays as it is: the old stream holds it, and nobody reads these rows again
+        # sent events stay as they are in the stream: these rows are not read again
         "UPDATE outbox SET event_type = 'model.changed_externally', stream = 'quantum:stream:model.changed_externally',"
         " payload = json_remove(json_set(payload, '$.changed_at', json_extract(payload, '$.observed_at'),"
         " '$.changed_by', json_extract(payload, '$.observed_by')), '$.observed_at', '$.observed_by'),"
@@ -176,7 +176,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         raise StateError(
             "there is no state database here", where=str(path), remedy="start the daemon once, or name the right --home"
         )
-    # Without a -wal file nobody writes, and only `immutable` keeps SQLite from making one.
+    # Without a -wal file there is no writer, and only `immutable` keeps SQLite from making one.
     mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
     with named_errors(path):
         connection = sqlite3.connect(
@@ -275,7 +275,7 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.
 
 @contextlib.contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Every sqlite3.Error of the block becomes an error that says what to do."""
+    """Every sqlite3.Error of the block becomes an error with a remedy."""
     try:
         yield
     except sqlite3.Error as error:

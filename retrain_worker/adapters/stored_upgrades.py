@@ -1,6 +1,6 @@
 """Brings the JSON that an earlier version stored to the names of this one: once, when the state database is migrated.
 
-A value without the expected shape is left as it is; whoever decodes it (stored_json.py) finds that it cannot be read.
+A value without the expected shape is left as it is; stored_json.py reports that it cannot be read.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Notifier:
         if self._notifier is None:
             return False
         try:
-            # Latin-1 maps each of these characters to the one byte of UTF-8 that it stands for.
+            # Latin-1 maps each of these characters to one byte of UTF-8.
             self._notifier.notify(message.encode().decode("latin-1"))
         except OSError:
             return False

@@ -52,7 +52,7 @@ def _look_at_postgresql(url: str) -> None:
         with engine.connect() as connection:
             has_table = sa.inspect(connection).has_table(TABLE)
     except sa.exc.SQLAlchemyError as error:
-        said = str(error.__cause__ or error).splitlines()[0]
-        raise DatabaseUnreachableError(f"cannot be reached: {said}", where=where, remedy=_REMEDY) from None
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise DatabaseUnreachableError(f"cannot be reached: {cause}", where=where, remedy=_REMEDY) from None
     if not has_table:
         raise SourceUnfitError(f"has no table {TABLE}", where=where, remedy=_REMEDY)

@@ -55,9 +55,9 @@ _VERBS = (
 _EPILOG = """\
 examples:
   retrain-worker demo                              one run on a simulated market
-  retrain-worker check                             what is missing before the first start, and what mends it
-  retrain-worker discover /opt /home /etc          where the training data lies, and what points elsewhere
-  retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes lies under /tmp/try
+  retrain-worker check                             what is missing before the first start, and how to correct it
+  retrain-worker discover /opt /home /etc          which files hold training data, and which settings name others
+  retrain-worker once --db trader.db --home /tmp/try   one run; everything it writes is under /tmp/try
   retrain-worker inspect model.pth                 what a model file is, and whether it can be trusted
   retrain-worker evaluate model.pth                what the gate would say of it; nothing is promoted
   retrain-worker report                            what came of the newest run; --html FILE for the browser

@@ -1,4 +1,4 @@
-"""`inspect`: what a model file contains, whoever wrote it, and whether it is valid. Nothing in it is executed."""
+"""`inspect`: what a model file contains, and whether it is valid. Nothing in it is executed."""
 
 from __future__ import annotations
 

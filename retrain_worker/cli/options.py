@@ -102,7 +102,7 @@ def redis_url(loaded: Settings) -> str:
 
 
 def prepare_home(loaded: Settings) -> None:
-    """Make the folders of a new home, and an env file for the engine where it lies under the home."""
+    """Make the folders of a new home, and an env file for the engine where that is under the home."""
     if loaded.home is None:
         return
     for folder in (loaded.state_path, loaded.model_path, loaded.checkpoint_path, loaded.engine_models_dir):

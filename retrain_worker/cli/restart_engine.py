@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.errors import RetrainError
 
     settings = options.read_settings(arguments)
-    said = journal.configure(level=settings.log_level, form=settings.log_format)
+    log_output = journal.configure(level=settings.log_level, form=settings.log_format)
     log = structlog.get_logger()
     engine = EngineRestart(
         engine_models_dir=settings.engine_models_dir,
@@ -44,5 +44,5 @@ def execute(arguments: argparse.Namespace) -> int:
         log.error("engine_not_restarted", message=str(error))  # noqa: TRY400 - the sentence is enough
         return 1
     finally:
-        said.flush()
+        log_output.flush()
     return 0

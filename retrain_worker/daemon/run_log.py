@@ -1,4 +1,4 @@
-"""What the log says of a run: its progress, and one canonical record once its outcome is known."""
+"""Log records of a run: its progress, and one canonical record at its end."""
 
 from __future__ import annotations
 

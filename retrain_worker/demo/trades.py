@@ -33,7 +33,7 @@ MODEL_VERSIONS = ("ensemble_v2.1", "ensemble_v2.2")
 
 _NOTIONAL = 250.0
 _FEE = 0.0004
-#: below this absolute score the ensemble says HOLD
+#: below this absolute score the ensemble's action is HOLD
 HOLD_SCORE = 0.06
 _LONGEST_HOLD_SECONDS = 4 * 3600
 _MICROSECONDS = 1_000_000

@@ -20,7 +20,7 @@ class Confirm(StrEnum):
 class Unconfirmed(StrEnum):
     """What follows a promotion that was not confirmed in time."""
 
-    #: the model stays; the outcome says that it is not confirmed
+    #: the model stays; the outcome states that it is not confirmed
     KEEP = "keep"
     #: the previous model returns to the slot
     ROLLBACK = "rollback"

@@ -206,7 +206,7 @@ class PromoteFacts:
     previous_model_path: str | None = None
     #: of the event model.promoted
     event_id: str = ""
-    #: whether the engine was seen serving it; None: not known yet, or nobody was asked
+    #: whether the engine was seen serving it; None: not known yet, or not required
     confirmed: bool | None = None
     confirmation: str = ""
 

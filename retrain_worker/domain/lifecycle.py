@@ -161,7 +161,7 @@ class Requester(StrEnum):
     PROBATION = "probation"
     #: a promotion that was not confirmed
     UNCONFIRMED = "UNCONFIRMED=rollback"
-    #: whoever changed the env line externally
+    #: the author of an external change
     UNKNOWN = "unknown"
 
 

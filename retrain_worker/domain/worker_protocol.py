@@ -3,7 +3,7 @@
 One worker per stage or one-off task: `python -m retrain_worker.worker REQUEST RESULT`. The request is a JSON file in
 the run folder, the result another, written atomically as its last act. Progress goes to the worker's stdout, one JSON
 object per line; its log goes to stderr. The worker ends when its stdin closes: the daemon holds the other end. A
-database URL may hold a password, so it never stands in a file: it travels in the worker's environment as
+database URL may hold a password, so it is never in a file: it is passed in the worker's environment as
 DATABASE_URL_VARIABLE.
 """
 
@@ -25,7 +25,7 @@ from retrain_worker.errors import RetrainError
 
 DATABASE_URL_VARIABLE = "RETRAIN_WORKER_PROCESS_DATABASE_URL"
 
-#: stands for a feature whose name a model file does not say
+#: the name of a feature that a model file does not name
 UNNAMED = "?"
 
 
@@ -43,7 +43,7 @@ class WorkerExit(IntEnum):
 class OneOffTask(StrEnum):
     """What a worker is asked for outside any run."""
 
-    #: tell what a model file is
+    #: inspect a model file
     INSPECT = "INSPECT"
     #: write a model file in the format of another runtime
     EXPORT = "EXPORT"
@@ -240,7 +240,7 @@ class VerifyResult:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectRequest:
-    """Tell what these files are. Nothing in them is executed."""
+    """Inspect these files. Nothing in them is executed."""
 
     #: as the file system stores them, which need not be UTF-8
     paths: tuple[bytes, ...]
@@ -257,7 +257,7 @@ class FileReport:
     problem: str
     size_bytes: int | None = None
     sha256: str = ""
-    #: what the checksum file beside it says: agrees | differs | none
+    #: the checksum file beside it: agrees | differs | none
     checksum: str = "none"
     parameters: int | None = None
     #: largest difference between the recorded and the replayed canary; None without a canary
@@ -332,6 +332,6 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """The worker ended without a result, or with an error; `error` says which."""
+    """The worker ended without a result, or with an error; `error` is that error."""
 
     error: RetrainError

@@ -93,7 +93,7 @@ def overview(result: RunResult) -> Overview:
         outcome=run.outcome or "IN PROGRESS",
         tone=_TONES[run.outcome] if run.outcome else OPEN,
         message=_message(result),
-        # the message of a promotion says everything
+        # the message of a promotion has all of it
         reasons=() if run.outcome is Outcome.PROMOTED else tuple(plain(reason) for reason in run.reasons),
         next_step=_next_step(run),
         rows=_rows(facts.pull, facts.train) if facts.pull else (),

@@ -92,7 +92,7 @@ class Settings:
 def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | None = None) -> Settings:
     """Read the settings from `environment`. Raises SettingsError, which names every problem.
 
-    With `home`, everything that is written lies under it, except the engine's env file when ENGINE_ENV_FILE names one.
+    With `home`, everything that is written is under it, except the engine's env file when ENGINE_ENV_FILE names one.
     `db` (a path or a URL) overrides DB_PATH and DATABASE_URL.
     """
     current = with_current_names(environment)

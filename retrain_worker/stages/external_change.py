@@ -1,4 +1,4 @@
-"""An external change: somebody else has changed the env line. It is respected, and recorded once in the history."""
+"""An external change of the env line: it is kept, and recorded once in the history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks the worker for the result of a stage, and tells waiting, broken and done apart."""
+"""Gets the result of a stage from the worker: waiting, failed or done."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the gates decide on: measurements of candidate and incumbent, made by the worker (worker/scoring.py).
 
-None stands for what could not be measured. Bounds allow for the dependence of samples that are close in time: errors
+None: could not be measured. Bounds allow for the dependence of samples that are close in time: errors
 are summed over blocks in time (worker/statistics.py).
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """Outcomes of the rows whose probability lies in [low, high)."""
+    """Outcomes of the rows whose probability is in [low, high)."""
 
     low: float
     high: float

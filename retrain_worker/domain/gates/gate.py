@@ -72,7 +72,7 @@ class Gate:
     """One gate. A module of this package declares it; `decision.GATES` lists it."""
 
     name: str
-    #: when it passes; `{field}` stands for a threshold
+    #: when it passes; `{field}` is replaced by a threshold
     requirement: str
     #: what a failure means
     failure: str

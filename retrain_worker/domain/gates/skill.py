@@ -92,7 +92,7 @@ def _bounds(auc_low: float | None, gain_low: float | None, alpha: float) -> tupl
 def _deciding(found: Skill) -> PooledEstimate | None:
     """The pooled estimate with the most folds that shows skill; else the one with the most folds.
 
-    After a change of the market, old folds speak against a good model, so fewer of them may decide, at a smaller error
+    After a change of the market, old folds count against a good model, so fewer of them may decide, at a smaller error
     probability.
     """
     with_skill = [
