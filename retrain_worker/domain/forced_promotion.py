@@ -17,7 +17,7 @@ from retrain_worker.domain.lifecycle import Run
 
 
 def contract_name(contract: ModelContract) -> str:
-    """A contract as one word, which the operator who accepts it types: `preset:rows:transform:label:feature,feature`."""
+    """A contract as one word, typed by the operator who accepts it: `preset:rows:transform:label:feature,feature`."""
     return ":".join(
         (
             contract.preset,
