@@ -97,6 +97,8 @@ def test_without_a_correlation_id_the_trace_id_stays() -> None:
         ("2026-01-10T03:30:00", AT),
         ("2026-01-10T04:30:00+01:00", AT),
         ("2026-01-10 03:30:00Z", AT),
+        (str(AT.timestamp()), AT),
+        (f"{AT.timestamp() * 1000:.0f}", AT),
     ],
 )
 def test_a_timestamp_is_read_as_utc(text: str, instant: datetime) -> None:
@@ -117,7 +119,10 @@ def test_newer_schema_versions_are_kept_and_bytes_that_are_no_utf8_are_replaced(
         ({"payload": "[" * 100_000}, "its payload is not JSON"),
         ({"payload": "[1]"}, "its payload is a JSON list, not an object"),
         ({"payload": "null"}, "its payload is a JSON NoneType, not an object"),
-        ({"timestamp": "yesterday" * 10}, f"its timestamp {('yesterday' * 10)[:40]!r} is not ISO 8601"),
+        (
+            {"timestamp": "yesterday" * 10},
+            f"its timestamp {('yesterday' * 10)[:40]!r} is neither ISO 8601 nor a time since the epoch",
+        ),
         ({"schema_version": "1.0"}, "its schema_version '1.0' is not a number"),
         ({"schema_version": "-1"}, "its schema_version '-1' is not a number"),
         ({"schema_version": "²"}, "its schema_version '²' is not a number"),

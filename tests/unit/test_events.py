@@ -79,6 +79,7 @@ SLOT_CHANGE = {
     "model_path": "/engine/patchtst_v20260109_033000.pth",
     "sha256": "b" * 64,
     "size_bytes": 9,
+    "run_id": "20260110_033000",
     "reason": "it loses",
     "shadow_only": True,
 }
@@ -229,7 +230,7 @@ def test_a_promotion_has_the_metrics_of_the_candidate() -> None:
         event_id=events.event_id_of(RUN.run_id, EventType.PROMOTED),
         event_type=EventType.PROMOTED,
         payload={
-            **{key: value for key, value in SLOT_CHANGE.items() if key != "reason"},
+            **{key: value for key, value in SLOT_CHANGE.items() if key not in ("reason", "run_id")},
             "accuracy": 0.72,
             "precision": 0.73,
             "recall": 0.75,
@@ -333,13 +334,13 @@ def test_a_probation_without_a_comparison_has_no_difference() -> None:
 
 
 def test_an_external_change_names_what_the_line_names_now() -> None:
-    event = events.changed_externally(replace(DEPLOYMENT, run_id=None), shadow_only=True, at=AT)
+    event = events.changed_externally(DEPLOYMENT, shadow_only=True, at=AT)
 
     assert event == events.Event(
         event_id=events.event_id_of("rollback_1", EventType.CHANGED_EXTERNALLY),
         event_type=EventType.CHANGED_EXTERNALLY,
         payload={**SLOT_CHANGE, "changed_at": "2026-01-10T03:50:00.250000+00:00", "changed_by": "anna"},
-        correlation_id="rollback_1",
+        correlation_id="20260110_033000",
         timestamp=AT,
         flat={
             "model": "patchtst",
