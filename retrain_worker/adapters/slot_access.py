@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 import re
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from retrain_worker import durable_file
+from retrain_worker.adapters.account_names import group_name, user_name
 
 #: cause, and remedy
 Problem = tuple[str, str]
@@ -43,13 +43,16 @@ def slot_problems(
 def _directory_problems(directory: Path, name: str) -> list[Problem]:
     if not directory.is_dir():
         return [
-            (f"{directory} ({name}) is not a directory", f"sudo install -d -o {_user()} -m 2755 {_quoted(directory)}")
+            (
+                f"{directory} ({name}) is not a directory",
+                f"sudo install -d -o {user_name()} -m 2755 {_quoted(directory)}",
+            )
         ]
     if not os.access(directory, os.W_OK | os.X_OK):
         return [
             (
-                f"{directory} ({name}) is not writable for {_user()}",
-                f"sudo chgrp {_group()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}",
+                f"{directory} ({name}) is not writable for {user_name()}",
+                f"sudo chgrp {group_name()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}",
             )
         ]
     if directory.stat().st_mode & stat.S_IWOTH and not directory.stat().st_mode & stat.S_ISVTX:
@@ -73,8 +76,9 @@ def _env_file_problems(env_file: Path) -> list[Problem]:
     if os.geteuid() != 0 and not (found.st_uid == os.geteuid() and found.st_gid in {os.getegid(), *os.getgroups()}):
         return [
             (
-                f"{env_file} belongs to {_owner(found)}, which {_user()} cannot give to the file that replaces it",
-                f"sudo chown {_user()}:{_group()} {_quoted(env_file)}",
+                f"{env_file} belongs to {user_name(found.st_uid)}:{group_name(found.st_gid)}, "
+                f"which {user_name()} cannot give to the file that replaces it",
+                f"sudo chown {user_name()}:{group_name()} {_quoted(env_file)}",
             )
         ]
     if not found.st_mode & stat.S_IWUSR:
@@ -94,33 +98,6 @@ def _is_mount_point(path: Path) -> bool:
 def _unescaped(name: bytes) -> bytes:
     """A name of /proc/self/mountinfo, where blanks and backslashes are octal."""
     return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), name)
-
-
-def _owner(found: os.stat_result) -> str:
-    """`user:group` of a file, by name where there is one."""
-    try:
-        user = pwd.getpwuid(found.st_uid).pw_name
-    except KeyError:
-        user = str(found.st_uid)
-    try:
-        return f"{user}:{grp.getgrgid(found.st_gid).gr_name}"
-    except KeyError:
-        return f"{user}:{found.st_gid}"
-
-
-def _user() -> str:
-    """The user of this process, by name where there is one."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
-
-
-def _group() -> str:
-    try:
-        return grp.getgrgid(os.getegid()).gr_name
-    except KeyError:
-        return str(os.getegid())
 
 
 def _quoted(path: Path) -> str:

@@ -6,7 +6,6 @@ change of the model in service, upserted by version, so that a repeat changes no
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 import sqlalchemy as sa
 
+from retrain_worker.adapters.account_names import user_name
 from retrain_worker.domain.artifact import MODEL_TYPE, version_of
 from retrain_worker.domain.facts import PromoteFacts
 from retrain_worker.domain.lifecycle import Deployment, Outcome, Run
@@ -37,7 +37,7 @@ class StackTables:
         url = sa.make_url(database_url)
         arguments: dict[str, Any] = {}
         #: for messages
-        self._place, self._user = url.render_as_string(hide_password=True), url.username or getpass.getuser()
+        self._place, self._user = url.render_as_string(hide_password=True), url.username or user_name()
         if url.get_backend_name() == "sqlite":
             self._place = url.database or ""
             path = quote(os.fsencode(self._place))

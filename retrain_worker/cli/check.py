@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrain_worker.adapters.account_names import user_name
 from retrain_worker.cli import options
 from retrain_worker.domain.audit_findings import Severity
 from retrain_worker.domain.printable import printable
@@ -99,7 +100,7 @@ def _names(deprecations: tuple[str, ...], unknown: tuple[str, ...]) -> list[Chec
 
 
 def _folder(name: str, path: Path) -> Check:
-    user = shlex.quote(_user())
+    user = shlex.quote(user_name())
     existing = _nearest(path)
     if not existing.is_dir():
         return Check(name=name, is_ok=False, finding=f"{existing} is not a directory", remedy=f"set another {name}")
@@ -107,7 +108,7 @@ def _folder(name: str, path: Path) -> Check:
         return Check(
             name=name,
             is_ok=False,
-            finding=f"{existing} is not writable for {_user()}",
+            finding=f"{existing} is not writable for {user_name()}",
             remedy=f"sudo install -d -o {user} -m 750 {shlex.quote(str(path))}",
         )
     state = "is writable" if existing == path else f"will be created in {existing}"
@@ -235,12 +236,6 @@ def _as_text(check: Check) -> str:
     mark = "ok     " if check.is_ok else "PROBLEM" if check.blocks else "warning"
     text = f"{mark} {check.name:<16} {printable(check.finding)}"
     return f"{text}\n{'':<24} -> {printable(check.remedy)}" if check.remedy else text
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _ignore(_message: str) -> None:

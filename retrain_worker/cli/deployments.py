@@ -30,7 +30,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Print the deployments, newest first; the current one is marked."""
     from retrain_worker.cli.once import as_json
 
-    store = options.open_state(options.read_settings(arguments))
+    store = options.open_state(options.read_valid_settings(arguments))
     if store is None:
         print("no deployment yet")
         return 0

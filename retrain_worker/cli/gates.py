@@ -28,7 +28,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Print the verdict. Raises UsageError when the run is unknown or has none."""
     from retrain_worker.cli.once import as_json
 
-    settings = options.read_settings(arguments)
+    settings = options.read_valid_settings(arguments)
     run = chosen_run(
         settings,
         arguments.run_id,

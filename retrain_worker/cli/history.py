@@ -27,7 +27,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.report.live_evaluation import trial_pairs
     from retrain_worker.report.result import RunResult, as_object
 
-    settings = options.read_settings(arguments)
+    settings = options.read_valid_settings(arguments)
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
     store = options.open_state(settings)
     if store is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker import settings
+from retrain_worker.adapters import account_names
 from retrain_worker.domain import env_file
 from retrain_worker.domain.printable import printable
 from retrain_worker.errors import RetrainError, SettingsError, UsageError
@@ -55,6 +56,33 @@ def read_settings(arguments: argparse.Namespace, outside: Mapping[str, str] = os
     return loaded
 
 
+def read_valid_settings(arguments: argparse.Namespace) -> Settings:
+    """Settings of a verb that an operator needs when something is wrong: an invalid one has its default.
+
+    Each problem is a warning on stderr.
+    """
+    home = home_of(arguments)
+    given = _or_warning(lambda: _given_in(env_file_of(arguments)))
+    credentials = _or_warning(lambda: settings.credentials_in(os.environ, home=home))
+    loaded = settings.load({**os.environ, **given, **credentials}, home=home, on_problem=_warn)
+    for problem in settings.likely_misspellings(given, loaded.names):
+        _warn(problem)
+    return loaded
+
+
+def _or_warning(read: Callable[[], dict[str, str]]) -> dict[str, str]:
+    try:
+        return read()
+    except SettingsError as error:
+        for problem in error.problems:
+            _warn(problem)
+        return {}
+
+
+def _warn(problem: str) -> None:
+    print(f"retrain-worker: warning: {printable(problem)}; the default is used", file=sys.stderr)
+
+
 def unknown_names(arguments: argparse.Namespace, loaded: Settings) -> tuple[str, ...]:
     """Names in the env file that are no settings."""
     return settings.unknown_names(_given_in(env_file_of(arguments)), loaded.names)
@@ -79,7 +107,7 @@ def environment_outside(arguments: argparse.Namespace) -> dict[str, str]:
 
 def user_name() -> str:
     """The user who runs this command; under sudo the one who called it."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
+    return os.environ.get("SUDO_USER") or account_names.user_name()
 
 
 def open_state(loaded: Settings) -> StateDb | None:
@@ -113,11 +141,17 @@ def prepare_home(loaded: Settings) -> None:
 
 
 def env_file_of(arguments: argparse.Namespace) -> Path | None:
-    """--env-file, or without --home the default one, if it exists."""
+    """--env-file, or without --home the default one, unless it does not exist."""
     path: Path | None = arguments.env_file
-    if path is None and arguments.home is None and settings.ENV_FILE.exists():
-        path = settings.ENV_FILE
-    return path
+    if path is not None or arguments.home is not None:
+        return path
+    try:
+        settings.ENV_FILE.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # it may exist: reading it reports why it cannot be read
+    return settings.ENV_FILE
 
 
 def _given_in(path: Path | None) -> dict[str, str]:

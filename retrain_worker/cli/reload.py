@@ -37,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     pid = arguments.pid
     if pid is None:
-        state_path = options.read_settings(arguments).state_path
+        state_path = options.read_valid_settings(arguments).state_path
         pid = holder_of(state_path)
         if pid is None:
             raise UsageError("no daemon is running", where=str(state_path), remedy="start it")

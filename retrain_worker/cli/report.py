@@ -37,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.report.result import RunResult, as_object
     from retrain_worker.report.run_summary import summary
 
-    settings = options.read_settings(arguments)
+    settings = options.read_valid_settings(arguments)
     wanted = arguments.run_id
     run = chosen_run(
         settings,

@@ -30,7 +30,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.adapters.verified_engine_restart import EngineRestart
     from retrain_worker.errors import RetrainError
 
-    settings = options.read_settings(arguments)
+    settings = options.read_valid_settings(arguments)
     log_output = journal.configure(level=settings.log_level, form=settings.log_format)
     log = structlog.get_logger()
     engine = EngineRestart(

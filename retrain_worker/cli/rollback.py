@@ -56,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
     from retrain_worker.errors import StateError
 
-    settings = options.read_settings(arguments)
+    settings = options.read_valid_settings(arguments)
     path = settings.state_path / "state.db"
     if not path.exists():
         raise StateError(

@@ -26,14 +26,15 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker.cli.once import as_json
     from retrain_worker.daemon.status import status_of
 
-    found = status_of(options.read_settings(arguments))
+    found = status_of(options.read_valid_settings(arguments))
     print(as_json(found) if arguments.json else as_text(found))
     return 0
 
 
 def as_text(found: dict[str, Any]) -> str:
     """The object of daemon.status.status_of as lines of a label and a text."""
-    lines = [("daemon", found["daemon"]), *_slot(found), *_runs(found)]
+    problems = (("problem", problem) for problem in found["problems"])
+    lines = [("daemon", found["daemon"]), *problems, *_slot(found), *_runs(found)]
     events = f"{found['pending_events']} pending"
     if found["oldest_pending_event_at"]:
         events += f", the oldest since {found['oldest_pending_event_at'][:19]} UTC"

@@ -28,7 +28,8 @@ def log_step(step: Step) -> None:
         write = log.debug if is_minor else log.info
         write("run_progress", message=step.message, run_id=run.run_id, stage=run.stage)
         return
-    write = log.warning if run.outcome in _ALARMS else log.info
+    is_unconfirmed = run.facts.promote is not None and run.facts.promote.confirmed is False
+    write = log.warning if needs_attention(run) or is_unconfirmed else log.info
     write(
         "run_finished",
         message=step.message,
@@ -39,3 +40,8 @@ def log_step(step: Step) -> None:
         seconds=dict(run.seconds),
         model_path=run.facts.promote.model_path if run.facts.promote else None,
     )
+
+
+def needs_attention(run: Run) -> bool:
+    """Whether an operator has to act on the outcome: a refusal by a gate, and too few new rows, need nothing."""
+    return run.outcome in _ALARMS or run.is_data_refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,10 +11,11 @@ from retrain_worker.adapters.state_lock import is_held
 from retrain_worker.daemon import queued_request
 from retrain_worker.daemon.configuration import slot_of
 from retrain_worker.daemon.jobs.serving_monitor import engine_says
+from retrain_worker.daemon.lasting_problems import lasting_problems
 from retrain_worker.daemon.run_schedule import next_run_at
 from retrain_worker.daemon.wiring import Components
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Run
-from retrain_worker.domain.problem import ProblemKind, problem_of
+from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
 from retrain_worker.domain.slot_request import SlotRequest
 from retrain_worker.errors import SlotError
 from retrain_worker.report.live_evaluation import trial_pairs
@@ -24,7 +26,13 @@ def status_line(components: Components) -> str:
     """STATUS= of the unit: what the daemon does, or when it will, and its problems. Never raises."""
     try:
         parts = [components.driver.message or _idle_message(components), *components.waiting_runs.messages()]
-        parts += [problem.message for problem in components.backoff.problems()]
+        parts += [
+            problem.message
+            for problem in (
+                *_lasting(components.store, components.configuration.settings),
+                *components.backoff.problems(),
+            )
+        ]
         if components.relay.problem:
             parts.append(f"{components.relay.problem}, {components.store.num_pending()} events waiting")
         return "; ".join(parts)
@@ -65,16 +73,23 @@ def status_of(settings: Settings) -> dict[str, Any]:
         "next_run_at": None,
         "queued_request": None,
         "engine_answers": None,
+        "problems": [],
         "pending_events": 0,
         "oldest_pending_event_at": None,
     }
     if state.exists():
         with StateDb(state, read_only=True) as store:
-            found |= _stored_in(store, interval=timedelta(hours=settings.retrain_interval_hours))
+            found |= _stored_in(store, settings)
     return found
 
 
-def _stored_in(store: StateDb, *, interval: timedelta) -> dict[str, Any]:
+def _lasting(store: StateDb, settings: Settings) -> Iterator[Problem]:
+    max_row_age = timedelta(hours=settings.data.warn_staleness_hours)
+    return lasting_problems(store, now=datetime.now(UTC), max_row_age=max_row_age)
+
+
+def _stored_in(store: StateDb, settings: Settings) -> dict[str, Any]:
+    interval = timedelta(hours=settings.retrain_interval_hours)
     due = next_run_at(last_attempt_at=store.last_attempt_at(), now=datetime.now(UTC), interval=interval)
     last_run = next((run for run in store.history(limit=2) if run.is_concluded), None)
     current, request, deployment = store.unfinished_run(), store.waiting_slot_request(), store.last_deployment()
@@ -88,6 +103,7 @@ def _stored_in(store: StateDb, *, interval: timedelta) -> dict[str, Any]:
         "next_run_at": due.isoformat(),
         "queued_request": queued_request.due(store),
         "engine_answers": engine_says(store) or None,
+        "problems": [problem.message for problem in _lasting(store, settings)],
         "pending_events": store.num_pending(),
         "oldest_pending_event_at": oldest.isoformat() if oldest else None,
     }

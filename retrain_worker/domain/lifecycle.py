@@ -116,6 +116,11 @@ class Run:
         """Whether it waits for new rows, so that another run may work."""
         return self.stage in WAITING and not self.is_finished
 
+    @property
+    def is_data_refused(self) -> bool:
+        """Whether it was refused because of its rows, before any training."""
+        return self.outcome is Outcome.REFUSED and self.stage in (Stage.PULL, Stage.AUDIT)
+
     def with_fact(self, fact: Fact) -> Run:
         """The same run with the findings of one stage."""
         return replace(self, facts=self.facts.with_fact(fact))

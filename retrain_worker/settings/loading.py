@@ -6,7 +6,7 @@ with its default; a test compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -18,6 +18,7 @@ from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.shadow_trial import ShadowPolicy
 from retrain_worker.domain.split_policy import SplitPolicy
+from retrain_worker.errors import SettingsError
 from retrain_worker.settings.names import with_current_names
 from retrain_worker.settings.reader import Reader
 
@@ -89,8 +90,16 @@ class Settings:
         return self.worker_memory_mb * 2**20
 
 
-def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | None = None) -> Settings:
+def load(
+    environment: Mapping[str, str],
+    *,
+    home: Path | None = None,
+    db: str | None = None,
+    on_problem: Callable[[str], None] | None = None,
+) -> Settings:
     """Read the settings from `environment`. Raises SettingsError, which names every problem.
+
+    With `on_problem`, which gets each problem, nothing is raised: a setting with an invalid value has its default.
 
     With `home`, everything that is written is under it, except the engine's env file when ENGINE_ENV_FILE names one.
     `db` (a path or a URL) overrides DB_PATH and DATABASE_URL.
@@ -141,7 +150,12 @@ def load(environment: Mapping[str, str], *, home: Path | None = None, db: str | 
         names=read.defaults,
         deprecations=current.deprecations,
     )
-    read.finish((*current.problems, *_contradictions(settings)))
+    problems = (*read.problems, *current.problems, *_contradictions(settings))
+    if on_problem is not None:
+        for problem in problems:
+            on_problem(problem)
+    elif problems:
+        raise SettingsError(problems)
     return settings
 
 
@@ -299,6 +313,7 @@ def _database(read: Reader, db: str | None) -> tuple[Secret, Path | None]:
         return _sqlite_url(path), path
     if not url.startswith("postgresql"):
         read.problems.append("DATABASE_URL: the value is neither sqlite:///PATH nor postgresql://...")
+        return _sqlite_url(path), path
     return Secret(url), None
 
 
@@ -314,6 +329,7 @@ def _redis_url(read: Reader, home: Path | None) -> Secret:
     number, password = read.count("REDIS_DB", 0), read.text("REDIS_PASSWORD", "")
     if url and not _is_redis_url(url):
         read.problems.append("REDIS_URL: the value is not redis://host:port/number, rediss://... or unix:///path")
+        url = ""
     if url or (home is not None and not named):
         return Secret(url)
     user = f":{quote(password, safe='')}@" if password else ""

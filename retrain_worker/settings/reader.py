@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
 from retrain_worker.domain.printable import printable
-from retrain_worker.errors import SettingsError
 
 EnumType = TypeVar("EnumType", bound=StrEnum)
 Number = TypeVar("Number", int, float)
@@ -19,7 +19,7 @@ _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 
 class Reader:
-    """Reads typed values by name; an invalid value reads as its default until `finish` raises."""
+    """Reads typed values by name; an invalid value reads as its default."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.problems: list[str] = []
@@ -42,12 +42,16 @@ class Reader:
 
     def path(self, name: str, default: str) -> Path:
         """An absolute path in UTF-8; ~ is expanded."""
-        value = Path(self.text(name, default)).expanduser()
+        value = Path(self.text(name, default))
+        with contextlib.suppress(RuntimeError):  # this user has no home directory
+            value = value.expanduser()
         if not value.is_absolute():
             self._reject(name, str(value), "an absolute path")
-        if bytes(value).decode(errors="ignore") != str(value):
+        elif bytes(value).decode(errors="ignore") != str(value):
             self._reject(name, printable(value), "valid UTF-8")
-        return value
+        else:
+            return value
+        return Path(default)
 
     def number(self, name: str, default: float, *, low: float = 0.0, high: float = math.inf) -> float:
         """A finite number in [low, high]."""
@@ -89,11 +93,6 @@ class Reader:
         """A member of the enum that `default` belongs to, by its value."""
         members = type(default)
         return members(self.choice(name, default, tuple(members)))
-
-    def finish(self, problems: Iterable[str] = ()) -> None:
-        """Raise SettingsError when there is any problem, here or in `problems`."""
-        if found := (*self.problems, *problems):
-            raise SettingsError(found)
 
     def _in_range(self, name: str, kind: Callable[[str], Number], *, low: float, high: float, default: str) -> Number:
         given = self.text(name, default)

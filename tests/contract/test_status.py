@@ -1,21 +1,26 @@
 """What STATUS= and `retrain-worker status` say of the same home."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from retrain_worker.cli.once import as_json
 from retrain_worker.cli.status import as_text
+from retrain_worker.daemon.run_log import log_step
 from retrain_worker.daemon.status import in_words, status_line, status_of
-from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Stage
+from retrain_worker.domain.facts import PromoteFacts, PullFacts
+from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
+from retrain_worker.stages.step import Step
 from tests.daemon_home import an_ended_run
 
 INCUMBENT = "/opt/best_2025.pth"
 
 
-def put_incumbent(components: Any, kind: Any = DeploymentKind.EXTERNAL) -> None:
+def put_incumbent(components: Any, kind: Any = DeploymentKind.EXTERNAL, state: Any = DeploymentState.NOT_ASKED) -> None:
     now = datetime.now(UTC)
     components.store.record_deployment(
         Deployment(
@@ -28,7 +33,8 @@ def put_incumbent(components: Any, kind: Any = DeploymentKind.EXTERNAL) -> None:
             size_bytes=1,
             previous_version=None,
             previous_model_path=None,
-            state=DeploymentState.NOT_CONFIRMED,
+            state=state,
+            confirmation="nobody answered",
             created_at=now,
             updated_at=now,
             requested_by="unknown",
@@ -58,7 +64,9 @@ def test_between_two_runs(components: Any) -> None:
     an_ended_run(components, datetime.now(UTC))
     put_incumbent(components, DeploymentKind.PROMOTE)
 
-    assert status_line(components) == "idle; next run in 3 h 59 min; incumbent best_2025"
+    assert status_line(components).startswith(
+        "idle; next run in 3 h 59 min; incumbent best_2025; last run FAILED: test"
+    )
     text = text_of(components)
     assert "promote   best_2025" in text
     assert "FAILED" in text
@@ -91,6 +99,56 @@ def test_an_env_file_that_cannot_be_read_and_one_that_was_changed_externally(com
 
     env_file.unlink()
     assert str(env_file) in status_of(components.configuration.settings)["slot_problem"]
+
+
+def test_a_problem_is_displayed_until_it_is_over(components: Any) -> None:
+    store, now = components.store, datetime.now(UTC)
+
+    def ended(outcome: Outcome, stage: Stage, hours: int, last_at: datetime) -> None:
+        run, _ = store.open_run(requested_by="schedule", reason="test", at=now + timedelta(hours=hours))
+        run = replace(run.with_fact(PullFacts(last_at=last_at)), stage=stage)
+        store.record(run.ended(outcome, "why", at=now))
+
+    def problems() -> list[str]:
+        found: list[str] = status_of(components.configuration.settings)["problems"]
+        assert all(problem in status_line(components) for problem in found)
+        assert all(f"problem   {problem}" in text_of(components) for problem in found)
+        return found
+
+    put_incumbent(components, DeploymentKind.PROMOTE, DeploymentState.NOT_CONFIRMED)
+    ended(Outcome.REFUSED, Stage.AUDIT, 1, now - timedelta(hours=80))
+    refused, stale, unconfirmed = problems()
+    assert refused == "last run REFUSED: why; see retrain-worker audit"
+    assert "the newest row that was read is 80 h old" in stale
+    assert unconfirmed.startswith("best_2025 not confirmed: nobody answered")
+
+    ended(Outcome.REFUSED, Stage.GATE, 2, now)
+    assert problems() == [unconfirmed]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "stage", "confirmed", "level"),
+    [
+        (Outcome.REFUSED, Stage.GATE, None, "info"),
+        (Outcome.SKIPPED, Stage.PULL, None, "info"),
+        (Outcome.PROMOTED, Stage.PROMOTE, True, "info"),
+        (Outcome.PROMOTED, Stage.PROMOTE, False, "warning"),
+        (Outcome.REFUSED, Stage.PULL, None, "warning"),
+        (Outcome.REFUSED, Stage.AUDIT, None, "warning"),
+        (Outcome.FAILED, Stage.TRAIN, None, "warning"),
+    ],
+)
+def test_the_log_level_of_an_outcome_is_what_an_operator_needs(
+    components: Any, outcome: Any, stage: Any, confirmed: Any, level: str
+) -> None:
+    now = datetime.now(UTC)
+    run, _ = components.store.open_run(requested_by="schedule", reason="test", at=now)
+    promoted = PromoteFacts(version="v", model_path="/m", sha256="0", confirmed=confirmed)
+    run = replace(run.with_fact(promoted) if outcome is Outcome.PROMOTED else run, stage=stage)
+    with capture_logs() as logged:
+        log_step(Step(run=run.ended(outcome, "why", at=now), message="ended", is_end=True))
+
+    assert [entry["log_level"] for entry in logged] == [level]
 
 
 @pytest.mark.parametrize(
