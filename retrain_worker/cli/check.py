@@ -156,6 +156,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 def _engine(settings: Settings) -> Iterator[Check]:
     from retrain_worker.adapters.model_slot import ModelSlot
+    from retrain_worker.daemon import start_checks
 
     if settings.home and settings.home in settings.engine_env_file.parents and not settings.engine_env_file.exists():
         yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} will be created by the first run")
@@ -167,6 +168,8 @@ def _engine(settings: Settings) -> Iterator[Check]:
         serving_user=settings.engine_user or None,
     )
     problems = [*slot.problems(), *_incumbent(slot)]
+    if missing := start_checks.contract_problem(settings):
+        yield Check(name="engine", is_ok=False, blocks=False, finding=missing.cause, remedy=missing.action)
     for finding, remedy in problems:
         yield Check(name="engine", is_ok=False, finding=finding, remedy=remedy)
     if not settings.engine_user and settings.home is None:

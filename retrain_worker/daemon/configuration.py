@@ -73,6 +73,7 @@ def policies_of(settings: Settings) -> Policies:
         split=settings.split,
         recipe=settings.recipe,
         gate=settings.gate,
+        needs_known_contract=settings.home is None,
         allow_live_swap=settings.allow_live_swap,
         engine_confirm=settings.engine_confirm,
         engine_confirm_seconds=settings.engine_confirm_seconds,

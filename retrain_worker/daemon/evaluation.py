@@ -11,10 +11,12 @@ from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.configuration import slot_of
 from retrain_worker.daemon.one_off_task import stage_worker
 from retrain_worker.domain.alpha_spending import AlphaSpending, spend
+from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.gates import Evidence, Verdict, decide
 from retrain_worker.domain.lifecycle import Stage
-from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest
+from retrain_worker.domain.worker_protocol import EmptySlot, GateMeasured, GateRequest
 from retrain_worker.settings import Settings
+from retrain_worker.stages.engine_contract import known_contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,10 @@ class Evaluation:
 def evaluate(settings: Settings, file: Path, *, report: Callable[[str], None]) -> Evaluation:
     """Measure and judge `file` on the holdout of the current rows. Raises the worker's error, SlotError."""
     now = datetime.now(UTC)
-    spending = _spending(settings, now)
+    last, contract = _stored_in(settings)
+    spending = spend(
+        last, at=now, skill_alpha=settings.gate.skill_alpha, per_year=settings.gate.false_promotions_per_year
+    )
     policy = replace(settings.gate, skill_alpha=spending.alpha)
     incumbent = slot_of(settings).current_path() if settings.engine_env_file.exists() else None
     with stage_worker(settings, report=report) as worker:
@@ -45,6 +50,7 @@ def evaluate(settings: Settings, file: Path, *, report: Callable[[str], None]) -
             split=settings.split,
             recipe=settings.recipe,
             policy=policy,
+            empty_slot=EmptySlot(contract=contract, is_contract_required=settings.home is None),
             memory_limit_bytes=settings.worker_memory_bytes,
         )
         measured: GateMeasured = worker.result_of(Stage.GATE, request)
@@ -56,9 +62,10 @@ def evaluate(settings: Settings, file: Path, *, report: Callable[[str], None]) -
     )
 
 
-def _spending(settings: Settings, now: datetime) -> AlphaSpending:
-    path, last = settings.state_path / "state.db", None
-    if path.exists():
-        with StateDb(path, read_only=True) as store:
-            last = store.alpha_spending_before(None)
-    return spend(last, at=now, skill_alpha=settings.gate.skill_alpha, per_year=settings.gate.false_promotions_per_year)
+def _stored_in(settings: Settings) -> tuple[AlphaSpending | None, ModelContract | None]:
+    """The alpha spending of the newest decision, and the last contract known to have been in the slot."""
+    path = settings.state_path / "state.db"
+    if not path.exists():
+        return None, None
+    with StateDb(path, read_only=True) as store:
+        return store.alpha_spending_before(None), known_contract(store)

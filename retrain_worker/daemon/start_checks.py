@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
 from retrain_worker import durable_file
 from retrain_worker.adapters import trading_database
+from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.configuration import slot_of
 from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
+from retrain_worker.domain.recipe import Preset
 from retrain_worker.errors import DatabaseUnreachableError, SlotError
 from retrain_worker.settings import Settings
+from retrain_worker.stages.engine_contract import known_contract
 
 
 def check_start(settings: Settings) -> Iterator[Problem]:
@@ -27,5 +31,28 @@ def check_start(settings: Settings) -> Iterator[Problem]:
         trading_database.check_source(str(settings.database_url), settings.database_path)
     except DatabaseUnreachableError as error:
         yield problem_of(error, kind=ProblemKind.DATABASE)
+    if missing := contract_problem(settings):
+        yield missing
     for finding, remedy in slot_of(settings).problems():
         yield Problem(kind=ProblemKind.SLOT, subject="no model can be promoted", cause=finding, action=remedy)
+
+
+def contract_problem(settings: Settings) -> Problem | None:
+    """An engine whose contract nobody has stated: the contract gate of every candidate would be UNDECIDED."""
+    state = settings.state_path / "state.db"
+    try:
+        is_named = slot_of(settings).current_path() is not None
+    except SlotError:
+        return None  # a problem of its own
+    if is_named or settings.home is not None or settings.recipe.preset is not Preset.AUTO:
+        return None
+    with StateDb(state, read_only=True) if state.exists() else contextlib.nullcontext() as store:
+        if store is not None and known_contract(store) is not None:
+            return None
+    return Problem(
+        kind=ProblemKind.SLOT,
+        subject="no model can be promoted",
+        cause="PRESET=auto, and the engine's slot has had no model with a known contract",
+        action="set PRESET=engine for the network that the stack's engine builds (128 rows x 8 inputs), or PRESET=paper "
+        "for an engine that loads models with retrain_worker.serving",
+    )

@@ -140,6 +140,8 @@ class GateFacts:
     #: None for a forced promotion: it makes no decision of its own
     alpha_spending: AlphaSpending | None = None
     forced: ForcedPromotion | None = None
+    #: what the engine ran at that time; None: not known
+    engine_contract: ModelContract | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

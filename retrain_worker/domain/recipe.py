@@ -9,7 +9,7 @@ from enum import StrEnum
 class Preset(StrEnum):
     """Which network is trained."""
 
-    #: the incumbent's contract when there is an incumbent, else `paper`
+    #: the contract of the incumbent, else the last one that was in the slot; else `paper`, which a host has to confirm
     AUTO = "auto"
     #: the network that the stack's engine builds
     ENGINE = "engine"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from retrain_worker.domain.artifact import Manifest
+from retrain_worker.domain.artifact import Manifest, ModelContract
 from retrain_worker.domain.audit_findings import AuditVerdict
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
@@ -126,6 +126,16 @@ class AuditResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmptySlot:
+    """What is known of an engine whose slot names no model; it counts with PRESET=auto only."""
+
+    #: the last contract that is known to have been in the slot
+    contract: ModelContract | None = None
+    #: without a known contract: True: the contract gate is UNDECIDED; False: any contract fits
+    is_contract_required: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """Train a candidate on the snapshot and write its bundle into `run_dir/candidate`."""
 
@@ -139,6 +149,7 @@ class TrainRequest:
     checkpoint_dir: str
     #: the model file that serves now, or None: its contract decides PRESET=auto
     incumbent_path: str | None
+    empty_slot: EmptySlot = EmptySlot()
     memory_limit_bytes: int = 0
 
 
@@ -172,6 +183,7 @@ class GateRequest:
     split: SplitPolicy
     recipe: Recipe
     policy: GatePolicy
+    empty_slot: EmptySlot = EmptySlot()
     memory_limit_bytes: int = 0
 
 
@@ -180,6 +192,8 @@ class GateMeasured:
     """The evidence; the domain decides on it."""
 
     evidence: Evidence
+    #: what the engine runs; None: not known
+    engine_contract: ModelContract | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

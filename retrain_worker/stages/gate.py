@@ -10,6 +10,7 @@ from retrain_worker.domain.gates import Decision, decide
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.shadow_trial import may_go_on_trial
 from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest
+from retrain_worker.stages.engine_contract import empty_slot
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 from retrain_worker.stages.train import training_policies
@@ -50,6 +51,7 @@ def gate(run: Run, context: StageContext) -> Step:
             split=policies.split,
             recipe=policies.recipe,
             policy=policy,
+            empty_slot=empty_slot(context, incumbent_path=trained.incumbent_path),
             memory_limit_bytes=policies.worker_memory_bytes,
         ),
     )
@@ -66,6 +68,7 @@ def gate(run: Run, context: StageContext) -> Step:
             comparison=evidence.comparison,
             folds=evidence.skill.folds if evidence.skill else (),
             alpha_spending=spending,
+            engine_contract=measured.engine_contract,
         )
     )
     if policies.shadow.is_on and may_go_on_trial(verdict):

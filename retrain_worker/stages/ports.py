@@ -34,6 +34,9 @@ class RunStore(Protocol):
     def run(self, run_id: str) -> Run | None:
         """One run."""
 
+    def history(self, limit: int) -> list[Run]:
+        """The newest runs, newest first."""
+
     def blocked(self, sha256: str) -> str | None:
         """Why a model with this sha256 is blocked; None when it is not."""
 
@@ -172,6 +175,8 @@ class Policies:
     gate: GatePolicy
     #: swap even when PATCHTST_SHADOW_ONLY is not true
     allow_live_swap: bool = False
+    #: PRESET=auto takes no contract for granted: the engine is not this program's own
+    needs_known_contract: bool = False
     engine_confirm: Confirm = Confirm.EVENT
     engine_confirm_seconds: float = 120.0
     unconfirmed: Unconfirmed = Unconfirmed.KEEP

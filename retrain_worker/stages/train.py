@@ -6,6 +6,7 @@ from retrain_worker.domain.artifact import version_of
 from retrain_worker.domain.facts import AuditFacts, TrainFacts, TrainingPolicies
 from retrain_worker.domain.lifecycle import Run, Stage
 from retrain_worker.domain.worker_protocol import TrainRequest, TrainResult
+from retrain_worker.stages.engine_contract import empty_slot
 from retrain_worker.stages.ports import Policies, StageContext
 from retrain_worker.stages.step import Step
 from retrain_worker.stages.worker_call import ask
@@ -18,7 +19,7 @@ def training_policies(policies: Policies) -> TrainingPolicies:
 
 def train(run: Run, context: StageContext) -> Step:
     """The gate is due once the candidate's file is written and verified."""
-    policies = context.policies
+    policies, incumbent_path = context.policies, run.facts.require(AuditFacts).incumbent_path
     answer = ask(
         run,
         context,
@@ -30,7 +31,8 @@ def train(run: Run, context: StageContext) -> Step:
             split=policies.split,
             recipe=policies.recipe,
             checkpoint_dir=str(context.folders.checkpoint_dir(run.run_id)),
-            incumbent_path=run.facts.require(AuditFacts).incumbent_path,
+            incumbent_path=incumbent_path,
+            empty_slot=empty_slot(context, incumbent_path=incumbent_path),
             memory_limit_bytes=policies.worker_memory_bytes,
         ),
     )

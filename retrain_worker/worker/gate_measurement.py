@@ -15,6 +15,7 @@ import numpy as np
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import ContractCheck, Evidence, GatePolicy, Skill
+from retrain_worker.domain.recipe import Preset
 from retrain_worker.domain.worker_protocol import UNNAMED, GateMeasured, GateRequest, Progress
 from retrain_worker.errors import ContractError
 from retrain_worker.model import bundle
@@ -43,7 +44,13 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
     samples, _left_out = select_samples(snapshot, policy=request.data, seq_len=candidate.contract.context_length)
     parts, rows_note = _unseen(split_samples(samples, request.split), candidate)
     report(Progress(message=f"gate {request.run_id}: measuring on {len(parts.holdout)} holdout rows"))
-    incumbent = incumbent_of(request.incumbent_path, snapshot, label=candidate.contract.label)
+    is_auto = request.recipe.preset is Preset.AUTO
+    incumbent = incumbent_of(
+        request.incumbent_path,
+        snapshot,
+        label=candidate.contract.label,
+        empty_slot=request.empty_slot if is_auto else None,
+    )
     measured = evidence(
         candidate,
         incumbent,
@@ -58,7 +65,8 @@ def measure(request: GateRequest, report: Report) -> GateMeasured:
             measured,
             skill=_skill(request, candidate, snapshot, samples, parts),
             rows_note=rows_note,
-        )
+        ),
+        engine_contract=incumbent.contract,
     )
 
 

@@ -11,12 +11,18 @@ from pathlib import Path
 
 from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.labels import Label
-from retrain_worker.domain.worker_protocol import UNNAMED
+from retrain_worker.domain.worker_protocol import UNNAMED, EmptySlot
 from retrain_worker.errors import ArtifactError, ContractError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.bundle import Bundle
 from retrain_worker.worker import inference
 from retrain_worker.worker.data.snapshot import Snapshot
+
+#: why there is no contract for PRESET=auto
+NOT_KNOWN = (
+    "its slot has had no model with a known contract, and PRESET=auto does not guess; set PRESET=engine (the network "
+    "that the stack's engine builds) or PRESET=paper"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +40,18 @@ class Incumbent:
 
 
 def incumbent_of(
-    path: str | None, snapshot: Snapshot, *, label: Label, if_none: str = "no model is in service"
+    path: str | None,
+    snapshot: Snapshot,
+    *,
+    label: Label,
+    if_none: str = "no model is in service",
+    empty_slot: EmptySlot | None = None,
 ) -> Incumbent:
-    """The model in `path`, for a measurement on rows that are labelled by `label`."""
+    """The model in `path`, for a measurement on rows that are labelled by `label`; None: what `empty_slot` knows."""
     if path is None:
-        return Incumbent(absence=if_none)
+        slot = empty_slot or EmptySlot()
+        is_unknown = slot.contract is None and slot.is_contract_required
+        return Incumbent(contract=slot.contract, absence=if_none, unknown=NOT_KNOWN if is_unknown else "")
     found = _read(Path(path), snapshot)
     if found.model is not None and found.model.contract.label != label:
         return replace(found, model=None, absence=f"it predicts {found.model.contract.label}, the candidate {label}")

@@ -8,15 +8,17 @@ import pytest
 
 from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.events import EventType
+from retrain_worker.domain.facts import TrainFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
-from retrain_worker.domain.worker_protocol import Broken, Done, GateMeasured, Working
+from retrain_worker.domain.worker_protocol import Broken, Done, EmptySlot, GateMeasured, Working
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
 from retrain_worker.stages import external_change
 from retrain_worker.stages.advance import advance
 from retrain_worker.stages.slot_requests import abandon, carry_out
 from tests.fakes import NOW, FakeClock, FakeConfirmations, FakeContext, FakeSlot, FakeWorkers, fake_context
 from tests.known import known
+from tests.run_facts import CONTRACT
 from tests.unit import test_stages
 from tests.unit.test_gates import GOOD
 
@@ -192,6 +194,60 @@ def test_a_person_who_takes_the_model_out_while_the_confirmation_is_awaited_ends
     run = advance(run, context).run
 
     assert (run.outcome, context.slot.named) == (Outcome.ROLLED_BACK, None)
+
+
+def trained_for(context: FakeContext, root: Path) -> Any:
+    """What the training and the gate of the next run know of the engine."""
+    answers: dict[str, Any] = {
+        Stage.PULL: Done(result=test_stages.PULLED),
+        Stage.AUDIT: Done(result=test_stages.FIT),
+        Stage.TRAIN: Done(result=test_stages.trained_in(root)),
+        Stage.GATE: Working(message="measuring"),
+    }
+    context.workers.answers.update(answers)
+    run = replace(test_stages.a_run(), run_id="20260111_033000")
+    for _ in range(4):
+        run = advance(run, context).run
+    assert run.stage is Stage.GATE
+    requests = [request for stage, request in context.workers.requests if stage in (Stage.TRAIN, Stage.GATE)][-2:]
+    assert requests[0].empty_slot == requests[1].empty_slot
+    return requests[0].empty_slot
+
+
+def test_after_a_rollback_to_none_the_next_run_knows_what_the_engine_runs(context: FakeContext, tmp_path: Path) -> None:
+    context = replace(context, policies=replace(context.policies, needs_known_contract=True))
+    run, context = awaiting_confirmation(replace(context, confirmations=FakeConfirmations()), tmp_path)
+    assert carried_out(context, a_slot_request(to_none="yes")).state is SlotRequestState.DONE
+    advance(run, context)
+    contract = context.store.known_run(run.run_id).facts.require(TrainFacts).contract
+
+    assert trained_for(context, tmp_path) == EmptySlot(contract=contract, is_contract_required=True)
+
+
+@pytest.mark.parametrize("is_host", [True, False])
+def test_what_an_engine_without_any_known_model_runs_is_not_known(tmp_path: Path, is_host: bool) -> None:
+    context = fake_context(tmp_path / "fresh", slot=FakeSlot(named=None))
+    context = replace(context, policies=replace(context.policies, needs_known_contract=is_host))
+
+    assert trained_for(context, tmp_path) == EmptySlot(is_contract_required=is_host)
+
+
+def test_the_contract_of_an_external_model_that_was_measured_is_known(context: FakeContext, tmp_path: Path) -> None:
+    measured = GateMeasured(evidence=replace(GOOD, comparison=None), engine_contract=CONTRACT)
+    answers: dict[str, Any] = {
+        Stage.PULL: Done(result=test_stages.PULLED),
+        Stage.AUDIT: Done(result=test_stages.FIT),
+        Stage.TRAIN: Done(result=test_stages.trained_in(tmp_path)),
+        Stage.GATE: Done(result=measured),
+    }
+    context.workers.answers.update(answers)
+    run = test_stages.a_run()
+    while not run.is_finished:
+        run = advance(run, context).run
+    assert run.outcome is Outcome.REFUSED
+    context.slot.named = None
+
+    assert trained_for(context, tmp_path).contract == CONTRACT
 
 
 def test_a_named_version_is_what_returns(context: FakeContext) -> None:

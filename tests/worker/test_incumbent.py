@@ -17,9 +17,9 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence, GateOutcome, GatePolicy, GateResult
 from retrain_worker.domain.gates.contract import CONTRACT
 from retrain_worker.domain.labels import Label
-from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.domain.worker_protocol import GateRequest, TrainRequest
+from retrain_worker.domain.worker_protocol import EmptySlot, GateRequest, TrainRequest
 from retrain_worker.errors import ContractError
 from retrain_worker.worker.gate_measurement import measure
 from retrain_worker.worker.training.train import train
@@ -37,7 +37,13 @@ def with_names(run_dir: Path, names: tuple[str, ...]) -> None:
 
 
 def measured(
-    folder: Path, candidate: ModelContract, incumbent: Path | None, *, names: tuple[str, ...] = NAMES
+    folder: Path,
+    candidate: ModelContract,
+    incumbent: Path | None,
+    *,
+    names: tuple[str, ...] = NAMES,
+    recipe: Recipe = Recipe(threads=1),  # noqa: B008 - immutable
+    empty_slot: EmptySlot = EmptySlot(),  # noqa: B008 - immutable
 ) -> tuple[Evidence, GateResult]:
     """A candidate beside the file that the slot names, and what the contract gate says of it."""
     run_dir = folder / "run"
@@ -51,8 +57,9 @@ def measured(
             incumbent_path=str(incumbent) if incumbent else None,
             data=DataPolicy(),
             split=SplitPolicy(),
-            recipe=Recipe(threads=1),
+            recipe=recipe,
             policy=GatePolicy(),
+            empty_slot=empty_slot,
         ),
         lambda _: None,
     ).evidence
@@ -138,6 +145,28 @@ def test_an_older_file_does_not_say_which_of_the_rows_features_it_means(tmp_path
     guessed, undecided = measured(tmp_path / "five", ENGINE, path, names=FIVE)
     assert (differing(known), passed.result) == ([], GateOutcome.PASS)
     assert (differing(guessed), undecided.result) == ([], GateOutcome.UNDECIDED)
+
+
+@pytest.mark.parametrize(
+    ("empty_slot", "preset", "result"),
+    [
+        (EmptySlot(), Preset.AUTO, GateOutcome.PASS),
+        (EmptySlot(is_contract_required=True), Preset.AUTO, GateOutcome.UNDECIDED),
+        (EmptySlot(is_contract_required=True), Preset.PAPER, GateOutcome.PASS),
+        (EmptySlot(contract=PAPER, is_contract_required=True), Preset.AUTO, GateOutcome.PASS),
+        (EmptySlot(contract=ENGINE), Preset.AUTO, GateOutcome.FAIL),
+        (EmptySlot(contract=ENGINE), Preset.PAPER, GateOutcome.PASS),
+    ],
+)
+def test_an_empty_slot_is_no_proof_that_a_model_fits_the_engine(
+    tmp_path: Path, empty_slot: EmptySlot, preset: Preset, result: GateOutcome
+) -> None:
+    recipe = Recipe(threads=1, preset=preset)
+    _found, gate = measured(tmp_path, PAPER, None, recipe=recipe, empty_slot=empty_slot)
+
+    assert gate.result is result
+    if result is GateOutcome.UNDECIDED:
+        assert "set PRESET=engine" in gate.message
 
 
 def test_preset_auto_takes_the_engines_contract_over_or_names_the_setting_that_stands_in_the_way(

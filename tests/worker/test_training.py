@@ -19,7 +19,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label
 from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.domain.worker_protocol import Progress, TrainRequest, TrainResult
+from retrain_worker.domain.worker_protocol import EmptySlot, Progress, TrainRequest, TrainResult
 from retrain_worker.errors import ContractError, DataUnfitError, TrainingCollapsedError
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST, sigmoid
@@ -526,6 +526,10 @@ def test_the_incumbents_contract_is_read_from_its_file(tmp_path: Path) -> None:
     path.write_bytes(b"damaged")
     result = train(request(tmp_path, recipe=recipe, incumbent_path=str(path)), Journal(), never)
     assert result.manifest.contract.context_length == RECIPE.seq_len
+
+    known = EmptySlot(contract=INCUMBENT)
+    result = train(request(tmp_path, recipe=recipe, incumbent_path=None, empty_slot=known), Journal(), never)
+    assert result.manifest.contract == INCUMBENT
 
 
 def test_features_that_the_incumbent_needs_and_the_rows_lack_are_named(tmp_path: Path) -> None:

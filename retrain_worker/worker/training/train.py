@@ -128,8 +128,8 @@ def contracts_to_try(
 ) -> tuple[ModelContract, ...]:
     """The contracts that the recipe allows, one per input transform; all have the same preset and window length.
 
-    PRESET=auto takes the complete contract of the incumbent, or `paper` without one. The engine preset fixes window
-    length and transform.
+    PRESET=auto takes the complete contract that the engine is known to run, else `paper`. The engine preset fixes
+    window length and transform.
     """
     if recipe.preset == Preset.AUTO and incumbent is not None:
         return (replace(incumbent, label=label),)
@@ -164,7 +164,7 @@ def _incumbent_contract(request: TrainRequest, snapshot: Snapshot) -> ModelContr
     """The contract for PRESET=auto; None if it is unknown, in which case the contract gate is UNDECIDED."""
     if request.recipe.preset != Preset.AUTO:
         return None
-    found = incumbent_of(request.incumbent_path, snapshot, label=request.data.label)
+    found = incumbent_of(request.incumbent_path, snapshot, label=request.data.label, empty_slot=request.empty_slot)
     if found.contract is None and found.unknown:
         _log.warning("incumbent: contract unknown (%s); PRESET=auto selects paper", found.unknown)
     if found.contract is not None and UNNAMED in found.contract.feature_names:
