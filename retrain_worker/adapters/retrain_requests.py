@@ -48,6 +48,8 @@ class Request:
     stream_id: str
     reason: str
     requested_by: str
+    #: the run is to take place although nothing is new
+    is_forced: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +167,13 @@ class Requests:
         )
 
 
-def trigger(client: redis.Redis, *, reason: str, requested_by: str) -> str:
+def trigger(client: redis.Redis, *, reason: str, requested_by: str, is_forced: bool = False) -> str:
     """Add a retrain request; the id of the entry. Raises RedisUnavailableError.
 
     After a lost reply the request may have been added although this raises; a second one joins the first.
     """
     event_id = str(uuid.uuid4())
-    payload: RetrainRequest = {"reason": reason, "requested_by": requested_by}
+    payload: RetrainRequest = {"reason": reason, "requested_by": requested_by, "force": is_forced}
     fields = envelope(
         event_type=_EVENT_TYPE,
         payload=msgspec.json.encode(payload).decode(),
@@ -209,6 +211,7 @@ def _request(stream_id: str, content: Mapping[str, object]) -> Request:
         stream_id=stream_id,
         reason=_line(content.get("reason")) or "no reason given",
         requested_by=_line(content.get("requested_by")) or "unknown",
+        is_forced=_line(content.get("force")).lower() in ("true", "1", "yes"),
     )
 
 

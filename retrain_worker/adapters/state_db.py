@@ -20,11 +20,13 @@ from retrain_worker import typed_json
 from retrain_worker.adapters import state_schema, stored_json
 from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.events import Event
+from retrain_worker.domain.facts import RequestFacts, RunFacts
 from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.errors import StateError
 
-_WATERMARK = "watermark_path"
+_WATERMARK, _PAUSE = "watermark_path", "pause"
 Value = TypeVar("Value", Run, Deployment, SlotRequest, Event)
 Remembered = TypeVar("Remembered")
 _MARKS = ", ".join("?" * len(WAITING))
@@ -99,6 +101,7 @@ class StateDb:
         requested_by: str,
         reason: str,
         at: datetime,
+        is_forced: bool = False,
         announce: Callable[[Run], Sequence[Event]] = lambda _: (),
     ) -> tuple[Run, bool]:
         """A new run, stored with the events that `announce` makes of it, and True; or the unfinished one, and False."""
@@ -111,6 +114,7 @@ class StateDb:
                 request_reason=reason,
                 created_at=at,
                 updated_at=at,
+                facts=RunFacts(request=RequestFacts(is_forced=True) if is_forced else None),
             )
             _store(connection, "runs", "run_id", run)
             _enqueue(connection, announce(run))
@@ -369,6 +373,18 @@ class StateDb:
         """The watermark: the fingerprints file of the last committed run."""
         value = self.recall(_WATERMARK, str)
         return Path(value) if value else None
+
+    def pause(self) -> Pause | None:
+        """The pause of promotions, which may be over."""
+        return self.recall(_PAUSE, Pause)
+
+    def set_pause(self, pause: Pause | None) -> None:
+        """Store a pause in the place of an earlier one; None removes it."""
+        with self._transaction() as connection:
+            if pause is None:
+                connection.execute("DELETE FROM memory WHERE key = ?", (_PAUSE,))
+            else:
+                _remember(connection, _PAUSE, pause)
 
     def remember(self, key: str, value: object) -> None:
         """Store a value (a dataclass, a text, a number) persistently."""

@@ -19,6 +19,7 @@ from retrain_worker.cli import (
     history,
     inspect,
     once,
+    pause,
     promote,
     reload,
     report,
@@ -42,6 +43,7 @@ _VERBS = (
     evaluate,
     deployments,
     rollback,
+    pause,
     promote,
     events,
     trigger,
@@ -63,6 +65,7 @@ examples:
   retrain-worker report                            what came of the newest run; --html FILE for the browser
   retrain-worker status                            what serves, what ran, what runs next, what waits
   retrain-worker rollback --reason "loses money"   the previous good model returns, verified first
+  retrain-worker pause --reason "..." --for 3d     promote nothing until then, or until `resume`
   retrain-worker promote RUN --force --reason "..."   a candidate that its gate could not judge, at your word
   retrain-worker events tail --follow              what goes over the streams, as it happens
 exit codes: 0 PROMOTED or done, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED, 1 FAILED, 2 usage, 78 settings

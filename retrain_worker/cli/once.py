@@ -33,6 +33,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     options.add_places(parser)
     options.add_database(parser)
+    parser.add_argument("--force", action="store_true", help="run although nothing is new")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.set_defaults(execute=execute)
 
@@ -47,29 +48,33 @@ def execute(arguments: argparse.Namespace) -> int:
     signals = Signals()
     settings = options.read_settings(arguments)
     journal.configure(level=settings.log_level, form=settings.log_format)
-    result = run_once(settings, is_stopped=lambda: signals.stopping, report=_print_progress)
+    result = run_once(settings, is_forced=arguments.force, is_stopped=lambda: signals.stopping, report=_print_progress)
     print(as_json(as_object(result)) if arguments.json else summary(result))
     return exit_code(result)
 
 
-def run_once(settings: Settings, *, is_stopped: Callable[[], bool], report: Callable[[Step], None]) -> RunResult:
-    """One run to its end. `report` gets each step with a new message."""
+def run_once(
+    settings: Settings, *, is_forced: bool, is_stopped: Callable[[], bool], report: Callable[[Step], None]
+) -> RunResult:
+    """One run to its end. `is_forced`: although nothing is new. `report` gets each step with a new message."""
     from retrain_worker.daemon.wiring import open_components
 
     options.prepare_home(settings)
     # The operator waits: what is unreachable now ends the run, and is not waited for.
     with open_components(replace(settings, max_retries=0), report=report) as components:
-        return run_with(components, is_stopped=is_stopped)
+        return run_with(components, is_forced=is_forced, is_stopped=is_stopped)
 
 
-def run_with(components: Components, *, is_stopped: Callable[[], bool]) -> RunResult:
+def run_with(components: Components, *, is_stopped: Callable[[], bool], is_forced: bool = False) -> RunResult:
     """One run of opened components; an interrupted one is resumed instead of a new one."""
     from retrain_worker.daemon.run_report import write_report
 
     driver = components.driver
     driver.recover()
     driver.evaluate_waiting_runs(is_stopped=is_stopped)
-    run = driver.drive(driver.begin(Requester.ONCE, "requested by an operator"), is_stopped=is_stopped)
+    run = driver.drive(
+        driver.begin(Requester.ONCE, "requested by an operator", is_forced=is_forced), is_stopped=is_stopped
+    )
     return write_report(run, components.run_folders)
 
 

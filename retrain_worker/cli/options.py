@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from retrain_worker import settings
 from retrain_worker.adapters import account_names
 from retrain_worker.domain import env_file
 from retrain_worker.domain.printable import printable
-from retrain_worker.errors import RetrainError, SettingsError, UsageError
+from retrain_worker.errors import AlreadyRunningError, RetrainError, SettingsError, UsageError
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -116,6 +117,21 @@ def open_state(loaded: Settings) -> StateDb | None:
 
     path = loaded.state_path / "state.db"
     return StateDb(path, read_only=True) if path.exists() else None
+
+
+@contextlib.contextmanager
+def state_to_write(loaded: Settings) -> Iterator[StateDb]:
+    """The state database: as its owner, or beside the process that owns it, which sees the change at its next pass."""
+    from retrain_worker.adapters.state_db import StateDb
+    from retrain_worker.adapters.state_lock import StateLock
+
+    with contextlib.ExitStack() as resources:
+        is_owner = True
+        try:
+            resources.enter_context(StateLock(loaded.state_path))
+        except AlreadyRunningError:
+            is_owner = False
+        yield resources.enter_context(StateDb(loaded.state_path / "state.db", is_owner=is_owner))
 
 
 def redis_url(loaded: Settings) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from retrain_worker.cli import options
+from retrain_worker.cli.pause import add_duration, pause_promotions
 from retrain_worker.cli.slot_request_wait import PATIENCE_SECONDS, carried_out
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--to-none", action="store_true", help="remove PATCHTST_MODEL_PATH, as it was before the first model"
     )
     parser.add_argument("--reason", default="requested by an operator", help="why, one line; it is stored")
+    parser.add_argument("--pause", action="store_true", help="pause promotions as well, before the rollback")
+    add_duration(parser)
     parser.add_argument(
         "--wait",
         type=float,
@@ -64,6 +68,8 @@ def execute(arguments: argparse.Namespace) -> int:
             where=str(settings.state_path),
             remedy="check --home or --env-file",
         )
+    if arguments.pause:
+        print(pause_promotions(settings, arguments).message, file=sys.stderr)
     write = partial(_written, settings=settings, arguments=arguments)
     request = carried_out(settings, write, wait_seconds=arguments.wait)
     with StateDb(path, read_only=True) as store:

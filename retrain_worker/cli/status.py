@@ -69,6 +69,8 @@ def _runs(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from (("", reason) for reason in last["reasons"][:5])
     else:
         yield "last run", "none"
+    if found["pause"]:
+        yield "paused", found["pause"]
     if found["queued_request"]:
         yield "next run", f"when the current run has finished, requested by {found['queued_request']}"
     elif found["next_run_at"]:

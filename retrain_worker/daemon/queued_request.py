@@ -15,11 +15,13 @@ _KEY = "queued_request"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Queued:
+class QueuedRequest:
     """The run that it follows, and why it was requested, one line."""
 
     after_run_id: str
     reason: str
+    #: it runs although nothing is new
+    is_forced: bool = False
 
 
 def comes_too_late(run: Run) -> bool:
@@ -27,16 +29,19 @@ def comes_too_late(run: Run) -> bool:
     return run.stage is not Stage.PULL
 
 
-def note(store: StateDb, run: Run, reason: str) -> bool:
-    """Queue one more run after `run`, for `reason`, one line; False when one is queued already."""
-    queued = store.recall(_KEY, _Queued)
-    if queued is not None and queued.after_run_id == run.run_id:
+def note(store: StateDb, run: Run, reason: str, *, is_forced: bool) -> bool:
+    """Queue one more run after `run`, for `reason`, one line; False when one is queued already.
+
+    A forced run takes the place of one that is not.
+    """
+    queued = store.recall(_KEY, QueuedRequest)
+    if queued is not None and queued.after_run_id == run.run_id and (queued.is_forced or not is_forced):
         return False
-    store.remember(_KEY, _Queued(after_run_id=run.run_id, reason=reason))
+    store.remember(_KEY, QueuedRequest(after_run_id=run.run_id, reason=reason, is_forced=is_forced))
     return True
 
 
-def due(store: StateDb) -> str | None:
-    """Why a queued run is to begin, while there is no current run; None when none is queued."""
-    queued, newest = store.recall(_KEY, _Queued), store.history(limit=1)
-    return queued.reason if queued and newest and newest[0].run_id == queued.after_run_id else None
+def due(store: StateDb) -> QueuedRequest | None:
+    """The queued run, which begins when there is no current run; None when none is queued."""
+    queued, newest = store.recall(_KEY, QueuedRequest), store.history(limit=1)
+    return queued if queued and newest and newest[0].run_id == queued.after_run_id else None

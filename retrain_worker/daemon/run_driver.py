@@ -78,12 +78,16 @@ class RunDriver:
             if run is not None:
                 self._note(resume(run, self._configuration.context))
 
-    def begin(self, requested_by: str, reason: str) -> Run:
-        """Open a run, or return the current one."""
+    def begin(self, requested_by: str, reason: str, *, is_forced: bool = False) -> Run:
+        """Open a run, or return the current one. `is_forced`: it runs although nothing is new."""
         at = self._configuration.context.now()
         with self._lock:
             run, is_new = self._store.open_run(
-                requested_by=requested_by, reason=reason, at=at, announce=lambda new: (events.started(new, at=at),)
+                requested_by=requested_by,
+                reason=reason,
+                at=at,
+                is_forced=is_forced,
+                announce=lambda new: (events.started(new, at=at),),
             )
             if is_new:
                 self.message = f"run {run.run_id} started: {reason}"
@@ -189,7 +193,7 @@ class RunDriver:
     def _due_run(self) -> Run | None:
         self._configuration.adopt_pending()
         due = self._schedule.due(self._configuration.context.now())
-        return self.begin(*due) if due else None
+        return self.begin(due.requested_by, due.reason, is_forced=due.is_forced) if due else None
 
     def _advance(self, run: Run) -> Run:
         """One step of the run; of a promotion as many as need no waiting."""

@@ -29,6 +29,15 @@ class _ClockWentBack:
         check_aware(self.last_attempt_at, self.noticed_at)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DueRun:
+    """A run that is to begin."""
+
+    requested_by: Requester
+    reason: str
+    is_forced: bool = False
+
+
 class RunSchedule:
     """One run every RETRAIN_INTERVAL_H, and one after a retrain request that came too late for the current run."""
 
@@ -36,13 +45,19 @@ class RunSchedule:
         self._store = store
         self._configuration = configuration
 
-    def due(self, at: datetime) -> tuple[str, str] | None:
-        """Who requests the run that is due at `at`, while there is no current run, and why; None when none is due."""
-        if reason := queued_request.due(self._store):
-            return Requester.TRIGGER, reason
+    def due(self, at: datetime) -> DueRun | None:
+        """The run that is due at `at`, while there is no current run; None when none is due, or a pause holds it."""
+        if self.is_held():
+            return None
+        if queued := queued_request.due(self._store):
+            return DueRun(requested_by=Requester.TRIGGER, reason=queued.reason, is_forced=queued.is_forced)
         if at >= self.next_run_at(at):
-            return Requester.SCHEDULE, f"every {self._hours:g} h"
+            return DueRun(requested_by=Requester.SCHEDULE, reason=f"every {self._hours:g} h")
         return None
+
+    def is_held(self) -> bool:
+        """Whether a pause holds every run that is scheduled or requested."""
+        return self._configuration.context.pause is not None and not self._configuration.settings.train_while_paused
 
     def next_run_at(self, at: datetime) -> datetime:
         """When the next scheduled run is due, seen from `at`."""

@@ -53,6 +53,6 @@ def contract_problem(settings: Settings) -> Problem | None:
         kind=ProblemKind.SLOT,
         subject="no model can be promoted",
         cause="PRESET=auto, and the engine's slot has had no model with a known contract",
-        action="set PRESET=engine for the network that the stack's engine builds (128 rows x 8 inputs), or PRESET=paper "
-        "for an engine that loads models with retrain_worker.serving",
+        action="set PRESET=engine for the network that the stack's engine builds (128 rows x 8 inputs), or "
+        "PRESET=paper for an engine that loads models with retrain_worker.serving",
     )

@@ -26,6 +26,8 @@ def status_line(components: Components) -> str:
     """STATUS= of the unit: what the daemon does, or when it will, and its problems. Never raises."""
     try:
         parts = [components.driver.message or _idle_message(components), *components.waiting_runs.messages()]
+        if pause := components.configuration.context.pause:
+            parts.append(pause.message)
         parts += [
             problem.message
             for problem in (
@@ -46,6 +48,8 @@ def _idle_message(components: Components) -> str:
     incumbent = "no incumbent"
     if last is not None and last.model_path:
         incumbent = f"incumbent {last.version}" + (" (external)" if last.kind is DeploymentKind.EXTERNAL else "")
+    if components.schedule.is_held():
+        return f"idle; {incumbent}"
     if wait > timedelta():
         return f"idle; next run in {in_words(wait)}; {incumbent}"
     is_first = components.store.last_attempt_at() is None
@@ -72,6 +76,7 @@ def status_of(settings: Settings) -> dict[str, Any]:
         "last_deployment": None,
         "next_run_at": None,
         "queued_request": None,
+        "pause": None,
         "engine_answers": None,
         "problems": [],
         "pending_events": 0,
@@ -93,15 +98,18 @@ def _stored_in(store: StateDb, settings: Settings) -> dict[str, Any]:
     due = next_run_at(last_attempt_at=store.last_attempt_at(), now=datetime.now(UTC), interval=interval)
     last_run = next((run for run in store.history(limit=2) if run.is_concluded), None)
     current, request, deployment = store.unfinished_run(), store.waiting_slot_request(), store.last_deployment()
-    oldest = store.oldest_pending_at()
+    oldest, pause = store.oldest_pending_at(), store.pause()
+    if pause is not None and pause.is_over(datetime.now(UTC)):
+        pause = None
     return {
         "current_run": _current_run(current) if current else None,
         "waiting_runs": [_waiting_run(run) for run in store.waiting_runs()],
         "slot_request": _slot_request(request) if request else None,
         "last_run": _last_run(last_run) if last_run else None,
         "last_deployment": _deployment(deployment) if deployment else None,
-        "next_run_at": due.isoformat(),
-        "queued_request": queued_request.due(store),
+        "next_run_at": None if pause and not settings.train_while_paused else due.isoformat(),
+        "queued_request": queued.reason if (queued := queued_request.due(store)) else None,
+        "pause": pause.message if pause else None,
         "engine_answers": engine_says(store) or None,
         "problems": [problem.message for problem in _lasting(store, settings)],
         "pending_events": store.num_pending(),

@@ -164,6 +164,7 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
                 Requests(client, _now),
                 store,
                 begin_run=driver.begin,
+                is_held=schedule.is_held,
                 is_stopping=lambda: driver.is_stopping,
                 lock=lock,
             ),

@@ -46,6 +46,14 @@ class RowCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RequestFacts:
+    """How the run was requested."""
+
+    #: it runs although nothing is new
+    is_forced: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class PullFacts:
     """PULL: the snapshot."""
 
@@ -231,11 +239,12 @@ class ProbationFacts(TrialFacts):
     engine_finding: str = ""
 
 
-Fact = PullFacts | AuditFacts | TrainFacts | GateFacts | ShadowFacts | PromoteFacts | ProbationFacts
+Fact = RequestFacts | PullFacts | AuditFacts | TrainFacts | GateFacts | ShadowFacts | PromoteFacts | ProbationFacts
 FactType = TypeVar("FactType", bound=Fact)
 
-#: the field of RunFacts that holds each of them: the name of the stage in lower case
+#: the field of RunFacts that holds each of them: `request`, or the name of the stage in lower case
 FIELDS: Mapping[type, str] = {
+    RequestFacts: "request",
     PullFacts: "pull",
     AuditFacts: "audit",
     TrainFacts: "train",
@@ -251,6 +260,7 @@ class RunFacts:
     """The facts of a run; None: the stage has not come to its end, or what it stored cannot be read."""
 
     schema: int = FACTS_SCHEMA
+    request: RequestFacts | None = None
     pull: PullFacts | None = None
     audit: AuditFacts | None = None
     train: TrainFacts | None = None

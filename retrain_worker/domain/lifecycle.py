@@ -40,7 +40,7 @@ class Outcome(StrEnum):
     PROMOTED = "PROMOTED"
     #: the data or the candidate is not acceptable; the incumbent stays
     REFUSED = "REFUSED"
-    #: too few newly labelled rows
+    #: too few newly labelled rows, or promotions are paused
     SKIPPED = "SKIPPED"
     #: an error; nothing was changed
     FAILED = "FAILED"
@@ -61,7 +61,10 @@ MOVES: Mapping[Stage, frozenset[Stage | Outcome]] = {
     Stage.GATE: frozenset({Stage.TRAIN, Stage.SHADOW, Stage.PROMOTE, Outcome.REFUSED}),
     Stage.SHADOW: frozenset({Stage.PROMOTE, Outcome.REFUSED}),
     # back to GATE when the incumbent has changed: the comparison was with another model
-    Stage.PROMOTE: frozenset({Stage.GATE, Stage.PROBATION, Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK}),
+    # SKIPPED during a pause
+    Stage.PROMOTE: frozenset(
+        {Stage.GATE, Stage.PROBATION, Outcome.PROMOTED, Outcome.REFUSED, Outcome.ROLLED_BACK, Outcome.SKIPPED}
+    ),
     Stage.PROBATION: frozenset({Outcome.PROMOTED, Outcome.ROLLED_BACK}),
 }
 

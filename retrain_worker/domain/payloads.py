@@ -151,6 +151,8 @@ class RetrainRequest(TypedDict):
     requested_by: NotRequired[str]
     #: a request for another model than patchtst is ignored
     model: NotRequired[str]
+    #: the run is to take place although nothing is new
+    force: NotRequired[bool]
 
 
 class Served(TypedDict):

@@ -62,6 +62,8 @@ class Settings:
     allow_live_swap: bool
     #: fill ai_model_versions and model_training_runs of the stack when they exist
     bookkeeping: bool
+    #: scheduled and requested runs begin during a pause as well; none is promoted
+    train_while_paused: bool
     keep_runs: int
     keep_models: int
     stage_deadline_minutes: float
@@ -131,6 +133,7 @@ def load(
         unconfirmed=read.member("UNCONFIRMED", Unconfirmed.KEEP),
         allow_live_swap=read.flag("ALLOW_LIVE_SWAP", default=False),
         bookkeeping=read.flag("BOOKKEEPING", default=True) and home is None,
+        train_while_paused=read.flag("TRAIN_WHILE_PAUSED", default=False),
         keep_runs=read.count("KEEP_RUNS", 10, low=1),
         keep_models=read.count("KEEP_MODELS", 10, low=2),
         stage_deadline_minutes=read.number("STAGE_DEADLINE_MIN", 120.0, low=0.1),

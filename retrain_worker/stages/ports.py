@@ -14,6 +14,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.lifecycle import Deployment, Run
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.shadow_trial import ShadowPolicy
@@ -36,6 +37,9 @@ class RunStore(Protocol):
 
     def history(self, limit: int) -> list[Run]:
         """The newest runs, newest first."""
+
+    def pause(self) -> Pause | None:
+        """The pause of promotions, which may be over."""
 
     def blocked(self, sha256: str) -> str | None:
         """Why a model with this sha256 is blocked; None when it is not."""
@@ -208,3 +212,9 @@ class StageContext:
     now: Callable[[], datetime]
     #: the finding of the serving monitor; empty without one
     engine_says: Callable[[], str] = lambda: ""
+
+    @property
+    def pause(self) -> Pause | None:
+        """The pause in force."""
+        pause = self.store.pause()
+        return None if pause is None or pause.is_over(self.now()) else pause

@@ -31,7 +31,8 @@ def pull(run: Run, context: StageContext) -> Step:
         return answer
     result: PullResult = answer
     known = run.with_fact(_facts(result))
-    if watermark is not None and result.new_labelled < policy.min_new_samples:
+    is_forced = run.facts.request is not None and run.facts.request.is_forced
+    if not is_forced and watermark is not None and result.new_labelled < policy.min_new_samples:
         reason = (
             f"{result.new_labelled} newly labelled rows since the last run, MIN_NEW_SAMPLES is {policy.min_new_samples}"
         )

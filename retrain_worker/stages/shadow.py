@@ -136,12 +136,14 @@ def _in_time(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
 
 
 def _to_promotion(run: Run, facts: ShadowFacts, context: StageContext) -> Step:
-    """Wait until no other run is working, then promote."""
+    """Wait until no other run is working and no pause holds promotions, then promote."""
     working = context.store.unfinished_run()
     if working is not None and working.run_id != run.run_id:
         return Step(
             run=run, message=f"run {run.run_id} has passed its trial and waits for the end of run {working.run_id}"
         )
+    if pause := context.pause:
+        return Step(run=run, message=f"run {run.run_id} has passed its trial and waits: {pause.message}")
     return Step(
         run=run.moved_to(Stage.PROMOTE, at=context.now()),
         message=f"run {run.run_id}: {_version(run)} has passed its trial on {facts.num_outcomes} new outcomes",

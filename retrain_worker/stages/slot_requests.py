@@ -148,6 +148,8 @@ def _promote(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         raise RefuseError(why)
     if (working := context.store.unfinished_run()) is not None:
         raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="request it again when it has ended")
+    if pause := context.pause:
+        raise RefuseError(pause.message, remedy="`retrain-worker resume` ends the pause")
     trained, current = judged.facts.require(TrainFacts), context.slot.current_path()
     if current is not None and current.stem == trained.version:
         raise RefuseError(f"{trained.version} is in the slot already")

@@ -10,6 +10,7 @@ from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.facts import TrainFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.worker_protocol import Broken, Done, EmptySlot, GateMeasured, Working
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
@@ -248,6 +249,29 @@ def test_the_contract_of_an_external_model_that_was_measured_is_known(context: F
     context.slot.named = None
 
     assert trained_for(context, tmp_path).contract == CONTRACT
+
+
+def test_a_pause_holds_a_forced_promotion_and_no_rollback(context: FakeContext, tmp_path: Path) -> None:
+    context.store.set_pause(Pause(by="ada", reason="fees change", since=NOW))
+    context.workers.answers.update(
+        {
+            Stage.PULL: Done(result=test_stages.PULLED),
+            Stage.AUDIT: Done(result=test_stages.FIT),
+            Stage.TRAIN: Done(result=test_stages.trained_in(tmp_path)),
+            Stage.GATE: Done(result=GateMeasured(evidence=GOOD)),
+        }
+    )
+    run = test_stages.to_the_end(context)[-1].run
+    promote = replace(a_slot_request(run_id=run.run_id), kind=SlotRequestKind.PROMOTE, request_id="promote_1")
+    refused = carried_out(context, promote)
+    assert (refused.state, run.outcome) == (SlotRequestState.REFUSED, Outcome.SKIPPED)
+    assert "`retrain-worker resume`" in refused.answer
+    assert carried_out(context).state is SlotRequestState.DONE
+
+    context.store.set_pause(None)
+    promoted = carried_out(context, replace(promote, request_id="promote_2"))
+    assert promoted.state is SlotRequestState.DONE
+    assert promoted.arguments.opened_run_id is not None
 
 
 def test_a_named_version_is_what_returns(context: FakeContext) -> None:

@@ -11,8 +11,10 @@ from retrain_worker.domain.artifact import Manifest, ModelContract
 from retrain_worker.domain.audit_findings import Finding, Severity, judge
 from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.events import EventType
+from retrain_worker.domain.facts import RequestFacts
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.domain.worker_protocol import (
     AuditResult,
@@ -526,3 +528,53 @@ def test_an_earlier_decision_leaves_less_error_to_this_one_and_the_request_stays
     found = advance(run, context).run.facts.gate
     assert found.verdict.policy.skill_alpha == found.alpha_spending.alpha == asked[0]
     assert found.alpha_spending.num_decisions == 2
+
+
+PAUSE = Pause(by="ada", reason="fees change", since=NOW)
+
+
+def test_a_pause_ends_a_run_before_its_promotion_and_its_rows_stay_new(context: FakeContext) -> None:
+    before = context.slot.named
+    context.store.set_pause(PAUSE)
+    last = to_the_end(context)[-1].run
+
+    assert (last.outcome, last.stage) == (Outcome.SKIPPED, Stage.PROMOTE)
+    assert "paused until `retrain-worker resume` (ada: fees change)" in last.reasons[0]
+    assert f"retrain-worker promote {last.run_id}" in last.reasons[0]
+    assert (context.slot.named, context.slot.published) == (before, [])
+    assert context.store.watermark_path() is None
+    assert types_of(context.store) == [EventType.SKIPPED]
+
+
+def test_a_pause_of_another_time_holds_nothing(context: FakeContext) -> None:
+    context.store.set_pause(replace(PAUSE, until=NOW))
+
+    assert to_the_end(context)[-1].run.outcome is Outcome.PROMOTED
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_a_pause_cancels_a_swap_that_has_not_changed_the_env_line(context: FakeContext, is_swapped: bool) -> None:
+    steps = [advance(a_run(), context)]
+    while context.store.deployment(steps[-1].run.run_id) is None:
+        steps.append(advance(steps[-1].run, context))
+    deployment = context.store.known_deployment(steps[-1].run.run_id)
+    assert deployment.state is DeploymentState.INTENDED
+    if is_swapped:  # and the process died before it stored that
+        context.slot.named = Path(deployment.model_path)
+    context.store.set_pause(PAUSE)
+    last = to_the_end(context, steps[-1].run)[-1].run
+
+    assert last.outcome is (Outcome.PROMOTED if is_swapped else Outcome.SKIPPED)
+    state = context.store.known_deployment(last.run_id).state
+    assert state is (DeploymentState.NOT_CONFIRMED if is_swapped else DeploymentState.UNDONE)
+
+
+def test_a_forced_run_takes_place_although_nothing_is_new(context: FakeContext) -> None:
+    to_the_end(context)
+    context.workers.answers[Stage.PULL] = Done(result=replace(PULLED, new_labelled=0))
+    again = replace(a_run(), run_id="20260111_033000")
+
+    assert advance(again, context).run.outcome is Outcome.SKIPPED
+    forced = advance(again.with_fact(RequestFacts(is_forced=True)), context).run
+    assert forced.stage is Stage.AUDIT
+    assert forced.facts.request == RequestFacts(is_forced=True)

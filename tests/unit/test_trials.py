@@ -18,6 +18,7 @@ from retrain_worker.domain.events import EventType
 from retrain_worker.domain.facts import TrialFacts
 from retrain_worker.domain.gates import Comparison, Decision
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.probation import ProbationPolicy, alpha_of, degenerate, outcomes_for, worse_than_replaced
 from retrain_worker.domain.shadow_trial import ShadowPolicy, gives_way
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
@@ -300,6 +301,19 @@ def test_a_candidate_that_passed_waits_until_the_run_at_work_has_ended(context: 
 
     context.store.record(second_run().ended(Outcome.SKIPPED, "nothing new", at=context.now()))
     assert advance(step.run, context).run.stage is Stage.PROMOTE
+
+
+def test_a_candidate_that_passed_waits_until_a_pause_is_over(context: FakeContext) -> None:
+    run = on_trial(context)
+    context.store.set_pause(Pause(by="ada", reason="fees change", since=NOW))
+    for _ in range(3):
+        step = advance(run, context)
+        run = step.run
+    assert "has passed its trial and waits: promotions are paused" in step.message
+    assert (run.stage, step.is_move) == (Stage.SHADOW, False)
+
+    context.store.set_pause(None)
+    assert advance(run, context).run.stage is Stage.PROMOTE
 
 
 def test_a_gate_without_enough_rows_sends_the_candidate_on_trial(context: FakeContext) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from retrain_worker.adapters.retrain_requests import Poll, Requests
+from retrain_worker.adapters.retrain_requests import Poll, Request, Requests
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon import queued_request
 from retrain_worker.domain.events import REQUEST_STREAM
@@ -28,14 +28,16 @@ class RetrainRequests:
         requests: Requests,
         store: StateDb,
         *,
-        begin_run: Callable[[str, str], Run],
+        begin_run: Callable[..., Run],
+        is_held: Callable[[], bool],
         is_stopping: Callable[[], bool],
         lock: threading.RLock,
     ) -> None:
-        """`begin_run` gets who requests it and why; `lock` is held while a run may move."""
+        """`begin_run`: RunDriver.begin; `is_held`: a pause holds requested runs; `lock`: held while a run may move."""
         self._requests = requests
         self._store = store
         self._begin_run = begin_run
+        self._is_held = is_held
         self._is_stopping = is_stopping
         self._lock = lock
         self._problem: RedisProblem | None = None
@@ -53,30 +55,33 @@ class RetrainRequests:
             if self._is_stopping():
                 return
             first = found.requests[0]
-            self._store_request(requested_by=first.requested_by, reason=first.reason)
+            self._store_request(first, is_forced=any(request.is_forced for request in found.requests))
             for _ in range(_MAX_POLLS):
                 problem = self._requests.acknowledge(request.stream_id for request in found.requests)
                 if problem is not None or not found.is_full:
                     return
                 found = self._poll()
 
-    def _store_request(self, *, requested_by: str, reason: str) -> None:
-        current = self._store.unfinished_run()
-        why = f"{requested_by}: {reason}"
-        request = f'{requested_by}: "{reason}"'
-        if current is None:
-            self._begin_run(Requester.TRIGGER, why)
-        elif not queued_request.comes_too_late(current):
+    def _store_request(self, asked: Request, *, is_forced: bool) -> None:
+        current, newest = self._store.unfinished_run(), self._store.history(limit=1)
+        why = f"{asked.requested_by}: {asked.reason}"
+        request = f'{asked.requested_by}: "{asked.reason}"'
+        if current is None and not self._is_held():
+            self._begin_run(Requester.TRIGGER, why, is_forced=is_forced)
+        elif current is not None and not is_forced and not queued_request.comes_too_late(current):
             log.info(
                 "request_joined",
                 message=f"retrain request joined run {current.run_id}, which has not read its rows yet ({request})",
                 run_id=current.run_id,
             )
-        elif queued_request.note(self._store, current, why):
+        elif not newest:
+            log.info("request_joined", message=f"retrain request joined the first run, after the pause ({request})")
+        elif queued_request.note(self._store, newest[0], why, is_forced=is_forced):
+            until = f"run {current.run_id} has finished" if current else "the pause has ended"
             log.info(
                 "request_queued",
-                message=f"retrain request queued ({request}); it starts when run {current.run_id} has finished",
-                run_id=current.run_id,
+                message=f"retrain request queued ({request}); it starts when {until}",
+                run_id=newest[0].run_id,
             )
 
     def _poll(self) -> Poll:

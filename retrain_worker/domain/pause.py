@@ -1,0 +1,39 @@
+"""A pause: no run promotes its candidate until an operator resumes, or the time of the pause is over."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(min|h|d)")
+_UNITS = {"min": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause:
+    """Who has paused promotions, why, and until when."""
+
+    by: str
+    reason: str
+    since: datetime
+    #: None: until `retrain-worker resume`
+    until: datetime | None = None
+
+    def is_over(self, at: datetime) -> bool:
+        """Whether its time has passed."""
+        return self.until is not None and at >= self.until
+
+    @property
+    def message(self) -> str:
+        """One line for log, status and outcome."""
+        end = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "until `retrain-worker resume`"
+        return f"promotions are paused {end} ({self.by}: {self.reason})"
+
+
+def duration_of(text: str) -> timedelta:
+    """`90min`, `12h`, `3d`. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or not float(found[1]):
+        raise ValueError(f"{text!r} is not a duration like 90min, 12h or 3d")
+    return float(found[1]) * _UNITS[found[2]]
