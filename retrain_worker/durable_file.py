@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from io import BufferedWriter, FileIO
 from pathlib import Path
 
-from retrain_worker.errors import ArtifactError, DiskFullError, RetrainError, RetryLaterError, SlotError
+from retrain_worker.errors import ArtifactError, DiskFullError, RetrainError, RetryLaterError, SlotError, StateError
 
 TEMPORARY_PREFIX = ".retrain-worker."
 _TEMPORARY_SUFFIX = ".tmp"
@@ -216,6 +216,20 @@ def read_all(fd: int, limit_bytes: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
+
+
+def check_same(path: Path, opened: os.stat_result) -> None:
+    """Raise StateError when `path` no longer names the file that was opened."""
+    try:
+        found: os.stat_result | None = path.stat()
+    except OSError:
+        found = None
+    if found is None or not os.path.samestat(found, opened):
+        raise StateError(
+            f"{'removed' if found is None else 'replaced by another file'} while this process uses it",
+            where=str(path),
+            remedy="stop the daemon before you touch its state; restore the file, then start",
+        )
 
 
 def free_bytes(directory: Path) -> int:

@@ -109,6 +109,8 @@ class LossyWire:
         self.num_to_lose = 0
         self.before_it_arrives = False
         self.hanging = False
+        #: before each reply
+        self.delay_seconds = 0.0
         self._target = str(server.socket)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.socket))
@@ -164,6 +166,7 @@ class _Connection:
             while (reply := self._far.recv(1 << 16)) and not self._swallows:
                 while self._wire.hanging:
                     time.sleep(0.01)
+                time.sleep(self._wire.delay_seconds)
                 self._near.sendall(reply)
         self._cut()
 

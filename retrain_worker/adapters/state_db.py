@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from retrain_worker import typed_json
+from retrain_worker import durable_file, typed_json
 from retrain_worker.adapters import state_schema, stored_json
 from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.events import Event
@@ -78,6 +78,11 @@ class StateDb:
         except BaseException:
             self.close()
             raise
+        self._opened = path.stat()
+
+    def check_in_place(self) -> None:
+        """Raise StateError when the file was removed or replaced: what is stored from then on would be lost."""
+        durable_file.check_same(self._path, self._opened)
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ class StateLock:
 
     def __init__(self, state_dir: Path) -> None:
         """Take the lock. Raises AlreadyRunningError when another process has it, SlotError when it cannot be made."""
-        path = state_dir / "lock"
+        self._path = path = state_dir / "lock"
         with durable_file.named_errors(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         if not _locked(self._fd):
@@ -36,6 +36,10 @@ class StateLock:
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def check(self) -> None:
+        """Raise StateError when the file is not the one that is locked: a second process could take the new one."""
+        durable_file.check_same(self._path, os.fstat(self._fd))
 
     def release(self) -> None:
         """Release the lock. Doing it twice changes nothing."""

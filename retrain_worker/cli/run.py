@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
@@ -12,8 +13,13 @@ from retrain_worker.cli import options
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from retrain_worker.adapters.journal import Journal
     from retrain_worker.adapters.systemd import Notifier
     from retrain_worker.daemon.signals import Signals
+
+
+#: for the whole stop; a call of Redis in progress may take longer
+_STOP_LIMIT_SECONDS = 9.0
 
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,6 +72,23 @@ def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) 
                 notifier=notifier,
                 read_settings=lambda: options.read_settings(arguments, outside),
                 result_path=reload_answer_path(os.environ, home=settings.home),
+                on_stop=lambda: _limit_stop(log_output),
             )
     finally:
         log_output.flush()
+
+
+def _limit_stop(log_output: Journal) -> None:
+    """End the process when the stop takes too long; the next start resumes as after a kill."""
+    from retrain_worker.adapters import journal
+
+    def end() -> None:
+        journal.get_logger().warning(
+            "stop_forced", message=f"a job did not end within {_STOP_LIMIT_SECONDS:g} s; the process ends without it"
+        )
+        log_output.flush()
+        os._exit(0)
+
+    timer = threading.Timer(_STOP_LIMIT_SECONDS, end)
+    timer.daemon = True
+    timer.start()

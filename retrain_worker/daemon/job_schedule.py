@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.interval import IntervalTrigger
+from apscheduler.triggers.base import BaseTrigger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,18 @@ class Job:
     every_seconds: float
     #: a pass that takes longer stops the watchdog's ping
     patience_seconds: float
+
+
+class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires once however much time has passed: IntervalTrigger lists each missed second when the clock leaps."""
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """One interval from `now`."""
+        del previous_fire_time
+        return now + self._interval
 
 
 class JobSchedule:
@@ -50,7 +62,7 @@ class JobSchedule:
         for job in self._jobs:
             scheduler.add_job(
                 self._watched(job),
-                IntervalTrigger(seconds=job.every_seconds, timezone=UTC),
+                _Every(job.every_seconds),
                 id=job.name,
                 next_run_time=datetime.now(UTC),
                 coalesce=True,

@@ -43,10 +43,12 @@ def serve(
     notifier: Notifier,
     read_settings: Callable[[], Settings],
     result_path: Path,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Run until a signal or a StateError, which is raised again, ends it.
 
     `read_settings` reads the settings for a reload, whose result is written to `result_path` for the caller of it.
+    `on_stop` is called at the begin of the stop.
     """
     driver, backoff = components.driver, components.backoff
     schedule = JobSchedule(jobs_of(components), clock=boot_clock)
@@ -58,6 +60,7 @@ def serve(
     schedule.start()
     try:
         while not signals.stopping and backoff.fatal is None:
+            components.check_state()
             if signals.reloading:
                 signals.reloading = False
                 _reload(components, notifier, read_settings, result_path)
@@ -68,6 +71,7 @@ def serve(
             stuck = _heartbeat(components, schedule, notifier, reported=stuck)
             signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
     finally:
+        on_stop()
         notifier.stopping(f"stopping; before: {status_line(components)}")
         until = time.monotonic() + _STOP_SECONDS
         # first, because a job may be waiting for a Redis that does not answer

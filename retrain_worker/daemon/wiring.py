@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
@@ -43,6 +44,7 @@ from retrain_worker.daemon.run_schedule import RunSchedule
 from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.lifecycle import Run
 from retrain_worker.domain.worker_protocol import OneOffTask
+from retrain_worker.errors import StateError
 from retrain_worker.redis_client import connect
 from retrain_worker.settings import Settings
 from retrain_worker.stages.ports import Confirmations, StageContext
@@ -73,7 +75,13 @@ class Components:
     backoff: JobBackoff
     #: held while a run or the slot may change
     lock: threading.RLock
+    state_lock: StateLock
     redis_url: str
+
+    def check_state(self) -> None:
+        """Raise StateError when the state is no longer the one that this process has opened."""
+        self.state_lock.check()
+        self.store.check_in_place()
 
 
 @contextlib.contextmanager
@@ -85,7 +93,9 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
     with contextlib.ExitStack() as resources:
         with durable_file.named_errors(settings.state_path):
             settings.state_path.mkdir(parents=True, exist_ok=True)
-        resources.enter_context(StateLock(settings.state_path))
+        state_lock = resources.enter_context(StateLock(settings.state_path))
+        run_folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+        _check_not_lost(settings.state_path / "state.db", run_folders)
         store = resources.enter_context(StateDb(settings.state_path / "state.db"))
         for row in store.quarantined:
             log.warning("state_quarantined", message=f"moved to the table unreadable_rows of state.db: {row}")
@@ -103,7 +113,6 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
         resources.callback(workers.stop, WORKER_GRACE_SECONDS)
         verifier = WorkerProcesses(deadline_seconds={OneOffTask.VERIFY: _VERIFY_DEADLINE_SECONDS})
         resources.callback(verifier.stop, 0.0)
-        run_folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
         trade_intents = TradeIntents(client, store)
 
         def build_context(settings: Settings, slot: ModelSlot) -> StageContext:
@@ -172,7 +181,18 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             bookkeeping=Bookkeeping(store, lambda: _stack_tables(configuration.settings)),
             backoff=JobBackoff(clock=boot_clock),
             lock=lock,
+            state_lock=state_lock,
             redis_url=redis_url,
+        )
+
+
+def _check_not_lost(state_file: Path, run_folders: ArtifactStore) -> None:
+    """Raise StateError when the runs have a history somewhere else: rollback targets and the schedule are in it."""
+    if not state_file.exists() and (run_ids := run_folders.run_ids()):
+        raise StateError(
+            f"missing, but there are {len(run_ids)} runs in {run_folders.path_of(run_ids[-1]).parent}",
+            where=str(state_file),
+            remedy=f"restore it from a backup, or begin a new history: touch {state_file}",
         )
 
 
