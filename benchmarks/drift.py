@@ -22,7 +22,7 @@ from retrain_worker.demo.market import write_market
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.audit_findings import Severity
 from retrain_worker.domain.data_policy import DataPolicy
-from retrain_worker.worker.data.audit_drift import drift_findings
+from retrain_worker.worker.data.audit_rules.drift import drift_findings
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.snapshot import ARRAYS, Snapshot, save

@@ -159,7 +159,7 @@ def peak_megabytes() -> float:
 
 
 def columns_read() -> str:
-    from retrain_worker.worker.data.rows import COLUMNS
+    from retrain_worker.worker.data.page import COLUMNS
 
     return ", ".join(COLUMNS)
 

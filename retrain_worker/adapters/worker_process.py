@@ -60,6 +60,7 @@ _PASSED_PREFIXES = (
     "CUBLAS_",
     "NVIDIA_",
     "MALLOC_",
+    "POLARS_",
     "COVERAGE_",
 )
 #: the stages whose worker reads the trading database

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -24,12 +25,18 @@ class Finding:
     #: stable name, e.g. `rows.labelled`, `labels.contradictions`
     name: str
     severity: Severity
-    #: one sentence: what was measured, the limit, and for a refusal what to do
+    #: what was measured, the limit, and the remedy, as logs, reports and the command show it
     message: str
     measured: float | None = None
     limit: float | None = None
-    #: up to five examples, already safe to print
+    #: the feature, symbol or column that it is about; empty = the table
+    subject: str = ""
+    #: what was counted, by name
+    counts: Mapping[str, float] = field(default_factory=dict)
+    #: up to five rows or names, already safe to print
     examples: tuple[str, ...] = ()
+    #: what to do; empty for OK
+    remedy: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ class PullRequest:
     run_id: str
     run_dir: str
     policy: DataPolicy
-    #: the fingerprints file of the last committed run, or None: every labelled row is new
+    #: the watermark of the last committed run, or None: every labelled row is new
     watermark_path: str | None
     #: ISO 8601 UTC; rows more than a day after it are quarantined
     now: str
@@ -100,7 +100,7 @@ class PullResult:
     last_at: str | None
     #: sha256 over the usable rows; equal rows give the equal hash
     data_sha256: str
-    #: `fingerprints.npy` of this snapshot: the watermark once the run is committed
+    #: the labelled rows of this snapshot: the watermark once the run is committed
     watermark_path: str
 
 

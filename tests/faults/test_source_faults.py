@@ -21,7 +21,7 @@ def test_an_error_of_the_disk_at_any_read_ends_the_reading_or_costs_no_row(tmp_p
     path, trace = make_database(tmp_path / "trader.db", make_rows(ROWS), journal=journal), tmp_path / "trace"
 
     def read() -> None:
-        found = sum(len(page.id) for page in read_pages(url_of(path), busy_timeout_seconds=1.0))
+        found = sum(len(page) for page in read_pages(url_of(path), busy_timeout_seconds=1.0))
         os.write(2, f"{found} rows".encode())
 
     read()  # whatever is imported late is imported now

@@ -92,13 +92,13 @@ def leak_as_a_code(row: Any) -> None:
         (every(8, features="x"), "rows.quarantined", r"12\.5%, at most 10\.0%.*features_not_json 50"),
         (every(5, timestamp="2999-01-01 00:00:00"), "rows.quarantined", "timestamp_future 80"),
         (contradict, "labels.contradictions", r"80 of 400 classes contradict realized_pnl \(20\.0%, at most 5\.0%\)"),
-        (leak, "features.leak", "rsi knows the outcome"),
-        (leak_upside_down, "features.leak", "rsi knows the outcome"),
-        (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*: rsi knows the outcome"),
+        (leak, "features.leak", "rsi predicts the outcome"),
+        (leak_upside_down, "features.leak", "rsi predicts the outcome"),
+        (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*; rsi predicts the outcome"),
         (
             every(1, exit_time=None, updated_at=None, hold_duration_seconds=None),
             "outcomes.time_unknown",
-            "leaves 0 where at least 300 are needed",
+            "leaves 0 where at least 300 are required",
         ),
         (every(2, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", "leaves 200 where at least 300"),
         (every(1, features="[1, 1, 1, 1]"), "features.constant", "every feature has one value"),
@@ -158,15 +158,15 @@ def before(row: Any) -> None:
         (every(20, exit_time=None, updated_at=None, hold_duration_seconds=None), "outcomes.time_unknown", 20, "purged"),
         (before, "outcomes.before_decision", 400, "before their own timestamp"),
         (every(20, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", 20, "purged"),
-        (every(1, realized_pnl=None), "labels.unproven", 1.0, "400 of 400 classes have no realized_pnl"),
+        (every(1, realized_pnl=None), "labels.unproven", 1.0, "400 of 400 classes cannot be checked"),
         (every(20, realized_pnl="much"), "labels.unproven", 0.05, "20 of 400"),
         (every(20, realized_pnl=0.0), "labels.unproven", 0.05, "20 of 400"),
-        (every(20, target_class="NEUTRAL"), "classes.neutral", 20, "20 of them have a realized_pnl other than 0"),
+        (every(20, target_class="NEUTRAL"), "classes.neutral", 20, "20 of them with a realized_pnl other than 0"),
         (by_the_day, "time.ties", 1.0, "400 rows share symbol and instant"),
         (every(1, target_label=0.0), "labels.target_label", 0.0, "0 of 400"),
         (every(20, prediction_confidence=1.05), "confidence.range", 20, "outside 0..1"),
         (every(20, prediction_confidence="high"), "confidence.range", 20, "outside 0..1"),
-        (every(10, prediction_confidence=0.5), "confidence.fallback", 0.1, "40 rows record a confidence of exactly"),
+        (every(10, prediction_confidence=0.5), "confidence.fallback", 0.1, "exactly 0.5: 40 rows"),
         (every(20, predicted_action="???"), "actions.unknown", 20, "other than BUY"),
         (every(200, symbol="BTC\u200dUSDT"), "symbols.look_alikes", 1, "look alike"),
         (every(200, symbol="btcusdt"), "symbols.look_alikes", 1, "look alike"),
@@ -174,11 +174,11 @@ def before(row: Any) -> None:
         (every(200, symbol="../x"), "symbols.coverage", 3, r"'\.\./x' 2"),
         (as_text, "features.converted", 400, "converted"),
         (huge, "features.scale", None, "rsi"),
-        (constant, "features.constant", 1, "returns_1h has one value"),
+        (constant, "features.constant", 1, "one value in all rows: returns_1h"),
         (extended, "features.names", 4, r"volume \(200 rows\)"),
         (permuted, "features.names", 4, "200 rows name them in another order"),
         (every(1, feature_names=None), "features.names", 4, "400 rows do not name"),
-        (every(1, features="[1, 2, 3, 4]"), "features.frozen", 1.0, "100.0% of rows repeat"),
+        (every(1, features="[1, 2, 3, 4]"), "features.frozen", 1.0, "398 of 398 rows repeat"),
         (every(20, timestamp="2999-01-01 00:00:00"), "time.future", 20, "clock"),
     ],
 )
@@ -230,7 +230,7 @@ def test_gaps_staleness_and_range_are_told_in_hours(tmp_path: Path) -> None:
     newest = START + timedelta(days=5, minutes=2000)
     hours = (to_microseconds(START + timedelta(days=40)) - to_microseconds(newest)) / 3.6e9
     assert the(verdict, "time.staleness").measured == pytest.approx(hours)
-    assert "look whether outcomes are still written" in the(verdict, "time.staleness").message
+    assert "check whether outcomes are still written" in the(verdict, "time.staleness").message
 
 
 def test_a_symbol_that_is_no_longer_written_is_named(tmp_path: Path) -> None:

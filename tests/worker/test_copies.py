@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.worker.data.copies import find_copies
+from retrain_worker.worker.data import copies
 from retrain_worker.worker.data.samples import select_samples, split_samples
 from tests.worker.trading_database import make_row, make_rows, open_row, pulled
 
@@ -21,21 +22,17 @@ ROWS = st.lists(st.tuples(*[st.integers(0, 2)] * 3, st.sampled_from([-2, -1, 0, 
 def test_of_each_group_one_row_stays_and_knows_what_all_know(rows: Any) -> None:
     rows.sort(key=lambda row: row[:2])
     codes, instants, values, outcomes = (np.array([row[part] for row in rows], dtype=np.int64) for part in range(4))
-    found = find_copies(
-        codes.astype(np.int32),
-        instants,
-        np.stack([values, values * 2], axis=1).astype(np.float32),
-        outcomes.astype(np.int8),
-    )
+    frame = pl.DataFrame({"symbol": codes, "decided_at": instants, "a": values, "b": values * 2.0})
+    found = copies.marked(frame.with_columns(recorded_outcome=pl.Series(outcomes, dtype=pl.Int8)), ["a", "b"])
+    reasons, disputed = found["reason"].to_list(), found["is_disputed"].to_list()
     groups = defaultdict(list)
     for place, row in enumerate(rows):
         groups[row[:3]].append(place)
-    dropped = found.agreeing | found.conflicting
     for places in groups.values():
-        (kept,) = [place for place in places if not dropped[place]]
+        (kept,) = [place for place in places if reasons[place] is None]
         known = {rows[place][3] for place in places if rows[place][3] >= 0}
-        assert found.unusable[kept] == (len(known) > 1)
-        assert found.conflicting[places].any() == (len(known) > 1)
+        assert disputed[kept] == (len(known) > 1)
+        assert {reasons[place] for place in places} <= {None, copies.REASONS[len(known) > 1]}
         if len(known) == 1:
             assert kept == min(place for place in places if rows[place][3] in known)
 
@@ -61,8 +58,8 @@ def test_an_open_copy_takes_no_outcome_away(tmp_path: Path) -> None:
 
 def test_no_copy_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
     rows = make_rows(400)
-    copies = [row | {"id": 1000 + row["id"]} for row in rows[::3]]
-    _, snapshot = pulled(tmp_path, [*rows, *copies])
+    again = [row | {"id": 1000 + row["id"]} for row in rows[::3]]
+    _, snapshot = pulled(tmp_path, [*rows, *again])
     samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=4)
     parts = split_samples(samples, SplitPolicy())
     in_time = (parts.train, parts.validation, parts.holdout)

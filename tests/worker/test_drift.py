@@ -15,7 +15,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult
 from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.audit import audit
-from retrain_worker.worker.data.audit_drift import design_effect, drift_findings, drift_of
+from retrain_worker.worker.data.audit_rules.drift import design_effect, drift_findings, drift_of
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.outcomes import LOSS, WIN

@@ -2,15 +2,23 @@
 
 from typing import Any
 
-import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrain_worker.domain.labels import LabelConflict
 from retrain_worker.worker.data import outcomes as o
+from retrain_worker.worker.data.cells import page_of_cells
+from retrain_worker.worker.data.page import PAGE_SCHEMA
 
-CELLS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=3)
+CELLS = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=5) | st.binary(max_size=3)
+
+
+def page_of(**columns: Any) -> pl.DataFrame:
+    """A page of these cells, the others missing."""
+    length = len(next(iter(columns.values())))
+    return page_of_cells({name: columns.get(name, [None] * length) for name in PAGE_SCHEMA})
 
 
 @pytest.mark.parametrize(
@@ -36,12 +44,14 @@ def test_a_class_counts_only_as_spelled_and_with_a_known_outcome(
     known: Any,
     code: Any,
 ) -> None:
-    assert o.recorded_outcomes([cell], [known]).tolist() == [code]
+    page = page_of(target_class=[cell], outcome_known=[known])
+    assert page.select(o.recorded_outcome()).to_series().to_list() == [code]
 
 
-@given(st.lists(st.tuples(CELLS, CELLS)))
+@given(st.lists(st.tuples(CELLS, CELLS), min_size=1))
 def test_no_cell_but_the_three_words_becomes_an_outcome(rows: Any) -> None:
-    outcome = o.recorded_outcomes([row[0] for row in rows], [row[1] for row in rows])
+    page = page_of(target_class=[row[0] for row in rows], outcome_known=[row[1] for row in rows])
+    outcome = page.select(o.recorded_outcome()).to_series()
     assert all(code < 0 for code, row in zip(outcome, rows, strict=True) if row[0] not in ("WIN", "LOSS", "NEUTRAL"))
 
 
@@ -64,26 +74,30 @@ def test_the_executed_side_goes_before_the_predicted_one(
     action: Any,
     side: Any,
 ) -> None:
-    found = o.actions_and_sides([predicted], [executed])
-    assert [array.tolist() for array in found] == [[action], [side]]
+    page = page_of(predicted_action=[predicted], execution_side=[executed])
+    predicted_codes, executed_codes = (o.actions(page[name]) for name in ("predicted_action", "execution_side"))
+    assert predicted_codes.to_list() == [action]
+    assert pl.select(o.side(pl.lit(executed_codes), pl.lit(predicted_codes))).to_series().to_list() == [side]
 
 
 def test_contradictions_are_dropped_relabelled_or_kept() -> None:
-    outcome = np.array([o.WIN, o.WIN, o.LOSS, o.LOSS, o.NEUTRAL, o.WIN, o.CLASS_WITHOUT_OUTCOME], dtype=np.int8)
-    pnl = np.array([1.0, -1.3, -1.0, 0.4, 3.0, np.nan, -5.0])
-    assert o.contradictions(outcome, pnl).tolist() == [False, True, False, True, False, False, False]
-    settled = {conflict: o.settled(outcome, pnl, conflict).tolist() for conflict in LabelConflict}
+    outcome = [o.WIN, o.WIN, o.LOSS, o.LOSS, o.NEUTRAL, o.WIN, o.CLASS_WITHOUT_OUTCOME]
+    pnl = [1.0, -1.3, -1.0, 0.4, 3.0, None, -5.0]
+    rows = pl.DataFrame({"recorded_outcome": pl.Series(outcome, dtype=pl.Int8), "pnl": pnl})
+    against = rows.select(o.contradicts("recorded_outcome", pl.col("pnl"))).to_series()
+    assert against.to_list() == [False, True, False, True, False, False, False]
+    settled = {conflict: rows.select(o.settled(conflict)).to_series().to_list() for conflict in LabelConflict}
     assert settled[LabelConflict.DROP] == [o.WIN, o.OPEN, o.LOSS, o.OPEN, o.NEUTRAL, o.WIN, o.OPEN]
     assert settled[LabelConflict.RELABEL] == [o.WIN, o.LOSS, o.LOSS, o.WIN, o.NEUTRAL, o.WIN, o.OPEN]
     assert settled[LabelConflict.KEEP] == [o.WIN, o.WIN, o.LOSS, o.LOSS, o.NEUTRAL, o.WIN, o.OPEN]
 
 
-@given(st.lists(CELLS))
-def test_what_is_no_number_is_nan(cells: Any) -> None:
-    found = o.numbers(cells)
-    assert found.dtype == np.float64
-    assert found.shape == (len(cells),)
+@given(st.lists(CELLS, min_size=1))
+def test_what_is_no_number_is_null(cells: Any) -> None:
+    found = page_of(realized_pnl=cells)["realized_pnl"]
+    assert found.dtype == pl.Float64
+    assert len(found) == len(cells)
 
 
 def test_numbers_beside_text_keep_their_values() -> None:
-    np.testing.assert_array_equal(o.numbers([1.5, "high", None, 2]), [1.5, np.nan, np.nan, 2])
+    assert page_of(realized_pnl=[1.5, "high", None, 2])["realized_pnl"].to_list() == [1.5, None, None, 2.0]

@@ -7,6 +7,7 @@ import tempfile
 import time
 import types
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from psycopg.pq import TransactionStatus
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
-from retrain_worker.worker.data.instants import parse_instants
+from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.source import read_pages
 from tests.known import known
@@ -97,8 +98,7 @@ def insert_rows(connection: Any, rows: Any, kinds: Any = types.MappingProxyType(
 
 
 def snapshot_of(url: str, **policy: Any) -> Any:
-    (now,) = parse_instants([NOW])
-    intake = Intake(DataPolicy(**policy), now=int(now))
+    intake = Intake(DataPolicy(**policy), now=to_microseconds(datetime.fromisoformat(NOW)))
     for page in read_pages(url, busy_timeout_seconds=1.0):
         intake.add(page)
     return intake.snapshot()
@@ -140,7 +140,7 @@ def test_only_committed_rows_are_read_and_no_writer_waits(connection: Any, serve
         first = next(pages)
         writer.execute("UPDATE ai_training_samples SET target_class = 'WIN'")
         writer.commit()
-        assert sorted([*first.id, *(row for page in pages for row in page.id)]) == list(range(1, 51))
+        assert sorted([*first["id"], *(row for page in pages for row in page["id"])]) == list(range(1, 51))
     assert len(snapshot_of(url)) == 40
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import RetrainError
 from retrain_worker.worker.data import pull as module
-from retrain_worker.worker.data import sqlite_pages
+from retrain_worker.worker.data import sqlite_source
 from retrain_worker.worker.data.instants import NEVER, to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.snapshot import ARRAYS
@@ -176,7 +176,7 @@ OWN_ROWID = COLUMNS | {"id": "BIGINT"}
 @example(spoilt=[(30, "outcome_known", 1.0000000000000002)], everywhere=None, columns=UNTYPED, held=set())
 @example(spoilt=[], everywhere=None, columns=COLUMNS, held={30})
 @example(spoilt=[], everywhere=("timestamp", None), columns=COLUMNS, held=set())
-def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
+def test_pages_of_any_size_give_the_same_snapshot(
     tmp_path_factory: pytest.TempPathFactory,
     spoilt: Any,
     everywhere: Any,
@@ -200,8 +200,8 @@ def test_pages_whose_texts_come_joined_give_what_the_plain_way_gives(
 def snapshot_in_pages_of(size: Any, path: Path) -> Any:
     intake = Intake(DataPolicy(train_window_days=0), now=to_microseconds(START + timedelta(days=90)))
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("_FIRST_PAGE_ROWS", "_MIN_PAGE_ROWS", "_MAX_PAGE_ROWS"):
-            patched.setattr(sqlite_pages, name, size)
+        for name in ("_FIRST_PAGE_ROWS", "_MIN_PAGE_ROWS", "_MAX_PAGE_ROWS", "_CONVERTED_ROWS"):
+            patched.setattr(sqlite_source, name, size)
         for page in read_pages(url_of(path), busy_timeout_seconds=1.0):
             intake.add(page)
     return intake.snapshot()
@@ -257,11 +257,7 @@ def test_symbols_are_only_names(tmp_path: Path) -> None:
     result, snapshot = pulled(tmp_path, rows)
     assert result.symbols == dict.fromkeys(sorted(odd), 1)
     assert snapshot.symbols == tuple(sorted(odd))
-    assert {path.name for path in tmp_path.rglob("*") if path.suffix not in (".npy", ".json")} == {
-        "trading.db",
-        "run",
-        "snapshot",
-    }
+    assert {path.name for path in tmp_path.rglob("*")} == {"trading.db", "run", "snapshot.parquet", "watermark.parquet"}
 
 
 def test_counts_say_what_the_snapshot_holds(tmp_path: Path) -> None:
@@ -282,10 +278,11 @@ def test_counts_say_what_the_snapshot_holds(tmp_path: Path) -> None:
 
 def test_a_long_read_reports_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REPORT_EVERY_ROWS", 1000)
+    monkeypatch.setattr(sqlite_source, "_CONVERTED_ROWS", 1)
     said: list[Any] = []
-    path = make_database(tmp_path / "t.db", make_rows(3000))
+    path = make_database(tmp_path / "t.db", make_rows(9000))
     module.pull(request_for(tmp_path / "run"), url_of(path), said.append)
     told = [each.fields["rows"] for each in said]
     assert len(told) >= 3
     assert told == sorted(told)
-    assert told[-1] == 3000
+    assert told[-1] == 9000

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DatabaseUnreachableError, SourceUnfitError
-from retrain_worker.worker.data.instants import parse_instants
+from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.source import read_pages
 from tests.worker.trading_database import COLUMNS, NAMES, NOW, insert, make_database, make_row, make_rows, url_of
 
 COUNT = 400
-(CLOCK,) = parse_instants([NOW]).tolist()
+CLOCK = to_microseconds(datetime.fromisoformat(NOW))
 
 
 def snapshot_of(path: Any, **policy: Any) -> Any:

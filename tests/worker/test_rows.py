@@ -1,6 +1,5 @@
 """Reading the table from SQLite: what is refused, what is retried, and that nobody is disturbed by it."""
 
-import itertools
 import os
 import shutil
 import sqlite3
@@ -8,20 +7,20 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
-from retrain_worker.worker.data import sqlite_pages, sqlite_source
-from retrain_worker.worker.data.rows import ChangedWhileReadError
+from retrain_worker.worker.data import sqlite_source
+from retrain_worker.worker.data.page import ChangedWhileReadError
 from retrain_worker.worker.data.source import read_pages
+from tests.worker.other_process import OtherProcess
 from tests.worker.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
 
 def ids_in(path: Path, *, timeout: float = 1.0) -> list[Any]:
-    return list(chain.from_iterable(page.id for page in read_pages(url_of(path), busy_timeout_seconds=timeout)))
+    return list(chain.from_iterable(page["id"] for page in read_pages(url_of(path), busy_timeout_seconds=timeout)))
 
 
 @pytest.fixture
@@ -129,22 +128,22 @@ def test_damage_that_reading_does_not_notice_is_found_by_the_check(database: Pat
         ids_in(database)
 
 
-@pytest.mark.parametrize(("is_written", "said"), [(True, None), (False, "torn")])
-def test_what_looks_damaged_while_a_writer_is_at_work_is_no_damage_and_he_never_waits_for_the_check(
+@pytest.mark.parametrize(("is_written", "said"), [(True, ""), (False, "torn")])
+def test_what_looks_damaged_while_a_writer_is_at_work_is_no_damage_and_the_writer_never_waits_for_the_check(
     database: Path,
     monkeypatch: pytest.MonkeyPatch,
     is_written: bool,
-    said: str | None,
+    said: str,
 ) -> None:
     ways = []
 
-    def torn(path: Any, options: Any, _busy_timeout_seconds: Any) -> list[str]:
+    def torn(path: Any, options: Any, _busy_timeout_seconds: Any) -> str:
         ways.append(options)
         if is_written:
             with closing(sqlite3.connect(path)) as writer, writer:
                 writer.execute("UPDATE ai_training_samples SET updated_at = ? WHERE id = 1", (str(len(ways)),))
             os.utime(path, ns=(len(ways), len(ways)))  # a file system's clock is coarse
-        return ["torn"]
+        return "torn"
 
     monkeypatch.setattr(sqlite_source, "_quick_check", torn)
     monkeypatch.setattr(sqlite_source, "_PAUSE_SECONDS", 0.0)
@@ -180,40 +179,22 @@ def test_rows_that_are_only_in_the_wal_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_a_writer_commits_at_once_while_we_hold_a_page(tmp_path: Path, journal: str) -> None:
-    path = make_database(tmp_path / "live.db", make_rows(3000), journal=journal)
-    with closing(sqlite3.connect(path, timeout=0)) as writer:
-        writer.execute("SELECT count(*) FROM ai_training_samples").fetchone()  # it has the database open
-        pages = read_pages(url_of(path), busy_timeout_seconds=1)
-        seen = list(next(pages).id)
-        for page in pages:
-            with writer:  # timeout 0: this raises when we are in the way for an instant
-                insert(writer, [make_row(10_000 + len(seen))])
-            seen.extend(page.id)
-    assert set(range(1, 3001)) <= set(seen)
-    assert len(set(seen)) == len(seen)
-
-
-@pytest.mark.parametrize("is_busy", [True, False])
-def test_where_pages_are_interrupted_each_begins_with_a_pause_before_the_lock(
-    database: Path,
+def test_a_writer_commits_at_once_between_two_pages(
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    is_busy: bool,
+    journal: str,
 ) -> None:
-    ticks, paused = itertools.count(), []
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        monkeypatch.setattr(
-            sqlite_pages,
-            "time",
-            SimpleNamespace(
-                perf_counter=lambda: 0.01 * next(ticks),
-                thread_time=lambda: 0.0 if is_busy else 0.01 * next(ticks),
-                sleep=lambda _seconds: paused.append(connection.in_transaction),
-            ),
-        )
-        pages = list(sqlite_pages.read_pages(connection))
-    assert len(pages) > 5
-    assert paused == ([False] * (len(pages) - 1) if is_busy else [])
+    monkeypatch.setattr(sqlite_source, "_CONVERTED_ROWS", 1)
+    path = make_database(tmp_path / "live.db", make_rows(6000), journal=journal)
+    with OtherProcess(path) as writer:
+        writer.do("SELECT count(*) FROM ai_training_samples")  # it has the database open
+        pages = read_pages(url_of(path), busy_timeout_seconds=1)
+        seen = list(next(pages)["id"])
+        for page in pages:
+            writer.insert(make_row(10_000 + len(seen)))  # an error where a lock of ours is left
+            seen.extend(page["id"])
+    assert set(range(1, 6001)) <= set(seen)
+    assert len(set(seen)) == len(seen)
 
 
 def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path: Path) -> None:
@@ -229,14 +210,24 @@ def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp
 
 
 def test_an_uncommitted_write_is_not_seen_and_a_long_lock_is_retried_later(database: Path) -> None:
-    with closing(sqlite3.connect(database)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
-        writer.execute("DELETE FROM ai_training_samples")
+    with OtherProcess(database) as writer:
+        writer.do("BEGIN IMMEDIATE", "DELETE FROM ai_training_samples")
         assert len(ids_in(database)) == 3000
-        writer.rollback()
-        writer.execute("BEGIN EXCLUSIVE")
+        writer.do("ROLLBACK", "BEGIN EXCLUSIVE")
         with pytest.raises(DatabaseBusyError, match="a writer holds"):
             ids_in(database, timeout=0.05)
+
+
+def test_the_end_of_the_check_leaves_the_lock_of_a_page_in_place(tmp_path: Path) -> None:
+    """The check closes the file while a page is read; with a SQLite of its own it would drop the reader's lock."""
+    path = make_database(tmp_path / "live.db", make_rows(3000))
+    reader = sqlite_source._Connection(path, 1.0, options="mode=ro")
+    with OtherProcess(path) as writer, reader, reader._connection.cursor() as cursor:
+        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "100"})
+        cursor.execute("SELECT * FROM ai_training_samples")  # the statement is not at its end: its lock is held
+        assert sqlite_source._check_pages(path, False, 1.0) == ""
+        with pytest.raises(AssertionError, match="locked"):
+            writer.insert(make_row(9_999))
 
 
 def test_a_journal_left_by_a_crash_is_never_read_past(tmp_path: Path) -> None:
@@ -260,7 +251,7 @@ def test_text_that_is_not_utf8_stops_nothing_and_stays_distinct(tmp_path: Path) 
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE ai_training_samples SET symbol = CAST(x'42ff' AS TEXT) WHERE id = 1")
         connection.execute("UPDATE ai_training_samples SET symbol = CAST(x'42fe' AS TEXT) WHERE id = 2")
-    symbols = [name for page in read_pages(url_of(path), busy_timeout_seconds=1) for name in page.symbol]
+    symbols = [name for page in read_pages(url_of(path), busy_timeout_seconds=1) for name in page["symbol"]]
     assert len(set(symbols)) == 3
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import duckdb
 import numpy as np
+import polars as pl
 import pytest
 
 from retrain_worker.domain.worker_protocol import PullResult
@@ -106,7 +108,7 @@ def test_a_saved_snapshot_comes_back_and_replaces_an_older_one(
         snapshot.data_sha256,
     )
     assert back.facts == snapshot.facts
-    assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot.parquet"]
 
 
 def test_a_snapshot_of_nothing_is_saved_and_loaded(tmp_path: Path) -> None:
@@ -114,11 +116,11 @@ def test_a_snapshot_of_nothing_is_saved_and_loaded(tmp_path: Path) -> None:
     assert (result.loaded, result.labelled, result.first_at, len(snapshot)) == (0, 0, None, 0)
 
 
-@pytest.mark.parametrize("name", ["snapshot.json", "features.npy", "ids.npy"])
-def test_a_damaged_snapshot_is_not_used(plain: tuple[PullResult, Snapshot], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_damaged_snapshot_is_not_used(plain: tuple[PullResult, Snapshot], tmp_path: Path, share: float) -> None:
     save(plain[1], tmp_path)
-    path = tmp_path / "snapshot" / name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path = tmp_path / "snapshot.parquet"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(DataUnfitError, match="missing or damaged"):
         load(tmp_path)
     path.unlink()
@@ -136,11 +138,30 @@ def test_a_full_disk_leaves_the_old_snapshot_and_no_scrap(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
     with pytest.raises(DiskFullError, match=r"(?i)no space"):
         save(replace(plain[1], data_sha256="new"), tmp_path)
     assert load(tmp_path).data_sha256 == plain[1].data_sha256
-    assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot.parquet"]
+
+
+def test_a_snapshot_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "snapshot.json").write_text("{}")
+    with pytest.raises(DataUnfitError, match=r"earlier version.*start a new run"):
+        load(tmp_path)
+
+
+def test_the_file_is_one_that_other_programs_read(plain: tuple[PullResult, Snapshot], tmp_path: Path) -> None:
+    save(plain[1], tmp_path)
+    path = tmp_path / "snapshot.parquet"
+    found = duckdb.sql(f"SELECT symbol, outcome, count(*), avg(feature_rsi) FROM '{path}' GROUP BY ALL ORDER BY ALL")
+    rows = found.fetchall()
+    assert [row[:2] for row in rows] == [(symbol, word) for symbol in plain[1].symbols for word in ("LOSS", "WIN")]
+    assert sum(row[2] for row in rows) == len(plain[1])
+    first = pl.read_parquet(path).sort("id").row(0, named=True)
+    assert first["decided_at"] == START + timedelta(minutes=5)
+    assert first["side"] in ("BUY", "SELL")
 
 
 def test_ties_in_time_are_ordered_by_id(tmp_path: Path) -> None:

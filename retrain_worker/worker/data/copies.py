@@ -2,55 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
+import polars as pl
 
-Int64s = npt.NDArray[np.int64]
-Int32s = npt.NDArray[np.int32]
-Int8s = npt.NDArray[np.int8]
-Float32s = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
+#: a copy that says the same as the row that is kept; a copy in a group whose outcomes contradict each other
+REASONS = ("duplicate", "duplicate_conflict")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Copies:
-    """What to do about copies, as masks over the rows."""
+def marked(rows: pl.DataFrame, features: Sequence[str]) -> pl.DataFrame:
+    """The rows with `reason`, one of REASONS for each copy, and `is_disputed`.
 
-    #: copies that say the same as the row that is kept
-    agreeing: Bools
-    #: copies in a group whose outcomes contradict each other
-    conflicting: Bools
-    #: the kept row of such a group: good as history, but nobody knows its outcome
-    unusable: Bools
-
-
-def find_copies(symbol_codes: Int32s, decided_at: Int64s, features: Float32s, outcome: Int8s) -> Copies:
-    """Rows must be in canonical order. Of each group one row is kept: the lowest id that has an outcome (>= 0), if any.
-
-    An open row beside one with an outcome is no conflict: the same decision, written down before and after.
+    `rows` in canonical order. Of each group one row is kept: the lowest id that has an outcome (>= 0), if any; where
+    the outcomes of the group contradict each other it is disputed: good as history, but its outcome is not known. An
+    open row beside one with an outcome is no conflict: the same decision, written before and after.
     """
-    agreeing, conflicting, unusable = (np.zeros(len(outcome), dtype=bool) for _ in range(3))
-    follows = (np.diff(symbol_codes) == 0) & (np.diff(decided_at) == 0)
-    tied = np.zeros(len(outcome), dtype=bool)
-    tied[1:] |= follows
-    tied[:-1] |= follows
-    rows = np.flatnonzero(tied)
-    if not len(rows):
-        return Copies(agreeing=agreeing, conflicting=conflicting, unusable=unusable)
-    _, vectors = np.unique(features[rows], axis=0, return_inverse=True)
-    keys = (outcome[rows] < 0, vectors.reshape(-1), decided_at[rows], symbol_codes[rows])
-    order = np.lexsort(keys)
-    rows = rows[order]
-    starts = np.ones(len(rows), dtype=bool)
-    starts[1:] = np.logical_or.reduce([np.diff(key[order]) != 0 for key in keys[1:]])
-    first = np.flatnonzero(starts)
-    highest = np.maximum.reduceat(outcome[rows], first)
-    lowest = np.minimum.reduceat(np.where(outcome[rows] < 0, np.int8(127), outcome[rows]), first)
-    is_conflict = (highest >= 0) & (lowest != highest)
-    group = np.cumsum(starts) - 1
-    agreeing[rows[~starts & ~is_conflict[group]]] = True
-    conflicting[rows[~starts & is_conflict[group]]] = True
-    unusable[rows[first[is_conflict]]] = True
-    return Copies(agreeing=agreeing, conflicting=conflicting, unusable=unusable)
+    follows = (pl.col("symbol") == pl.col("symbol").shift()) & (pl.col("decided_at") == pl.col("decided_at").shift())
+    follows = follows.fill_null(False)
+    tied = rows.with_row_index("place").filter(follows | follows.shift(-1, fill_value=False))
+    group = ["symbol", "decided_at", *features]
+    tied = tied.sort(pl.col("recorded_outcome") < 0, "place").select(
+        "place",
+        kept=pl.col("place").first().over(group),
+        outcomes=pl.col("recorded_outcome").filter(pl.col("recorded_outcome") >= 0).n_unique().over(group),
+    )
+    is_copy, is_disputed = pl.col("place") != pl.col("kept"), pl.col("outcomes") > 1
+    found = tied.select(
+        "place",
+        reason=pl.when(is_copy).then(pl.when(is_disputed).then(pl.lit(REASONS[1])).otherwise(pl.lit(REASONS[0]))),
+        is_disputed=~is_copy & is_disputed,
+    ).filter(pl.col("reason").is_not_null() | pl.col("is_disputed"))
+    if not len(found):
+        return rows.with_columns(reason=pl.lit(None, dtype=pl.String), is_disputed=pl.lit(False))
+    joined = rows.with_row_index("place").join(found, on="place", how="left", maintain_order="left").drop("place")
+    return joined.with_columns(pl.col("is_disputed").fill_null(False))

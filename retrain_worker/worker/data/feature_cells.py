@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 #: the names of a vector in its own order, or the width of an array without names
-Layout = tuple[str, ...] | int
+Order = tuple[str, ...] | int
 
 
 class Reason(IntEnum):
@@ -36,6 +36,8 @@ class Reason(IntEnum):
     FEATURES_NAMES_UNREADABLE = 8
     #: an array without names, beside rows that do not agree on one order of names
     FEATURES_UNNAMED = 9
+    #: so far beyond the other rows that it would decide the scale of its feature
+    FEATURES_OUTLIER = 10
 
     @property
     def word(self) -> str:
@@ -47,33 +49,35 @@ class Reason(IntEnum):
 class Vector:
     """One row's decoded cell. What is no number is NaN; `reason` tells what the first of them was."""
 
-    layout: Layout
+    order: Order
+    is_object: bool
     values: list[float]
     reason: Reason
     is_converted: bool
 
 
-def decode_cell(cell: Any, names_cell: Any) -> Vector | Reason:
+def decode_cell(cell: str | None, names_cell: str | None) -> Vector | Reason:
     """One row's features, or why there are none."""
     if cell is None:
         return Reason.FEATURES_NULL
     try:
-        found = _loads(cell.decode() if isinstance(cell, bytes) else cell)
-    except (ValueError, TypeError, RecursionError):
+        found = _loads(cell)
+    except (ValueError, RecursionError):
         return Reason.FEATURES_NOT_JSON
     if not isinstance(found, list | dict):
         return Reason.FEATURES_NULL if found is None else Reason.FEATURES_NOT_JSON
     raw = list(found.values()) if isinstance(found, dict) else found
     try:
-        layout: Layout = tuple(found) if isinstance(found, dict) else declared_names(names_cell) or len(raw)
+        order: Order = tuple(found) if isinstance(found, dict) else declared_names(names_cell) or len(raw)
     except ValueError:
         return Reason.FEATURES_NAMES_UNREADABLE
-    if not raw or (isinstance(layout, tuple) and len(layout) != len(raw)):
+    if not raw or (isinstance(order, tuple) and len(order) != len(raw)):
         is_nested = any(isinstance(value, list | dict) for value in raw)
         return Reason.FEATURES_NESTED if is_nested else Reason.FEATURES_WRONG_LENGTH
     numbers = [_number_of(value) for value in raw]
     return Vector(
-        layout=layout,
+        order=order,
+        is_object=isinstance(found, dict),
         values=[number if isinstance(number, float) else float("nan") for number in numbers],
         reason=next((number for number in numbers if isinstance(number, Reason)), Reason.FEATURES_NOT_FINITE),
         is_converted=any(
@@ -83,14 +87,11 @@ def decode_cell(cell: Any, names_cell: Any) -> Vector | Reason:
 
 
 @lru_cache(maxsize=4096)
-def declared_names(names_cell: Any) -> tuple[str, ...] | None:
+def declared_names(names_cell: str | None) -> tuple[str, ...] | None:
     """The names that a feature_names cell declares, or None when it declares none. Raises ValueError otherwise."""
-    if names_cell is None or names_cell in ("", b""):
+    if not names_cell:
         return None
-    try:
-        names = orjson.loads(names_cell)
-    except TypeError as error:
-        raise ValueError("not text") from error
+    names = orjson.loads(names_cell)
     if names is None or names == []:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):

@@ -1,127 +1,144 @@
-"""The table in PostgreSQL: one REPEATABLE READ, READ ONLY snapshot, fetched through a server-side cursor.
+"""The table in PostgreSQL: one REPEATABLE READ, READ ONLY transaction, fetched through a server-side cursor.
 
-MVCC readers hold up no writer, so the whole table is read in one transaction. Values are cast in SQL to what SQLite
-would give (JSON as text, instants as seconds since the epoch), so that one decoder serves both.
+MVCC readers hold up no writer, so the whole table is read in one transaction. Texts come as bytes, in UTF-8 unless the
+database is SQL_ASCII, which has no encoding; instants that are no timestamps come as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    ColumnElement,
-    Double,
-    Engine,
-    Text,
-    cast,
-    column,
-    create_engine,
-    extract,
-    func,
-    inspect,
-    select,
-    table,
-    text,
-)
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError
-from sqlalchemy.pool import NullPool
+import polars as pl
+from sqlalchemy import URL
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, RetrainError, SourceUnfitError
-from retrain_worker.worker.data.rows import (
+from retrain_worker.worker.data.cells import column_of_one_type, text_of
+from retrain_worker.worker.data.page import (
+    INSTANTS,
+    NUMBERS,
     OUTCOME_TIME,
     OUTCOME_TIME_COLUMNS,
+    PAGE_SCHEMA,
     TABLE,
-    RawRows,
+    TEXTS,
     check_columns,
-    table_missing,
 )
+
+if TYPE_CHECKING:
+    from adbc_driver_manager.dbapi import Connection
 
 _PAGE_ROWS = 10_000
 #: a single FETCH of _PAGE_ROWS rows that takes longer means a server in trouble
 _STATEMENT_TIMEOUT_SECONDS = 120
+#: COPY, the driver's other way, cannot read from a cursor
+_OPTIONS = {"adbc.postgresql.use_copy": "false"}
+#: parameters that other libraries take in a URL and libpq does not; `ssl` is libpq's sslmode
+_FOREIGN = ("ssl", "server_settings", "prepared_statement_cache_size", "async_fallback", "charset", "client_encoding")
 
-_TEXTS = frozenset({"symbol", "predicted_action", "features", "feature_names", "execution_side", "target_class"})
-_NUMBERS = frozenset(
-    {"prediction_confidence", "entry_price", "exit_price", "realized_pnl", "hold_duration_seconds", "target_label"}
-)
+#: SQLSTATEs and their classes (https://www.postgresql.org/docs/current/errcodes-appendix.html)
+_WAITED_TOO_LONG = ("40", "55P03", "57014", "25P03", "25P04")
+_PASSING = ("08", "25P0", "28", "40", "53", "57", "58", "42501", "3D000")
 
 
-def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]:
+def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[pl.DataFrame]:
     """Pages of the table as one snapshot of the database holds it."""
     where = url.render_as_string(hide_password=True)
     try:
-        import psycopg
-
-        engine = create_engine(
-            url, poolclass=NullPool, connect_args={"connect_timeout": max(2, round(busy_timeout_seconds))}
-        )
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        from adbc_driver_postgresql import dbapi
+    except ModuleNotFoundError as error:
         raise DatabaseUnreachableError(
             f"the PostgreSQL driver is not installed ({error})",
             where=where,
             remedy="pip install 'retrain-worker[postgres]'",
         ) from error
     try:
-        yield from _pages(engine, where=where, busy_timeout_seconds=busy_timeout_seconds)
-    except DBAPIError as error:
-        raise _explained(error.orig, where) from error
-    except psycopg.Error as error:
-        raise _explained(error, where) from error
-    finally:
-        engine.dispose()
+        with dbapi.connect(_libpq_uri(url, busy_timeout_seconds), autocommit=True) as connection:
+            yield from _pages(connection, where=where, busy_timeout_seconds=busy_timeout_seconds)
+    except dbapi.Error as error:
+        raise _explained(error.sqlstate or "", str(error), where) from error
 
 
-def _pages(engine: Engine, *, where: str, busy_timeout_seconds: float) -> Iterator[RawRows]:
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True) as connection:
-        connection.execute(text(f"SET LOCAL lock_timeout = {round(busy_timeout_seconds * 1000)}"))
-        connection.execute(text(f"SET LOCAL statement_timeout = {_STATEMENT_TIMEOUT_SECONDS * 1000}"))
-        inspector = inspect(connection)
-        if not (inspector.has_table(TABLE) or TABLE in inspector.get_view_names()):
-            raise table_missing(where)
-        check_columns((found["name"] for found in inspector.get_columns(TABLE)), where=where)
-        statement = select(*(_typed(name) for name in RawRows._fields)).select_from(table(TABLE))
-        # the driver's own cursor: SQLAlchemy's rows cost half as much again, and numbers come faster as binary
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        with driver.cursor(name="retrain_worker_pull", binary=True) as cursor:
-            cursor.execute(str(statement.compile(engine)))
-            while page := cursor.fetchmany(_PAGE_ROWS):
-                yield RawRows(*zip(*page, strict=True))
+def _libpq_uri(url: URL, busy_timeout_seconds: float) -> str:
+    """The URL as libpq reads it."""
+    query = {name: value for name, value in url.query.items() if name not in _FOREIGN}
+    if "ssl" in url.query:
+        query.setdefault("sslmode", url.query["ssl"])
+    query.setdefault("connect_timeout", str(max(2, round(busy_timeout_seconds))))
+    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
 
 
-def _typed(name: str) -> ColumnElement[Any]:
-    """The column as the decoder expects it. `infinity` becomes a float too, and is judged like any absurd instant."""
-    named: ColumnElement[Any] = column(name)
-    if name == OUTCOME_TIME:
-        named = func.coalesce(*map(column, OUTCOME_TIME_COLUMNS))
-    if name in ("timestamp", OUTCOME_TIME):
-        return cast(extract("epoch", named), Double).label(name)
-    if name in _TEXTS:
-        return cast(named, Text).label(name)
-    if name in _NUMBERS:
-        return cast(named, Double).label(name)
-    if name == "id":
-        return cast(named, BigInteger).label(name)
-    return named
+def _pages(connection: Connection, *, where: str, busy_timeout_seconds: float) -> Iterator[pl.DataFrame]:
+    _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    for setting in (
+        f"lock_timeout = {round(busy_timeout_seconds * 1000)}",
+        f"statement_timeout = {_STATEMENT_TIMEOUT_SECONDS * 1000}",
+        "idle_in_transaction_session_timeout = 0",  # pages are decoded between two statements
+        "client_encoding = 'UTF8'",
+        "timezone = 'UTC'",
+    ):
+        _execute(connection, f"SET LOCAL {setting}")
+    kinds = dict(
+        _query(
+            connection,
+            "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute "  # noqa: S608 (a constant)
+            f"WHERE attrelid = to_regclass('{TABLE}') AND attnum > 0 AND NOT attisdropped",
+        ).iter_rows()
+    )
+    check_columns(kinds, where=where)
+    columns = ", ".join(f"{_typed(name, kinds)} AS {name}" for name in PAGE_SCHEMA)
+    _execute(connection, f"DECLARE pages NO SCROLL CURSOR FOR SELECT {columns} FROM {TABLE}")  # noqa: S608 (constants)
+    while len(page := _query(connection, f"FETCH FORWARD {_PAGE_ROWS} FROM pages")):
+        yield pl.DataFrame([column_of_one_type(name, _text(page[name])) for name in PAGE_SCHEMA])
 
 
-def _explained(error: BaseException | None, where: str) -> RetrainError:
-    """The error of ours for an SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
-    state = getattr(error, "sqlstate", None) or ""
-    said = str(error).strip().split("\n")[0]
-    if state in ("55P03", "57014", "40001", "40P01"):
-        return DatabaseBusyError(
-            f"the server made us wait too long ({said})", where=where, remedy="it is tried again; look at pg_locks"
-        )
-    if state == "" or state[:2] in ("08", "28", "53", "57") or state in ("42501", "3D000"):
-        return DatabaseUnreachableError(
-            f"the server cannot be used ({said})",
-            where=where,
-            remedy="check that it runs, the user, its password and its SELECT right",
-        )
+def _execute(connection: Connection, statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.adbc_statement.set_options(**_OPTIONS)
+        cursor.adbc_statement.set_sql_query(statement)
+        cursor.adbc_statement.execute_update()
+
+
+def _query(connection: Connection, statement: str) -> pl.DataFrame:
+    with connection.cursor() as cursor:
+        cursor.adbc_statement.set_options(**_OPTIONS)
+        cursor.execute(statement)
+        return cursor.fetch_polars()
+
+
+def _typed(name: str, kinds: Mapping[str, str]) -> str:
+    """The column as the decoder expects it. `infinity` is no instant."""
+    if name in TEXTS:
+        return f"textsend({name}::text)"
+    if name in NUMBERS:
+        return f"{name}::float8"
+    if name not in INSTANTS:
+        return f"{name}::int8" if name == "id" else name
+    columns = OUTCOME_TIME_COLUMNS if name == OUTCOME_TIME else (name,)
+    if all(kinds[each].startswith("timestamp") for each in columns):
+        return f"COALESCE({', '.join(f'CASE WHEN isfinite({each}) THEN {each}::timestamptz END' for each in columns)})"
+    return f"textsend(COALESCE({', '.join(f'{each}::text' for each in columns)}))"
+
+
+def _text(column: pl.Series) -> pl.Series:
+    """Bytes as text."""
+    if column.dtype != pl.Binary:
+        return column
+    try:
+        return column.cast(pl.String)
+    except pl.exceptions.ComputeError:  # a SQL_ASCII database holds any bytes
+        return pl.Series([text_of(raw) if raw is not None else None for raw in column], dtype=pl.String)
+
+
+def _explained(state: str, message: str, where: str) -> RetrainError:
+    """The error that tells what an SQLSTATE means for the run."""
+    said = message.strip().split("\n")[0]
+    if state.startswith(_WAITED_TOO_LONG):
+        remedy = "it is tried again; look at pg_locks"
+        return DatabaseBusyError(f"the server made this process wait too long ({said})", where=where, remedy=remedy)
+    if not state or state.startswith(_PASSING):
+        remedy = "check that it runs, the user, its password and its SELECT right"
+        return DatabaseUnreachableError(f"the server cannot be used ({said})", where=where, remedy=remedy)
     return SourceUnfitError(
         f"the server cannot read {TABLE} as training rows ({said})",
         where=where,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import gc
+import ctypes
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,24 +13,25 @@ import numpy as np
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.worker_protocol import Progress, PullRequest, PullResult
-from retrain_worker.worker.data import fingerprints
 from retrain_worker.worker.data import snapshot as snapshots
+from retrain_worker.worker.data import watermark
 from retrain_worker.worker.data.instants import to_datetime, to_microseconds
 from retrain_worker.worker.data.intake import Intake
-from retrain_worker.worker.data.outcomes import LOSS, NEUTRAL, OPEN, WIN, contradictions
-from retrain_worker.worker.data.rows import ChangedWhileReadError
-from retrain_worker.worker.data.snapshot import Snapshot
-from retrain_worker.worker.data.source import read_pages
+from retrain_worker.worker.data.outcomes import LOSS, NEUTRAL, OPEN, WIN, contradicts
+from retrain_worker.worker.data.page import ChangedWhileReadError
+from retrain_worker.worker.data.snapshot import Snapshot, frame_of
+from retrain_worker.worker.data.source import hard_links, read_pages
 
 Report = Callable[[Progress], None]
 
+_LIBC = ctypes.CDLL(None)
 _REPORT_EVERY_ROWS = 100_000
 
 
 def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
-    """Write `run_dir/snapshot` and `run_dir/fingerprints.npy`, and say what they hold.
+    """Write the snapshot and the watermark of this run into `run_dir`, and return what they hold.
 
-    Raises DatabaseUnreachableError, DatabaseBusyError, SourceUnfitError (see rows.py), DiskFullError.
+    Raises DatabaseUnreachableError, DatabaseBusyError, SourceUnfitError (see source.py), DiskFullError.
     """
     run_dir = Path(request.run_dir)
     snapshot = read_window(
@@ -40,10 +43,9 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
     )
     report(Progress(message=f"pull {request.run_id}: {len(snapshot):,} rows read", fields={"rows": len(snapshot)}))
     snapshots.save(snapshot, run_dir)
-    watermark_path = run_dir / fingerprints.FILE_NAME
-    fingerprints.save(fingerprints.fingerprints_of(snapshot), watermark_path)
-    seen = _seen(request.watermark_path, report)
-    return _result(snapshot, new_labelled=fingerprints.count_new(snapshot, seen), watermark_path=watermark_path)
+    path = run_dir / watermark.FILE_NAME
+    watermark.save(snapshot, path)
+    return _result(snapshot, new_labelled=_count_new(snapshot, request.watermark_path, report), watermark_path=path)
 
 
 def read_window(
@@ -57,34 +59,37 @@ def read_window(
     try:
         return read()
     except ChangedWhileReadError:
-        # the writer that came has made the -wal file by now, so the second reading goes through it
+        # the writer has made the -wal file by now, so the second reading goes through it
         return read()
 
 
 def _read_through(intake: Intake, database_url: str, busy_timeout_seconds: float, report: Report) -> Snapshot:
-    told = 0
-    # rows and JSON make no reference cycles, and looking for some costs a twentieth of the time
-    gc.disable()
-    try:
-        for page in read_pages(database_url, busy_timeout_seconds=busy_timeout_seconds):
-            intake.add(page)
-            if intake.loaded >= told + _REPORT_EVERY_ROWS:
-                told = intake.loaded
-                report(Progress(message=f"reading rows: {told:,} so far", fields={"rows": told}))
-    finally:
-        gc.enable()
-    return intake.snapshot()
+    reported, links = 0, hard_links(database_url)
+    for page in read_pages(database_url, busy_timeout_seconds=busy_timeout_seconds):
+        intake.add(page)
+        _return_freed_memory()
+        if intake.loaded >= reported + _REPORT_EVERY_ROWS:
+            reported = intake.loaded
+            report(Progress(message=f"reading rows: {reported:,} so far", fields={"rows": reported}))
+    snapshot = intake.snapshot()
+    return replace(snapshot, facts=replace(snapshot.facts, noted={**snapshot.facts.noted, "hard_links": links}))
 
 
-def _seen(watermark_path: str | None, report: Report) -> fingerprints.Fingerprints | None:
-    """The watermark, or None when there is none. One that cannot be read makes every labelled row new."""
-    if watermark_path is None:
-        return None
+def _return_freed_memory() -> None:
+    """Give the holes in the heap back: the driver's buffers leave as many as the rows that are kept need memory."""
+    with suppress(AttributeError):  # not glibc
+        _LIBC.malloc_trim(0)
+
+
+def _count_new(snapshot: Snapshot, watermark_path: str | None, report: Report) -> int:
+    """The newly labelled rows. A watermark that cannot be read makes every labelled row new."""
     try:
-        return fingerprints.load(Path(watermark_path))
+        return watermark.count_new(snapshot, Path(watermark_path) if watermark_path else None)
     except (OSError, ValueError) as error:
-        report(Progress(message=f"the watermark cannot be read ({error}): every labelled row counts as new"))
-        return None
+        report(
+            Progress(message=f"cannot read the watermark {watermark_path} ({error}); every labelled row counts as new")
+        )
+        return watermark.count_new(snapshot, None)
 
 
 def _result(snapshot: Snapshot, *, new_labelled: int, watermark_path: Path) -> PullResult:
@@ -100,7 +105,7 @@ def _result(snapshot: Snapshot, *, new_labelled: int, watermark_path: Path) -> P
         open=outcomes[OPEN],
         new_labelled=new_labelled,
         quarantined={reason: count for reason, count in snapshot.facts.quarantined.items() if count},
-        contradictions=int(contradictions(snapshot.recorded_outcome, snapshot.pnl).sum()),
+        contradictions=int(frame_of(snapshot).select(contradicts("recorded_outcome", "pnl").sum()).item()),
         symbols=dict(zip(snapshot.symbols, rows_of.tolist(), strict=True)),
         feature_names=snapshot.feature_names,
         first_at=to_datetime(int(instants.min())).isoformat() if len(instants) else None,

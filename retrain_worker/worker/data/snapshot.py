@@ -1,8 +1,11 @@
-"""The frozen rows of one run: arrays in canonical order, their content hash, and their files.
+"""The frozen rows of one run: columns in canonical order, their content hash, and their file.
 
 Canonical order is (symbol, decided_at, id), symbols as they are written. The hash covers what training and gates see,
 with features in the order of their names: the same rows give the same hash whatever their physical order, whether
 their features were arrays or objects, and in whichever order the names stood.
+
+The file is Parquet with readable values (DuckDB: `SELECT symbol, avg(feature_rsi) FROM 'snapshot.parquet' GROUP BY 1`);
+its metadata holds the feature names, the hash, and what the pull counted.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from retrain_worker import durable_file, typed_json
 from retrain_worker.errors import DataUnfitError
+from retrain_worker.worker.data.features import column_of
+from retrain_worker.worker.data.instants import NEVER
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -27,8 +33,21 @@ Int8s = npt.NDArray[np.int8]
 Float64s = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 
-_FOLDER = "snapshot"
-_INDEX = "snapshot.json"
+FILE_NAME = "snapshot.parquet"
+#: what earlier versions wrote: a folder of .npy files
+_OLD_FOLDER = "snapshot"
+_NAMES, _HASH, _FACTS = "retrain_worker.feature_names", "retrain_worker.data_sha256", "retrain_worker.facts"
+
+#: the words for the codes of outcomes.py
+_OUTCOMES = {0: "LOSS", 1: "WIN", 2: "NEUTRAL"}
+_RECORDED = _OUTCOMES | {-1: "OPEN", -2: "UNKNOWN_CLASS", -3: "CLASS_WITHOUT_OUTCOME", -4: "OUTCOME_WITHOUT_CLASS"}
+_WORDS = {
+    "outcome": _OUTCOMES | {-1: "OPEN"},
+    "recorded_outcome": _RECORDED,
+    "side": {1: "BUY", -1: "SELL", 0: "NONE"},
+    "action": {1: "BUY", -1: "SELL", 0: "HOLD", -128: "UNKNOWN"},
+}
+_INSTANT = pl.Datetime("us", "UTC")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +70,13 @@ class PullFacts:
     unknown_classes: Mapping[str, int] = field(default_factory=dict)
     #: feature name that is not trained on -> rows that have it
     features_left_out: Mapping[str, int] = field(default_factory=dict)
+    #: names that feature_names declares and the objects beside it lack
+    features_undelivered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Rows sorted by (symbol, decided_at, id). Arrays may be memory-mapped: read-only."""
+    """Rows sorted by (symbol, decided_at, id). The arrays are read-only."""
 
     #: int64[N]
     ids: Int64s
@@ -94,6 +115,20 @@ class Snapshot:
         return len(self.ids)
 
 
+#: array -> its column in a frame
+_COLUMNS = {
+    "ids": "id",
+    "decided_at": "decided_at",
+    "known_at": "known_at",
+    "outcome": "outcome",
+    "recorded_outcome": "recorded_outcome",
+    "side": "side",
+    "action": "action",
+    "confidence": "confidence",
+    "pnl": "pnl",
+    "target_label": "target_label",
+    "price_move": "price_move",
+}
 ARRAYS: tuple[str, ...] = tuple(
     name
     for name in (each.name for each in fields(Snapshot))
@@ -113,42 +148,72 @@ def content_hash(arrays: Mapping[str, npt.NDArray[Any]], *, symbols: tuple[str, 
     return digest.hexdigest()
 
 
+def snapshot_of(rows: pl.DataFrame, *, names: tuple[str, ...], facts: PullFacts, sha256: str | None = None) -> Snapshot:
+    """The snapshot of a frame in canonical order, as `frame_of` gives it; its hash is computed where none is given."""
+    kind = rows.schema["symbol"]
+    assert isinstance(kind, pl.Enum)
+    symbols = tuple(kind.categories)
+    matrix = rows.select(map(column_of, names)).to_numpy(order="c") if names else np.empty((len(rows), 0))
+    arrays: dict[str, npt.NDArray[Any]] = {
+        name: rows[column].to_numpy() for name, column in _COLUMNS.items() if column in rows.columns
+    }
+    arrays |= {
+        "symbol_codes": rows["symbol"].to_physical().cast(pl.Int32).to_numpy(),
+        "features": matrix.astype(np.float32, copy=False),
+    }
+    digest = sha256 or content_hash(arrays, symbols=symbols, names=names)
+    return Snapshot(symbols=symbols, feature_names=names, data_sha256=digest, facts=facts, **arrays)
+
+
+def frame_of(snapshot: Snapshot) -> pl.DataFrame:
+    """The rows as a frame: the columns of the snapshot, `symbol` as an Enum, and `feature_NAME` for each feature."""
+    codes = pl.Series(snapshot.symbol_codes)
+    symbol = pl.Series(snapshot.symbols, dtype=pl.String).gather(codes).cast(pl.Enum(snapshot.symbols))
+    return pl.DataFrame(
+        [symbol.alias("symbol")]
+        + [pl.Series(column, getattr(snapshot, name), nan_to_null=True) for name, column in _COLUMNS.items()]
+        + [pl.Series(column_of(name), snapshot.features[:, place]) for place, name in enumerate(snapshot.feature_names)]
+    )
+
+
 def save(snapshot: Snapshot, run_dir: Path) -> None:
-    """Write `run_dir/snapshot/`, replacing what is there, all or nothing. Raises DiskFullError."""
-    with durable_file.replacing_folder(run_dir / _FOLDER) as folder:
-        for name in ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(snapshot, name), allow_pickle=False)
-        index = {
-            "symbols": snapshot.symbols,
-            "feature_names": snapshot.feature_names,
-            "rows": len(snapshot),
-            "data_sha256": snapshot.data_sha256,
-            "facts": snapshot.facts,
-        }
-        (folder / _INDEX).write_bytes(msgspec.json.encode(index))
+    """Write `run_dir/snapshot.parquet`, replacing what is there, all or nothing. Raises DiskFullError."""
+    readable = frame_of(snapshot).with_columns(
+        *(
+            pl.col(column).replace_strict(words, return_dtype=pl.Enum(words.values()))
+            for column, words in _WORDS.items()
+        ),
+        pl.col("decided_at").cast(_INSTANT),
+        pl.when(pl.col("known_at") < NEVER).then("known_at").cast(_INSTANT),
+    )
+    metadata = {
+        _NAMES: json.dumps(snapshot.feature_names),
+        _HASH: snapshot.data_sha256,
+        _FACTS: msgspec.json.encode(snapshot.facts).decode(),
+    }
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with durable_file.replacing(run_dir / FILE_NAME) as file:
+        readable.write_parquet(file, compression="lz4", metadata=metadata)
 
 
 def load(run_dir: Path) -> Snapshot:
-    """The saved snapshot, its arrays memory-mapped. Raises DataUnfitError when it is missing or damaged."""
-    folder = run_dir / _FOLDER
+    """The saved snapshot. Raises DataUnfitError when it is missing or damaged."""
+    path = run_dir / FILE_NAME
     try:
-        index = json.loads((folder / _INDEX).read_bytes())
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
-        snapshot = Snapshot(
-            symbols=tuple(index["symbols"]),
-            feature_names=tuple(index["feature_names"]),
-            data_sha256=index["data_sha256"],
-            facts=typed_json.convert(index["facts"], PullFacts),
-            **arrays,
+        metadata = pl.read_parquet_metadata(path)
+        names = tuple(json.loads(metadata[_NAMES]))
+        facts = typed_json.decode(metadata[_FACTS].encode(), PullFacts)
+        rows = pl.read_parquet(path).with_columns(
+            *(
+                pl.col(column).replace_strict({word: code for code, word in words.items()}, return_dtype=pl.Int8)
+                for column, words in _WORDS.items()
+            ),
+            pl.col("decided_at").cast(pl.Int64),
+            pl.col("known_at").cast(pl.Int64).fill_null(NEVER),
         )
-    except (OSError, ValueError, KeyError, msgspec.ValidationError) as error:
-        raise _damaged(folder, str(error)) from error
-    if {len(array) for array in arrays.values()} != {index["rows"]}:
-        raise _damaged(folder, "arrays of different lengths")
-    return snapshot
-
-
-def _damaged(folder: Path, why: str) -> DataUnfitError:
-    return DataUnfitError(
-        f"the snapshot is missing or damaged ({why})", where=str(folder), remedy="start a new run; it pulls again"
-    )
+        return snapshot_of(rows, names=names, facts=facts, sha256=metadata[_HASH])
+    except (OSError, ValueError, KeyError, msgspec.ValidationError, pl.exceptions.PolarsError) as error:
+        why = "it was written by an earlier version" if (run_dir / _OLD_FOLDER).is_dir() else str(error).split("\n")[0]
+        raise DataUnfitError(
+            f"the snapshot is missing or damaged ({why})", where=str(path), remedy="start a new run; it pulls again"
+        ) from error

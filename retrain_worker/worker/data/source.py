@@ -1,20 +1,18 @@
-"""Reads `ai_training_samples` read-only, from SQLite or PostgreSQL.
-
-The two sources differ in how they are opened and how they avoid delaying writers; both yield RawRows.
-"""
+"""Pages of rows from `ai_training_samples`, read-only, from SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import polars as pl
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from retrain_worker.domain.database_url import canonical
 from retrain_worker.errors import SourceUnfitError
-from retrain_worker.worker.data.rows import RawRows
 
 
-def read_pages(database_url: str, *, busy_timeout_seconds: float) -> Iterator[RawRows]:
+def read_pages(database_url: str, *, busy_timeout_seconds: float) -> Iterator[pl.DataFrame]:
     """Every row of the table, in pages of unspecified size and order, each row once and as one transaction left it.
 
     A page may be trusted only when the iteration has ended without an error: damage is sometimes found last. Raises
@@ -32,16 +30,26 @@ def read_pages(database_url: str, *, busy_timeout_seconds: float) -> Iterator[Ra
 
         return read_postgres(url, busy_timeout_seconds=busy_timeout_seconds)
     raise SourceUnfitError(
-        f"{backend} is not a database this program reads",
+        f"{backend} databases are not supported",
         where=url.render_as_string(),
         remedy="set DB_PATH to a SQLite file or DATABASE_URL to sqlite:// or postgresql://",
     )
 
 
+def hard_links(database_url: str) -> int:
+    """How many names the database file has beside the one in the URL; 0 for a server, and without WAL."""
+    url = parse_url(database_url)
+    if url.get_backend_name() != "sqlite":
+        return 0
+    from retrain_worker.worker.data.sqlite_source import other_names_of
+
+    return other_names_of(url)
+
+
 def parse_url(database_url: str) -> URL:
-    """The URL, with `postgres://` taken for `postgresql://` and psycopg as its driver."""
+    """The URL, in whichever spelling of SQLAlchemy, libpq or another library. Raises SourceUnfitError."""
     try:
-        url = make_url(database_url)
+        return make_url(canonical(database_url))
     except (ArgumentError, ValueError):
         # the library's message may repeat the text, and with it a password
         raise SourceUnfitError(
@@ -49,6 +57,3 @@ def parse_url(database_url: str) -> URL:
             where="DATABASE_URL",
             remedy="write it as sqlite:////absolute/path.db or postgresql://user:password@host:5432/name",
         ) from None
-    if url.drivername in ("postgres", "postgresql"):
-        url = url.set(drivername="postgresql+psycopg")
-    return url

@@ -1,96 +1,271 @@
-"""The table in a SQLite file: opened read-only, checked for damage while it is read, its errors explained."""
+"""The table in a SQLite file: opened read-only, read in short pages, checked for damage, its errors explained.
+
+In rollback-journal mode a reader's lock keeps a writer from committing, so a page is one short statement, and is
+decoded after its lock is gone. Pages follow the rowid downwards, so each row is read at most once and as one commit
+left it. What changes between two pages is not torn, only early or late: a row inserted above the cursor, or an outcome
+filled in after its page, is found by the next run, because the watermark is made of the rows that were read
+(watermark.py), not of a position. In WAL mode readers block nobody, and short statements let checkpoints finish.
+
+Every access goes through one SQLite library, that of the ADBC driver: where a second copy of SQLite in this process
+closes the file, POSIX drops the locks of the first (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+"""
 
 from __future__ import annotations
 
 import logging
-import sqlite3
+import os
+import re
 import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
+import polars as pl
+from adbc_driver_sqlite import dbapi
 from sqlalchemy import URL
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, RetrainError, SourceUnfitError
-from retrain_worker.worker.data.rows import TABLE, ChangedWhileReadError, RawRows, check_columns, table_missing
-from retrain_worker.worker.data.sqlite_pages import read_pages
+from retrain_worker.worker.data.cells import OddPageError, column_of_one_type, page_of_cells, text_of
+from retrain_worker.worker.data.page import (
+    OUTCOME_TIME,
+    OUTCOME_TIME_COLUMNS,
+    PAGE_SCHEMA,
+    TABLE,
+    ChangedWhileReadError,
+    check_columns,
+)
+
+#: how long a page may hold a read lock, about; its first and its bounds in rows
+PAGE_SECONDS = 0.005
+_FIRST_PAGE_ROWS, _MIN_PAGE_ROWS, _MAX_PAGE_ROWS = 1_000, 250, 5_000
+#: rows that are converted at once, after their locks are gone
+_CONVERTED_ROWS = 20_000
+#: rows whose types the driver looks at before it chooses those of the columns: more than a page has
+_BATCH_ROWS = {"adbc.sqlite.query.batch_rows": "1000000"}
+_MAX_KEY = 2**63 - 1
 
 _HEADER = b"SQLite format 3\x00"
 _WAL_READ_VERSION = 2  # byte 19 of the header, https://www.sqlite.org/fileformat.html section 1.3
+#: what quick_check says about values against declared constraints: judged row by row, no damage
+_CONSTRAINTS = ("NULL value in", "CHECK constraint failed", "non-unique entry", "NUMERIC value in", "TEXT value in")
+#: checks of a file past the locks, with pauses that grow by so much, for a moment without a writer; checks of a quiet
+#: file that must find damage: the time of a file's change is too coarse to trust one
+_CHECKS, _PAUSE_SECONDS, _QUIET_CHECKS = 10, 0.1, 2
 
-#: what quick_check says about values against declared constraints; ours to judge row by row, not damage
-_CONSTRAINT_TALK = ("NULL value in", "CHECK constraint failed", "non-unique entry", "NUMERIC value in", "TEXT value in")
-
-#: how often a file is looked at past the locks, with pauses that grow by so much, for a moment without a writer
-_LOOKS = 10
-_PAUSE_SECONDS = 0.1
-#: looks that must find damage; a file's time of change is too coarse to trust one
-_QUIET_LOOKS = 2
-
-_log = logging.getLogger(__name__)
+_VALUES = {name: name for name in PAGE_SCHEMA} | {OUTCOME_TIME: f"COALESCE({', '.join(OUTCOME_TIME_COLUMNS)})"}
+#: each column as it is, for pages with one type a column; a symbol must be text
+_AS_IT_IS = _VALUES | {"symbol": "CASE typeof(symbol) WHEN 'text' THEN symbol END"}
+#: each column under fixed types, whatever its cells hold: text and BLOB as bytes
+_BY_TYPE = {
+    f"{name}_{kind}": expression.format(value)
+    for name, value in _VALUES.items()
+    for kind, expression in (
+        ("integer", "CASE typeof({0}) WHEN 'integer' THEN {0} END"),
+        ("real", "CASE typeof({0}) WHEN 'real' THEN {0} END"),
+        ("bytes", "CASE WHEN typeof({0}) IN ('text', 'blob') THEN CAST({0} AS BLOB) END"),
+        ("is_text", "typeof({0}) = 'text'"),
+    )
+}
+#: `IO: [SQLite] Failed to step query: database is locked`
+_DRIVERS_WORDS = re.compile(r"^.*?(?:query|external error): ")
 
 _RIGHT_FILE = "point DB_PATH at the database that the trading services write"
 _RESTORE = "restore it from a backup, or run `sqlite3 FILE .recover` into a new file; nothing was trained on it"
+_DAMAGE = re.compile("malformed|not a database|unsupported file format")
+#: what SQLite's messages (https://www.sqlite.org/rescode.html) mean for the run
+_MEANINGS: tuple[tuple[re.Pattern[str], tuple[type[RetrainError], str, str]], ...] = (
+    (
+        re.compile("locked"),
+        (
+            DatabaseBusyError,
+            "a writer holds the database",
+            "it is tried again; look for a stuck transaction if this lasts",
+        ),
+    ),
+    (_DAMAGE, (SourceUnfitError, "the file is damaged", _RESTORE)),
+    (
+        re.compile("unable to open|readonly|access permission denied|not authorized"),
+        (
+            DatabaseUnreachableError,
+            "SQLite cannot open it read-only",
+            "a database in WAL mode, or one with a journal left by a crash, needs readable -wal and -shm files and a "
+            "directory that this user may write, unless a trading service has it open: add the directory to "
+            "ReadWritePaths=, or start the service that writes it",
+        ),
+    ),
+    (
+        re.compile("I/O error"),
+        (DatabaseUnreachableError, "reading failed", "look at the disk (dmesg, smartctl); it is tried again"),
+    ),
+    (re.compile(""), (SourceUnfitError, "SQLite cannot read the table", _RIGHT_FILE)),
+)
+
+_log = logging.getLogger(__name__)
 
 
-def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[RawRows]:
+class SqliteError(Exception):
+    """What SQLite says of a statement."""
+
+
+def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[pl.DataFrame]:
     """Pages of the table, newest rowid first. Ends with the verdict of quick_check, which runs beside the reading."""
-    path = _path_of(url)
-    is_wal = _check_file(path)
+    path, where = _paths_of(url)
+    is_wal = _check_file(path, where=where)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quick_check") as pool:
         checked = pool.submit(_check_pages, path, is_wal, busy_timeout_seconds)
         try:
-            # A WAL database that nobody has open is complete by itself. Opened plainly, SQLite would make a -wal and a
-            # -shm file beside it, and leave them there.
-            is_at_rest = is_wal and not _wal_of(path).exists()
-            before, options = _evaluate(path), "mode=ro&immutable=1" if is_at_rest else "mode=ro"
-            with closing(_connect(path, busy_timeout_seconds, options=options)) as connection:
-                _check_schema(connection, path)
-                yield from read_pages(connection)
-            if is_at_rest and (_wal_of(path).exists() or _evaluate(path) != before):
+            # A WAL database that no process has open is complete by itself. Opened plainly, SQLite would make a -wal
+            # and a -shm file beside it, and leave them there.
+            is_at_rest = is_wal and not _has(path, "-wal")
+            before, options = _state_of(path), "mode=ro&immutable=1" if is_at_rest else "mode=ro"
+            with _Connection(path, busy_timeout_seconds, options=options) as connection:
+                check_columns(connection.values(f"SELECT name FROM pragma_table_xinfo('{TABLE}')"), where=where)
+                yield from _pages(connection)
+            if is_at_rest and (_has(path, "-wal") or _state_of(path) != before):
                 raise ChangedWhileReadError(
                     "a writer opened the database while it was read",
-                    where=str(path),
+                    where=where,
                     remedy="nothing was trained on it; try again",
                 )
-        except sqlite3.Error as error:
-            raise _explained(error, path) from error
-        if damage := checked.result():
-            raise SourceUnfitError(f"the file is damaged ({damage})", where=str(path), remedy=_RESTORE)
+            damage = checked.result()
+        except SqliteError as error:
+            raise _explained(str(error), where) from error
+        if damage:
+            raise SourceUnfitError(f"the file is damaged ({damage})", where=where, remedy=_RESTORE)
 
 
-def _path_of(url: URL) -> Path:
+def other_names_of(url: URL) -> int:
+    """How many other hard links a WAL database has: what a writer commits under one of them is in a -wal of its own."""
+    path, where = _paths_of(url)
+    return path.stat().st_nlink - 1 if _check_file(path, where=where) else 0
+
+
+class _Connection:
+    """One connection in autocommit mode: a statement holds its lock until its last row is fetched."""
+
+    def __init__(self, path: Path, busy_timeout_seconds: float, *, options: str) -> None:
+        try:
+            self._connection = dbapi.connect(f"file:{quote(bytes(path))}?{options}", autocommit=True)
+        except dbapi.Error as error:
+            raise SqliteError("unable to open database file") from error
+        self.query(f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000)}")
+        # refuse cells that reach over their page while reading, not only in quick_check
+        self.query("PRAGMA cell_size_check = ON")
+
+    def __enter__(self) -> _Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def query(self, statement: str) -> pl.DataFrame:
+        """All rows. Raises SqliteError."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.adbc_statement.set_options(**_BATCH_ROWS)
+                cursor.execute(statement)
+                return cursor.fetch_polars()
+        except (dbapi.Error, pl.exceptions.ComputeError) as error:
+            raise SqliteError(_DRIVERS_WORDS.sub("", str(error).partition("\n")[0])) from error
+
+    def values(self, statement: str) -> list[Any]:
+        """The first column."""
+        return self.query(statement).to_series().to_list()
+
+
+def _pages(connection: _Connection) -> Iterator[pl.DataFrame]:
+    """Every row of the table."""
+    (encoding,) = connection.values("PRAGMA encoding")
+    key = _key_of(connection)
+    tail, below, size = f"FROM {TABLE}", f"<= {_MAX_KEY}", _FIRST_PAGE_ROWS
+    waiting: list[tuple[str, pl.DataFrame]] = []
+    is_end = False
+    while not is_end:
+        if key:
+            tail = f"FROM {TABLE} WHERE {key} {below} ORDER BY {key} DESC LIMIT {size}"
+        began = time.perf_counter()
+        page = connection.query(f"SELECT {_select(_AS_IT_IS)}, {key or 'NULL'} AS key {tail}")
+        seconds = max(time.perf_counter() - began, 1e-6)
+        is_end = not key or len(page) < size
+        if len(page):
+            waiting.append((tail, page))
+            below = f"< {page['key'][-1]}"
+        if is_end or sum(len(page) for _, page in waiting) >= _CONVERTED_ROWS:
+            yield from _converted(connection, waiting, encoding)
+            waiting = []
+        size = int(min(_MAX_PAGE_ROWS, 8 * size, max(_MIN_PAGE_ROWS, size * PAGE_SECONDS / seconds)))
+
+
+def _converted(connection: _Connection, pages: list[tuple[str, pl.DataFrame]], encoding: str) -> Iterator[pl.DataFrame]:
+    """The pages, as one where they are alike. An odd page is read again, with the type of each cell."""
+    if len({tuple(page.dtypes) for _, page in pages}) == 1:
+        with suppress(OddPageError):
+            yield _of_one_type(pl.concat([page for _, page in pages]), encoding)
+            return
+    for tail, page in pages:
+        try:
+            yield _of_one_type(page, encoding)
+        except OddPageError:
+            found = connection.query(f"SELECT {_select(_BY_TYPE)} {tail}")
+            yield page_of_cells({name: _cells(found, name, encoding) for name in PAGE_SCHEMA})
+
+
+def _select(expressions: dict[str, str]) -> str:
+    return ", ".join(f"{expression} AS {name}" for name, expression in expressions.items())
+
+
+def _of_one_type(found: pl.DataFrame, encoding: str) -> pl.DataFrame:
+    """The page by columns. Raises OddPageError where a column holds several types, or text that is not UTF-8."""
+    if not (found["key"].diff().drop_nulls() < 0).all():
+        raise SqliteError("database disk image is malformed (rows are out of order)")
+    if encoding != "UTF-8":
+        raise OddPageError
+    return pl.DataFrame([column_of_one_type(name, found[name]) for name in PAGE_SCHEMA])
+
+
+def _cells(found: pl.DataFrame, name: str, encoding: str) -> list[Any]:
+    integers, reals, raws, are_text = (found[f"{name}_{kind}"] for kind in ("integer", "real", "bytes", "is_text"))
+    return [
+        integer if integer is not None else real if real is not None else text_of(raw, encoding) if is_text else raw
+        for integer, real, raw, is_text in zip(integers, reals, raws, are_text, strict=True)
+    ]
+
+
+def _key_of(connection: _Connection) -> str | None:
+    """The column that pages follow: the rowid, or the primary key of a WITHOUT ROWID table; None for a view."""
+    kinds = connection.query(f"SELECT type, wr FROM pragma_table_list('{TABLE}') WHERE schema = 'main'").rows()
+    keys = connection.values(f"SELECT LOWER(name) FROM pragma_table_info('{TABLE}') WHERE pk > 0")
+    return "rowid" if kinds == [("table", 0)] else "id" if kinds == [("table", 1)] and keys == ["id"] else None
+
+
+def _paths_of(url: URL) -> tuple[Path, str]:
+    """(the file itself, since -wal and -shm stand beside it and not beside a link to it; the path as it was given)."""
     database = url.database or ""
     if database.startswith("file:"):
         database = unquote(database.removeprefix("file:").partition("?")[0], errors="surrogateescape")
     if not database or database == ":memory:":
         raise SourceUnfitError("an in-memory database holds no rows", where="DATABASE_URL", remedy=_RIGHT_FILE)
-    return Path(database)
+    return Path(os.path.realpath(database)), database
 
 
-def _wal_of(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
+def _has(path: Path, suffix: str) -> bool:
+    return path.with_name(path.name + suffix).exists()
 
 
-def _journal_of(path: Path) -> Path:
-    return path.with_name(path.name + "-journal")
-
-
-def _evaluate(path: Path) -> tuple[int, int, int]:
-    """What changes when somebody writes to the file."""
+def _state_of(path: Path) -> tuple[int, int, int]:
+    """What changes when a process writes to the file."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _check_file(path: Path) -> bool:
+def _check_file(path: Path, *, where: str) -> bool:
     """Whether the file is in WAL mode. Raises unless it is a readable SQLite database; never creates one."""
-    where = str(path)
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise SourceUnfitError("this is not a regular file", where=where, remedy=_RIGHT_FILE)
         with path.open("rb") as file:
             header = file.read(len(_HEADER) + 4)
@@ -109,90 +284,42 @@ def _check_file(path: Path) -> bool:
     return header[-1:] == bytes([_WAL_READ_VERSION])
 
 
-def _connect(path: Path, busy_timeout_seconds: float, *, options: str = "mode=ro") -> sqlite3.Connection:
-    uri = f"file:{quote(bytes(path.absolute()))}?{options}"
-    connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_seconds, isolation_level=None)
-    # refuse cells that reach over their page while reading, not only in quick_check
-    connection.execute("PRAGMA cell_size_check = ON")
-    return connection
-
-
-def _check_pages(path: Path, is_wal: bool, busy_timeout_seconds: float) -> str | None:
-    """What quick_check finds wrong, or None.
+def _check_pages(path: Path, is_wal: bool, busy_timeout_seconds: float) -> str:
+    """What quick_check finds wrong. Raises SqliteError.
 
     A file that is complete by itself is read past the locks (immutable), since a check of a big file would hold a
-    writer up for seconds. A writer at work can make such a look find damage, never make damage look sound: so damage
-    counts when two looks at a quiet file find it. Where no look is quiet, the reading's own checks must do.
+    writer up for seconds. A writer at work can make such a check find damage, never make damage look sound: so damage
+    counts when two checks of a quiet file find it. Where no check is quiet, the reading's own checks must do.
     """
-    if is_wal and _wal_of(path).exists():  # there, readers hold nobody up
-        return _in_words(_quick_check(path, "mode=ro", busy_timeout_seconds))
+    if is_wal and _has(path, "-wal"):  # there, readers hold nobody up
+        return _quick_check(path, "mode=ro", busy_timeout_seconds)
     quiet = 0
-    for look in range(_LOOKS):
-        time.sleep(look * _PAUSE_SECONDS)
-        before = _evaluate(path)
+    for number in range(_CHECKS):
+        time.sleep(number * _PAUSE_SECONDS)
+        before = _state_of(path)
         damage = _quick_check(path, "mode=ro&immutable=1", busy_timeout_seconds)
-        if not damage:
-            return None
-        quiet += before == _evaluate(path) and not _journal_of(path).exists()
-        if quiet == _QUIET_LOOKS:
-            return _in_words(damage)
-    _log.warning("%s: a writer was at work in each of %d looks; the file was checked only as it was read", path, _LOOKS)
-    return None
+        quiet += before == _state_of(path) and not _has(path, "-journal")
+        if not damage or quiet == _QUIET_CHECKS:
+            return damage
+    _log.warning("%s: a writer was active in each of %d checks; only the pages read are checked", path, _CHECKS)
+    return ""
 
 
-def _in_words(damage: list[str]) -> str | None:
-    return damage[0] + (f" and {len(damage) - 1} more" if len(damage) > 1 else "") if damage else None
+def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> str:
+    """The damage in a line."""
+    try:
+        with _Connection(path, busy_timeout_seconds, options=options) as connection:
+            lines = connection.values(f"PRAGMA quick_check({TABLE})")
+    except SqliteError as error:
+        if _DAMAGE.search(str(error)):
+            return str(error)
+        raise
+    damage = [line for line in lines if line != "ok" and not line.startswith(_CONSTRAINTS)]
+    more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
+    return f"quick_check: {damage[0].replace(chr(10), ' ')}{more}" if damage else ""
 
 
-def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> list[str]:
-    """The lines that tell of damage."""
-    with closing(_connect(path, busy_timeout_seconds, options=options)) as connection:
-        try:
-            lines = [str(line) for (line,) in connection.execute(f"PRAGMA quick_check({TABLE})")]
-        except sqlite3.DatabaseError as error:
-            if _primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                return [str(error)]
-            raise _explained(error, path) from error
-    return [
-        f"quick_check: {line.replace(chr(10), ' ')}"
-        for line in lines
-        if line != "ok" and not line.startswith(_CONSTRAINT_TALK)
-    ]
-
-
-def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    present = [name for (name,) in connection.execute("SELECT name FROM pragma_table_xinfo(?)", (TABLE,))]
-    if not present:
-        raise table_missing(str(path))
-    check_columns(present, where=str(path))
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    # extended codes keep the primary one in the low byte, https://www.sqlite.org/rescode.html
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
-
-
-def _explained(error: sqlite3.Error, path: Path) -> RetrainError:
-    """The error of ours that says what a driver error means for the run."""
-    where, code = str(path), _primary_code(error)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return DatabaseBusyError(
-            f"a writer holds the database ({error})",
-            where=where,
-            remedy="it is tried again; look for a stuck transaction if this lasts",
-        )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return SourceUnfitError(f"the file is damaged ({error})", where=where, remedy=_RESTORE)
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return DatabaseUnreachableError(
-            f"SQLite cannot open it read-only ({error})",
-            where=where,
-            remedy="a database in WAL mode, or one with a journal left by a crash, needs readable -wal and -shm files "
-            "and a directory that this user may write, unless a trading service has it open: add the directory to "
-            "ReadWritePaths=, or start the service that writes it",
-        )
-    if code == sqlite3.SQLITE_IOERR:
-        return DatabaseUnreachableError(
-            f"reading failed ({error})", where=where, remedy="look at the disk (dmesg, smartctl); it is tried again"
-        )
-    return SourceUnfitError(f"SQLite cannot read the table ({error})", where=where, remedy=_RIGHT_FILE)
+def _explained(said: str, where: str) -> RetrainError:
+    """The error that tells what a message of SQLite means for the run."""
+    kind, what, remedy = next(meaning for words, meaning in _MEANINGS if words.search(said))
+    return kind(f"{what} ({said})", where=where, remedy=remedy)

@@ -1,0 +1,246 @@
+"""Features: names, constants, scale, jumps, and whether one of them gives the outcome away."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.worker_protocol import UNNAMED
+from retrain_worker.worker.data import outliers
+from retrain_worker.worker.data.audit_rules.rule import (
+    EXAMPLES,
+    LABELLED,
+    Audited,
+    Rule,
+    appended_to,
+    counted,
+    finding,
+    safe_name,
+    shared,
+    warning_if,
+)
+from retrain_worker.worker.data.feature_cells import Reason
+from retrain_worker.worker.data.instants import in_words
+from retrain_worker.worker.data.outcomes import WIN
+
+Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
+
+RULES: list[Rule] = []
+rule = appended_to(RULES)
+
+#: as so many codes a feature is read, where it has more values; learnt on every other of so many stretches of time
+_CODES, _BLOCKS = 200, 10
+#: a feature whose values reach further than this has probably another unit
+_HUGE = 1e6
+#: share of rows that repeat the row before them; more looks like a feed that stands still
+_FROZEN = 0.5
+#: distance (Kolmogorov-Smirnov) between all rows before an instant and all rows after it, from which it is a jump;
+#: 20 days of a market in one trend reach 0.7
+_JUMP = 0.85
+#: share of the change of the median that must happen within a hundredth of the rows, at least _LOCAL_ROWS: a trend or
+#: a random walk is no jump
+_ABRUPT, _LOCAL_ROWS = 0.6, 30
+#: where a change is tried, as shares of the rows, and how many rows are looked at
+_TRIED, _JUMP_ROWS = np.linspace(0.05, 0.95, 37), 4_000
+
+
+@rule
+def leak(audited: Audited) -> Finding:
+    """AUC of each feature's last value alone: one that was made from the outcome decides it, no market feature does."""
+    labelled, limit = audited.in_time.filter(LABELLED), audited.policy.max_single_feature_auc
+    is_win = (labelled["outcome"] == WIN).to_numpy()
+    if is_win.all() or not is_win.any():
+        text = "leaks cannot be measured with fewer than two classes"
+        return finding("features.leak", Severity.WARNING, text, limit=limit)
+    columns = {name: labelled[column].to_numpy() for column, name in audited.names.items()}
+    aucs = {name: float(roc_auc_score(is_win, values)) for name, values in columns.items()}
+    coded = {name: _auc_of_codes(values, is_win) for name, values in columns.items()}
+    strength = {name: max(auc, 1.0 - auc, coded[name]) for name, auc in aucs.items()}
+    strongest = max(strength, key=strength.__getitem__)
+    leaks = ", ".join(name for name, each in strength.items() if each >= limit)
+    return finding(
+        "features.leak",
+        Severity.REFUSAL if leaks else Severity.OK,
+        f"the strongest single feature is {strongest} with an AUC of {aucs[strongest]:.3f} by its order and "
+        f"{coded[strongest]:.3f} by its values as codes (a leak from {limit:g}, or {1 - limit:.2g} and under)",
+        measured=strength[strongest],
+        limit=limit,
+        subject=leaks or strongest,
+        examples=tuple(f"{name} {auc:.3f}, {coded[name]:.3f}" for name, auc in aucs.items())[:EXAMPLES],
+        remedy=f"{leaks} predicts the outcome: leave it out of FEATURE_NAMES, or correct the service that computes it",
+    )
+
+
+def _auc_of_codes(values: Floats, is_win: Bools) -> float:
+    """AUC of the share of WIN among rows of (nearly) the same value, in time order; 0.5 where there is only one class.
+
+    A code for the outcome need not rise with it: 1 for a stop, 2 for a target, 3 for another stop has an AUC of 0.5.
+    Learnt on every other block in time, measured on the rest: that neighbours share values and outcomes is no leak.
+    """
+    edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, _CODES + 1), method="lower"))
+    codes = np.searchsorted(edges, values)
+    is_learnt = np.arange(len(codes)) * _BLOCKS // max(1, len(codes)) % 2 == 0
+    wins, rows = (
+        np.bincount(codes[is_learnt], weights=weights, minlength=len(edges) + 1)
+        for weights in (is_win[is_learnt].astype(np.float64), None)
+    )
+    share = (wins + 0.5) / (rows + 1.0)
+    measured = is_win[~is_learnt]
+    if measured.all() or not measured.any():
+        return 0.5
+    return float(roc_auc_score(measured, share[codes[~is_learnt]]))
+
+
+@rule
+def contradicted(audited: Audited) -> Finding:
+    """Objects with other keys than feature_names: the model would have fewer inputs than the names say.
+
+    Refused where the engine takes more features than the objects give.
+    """
+    rows, missing = audited.facts.noted.get("features_contradicted", 0), audited.facts.features_undelivered
+    names, engine = ", ".join(map(safe_name, missing)), audited.engine_names
+    is_short = bool(missing) and (len(engine) > len(audited.names) or bool({*engine} - {UNNAMED} & {*missing}))
+    return finding(
+        "features.contradicted",
+        Severity.REFUSAL if is_short else warning_if(rows > 0),
+        f"{rows:,} rows declare feature_names other than the keys of their features"
+        + (f"; declared, but without a value: {names}" if missing else ""),
+        measured=rows,
+        limit=0,
+        subject=names,
+        counts={"count": rows, "engine_features": len(engine)},
+        remedy=f"the engine takes {len(engine)} features, the rows give {len(audited.names)}: " * is_short
+        + "correct the service that writes features, or its feature_names",
+    )
+
+
+@rule
+def jump(audited: Audited) -> Finding:
+    """Features whose distribution changes at one instant: values have changed places, or have another unit since."""
+    jumps, largest = {}, 0.0
+    for column, name in audited.names.items():
+        values = audited.in_time[column].to_numpy().astype(np.float64)
+        # a change of scale leaves the median where it is, but not the distance from it
+        distance, at = max(_jump_of(each) for each in (values, np.abs(values - np.median(values))))
+        largest = max(largest, distance)
+        if distance > _JUMP:
+            jumps[name] = f"{name} at {in_words(audited.in_time['decided_at'][at])}"
+    return counted(
+        "features.jump",
+        len(jumps),
+        f"features jump within the window ({', '.join(jumps.values()) or 'none'}; the largest distance between before "
+        f"and after is {largest:.2f}, a warning over {_JUMP:g})",
+        remedy="check whether the service that computes them has changed their order or unit; set TRAIN_WINDOW_DAYS so "
+        "that the window begins after it",
+        subject=", ".join(jumps),
+    )
+
+
+def _jump_of(values: Floats) -> tuple[float, int]:
+    """(the largest distance between the values before and after an abrupt change, the row after it), in time order."""
+    sample = values[:: max(1, len(values) // _JUMP_ROWS)]
+    places = [at for at in np.unique((_TRIED * len(sample)).astype(int)) if 0 < at < len(sample)]
+    if not places:
+        return 0.0, 0
+    tests = [stats.ks_2samp(sample[:at], sample[at:], method="asymp") for at in places]
+    found = max(tests, key=lambda each: each.statistic)
+    # the row at which the share of values under the level that separates the two changes most (Pettitt, 1979)
+    is_low = values <= found.statistic_location
+    at = int(np.abs(np.cumsum(is_low - is_low.mean())[:-1]).argmax()) + 1
+    change, nearby = (
+        abs(np.median(values[at : at + rows]) - np.median(values[max(0, at - rows) : at]))
+        for rows in (len(values), max(_LOCAL_ROWS, len(values) // 100))
+    )
+    return (float(found.statistic) if nearby >= _ABRUPT * change > 0 else 0.0), at
+
+
+@rule
+def constant(audited: Audited) -> Finding:
+    """Features of one value."""
+    numbers = audited.rows.select(pl.col(column).n_unique() for column in audited.names).row(0)
+    found = [name for name, number in zip(audited.names.values(), numbers, strict=True) if number == 1]
+    is_all, listed = len(found) == len(audited.names) > 0, ", ".join(found)
+    return finding(
+        "features.constant",
+        Severity.REFUSAL if is_all else warning_if(bool(found)),
+        "every feature has one value in all rows: there is nothing to learn from"
+        if is_all
+        else f"features with one value in all rows: {listed or 'none'}",
+        measured=len(found),
+        limit=0,
+        subject=listed,
+        remedy="check the service that computes the features",
+    )
+
+
+@rule
+def names(audited: Audited) -> Finding:
+    """What is trained on, and what the names of the rows do not settle."""
+    noted, left_out = audited.facts.noted, audited.facts.features_left_out
+    listed = ", ".join(f"{safe_name(name)} ({rows:,} rows)" for name, rows in sorted(left_out.items()))
+    notes = (
+        (noted.get("features_assumed"), "{:,} rows do not name their values, which are taken by position"),
+        (noted.get("features_permuted"), "{:,} rows name them in another order and were put in order"),
+        (len(left_out), f"{{}} are not trained on, because not every row has them: {listed}"),
+    )
+    text = f"{len(audited.names)} features: {', '.join(audited.names.values())}"
+    return finding(
+        "features.names",
+        warning_if(any(count for count, _ in notes)),
+        "; ".join([text, *(words.format(count) for count, words in notes if count)]),
+        measured=len(audited.names),
+    )
+
+
+@rule
+def converted(audited: Audited) -> Finding:
+    """Numbers written as text."""
+    rows = audited.facts.noted.get("features_converted", 0)
+    return counted("features.converted", rows, "rows write a number as text, which was converted")
+
+
+@rule
+def far_out(audited: Audited) -> Finding:
+    """Rows that were quarantined because they would decide the scale of a feature."""
+    return counted(
+        "features.outliers",
+        audited.facts.quarantined.get(Reason.FEATURES_OUTLIER.word, 0),
+        f"rows are quarantined, because a feature is over {outliers.LIMIT:g} interquartile ranges from its median and "
+        f"makes its standard deviation over {outliers.INFLATION:g} times that of the other rows",
+        remedy="check the unit in which the service writes them",
+    )
+
+
+@rule
+def scale(audited: Audited) -> Finding:
+    """How far each feature reaches."""
+    reach = audited.rows.select(pl.col(column).abs().max() for column in audited.names).row(0)
+    huge = {name: value for name, value in zip(audited.names.values(), reach, strict=True) if value > _HUGE}
+    listed = ", ".join(f"{name} (up to {value:.3g})" for name, value in huge.items())
+    return finding(
+        "features.scale",
+        warning_if(bool(huge)),
+        f"{len(huge)} features reach beyond {_HUGE:g}{f': {listed}' if huge else ''}",
+        measured=float(max(reach, default=0.0)),
+        limit=_HUGE,
+        subject=", ".join(huge),
+        remedy="check the unit, and that the engine computes the same",
+    )
+
+
+@rule
+def frozen(audited: Audited) -> Finding:
+    """Rows that repeat the features of the row before them."""
+    repeats = [pl.col(column) == pl.col(column).shift().over("symbol") for column in audited.names]
+    return shared(
+        "features.frozen",
+        audited.count(pl.all_horizontal(repeats)) if repeats else 0,
+        len(audited.rows) - len(audited.snapshot.symbols),
+        "rows repeat the features of the row before them",
+        warn_over=_FROZEN,
+    )

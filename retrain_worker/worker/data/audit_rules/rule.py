@@ -1,0 +1,168 @@
+"""What a rule of the audit sees, and the forms in which it tells what it found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.domain.data_policy import DataPolicy
+from retrain_worker.worker.data.features import column_of
+from retrain_worker.worker.data.instants import in_words
+from retrain_worker.worker.data.outcomes import LOSS, NEUTRAL, WIN
+from retrain_worker.worker.data.snapshot import PullFacts, Snapshot, frame_of
+
+#: rows or names that a finding shows
+EXAMPLES = 5
+CLASSED = pl.col("recorded_outcome").is_in([WIN, LOSS])
+LABELLED = pl.col("outcome").is_in([WIN, LOSS])
+
+_PLAIN_NAME = re.compile(r"\w[\w.]*", re.ASCII)
+_NAME_CHARACTERS = 40
+_WORDS = {WIN: "WIN", LOSS: "LOSS", NEUTRAL: "NEUTRAL"}
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The snapshot, its limits, now (microseconds), and the features that the engine is known to take."""
+
+    snapshot: Snapshot
+    policy: DataPolicy
+    now: int
+    engine_names: tuple[str, ...] = ()
+
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """The rows in canonical order, with the columns of snapshot.frame_of."""
+        return frame_of(self.snapshot)
+
+    @cached_property
+    def in_time(self) -> pl.DataFrame:
+        """The rows in the order of their decisions."""
+        return self.rows.sort("decided_at", maintain_order=True)
+
+    @property
+    def facts(self) -> PullFacts:
+        """What the pull counted."""
+        return self.snapshot.facts
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Column -> its feature's name, safe to print."""
+        return {column_of(name): safe_name(name) for name in self.snapshot.feature_names}
+
+    def count(self, holds: pl.Expr) -> int:
+        """Rows of which an expression holds."""
+        return int(self.rows.select(holds.sum()).item())
+
+    def examples(self, holds: pl.Expr, column: str, value: pl.Expr) -> tuple[str, ...]:
+        """The first few rows by id: `id 1 ADAUSDT 2025-12-09 03:14:40 UTC WIN realized_pnl -1.3`."""
+        shown = self.rows.filter(holds).sort("id").head(EXAMPLES)
+        return tuple(
+            f"id {row_id} {safe_name(symbol)} {in_words(at)} {_WORDS.get(recorded, '-')} {column} "
+            + ("none" if number is None else f"{number:.6g}")
+            for row_id, symbol, at, recorded, number in shown.select(
+                "id", "symbol", "decided_at", "recorded_outcome", value.alias("value")
+            ).iter_rows()
+        )
+
+
+Rule = Callable[[Audited], Finding]
+
+
+def appended_to(rules: list[Rule]) -> Callable[[Rule], Rule]:
+    """A decorator that appends a rule to `rules`."""
+
+    def append(rule: Rule) -> Rule:
+        rules.append(rule)
+        return rule
+
+    return append
+
+
+def finding(
+    name: str,
+    severity: Severity,
+    text: str,
+    *,
+    measured: float | None = None,
+    limit: float | None = None,
+    subject: str = "",
+    counts: Mapping[str, float] | None = None,
+    examples: tuple[str, ...] = (),
+    remedy: str = "",
+) -> Finding:
+    """The finding, its message rendered: `text`, and the remedy unless the severity is OK."""
+    remedy = remedy if severity is not Severity.OK else ""
+    return Finding(
+        name=name,
+        severity=severity,
+        message=f"{text}; {remedy}" if remedy else text,
+        measured=measured,
+        limit=limit,
+        subject=subject,
+        counts=counts or {},
+        examples=examples,
+        remedy=remedy,
+    )
+
+
+def counted(
+    name: str, count: int, words: str, *, remedy: str = "", subject: str = "", examples: tuple[str, ...] = ()
+) -> Finding:
+    """A warning where there is any: `20 rows have outcome_known set, but no class`."""
+    return finding(
+        name,
+        warning_if(count > 0),
+        f"{count:,} {words}",
+        measured=count,
+        limit=0,
+        subject=subject,
+        counts={"count": count},
+        examples=examples,
+        remedy=remedy,
+    )
+
+
+def shared(
+    name: str,
+    part: int,
+    whole: int,
+    words: str,
+    *,
+    warn_over: float = 0.0,
+    refuse_over: float | None = None,
+    details: str = "",
+    examples: tuple[str, ...] = (),
+    remedy: str = "",
+    effect: str = "",
+) -> Finding:
+    """A share beside its limit. `remedy`: of a refusal, or of a warning that has no `effect` to tell."""
+    share = part / whole if whole else 0.0
+    is_refused = refuse_over is not None and share > refuse_over
+    limit = f"a warning over {warn_over:.0%}" if refuse_over is None else f"at most {refuse_over:.1%}"
+    return finding(
+        name,
+        Severity.REFUSAL if is_refused else warning_if(share > warn_over),
+        f"{part:,} of {whole:,} {words} ({share:.1%}, {limit}){details}",
+        measured=share,
+        limit=warn_over if refuse_over is None else refuse_over,
+        counts={"part": part, "whole": whole},
+        examples=examples,
+        remedy=remedy if is_refused or not effect else effect,
+    )
+
+
+def warning_if(holds: bool) -> Severity:
+    """WARNING where something holds, else OK."""
+    return Severity.WARNING if holds else Severity.OK
+
+
+def safe_name(name: str) -> str:
+    """A name out of the data as a log may show it: plain ones as they are, others escaped, long ones cut."""
+    shown = name if _PLAIN_NAME.fullmatch(name) else ascii(name)
+    return shown if len(shown) <= _NAME_CHARACTERS else f"{shown[: _NAME_CHARACTERS - 3]}..."
