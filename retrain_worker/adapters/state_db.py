@@ -375,7 +375,7 @@ class StateDb:
     # --- what the daemon remembers ----------------------------------------------------------------------------------
 
     def watermark_path(self) -> Path | None:
-        """The watermark: the fingerprints file of the last committed run."""
+        """The watermark: the snapshot of the last committed run."""
         value = self.recall(_WATERMARK, str)
         return Path(value) if value else None
 

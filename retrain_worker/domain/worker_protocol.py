@@ -100,7 +100,7 @@ class PullResult:
     last_at: str | None
     #: sha256 over the usable rows; equal rows give the equal hash
     data_sha256: str
-    #: the labelled rows of this snapshot: the watermark once the run is committed
+    #: the snapshot: the watermark once the run is committed
     watermark_path: str
 
 

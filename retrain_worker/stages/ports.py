@@ -89,7 +89,7 @@ class RunStore(Protocol):
         """The newest promotion that reached the env file, whether it still serves or not."""
 
     def watermark_path(self) -> Path | None:
-        """The watermark: the labelled rows of the last committed run."""
+        """The watermark: the snapshot of the last committed run."""
 
     def alpha_spending_before(self, run_id: str | None) -> AlphaSpending | None:
         """The alpha spending of the newest decision of an earlier run (of any run, for None)."""

@@ -66,4 +66,4 @@ class Life:
         assert result.labelled == len(known)
         assert result.new_labelled == sum(self.seen.get(number) != told for number, told in known.items())
         if commits:
-            self.watermark, self.seen = run_dir / "watermark.parquet", known
+            self.watermark, self.seen = run_dir / "snapshot.parquet", known

@@ -257,7 +257,7 @@ def test_symbols_are_only_names(tmp_path: Path) -> None:
     result, snapshot = pulled(tmp_path, rows)
     assert result.symbols == dict.fromkeys(sorted(odd), 1)
     assert snapshot.symbols == tuple(sorted(odd))
-    assert {path.name for path in tmp_path.rglob("*")} == {"trading.db", "run", "snapshot.parquet", "watermark.parquet"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"trading.db", "run", "snapshot.parquet"}
 
 
 def test_counts_say_what_the_snapshot_holds(tmp_path: Path) -> None:

@@ -145,10 +145,10 @@ def test_a_full_disk_leaves_the_old_snapshot_and_no_scrap(
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot.parquet"]
 
 
-def test_a_snapshot_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+def test_a_damaged_snapshot_of_version_0_1_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "snapshot.json").write_text("{}")
-    with pytest.raises(DataUnfitError, match=r"earlier version.*start a new run"):
+    with pytest.raises(DataUnfitError, match=r"missing or damaged.*start a new run"):
         load(tmp_path)
 
 

@@ -5,8 +5,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -56,7 +54,7 @@ def test_a_correction_of_what_was_learned_from_is_new_and_other_changes_are_not(
 ) -> None:
     rows = [make_row(1, target_class="WIN", realized_pnl=None), *make_rows(30)[1:]]
     pulled(tmp_path, rows)
-    watermark = tmp_path / "run" / "watermark.parquet"
+    watermark = tmp_path / "run" / "snapshot.parquet"
     with closing(sqlite3.connect(tmp_path / "trading.db")) as connection, connection:
         insert(connection, [rows[0] | change])
     result = pull(request_for(tmp_path / "b", watermark=watermark), url_of(tmp_path / "trading.db"), lambda _: None)
@@ -66,7 +64,7 @@ def test_a_correction_of_what_was_learned_from_is_new_and_other_changes_are_not(
 def test_nothing_is_new_after_a_commit_even_with_other_features(tmp_path: Path) -> None:
     rows = make_rows(50)
     pulled(tmp_path / "first", rows)
-    watermark = tmp_path / "first" / "run" / "watermark.parquet"
+    watermark = tmp_path / "first" / "run" / "snapshot.parquet"
     database = tmp_path / "first" / "trading.db"
     policies: list[dict[str, Any]] = [{}, {"feature_names": ("volatility", "rsi")}]
     for number, policy in enumerate(policies):
@@ -80,17 +78,17 @@ def test_rows_are_not_new_only_because_the_window_grew(tmp_path: Path) -> None:
     rows = make_rows(2000)  # a row each five minutes: a week
     result, _ = pulled(tmp_path, rows, train_window_days=2)
     assert 0 < result.labelled < 1000
-    watermark, database = tmp_path / "run" / "watermark.parquet", tmp_path / "trading.db"
+    watermark, database = tmp_path / "run" / "snapshot.parquet", tmp_path / "trading.db"
     request = request_for(tmp_path / "b", watermark=watermark, train_window_days=5)
     grown = pull(request, url_of(database), lambda _: None)
     assert grown.labelled > result.labelled
     assert grown.new_labelled == 0
 
 
-@pytest.mark.parametrize("spoil", ["missing", "empty", "cut", "other", "of version 0.1"])
+@pytest.mark.parametrize("spoil", ["missing", "empty", "cut", "other"])
 def test_a_watermark_that_cannot_be_read_makes_all_rows_new_and_says_so(tmp_path: Path, spoil: str) -> None:
     pulled(tmp_path, make_rows(20))
-    watermark = tmp_path / "run" / "watermark.parquet"
+    watermark = tmp_path / "run" / "snapshot.parquet"
     match spoil:
         case "missing":
             watermark.unlink()
@@ -100,24 +98,13 @@ def test_a_watermark_that_cannot_be_read_makes_all_rows_new_and_says_so(tmp_path
             watermark.write_bytes(watermark.read_bytes()[:-40])
         case "other":
             pl.DataFrame({"id": [1, 2]}).write_parquet(watermark)
-        case "of version 0.1":
-            with watermark.open("wb") as file:
-                np.save(file, np.int64(0))
-                np.save(file, np.zeros(20, dtype=[("id", "<i8"), ("hash", "<u8")]))
     said: list[Any] = []
     result = pull(request_for(tmp_path / "b", watermark=watermark), url_of(tmp_path / "trading.db"), said.append)
     assert result.new_labelled == 20
     assert any("cannot read the watermark" in each.message for each in said)
 
 
-def test_the_file_is_one_that_other_programs_read(tmp_path: Path) -> None:
-    pulled(tmp_path, make_rows(30))
-    path = tmp_path / "run" / "watermark.parquet"
-    found = duckdb.sql(f"SELECT id, symbol, decided_at, outcome, pnl FROM '{path}' ORDER BY id").fetchall()
-    assert [row[0] for row in found] == list(range(1, 31))
-
-
 def test_a_row_whose_profit_is_unknown_is_covered_like_any_other(tmp_path: Path) -> None:
     pulled(tmp_path, make_rows(30, realized_pnl=None))
-    request = request_for(tmp_path / "b", watermark=tmp_path / "run" / "watermark.parquet")
+    request = request_for(tmp_path / "b", watermark=tmp_path / "run" / "snapshot.parquet")
     assert pull(request, url_of(tmp_path / "trading.db"), lambda _: None).new_labelled == 0

@@ -1,4 +1,4 @@
-"""PULL: read the table once and freeze the training window as the run's snapshot and its watermark."""
+"""PULL: read the table once and freeze the training window as the run's snapshot."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.worker_protocol import Progress, PullRequest, PullResult
+from retrain_worker.errors import DataUnfitError
 from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data import watermark
 from retrain_worker.worker.data.instants import to_datetime, to_microseconds
@@ -29,7 +30,7 @@ _REPORT_EVERY_ROWS = 100_000
 
 
 def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
-    """Write the snapshot and the watermark of this run into `run_dir`, and return what they hold.
+    """Write the snapshot of this run into `run_dir`, and return what they hold.
 
     Raises DatabaseUnreachableError, DatabaseBusyError, SourceUnfitError (see source.py), DiskFullError.
     """
@@ -43,9 +44,11 @@ def pull(request: PullRequest, database_url: str, report: Report) -> PullResult:
     )
     report(Progress(message=f"pull {request.run_id}: {len(snapshot):,} rows read", fields={"rows": len(snapshot)}))
     snapshots.save(snapshot, run_dir)
-    path = run_dir / watermark.FILE_NAME
-    watermark.save(snapshot, path)
-    return _result(snapshot, new_labelled=_count_new(snapshot, request.watermark_path, report), watermark_path=path)
+    return _result(
+        snapshot,
+        new_labelled=_count_new(snapshot, request.watermark_path, report),
+        watermark_path=run_dir / snapshots.FILE_NAME,
+    )
 
 
 def read_window(
@@ -85,7 +88,7 @@ def _count_new(snapshot: Snapshot, watermark_path: str | None, report: Report) -
     """The newly labelled rows. A watermark that cannot be read makes every labelled row new."""
     try:
         return watermark.count_new(snapshot, Path(watermark_path) if watermark_path else None)
-    except (OSError, ValueError) as error:
+    except DataUnfitError as error:
         report(
             Progress(message=f"cannot read the watermark {watermark_path} ({error}); every labelled row counts as new")
         )

@@ -34,8 +34,7 @@ Float64s = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 
 FILE_NAME = "snapshot.parquet"
-#: what earlier versions wrote: a folder of .npy files
-_OLD_FOLDER = "snapshot"
+_FOLDER_0_1 = "snapshot"
 _NAMES, _HASH, _FACTS = "retrain_worker.feature_names", "retrain_worker.data_sha256", "retrain_worker.facts"
 
 #: the words for the codes of outcomes.py
@@ -200,9 +199,11 @@ def load(run_dir: Path) -> Snapshot:
     """The saved snapshot. Raises DataUnfitError when it is missing or damaged."""
     path = run_dir / FILE_NAME
     try:
+        if not path.exists() and (run_dir / _FOLDER_0_1).is_dir():
+            return _load_0_1(run_dir / _FOLDER_0_1)
         metadata = pl.read_parquet_metadata(path)
         names = tuple(json.loads(metadata[_NAMES]))
-        facts = typed_json.decode(metadata[_FACTS].encode(), PullFacts)
+        facts = typed_json.decode(metadata[_FACTS], PullFacts)
         rows = pl.read_parquet(path).with_columns(
             *(
                 pl.col(column).replace_strict({word: code for code, word in words.items()}, return_dtype=pl.Int8)
@@ -213,7 +214,24 @@ def load(run_dir: Path) -> Snapshot:
         )
         return snapshot_of(rows, names=names, facts=facts, sha256=metadata[_HASH])
     except (OSError, ValueError, KeyError, msgspec.ValidationError, pl.exceptions.PolarsError) as error:
-        why = "it was written by an earlier version" if (run_dir / _OLD_FOLDER).is_dir() else str(error).split("\n")[0]
         raise DataUnfitError(
-            f"the snapshot is missing or damaged ({why})", where=str(path), remedy="start a new run; it pulls again"
+            f"the snapshot is missing or damaged ({str(error).partition(chr(10))[0]})",
+            where=str(path),
+            remedy="start a new run; it pulls again",
         ) from error
+
+
+def _load_0_1(folder: Path) -> Snapshot:
+    """A snapshot of version 0.1: a JSON index, and a .npy file of each array."""
+    index = json.loads((folder / "snapshot.json").read_bytes())
+    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ARRAYS}
+    if {len(array) for array in arrays.values()} != {index["rows"]}:
+        raise ValueError("arrays of different lengths")
+    facts = typed_json.convert(index["facts"], PullFacts)
+    return Snapshot(
+        symbols=tuple(index["symbols"]),
+        feature_names=tuple(index["feature_names"]),
+        data_sha256=index["data_sha256"],
+        facts=facts,
+        **arrays,
+    )
