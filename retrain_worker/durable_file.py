@@ -16,6 +16,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedWriter, FileIO
@@ -216,6 +217,23 @@ def read_all(fd: int, limit_bytes: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
+
+
+def read_regular(path: Path, limit_bytes: int) -> bytes:
+    """The whole file. Raises OSError, also when it is no regular file (it is not waited for) or has more bytes."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = read_all(fd, limit_bytes)
+    finally:
+        os.close(fd)
+    if len(content) > limit_bytes:
+        raise OSError(errno.EFBIG, f"more than {limit_bytes:,} bytes", str(path))
+    return content
 
 
 def check_same(path: Path, opened: os.stat_result) -> None:

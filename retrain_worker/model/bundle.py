@@ -13,11 +13,7 @@ files are read too, so that an incumbent can be measured; they have no canary an
 from __future__ import annotations
 
 import hashlib
-import io
 import math
-import pickle
-import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,7 +40,7 @@ from retrain_worker.domain.artifact import (
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import ArtifactError, ContractError
-from retrain_worker.model import patchtst, presets
+from retrain_worker.model import patchtst, presets, safe_load
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
 
 #: `format` in the manifest of a file of the stack's older scripts
@@ -53,8 +49,9 @@ OLDER_FORMAT = "engine state dict"
 CANARY_WINDOWS = 16
 #: largest difference to the recorded canary that is accepted, since machines round differently
 CANARY_TOLERANCE = 1e-5
-#: far more than any model needs; a larger file is not read into memory
-MAX_BYTES = 512 * 2**20
+_MAX_CHECKSUM_BYTES = 4096
+#: a reader runs the model on all of them
+_MAX_CANARY_WINDOWS = 4096
 
 _State = dict[str, torch.Tensor]
 
@@ -166,9 +163,9 @@ def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple
     The hash is compared with `expected_sha256`, else with the checksum file beside it, if there is one. `feature_names`
     are used only for a file of the older scripts that does not contain its own.
     """
-    data = bytes_of(path)
+    data = safe_load.bytes_of(path)
     _check_hash(path, data, expected_sha256)
-    found = loaded(path, data)
+    found = safe_load.loaded(path, data)
     bundle = _our_bundle(path, data, found) if _is_ours(found) else _older_bundle(path, data, found, feature_names)
     error = bundle.canary_error()
     if error is not None and error > CANARY_TOLERANCE:
@@ -179,22 +176,9 @@ def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple
     return bundle
 
 
-def bytes_of(path: Path) -> bytes:
-    """The whole file. Raises ArtifactError when it cannot be read or is larger than any model."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise _unfit(path, f"it has {size} bytes, more than {MAX_BYTES}")
-        return path.read_bytes()
-    except OSError as error:
-        raise _unfit(path, f"it cannot be read: {error.strerror or error}") from error
-
-
 def _check_hash(path: Path, data: bytes, expected_sha256: str | None) -> None:
-    beside = checksum_file(path)
-    if expected_sha256 is None and beside.is_file():
-        words = beside.read_text(encoding="utf-8", errors="replace").split()
-        expected_sha256 = words[0].lower() if words else ""
+    if expected_sha256 is None:
+        expected_sha256 = stored_checksum(path)
     actual = hashlib.sha256(data).hexdigest()
     if expected_sha256 is not None and actual != expected_sha256:
         raise _unfit(
@@ -202,22 +186,15 @@ def _check_hash(path: Path, data: bytes, expected_sha256: str | None) -> None:
         )
 
 
-def loaded(path: Path, data: bytes) -> Mapping[str, Any]:
-    """The dict in the file, loaded without executing anything. Raises ArtifactError."""
+def stored_checksum(path: Path) -> str | None:
+    """The hash in the checksum file beside `path`: None without that file, empty when it holds none."""
     try:
-        with warnings.catch_warnings():  # torch warns about other pickles; the error states what is wrong with them
-            warnings.simplefilter("ignore")
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it holds {named[1]}, which" if named else "it is damaged, or holds objects that"
-        raise _unfit(path, f"{what} a safe load refuses; nothing in it was executed") from error
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise _unfit(path, f"it is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from error
-    if not isinstance(found, Mapping):
-        raise _unfit(path, f"it holds a {type(found).__name__}, not a dict")
-    return found
+        words = durable_file.read_regular(checksum_file(path), _MAX_CHECKSUM_BYTES).decode(errors="replace").split()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        words = []
+    return words[0].lower() if words else ""
 
 
 def _is_ours(found: Mapping[str, Any]) -> bool:
@@ -260,6 +237,8 @@ def _our_bundle(path: Path, data: bytes, found: Mapping[str, Any]) -> Bundle:
     expected = (config.context_length, config.num_features)
     if canary.windows.ndim != 3 or not len(canary.windows) or canary.windows.shape[1:] != expected:
         raise _unfit(path, f"its canary has shape {canary.windows.shape}, not (n, {expected[0]}, {expected[1]})")
+    if len(canary.windows) > _MAX_CANARY_WINDOWS:
+        raise _unfit(path, f"its canary has {len(canary.windows):,} windows, more than {_MAX_CANARY_WINDOWS:,}")
     if canary.probabilities.shape != canary.windows.shape[:1]:
         raise _unfit(path, "its canary does not have one probability for each window")
     model = _model(path, config, state_in(found))

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 
-from retrain_worker.domain.artifact import checksum_file
 from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
 from retrain_worker.errors import ArtifactError, message_of
-from retrain_worker.model import bundle, presets
+from retrain_worker.model import bundle, presets, safe_load
 
 #: first bytes of files that are not models
 _SIGNATURES = (
@@ -40,7 +39,7 @@ def inspect(path: Path) -> FileReport:
     """What `path` is, and whether it is a valid model. Never raises ArtifactError: the report contains it."""
     report = FileReport(path=printable(path), kind="not readable", problem="")
     try:
-        data = bundle.bytes_of(path)
+        data = safe_load.bytes_of(path)
         report = replace(
             report,
             kind=kind_of_bytes(data),
@@ -60,13 +59,13 @@ def inspect(path: Path) -> FileReport:
             parameters=sum(tensor.numel() for tensor in read.model.parameters()),
         )
     except ArtifactError as error:
-        return replace(report, problem=message_of(error.what, action=error.remedy))
+        return replace(report, problem=printable(message_of(error.what, action=error.remedy)))
 
 
 def _weights_file(path: Path, data: bytes, kind: str) -> Mapping[str, Any]:
     if kind not in _LOADABLE:
         raise ArtifactError(f"it is not a PyTorch file of weights, but: {kind}")
-    return bundle.loaded(path, data)
+    return safe_load.loaded(path, data)
 
 
 def kind_of_bytes(data: bytes) -> str:
@@ -113,12 +112,11 @@ def _is_text(sample: bytes) -> bool:
 
 
 def _checksum(path: Path, data: bytes) -> str:
-    beside = checksum_file(path)
-    if not beside.is_file():
+    stored = bundle.stored_checksum(path)
+    if stored is None:
         return "none"
-    words = beside.read_text(encoding="utf-8", errors="replace").split()
-    return "agrees" if words and words[0].lower() == hashlib.sha256(data).hexdigest() else "differs"
+    return "agrees" if stored == hashlib.sha256(data).hexdigest() else "differs"
 
 
 def _shapes(found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in bundle.state_in(found).items()}
+    return {printable(name): tuple(tensor.shape) for name, tensor in bundle.state_in(found).items()}

@@ -78,6 +78,9 @@ OOM_SCORE = 800
 GRACE_SECONDS: dict[Stage | OneOffTask, float] = {Stage.TRAIN: 5.0}
 USAGE = 2
 
+#: for a task that an operator starts on a file of any origin
+_DIRECT_LIMIT_BYTES = 4 << 30
+
 _REQUESTS: dict[Stage | OneOffTask, type[Request]] = {
     Stage.PULL: PullRequest,
     Stage.AUDIT: AuditRequest,
@@ -105,8 +108,9 @@ def main(arguments: list[str]) -> int:
         stage, request = _read_request(request_path)
         stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
         stopping.watch()
-        if not isinstance(request, InspectRequest | ExportRequest):  # direct calls by a user
-            _limit_memory(request.memory_limit_bytes)
+        _limit_memory(
+            _DIRECT_LIMIT_BYTES if isinstance(request, InspectRequest | ExportRequest) else request.memory_limit_bytes
+        )
         result = _run(request, _reporter(stdout), stopping)
         _write(result_path, {"kind": "result", "stage": stage, "result": result})
     except StoppedError as stopped:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import sqlite3
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +73,32 @@ def _other_width(features: int) -> Callable[[Path], object]:
     return lambda _path: {"model_state_dict": engine_state() | {"patch_embedding.weight": embedding}}
 
 
+def _compressed(path: Path) -> None:
+    """2 MB that a loader inflates to 2 GB."""
+    _torch_file(lambda _path: {"model_state_dict": engine_state()})(path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/99", bytes(64 << 20))
+
+
+def _bytearray(path: Path) -> None:
+    """40 bytes that a loader turns into 40 GB."""
+    path.write_bytes(b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.")
+
+
+def _repeated_canary(path: Path) -> object:
+    found = torch.load(written(path.parent, "standardise"), weights_only=True)
+    windows = found["canary"]["windows"]
+    found["canary"]["windows"] = windows[:1].expand(20_000_000, *windows.shape[1:])
+    found["canary"]["probabilities"] = found["canary"]["probabilities"][:1].expand(20_000_000)
+    return found
+
+
+def _long_canary(path: Path) -> object:
+    found = torch.load(written(path.parent, "standardise"), weights_only=True)
+    found["canary"] = {name: torch.cat([values] * 300) for name, values in found["canary"].items()}
+    return found
+
+
 #: how the file is made, its kind, and what the problem says
 STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "23 features": (_torch_file(_other_width(23)), "dict with model_state_dict", "a network of 23 inputs a row"),
@@ -104,6 +132,17 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "safetensors file",
     ),
     "noise": (lambda path: path.write_bytes(bytes(range(129, 256)) * 9), "unknown bytes", "unknown bytes"),
+    "a pipe": (os.mkfifo, "not readable", "not a regular file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "not readable", "not a regular file"),
+    "compressed": (_compressed, "PyTorch file", "members are compressed"),
+    "a number for its size": (_bytearray, "PyTorch file of before 1.6, or another pickle", "builtins.bytearray"),
+    "a repeated canary": (_torch_file(_repeated_canary), "PyTorch file", "larger than what is stored of it"),
+    "a long canary": (_torch_file(_long_canary), "model file, format patchtst/1.1", "4,800 windows, more than 4,096"),
+    "names with escapes": (
+        _torch_file(lambda _path: {"model_state_dict": engine_state() | {"\x1b[2K\nverdict valid": torch.ones(1)}}),
+        "dict with model_state_dict",
+        r"\x1b[2K\nverdict valid",
+    ),
     "missing": (lambda _path: None, "not readable", "No such file"),
     "a folder": (Path.mkdir, "not readable", "Is a directory"),
 }
