@@ -76,7 +76,7 @@ def _another_width(path: Path) -> None:
 
 #: how the file is made, and why it cannot be read
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "random bytes": (lambda path: path.write_bytes(np.random.default_rng(1).bytes(4096)), "safe load refuses"),
+    "random bytes": (lambda path: path.write_bytes(np.random.default_rng(1).bytes(4096)), "it is damaged"),
     "a pickled module": (lambda path: torch.save(torch.nn.Linear(2, 1), path), "safe load refuses"),
     "an old pickle": (lambda path: path.write_bytes(pickle.dumps(np.float64(3.0))), "safe load refuses"),
     "another network": (_another_width, "a network of 23 inputs a row"),
