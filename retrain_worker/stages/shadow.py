@@ -117,7 +117,7 @@ def _again(run: Run, facts: ShadowFacts, named: str | None, context: StageContex
     trained = replace(run.facts.require(TrainFacts), incumbent_path=named)
     return Step(
         run=run.with_fact(anew).with_fact(trained),
-        message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {named}; the trial begins again beside that model",
+        message=f"run {run.run_id}: PATCHTST_MODEL_PATH now names {named or 'nothing'}; the trial begins again",
     )
 
 

@@ -324,11 +324,8 @@ def _swapped(step: SlotRequestStep, deployment: Deployment, context: StageContex
 
 def _result(deployment: Deployment) -> str:
     before = f", instead of {deployment.previous_version}" if deployment.previous_version else ""
-    how = deployment.confirmation
-    if not deployment.model_path:
-        return f"PATCHTST_MODEL_PATH names no model{before}; {how}"
-    confirmed = f"not confirmed: {how}" if deployment.state is DeploymentState.NOT_CONFIRMED else how
-    return f"PATCHTST_MODEL_PATH names {deployment.version}{before}; {confirmed}"
+    named = deployment.version if deployment.model_path else "no model"
+    return f"PATCHTST_MODEL_PATH names {named}{before}; {swap.result_of(deployment)}"
 
 
 def _later(request: SlotRequest, error: RetryLaterError, context: StageContext) -> SlotRequestStep:
