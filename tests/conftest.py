@@ -1,6 +1,7 @@
 """Fixtures that tests of more than one folder share."""
 
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,16 @@ def outbox(tmp_path: Path) -> Iterator[StateDb]:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def time_zone_of_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The host's local time is not UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture(autouse=True)

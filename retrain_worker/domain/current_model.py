@@ -47,7 +47,8 @@ class CurrentModel:
 def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> CurrentModel | None:
     """The model that an event of CHANGES puts into service; None when the payload does not name it."""
     version, path = payload.get("new_version"), payload.get("model_path")
-    at = payload.get(_INSTANTS.get(event_type, ""))
+    field = _INSTANTS.get(event_type)
+    at = payload.get(field) if field else None
     if path is None or not (version and at):
         return None
     return CurrentModel(

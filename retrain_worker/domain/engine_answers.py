@@ -143,7 +143,7 @@ def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, t
     """
     if tally.answers < MIN_ANSWERS:
         return Finding(message=f"{tally.answers} engine answers, {MIN_ANSWERS} required to judge them")
-    if len(tally.newest) < MIN_ANSWERS // 2:
+    if 2 * len(tally.newest) < MIN_ANSWERS:
         return Finding(
             is_fault=True,
             message=f"serving fault: {tally.fallbacks} of {tally.answers} engine answers are fallbacks (0.5, or no "

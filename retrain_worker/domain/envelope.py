@@ -89,9 +89,9 @@ def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> Receive
         payload=payload_in(fields),
         correlation_id=correlation_id,
         trace_id=fields.get("trace_id") or correlation_id,
-        timestamp=instant_of(fields.get("timestamp", "")) or added_at(stream_id),
+        timestamp=instant_of(fields.get("timestamp")) or added_at(stream_id),
         source=fields.get("source", ""),
-        schema_version=_schema_version(fields.get("schema_version", "")),
+        schema_version=_schema_version(fields.get("schema_version")),
         flat={name: value for name, value in fields.items() if name not in _ENVELOPE},
         stream=stream,
         stream_id=stream_id,
@@ -100,7 +100,7 @@ def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> Receive
 
 def payload_in(fields: Mapping[str, str]) -> dict[str, Any]:
     """The payload of an entry; empty when it has none. Raises ValueError when it is not a JSON object."""
-    text = fields.get("payload", "")
+    text = fields.get("payload")
     if not text:
         return {}
     try:
@@ -127,8 +127,8 @@ def added_at(stream_id: str) -> datetime:
     return datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
 
 
-def instant_of(text: str) -> datetime | None:
-    """An instant as ISO 8601, or as seconds or milliseconds since the epoch; None where `text` is empty.
+def instant_of(text: str | None) -> datetime | None:
+    """An instant as ISO 8601, or as seconds or milliseconds since the epoch; None where there is none.
 
     Raises ValueError with the reason when it is none of them.
     """
@@ -147,7 +147,7 @@ def instant_of(text: str) -> datetime | None:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
-def _schema_version(text: str) -> int:
+def _schema_version(text: str | None) -> int:
     if not text:
         return SCHEMA_VERSION
     if not (text.isascii() and text.isdigit()):

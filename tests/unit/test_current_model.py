@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from retrain_worker.domain.current_model import CurrentModel, from_fields, named_by, to_fields
 
+pytestmark = pytest.mark.usefixtures("time_zone_of_tokyo")
+
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 MODEL = CurrentModel(
     version="patchtst_v20260110_033000",

@@ -53,6 +53,7 @@ def test_an_answer_is_read_from_objects_and_from_json_text(fields: dict[str, Any
 
 
 def test_each_name_of_the_model_is_kept_and_missing_fields_are_empty() -> None:
+    assert answer_in(entry({**OURS, "action": "Sell"}), at=AT) == replace(ANSWER, action="SELL")
     ours = {"action": "HOLD", "confidence": 1, "model_version": 7, "model_path": "/m/a.pth", "version": ""}
 
     assert answer_in({"model_breakdown": {"patchtst": ours}}, at=AT) == EngineAnswer(
@@ -188,6 +189,14 @@ def test_an_engine_that_answers_by_its_fallback_is_a_serving_fault() -> None:
     assert not found_in(tally_of(*varied(25), *[fallback] * 29)).is_fault
 
 
+def test_the_newest_of_the_constant_answers_is_shown() -> None:
+    newest = replace(ANSWER, confidence=0.7103)
+
+    assert found_in(tally_of(*[ANSWER] * 49, newest), model_std=None).message == (
+        "serving fault: the last 50 engine answers are all BUY 0.7103"
+    )
+
+
 @pytest.mark.parametrize(
     ("model_std", "finding"),
     [
@@ -286,6 +295,8 @@ def test_an_answer_is_compared_with_the_nearest_row_of_its_symbol(
 def test_the_confidence_may_be_that_of_the_action_but_the_action_is_the_models() -> None:
     sold = replace(ANSWER, action="SELL", confidence=0.8)
     row = Answer(symbol="BTCUSDT", decided_at=MICROSECONDS, probability=0.2)
+    sure = replace(row, probability=0.0)
+    assert matches([replace(sold, confidence=0.02)], [sure], Thresholds()) == (1, 1), "exactly at the tolerance"
 
     assert matches([sold], [row], Thresholds()) == (1, 1)
     assert matches([replace(sold, action="BUY")], [row], Thresholds()) == (0, 1)

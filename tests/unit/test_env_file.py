@@ -168,6 +168,134 @@ def test_a_file_that_cannot_be_changed_safely_is_refused(content: Any) -> None:
         env_file.replaced(content, KEY, NEW)
 
 
+def message_of(function: Any, *arguments: Any) -> str:
+    """The message of the refusal."""
+    with pytest.raises(SlotError) as refused:
+        function(*arguments)
+    return str(refused.value)
+
+
+OPEN_QUOTE = "check for an unterminated quote or a backslash at the end of a line"
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (env_file.parse, (b"A" * (2**20 + 1),), "the file has 1,048,577 bytes, more than 1,048,576"),
+        (env_file.parse, (b"A=1\0\n",), "systemd rejects the file: it contains a NUL byte; remove the byte"),
+        (env_file.parse, (b"A=1\nB=\xff\n",), "systemd rejects the file: line 2 is not valid UTF-8; correct the line"),
+        (env_file.parse, (b"\xffB=\n",), "systemd rejects the file: line 1 is not valid UTF-8; correct the line"),
+        (
+            env_file.parse,
+            (b"\n\n\nA=\xef\xb7\x90",),  # a noncharacter
+            "systemd rejects the file: line 4 is not valid UTF-8; correct the line",
+        ),
+        (
+            env_file.value_of,
+            (b"# note \\\nA=1\n", "A"),
+            "the value of A depends on the version of systemd, because a comment ends in a backslash; "
+            "remove the backslash at the end of the comment",
+        ),
+        (
+            env_file.replaced,
+            (b"A=1\n", "A", "/a b"),
+            "'/a b' cannot be written to an environment file; use a path of letters, digits and . _ / + - only",
+        ),
+        (env_file.replaced, (b"A=1\n", "A B", "/a"), "'A B' is not the name of an environment variable"),
+        (
+            env_file.replaced,
+            (b"A='open\n", "B", "1"),
+            f"B cannot be changed without changing the rest of the file; {OPEN_QUOTE}",
+        ),
+        (
+            env_file.replaced,
+            (b"A" * (2**20 - 4) + b"\n", "B", "1"),
+            f"B cannot be changed without changing the rest of the file; {OPEN_QUOTE}",
+        ),
+        (
+            env_file.removed,
+            (b"# note \\\nA=1\nB=2\n", "A"),
+            f"A cannot be removed without changing the rest of the file; {OPEN_QUOTE}",
+        ),
+    ],
+)
+def test_a_refusal_has_the_cause_and_what_to_do(function: Any, arguments: Any, message: str) -> None:
+    assert message_of(function, *arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "variables"),
+    [
+        (b"A=1\nB=2\rC=3\r\nD=4", {"A": "1", "B": "2", "C": "3", "D": "4"}),
+        (b"A=1\nA=2\n", {"A": "2"}),
+        (b"\n \t\r\n  A=1\n", {"A": "1"}),
+        (b"# A=1\n; B=2\nC=3#4;5\n", {"C": "3#4;5"}),
+        (b"no assignment\nA=1\n", {"A": "1"}),
+        (b"no assignment", {}),
+        (b"A \t=\t 1 2 \t\nB=\nC= \n", {"A": "1 2", "B": "", "C": ""}),
+        (b"1A=1\nA-B=1\nexport C=1\n_D=1\n", {"_D": "1"}),
+        (b"A='a b\\' B='\"'\n", {"A": "a b\\B='\"'"}),
+        (b'A="a \\" \\\\ \\` \\$ \\n\\\nb"\n', {"A": 'a " \\ ` $ \\nb'}),
+        (b"A='a'\"b\" 'c' d 'e'\n", {"A": "abcd 'e'"}),
+        (b"A='a\nb'\nB=1\n", {"A": "a\nb", "B": "1"}),
+        (b"A='a", {"A": "a"}),
+        (b'A="a\\', {"A": "a"}),
+        (b"A=a\\ b\\n\\\nc\\\rd\\'\n", {"A": "a bncd'"}),
+        (b"A=a\\ \nB=1\n", {"A": "a ", "B": "1"}),
+        (b"A=a\\", {"A": "a"}),
+        ("A=é\n".encode(), {"A": "é"}),
+        (b"A=1=2\n", {"A": "1=2"}),
+        (b"A==\n", {"A": "="}),
+        (b"=1\nA=1\n", {"A": "1"}),
+    ],
+)
+def test_each_rule_of_the_grammar(content: bytes, variables: dict[str, str], systemd_reads: Any) -> None:
+    assert env_file.parse(content) == env_file.parse(content, comments_continue=True) == variables
+    assert systemd_reads(content) == variables
+    for key, value in variables.items():
+        assert env_file.value_of(content, key) == value
+    assert env_file.value_of(content, "Z") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "continued", "ended"),
+    [
+        (b"# note \\\nA=1\nB=2\n", {"B": "2"}, {"A": "1", "B": "2"}),
+        (b"# note \\\rA=1\nB=2\n", {"B": "2"}, {"A": "1", "B": "2"}),
+        (b"# a \\b\nA=1\n", {"A": "1"}, {"A": "1"}),
+        (b"A=1\n; note \\", {"A": "1"}, {"A": "1"}),
+    ],
+)
+def test_a_comment_that_ends_in_a_backslash_is_read_by_each_version_in_its_way(
+    content: bytes, continued: dict[str, str], ended: dict[str, str]
+) -> None:
+    assert env_file.parse(content, comments_continue=True) == continued
+    assert env_file.parse(content) == ended
+
+
+def test_a_file_of_the_largest_size_is_read_and_written() -> None:
+    content = b"#" * (2**20 - 5) + b"\n"
+
+    assert env_file.parse(content) == {}
+    assert env_file.replaced(content, "A", "1") == content + b"A=1\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "result"),
+    [
+        (b"A=1\nB=2\n", b"B=2\n"),
+        (b"B=2\nA=1", b"B=2\n"),
+        (b"B=2\r\n  A = '1\n2' \r\n# A=1\r\n A=3\rC=1", b"B=2\r\n# A=1\r\nC=1"),
+        (b"B=2\n\n\n \tA=1\n\n", b"B=2\n\n\n\n"),
+        (b"B=2\n", b"B=2\n"),
+        (b"B=2\\\nA=1\n", b"B=2\\\nA=1\n"),
+        (b"", b""),
+    ],
+)
+def test_each_assignment_of_a_removed_key_is_cut_out_with_its_line(content: bytes, result: bytes) -> None:
+    assert env_file.removed(content, "A") == result
+
+
 @pytest.mark.parametrize("value", ["", "/a b", "/a\nB=1", "/a$b", '"/a"', "/a;b", "/ä", "/a\\b"])
 def test_a_value_that_would_need_quoting_is_refused(value: str) -> None:
     with pytest.raises(SlotError):

@@ -10,6 +10,8 @@ import pytest
 from retrain_worker.domain.envelope import ReceivedEvent, envelope, fields_of, parts_of, payload_in, received
 from retrain_worker.domain.events import Event, EventType
 
+pytestmark = pytest.mark.usefixtures("time_zone_of_tokyo")
+
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 EVENT = Event(
     event_id="e",
@@ -88,6 +90,8 @@ def test_without_a_correlation_id_the_trace_id_stays() -> None:
         RECEIVED, correlation_id=""
     )
     assert read({}, stream="other").event_type == "other"
+    assert read({**ENTRY, "event_type": "model.served"}) == replace(RECEIVED, event_type="model.served")
+    assert read({**ENTRY, "trace_id": "another"}) == replace(RECEIVED, trace_id="another")
     assert read({}).trace_id == ""
 
 
@@ -99,6 +103,10 @@ def test_without_a_correlation_id_the_trace_id_stays() -> None:
         ("2026-01-10 03:30:00Z", AT),
         (str(AT.timestamp()), AT),
         (f"{AT.timestamp() * 1000:.0f}", AT),
+        ("0", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("99999999999", datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)),
+        ("100000000000", datetime(1973, 3, 3, 9, 46, 40, tzinfo=UTC)),
+        ("-100000000000", datetime(1966, 10, 31, 14, 13, 20, tzinfo=UTC)),
     ],
 )
 def test_a_timestamp_is_read_as_utc(text: str, instant: datetime) -> None:
@@ -119,6 +127,10 @@ def test_newer_schema_versions_are_kept_and_bytes_that_are_no_utf8_are_replaced(
         ({"payload": "[" * 100_000}, "its payload is not JSON"),
         ({"payload": "[1]"}, "its payload is a JSON list, not an object"),
         ({"payload": "null"}, "its payload is a JSON NoneType, not an object"),
+        *(
+            ({"timestamp": text}, f"its timestamp {text!r} is neither ISO 8601 nor a time since the epoch")
+            for text in ("nan", "-inf", "1e30", "2026-13-01")
+        ),
         (
             {"timestamp": "yesterday" * 10},
             f"its timestamp {('yesterday' * 10)[:40]!r} is neither ISO 8601 nor a time since the epoch",

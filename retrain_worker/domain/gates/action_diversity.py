@@ -10,7 +10,7 @@ from retrain_worker.domain.gates.policy import GatePolicy
 
 def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
     card = evidence.candidate
-    first, second = [*sorted(card.actions.values(), reverse=True), 0.0][:2]
+    first, second = [*sorted(card.actions.values(), reverse=True), 0.0, 0.0][:2]
     return Measured(
         num_rows=card.n,
         checks=(
