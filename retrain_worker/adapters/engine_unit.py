@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from datetime import UTC, datetime
 
+_PROPERTIES = "LoadState,ActiveState,ExecMainStartTimestamp"
+
 
 class UnitConfirmations:
     """Implements ports.Confirmations for ENGINE_CONFIRM=unit.
@@ -16,6 +18,10 @@ class UnitConfirmations:
     def __init__(self, unit: str) -> None:
         """`unit`: the engine's service unit."""
         self._unit = unit
+
+    def is_loaded(self) -> bool:
+        """Whether systemd has this unit."""
+        return self._show().get("LoadState") == "loaded"
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
         """A message when the unit is active and was started after `since`; None otherwise, also when systemctl fails.
@@ -29,7 +35,7 @@ class UnitConfirmations:
         return f"{self._unit} was started at {started_at:%H:%M:%S} UTC with PATCHTST_MODEL_PATH naming {version}"
 
     def _show(self) -> dict[str, str]:
-        command = ["systemctl", "show", "--timestamp=us+utc", "-p", "ActiveState,ExecMainStartTimestamp", self._unit]
+        command = ["systemctl", "show", "--timestamp=us+utc", "-p", _PROPERTIES, self._unit]
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):

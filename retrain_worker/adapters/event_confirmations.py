@@ -22,6 +22,13 @@ class EventConfirmations:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
+    def has_answered(self) -> bool | None:
+        """Whether any follower has acknowledged any model, within the retention of the stream; None: not known now."""
+        try:
+            return self._client.xlen(SERVED_STREAM) > 0
+        except RedisError:
+            return None
+
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
         """The follower that serves exactly these bytes, acknowledged at `since` or later by the clock of Redis.
 

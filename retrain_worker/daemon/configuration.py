@@ -75,7 +75,6 @@ def policies_of(settings: Settings) -> Policies:
         gate=settings.gate,
         needs_known_contract=settings.home is None,
         allow_live_swap=settings.allow_live_swap,
-        engine_confirm=settings.engine_confirm,
         engine_confirm_seconds=settings.engine_confirm_seconds,
         unconfirmed=settings.unconfirmed,
         shadow=settings.shadow,

@@ -17,6 +17,7 @@ import structlog
 
 from retrain_worker import durable_file
 from retrain_worker.adapters.artifact_store import ArtifactStore
+from retrain_worker.adapters.automatic_confirmations import AutomaticConfirmations
 from retrain_worker.adapters.embedded_redis import EmbeddedRedis
 from retrain_worker.adapters.engine_unit import UnitConfirmations
 from retrain_worker.adapters.event_confirmations import EventConfirmations
@@ -116,16 +117,25 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
         trade_intents = TradeIntents(client, store)
 
         def build_context(settings: Settings, slot: ModelSlot) -> StageContext:
+            unit, confirm = UnitConfirmations(settings.engine_unit), settings.engine_confirm
+            automatic = AutomaticConfirmations(EventConfirmations(client), unit)
             confirmations: dict[Confirm, Confirmations] = {
-                Confirm.UNIT: UnitConfirmations(settings.engine_unit),
+                Confirm.AUTO: automatic,
+                Confirm.UNIT: unit,
                 Confirm.ANSWERS: trade_intents,
             }
+            is_auto = confirm is Confirm.AUTO
+            why_none = (
+                f"no follower has ever answered, and there is no unit {settings.engine_unit} (ENGINE_CONFIRM=auto)"
+            )
             return StageContext(
                 store=store,
                 workers=workers,
                 verifier=verifier,
                 folders=run_folders,
-                confirmations=confirmations.get(settings.engine_confirm) or EventConfirmations(client),
+                confirmations=confirmations.get(confirm) or EventConfirmations(client),
+                confirm_by=automatic.expected if is_auto else lambda: confirm,
+                unconfirmable=why_none if is_auto else "ENGINE_CONFIRM=none",
                 slot=slot,
                 policies=policies_of(settings),
                 now=_now,

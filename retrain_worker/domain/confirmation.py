@@ -8,6 +8,8 @@ from enum import StrEnum
 class Confirm(StrEnum):
     """What counts as evidence that the engine serves a new model."""
 
+    #: EVENT where a follower has ever answered, else UNIT where it exists, else NONE
+    AUTO = "auto"
     NONE = "none"
     #: a follower's acknowledgement on quantum:stream:model.served
     EVENT = "event"

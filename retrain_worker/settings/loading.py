@@ -128,7 +128,7 @@ def load(
         ),
         engine_unit=read.text("ENGINE_UNIT", "quantum-ai-engine.service"),
         engine_user=read.text("ENGINE_USER", ""),
-        engine_confirm=read.member("ENGINE_CONFIRM", Confirm.EVENT),
+        engine_confirm=read.member("ENGINE_CONFIRM", Confirm.AUTO),
         engine_confirm_seconds=read.number("ENGINE_CONFIRM_TIMEOUT_S", 15.0 if home else 120.0, low=0.0, high=86400.0),
         unconfirmed=read.member("UNCONFIRMED", Unconfirmed.KEEP),
         allow_live_swap=read.flag("ALLOW_LIVE_SWAP", default=False),

@@ -181,7 +181,6 @@ class Policies:
     allow_live_swap: bool = False
     #: PRESET=auto takes no contract for granted: the engine is not this program's own
     needs_known_contract: bool = False
-    engine_confirm: Confirm = Confirm.EVENT
     engine_confirm_seconds: float = 120.0
     unconfirmed: Unconfirmed = Unconfirmed.KEEP
     shadow: ShadowPolicy = field(default_factory=ShadowPolicy)
@@ -208,6 +207,10 @@ class StageContext:
     slot: Slot
     folders: RunFolders
     confirmations: Confirmations
+    #: what a confirmation is to be expected from; never AUTO
+    confirm_by: Callable[[], Confirm] = lambda: Confirm.EVENT
+    #: why that is NONE
+    unconfirmable: str = "ENGINE_CONFIRM=none"
     policies: Policies
     now: Callable[[], datetime]
     #: the finding of the serving monitor; empty without one

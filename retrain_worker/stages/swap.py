@@ -152,10 +152,11 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
         return _ended(deployment, f"PATCHTST_MODEL_PATH names {found or 'nothing'} now", context)
     if not deployment.model_path:
         return _not_asked(deployment, "the slot names no model", context)
-    if policies.engine_confirm is Confirm.NONE:
-        return _not_asked(deployment, "no confirmation expected (ENGINE_CONFIRM=none)", context)
+    confirm = context.confirm_by()
+    if confirm is Confirm.NONE:
+        return _not_asked(deployment, f"no confirmation expected: {context.unconfirmable}", context)
     # a unit that started before the request has read the old line; a follower names the model, and may be faster
-    since = deployment.updated_at if policies.engine_confirm is Confirm.UNIT else deployment.created_at
+    since = deployment.updated_at if confirm is Confirm.UNIT else deployment.created_at
     seen = context.confirmations.seen_serving(
         version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since
     )
@@ -169,7 +170,10 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
             message=f"waiting for the engine to serve {deployment.version}, "
             f"{policies.engine_confirm_seconds - waited:.0f} s left",
         )
-    how = f"{deployment.version} was not seen in service within {policies.engine_confirm_seconds:.0f} s"
+    how = (
+        f"{deployment.version} was not seen in service within {policies.engine_confirm_seconds:.0f} s "
+        f"(confirmation by {confirm})"
+    )
     return _ended(deployment, how, context)
 
 

@@ -68,11 +68,11 @@ def test_the_env_file_names_the_verified_model(promoted: Ended) -> None:
     assert json.loads(model.with_name(model.name + ".json").read_text())["version"] == model.stem
 
 
-def test_without_an_engine_the_promotion_is_not_confirmed(promoted: Ended) -> None:
+def test_without_an_engine_no_confirmation_is_waited_for(promoted: Ended) -> None:
     result = promoted[1]
 
-    assert result["confirmed"] is False
-    assert result["reasons"][0].startswith("not confirmed")
+    assert result["confirmed"] is None
+    assert result["reasons"][0].startswith("not confirmed: no confirmation expected: no follower has ever answered")
 
 
 def test_the_part_that_trained_was_balanced_and_the_others_were_not(promoted: Ended) -> None:

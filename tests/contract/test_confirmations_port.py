@@ -8,11 +8,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
+from retrain_worker.adapters.automatic_confirmations import AutomaticConfirmations
+from retrain_worker.adapters.engine_unit import UnitConfirmations
 from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.adapters.trade_intents import TradeIntents
+from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.domain.events import SERVED_STREAM
+from retrain_worker.redis_client import connect
 from retrain_worker.stages.ports import Confirmations
 from tests.fakes import FakeConfirmations
 
@@ -61,3 +65,44 @@ def test_a_model_is_reported_once_it_is_served_and_not_before(engine: Engine) ->
     assert engine.report() is None
     engine.serves()
     assert engine.report()
+
+
+class Unit(UnitConfirmations):
+    """The engine's unit: whether systemd has it, and that it was started."""
+
+    def __init__(self, is_loaded: bool) -> None:
+        super().__init__("quantum-ai-engine.service")
+        self.has_unit = is_loaded
+
+    def is_loaded(self) -> bool:
+        return self.has_unit
+
+    def seen_serving(self, **_: object) -> str | None:
+        return "the unit was started"
+
+
+@pytest.mark.parametrize(
+    ("has_follower", "has_unit", "expected", "seen"),
+    [
+        (True, True, Confirm.EVENT, None),
+        (False, True, Confirm.UNIT, "the unit was started"),
+        (False, False, Confirm.NONE, None),
+    ],
+)
+def test_what_can_confirm_is_found_out(
+    client: redis.Redis, has_follower: bool, has_unit: bool, expected: Confirm, seen: str | None
+) -> None:
+    """A follower that has answered for an earlier model has to answer for this one, too."""
+    if has_follower:
+        client.xadd(SERVED_STREAM, {"event_type": "model.served", "payload": '{"version": "another"}'})
+    automatic = AutomaticConfirmations(EventConfirmations(client), Unit(has_unit))
+
+    assert automatic.expected() is expected
+    assert Engine(confirmations=automatic, serves=lambda: None).report() == seen
+
+
+@pytest.mark.parametrize(("has_unit", "expected"), [(True, Confirm.UNIT), (False, Confirm.EVENT)])
+def test_while_redis_is_down_a_follower_may_exist(has_unit: bool, expected: Confirm) -> None:
+    events = EventConfirmations(connect("unix:///nowhere/redis.sock"))
+
+    assert AutomaticConfirmations(events, Unit(has_unit)).expected() is expected

@@ -166,7 +166,6 @@ def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> Sta
         split=SplitPolicy(),
         recipe=Recipe(),
         gate=GatePolicy(),
-        engine_confirm=Confirm.NONE,
         retry_seconds=0.0,
     )
     slot = ModelSlot(
@@ -183,6 +182,7 @@ def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> Sta
         slot=slot,
         folders=folders,
         confirmations=FakeConfirmations(),
+        confirm_by=lambda: Confirm.NONE,
         policies=policies,
         now=clock,
     )

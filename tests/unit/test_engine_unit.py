@@ -31,7 +31,7 @@ def seen() -> Any:
 
 
 def shown(at: Any, state: str = "active") -> str:
-    return f"ActiveState={state}\nExecMainStartTimestamp={at:%a %Y-%m-%d %H:%M:%S.%f} UTC"
+    return f"LoadState=loaded\nActiveState={state}\nExecMainStartTimestamp={at:%a %Y-%m-%d %H:%M:%S.%f} UTC"
 
 
 def test_a_unit_that_was_started_after_the_swap_serves_the_model(systemctl: Any) -> None:
@@ -69,3 +69,12 @@ def test_a_host_without_systemctl_confirms_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert seen() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_loaded"), [("LoadState=loaded", True), ("LoadState=not-found", False), ("", False)]
+)
+def test_a_unit_that_systemd_does_not_have_cannot_confirm(systemctl: Any, text: str, is_loaded: bool) -> None:
+    systemctl(text)
+
+    assert UnitConfirmations("quantum-ai-engine.service").is_loaded() is is_loaded

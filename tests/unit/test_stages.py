@@ -402,7 +402,7 @@ def test_a_unit_that_started_between_an_old_intent_and_its_swap_has_the_old_mode
 ) -> None:
     run, unit = intended(context), UnitStarts(context.now())
     context.now.forward(3600)
-    context = replace(context, confirmations=unit, policies=replace(context.policies, engine_confirm=Confirm.UNIT))
+    context = replace(context, confirmations=unit, confirm_by=lambda: Confirm.UNIT)
     if restarts:
         monkeypatch.setattr(context.slot, "trigger", lambda _: setattr(unit, "started_at", context.now()))
     while not run.is_finished:
@@ -578,3 +578,12 @@ def test_a_forced_run_takes_place_although_nothing_is_new(context: FakeContext) 
     forced = advance(again.with_fact(RequestFacts(is_forced=True)), context).run
     assert forced.stage is Stage.AUDIT
     assert forced.facts.request == RequestFacts(is_forced=True)
+
+
+def test_where_nothing_can_confirm_no_confirmation_is_waited_for(context: FakeContext) -> None:
+    context = replace(context, confirm_by=lambda: Confirm.NONE, unconfirmable="there is no follower")
+    last = to_the_end(context)[-1].run
+
+    deployment = context.store.known_deployment(last.run_id)
+    assert deployment.state is DeploymentState.NOT_ASKED
+    assert deployment.confirmation == "no confirmation expected: there is no follower"
