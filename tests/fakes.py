@@ -129,6 +129,15 @@ class FakeSlot:
             raise RetryLaterError("the env line names another model", where=str(self.named))
         self.named = model
 
+    def keep_only(self, model: Path | None) -> None:
+        """There is nothing else."""
+
+    def located(self, model: Path) -> Path:
+        return model
+
+    def restore(self, model: Path, *, expected_sha256: str) -> None:
+        """It is in its place."""
+
     def trigger(self, model: Path | None) -> None:
         self.triggered.append(model)
 

@@ -45,6 +45,21 @@ def is_published(model: Path) -> bool:
     return is_our_version(model.stem) and manifest_file(model).exists()
 
 
+def _copy(model: Path, directory: Path, *, mode: int) -> None:
+    """Copy a model and its sidecars, the model last, so that a model in `directory` has its sidecars."""
+    for file in (checksum_file(model), manifest_file(model), model):
+        with durable_file.named_errors(file, doing="read"):
+            sha256 = durable_file.sha256_of(file)
+        durable_file.copy_durably(file, directory / file.name, mode=mode, expected_sha256=sha256)
+
+
+def _remove(model: Path) -> None:
+    """Remove a model and its sidecars, the model first."""
+    with durable_file.named_errors(model):
+        for file in (model, checksum_file(model), manifest_file(model)):
+            file.unlink(missing_ok=True)
+
+
 class ModelSlot:
     """Reads and changes the slot. Implements stages.ports.Slot."""
 
@@ -55,12 +70,15 @@ class ModelSlot:
         engine_env_file: Path,
         trigger_file: Path | None = None,
         serving_user: str | None = None,
+        withdrawn_dir: Path | None = None,
         model_mode: int = 0o644,
         path_key: str = PATH_KEY,
         shadow_key: str = SHADOW_KEY,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`withdrawn_dir`: for models that leave the engine's directory; None: they stay."""
         self._models_dir = engine_models_dir
+        self._withdrawn_dir = withdrawn_dir
         self._env_file = engine_env_file
         self._trigger_file = trigger_file
         self._serving_user = serving_user
@@ -167,26 +185,62 @@ class ModelSlot:
         if self._trigger_file is not None:
             durable_file.write_in_place(self._trigger_file, f"{model or ''}\n".encode())
 
+    def keep_only(self, model: Path | None) -> None:
+        """Move this program's other models out of the engine's directory, and date `model` as the newest. Idempotent.
+
+        An engine may search its directory for the newest file, by name or by time. Raises SlotError, DiskFullError.
+        """
+        if self._withdrawn_dir is None:
+            return
+        with durable_file.named_errors(self._withdrawn_dir):
+            self._withdrawn_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for path in self._published_in(self._models_dir):
+            if path != model:
+                _copy(path, self._withdrawn_dir, mode=self._model_mode)
+                _remove(path)
+        with durable_file.named_errors(self._models_dir):
+            durable_file.sync_directory(self._models_dir)
+        if model is not None:
+            with contextlib.suppress(OSError):  # another user's file keeps its time
+                os.utime(model)
+
+    def located(self, model: Path) -> Path:
+        """Where the file of `model` is: in its place, or withdrawn; its place when it is nowhere."""
+        withdrawn = self._withdrawn(model)
+        return withdrawn if withdrawn is not None and not self._mode_of(model) else model
+
+    def restore(self, model: Path, *, expected_sha256: str) -> None:
+        """Copy a withdrawn model back into its place. Raises ArtifactError, SlotError, DiskFullError."""
+        source = self.located(model)
+        if source == model:
+            return
+        if self.sha256_of(source) != expected_sha256:
+            raise ArtifactError(f"the file was changed: its sha256 is not {expected_sha256}", where=str(source))
+        _copy(source, model.parent, mode=self._model_mode)
+
     def sweep(self) -> tuple[Path, ...]:
         """Remove the temporary files that a killed process left. Called once, at the start."""
-        directories = {self._models_dir, self._env_file.parent}
+        directories = {self._models_dir, self._env_file.parent, self._withdrawn_dir or self._models_dir}
         return tuple(path for directory in sorted(directories) for path in durable_file.sweep_temporaries(directory))
 
     def remove_old_models(self, *, keep: int, protected: Collection[Path]) -> tuple[Path, ...]:
         """Remove all but the newest `keep` models of this program; the one in the env line and `protected` are kept.
 
-        Paths are resolved before they are compared.
+        Withdrawn models count by the place that they had. Paths are resolved before they are compared.
         """
         named = self.current_path()
         spared = {os.path.realpath(path) for path in (named, *protected) if path is not None}
-        published = sorted(path for path in self._models_dir.glob("patchtst_v*.pth") if is_published(path))
+        folders = [self._models_dir, *([self._withdrawn_dir] if self._withdrawn_dir else [])]
+        published = sorted(
+            (path for folder in folders for path in self._published_in(folder)), key=lambda path: path.name
+        )
         removed = tuple(
-            path for path in (published[:-keep] if keep else published) if os.path.realpath(path) not in spared
+            path
+            for path in (published[:-keep] if keep else published)
+            if os.path.realpath(self._models_dir / path.name) not in spared
         )
         for path in removed:
-            with durable_file.named_errors(path):
-                for file in (path, checksum_file(path), manifest_file(path)):
-                    file.unlink(missing_ok=True)
+            _remove(path)
         return removed
 
     def problems(self) -> list[Problem]:
@@ -216,6 +270,17 @@ class ModelSlot:
         except SlotError as error:
             found.append((f"{error.where}: {error.what}", error.remedy))
         return found
+
+    def _withdrawn(self, model: Path) -> Path | None:
+        """The withdrawn copy of a model of the engine's directory; None when there is none."""
+        if self._withdrawn_dir is None or model.parent != self._models_dir:
+            return None
+        path = self._withdrawn_dir / model.name
+        return path if self._mode_of(path) else None
+
+    @staticmethod
+    def _published_in(directory: Path) -> list[Path]:
+        return sorted(path for path in directory.glob("patchtst_v*.pth") if is_published(path))
 
     def _value(self, key: str) -> str | None:
         return self._value_in(self._read(), key)

@@ -139,6 +139,18 @@ class Slot(Protocol):
         Raises RetryLaterError when it names another model than `replacing`.
         """
 
+    def keep_only(self, model: Path | None) -> None:
+        """Move this program's other models out of the engine's directory, and date `model` as the newest. Idempotent.
+
+        They stay available to `located` and `restore`. Raises SlotError, DiskFullError.
+        """
+
+    def located(self, model: Path) -> Path:
+        """Where the file of `model` is: in its place, or withdrawn; its place when it is nowhere."""
+
+    def restore(self, model: Path, *, expected_sha256: str) -> None:
+        """Copy a withdrawn model back into its place; nothing to do for one that is there. Raises ArtifactError."""
+
     def trigger(self, model: Path | None) -> None:
         """Request a restart of the engine."""
 

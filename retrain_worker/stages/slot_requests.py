@@ -210,6 +210,7 @@ def _intend(request: SlotRequest, context: StageContext) -> SlotRequestStep:
     verified = _verified(request, target, context)
     if isinstance(verified, SlotRequestStep):
         return verified
+    context.slot.restore(Path(target.model_path), expected_sha256=verified.sha256)
     deployment = swap.intended(
         deployment_id=request.request_id,
         run_id=_rolled_back_id(request, named, context),
@@ -283,13 +284,15 @@ def _target(request: SlotRequest, named: str | None, context: StageContext) -> T
 
 def _verified(request: SlotRequest, target: Target, context: StageContext) -> SlotRequestStep | VerifyResult:
     """The worker's finding on the target's file; a step that waits for it. Raises the worker's error."""
-    context.slot.check_ready(Path(target.model_path), expected_sha256=target.sha256)
+    path = context.slot.located(Path(target.model_path))
+    if str(path) == target.model_path:
+        context.slot.check_ready(path, expected_sha256=target.sha256)
     answer = context.verifier.result_of(
         OneOffTask.VERIFY,
         context.folders.slot_request_dir(request.request_id),
         VerifyRequest(
             request_id=request.request_id,
-            model_path=target.model_path,
+            model_path=str(path),
             expected_sha256=target.sha256,
             memory_limit_bytes=context.policies.worker_memory_bytes,
         ),

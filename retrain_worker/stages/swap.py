@@ -78,9 +78,11 @@ def take_step(deployment: Deployment, context: StageContext) -> SwapStep:
         case DeploymentState.INTENDED:
             return _point(deployment, context)
         case DeploymentState.SWAPPED:
+            model = Path(deployment.model_path) if deployment.model_path else None
+            left = _withdraw_others(model, context) if deployment.kind is DeploymentKind.ROLLBACK else ""
             announced = _moved(deployment, DeploymentState.ANNOUNCED, context)  # dated before the engine can restart
-            context.slot.trigger(Path(deployment.model_path) if deployment.model_path else None)
-            return SwapStep(deployment=announced, message=f"engine restart requested for {_what(deployment)}")
+            context.slot.trigger(model)
+            return SwapStep(deployment=announced, message=f"engine restart requested for {_what(deployment)}{left}")
         case DeploymentState.ANNOUNCED:
             return _confirm(deployment, context)
         case _:
@@ -143,6 +145,18 @@ def _point(deployment: Deployment, context: StageContext) -> SwapStep:
         deployment=_moved(deployment, DeploymentState.SWAPPED, context),
         message=f"PATCHTST_MODEL_PATH names {_what(deployment)}",
     )
+
+
+def _withdraw_others(model: Path | None, context: StageContext) -> str:
+    """Before the restart: an engine that searches its directory finds no other model. What is left of it, as a message.
+
+    A rollback is not delayed by a disk that is full.
+    """
+    try:
+        context.slot.keep_only(model)
+    except RetrainError as error:
+        return f"; withdrawn models are still in the engine's directory: {error}"
+    return ""
 
 
 def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:

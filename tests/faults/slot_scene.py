@@ -172,6 +172,7 @@ def world_of(scene: Scene, store: StateDb, clock: Callable[[], datetime]) -> Sta
         engine_models_dir=scene.root / "models",
         engine_env_file=scene.env,
         trigger_file=scene.root / "etc/trigger",
+        withdrawn_dir=scene.root / "withdrawn",
         now=clock,
     )
     folders = ArtifactStore(model_path=scene.root / "run", checkpoint_path=scene.root / "checkpoints")
