@@ -18,6 +18,7 @@ PAYLOADS: dict[str, Any] = {
     EventType.SKIPPED: payloads.Finished,
     EventType.PROMOTED: payloads.Promoted,
     EventType.ROLLED_BACK: payloads.RolledBack,
+    EventType.ROLLBACK_INITIATED: payloads.RolledBack,
     EventType.CHANGED_EXTERNALLY: payloads.ChangedExternally,
     REQUEST_STREAM.removeprefix(STREAM_PREFIX): payloads.RetrainRequest,
     SERVED_STREAM.removeprefix(STREAM_PREFIX): payloads.Served,

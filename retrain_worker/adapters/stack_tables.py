@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +28,10 @@ _VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
 _INSUFFICIENT_PRIVILEGE = "42501"
 #: the columns that say which version is active
 _ACTIVITY = frozenset({"version_id", "model_type", "is_active"})
+
+
+#: what the stack's ORM writes into a new row of ai_model_versions, and its services count up
+_COUNTERS = {"total_predictions": 0, "correct_predictions": 0, "total_pnl": 0.0}
 
 
 class StackTables:
@@ -52,10 +57,11 @@ class StackTables:
         """
         with self._tables(_RUNS, _VERSIONS) as (connection, tables):
             if _RUNS in tables:
-                _upsert(connection, tables[_RUNS], "version", _run_row(run))
+                _upsert(connection, tables[_RUNS], "version", _run_row(run, dataset_path=self._place))
             promoted = run.facts.promote
             if _VERSIONS in tables and run.outcome is Outcome.PROMOTED and promoted is not None:
-                _upsert(connection, tables[_VERSIONS], "version_id", _version_row(run, promoted, serving))
+                row = _version_row(run, promoted, serving)
+                _upsert(connection, tables[_VERSIONS], "version_id", row, defaults=_COUNTERS)
 
     def record_serving(self, serving: Deployment) -> None:
         """The model in the slot is active, external or not, and no other one. Raises as `record`.
@@ -117,11 +123,19 @@ def _is_denied(error: sa.exc.SQLAlchemyError) -> bool:
     return code.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")) or code == _INSUFFICIENT_PRIVILEGE
 
 
-def _upsert(connection: sa.Connection, table: sa.Table, key: str, row: Mapping[str, Any]) -> None:
+def _upsert(
+    connection: sa.Connection,
+    table: sa.Table,
+    key: str,
+    row: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """`defaults` are the values of a new row that the stack changes later."""
     known = _known(table, row)
     changed = connection.execute(sa.update(table).where(table.c[key] == row[key]).values(**known)).rowcount
     if not changed:
-        connection.execute(sa.insert(table).values(**known))
+        connection.execute(sa.insert(table).values(**_known(table, defaults), **known))
 
 
 def _known(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +149,7 @@ def _known(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
     return known | texts
 
 
-def _run_row(run: Run) -> dict[str, Any]:
+def _run_row(run: Run, *, dataset_path: str) -> dict[str, Any]:
     facts = run.facts
     model_path = facts.promote.model_path if facts.promote else facts.train.candidate_path if facts.train else None
     return {
@@ -143,10 +157,13 @@ def _run_row(run: Run) -> dict[str, Any]:
         "status": str(run.outcome).lower(),
         "started_at": _naive(run.created_at),
         "completed_at": _naive(run.finished_at or run.updated_at),
+        "dataset_path": dataset_path,
+        # the transform of the input is in the model file
+        "scaler_path": "",
         "symbol_count": len(facts.pull.symbols) if facts.pull else 0,
-        "sample_count": facts.pull.rows.labelled if facts.pull else None,
+        "sample_count": facts.pull.rows.labelled if facts.pull else 0,
         "feature_count": len(facts.pull.feature_names) if facts.pull else 0,
-        "model_path": model_path,
+        "model_path": model_path or "",
         "metrics": msgspec.json.encode(facts.gate and facts.gate.candidate).decode(),
         "notes": "; ".join(run.reasons),
     }

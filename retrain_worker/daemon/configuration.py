@@ -78,6 +78,7 @@ def policies_of(settings: Settings) -> Policies:
         allow_live_swap=settings.allow_live_swap,
         engine_confirm_seconds=settings.engine_confirm_seconds,
         unconfirmed=settings.unconfirmed,
+        event_aliases=settings.event_aliases,
         shadow=settings.shadow,
         probation=settings.probation,
         trial_interval_minutes=settings.trial_interval_minutes,

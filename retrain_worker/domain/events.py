@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from retrain_worker.domain import payloads
-from retrain_worker.domain.artifact import MODEL_NAME, MODEL_TYPE
+from retrain_worker.domain.artifact import MODEL_NAME
 from retrain_worker.domain.facts import ProbationFacts, ShadowFacts
 from retrain_worker.domain.lifecycle import Deployment, Outcome, Run
 
@@ -52,6 +52,14 @@ class EventType(StrEnum):
     ROLLED_BACK = "model.rolled_back"
     #: the slot was changed by another process or person
     CHANGED_EXTERNALLY = "model.changed_externally"
+    #: ROLLED_BACK under the name to which the stack's services subscribe
+    ROLLBACK_INITIATED = "model.rollback_initiated"
+
+
+#: event type -> the names under which it is published once more, for services of the stack
+ALIASES: Mapping[EventType, tuple[EventType, ...]] = {EventType.ROLLED_BACK: (EventType.ROLLBACK_INITIATED,)}
+#: event types that are no aliases
+EVENT_TYPES = tuple(kind for kind in EventType if not any(kind in aliases for aliases in ALIASES.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +152,7 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         return value
 
     payload: payloads.Promoted = {
-        "model_name": MODEL_NAME,
-        "model_type": MODEL_TYPE,
-        "old_version": deployment.previous_version,
-        "new_version": deployment.version,
-        "model_path": deployment.model_path,
+        **_model_of(deployment, EventType.PROMOTED),
         "sha256": deployment.sha256,
         "size_bytes": deployment.size_bytes,
         "accuracy": metric("accuracy"),
@@ -164,13 +168,14 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         "shadow_only": shadow_only,
         "confirmed": False,
         "promoted_at": at.isoformat(),
+        "promoted_at_ts": at.timestamp(),
         "promoted_by": deployment.requested_by,
     }
     flat = {
-        "model": MODEL_NAME,
-        "status": "promoted",
-        "model_path": deployment.model_path,
+        **_flat_of(deployment, EventType.PROMOTED, "promoted"),
         "final_loss": _final_loss(run),
+        "promoted_at": at.isoformat(),
+        "promoted_at_ts": f"{at.timestamp():.6f}",
     }
     return _event(EventType.PROMOTED, run.run_id, at, payload=payload, flat=flat)
 
@@ -184,7 +189,7 @@ def rolled_back(
 ) -> Event:
     """The slot names an earlier model again. `probation`: of the rolled-back model, if it was on probation."""
     payload: payloads.RolledBack = {
-        **_changed(deployment, shadow_only=shadow_only),
+        **_changed(deployment, EventType.ROLLED_BACK, shadow_only=shadow_only),
         "rolled_back_at": at.isoformat(),
         "rolled_back_by": deployment.requested_by,
         "evidence": _evidence(probation),
@@ -194,7 +199,7 @@ def rolled_back(
         deployment.deployment_id,
         at,
         payload=payload,
-        flat=_flat_of(deployment, "rolled_back"),
+        flat=_flat_of(deployment, EventType.ROLLED_BACK, "rolled_back"),
         run_id=deployment.run_id,
     )
 
@@ -202,7 +207,7 @@ def rolled_back(
 def changed_externally(deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
     """An external change has made the slot name another model."""
     payload: payloads.ChangedExternally = {
-        **_changed(deployment, shadow_only=shadow_only),
+        **_changed(deployment, EventType.CHANGED_EXTERNALLY, shadow_only=shadow_only),
         "changed_at": at.isoformat(),
         "changed_by": deployment.requested_by,
     }
@@ -211,18 +216,31 @@ def changed_externally(deployment: Deployment, *, shadow_only: bool, at: datetim
         deployment.deployment_id,
         at,
         payload=payload,
-        flat=_flat_of(deployment, "changed_externally"),
+        flat=_flat_of(deployment, EventType.CHANGED_EXTERNALLY, "changed_externally"),
         run_id=deployment.run_id,
     )
 
 
-def _changed(deployment: Deployment, *, shadow_only: bool) -> payloads.SlotChange:
+def with_aliases(event: Event) -> tuple[Event, ...]:
+    """The event, and the same under each of its other names, with an id of its own."""
+    return (
+        event,
+        *(
+            replace(
+                event,
+                event_id=event_id_of(event.event_id, alias),
+                event_type=alias,
+                payload={**event.payload, "type": str(alias)},
+                flat={**event.flat, "type": str(alias)},
+            )
+            for alias in ALIASES.get(event.event_type, ())
+        ),
+    )
+
+
+def _changed(deployment: Deployment, event_type: EventType, *, shadow_only: bool) -> payloads.SlotChange:
     return {
-        "model_name": MODEL_NAME,
-        "model_type": MODEL_TYPE,
-        "old_version": deployment.previous_version,
-        "new_version": deployment.version,
-        "model_path": deployment.model_path,
+        **_model_of(deployment, event_type),
         "sha256": deployment.sha256,
         "size_bytes": deployment.size_bytes,
         "run_id": deployment.run_id,
@@ -231,8 +249,22 @@ def _changed(deployment: Deployment, *, shadow_only: bool) -> payloads.SlotChang
     }
 
 
-def _flat_of(deployment: Deployment, status: str) -> dict[str, str]:
-    return {"model": MODEL_NAME, "status": status, "model_path": deployment.model_path}
+def _model_of(deployment: Deployment, event_type: EventType) -> payloads.Model:
+    """The names under which the stack's consumers look for the model; those of text are never null."""
+    return {
+        "type": str(event_type),
+        "model_name": MODEL_NAME,
+        "model_type": MODEL_NAME,
+        "old_version": deployment.previous_version or "",
+        "new_version": deployment.version,
+        "version": deployment.version,
+        "model_path": deployment.model_path,
+    }
+
+
+def _flat_of(deployment: Deployment, event_type: EventType, status: str) -> dict[str, str]:
+    named = {name: str(value) for name, value in _model_of(deployment, event_type).items()}
+    return {"model": MODEL_NAME, "status": status, **named}
 
 
 def _trial(facts: ShadowFacts | None) -> payloads.Trial | None:
@@ -292,7 +324,8 @@ def _event(
         payload=payload,
         correlation_id=run_id or cause,
         timestamp=at,
-        flat={key: value for key, value in flat.items() if value},
+        # a consumer expects an old version that is empty, but not an error that is
+        flat={key: value for key, value in flat.items() if value or key == "old_version"},
     )
 
 

@@ -85,14 +85,24 @@ class Finished(TypedDict):
     finished_at: str
 
 
-class Promoted(TypedDict):
-    """model.promoted: the engine's slot names a new model."""
+class Model(TypedDict):
+    """The model that the slot names now, under the names that the stack's consumers read; also as flat fields."""
 
+    #: the event type
+    type: str
     model_name: str
     model_type: str
-    old_version: str | None
+    #: empty: there was none
+    old_version: str
     new_version: str
+    #: as new_version
+    version: str
     model_path: str
+
+
+class Promoted(Model):
+    """model.promoted: the engine's slot names a new model."""
+
     sha256: str
     size_bytes: int
     accuracy: float | None
@@ -109,17 +119,14 @@ class Promoted(TypedDict):
     shadow_only: bool
     confirmed: bool
     promoted_at: str
+    #: seconds since the epoch
+    promoted_at_ts: float
     promoted_by: str
 
 
-class SlotChange(TypedDict):
+class SlotChange(Model):
     """A change of the slot that is not a promotion. An empty model_path: the slot names no model."""
 
-    model_name: str
-    model_type: str
-    old_version: str | None
-    new_version: str
-    model_path: str
     sha256: str
     size_bytes: int
     #: the run whose model left the slot; null for a model of another origin
@@ -182,10 +189,18 @@ class Entry(TypedDict):
     #: equal for every publication of the event: for de-duplication
     event_id: str
     schema_version: str
-    # beside the envelope, for older consumers
+    # beside the envelope, for consumers that read no payload
     model: NotRequired[str]
     status: NotRequired[str]
+    type: NotRequired[str]
+    model_name: NotRequired[str]
+    model_type: NotRequired[str]
+    old_version: NotRequired[str]
+    new_version: NotRequired[str]
+    version: NotRequired[str]
     model_path: NotRequired[str]
+    promoted_at: NotRequired[str]
+    promoted_at_ts: NotRequired[str]
     duration_seconds: NotRequired[str]
     final_loss: NotRequired[str]
     error: NotRequired[str]

@@ -67,6 +67,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "learning.retraining.skipped": _finished,
     "model.promoted": _promoted,
     "model.rolled_back": _rolled_back,
+    "model.rollback_initiated": _rolled_back,
     "model.changed_externally": _changed_externally,
     "model.served": _served,
     "model.retrain": _requested,

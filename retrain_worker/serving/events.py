@@ -29,7 +29,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from retrain_worker.domain.envelope import ReceivedEvent
-from retrain_worker.domain.events import EventType, stream_of
+from retrain_worker.domain.events import EVENT_TYPES, stream_of
 from retrain_worker.redis_client import connect, connect_async, problem_of
 from retrain_worker.serving.event_reader import SOCKET_TIMEOUT_SECONDS, EventReader, ReaderPolicy
 from retrain_worker.serving.handled_events import HandledEvents
@@ -51,7 +51,7 @@ class _EventConsumer:
         *,
         group: str,
         consumer: str,
-        types: Iterable[str] = tuple(EventType),
+        types: Iterable[str] = EVENT_TYPES,
         only_new: bool = False,
         max_tries: int = MAX_TRIES,
         reclaim_after_seconds: float = RECLAIM_AFTER_SECONDS,

@@ -59,6 +59,7 @@ class Settings:
     engine_confirm: Confirm
     engine_confirm_seconds: float
     unconfirmed: Unconfirmed
+    event_aliases: bool
     allow_live_swap: bool
     #: fill ai_model_versions and model_training_runs of the stack when they exist
     bookkeeping: bool
@@ -131,6 +132,7 @@ def load(
         engine_confirm=read.member("ENGINE_CONFIRM", Confirm.AUTO),
         engine_confirm_seconds=read.number("ENGINE_CONFIRM_TIMEOUT_S", 15.0 if home else 120.0, low=0.0, high=86400.0),
         unconfirmed=read.member("UNCONFIRMED", Unconfirmed.KEEP),
+        event_aliases=read.flag("EVENT_ALIASES", default=True),
         allow_live_swap=read.flag("ALLOW_LIVE_SWAP", default=False),
         bookkeeping=read.flag("BOOKKEEPING", default=True) and home is None,
         train_while_paused=read.flag("TRAIN_WHILE_PAUSED", default=False),

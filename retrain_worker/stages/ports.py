@@ -195,6 +195,8 @@ class Policies:
     needs_known_contract: bool = False
     engine_confirm_seconds: float = 120.0
     unconfirmed: Unconfirmed = Unconfirmed.KEEP
+    #: publish events under the stack's names as well (domain.events.ALIASES)
+    event_aliases: bool = False
     shadow: ShadowPolicy = field(default_factory=ShadowPolicy)
     probation: ProbationPolicy = field(default_factory=lambda: ProbationPolicy(hours=0.0))
     #: minutes between two evaluations of a model on trial or on probation

@@ -322,7 +322,8 @@ def _swapped(step: SlotRequestStep, deployment: Deployment, context: StageContex
         at=context.now(),
         probation=run.facts.probation if run else None,
     )
-    return replace(step, events=(event,), run=rolled_back_run(deployment, context))
+    raised = events.with_aliases(event) if context.policies.event_aliases else (event,)
+    return replace(step, events=raised, run=rolled_back_run(deployment, context))
 
 
 def _result(deployment: Deployment) -> str:

@@ -72,7 +72,7 @@ def test_without_an_engine_no_confirmation_is_waited_for(promoted: Ended) -> Non
     result = promoted[1]
 
     assert result["confirmed"] is None
-    assert result["reasons"][0].startswith("not confirmed: no confirmation expected: no follower has ever answered")
+    assert result["reasons"][0].startswith("no confirmation expected: no follower has ever answered")
 
 
 def test_the_part_that_trained_was_balanced_and_the_others_were_not(promoted: Ended) -> None:

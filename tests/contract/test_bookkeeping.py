@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -264,3 +265,33 @@ def test_the_first_model_stays_active_under_the_name_in_the_stack_s_row(
         Bookkeeping(empty, lambda: None).write(tables(versions))
         assert {row[0] for row in rows(versions).values()} == active
     assert rows(versions)["_prod_3"][0] == 1
+
+
+def test_a_new_row_has_the_defaults_of_the_stack_s_orm_and_counters_are_left_alone(
+    empty: StateDb, tmp_path: Path
+) -> None:
+    path = tmp_path / "orm.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE ai_model_versions (version_id TEXT UNIQUE, model_type TEXT, trained_at TEXT,"
+            " is_active BOOLEAN, replaced_at TEXT, total_predictions INTEGER, correct_predictions INTEGER,"
+            " total_pnl FLOAT, live_accuracy FLOAT)"
+        )
+        connection.execute(
+            "CREATE TABLE model_training_runs (version TEXT UNIQUE, status TEXT, dataset_path TEXT, scaler_path TEXT,"
+            " model_path TEXT, sample_count INTEGER)"
+        )
+    run = waiting(empty, 0, Stage.PROBATION)
+    books = Bookkeeping(empty, lambda: None)
+    books.write(tables(path))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        counters = "SELECT total_predictions, correct_predictions, total_pnl, live_accuracy FROM ai_model_versions"
+        assert connection.execute(counters).fetchall() == [(0, 0, 0.0, None)]
+        connection.execute("UPDATE ai_model_versions SET total_predictions = 7")
+    ended(empty, run, AT + timedelta(days=2))
+    books.write(tables(path))
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute(counters).fetchone()[0] == 7
+        row = connection.execute("SELECT dataset_path, scaler_path, sample_count FROM model_training_runs").fetchone()
+    assert row == (str(path), "", 0)

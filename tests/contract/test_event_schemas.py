@@ -75,7 +75,7 @@ def published() -> list[Any]:
         events.promoted(gated(), DEPLOYMENT, shadow_only=True, at=AT),
         events.finished(ended.ended(Outcome.PROMOTED, "seen serving", at=AT), at=AT),
         events.finished(replace(ended, run_id="c", stage=Stage.GATE).ended(Outcome.REFUSED, "skill", at=AT), at=AT),
-        events.rolled_back(DEPLOYMENT, shadow_only=True, at=AT),
+        *events.with_aliases(events.rolled_back(DEPLOYMENT, shadow_only=True, at=AT)),
         events.changed_externally(DEPLOYMENT, shadow_only=True, at=AT),
     ]
 

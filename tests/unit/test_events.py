@@ -71,12 +71,16 @@ DEPLOYMENT = Deployment(
     requested_by="anna",
     reason="it loses",
 )
-SLOT_CHANGE = {
+MODEL = {
     "model_name": "patchtst",
-    "model_type": "PatchTST",
+    "model_type": "patchtst",
     "old_version": "patchtst_v20260110_033000",
     "new_version": "patchtst_v20260109_033000",
+    "version": "patchtst_v20260109_033000",
     "model_path": "/engine/patchtst_v20260109_033000.pth",
+}
+SLOT_CHANGE = {
+    **MODEL,
     "sha256": "b" * 64,
     "size_bytes": 9,
     "run_id": "20260110_033000",
@@ -250,15 +254,20 @@ def test_a_promotion_has_the_metrics_of_the_candidate() -> None:
             "contract": asdict(CONTRACT),
             "confirmed": False,
             "promoted_at": "2026-01-10T03:50:00.250000+00:00",
+            "promoted_at_ts": AT.timestamp(),
+            "type": "model.promoted",
             "promoted_by": "schedule",
         },
         correlation_id="20260110_033000",
         timestamp=AT,
         flat={
+            **MODEL,
             "model": "patchtst",
             "status": "promoted",
-            "model_path": "/engine/patchtst_v20260109_033000.pth",
+            "type": "model.promoted",
             "final_loss": "0.123457",
+            "promoted_at": "2026-01-10T03:50:00.250000+00:00",
+            "promoted_at_ts": "1768017000.250000",
         },
     )
 
@@ -291,6 +300,7 @@ def test_a_rollback_has_the_evidence_of_the_probation() -> None:
         event_type=EventType.ROLLED_BACK,
         payload={
             **SLOT_CHANGE,
+            "type": "model.rolled_back",
             "rolled_back_at": "2026-01-10T03:50:00.250000+00:00",
             "rolled_back_by": "anna",
             "evidence": {
@@ -311,7 +321,7 @@ def test_a_rollback_has_the_evidence_of_the_probation() -> None:
         },
         correlation_id="20260110_033000",
         timestamp=AT,
-        flat={"model": "patchtst", "status": "rolled_back", "model_path": "/engine/patchtst_v20260109_033000.pth"},
+        flat={**MODEL, "model": "patchtst", "status": "rolled_back", "type": "model.rolled_back"},
     )
 
 
@@ -322,7 +332,8 @@ def test_a_rollback_by_an_operator_has_no_evidence_and_is_its_own_trace() -> Non
     assert event.payload["evidence"] is None
     assert event.payload["shadow_only"] is False
     assert event.correlation_id == "rollback_1"
-    assert event.flat == {"model": "patchtst", "status": "rolled_back"}
+    assert event.flat["status"] == "rolled_back"
+    assert "model_path" not in event.flat
 
 
 def test_a_probation_without_a_comparison_has_no_difference() -> None:
@@ -339,12 +350,40 @@ def test_an_external_change_names_what_the_line_names_now() -> None:
     assert event == events.Event(
         event_id=events.event_id_of("rollback_1", EventType.CHANGED_EXTERNALLY),
         event_type=EventType.CHANGED_EXTERNALLY,
-        payload={**SLOT_CHANGE, "changed_at": "2026-01-10T03:50:00.250000+00:00", "changed_by": "anna"},
+        payload={
+            **SLOT_CHANGE,
+            "type": "model.changed_externally",
+            "changed_at": "2026-01-10T03:50:00.250000+00:00",
+            "changed_by": "anna",
+        },
         correlation_id="20260110_033000",
         timestamp=AT,
         flat={
+            **MODEL,
             "model": "patchtst",
             "status": "changed_externally",
-            "model_path": "/engine/patchtst_v20260109_033000.pth",
+            "type": "model.changed_externally",
         },
     )
+
+
+def test_the_first_model_replaces_an_empty_version_and_not_null() -> None:
+    first = replace(DEPLOYMENT, previous_version=None, previous_model_path=None)
+    for event in (
+        events.promoted(RUN, first, shadow_only=True, at=AT),
+        events.changed_externally(first, shadow_only=True, at=AT),
+    ):
+        assert (event.flat["old_version"], event.payload["old_version"]) == ("", "")
+
+
+def test_an_alias_is_the_same_event_under_another_name_and_id() -> None:
+    event = events.rolled_back(DEPLOYMENT, shadow_only=True, at=AT)
+    same, alias = events.with_aliases(event)
+
+    assert same is event
+    assert (alias.event_type, alias.payload["type"], alias.flat["type"]) == ("model.rollback_initiated",) * 3
+    assert alias.event_id not in ("", event.event_id)
+    assert {**alias.payload, "type": "model.rolled_back"} == event.payload
+    assert EventType.ROLLBACK_INITIATED not in events.EVENT_TYPES
+    promoted = events.promoted(RUN, DEPLOYMENT, shadow_only=True, at=AT)
+    assert events.with_aliases(promoted) == (promoted,)
