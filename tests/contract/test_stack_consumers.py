@@ -10,7 +10,7 @@ from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import events
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Run
-from tests.redis_world import Clock, RedisServer
+from tests.redis_world import Clock, RedisServer, entries_of
 
 FIRST = Deployment(
     deployment_id="20260110_033000",
@@ -33,15 +33,15 @@ EMPTIED = {"deployment_id": "rollback_1", "kind": DeploymentKind.ROLLBACK, "vers
 
 def read_as_bytes(client: redis.Redis, stream: str) -> dict[str, str]:
     """The stack's bus on a client of bytes: handlers get the flat fields, and no payload."""
-    [(_, [(_, fields)])] = client.xread({stream: "0"})
+    [(_, fields)] = entries_of(client, stream)
     return {name.decode(): value.decode() for name, value in fields.items() if name != b"payload"}
 
 
 def read_decoded(server: RedisServer, stream: str) -> dict[str, Any]:
     """The stack's bus with decode_responses=True: handlers get the fields of the payload."""
     with redis.Redis(unix_socket_path=str(server.socket), decode_responses=True) as client:
-        [(_, [(_, fields)])] = client.xread({stream: "0"})
-    payload: dict[str, Any] = json.loads(fields["payload"])
+        entries: Any = client.xrange(stream)
+    payload: dict[str, Any] = json.loads(entries[0][1]["payload"])
     return payload
 
 

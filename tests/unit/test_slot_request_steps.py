@@ -259,7 +259,7 @@ def test_an_unconfirmed_rollback_is_done_and_says_so(context: FakeContext) -> No
     ended = carry_out(waiting.request, unseen)
     assert ended.request.answer == (
         f"PATCHTST_MODEL_PATH names {B.stem}, instead of {C.stem}; "
-        f"not confirmed: {B.stem} was not seen in service within 120 s"
+        f"not confirmed: {B.stem} was not seen in service within 120 s (confirmation by event)"
     )
     assert ended.request.state is SlotRequestState.DONE
 

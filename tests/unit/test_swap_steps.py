@@ -273,7 +273,7 @@ def with_policies(context: FakeContext, **changes: Any) -> FakeContext:
 def test_a_confirmation_is_of_this_model_since_its_intent_or_for_a_unit_since_the_announcement(
     context: FakeContext, by: Confirm, since: datetime
 ) -> None:
-    swap.take_step(announced(context), with_policies(context, engine_confirm=by))
+    swap.take_step(announced(context), replace(context, confirm_by=lambda: by))
     assert isinstance(context.confirmations, RecordedConfirmations)
 
     assert context.confirmations.questions == [
@@ -284,9 +284,9 @@ def test_a_confirmation_is_of_this_model_since_its_intent_or_for_a_unit_since_th
 def test_without_a_required_confirmation_none_is_awaited(context: FakeContext) -> None:
     deployment = announced(context)
     context.now.forward(5)
-    step = swap.take_step(deployment, with_policies(context, engine_confirm=Confirm.NONE))
+    step = swap.take_step(deployment, replace(context, confirm_by=lambda: Confirm.NONE))
 
-    message = "no confirmation expected (ENGINE_CONFIRM=none)"
+    message = "no confirmation expected: ENGINE_CONFIRM=none"
     assert step.message == message
     assert step.deployment == replace(
         deployment,
@@ -308,7 +308,7 @@ def test_a_confirmation_is_awaited_for_its_time_and_not_longer(context: FakeCont
 
     context.now.forward(1)
     step = swap.take_step(deployment, patient)
-    reason = f"{VERSION} was not seen in service within 90 s"
+    reason = f"{VERSION} was not seen in service within 90 s (confirmation by event)"
     assert step.message == f"not confirmed: {reason}"
     assert step.deployment == replace(
         deployment,
@@ -558,7 +558,7 @@ def unconfirmed(context: FakeContext, policy: Unconfirmed, **policies: Any) -> t
     return run, context
 
 
-UNSEEN = f"{VERSION} was not seen in service within 120 s"
+UNSEEN = f"{VERSION} was not seen in service within 120 s (confirmation by event)"
 
 
 def test_an_unconfirmed_model_stays_by_default(context: FakeContext) -> None:
