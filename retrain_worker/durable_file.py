@@ -15,7 +15,6 @@ import glob
 import hashlib
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -145,28 +144,6 @@ def replacing(target: Path, *, mode: int = 0o644) -> Iterator[BufferedWriter[Fil
             _sync_and_close(file)
             temporary.rename(target)
             sync_directory(target.parent)
-
-
-@contextlib.contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """A directory to fill; it replaces `target`, durably, when the block ends without an error.
-
-    For a directory in which one process writes at a time. Raises as `replacing` does.
-    """
-    unfinished = target.with_name(f"{TEMPORARY_PREFIX}{target.name}{_TEMPORARY_SUFFIX}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        with named_errors(target):
-            unfinished.mkdir(parents=True)
-            yield unfinished
-            for written in unfinished.iterdir():
-                _sync(written)
-            sync_directory(unfinished)
-            shutil.rmtree(target, ignore_errors=True)
-            unfinished.rename(target)
-            sync_directory(target.parent)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:

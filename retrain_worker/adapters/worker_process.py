@@ -20,6 +20,7 @@ from pathlib import Path
 from retrain_worker import durable_file
 from retrain_worker.adapters.running_worker import RunningWorker, start_worker
 from retrain_worker.adapters.worker_files import WorkerFiles, files_of, log_tail, read_result, remove_older
+from retrain_worker.domain.database_url import is_postgresql
 from retrain_worker.domain.lifecycle import WAITING, Stage
 from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, Broken, Done, OneOffTask, WorkerExit, Working
 from retrain_worker.errors import RetrainError, WorkerFailedError, WorkerInterruptedError
@@ -63,6 +64,9 @@ _PASSED_PREFIXES = (
     "POLARS_",
     "COVERAGE_",
 )
+#: what libpq takes from the environment beside a PostgreSQL URL
+_LIBPQ_NAMES = frozenset({"PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR"})
+_LIBPQ_PREFIX = "PGSSL"
 #: the stages whose worker reads the trading database
 READS_DATABASE = frozenset({Stage.PULL, *WAITING})
 _LOCK_NAME = ".worker.lock"
@@ -85,7 +89,8 @@ class WorkerProcesses:
     ) -> None:
         """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` is a minimum.
 
-        Only the workers of READS_DATABASE get `database_url`, in their environment.
+        Only the workers of READS_DATABASE get `database_url`, in their environment, and with a PostgreSQL URL what
+        libpq takes from the environment.
         """
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
         self._grace_seconds = grace_seconds
@@ -259,6 +264,12 @@ class WorkerProcesses:
         }
         if stage in READS_DATABASE and self._database_url:
             passed[DATABASE_URL_VARIABLE] = self._database_url
+            if is_postgresql(self._database_url):
+                passed |= {
+                    name: value
+                    for name, value in os.environ.items()
+                    if name in _LIBPQ_NAMES or name.startswith(_LIBPQ_PREFIX)
+                }
         return passed
 
 

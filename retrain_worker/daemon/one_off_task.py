@@ -1,7 +1,11 @@
-"""What a worker does outside any run, in a temporary folder: inspect or export a model, measure a source."""
+"""What a worker does outside any run: inspect or export a model, measure a source.
+
+It works in a temporary folder. Of a worker that failed, the log stays there, because the error names it.
+"""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +27,7 @@ from retrain_worker.domain.worker_protocol import (
     PullResult,
     Working,
 )
+from retrain_worker.errors import WorkerFailedError
 from retrain_worker.settings import Settings
 
 DEADLINE_SECONDS = 600.0
@@ -99,9 +104,26 @@ def _result_of(task: OneOffTask, request: Any) -> Any:
 def _worker(
     deadline_seconds: Mapping[Stage | OneOffTask, float], *, report: Callable[[str], None], **options: Any
 ) -> Iterator[OneOffWorker]:
-    with tempfile.TemporaryDirectory(prefix="retrain-worker-") as folder:
-        workers = WorkerProcesses(deadline_seconds=deadline_seconds, **options)
-        try:
-            yield OneOffWorker(folder=folder, workers=workers, report=report)
-        finally:
-            workers.stop(_STOP_SECONDS)
+    folder = Path(tempfile.mkdtemp(prefix="retrain-worker-"))
+    workers = WorkerProcesses(deadline_seconds=deadline_seconds, **options)
+    is_log_needed = False
+    try:
+        yield OneOffWorker(folder=str(folder), workers=workers, report=report)
+    except WorkerFailedError:  # its text names the log
+        is_log_needed = True
+        raise
+    finally:
+        workers.stop(_STOP_SECONDS)
+        _remove(folder, but_logs=is_log_needed)
+
+
+def _remove(folder: Path, *, but_logs: bool) -> None:
+    """Remove what a worker has left; a log only where nobody needs it."""
+    if not but_logs:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix != ".log":
+            path.unlink(missing_ok=True)

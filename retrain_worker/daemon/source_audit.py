@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.state_db import StateDb
@@ -13,6 +14,7 @@ from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult, Pul
 from retrain_worker.errors import StateError
 from retrain_worker.settings import Settings
 from retrain_worker.stages.audit import reference_run_id
+from retrain_worker.stages.engine_contract import known_contract
 
 
 def audit_source(settings: Settings, *, report: Callable[[str], None]) -> tuple[PullResult, AuditResult]:
@@ -25,23 +27,26 @@ def audit_source(settings: Settings, *, report: Callable[[str], None]) -> tuple[
             run_dir=worker.folder,
             policy=settings.data,
             now=now,
-            reference_dir=_reference_dir(settings, report),
+            **_known_state(settings, report),
             memory_limit_bytes=settings.worker_memory_bytes,
         )
         audited: AuditResult = worker.result_of(Stage.AUDIT, request)
     return pulled, audited
 
 
-def _reference_dir(settings: Settings, report: Callable[[str], None]) -> str | None:
-    """The folder that a run would measure drift against; None where there is none, or the state cannot be read."""
+def _known_state(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
+    """What a run would compare the data with: the last promoted run, and the features that the engine takes."""
     state = settings.state_path / "state.db"
     try:
         if not state.exists():
-            return None
+            return {}
         with StateDb(state, read_only=True) as store:
-            run_id = reference_run_id(store)
+            run_id, contract = reference_run_id(store), known_contract(store)
     except (OSError, StateError) as error:
         report(f"drift is not measured, because the last promoted run is unknown: {error}")
-        return None
+        return {}
     run_folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
-    return str(run_folders.path_of(run_id)) if run_id else None
+    return {
+        "reference_dir": str(run_folders.path_of(run_id)) if run_id else None,
+        "engine_features": contract.feature_names if contract else (),
+    }

@@ -1,9 +1,26 @@
-"""The URL of the trading database under the one name that every reader of it understands."""
+"""The URL of the trading database in one spelling that every reader of it understands."""
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl, urlencode
+
 #: what SQLAlchemy, Heroku, asyncpg and others call a PostgreSQL database, with or without `+driver`
 _POSTGRESQL_SCHEMES = frozenset({"postgresql", "postgres", "pgsql", "psql"})
+_POSTGRESQL = "postgresql+psycopg://"
+#: parameters of other libraries that libpq rejects, and the encoding, which the reader sets itself
+_NOT_OF_LIBPQ = frozenset(
+    {
+        "server_settings",
+        "command_timeout",
+        "statement_cache_size",
+        "prepared_statement_cache_size",
+        "async_fallback",
+        "charset",
+        "client_encoding",
+    }
+)
+#: values of asyncpg's `ssl` that are none of libpq's `sslmode`
+_SSL_MODES = {"true": "require", "1": "require", "on": "require", "false": "disable", "0": "disable", "off": "disable"}
 
 
 def canonical(url: str) -> str:
@@ -14,13 +31,24 @@ def canonical(url: str) -> str:
     """
     scheme, separator, rest = url.partition("://")
     kind = scheme.partition("+")[0].lower()
-    if not separator:
+    if not separator or kind not in {"sqlite", *_POSTGRESQL_SCHEMES}:
         return url
-    if kind in _POSTGRESQL_SCHEMES:
-        return f"postgresql+psycopg://{rest}"
-    return f"sqlite://{rest}" if kind == "sqlite" else url
+    return f"sqlite://{rest}" if kind == "sqlite" else _POSTGRESQL + _with_parameters_of_libpq(rest)
 
 
 def is_postgresql(url: str) -> bool:
     """Whether `url`, in any spelling, names a PostgreSQL database."""
-    return canonical(url).startswith("postgresql+psycopg://")
+    return canonical(url).startswith(_POSTGRESQL)
+
+
+def _with_parameters_of_libpq(rest: str) -> str:
+    place, separator, query = rest.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    if not any(name == "ssl" or name in _NOT_OF_LIBPQ for name, _ in given):
+        return place + separator + query
+    kept = [
+        ("sslmode", _SSL_MODES.get(value.lower(), value)) if name == "ssl" else (name, value)
+        for name, value in given
+        if name not in _NOT_OF_LIBPQ
+    ]
+    return f"{place}?{urlencode(kept)}" if kept else place

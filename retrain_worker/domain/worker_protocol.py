@@ -115,6 +115,8 @@ class AuditRequest:
     now: str
     #: the folder of the last promoted run, which drift is measured against; None = no run was promoted
     reference_dir: str | None = None
+    #: the features that the engine takes; empty where its contract is not known
+    engine_features: tuple[str, ...] = ()
     memory_limit_bytes: int = 0
 
 

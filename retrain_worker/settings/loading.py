@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from retrain_worker.domain.confirmation import Confirm, Unconfirmed
 from retrain_worker.domain.data_policy import DataPolicy
+from retrain_worker.domain.database_url import canonical, is_postgresql
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import Recipe
@@ -313,10 +314,11 @@ def _database(read: Reader, db: str | None) -> tuple[Secret, Path | None]:
         url = db
     if not url:
         return _sqlite_url(path), path
+    url = canonical(url)
     if url.startswith("sqlite:///"):
         path = Path(unquote(url.removeprefix("sqlite:///").partition("?")[0], errors="surrogateescape"))
         return _sqlite_url(path), path
-    if not url.startswith("postgresql"):
+    if not is_postgresql(url):
         read.problems.append("DATABASE_URL: the value is neither sqlite:///PATH nor postgresql://...")
         return _sqlite_url(path), path
     return Secret(url), None

@@ -6,6 +6,7 @@ from retrain_worker.domain.audit_findings import AuditVerdict, Severity
 from retrain_worker.domain.facts import AuditFacts
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult
+from retrain_worker.stages.engine_contract import known_contract
 from retrain_worker.stages.ports import RunStore, StageContext
 from retrain_worker.stages.step import Step
 from retrain_worker.stages.worker_call import ask
@@ -13,6 +14,7 @@ from retrain_worker.stages.worker_call import ask
 
 def audit(run: Run, context: StageContext) -> Step:
     """REFUSED with the reasons in order of weight, or training is due. Stores which incumbent the training is for."""
+    contract = known_contract(context.store)
     answer = ask(
         run,
         context,
@@ -22,6 +24,7 @@ def audit(run: Run, context: StageContext) -> Step:
             policy=context.policies.data,
             now=run.created_at.isoformat(),
             reference_dir=_reference_dir(context),
+            engine_features=contract.feature_names if contract else (),
             memory_limit_bytes=context.policies.worker_memory_bytes,
         ),
     )

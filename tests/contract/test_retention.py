@@ -127,9 +127,8 @@ def test_check_and_audit_measure_drift_against_the_same_folder_as_a_run(componen
         forced, deployment=replace(a_deployment(0, [Path("/m.pth")]), deployment_id=forced.run_id, run_id=forced.run_id)
     )
 
-    assert source_audit._reference_dir(components.configuration.settings, pytest.fail) == str(
-        components.run_folders.path_of(ids[0])
-    )
+    known = source_audit._known_state(components.configuration.settings, pytest.fail)
+    assert known["reference_dir"] == str(components.run_folders.path_of(ids[0]))
 
 
 def test_the_models_that_serve_or_served_or_that_a_rollback_would_return_are_kept(components: Any) -> None:

@@ -433,3 +433,20 @@ def test_a_full_disk_is_named(nursery: Nursery, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(durable_file, "replace_file", full)
     answer = nursery.ask(nursery.workers("leave()"))
     assert type(answer.error) is DiskFullError
+
+
+@pytest.mark.parametrize(("url", "is_passed"), [("postgres://u@h/d", True), ("sqlite:////t.db", False)])
+def test_what_libpq_reads_reaches_the_workers_that_read_a_postgresql_database(
+    nursery: Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    is_passed: bool,
+) -> None:
+    names = {"PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGSSLROOTCERT"}
+    for name in names:
+        monkeypatch.setenv(name, "given")
+    request = PullRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(), watermark_path=None, now="now")
+    script = "json.dump(dict(os.environ), open('environment', 'w'))"
+    nursery.end_of(nursery.workers(script, database_url=url), stage=Stage.PULL, request=request)
+    found = json.loads((nursery.run_dir / "environment").read_text())
+    assert names & found.keys() == (names if is_passed else set())

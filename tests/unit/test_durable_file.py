@@ -246,16 +246,3 @@ def test_a_file_written_in_pieces_appears_complete_or_not_at_all(
         raise ZeroDivisionError
     assert target.read_bytes() == b"0123456789" * 1000
     assert names(tmp_path) == ["a.npy"]
-
-
-def test_a_directory_appears_complete_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "snapshot"
-    for content in (b"first", b"second"):
-        with durable_file.replacing_folder(target) as folder:
-            (folder / "ids").write_bytes(content)
-        assert (target / "ids").read_bytes() == content
-    with pytest.raises(ZeroDivisionError), durable_file.replacing_folder(target) as folder:
-        (folder / "ids").write_bytes(b"third")
-        raise ZeroDivisionError
-    assert (target / "ids").read_bytes() == b"second"
-    assert names(tmp_path) == ["snapshot"]

@@ -1,9 +1,11 @@
 """The audit: every family of bad data is measured, named beside its limit, and refused where it must be."""
 
 import json
+import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,16 +20,35 @@ from retrain_worker.domain.worker_protocol import AuditRequest
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.worker.data.audit import audit, findings
 from retrain_worker.worker.data.instants import to_microseconds
-from tests.worker.trading_database import NAMES, NOW, START, make_row, make_rows, open_row, pulled, text_of
+from retrain_worker.worker.data.pull import pull
+from tests.worker.trading_database import (
+    NAMES,
+    NOW,
+    START,
+    make_database,
+    make_row,
+    make_rows,
+    open_row,
+    pulled,
+    request_for,
+    text_of,
+    url_of,
+)
 
 COUNT = 400
 POLICY: dict[str, Any] = {"min_samples": 300, "min_class_samples": 50}
 
 
-def audited(folder: Path, rows: Any, **policy: Any) -> Any:
+def audited(folder: Path, rows: Any, engine_features: tuple[str, ...] = (), **policy: Any) -> Any:
     policy = POLICY | policy
     pulled(folder, rows, **policy)
-    request = AuditRequest(run_id="r", run_dir=str(folder / "run"), policy=DataPolicy(**policy), now=NOW)
+    request = AuditRequest(
+        run_id="r",
+        run_dir=str(folder / "run"),
+        policy=DataPolicy(**policy),
+        now=NOW,
+        engine_features=engine_features,
+    )
     return audit(request, lambda _: None).verdict
 
 
@@ -309,3 +330,108 @@ def test_limits_are_the_policys(tmp_path: Path) -> None:
     for stricter in changes:
         assert not judge(findings(snapshot, replace(DataPolicy(**POLICY), **stricter), now=now)).is_fit
     assert np.isfinite(snapshot.features).all()
+
+
+# ---------------------------------------------------------------- names and keys, jumps, outliers, hard links
+
+
+def three_of_four(row: Any) -> None:
+    """The object lacks a feature that feature_names declares."""
+    row["features"] = json.dumps(dict(zip(NAMES[:3], json.loads(row["features"])[:3], strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("engine", "severity"),
+    [
+        ((), Severity.WARNING),
+        (tuple(NAMES[:3]), Severity.WARNING),
+        (tuple(NAMES), Severity.REFUSAL),
+        (("?",) * 4, Severity.REFUSAL),
+    ],
+)
+def test_objects_with_other_keys_than_the_names_are_a_finding_and_refused_where_the_engine_takes_more(
+    tmp_path: Path, engine: tuple[str, ...], severity: Severity
+) -> None:
+    rows = without_edge()
+    for row in rows:
+        three_of_four(row)
+    verdict = audited(tmp_path, rows, engine_features=engine)
+    found = the(verdict, "features.contradicted")
+    assert (found.severity, found.measured, found.subject) == (severity, COUNT, NAMES[3])
+    assert verdict.is_fit is (severity is Severity.WARNING)
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_arrays_and_objects_that_agree_with_their_names_are_no_finding(tmp_path: Path, as_object: bool) -> None:
+    rows = without_edge()
+    for row in rows if as_object else ():
+        row["features"] = json.dumps(dict(zip(NAMES[::-1], json.loads(row["features"])[::-1], strict=True)))
+    found = the(audited(tmp_path, rows, engine_features=tuple(NAMES)), "features.contradicted")
+    assert (found.severity, found.measured) == (Severity.OK, 0)
+
+
+def swapped(values: list[float]) -> list[float]:
+    return [values[2], values[1], values[0], values[3]]
+
+
+def in_percent(values: list[float]) -> list[float]:
+    return [*values[:3], values[3] * 100]
+
+
+@pytest.mark.parametrize(("change", "names"), [(swapped, ["rsi", "volatility"]), (in_percent, ["returns_1h"])])
+def test_features_that_change_places_or_their_unit_are_named_with_the_instant(
+    tmp_path: Path, change: Any, names: list[str]
+) -> None:
+    rows = make_rows(1000)
+    for row in rows[600:]:
+        row["features"] = json.dumps(change(json.loads(row["features"])))
+    verdict = audited(tmp_path, rows)
+    found = the(verdict, "features.jump")
+    assert (found.severity, sorted(found.subject.split(", "))) == (Severity.WARNING, sorted(names))
+    at = re.findall(r"at (\S+ \S+) UTC", found.message)
+    expected = START + timedelta(minutes=5 * 601)
+    assert len(at) == len(names)
+    assert all(abs(datetime.fromisoformat(f"{each}+00:00") - expected) < timedelta(hours=2) for each in at)
+    assert verdict.is_fit
+
+
+@pytest.mark.parametrize("shape", ["steady", "trend", "random walk", "waves"])
+def test_a_market_that_moves_gradually_is_no_jump(tmp_path: Path, shape: str) -> None:
+    rows, coin, walk = make_rows(1000), Random(7), 0.0
+    for place, row in enumerate(rows):
+        walk += coin.gauss(0, 5)
+        moved = {"steady": 0.0, "trend": place / 10, "random walk": walk, "waves": 60 * math.sin(place / 100)}[shape]
+        values = json.loads(row["features"])
+        row["features"] = json.dumps([values[0] + moved, *values[1:]])
+    assert the(audited(tmp_path, rows), "features.jump").severity is Severity.OK
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e6, -1e9])
+def test_a_few_rows_in_another_unit_are_quarantined_as_outliers(tmp_path: Path, factor: float) -> None:
+    rows = without_edge()
+    for row in rows[::20]:
+        row["features"] = json.dumps([value * factor for value in json.loads(row["features"])])
+    verdict = audited(tmp_path, rows)
+    found = the(verdict, "features.outliers")
+    assert (found.severity, found.measured) == (Severity.WARNING, 20)
+    assert "features_outlier 20" in the(verdict, "rows.quarantined").message
+    assert the(verdict, "features.scale").severity is Severity.OK
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda coin: coin.expovariate(1.0), lambda coin: coin.lognormvariate(0.0, 2.0)], ids=["exponential", "log"]
+)
+def test_the_tail_of_a_skewed_feature_is_no_outlier(tmp_path: Path, draw: Callable[[Random], float]) -> None:
+    rows, coin = without_edge(), Random(3)
+    for row in rows:
+        row["features"] = json.dumps([*json.loads(row["features"])[:3], draw(coin)])
+    assert the(audited(tmp_path, rows), "features.outliers").measured == 0
+
+
+def test_another_hard_link_of_the_database_is_a_warning(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "trading.db", without_edge(), journal="wal")
+    (tmp_path / "link.db").hardlink_to(path)
+    pull(request_for(tmp_path / "run"), url_of(path), lambda _: None)
+    request = AuditRequest(run_id="r", run_dir=str(tmp_path / "run"), policy=DataPolicy(**POLICY), now=NOW)
+    found = the(audit(request, lambda _: None).verdict, "source.hard_links")
+    assert (found.severity, found.measured) == (Severity.WARNING, 1)

@@ -18,6 +18,7 @@ from psycopg.pq import TransactionStatus
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
+from retrain_worker.worker.data import postgres_source
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.source import read_pages
@@ -227,3 +228,55 @@ def test_nothing_can_be_written_through_our_connection(connection: Any, url: str
         connection.execute("DROP VIEW ai_training_samples")
         connection.execute("DROP FUNCTION bite")
         connection.execute("DROP TABLE hidden")
+
+
+PASSING = ["08006", "25P03", "25P04", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "57P02", "57P03"]
+
+
+@pytest.mark.parametrize("state", ["", *PASSING, "28P01", "3D000", "42501", "58030"])
+def test_a_condition_that_passes_or_that_an_operator_ends_is_retried_and_is_no_matter_of_types(state: str) -> None:
+    error = postgres_source._explained(state, "FATAL: said", "postgresql://u:***@h/d")
+    assert isinstance(error, DatabaseBusyError | DatabaseUnreachableError)
+    assert "types" not in str(error)
+
+
+@pytest.mark.parametrize("state", ["22P02", "25006", "42703", "42883", "XX001"])
+def test_a_condition_that_lies_in_the_table_is_refused(state: str) -> None:
+    assert isinstance(postgres_source._explained(state, "ERROR: said", "postgresql://h/d"), SourceUnfitError)
+
+
+def test_a_session_that_the_server_ends_while_pages_are_read_is_retried(
+    connection: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_source, "_PAGE_ROWS", 10)
+    make_table(connection, make_rows(50))
+    pages = read_pages(url, busy_timeout_seconds=1.0)
+    next(pages)
+    connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'FETCH%'")
+    with pytest.raises(DatabaseUnreachableError) as caught:
+        list(pages)
+    assert "types" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("encoding", "symbol"), [("SQL_ASCII", b"BTC\xff"), ("LATIN1", b"BTC\xe9")])
+def test_databases_of_another_encoding_are_read(
+    connection: Any, server: Path, url: str, encoding: str, symbol: bytes
+) -> None:
+    name = f"other_{encoding.lower()}"
+    connection.execute(f"DROP DATABASE IF EXISTS {name}")
+    connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    with psycopg.connect(
+        host=str(server), user="trader", dbname=name, autocommit=True, client_encoding=encoding
+    ) as other:
+        make_table(other, make_rows(20))
+        other.execute(b"UPDATE ai_training_samples SET symbol = '" + symbol + b"' WHERE id <= 3")
+    snapshot = snapshot_of(url.replace("/postgres?", f"/{name}?"))
+    expected = {"SQL_ASCII": "BTC\\xff", "LATIN1": "BTC\u00e9"}[encoding]
+    assert len(snapshot) == 20
+    assert expected in snapshot.symbols
+
+
+def test_the_spelling_of_another_library_is_read(connection: Any, url: str) -> None:
+    make_table(connection, make_rows(20))
+    other = url.replace("postgresql://", "postgresql+asyncpg://") + "&ssl=disable&prepared_statement_cache_size=0"
+    assert len(snapshot_of(other)) == len(snapshot_of(url.replace("postgresql://", "postgres://"))) == 20

@@ -14,7 +14,7 @@ import pytest
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
 from retrain_worker.worker.data import sqlite_source
 from retrain_worker.worker.data.page import ChangedWhileReadError
-from retrain_worker.worker.data.source import read_pages
+from retrain_worker.worker.data.source import hard_links, read_pages
 from tests.worker.other_process import OtherProcess
 from tests.worker.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
@@ -176,6 +176,29 @@ def test_rows_that_are_only_in_the_wal_are_read(tmp_path: Path) -> None:
             shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
         assert len(ids_in(path)) == 60
         assert len(ids_in(copy)) == 60
+
+
+@pytest.mark.parametrize("links", [1, 2])
+def test_a_symlink_to_a_database_is_read_with_the_wal_of_its_target(tmp_path: Path, links: int) -> None:
+    (tmp_path / "data").mkdir()
+    path = make_database(tmp_path / "data" / "live.db", make_rows(50), journal="wal")
+    link = path
+    for number in range(links):
+        (tmp_path / f"{number}").mkdir()
+        link = tmp_path / f"{number}" / "trader.db"
+        link.symlink_to(path if not number else tmp_path / f"{number - 1}" / "trader.db")
+    with OtherProcess(path) as writer:
+        writer.insert(make_row(51))
+        assert sorted(ids_in(link)) == list(range(1, 52))
+    assert not list(tmp_path.glob("[0-9]/*-wal"))
+
+
+@pytest.mark.parametrize(("journal", "others"), [("wal", 1), ("delete", 0)])
+def test_another_hard_link_of_a_wal_database_is_counted(tmp_path: Path, journal: str, others: int) -> None:
+    path = make_database(tmp_path / "live.db", make_rows(5), journal=journal)
+    assert hard_links(url_of(path)) == 0
+    (tmp_path / "backup.db").hardlink_to(path)
+    assert hard_links(url_of(path)) == others
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])

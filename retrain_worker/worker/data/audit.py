@@ -27,7 +27,8 @@ def audit(request: AuditRequest, report: Callable[[Progress], None]) -> AuditRes
     now = to_microseconds(datetime.fromisoformat(request.now))
     reference_dir = Path(request.reference_dir) if request.reference_dir else None
     drift = drift_findings(snapshot, reference_dir, request.policy) if len(snapshot) else []
-    return AuditResult(verdict=judge((*findings(snapshot, request.policy, now=now), *drift)))
+    found = findings(snapshot, request.policy, now=now, engine_names=request.engine_features)
+    return AuditResult(verdict=judge((*found, *drift)))
 
 
 def findings(

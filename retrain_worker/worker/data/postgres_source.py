@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from adbc_driver_manager.dbapi import Connection
 
 _PAGE_ROWS = 10_000
+#: texts of a database without an encoding come as they are: a byte that is no UTF-8 would end the query
+_ENCODING = (
+    "SELECT set_config('client_encoding', "
+    "CASE current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, true)"
+)
 #: a single FETCH of _PAGE_ROWS rows that takes longer means a server in trouble
 _STATEMENT_TIMEOUT_SECONDS = 120
 #: COPY, the driver's other way, cannot read from a cursor
 _OPTIONS = {"adbc.postgresql.use_copy": "false"}
-#: parameters that other libraries take in a URL and libpq does not; `ssl` is libpq's sslmode
-_FOREIGN = ("ssl", "server_settings", "prepared_statement_cache_size", "async_fallback", "charset", "client_encoding")
 
 #: SQLSTATEs and their classes (https://www.postgresql.org/docs/current/errcodes-appendix.html)
 _WAITED_TOO_LONG = ("40", "55P03", "57014", "25P03", "25P04")
@@ -61,10 +64,7 @@ def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[pl.DataF
 
 def _libpq_uri(url: URL, busy_timeout_seconds: float) -> str:
     """The URL as libpq reads it."""
-    query = {name: value for name, value in url.query.items() if name not in _FOREIGN}
-    if "ssl" in url.query:
-        query.setdefault("sslmode", url.query["ssl"])
-    query.setdefault("connect_timeout", str(max(2, round(busy_timeout_seconds))))
+    query = {"connect_timeout": str(max(2, round(busy_timeout_seconds))), **url.query}
     return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
 
 
@@ -74,10 +74,10 @@ def _pages(connection: Connection, *, where: str, busy_timeout_seconds: float) -
         f"lock_timeout = {round(busy_timeout_seconds * 1000)}",
         f"statement_timeout = {_STATEMENT_TIMEOUT_SECONDS * 1000}",
         "idle_in_transaction_session_timeout = 0",  # pages are decoded between two statements
-        "client_encoding = 'UTF8'",
         "timezone = 'UTC'",
     ):
         _execute(connection, f"SET LOCAL {setting}")
+    _query(connection, _ENCODING)
     kinds = dict(
         _query(
             connection,

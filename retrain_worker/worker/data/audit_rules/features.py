@@ -47,6 +47,8 @@ _JUMP = 0.85
 _ABRUPT, _LOCAL_ROWS = 0.6, 30
 #: where a change is tried, as shares of the rows, and how many rows are looked at
 _TRIED, _JUMP_ROWS = np.linspace(0.05, 0.95, 37), 4_000
+#: rows under which the distributions before and after say too little
+_MIN_JUMP_ROWS = 200
 
 
 @rule
@@ -143,11 +145,10 @@ def jump(audited: Audited) -> Finding:
 
 def _jump_of(values: Floats) -> tuple[float, int]:
     """(the largest distance between the values before and after an abrupt change, the row after it), in time order."""
-    sample = values[:: max(1, len(values) // _JUMP_ROWS)]
-    places = [at for at in np.unique((_TRIED * len(sample)).astype(int)) if 0 < at < len(sample)]
-    if not places:
+    if len(values) < _MIN_JUMP_ROWS:
         return 0.0, 0
-    tests = [stats.ks_2samp(sample[:at], sample[at:], method="asymp") for at in places]
+    sample = values[:: max(1, len(values) // _JUMP_ROWS)]
+    tests = [stats.ks_2samp(sample[:at], sample[at:], method="asymp") for at in (_TRIED * len(sample)).astype(int)]
     found = max(tests, key=lambda each: each.statistic)
     # the row at which the share of values under the level that separates the two changes most (Pettitt, 1979)
     is_low = values <= found.statistic_location
