@@ -41,7 +41,7 @@ _OPTIONS = {"adbc.postgresql.use_copy": "false"}
 
 #: SQLSTATEs and their classes (https://www.postgresql.org/docs/current/errcodes-appendix.html)
 _WAITED_TOO_LONG = ("40", "55P03", "57014", "25P03", "25P04")
-_PASSING = ("08", "25P0", "28", "40", "53", "57", "58", "42501", "3D000")
+_PASSING = ("08", "25P0", "28", "53", "57", "58", "42501", "3D000")
 
 
 def read_postgres(url: URL, *, busy_timeout_seconds: float) -> Iterator[pl.DataFrame]:
