@@ -16,7 +16,7 @@ def test_a_credential_is_a_setting_with_or_without_the_prefix_of_the_unit(tmp_pa
     loaded = settings.load({"DATABASE_URL": "postgresql://elsewhere/d", **found})
 
     assert str(loaded.redis_url) == "redis://:hunter2@localhost:6379/0"
-    assert str(loaded.database_url) == "postgresql://u:p@h/d"
+    assert str(loaded.database_url) == "postgresql+psycopg://u:p@h/d"
     assert "hunter2" not in repr(loaded)
 
 
