@@ -69,7 +69,7 @@ def resume(run: Run, context: StageContext) -> Step:
     num_deaths = run.num_deaths if run.outcome is Outcome.INTERRUPTED else run.num_deaths + 1
     if num_deaths >= context.policies.max_stage_deaths:
         reason = f"{_name(run)} died {num_deaths} times in the same stage"
-        return _stored(run, _end(run.resumed(at=context.now()), Outcome.ABANDONED, reason, context), context)
+        return _stored(run, _end(run, Outcome.ABANDONED, reason, context), context)
     resumed = replace(run.resumed(at=context.now()), num_deaths=num_deaths)
     return _stored(run, Step(run=resumed, message=f"{_name(run)} resumed"), context)
 
@@ -111,7 +111,7 @@ def _end(run: Run, outcome: Outcome, reason: str, context: StageContext) -> Step
     """The run ends early. In the middle of a promotion the env file decides; on probation the model stays promoted."""
     if run.stage is Stage.PROBATION:
         return probation.given_up(run, reason, context)
-    left = promote.cut_short(run, reason, context) if run.stage is Stage.PROMOTE else None
+    left = promote.cut_short(run, reason, context)
     if isinstance(left, Step):
         return left
     return Step(

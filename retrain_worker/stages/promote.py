@@ -22,9 +22,8 @@ from retrain_worker.stages.step import Step
 def promote(run: Run, context: StageContext) -> Step:
     """One step of the promotion, according to the stored deployment."""
     deployment = context.store.deployment(run.run_id)
-    is_before_the_swap = deployment is None or deployment.state in (DeploymentState.UNDONE, DeploymentState.INTENDED)
-    if is_before_the_swap and (pause := context.pause):
-        return _paused(run, pause.message, context)
+    if (pause := context.pause) and not _is_swapped(deployment, context):
+        return _paused(run, deployment, pause.message, context)
     if deployment is None or deployment.state is DeploymentState.UNDONE:
         return _intend(run, context)
     if deployment.state in swap.ENDED:
@@ -36,17 +35,21 @@ def promote(run: Run, context: StageContext) -> Step:
     return _after(run, moved, step.message, context)
 
 
-def _paused(run: Run, why: str, context: StageContext) -> Step:
+def _is_swapped(deployment: Deployment | None, context: StageContext) -> bool:
+    """Whether the env line names the candidate, or has named it."""
+    if deployment is None or deployment.state is DeploymentState.UNDONE:
+        return False
+    return deployment.state is not DeploymentState.INTENDED or swap.named(context) == deployment.model_path
+
+
+def _paused(run: Run, deployment: Deployment | None, why: str, context: StageContext) -> Step:
     """The run ends without the watermark: its rows are new for the first run after the pause."""
-    left = cut_short(run, why, context)
-    if isinstance(left, Step):
-        return left
     version = run.facts.require(TrainFacts).version
     reason = f"{why}; `retrain-worker promote {run.run_id}` promotes {version} after it"
     return Step(
         run=run.ended(Outcome.SKIPPED, reason, at=context.now()),
         message=f"run {run.run_id} skipped: {reason}",
-        deployment=left,
+        deployment=swap.cut_short(deployment, why, context) if deployment else None,
     )
 
 

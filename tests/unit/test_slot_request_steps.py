@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.deployments import (
     Target,
     is_confirmed,
@@ -20,6 +21,7 @@ from retrain_worker.domain.events import EventType
 from retrain_worker.domain.facts import ForcedPromotion, PromoteFacts, RunFacts
 from retrain_worker.domain.gates import GatePolicy, decide
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.worker_protocol import Broken, Done, OneOffTask, VerifyRequest, VerifyResult, Working
 from retrain_worker.errors import ArtifactError, DiskFullError, SlotError
@@ -492,7 +494,9 @@ def judged(context: FakeContext, evidence: Any = UNDECIDED, run_id: str = "20260
     """A stored run whose candidate was not promoted."""
     run = Run(run_id=run_id, requested_by="once", request_reason="", created_at=NOW, updated_at=NOW, stage=Stage.GATE)
     run = run.with_fact(train_facts(candidate_path="/runs/x.pth", sha256="e" * 64))
-    run = run.with_fact(gate_facts(verdict=decide(evidence, GatePolicy()))).ended(Outcome.REFUSED, "x", at=NOW)
+    spending = AlphaSpending(alpha=0.001, left=0.009, num_decisions=1, at=NOW, since=NOW)
+    gated = gate_facts(verdict=decide(evidence, GatePolicy()), alpha_spending=spending)
+    run = run.with_fact(gated).ended(Outcome.REFUSED, "x", at=NOW)
     context.store.record(run)
     context.slot.hashes["/runs/x.pth"] = "e" * 64
     return run
@@ -544,14 +548,15 @@ def test_a_forced_promotion_opens_a_run_at_the_promotion(context: FakeContext) -
     assert context.verifier.requests[0][1].expected_sha256 == "e" * 64
 
 
+@pytest.mark.usefixtures("time_zone_of_tokyo")
 def test_a_forced_run_has_an_id_of_its_own_and_the_accepted_contract(context: FakeContext) -> None:
     judged(context, replace(UNDECIDED, contract=replace(GOOD.contract, unknown="it cannot be read")))
-    context.store.record(replace(promoted_run(), run_id="20260110_033000"))
-    context.store.record(replace(promoted_run(), run_id="20260110_033001"))
+    for run_id in ("20260110_033000", "20260110_033001", "20260110_033002"):
+        context.store.record(replace(promoted_run(), run_id=run_id))
     context.slot.named = None
     step = carry_out(a_promotion(accepted_contract="paper:64:standardise:outcome:rsi"), context)
 
-    assert (step.run.run_id, step.run.created_at) == ("20260110_033002", NOW)
+    assert (step.run.run_id, step.run.created_at) == ("20260110_033003", NOW)
     assert step.run.facts.train.incumbent_path is None
     assert step.run.facts.gate.forced.accepted_contract == "paper:64:standardise:outcome:rsi"
 
@@ -590,6 +595,16 @@ def test_a_promotion_waits_for_nothing_and_is_refused_beside_a_run_at_work(conte
 
     assert carry_out(a_promotion(), context).request.answer == (
         "nothing was changed: run 20260105_000000 is at PULL; request it again when it has ended"
+    )
+
+
+def test_a_pause_refuses_a_promotion(context: FakeContext) -> None:
+    judged(context)
+    context.store.set_pause(Pause(by="ada", reason="fees", since=NOW))
+
+    assert carry_out(a_promotion(), context).request.answer == (
+        "nothing was changed: promotions are paused until `retrain-worker resume` (ada: fees); "
+        "`retrain-worker resume` ends the pause"
     )
 
 
@@ -778,9 +793,18 @@ class Unreadable(FakeSlot):
         raise SlotError("the engine's user cannot read it", where=str(model))
 
 
+class Changing(FakeSlot):
+    """A model that is written while it is measured."""
+
+    def sha256_of(self, model: Path) -> str | None:
+        self.triggered.append(model)
+        return str(len(self.triggered)) * 64
+
+
 @pytest.mark.parametrize(
     ("slot", "measured"),
     [
+        (Changing(named=OTHER), ("", 0, f"{OTHER}: not what its hash says")),
         (FakeSlot(named=OTHER, hashes={str(OTHER): None}), ("", 0, f"{OTHER} does not exist")),
         (Unreadable(named=OTHER), ("", 0, f"{OTHER}: the engine's user cannot read it")),
     ],

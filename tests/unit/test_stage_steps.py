@@ -16,6 +16,7 @@ from retrain_worker.domain.facts import (
     GateFacts,
     PromoteFacts,
     PullFacts,
+    RequestFacts,
     RowCounts,
     RunFacts,
     TrainFacts,
@@ -324,6 +325,17 @@ def test_the_first_run_needs_no_new_rows(context: FakeContext) -> None:
     context.workers.answers[Stage.PULL] = Done(result=replace(PULLED, new_labelled=0))
 
     assert advance(RUN, context).run.stage is Stage.AUDIT
+
+
+def test_a_forced_run_needs_no_new_rows(context: FakeContext) -> None:
+    earlier = replace(RUN, run_id="20260109_033000").ended(Outcome.FAILED, "test", at=NOW)
+    context.store.record(earlier, watermark_path=Path("/runs/old/fingerprints.npy"))
+    context.workers.answers[Stage.PULL] = Done(result=replace(PULLED, new_labelled=0))
+    stages = [
+        advance(RUN.with_fact(RequestFacts(is_forced=is_forced)), context).run.stage for is_forced in (False, True)
+    ]
+
+    assert stages == [Stage.PULL, Stage.AUDIT]
 
 
 def test_data_that_is_not_fit_is_refused_with_each_reason(context: FakeContext) -> None:

@@ -566,7 +566,7 @@ def test_a_pause_cancels_a_swap_that_has_not_changed_the_env_line(context: FakeC
 
     assert last.outcome is (Outcome.PROMOTED if is_swapped else Outcome.SKIPPED)
     state = context.store.known_deployment(last.run_id).state
-    assert state is (DeploymentState.NOT_CONFIRMED if is_swapped else DeploymentState.UNDONE)
+    assert state is (DeploymentState.CONFIRMED if is_swapped else DeploymentState.UNDONE)
 
 
 def test_a_forced_run_takes_place_although_nothing_is_new(context: FakeContext) -> None:

@@ -12,6 +12,7 @@ from retrain_worker.domain.events import EventType
 from retrain_worker.domain.facts import ShadowFacts
 from retrain_worker.domain.gates import Comparison
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.errors import ArtifactError, SlotError
@@ -591,6 +592,17 @@ def test_an_unconfirmed_model_is_rolled_back_where_that_is_set(context: FakeCont
     assert waiting.is_move is False
 
 
+@pytest.mark.parametrize("state", [DeploymentState.CONFIRMED, DeploymentState.NOT_ASKED])
+def test_a_run_whose_swap_has_ended_already_ends_as_promoted(context: FakeContext, state: DeploymentState) -> None:
+    run = advanced(context, 3)
+    ended = replace(context.store.known_deployment(run.run_id), state=state, confirmation="seen before")
+    context.store.record(run, deployment=ended)
+    step = advance(run, context)
+
+    assert step.message == f"run 20260110_033000 promoted {VERSION}: seen before"
+    assert (step.run.outcome, step.deployment) == (Outcome.PROMOTED, ended)
+
+
 def answered(context: FakeContext, state: SlotRequestState) -> Any:
     """The step of the run once its rollback has been answered."""
     run, rolling = unconfirmed(context, Unconfirmed.ROLLBACK)
@@ -653,6 +665,7 @@ def test_another_model_in_the_slot_at_the_end_of_the_wait_is_a_rollback_when_one
     changed = f"not confirmed: PATCHTST_MODEL_PATH names {OLD} now"
     assert step.run.outcome is outcome
     assert step.run.reasons == ((changed, "rolled back: anna: fees") if outcome is Outcome.ROLLED_BACK else (changed,))
+    assert context.store.known_deployment(run.run_id).state is DeploymentState.NOT_CONFIRMED
     assert step.request is None
 
 
@@ -712,3 +725,60 @@ def test_a_fault_after_the_swap_leaves_a_promotion_that_is_not_confirmed(context
     assert step.message == f"run 20260110_033000 promoted {VERSION}: {reason}; on probation for 48 h"
     assert (step.run.stage, step.run.outcome, step.run.reasons) == (Stage.PROBATION, Outcome.PROMOTED, (reason,))
     assert [event.event_type for event in step.events] == [EventType.COMPLETED]
+
+
+# ---------------------------------------------------------------- pause
+
+PAUSE = Pause(by="ada", reason="fees", since=NOW, until=NOW + timedelta(hours=1))
+PAUSED = "promotions are paused until 2026-01-10 04:30 UTC (ada: fees)"
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_pause_skips_a_promotion_before_its_swap(context: FakeContext, steps: int) -> None:
+    run = advanced(context, steps)
+    context.store.set_pause(PAUSE)
+    context.now.forward(3599)
+    step = advance(run, context)
+
+    reason = f"{PAUSED}; `retrain-worker promote 20260110_033000` promotes {VERSION} after it"
+    assert step.message == f"run 20260110_033000 skipped: {reason}"
+    assert (step.run.outcome, step.run.reasons) == (Outcome.SKIPPED, (reason,))
+    assert step.run.finished_at == NOW + timedelta(seconds=3599)
+    assert [(one.state, one.confirmation) for one in context.store.deployments(9)] == [
+        (DeploymentState.UNDONE, PAUSED)
+    ] * steps
+
+
+def test_a_pause_that_is_over_holds_nothing(context: FakeContext) -> None:
+    context.store.set_pause(PAUSE)
+    context.now.forward(3600)
+
+    assert advance(a_run(), context).deployment is not None
+
+
+def test_a_swap_whose_line_was_replaced_goes_on_during_a_pause(context: FakeContext) -> None:
+    run = advanced(context, 1)
+    context.store.set_pause(PAUSE)
+    context.slot.named = NEW  # the process died before the step was stored
+    step = advance(run, context)
+
+    assert step.deployment.state is DeploymentState.SWAPPED
+    assert advanced(context, 2, step.run).outcome is Outcome.PROMOTED
+    assert context.slot.triggered == [NEW], "otherwise the engine would keep the old model"
+
+
+def test_a_pause_does_not_interrupt_a_swap(context: FakeContext) -> None:
+    run = advanced(context, 2)
+    context.store.set_pause(PAUSE)
+
+    assert advance(run, context).message == f"run 20260110_033000: engine restart requested for {VERSION}"
+
+
+def test_a_pause_after_an_undone_intent_skips_the_promotion(context: FakeContext) -> None:
+    run = advanced(context, 1)
+    context.slot.named = OTHER
+    run = replace(advance(run, context).run, stage=Stage.PROMOTE)
+    context.store.set_pause(PAUSE)
+    step = advance(run, context)
+
+    assert (step.run.outcome, step.deployment.state) == (Outcome.SKIPPED, DeploymentState.UNDONE)

@@ -1,4 +1,4 @@
-"""Small values of the domain at their limits: split in time, actions, printable text, model names, audit verdict."""
+"""Small values of the domain at their limits: split, actions, pause, printable text, names of models, audit verdict."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from retrain_worker.domain import artifact
 from retrain_worker.domain.audit_findings import AuditVerdict, Finding, Severity, judge
+from retrain_worker.domain.database_url import canonical, is_postgresql
 from retrain_worker.domain.labels import Thresholds, action_of
 from retrain_worker.domain.masking import is_secret_name, masked
+from retrain_worker.domain.pause import Pause, duration_of
 from retrain_worker.domain.printable import printable, printable_texts
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.split_policy import Split, SplitPolicy, Window, split_in_time
@@ -53,6 +55,50 @@ def test_an_embargo_of_one_hour_belongs_to_no_part_and_ends_with_a_short_part() 
     for unordered in ((-1, 2, 3), (2, 1, 3), (1, 3, 2)):
         with pytest.raises(AssertionError, match=r"^the boundaries must be in time order$"):
             split(*unordered)
+
+
+PAUSE = Pause(by="ada", reason="fees", since=START, until=START + HOUR)
+
+
+def test_a_pause_ends_at_its_instant_or_by_an_operator() -> None:
+    assert not PAUSE.is_over(START + HOUR - timedelta(microseconds=1))
+    assert PAUSE.is_over(START + HOUR)
+    assert PAUSE.message == "promotions are paused until 2026-01-01 01:00 UTC (ada: fees)"
+
+    endless = Pause(by="ada", reason="fees", since=START)
+    assert not endless.is_over(START + 10_000 * HOUR)
+    assert endless.message == "promotions are paused until `retrain-worker resume` (ada: fees)"
+
+
+@pytest.mark.parametrize(("text", "duration"), [("90min", 1.5), (" 12 h ", 12.0), ("3d", 72.0), ("0.5d", 12.0)])
+def test_a_duration_has_a_unit(text: str, duration: float) -> None:
+    assert duration_of(text) == duration * HOUR
+
+
+@pytest.mark.parametrize("text", ["3", "3w", "-1h", "0h", "0.0d", "", "1h30"])
+def test_another_duration_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError) as rejected:
+        duration_of(text)
+    assert str(rejected.value) == f"{text!r} is not a duration like 90min, 12h or 3d"
+
+
+@pytest.mark.parametrize(
+    ("url", "canonical_url"),
+    [
+        *(
+            (f"{scheme}://u:p@h/d?a=b://c", "postgresql+psycopg://u:p@h/d?a=b://c")
+            for scheme in ("postgres", "postgresql", "PGSQL", "psql", "postgresql+asyncpg", "postgresql+psycopg2+x")
+        ),
+        ("sqlite+aiosqlite:////x.db", "sqlite:////x.db"),
+        ("SQLite:///x.db", "sqlite:///x.db"),
+        ("mysql+pymysql://h/d", "mysql+pymysql://h/d"),
+        ("postgres", "postgres"),
+        ("sqlite", "sqlite"),
+    ],
+)
+def test_each_spelling_of_a_database_url_has_one_form(url: str, canonical_url: str) -> None:
+    assert canonical(url) == canonical_url
+    assert is_postgresql(url) is canonical_url.startswith("postgresql+psycopg://u")
 
 
 @pytest.mark.parametrize(
