@@ -69,6 +69,8 @@ _LIBPQ_NAMES = frozenset({"PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFIL
 _LIBPQ_PREFIX = "PGSSL"
 #: the stages whose worker reads the trading database
 READS_DATABASE = frozenset({Stage.PULL, *WAITING})
+#: what Polars writes before it ends the process for want of memory
+_RUST_OUT_OF_MEMORY = "memory allocation of"
 _LOCK_NAME = ".worker.lock"
 _POLL_SECONDS = 0.02
 _REAP_SECONDS = 5.0
@@ -216,13 +218,13 @@ class WorkerProcesses:
             raise WorkerInterruptedError("the worker was stopped by an external signal", where=where)
         tail = log_tail(worker.files, since_bytes=worker.log_start_bytes)
         log = f"see {worker.files.log_path}" + (f", which ends: {tail}" if tail else "")
+        less = f"raise the memory limit, or lower TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}"
         if status == -signal.SIGKILL:
             cause = "out of memory" if worker.was_killed_for_memory() else "probably out of memory"
-            raise WorkerFailedError(
-                f"the worker was killed by the kernel or by a user (SIGKILL): {cause}",
-                where=where,
-                remedy=f"raise the memory limit, or lower TRAIN_WINDOW_DAYS or BATCH_SIZE; {log}",
-            )
+            cause = f"the worker was killed by the kernel or by a user (SIGKILL): {cause}"
+            raise WorkerFailedError(cause, where=where, remedy=less)
+        if status == -signal.SIGABRT and _RUST_OUT_OF_MEMORY in tail:
+            raise WorkerFailedError("the worker ran out of memory (SIGABRT)", where=where, remedy=less)
         how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
         raise WorkerFailedError(f"the worker {how}", where=where, remedy=log)
 

@@ -149,6 +149,10 @@ sys.stdin.read()
         ("raise ValueError('the reason why')", "the reason why"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("os.abort()", "SIGABRT"),
+        (
+            "print('memory allocation of 8388608 bytes failed', file=sys.stderr, flush=True); os.abort()",
+            "out of memory",
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", "memory"),
         ("", "wrote no result"),
         ("leave('')", "cannot be decoded"),

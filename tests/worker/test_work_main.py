@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import (
+    DATABASE_URL_VARIABLE,
     AuditRequest,
     GateMeasured,
     GateRequest,
@@ -32,6 +34,7 @@ from retrain_worker.domain.worker_protocol import (
 )
 from retrain_worker.model import bundle
 from tests.worker.synthetic_market import saved
+from tests.worker.trading_database import make_database, make_rows, request_for, url_of
 
 RECIPE = Recipe(preset=Preset.PAPER, seq_len=32, max_epochs=4, patience=4, batch_size=64, threads=1, device="cpu")
 
@@ -54,7 +57,13 @@ class Worker:
     """One worker, its stdin held open as the daemon holds it."""
 
     def __init__(
-        self, folder: Path, stage: str, request: Any, *, program: tuple[str, ...] = ("-m", "retrain_worker.worker")
+        self,
+        folder: Path,
+        stage: str,
+        request: Any,
+        *,
+        program: tuple[str, ...] = ("-m", "retrain_worker.worker"),
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.result_path = folder / "result.json"
         self.result_path.unlink(missing_ok=True)
@@ -66,6 +75,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=environment,
         )
 
     def lines(self) -> Iterator[str]:
@@ -147,6 +157,16 @@ def test_a_memory_limit_ends_in_an_error_that_names_memory(tmp_path: Path) -> No
     error = worker.result()["error"]
     assert error["kind"] == "MemoryError"
     assert "memory" in error["what"]
+
+
+def test_a_pull_keeps_within_the_smallest_memory_limit_that_the_settings_allow(tmp_path: Path) -> None:
+    """The limit counts address space that is reserved and never used; every page reserves some."""
+    path = make_database(tmp_path / "t.db", make_rows(20_000))
+    request = replace(request_for(tmp_path / "run"), memory_limit_bytes=512 << 20)
+    environment = os.environ | {DATABASE_URL_VARIABLE: url_of(path)}
+    worker = Worker(tmp_path, "PULL", request, environment=environment)
+    assert worker.ended() == WorkerExit.DONE, worker.log
+    assert worker.result()["result"]["loaded"] == 20_000
 
 
 #: asks for more than any limit below, whatever the stage

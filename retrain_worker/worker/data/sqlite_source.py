@@ -44,8 +44,9 @@ PAGE_SECONDS = 0.005
 _FIRST_PAGE_ROWS, _MIN_PAGE_ROWS, _MAX_PAGE_ROWS = 1_000, 250, 5_000
 #: rows that are converted at once, after their locks are gone
 _CONVERTED_ROWS = 20_000
-#: rows whose types the driver looks at before it chooses those of the columns: more than a page has
-_BATCH_ROWS = {"adbc.sqlite.query.batch_rows": "1000000"}
+#: the driver chooses the types of the columns by its first batch, for which it reserves address space: it must hold a
+#: whole page, and a whole view
+_BATCH_ROWS, _VIEW_ROWS = "adbc.sqlite.query.batch_rows", 1_000_000
 _MAX_KEY = 2**63 - 1
 
 _HEADER = b"SQLite format 3\x00"
@@ -162,14 +163,16 @@ class _Connection:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def query(self, statement: str) -> pl.DataFrame:
-        """All rows. Raises SqliteError."""
+    def query(self, statement: str, *, rows: int = _MAX_PAGE_ROWS) -> pl.DataFrame:
+        """All rows, `rows` at most where a column may hold several types. Raises SqliteError, MemoryError."""
         try:
             with self._connection.cursor() as cursor:
-                cursor.adbc_statement.set_options(**_BATCH_ROWS)
+                cursor.adbc_statement.set_options(**{_BATCH_ROWS: str(rows + 1)})
                 cursor.execute(statement)
                 return cursor.fetch_polars()
         except (dbapi.Error, pl.exceptions.ComputeError) as error:
+            if "Cannot allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
             raise SqliteError(_DRIVERS_WORDS.sub("", str(error).partition("\n")[0])) from error
 
     def values(self, statement: str) -> list[Any]:
@@ -181,6 +184,7 @@ def _pages(connection: _Connection) -> Iterator[pl.DataFrame]:
     """Every row of the table."""
     (encoding,) = connection.values("PRAGMA encoding")
     key = _key_of(connection)
+    rows = _MAX_PAGE_ROWS if key else _VIEW_ROWS
     tail, below, size = f"FROM {TABLE}", f"<= {_MAX_KEY}", _FIRST_PAGE_ROWS
     waiting: list[tuple[str, pl.DataFrame]] = []
     is_end = False
@@ -188,7 +192,7 @@ def _pages(connection: _Connection) -> Iterator[pl.DataFrame]:
         if key:
             tail = f"FROM {TABLE} WHERE {key} {below} ORDER BY {key} DESC LIMIT {size}"
         began = time.perf_counter()
-        page = connection.query(f"SELECT {_select(_AS_IT_IS)}, {key or 'NULL'} AS key {tail}")
+        page = connection.query(f"SELECT {_select(_AS_IT_IS)}, {key or 'NULL'} AS key {tail}", rows=rows)
         seconds = max(time.perf_counter() - began, 1e-6)
         is_end = not key or len(page) < size
         if len(page):
@@ -210,7 +214,7 @@ def _converted(connection: _Connection, pages: list[tuple[str, pl.DataFrame]], e
         try:
             yield _of_one_type(page, encoding)
         except OddPageError:
-            found = connection.query(f"SELECT {_select(_BY_TYPE)} {tail}")
+            found = connection.query(f"SELECT {_select(_BY_TYPE)} {tail}", rows=len(page))
             yield page_of_cells({name: _cells(found, name, encoding) for name in PAGE_SCHEMA})
 
 
