@@ -34,7 +34,8 @@ demo: $(VENV)/.installed  ## one run on a simulated market, from rows to a promo
 	@$(BIN)/retrain-worker demo --home $(HOME_DIR)
 
 test: $(VENV)/.installed lint  ## every test, with coverage
-	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term -q
+	mkdir -p build/coverage
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term -q
 
 test-fast: $(VENV)/.installed  ## the tests that need no worker process and no server
 	$(BIN)/python -m pytest -q tests/unit tests/architecture

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from retrain_worker import durable_file
+from retrain_worker import confinement, durable_file
 from retrain_worker.adapters import trading_database
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.configuration import slot_of
@@ -35,6 +35,13 @@ def check_start(settings: Settings) -> Iterator[Problem]:
         yield missing
     for finding, remedy in slot_of(settings).problems():
         yield Problem(kind=ProblemKind.SLOT, subject="no model can be promoted", cause=finding, action=remedy)
+    if not confinement.version():
+        yield Problem(
+            kind=ProblemKind.HOST,
+            subject="workers are not confined",
+            cause="this kernel has no Landlock (Linux 5.13)",
+            action="a worker can write what the daemon can write; boot a kernel with CONFIG_SECURITY_LANDLOCK",
+        )
 
 
 def contract_problem(settings: Settings) -> Problem | None:

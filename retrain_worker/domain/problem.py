@@ -26,6 +26,8 @@ class ProblemKind(StrEnum):
     SLOT = "slot"
     #: the trading database
     DATABASE = "database"
+    #: the machine and its kernel
+    HOST = "host"
     #: the environment or the env file
     SETTINGS = "settings"
     #: a job of the daemon, which is tried again

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import msgspec
 
 from retrain_worker import durable_file, typed_json
+from retrain_worker.confinement import confine
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import (
@@ -80,6 +81,8 @@ USAGE = 2
 
 #: for a task that an operator starts on a file of any origin
 _DIRECT_LIMIT_BYTES = 4 << 30
+_MAX_FILE_BYTES = 64 << 30
+_MAX_OPEN_FILES = 1024
 
 _REQUESTS: dict[Stage | OneOffTask, type[Request]] = {
     Stage.PULL: PullRequest,
@@ -108,7 +111,12 @@ def main(arguments: list[str]) -> int:
         stage, request = _read_request(request_path)
         stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
         stopping.watch()
-        _limit_memory(
+        os.environ["TMPDIR"] = str(result_path.parent)  # PyTorch looks for a folder that it can write to
+        confine(
+            writable=_writable(request, result_path.parent),
+            uses_network=isinstance(request, PullRequest | TrialEvaluationRequest),
+        )
+        _limit_resources(
             _DIRECT_LIMIT_BYTES if isinstance(request, InspectRequest | ExportRequest) else request.memory_limit_bytes
         )
         result = _run(request, _reporter(stdout), stopping)
@@ -221,12 +229,37 @@ def _reporter(stdout: TextIO) -> Report:
     return report
 
 
-def _limit_memory(limit_bytes: int) -> None:
-    """Limit private writable memory, which the process really consumes, unlike its address space."""
-    if limit_bytes > 0:
-        _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+def _writable(request: Request, run_dir: Path) -> list[Path]:
+    """The folders that this task writes to."""
+    found = [run_dir]
+    match request:
+        case TrainRequest():
+            found.append(Path(request.checkpoint_dir))
+            found[-1].mkdir(parents=True, exist_ok=True)
+        case ExportRequest():
+            found.append(Path(request.output_path).parent)
+        case PullRequest() | TrialEvaluationRequest():
+            # a reader of a database in WAL mode writes to the -shm file beside it
+            from retrain_worker.worker.data.source import parse_url
+
+            url = parse_url(os.environ.get(DATABASE_URL_VARIABLE, ""))
+            if url.get_backend_name() == "sqlite" and url.database:
+                found.append(Path(url.database).resolve().parent)
+    if "COVERAGE_FILE" in os.environ:  # which lines the tests have run
+        found.append(Path(os.environ["COVERAGE_FILE"]).parent)
+    return [folder for folder in found if folder.is_dir()]
+
+
+def _limit_resources(memory_bytes: int) -> None:
+    """Limit private writable memory (0: to the machine's), which counts what is used, not address space; and files."""
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for kind, wanted in (
+        (resource.RLIMIT_DATA, memory_bytes or machine_bytes),
+        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
+    ):
+        _soft, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 if __name__ == "__main__":

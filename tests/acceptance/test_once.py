@@ -147,7 +147,7 @@ def test_wrong_settings_exit_78_and_name_every_problem(tmp_path: Path) -> None:
 def test_a_misspelled_setting_in_an_env_file_is_not_ignored(tmp_path: Path) -> None:
     env = tmp_path / "worker.env"
     env.write_text("RETRAIN_INTERVL_H=4\n")
-    done = retrain_worker("status", "--env-file", env)
+    done = retrain_worker("once", "--env-file", env)
 
     assert done.returncode == 78
     assert "was RETRAIN_INTERVAL_H meant" in done.stderr
