@@ -88,7 +88,8 @@ def refused_globals(data: bytes) -> tuple[str, ...]:
     """Global names in the pickle of a PyTorch file that a safe load refuses; the pickle is read, not loaded."""
     # works for intact archives only; for others the load gives the reason
     with suppress(Exception):
-        return tuple(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))))
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+        return tuple(sorted(set(named) - safe_load.NUMPY_NAMES))
     return ()
 
 

@@ -2,6 +2,9 @@
 
 torch.load(weights_only=True) executes nothing, but allocates what the file names: compressed members, `bytearray(n)`,
 copies of tensors that repeat their storage. Such files are refused; torch.save writes none of them.
+
+The stack's scripts write evaluation results beside the weights: numpy arrays and scalars of numbers and texts. A file
+that needs them is loaded a second time with exactly these on the allow-list of torch.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ import io
 import pickle
 import pickletools
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from retrain_worker import durable_file
 from retrain_worker.errors import ArtifactError
@@ -25,6 +31,27 @@ from retrain_worker.errors import ArtifactError
 MAX_BYTES = 512 * 2**20
 #: globals that allocate what their argument says
 _ALLOCATING = frozenset({"builtins bytearray"})
+
+
+def _array(kind: type, shape: tuple[int, ...], typecode: bytes) -> NDArray[Any]:
+    """What a pickled array begins as. Raises UnpicklingError for what numpy itself never writes."""
+    if kind is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError(f"a {kind} of shape {shape}")
+    return np.ndarray(shape, typecode.decode())
+
+
+#: what numpy pickles, under the names of numpy 1 and 2. Objects have another dtype
+_NUMPY: tuple[tuple[Any, str], ...] = (
+    *((_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    (np.ndarray, "numpy.ndarray"),
+    (np.dtype, "numpy.dtype"),
+    *((type(np.dtype(code)), f"numpy.dtypes.{type(np.dtype(code)).__name__}") for code in "?bBhHiIlLqQefdUS"),
+)
+#: names that `loaded` accepts beside those of torch
+NUMPY_NAMES = frozenset(name for _, name in _NUMPY)
+#: the allow-list is one of the process
+_allow_list = threading.Lock()
 
 
 def bytes_of(path: Path) -> bytes:
@@ -39,9 +66,7 @@ def loaded(path: Path, data: bytes) -> Mapping[str, Any]:
     """The dict in `data`; no tensor is larger than what is stored of it. Raises ArtifactError."""
     try:
         _check_size(data)
-        with warnings.catch_warnings():  # torch warns about other pickles; the error states what is wrong with them
-            warnings.simplefilter("ignore")
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = _load(data)
         _check_tensors(found)
     except ArtifactError as error:
         raise ArtifactError(error.what, where=str(path)) from None
@@ -57,6 +82,18 @@ def loaded(path: Path, data: bytes) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise ArtifactError(f"it holds a {type(found).__name__}, not a dict", where=str(path))
     return found
+
+
+def _load(data: bytes) -> Any:
+    with warnings.catch_warnings():  # torch warns about other pickles; the error states what is wrong with them
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if "numpy" not in str(error):
+                raise
+        with _allow_list, torch.serialization.safe_globals(list(_NUMPY)):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _check_size(data: bytes) -> None:

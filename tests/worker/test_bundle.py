@@ -321,6 +321,6 @@ def test_older_files_that_do_not_fit_say_what_was_found(tmp_path: Path) -> None:
     torch.save({"model_state_dict": engine_state()}, path)
     with pytest.raises(ArtifactError, match="does not name the features"):
         bundle.read(path)
-    torch.save({"model_state_dict": engine_state(), "scaler": np.float64(3.0)}, path)
+    torch.save({"model_state_dict": engine_state(), "generator": np.random.default_rng(1)}, path)
     with pytest.raises(ArtifactError, match="safe load"):
         bundle.read(path, feature_names=NAMES)
