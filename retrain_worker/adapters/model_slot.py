@@ -280,7 +280,8 @@ class ModelSlot:
 
     @staticmethod
     def _published_in(directory: Path) -> list[Path]:
-        return sorted(path for path in directory.glob("patchtst_v*.pth") if is_published(path))
+        with durable_file.named_errors(directory, doing="read"):
+            return sorted(path for path in directory.glob("patchtst_v*.pth") if is_published(path))
 
     def _value(self, key: str) -> str | None:
         return self._value_in(self._read(), key)

@@ -50,6 +50,14 @@ class Balance(StrEnum):
     NONE = "none"
 
 
+class ConstantWindow(StrEnum):
+    """What a model of the engine preset may answer to a window that repeats one row."""
+
+    #: HOLD; it is trained on such windows, and the contract gate requires it
+    HOLD = "hold"
+    ALLOW = "allow"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """Values that each preset defines."""
@@ -95,6 +103,7 @@ class Recipe:
     patch_smoothing: float | None = None
     label_smoothing: float = 0.0
     balance: Balance = Balance.UNDERSAMPLE
+    constant_window: ConstantWindow = ConstantWindow.HOLD
     #: start from the incumbent's weights when its contract is the candidate's
     warm_start: bool = False
     #: epochs of masked-patch pre-training, on labelled and open rows
@@ -109,6 +118,10 @@ class Recipe:
     collapse_std: float = 0.005
     #: consecutive collapsed epochs that end the attempt
     collapse_epochs: int = 5
+
+    def trains_on_constant_windows(self, preset: Preset) -> bool:
+        """Whether batches hold windows without information."""
+        return preset is Preset.ENGINE and self.constant_window is ConstantWindow.HOLD
 
     def tunings(self, preset: Preset) -> tuple[Tuning, ...]:
         """The distinct tunings to train: settings that are given, and the preset's values for the others."""

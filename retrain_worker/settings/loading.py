@@ -242,6 +242,7 @@ def _recipe(read: Reader) -> Recipe:
         input_noise=read.optional_number("INPUT_NOISE", low=0.0, high=10.0),
         label_smoothing=read.number("LABEL_SMOOTHING", default.label_smoothing, low=0.0, high=0.5),
         balance=read.member("BALANCE", default.balance),
+        constant_window=read.member("CONSTANT_WINDOW", default.constant_window),
         warm_start=read.flag("WARM_START", default=default.warm_start),
         pretrain_epochs=read.count("PRETRAIN_EPOCHS", default.pretrain_epochs, high=10_000),
         seed=read.count("SEED", default.seed),
@@ -278,6 +279,7 @@ def _gate_policy(read: Reader) -> GatePolicy:
         slice_alpha=read.number("GATE_SLICE_ALPHA", default.slice_alpha, low=1e-6, high=0.2),
         # model.bundle refuses a file with a larger error before any gate sees it
         canary_tolerance=read.number("GATE_CANARY_TOLERANCE", default.canary_tolerance, low=1e-9, high=1e-5),
+        constant_window=read.member("CONSTANT_WINDOW", default.constant_window),
         max_constant_input_share=read.share("GATE_MAX_CONSTANT_INPUT_SHARE", default.max_constant_input_share),
     )
 

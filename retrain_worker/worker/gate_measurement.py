@@ -148,6 +148,8 @@ def contract_check(candidate: Bundle, incumbent: Incumbent, snapshot: Snapshot, 
         mismatches=() if incumbent.contract is None else _mismatches(candidate.contract, incumbent.contract),
         unknown=incumbent.unknown,
         canary_max_error=candidate.canary_error(),
+        constant_window_probability=inference.constant_window_probability(candidate, features),
+        is_engine_preset=candidate.contract.preset is Preset.ENGINE,
         constant_input_share=inference.constant_input_share(candidate.model, features, samples.positions),
     )
 

@@ -85,6 +85,19 @@ def constant_input_share(
     return num_constant / len(positions) if len(positions) else None
 
 
+def constant_window_probability(model: Bundle, features_NF: NDArray[np.float32]) -> float | None:
+    """P(label = 1) of the window that repeats the mean row; None without rows, or where it is not finite.
+
+    Every constant window of the engine preset is the same input: min-max makes it zeros.
+    """
+    if not len(features_NF):
+        return None
+    row = features_NF.mean(axis=0, dtype=np.float64).astype(np.float32)
+    window = np.broadcast_to(row, (1, model.contract.context_length, len(row)))
+    found = float(model.probabilities(np.ascontiguousarray(window))[0])
+    return found if np.isfinite(found) else None
+
+
 def _chunks(
     model: PatchTST, features_NF: NDArray[np.float32], positions: NDArray[np.int64]
 ) -> Iterator[NDArray[np.float32]]:

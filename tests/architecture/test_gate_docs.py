@@ -13,7 +13,8 @@ POLICY = asdict(GatePolicy())
 
 def setting(name: str) -> str:
     """A field of GatePolicy as a setting with its default."""
-    return "AGREEMENT=advisory" if name == "agreement_required" else f"GATE_{name.upper()}={POLICY[name]:g}"
+    named = {"agreement_required": "AGREEMENT=advisory", "constant_window": "CONSTANT_WINDOW=hold"}
+    return named.get(name) or f"GATE_{name.upper()}={POLICY[name]:g}"
 
 
 def passes_when() -> list[tuple[str, str]]:

@@ -6,9 +6,13 @@ from retrain_worker.domain.gates.check import Check
 from retrain_worker.domain.gates.evidence import ContractCheck, Evidence
 from retrain_worker.domain.gates.gate import Gate, GateResult, Measured
 from retrain_worker.domain.gates.policy import GatePolicy
+from retrain_worker.domain.labels import Thresholds
+from retrain_worker.domain.recipe import ConstantWindow
 
 #: measurements of the result that `fault_of_file` and `unknown_engine` read
 _CANARY, _CONSTANT, _UNKNOWN = "canary_max_error", "constant_input_share", "unknown"
+#: name of the check, and of the measurement
+CONSTANT_WINDOW = "constant_window_probability"
 
 
 def fault_of_file(result: GateResult, policy: GatePolicy) -> str:
@@ -16,7 +20,8 @@ def fault_of_file(result: GateResult, policy: GatePolicy) -> str:
     error, constant = result.measurements.get(_CANARY), result.measurements.get(_CONSTANT)
     if error is None or constant is None:
         return "its canary or its inputs could not be replayed"
-    is_sound = error <= policy.canary_tolerance and constant <= policy.max_constant_input_share
+    has_opinion = any(check.name == CONSTANT_WINDOW and not check.is_met for check in result.checks)
+    is_sound = error <= policy.canary_tolerance and constant <= policy.max_constant_input_share and not has_opinion
     return "" if is_sound else result.message
 
 
@@ -52,6 +57,7 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
             high=policy.max_constant_input_share,
             format=".0%",
         ),
+        *_constant_window_check(found, policy),
     )
     # what is known to be wrong outweighs what is not known
     is_wrong = any(check.value is not None and not check.is_met for check in checks)
@@ -64,7 +70,24 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
             _UNKNOWN: found.unknown,
             _CANARY: found.canary_max_error,
             _CONSTANT: found.constant_input_share,
+            CONSTANT_WINDOW: found.constant_window_probability,
         },
+    )
+
+
+def _constant_window_check(found: ContractCheck, policy: GatePolicy) -> tuple[Check, ...]:
+    """The engine's agent fills its window with one price: a model must have no opinion of such a window."""
+    if not found.is_engine_preset or policy.constant_window is ConstantWindow.ALLOW:
+        return ()
+    thresholds = Thresholds()
+    return (
+        Check(
+            name=CONSTANT_WINDOW,
+            label="P(WIN) of a constant window",
+            value=found.constant_window_probability,
+            low=thresholds.sell,
+            high=thresholds.buy,
+        ),
     )
 
 
@@ -85,10 +108,11 @@ def _unknown(found: ContractCheck) -> str:
 CONTRACT = Gate(
     name="contract",
     requirement=(
-        "the file fits what the engine runs, reproduces its own canary within {canary_tolerance:g}, and at most "
-        "{max_constant_input_share:.0%} of its inputs are constant"
+        "the file fits what the engine runs, reproduces its own canary within {canary_tolerance:g}, at most "
+        "{max_constant_input_share:.0%} of its inputs are constant, and with the engine preset its answer to a "
+        "constant window is HOLD"
     ),
     failure="the engine cannot run this file as it was trained",
-    thresholds=("canary_tolerance", "max_constant_input_share"),
+    thresholds=("canary_tolerance", "max_constant_input_share", "constant_window"),
     measure=_measure,
 )

@@ -159,6 +159,10 @@ class ContractCheck:
     canary_max_error: float | None
     #: share of holdout windows that the serving preprocessor turns into a constant
     constant_input_share: float | None
+    #: the candidate's probability for a window that repeats one row; None: not measured
+    constant_window_probability: float | None = None
+    #: whether the engine, which prepares its windows itself, runs it
+    is_engine_preset: bool = False
     #: why the engine's contract is unknown, though a model is named; empty = known, or no model is named
     unknown: str = ""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from retrain_worker.domain.recipe import ConstantWindow
+
 
 @dataclass(frozen=True, kw_only=True)
 class GatePolicy:
-    """The thresholds; each is the setting GATE_<NAME>, except `agreement_required`, which is AGREEMENT=required."""
+    """The thresholds; each is the setting GATE_<NAME>, except AGREEMENT=required and CONSTANT_WINDOW."""
 
     #: rows below which a gate is undecided
     min_rows: int = 200
@@ -48,3 +50,5 @@ class GatePolicy:
     canary_tolerance: float = 1e-5
     #: largest share of windows that reach the network as a constant
     max_constant_input_share: float = 0.5
+    #: what a model of the engine preset may answer to a window that repeats one row
+    constant_window: ConstantWindow = ConstantWindow.HOLD

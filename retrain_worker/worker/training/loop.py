@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Recipe
+from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
 from retrain_worker.errors import TrainingCollapsedError
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig, sigmoid
 from retrain_worker.worker import compute, statistics
@@ -31,6 +31,8 @@ from retrain_worker.worker.training.smoothing import PatchSmoothing
 
 State = dict[str, Any]
 
+#: windows without information that a batch gets, as a share of its samples
+CONSTANT_SHARE = 1 / 64
 #: windows from which a new network estimates the scale of its input
 INITIAL_WINDOWS = 512
 
@@ -45,6 +47,7 @@ class TrainingSet:
     fitting_rows: NDArray[np.float32]
     train: Samples
     validation: Samples
+    preset: Preset = Preset.PAPER
 
     @property
     def prior_offset(self) -> float:
@@ -206,8 +209,9 @@ def _one_epoch(
     draws = recipe.balance is Balance.UNDERSAMPLE
     train = balanced(training_set.train, seed=_seed(seed, number)) if draws else training_set.train
     weights = torch.tensor(training_set.class_weights, device=device) if recipe.balance is Balance.WEIGHTS else None
-    length = model.config.context_length
+    length, num_constant = model.config.context_length, _num_constant_windows(training_set, schedule, recipe)
     order = np.random.default_rng(_seed(seed, number)).permutation(len(train))
+    no_opinion = 1.0 / (1.0 + math.exp(_offset(training_set, recipe)))  # calibration makes it 0.5
     total = torch.zeros((), device=device)
     for index in range(schedule.steps_per_epoch):
         if stopping():
@@ -219,8 +223,12 @@ def _one_epoch(
         raw = torch.from_numpy(windows(training_set.features, train.positions[batch], length)).to(device)
         labels = torch.from_numpy(train.labels[batch]).to(device, torch.float32)
         targets = labels * (1.0 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
-
         weight = None if weights is None else weights[labels.long()]
+        if num_constant:
+            raw = torch.cat([raw, raw.new_zeros(num_constant, *raw.shape[1:])])
+            targets = torch.cat([targets, targets.new_full((num_constant,), no_opinion)])
+            weight = None if weight is None else torch.cat([weight, weight.new_ones(num_constant)])
+
         loss = functional.binary_cross_entropy_with_logits(path(raw), targets, weight=weight)
         loss.backward()
         path.clip_gradients(recipe.max_grad_norm)
@@ -228,6 +236,13 @@ def _one_epoch(
         smoothing.step(rate)
         total += loss.detach()  # no .item(), which would synchronise with the GPU
     return float(total) / schedule.steps_per_epoch
+
+
+def _num_constant_windows(training_set: TrainingSet, schedule: _Schedule, recipe: Recipe) -> int:
+    """How many windows without information a batch gets."""
+    if not recipe.trains_on_constant_windows(training_set.preset):
+        return 0
+    return max(1, round(CONSTANT_SHARE * schedule.batch_size))
 
 
 def _seed(seed: int, epoch: int) -> int:

@@ -196,6 +196,7 @@ def _training_set(snapshot: Snapshot, parts: Parts, contract: ModelContract) -> 
         fitting_rows=features[is_seen],
         train=parts.train,
         validation=parts.validation,
+        preset=contract.preset,
     )
 
 

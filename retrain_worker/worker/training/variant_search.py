@@ -97,6 +97,8 @@ class VariantSearch:
             "precision": self._precision,
             "incumbent_sha256": warm.sha256,
         }
+        if request.recipe.trains_on_constant_windows(training_set.preset):
+            identity["constant_share"] = loop.CONSTANT_SHARE
         self.checkpoint = Checkpoint(Path(request.checkpoint_dir), request.run_id, identity)
         saved = self.checkpoint.load()
         #: one result for each variant that has been tried: a Fitted as plain values, or why it collapsed
