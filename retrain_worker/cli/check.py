@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -157,6 +158,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 def _engine(settings: Settings) -> Iterator[Check]:
     from retrain_worker.adapters.model_slot import ModelSlot
     from retrain_worker.daemon import start_checks
+    from retrain_worker.daemon.jobs.serving_monitor import serving_fault
 
     if settings.home and settings.home in settings.engine_env_file.parents and not settings.engine_env_file.exists():
         yield Check(name="engine", is_ok=True, finding=f"{settings.engine_env_file} will be created by the first run")
@@ -170,6 +172,9 @@ def _engine(settings: Settings) -> Iterator[Check]:
     problems = [*slot.problems(), *_incumbent(slot)]
     if missing := start_checks.contract_problem(settings):
         yield Check(name="engine", is_ok=False, blocks=False, finding=missing.cause, remedy=missing.action)
+    with contextlib.suppress(RetrainError), options.open_state(settings) or contextlib.nullcontext() as store:
+        if store is not None and (fault := serving_fault(store)):
+            yield Check(name="engine", is_ok=False, blocks=False, finding=fault)
     for finding, remedy in problems:
         yield Check(name="engine", is_ok=False, finding=finding, remedy=remedy)
     if not settings.engine_user and settings.home is None:

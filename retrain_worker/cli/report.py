@@ -33,6 +33,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from retrain_worker import durable_file
     from retrain_worker.adapters.artifact_store import ArtifactStore
     from retrain_worker.cli.once import as_json
+    from retrain_worker.daemon.jobs.serving_monitor import serving_fault
     from retrain_worker.report.page import write_page
     from retrain_worker.report.result import RunResult, as_object
     from retrain_worker.report.run_summary import summary
@@ -53,4 +54,9 @@ def execute(arguments: argparse.Namespace) -> int:
             write_page(RunResult(run=run, report=page), page)
     result = RunResult(run=run, report=page if page.exists() else None)
     print(as_json(as_object(result)) if arguments.json else summary(result))
+    store = None if arguments.json else options.open_state(settings)
+    if store is not None:
+        with store:
+            if fault := serving_fault(store):
+                print(f"\nengine now: {fault}")
     return 0

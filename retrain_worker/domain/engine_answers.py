@@ -108,6 +108,8 @@ class Finding:
 
     message: str
     is_fault: bool = False
+    #: the answers do not depend on the window, so another model would not help
+    is_constant: bool = False
 
 
 def answer_in(fields: Mapping[str, Any], *, at: datetime) -> EngineAnswer | None:
@@ -146,6 +148,7 @@ def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, t
     if 2 * len(tally.newest) < MIN_ANSWERS:
         return Finding(
             is_fault=True,
+            is_constant=True,
             message=f"serving fault: {tally.fallbacks} of {tally.answers} engine answers are fallbacks (0.5, or no "
             "probability)",
         )
@@ -155,7 +158,7 @@ def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, t
         if model_std is not None and model_std < VARYING_STD:
             return Finding(message=f"{constant}, as the model's are")
         varies = "" if model_std is None else f", but the model's vary (standard deviation {model_std:.3f})"
-        return Finding(is_fault=True, message=f"serving fault: {constant}{varies}")
+        return Finding(is_fault=True, is_constant=True, message=f"serving fault: {constant}{varies}")
     same, matched = matches(newest, answers, thresholds)
     if matched >= MIN_MATCHED and same < MIN_SAME * matched:
         return Finding(
@@ -167,6 +170,22 @@ def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, t
     known = f"; {same} of {matched} matched answers are the model's" if matched else ""
     return Finding(
         message=f"{tally.answers} engine answers, {shares}, {tally.agreed / tally.answers:.0%} as the ensemble{known}"
+    )
+
+
+def with_advice(finding: Finding, tally: Tally, *, constant_window: float | None) -> Finding:
+    """A finding of constant answers with what helps. `constant_window`: P(WIN) of a window that repeats one row."""
+    if not finding.is_constant:
+        return finding
+    answer, cause = tally.newest[-1].confidence if tally.newest else 0.5, ""
+    if constant_window is not None and min(abs(answer - constant_window), abs(1.0 - answer - constant_window)) <= (
+        MATCH_TOLERANCE
+    ):
+        cause = f"; {constant_window:.4f} is the model's P(WIN) of a window that repeats one row"
+    return replace(
+        finding,
+        message=f"{finding.message}{cause}; no promotion helps until the engine's windows vary: compare its answers on "
+        f"{INTENT_STREAM} with the constant window in retrain-worker report",
     )
 
 

@@ -16,7 +16,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.database_url import canonical, is_postgresql
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.probation import ProbationPolicy
-from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.recipe import ConstantWindow, Recipe
 from retrain_worker.domain.shadow_trial import ShadowPolicy
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.errors import SettingsError
@@ -279,7 +279,7 @@ def _gate_policy(read: Reader) -> GatePolicy:
         slice_alpha=read.number("GATE_SLICE_ALPHA", default.slice_alpha, low=1e-6, high=0.2),
         # model.bundle refuses a file with a larger error before any gate sees it
         canary_tolerance=read.number("GATE_CANARY_TOLERANCE", default.canary_tolerance, low=1e-9, high=1e-5),
-        constant_window=read.member("CONSTANT_WINDOW", default.constant_window),
+        hold_on_constant_window=read.member("CONSTANT_WINDOW", ConstantWindow.HOLD) is ConstantWindow.HOLD,
         max_constant_input_share=read.share("GATE_MAX_CONSTANT_INPUT_SHARE", default.max_constant_input_share),
     )
 

@@ -13,7 +13,7 @@ POLICY = asdict(GatePolicy())
 
 def setting(name: str) -> str:
     """A field of GatePolicy as a setting with its default."""
-    named = {"agreement_required": "AGREEMENT=advisory", "constant_window": "CONSTANT_WINDOW=hold"}
+    named = {"agreement_required": "AGREEMENT=advisory", "hold_on_constant_window": "CONSTANT_WINDOW=hold"}
     return named.get(name) or f"GATE_{name.upper()}={POLICY[name]:g}"
 
 

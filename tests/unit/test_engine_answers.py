@@ -18,6 +18,7 @@ from retrain_worker.domain.engine_answers import (
     answer_in,
     judge,
     matches,
+    with_advice,
 )
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.trial_evaluation import Answer
@@ -184,6 +185,7 @@ def test_an_engine_that_answers_by_its_fallback_is_a_serving_fault() -> None:
 
     assert found_in(tally_of(*varied(24), *[fallback] * 30)) == Finding(
         is_fault=True,
+        is_constant=True,
         message="serving fault: 30 of 54 engine answers are fallbacks (0.5, or no probability)",
     )
     assert not found_in(tally_of(*varied(25), *[fallback] * 29)).is_fault
@@ -204,12 +206,18 @@ def test_the_newest_of_the_constant_answers_is_shown() -> None:
             0.02,
             Finding(
                 is_fault=True,
+                is_constant=True,
                 message="serving fault: the last 50 engine answers are all BUY 0.7100, but the model's vary "
                 "(standard deviation 0.020)",
             ),
         ),
         (0.0199, Finding(message="the last 50 engine answers are all BUY 0.7100, as the model's are")),
-        (None, Finding(is_fault=True, message="serving fault: the last 50 engine answers are all BUY 0.7100")),
+        (
+            None,
+            Finding(
+                is_fault=True, is_constant=True, message="serving fault: the last 50 engine answers are all BUY 0.7100"
+            ),
+        ),
     ],
 )
 def test_constant_answers_are_a_serving_fault_unless_the_model_is_constant(
@@ -308,3 +316,14 @@ def test_each_answer_is_counted_once_and_one_without_a_row_does_not_end_the_coun
     row = Answer(symbol="BTCUSDT", decided_at=MICROSECONDS, probability=0.71)
 
     assert matches([ANSWER, unknown, ANSWER], [row], Thresholds()) == (2, 2)
+
+
+@pytest.mark.parametrize(("constant_window", "is_named"), [(0.7102, True), (0.2902, True), (0.5, False), (None, False)])
+def test_constant_answers_come_with_what_helps(constant_window: float | None, is_named: bool) -> None:
+    tally = Tally(answers=60, newest=(ANSWER,))
+    constant = with_advice(Finding(message="constant", is_constant=True), tally, constant_window=constant_window)
+
+    assert "no promotion helps until the engine's windows vary" in constant.message
+    assert ("the model's P(WIN) of a window that repeats one row" in constant.message) is is_named
+    varying = Finding(message="they vary")
+    assert with_advice(varying, tally, constant_window=constant_window) is varying

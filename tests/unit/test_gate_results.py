@@ -128,6 +128,7 @@ def test_the_message_of_a_gate_that_passes_is_what_was_measured_and_its_details(
                 "num_mismatches": 0,
                 "canary_max_error": 1e-7,
                 "constant_input_share": 0.0,
+                "constant_window_probability": None,
                 "mismatches": [],
                 "unknown": "",
             },
@@ -190,7 +191,10 @@ def test_each_measurement_of_a_gate_is_stored(name: str, measurements: dict[str,
 @pytest.mark.parametrize(
     ("name", "thresholds"),
     [
-        ("contract", {"canary_tolerance": 1e-5, "max_constant_input_share": 0.5}),
+        (
+            "contract",
+            {"canary_tolerance": 1e-5, "max_constant_input_share": 0.5, "hold_on_constant_window": True},
+        ),
         ("action diversity", {"min_rows": 200, "max_action_share": 0.7, "min_action_share": 0.1}),
     ],
 )
@@ -256,6 +260,7 @@ def test_the_measurements_of_an_unknown_contract_are_stored() -> None:
         "num_mismatches": 1,
         "canary_max_error": None,
         "constant_input_share": 0.0,
+        "constant_window_probability": None,
         "mismatches": ["rows"],
         "unknown": "why",
     }

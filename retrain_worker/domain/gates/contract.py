@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from retrain_worker.domain.gates.check import Check
 from retrain_worker.domain.gates.evidence import ContractCheck, Evidence
 from retrain_worker.domain.gates.gate import Gate, GateResult, Measured
 from retrain_worker.domain.gates.policy import GatePolicy
 from retrain_worker.domain.labels import Thresholds
-from retrain_worker.domain.recipe import ConstantWindow
 
 #: measurements of the result that `fault_of_file` and `unknown_engine` read
 _CANARY, _CONSTANT, _UNKNOWN = "canary_max_error", "constant_input_share", "unknown"
@@ -23,6 +24,12 @@ def fault_of_file(result: GateResult, policy: GatePolicy) -> str:
     has_opinion = any(check.name == CONSTANT_WINDOW and not check.is_met for check in result.checks)
     is_sound = error <= policy.canary_tolerance and constant <= policy.max_constant_input_share and not has_opinion
     return "" if is_sound else result.message
+
+
+def constant_window_of(gates: Iterable[GateResult]) -> float | None:
+    """P(WIN) of a window that repeats one row; None where it was not measured."""
+    measured = (gate.measurements.get(CONSTANT_WINDOW) for gate in gates)
+    return next((float(value) for value in measured if value is not None), None)
 
 
 def unknown_engine(result: GateResult) -> str:
@@ -77,7 +84,7 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
 
 def _constant_window_check(found: ContractCheck, policy: GatePolicy) -> tuple[Check, ...]:
     """The engine's agent fills its window with one price: a model must have no opinion of such a window."""
-    if not found.is_engine_preset or policy.constant_window is ConstantWindow.ALLOW:
+    if not found.is_engine_preset or not policy.hold_on_constant_window:
         return ()
     thresholds = Thresholds()
     return (
@@ -97,6 +104,8 @@ def _unknown(found: ContractCheck) -> str:
         return "the canary could not be replayed"
     if found.constant_input_share is None:
         return "no input window could be replayed through the serving preprocessor"
+    if found.is_engine_preset and found.constant_window_probability is None:
+        return "its answer to a constant window is not a number"
     if found.unknown:
         return (
             f"the engine's contract is unknown: {found.unknown}; correct PATCHTST_MODEL_PATH, roll back, or name the "
@@ -113,6 +122,6 @@ CONTRACT = Gate(
         "constant window is HOLD"
     ),
     failure="the engine cannot run this file as it was trained",
-    thresholds=("canary_tolerance", "max_constant_input_share", "constant_window"),
+    thresholds=("canary_tolerance", "max_constant_input_share", "hold_on_constant_window"),
     measure=_measure,
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retrain_worker.domain.recipe import ConstantWindow
-
 
 @dataclass(frozen=True, kw_only=True)
 class GatePolicy:
@@ -50,5 +48,5 @@ class GatePolicy:
     canary_tolerance: float = 1e-5
     #: largest share of windows that reach the network as a constant
     max_constant_input_share: float = 0.5
-    #: what a model of the engine preset may answer to a window that repeats one row
-    constant_window: ConstantWindow = ConstantWindow.HOLD
+    #: CONSTANT_WINDOW=hold: a model of the engine preset has no opinion of a window that repeats one row
+    hold_on_constant_window: bool = True
