@@ -347,6 +347,7 @@ def three_of_four(row: Any) -> None:
         (tuple(NAMES[:3]), Severity.WARNING),
         (tuple(NAMES), Severity.REFUSAL),
         (("?",) * 4, Severity.REFUSAL),
+        (("?",) * 6, Severity.WARNING),
     ],
 )
 def test_objects_with_other_keys_than_the_names_are_a_finding_and_refused_where_the_engine_takes_more(

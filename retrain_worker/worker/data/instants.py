@@ -68,8 +68,7 @@ def parse_column(column: pl.Series) -> pl.Series:
         return column.cast(pl.Datetime("us")).cast(pl.Int64)
     if column.dtype == pl.String:
         return _parse_texts(column)
-    frame = column.alias("number").to_frame()
-    return frame.select(_of_numbers(pl.col("number"), is_exact=column.dtype == pl.Int64)).to_series()
+    return parse_cells(column.to_list())
 
 
 def parse_cells(cells: Sequence[Any]) -> pl.Series:
@@ -129,18 +128,6 @@ def _of_digits(texts: pl.Series, width: int) -> npt.NDArray[np.int64]:
 def _first_days_of_months() -> npt.NDArray[np.int64]:
     """int64[120,001]: days from the epoch to the first of month `year * 12 + month - 1`, from the year 0 to 10000."""
     return np.arange("0000-01", "10000-02", dtype="datetime64[M]").astype("datetime64[D]").astype(np.int64)
-
-
-def _of_numbers(number: pl.Expr, *, is_exact: bool) -> pl.Expr:
-    """Microseconds by the unit that the size of the number tells."""
-    found = pl.lit(None, dtype=pl.Int64)
-    for limit, unit in reversed(_UNITS):
-        if is_exact:
-            scaled = number * (MICROSECONDS // unit) if unit <= MICROSECONDS else number // (unit // MICROSECONDS)
-        else:
-            scaled = (number * (MICROSECONDS / unit)).round(0, mode="half_to_even").cast(pl.Int64, strict=False)
-        found = pl.when(number.abs() < limit).then(scaled).otherwise(found)
-    return found
 
 
 def _parse_one(value: Any) -> int | None:

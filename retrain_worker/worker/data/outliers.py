@@ -24,26 +24,25 @@ _MIN_ROWS = 20
 def reason(rows: pl.DataFrame, features: Sequence[str]) -> pl.Series:
     """String[n]: `features_outlier` or null. All features are finite."""
     is_outlier = pl.Series([False], dtype=pl.Boolean).new_from_index(0, len(rows))
-    for name in features if len(rows) else ():
-        is_outlier |= _outliers_of(rows.select("symbol", value=pl.col(name).cast(pl.Float64)))
+    far = rows.select(_is_far(pl.col(name).cast(pl.Float64)).alias(name) for name in features)
+    for is_far in far.iter_columns():
+        if is_far.any():
+            values = rows.select("symbol", value=pl.col(is_far.name).cast(pl.Float64))
+            is_outlier |= _outliers_of(values, is_far)
     return is_outlier.replace_strict({True: Reason.FEATURES_OUTLIER.word, False: None}, return_dtype=pl.String)
 
 
-def _outliers_of(rows: pl.DataFrame) -> pl.Series:
-    """Boolean[n]: the outliers among the column `value`."""
-    is_far = rows.select(_is_far()).to_series()
-    if not is_far.any():
-        return is_far
+def _outliers_of(rows: pl.DataFrame, is_far: pl.Series) -> pl.Series:
+    """Boolean[n]: the outliers among the column `value`, of those that are far from all rows."""
     has_own = pl.len().over("symbol") >= _MIN_ROWS
-    is_far &= rows.select(~has_own | _is_far("symbol")).to_series()
+    is_far &= rows.select(~has_own | _is_far(pl.col("value"), "symbol")).to_series()
     values = rows["value"].to_numpy()
     is_inflated = values.std() > INFLATION * values[~is_far.to_numpy()].std() if not is_far.all() else False
     return is_far & is_inflated
 
 
-def _is_far(group: str | None = None) -> pl.Expr:
+def _is_far(value: pl.Expr, group: str | None = None) -> pl.Expr:
     """Whether `value` is beyond LIMIT of all rows or of its own group."""
-    value = pl.col("value")
     low, middle, high = (value.quantile(share, "nearest") for share in (0.25, 0.5, 0.75))
     if group:
         low, middle, high = (each.over(group) for each in (low, middle, high))

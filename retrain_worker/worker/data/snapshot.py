@@ -114,25 +114,13 @@ class Snapshot:
         return len(self.ids)
 
 
-#: array -> its column in a frame
-_COLUMNS = {
-    "ids": "id",
-    "decided_at": "decided_at",
-    "known_at": "known_at",
-    "outcome": "outcome",
-    "recorded_outcome": "recorded_outcome",
-    "side": "side",
-    "action": "action",
-    "confidence": "confidence",
-    "pnl": "pnl",
-    "target_label": "target_label",
-    "price_move": "price_move",
-}
 ARRAYS: tuple[str, ...] = tuple(
     name
     for name in (each.name for each in fields(Snapshot))
     if name not in ("symbols", "feature_names", "data_sha256", "facts")
 )
+#: array -> its column in a frame
+_COLUMNS = {name: name for name in ARRAYS if name not in ("symbol_codes", "features")} | {"ids": "id"}
 
 
 def content_hash(arrays: Mapping[str, npt.NDArray[Any]], *, symbols: tuple[str, ...], names: tuple[str, ...]) -> str:
