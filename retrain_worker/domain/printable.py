@@ -28,4 +28,4 @@ def printable_texts(value: Any) -> Any:
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte of a file name, as os.fsdecode represents it
         return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode()
+    return character.encode("unicode_escape").decode()

@@ -57,14 +57,11 @@ def _beside_others(run: Run, context: StageContext) -> Step | None:
     on_trial = [other for other in context.store.waiting_runs() if other.stage is Stage.SHADOW]
     place = [other.run_id for other in on_trial].index(run.run_id)
     older, newer = on_trial[:place], on_trial[place + 1 :]
+    if kept := next((other for other in older if not gives_way(other.facts.shadow)), None):
+        outcomes = kept.facts.require(ShadowFacts).num_outcomes
+        return _refused(run, context, f"{_version(kept)} is on trial and does not trail: {outcomes} outcomes are known")
     if older:
-        if all(gives_way(other.facts.shadow) for other in older):
-            return Step(run=run, message=f"run {run.run_id}: waits until the trial of run {older[0].run_id} has ended")
-        kept = older[0].facts.shadow
-        outcomes = kept.num_outcomes if kept else 0
-        return _refused(
-            run, context, f"{_version(older[0])} is on trial and does not trail: {outcomes} outcomes are known"
-        )
+        return Step(run=run, message=f"run {run.run_id}: waits until the trial of run {older[0].run_id} has ended")
     if newer and gives_way(run.facts.shadow):
         return _refused(run, context, f"superseded by {_version(newer[-1])}")
     return None

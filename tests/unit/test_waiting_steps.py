@@ -541,6 +541,8 @@ def test_a_candidate_that_passed_waits_for_the_run_at_work(context: FakeContext)
     step = advance(run, context)
     assert step.message == (f"run {RUN_ID} has passed its trial and waits for the end of run 20260111_033000")
     assert step.is_move is False
+    evaluation = evaluated(context, replace(begun(context, Stage.SHADOW), not_before=NOW), finding(EVALUATION))
+    assert (evaluation.message, evaluation.run.not_before) == (step.message, None)
 
     context.store.record(a_run(Stage.PULL, "20260111_033000").ended(Outcome.SKIPPED, "x", at=NOW))
     unknown = replace(run, facts=replace(run.facts, train=None))
@@ -593,11 +595,20 @@ def test_a_newer_candidate_waits_until_one_that_gives_way_has_ended(context: Fak
 
 def test_one_of_two_older_candidates_that_does_not_trail_is_enough(context: FakeContext) -> None:
     older_trial(context)
-    older_trial(context, "20260109_043000", num_predictions=1)
+    older_trial(context, "20260109_043000", num_predictions=1, num_outcomes=7)
     run = begun(context, Stage.SHADOW)
     stored(context, a_run(Stage.PROBATION, "20260101_033000"))
 
-    assert advance(run, context).run.outcome is Outcome.REFUSED
+    assert advance(run, context).run.reasons == (
+        "patchtst_v20260109_043000 is on trial and does not trail: 7 outcomes are known",
+    )
+
+
+def test_a_candidate_that_does_not_trail_stays_on_trial_beside_a_newer_one(context: FakeContext) -> None:
+    older = older_trial(context, num_predictions=1, incumbent_path=str(OLD))
+    begun(context, Stage.SHADOW)
+
+    assert evaluated(context, older, Working(message="scoring")).run.outcome is None
 
 
 # ---------------------------------------------------------------- the end of a probation
@@ -683,7 +694,8 @@ WORSE = (
 def test_a_worse_or_degenerate_model_is_rolled_back_by_a_request(
     context: FakeContext, evaluation: Any, why: str, analyses: int
 ) -> None:
-    step = evaluated(context, begun(context, Stage.PROBATION), finding(evaluation))
+    run = replace(begun(context, Stage.PROBATION), not_before=NOW)
+    step = evaluated(context, run, finding(evaluation))
 
     assert step.message == f"run {RUN_ID}: {why}; rollback requested"
     assert (step.run.facts.probation.rollback_reason, step.run.not_before) == (why, None)
