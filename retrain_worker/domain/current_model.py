@@ -46,9 +46,9 @@ class CurrentModel:
 
 def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> CurrentModel | None:
     """The model that an event of CHANGES puts into service; None when the payload does not name it."""
-    version, path = payload.get("new_version"), payload.get("model_path")
-    field = _INSTANTS.get(event_type)
-    at = payload.get(field) if field else None
+    if event_type not in _INSTANTS:
+        return None
+    version, path, at = payload.get("new_version"), payload.get("model_path"), payload.get(_INSTANTS[event_type])
     if path is None or not (version and at):
         return None
     return CurrentModel(

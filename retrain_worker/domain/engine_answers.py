@@ -152,9 +152,9 @@ def judge(tally: Tally, *, answers: Sequence[Answer], model_std: float | None, t
             message=f"serving fault: {tally.fallbacks} of {tally.answers} engine answers are fallbacks (0.5, or no "
             "probability)",
         )
-    newest = tally.newest
+    newest, last = tally.newest, tally.newest[-1]
     if pstdev(one.confidence for one in newest) < CONSTANT_STD and len({one.action for one in newest}) == 1:
-        constant = f"the last {len(newest)} engine answers are all {newest[-1].action} {newest[-1].confidence:.4f}"
+        constant = f"the last {len(newest)} engine answers are all {last.action} {last.confidence:.4f}"
         if model_std is not None and model_std < VARYING_STD:
             return Finding(message=f"{constant}, as the model's are")
         varies = "" if model_std is None else f", but the model's vary (standard deviation {model_std:.3f})"

@@ -12,8 +12,7 @@ def printable(text: object) -> str:
     >>> printable("a\nb\udcff")
     'a\\nb\\xff'
     """
-    line = str(text)
-    return line if line.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in line)
+    return "".join(each if each.isprintable() else _escaped(each) for each in str(text))
 
 
 def printable_texts(value: Any) -> Any:

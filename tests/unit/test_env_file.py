@@ -238,6 +238,7 @@ def test_a_refusal_has_the_cause_and_what_to_do(function: Any, arguments: Any, m
         (b'A="a \\" \\\\ \\` \\$ \\n\\\nb"\n', {"A": 'a " \\ ` $ \\nb'}),
         (b"A='a'\"b\" 'c' d 'e'\n", {"A": "abcd 'e'"}),
         (b"A='a\nb'\nB=1\n", {"A": "a\nb", "B": "1"}),
+        (b'A="\\X\\Y\\ "\n', {"A": "\\X\\Y\\ "}),
         (b"A='a", {"A": "a"}),
         (b'A="a\\', {"A": "a"}),
         (b"A=a\\ b\\n\\\nc\\\rd\\'\n", {"A": "a bncd'"}),

@@ -102,6 +102,26 @@ def test_each_spelling_of_a_database_url_has_one_form(url: str, canonical_url: s
 
 
 @pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("", ""),
+        ("?", "?"),
+        ("?application_name=a%20b&options=", "?application_name=a%20b&options="),
+        ("?ssl=true&a=1", "?sslmode=require&a=1"),
+        ("?SSL=true", "?SSL=true"),
+        ("?ssl=OFF", "?sslmode=disable"),
+        ("?ssl=verify-Full", "?sslmode=verify-Full"),
+        ("?server_settings=x&command_timeout=5", ""),
+        ("?charset=utf8&a=b%2Fc&d=", "?a=b%2Fc&d="),
+        ("?a=1?2&client_encoding=x", "?a=1%3F2"),
+    ],
+)
+def test_the_parameters_of_another_library_are_left_out_or_translated(query: str, kept: str) -> None:
+    assert canonical(f"postgres://h/d{query}") == f"postgresql+psycopg://h/d{kept}"
+    assert canonical(f"sqlite:///x.db{query}") == f"sqlite:///x.db{query}"
+
+
+@pytest.mark.parametrize(
     ("probability", "action"), [(0.61, "BUY"), (0.6, "HOLD"), (0.5, "HOLD"), (0.4, "HOLD"), (0.39, "SELL")]
 )
 def test_an_action_is_taken_beyond_its_threshold(probability: float, action: str) -> None:
@@ -113,6 +133,7 @@ def test_an_action_is_taken_beyond_its_threshold(probability: float, action: str
     [
         ("Größe — Δ 1", "Größe — Δ 1"),
         ("a\nb\tc\0", r"a\nb\tc\x00"),
+        ("é\n—", r"é\n—"),
         ("\u2028\u200b", r"\u2028\u200b"),
         ("\udc80\udcff\udc0a", r"\x80\xff\udc0a"),
         ("\udc7f\udd00", r"\udc7f\udd00"),
