@@ -23,6 +23,7 @@ from redis.retry import Retry
 from redis.typing import EncodableT, FieldT
 
 from retrain_worker.domain.problem import Problem, ProblemKind
+from retrain_worker.domain.redis_names import RedisNames, stacks_stream
 from retrain_worker.errors import RedisUnavailableError, SettingsError
 
 AnyRedis = redis.Redis | redis.asyncio.Redis
@@ -88,16 +89,43 @@ _LASTING_CAUSES = {
 }
 
 
+class _Renaming:
+    """Sends each command with the names of `names`."""
+
+    names: RedisNames
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """As the client's; of the replies only those of XREAD and XREADGROUP hold names, which `streams_in` reads."""
+        return super().execute_command(*map(self.names.actual, args), **options)  # type: ignore[misc]
+
+
+class _Pipeline(_Renaming, redis.client.Pipeline):
+    pass
+
+
+class _Client(_Renaming, redis.Redis):
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:
+        """A pipeline of the same names."""
+        pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.names = self.names
+        return pipeline
+
+
+class _AsyncClient(_Renaming, redis.asyncio.Redis):  # type: ignore[misc]
+    pass
+
+
 def connect(
     url: str,
     *,
+    names: RedisNames = RedisNames(),  # noqa: B008 - immutable
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     client_name: str = "retrain-worker",
 ) -> redis.Redis:
     """A client of `redis://`, `rediss://` or `unix://`; it sends nothing yet. Raises SettingsError for a bad URL."""
     with _named_errors(url):
-        return redis.Redis.from_url(
+        client: Any = _Client.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
             client_name=client_name,
@@ -105,18 +133,21 @@ def connect(
             socket_timeout=socket_timeout_seconds,
             **_ALWAYS,
         )
+        client.names = names
+        return cast(redis.Redis, client)
 
 
 def connect_async(
     url: str,
     *,
+    names: RedisNames = RedisNames(),  # noqa: B008 - immutable
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     client_name: str = "retrain-worker",
 ) -> redis.asyncio.Redis:
     """The same for asyncio. Raises SettingsError for an invalid URL."""
     with _named_errors(url):
-        return redis.asyncio.Redis.from_url(
+        client: Any = _AsyncClient.from_url(
             url,
             retry=AsyncRetry(NoBackoff(), 0),
             client_name=client_name,
@@ -124,6 +155,8 @@ def connect_async(
             socket_timeout=socket_timeout_seconds,
             **_ALWAYS,
         )
+        client.names = names
+        return cast(redis.asyncio.Redis, client)
 
 
 @contextmanager
@@ -250,9 +283,13 @@ def entries_in(reply: object) -> list[tuple[str, dict[bytes, bytes]]]:
 
 
 def streams_in(reply: object) -> list[tuple[str, str, dict[bytes, bytes]]]:
-    """The (stream, id, fields) of a reply of XREAD or XREADGROUP."""
+    """The (stream, id, fields) of a reply of XREAD or XREADGROUP; the stream by the stack's name."""
     found = cast(list[tuple[bytes, object]], reply or [])
-    return [(text_of(name), entry_id, fields) for name, entries in found for entry_id, fields in entries_in(entries)]
+    return [
+        (stacks_stream(text_of(name)), entry_id, fields)
+        for name, entries in found
+        for entry_id, fields in entries_in(entries)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

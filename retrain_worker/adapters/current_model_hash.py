@@ -24,7 +24,9 @@ class CurrentModelHash:
 
     key = CURRENT_MODEL_KEY
 
-    def __init__(self, client: redis.Redis, outbox: Outbox) -> None:
+    def __init__(self, client: redis.Redis, outbox: Outbox, origin: Mapping[str, str]) -> None:
+        """`origin`: instance and host of the worker."""
+        self._origin = origin
         self._client = client
         self._outbox = outbox
         self._model = _model_of(outbox.recall(_REMEMBERED, dict[str, str]))
@@ -38,13 +40,13 @@ class CurrentModelHash:
             return
         self._outbox.remember(_REMEMBERED, to_fields(model))
         self._model = model
-        self._write(to_fields(model))
+        self._write({**to_fields(model), **self._origin})
 
     def restore(self) -> bool:
         """Write the hash again if it differs from the stored content; whether Redis may have lost data."""
         if self._model is None:
             return False
-        wanted = to_fields(self._model)
+        wanted = {**to_fields(self._model), **self._origin}
         found = {text_of(name): text_of(value) for name, value in self._client.hgetall(self.key).items()}
         if any(found.get(name) != value for name, value in wanted.items()):
             self._write(wanted)

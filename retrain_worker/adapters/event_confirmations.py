@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from retrain_worker.domain.envelope import ReceivedEvent, received
 from retrain_worker.domain.events import SERVED_STREAM, STREAM_PREFIX
-from retrain_worker.redis_client import entries_in
+from retrain_worker.redis_client import entries_in, text_of
 
 #: acknowledgements searched, newest first
 _MAX_SEARCHED = 200
@@ -19,15 +19,18 @@ _EVENT_TYPE = SERVED_STREAM.removeprefix(STREAM_PREFIX)
 class EventConfirmations:
     """Searches quantum:stream:model.served for the acknowledgement that `serving.follower` writes."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, *, instance: str = "") -> None:
+        """`instance`: of the worker; followers of another one do not count."""
         self._client = client
+        self._instance = instance
 
     def has_answered(self) -> bool | None:
         """Whether any follower has acknowledged any model, within the retention of the stream; None: not known now."""
         try:
-            return self._client.xlen(SERVED_STREAM) > 0
+            entries = entries_in(self._client.xrevrange(SERVED_STREAM, count=_MAX_SEARCHED))
         except RedisError:
             return None
+        return any(text_of(fields.get(b"instance", b"")) == self._instance for _, fields in entries)
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
         """The follower that serves exactly these bytes, acknowledged at `since` or later by the clock of Redis.
@@ -48,6 +51,7 @@ class EventConfirmations:
             payload = event.payload
             if (
                 event.event_type == _EVENT_TYPE
+                and event.instance == self._instance
                 and payload.get("sha256") == sha256
                 and payload.get("version") == version
             ):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import msgspec
 import redis
@@ -49,12 +50,21 @@ class RelayReport:
 class Relay:
     """One writer, one thread. Raises nothing for errors of Redis; errors of the outbox are passed on."""
 
-    def __init__(self, client: redis.Redis, outbox: Outbox, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        outbox: Outbox,
+        now: Callable[[], datetime],
+        *,
+        origin: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`origin`: instance and host of the worker, for each entry and the hash."""
+        self._origin = origin
         self._client = client
         self._outbox = outbox
         self._now = now
         self._history = StreamHistory(client, outbox, now)
-        self._current = CurrentModelHash(client, outbox)
+        self._current = CurrentModelHash(client, outbox, origin)
         #: action (_ALL: every action) -> the problem it met, and when to retry
         self._problems: dict[str, RedisProblem] = {}
         self._back_offs: dict[str, BackOff] = {}
@@ -215,7 +225,7 @@ class Relay:
         pipeline = self._client.pipeline(transaction=True)
         for event in events:
             milliseconds, sequence = chosen[event.event_id]
-            fields = fields_of(event, msgspec.json.encode(event.payload).decode())
+            fields = {**fields_of(event, msgspec.json.encode(event.payload).decode()), **self._origin}
             pipeline.xadd(event.stream, dict(fields.items()), id=f"{milliseconds}-{sequence}")
         added = []
         for event, reply in zip(events, pipeline.execute(raise_on_error=False), strict=True):

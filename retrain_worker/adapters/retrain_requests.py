@@ -85,10 +85,12 @@ class Requests:
         client: redis.Redis,
         now: Callable[[], datetime],
         *,
+        instance: str = "",
         consumer: str = CONSUMER,
         abandoned_after: timedelta = ABANDONED_AFTER,
     ) -> None:
         self._client = client
+        self._instance = instance
         self._consumer = consumer
         self._abandoned_after = abandoned_after
         self._back_off = BackOff(now)
@@ -146,7 +148,11 @@ class Requests:
         for stream_id, fields in entries.items():
             try:
                 content = _content_of(stream_id, fields)
-                if (model := _line(content.get("model") or content.get("model_name"))).lower() in ("", MODEL_NAME):
+                model = _line(content.get("model") or content.get("model_name"))
+                instance = _line(content.get("instance"))
+                if instance not in ("", self._instance):
+                    other_models[stream_id] = f"{model or MODEL_NAME} of instance {instance}"
+                elif model.lower() in ("", MODEL_NAME):
                     requests.append(_request(stream_id, content))
                 else:
                     other_models[stream_id] = model
@@ -167,8 +173,8 @@ class Requests:
         )
 
 
-def trigger(client: redis.Redis, *, reason: str, requested_by: str, is_forced: bool = False) -> str:
-    """Add a retrain request; the id of the entry. Raises RedisUnavailableError.
+def trigger(client: redis.Redis, *, reason: str, requested_by: str, is_forced: bool = False, instance: str = "") -> str:
+    """Add a retrain request, for one instance if it is named; the id of the entry. Raises RedisUnavailableError.
 
     After a lost reply the request may have been added although this raises; a second one joins the first.
     """
@@ -182,7 +188,7 @@ def trigger(client: redis.Redis, *, reason: str, requested_by: str, is_forced: b
         timestamp=datetime.now(UTC),
     )
     try:
-        return add_entry(client, REQUEST_STREAM, fields)
+        return add_entry(client, REQUEST_STREAM, fields | ({"instance": instance} if instance else {}))
     except RedisError as error:
         raise unavailable(error, client, key=REQUEST_STREAM) from error
 
@@ -203,7 +209,7 @@ def _content_of(stream_id: str, fields: Mapping[bytes, bytes]) -> Mapping[str, o
     event = received(REQUEST_STREAM, stream_id, fields)
     if event.event_type != _EVENT_TYPE:
         raise ValueError(f"event_type is {event.event_type[:40]!r}, not {_EVENT_TYPE!r}")
-    return {"requested_by": event.source, **event.flat, **event.payload}
+    return {"requested_by": event.source, "instance": event.instance, **event.flat, **event.payload}
 
 
 def _request(stream_id: str, content: Mapping[str, object]) -> Request:

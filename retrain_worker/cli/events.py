@@ -52,7 +52,8 @@ def execute_tail(arguments: argparse.Namespace) -> int:
     from retrain_worker.redis_client import connect
 
     streams = [stream_of(kind) for kind in _types(arguments.types or ())]
-    client = connect(options.redis_url(options.read_settings(arguments)))
+    settings = options.read_settings(arguments)
+    client = connect(options.redis_url(settings), names=settings.redis_names)
     tail = EventTail(client, streams)
     newest = partial(tail.newest, arguments.limit)
     try:

@@ -34,10 +34,11 @@ def execute(arguments: argparse.Namespace) -> int:
     settings = options.read_valid_settings(arguments)
     try:
         entry_id = trigger(
-            connect(options.redis_url(settings)),
+            connect(options.redis_url(settings), names=settings.redis_names),
             reason=arguments.reason,
             requested_by=options.user_name(),
             is_forced=arguments.force,
+            instance=settings.redis_names.instance,
         )
     except RedisUnavailableError as error:
         if not (settings.state_path / "state.db").exists():

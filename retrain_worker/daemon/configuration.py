@@ -39,6 +39,7 @@ class Configuration:
                 self._pending,
                 state_path=kept.state_path,
                 redis_url=kept.redis_url,
+                redis_names=kept.redis_names,
                 database_url=kept.database_url,
                 database_path=kept.database_path,
                 model_path=kept.model_path,

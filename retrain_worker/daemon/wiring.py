@@ -7,6 +7,7 @@ last.
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -105,7 +106,11 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             assert settings.home is not None, "without a home, a Redis is always named"
             embedded_redis = resources.enter_context(EmbeddedRedis(settings.home))
             redis_url = embedded_redis.url
-        client = resources.enter_context(contextlib.closing(connect(redis_url, socket_timeout_seconds=_REDIS_SECONDS)))
+        names = settings.redis_names
+        origin = {"instance": names.instance, "host": socket.gethostname()}
+        client = resources.enter_context(
+            contextlib.closing(connect(redis_url, names=names, socket_timeout_seconds=_REDIS_SECONDS))
+        )
         workers = WorkerProcesses(
             database_url=str(settings.database_url),
             niceness=settings.worker_nice,
@@ -118,7 +123,7 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
 
         def build_context(settings: Settings, slot: ModelSlot) -> StageContext:
             unit, confirm = UnitConfirmations(settings.engine_unit), settings.engine_confirm
-            automatic = AutomaticConfirmations(EventConfirmations(client), unit)
+            automatic = AutomaticConfirmations(EventConfirmations(client, instance=names.instance), unit)
             confirmations: dict[Confirm, Confirmations] = {
                 Confirm.AUTO: automatic,
                 Confirm.UNIT: unit,
@@ -133,7 +138,7 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
                 workers=workers,
                 verifier=verifier,
                 folders=run_folders,
-                confirmations=confirmations.get(confirm) or EventConfirmations(client),
+                confirmations=confirmations.get(confirm) or EventConfirmations(client, instance=names.instance),
                 confirm_by=automatic.expected if is_auto else lambda: confirm,
                 unconfirmable=why_none if is_auto else "ENGINE_CONFIRM=none",
                 slot=slot,
@@ -154,7 +159,7 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
         lock = threading.RLock()
         configuration = Configuration(settings, build_context)
         schedule = RunSchedule(store, configuration)
-        relay = EventRelay(Relay(client, store, _now), embedded_redis)
+        relay = EventRelay(Relay(client, store, _now, origin=origin), embedded_redis)
         waiting_runs = WaitingRuns(workers, on_end=lambda run: write_report(run, run_folders))
         driver = RunDriver(
             store=store,
@@ -180,7 +185,7 @@ def open_components(settings: Settings, *, report: Callable[[Step], None] | None
             waiting_runs=waiting_runs,
             relay=relay,
             retrain_requests=RetrainRequests(
-                Requests(client, _now),
+                Requests(client, _now, instance=names.instance),
                 store,
                 begin_run=driver.begin,
                 is_held=schedule.is_held,

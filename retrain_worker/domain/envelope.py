@@ -26,6 +26,8 @@ _ENVELOPE = frozenset(
         "source",
         "event_id",
         "schema_version",
+        "instance",
+        "host",
     }
 )
 #: a larger number is one of milliseconds: as seconds it would lie after the year 5000
@@ -46,6 +48,9 @@ class ReceivedEvent:
     timestamp: datetime
     source: str
     schema_version: int
+    #: of the worker; empty: the only one of its prefix
+    instance: str = ""
+    host: str = ""
     #: every field beside the envelope
     flat: Mapping[str, str] = field(default_factory=dict)
     stream: str
@@ -91,6 +96,8 @@ def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> Receive
         trace_id=fields.get("trace_id") or correlation_id,
         timestamp=instant_of(fields.get("timestamp")) or added_at(stream_id),
         source=fields.get("source", ""),
+        instance=fields.get("instance", ""),
+        host=fields.get("host", ""),
         schema_version=_schema_version(fields.get("schema_version")),
         flat={name: value for name, value in fields.items() if name not in _ENVELOPE},
         stream=stream,

@@ -189,6 +189,9 @@ class Entry(TypedDict):
     #: equal for every publication of the event: for de-duplication
     event_id: str
     schema_version: str
+    #: the worker: INSTANCE, empty for the only one of its prefix; and its host
+    instance: NotRequired[str]
+    host: NotRequired[str]
     # beside the envelope, for consumers that read no payload
     model: NotRequired[str]
     status: NotRequired[str]
@@ -218,3 +221,6 @@ class CurrentModelFields(TypedDict):
     event_id: str
     shadow_only: str
     confirmed: str
+    #: as in each entry
+    instance: NotRequired[str]
+    host: NotRequired[str]

@@ -30,6 +30,7 @@ from redis.exceptions import RedisError
 
 from retrain_worker.domain.envelope import ReceivedEvent
 from retrain_worker.domain.events import EVENT_TYPES, stream_of
+from retrain_worker.domain.redis_names import DEFAULT_PREFIX, RedisNames
 from retrain_worker.redis_client import connect, connect_async, problem_of
 from retrain_worker.serving.event_reader import SOCKET_TIMEOUT_SECONDS, EventReader, ReaderPolicy
 from retrain_worker.serving.handled_events import HandledEvents
@@ -53,18 +54,23 @@ class _EventConsumer:
         consumer: str,
         types: Iterable[str] = EVENT_TYPES,
         only_new: bool = False,
+        prefix: str = DEFAULT_PREFIX,
         max_tries: int = MAX_TRIES,
         reclaim_after_seconds: float = RECLAIM_AFTER_SECONDS,
         handled_file: Path | None = None,
     ) -> None:
         """`consumer` names this process and must be the same after a restart.
 
-        A new group starts with everything that is retained (30 days), with `only_new` at the present. `handled_file`,
-        one for each consumer, keeps the handled ids even when Redis loses data while this process is down. Raises
-        SettingsError for an invalid URL, OSError when that file cannot be read or written.
+        A new group starts with everything that is retained (30 days), with `only_new` at the present. `prefix` is
+        REDIS_PREFIX of the workers; `event.instance` names the worker. `handled_file`, one for each consumer, keeps the
+        handled ids even when Redis loses data while this process is down. Raises SettingsError for an invalid URL,
+        OSError when that file cannot be read or written.
         """
         self._client = self._connect(
-            redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-events:{consumer}"
+            redis_url,
+            names=RedisNames(prefix=prefix),
+            socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS,
+            client_name=f"model-events:{consumer}",
         )
         self._stopped = self._event_class()
         policy = ReaderPolicy(

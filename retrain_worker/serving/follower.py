@@ -25,6 +25,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from retrain_worker.domain.events import CURRENT_MODEL_KEY
+from retrain_worker.domain.redis_names import DEFAULT_PREFIX, RedisNames
 from retrain_worker.errors import RetryLaterError
 from retrain_worker.redis_client import connect, connect_async, problem_of
 from retrain_worker.serving.io_drivers import drive, drive_async
@@ -42,16 +43,33 @@ class _Follower:
     _event_class: ClassVar[type[Any]]
 
     def __init__(
-        self, redis_url: str, *, consumer: str, env_file: Path | None = None, feature_names: tuple[str, ...] = ()
+        self,
+        redis_url: str,
+        *,
+        consumer: str,
+        env_file: Path | None = None,
+        feature_names: tuple[str, ...] = (),
+        prefix: str = DEFAULT_PREFIX,
+        instance: str = "",
     ) -> None:
-        """`consumer` is the name in acknowledgements. `feature_names` is for files that do not contain their own."""
+        """`consumer` is the name in acknowledgements. `feature_names` is for files that do not contain their own.
+
+        `prefix` and `instance` are REDIS_PREFIX and INSTANCE of the worker that is followed.
+        """
         self._client = self._connect(
-            redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, client_name=f"model-follower:{consumer}"
+            redis_url,
+            names=RedisNames(prefix=prefix, instance=instance),
+            socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS,
+            client_name=f"model-follower:{consumer}",
         )
         self._stopped = self._event_class()
         self._has_model = self._event_class()
         self._watch = ModelWatch(
-            consumer=consumer, env_file=env_file, feature_names=feature_names, message_of=self._message_of
+            consumer=consumer,
+            env_file=env_file,
+            feature_names=feature_names,
+            message_of=self._message_of,
+            instance=instance,
         )
 
     def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -67,10 +67,12 @@ class ModelWatch:
         env_file: Path | None,
         feature_names: tuple[str, ...],
         message_of: Callable[[RedisError], str],
+        instance: str = "",
     ) -> None:
         """`message_of` turns a Redis error into a message without secrets."""
         self.served: Served | None = None
         self._consumer = consumer
+        self._instance = instance
         self._env_file = env_file
         self._feature_names = feature_names
         self._message_of = message_of
@@ -119,7 +121,8 @@ class ModelWatch:
             self._stream_ids[stream] = stream_id
             try:
                 event = received(stream, stream_id, fields)
-                self._note_named(named_by(event.event_type, event.event_id, event.payload))
+                if event.instance == self._instance:
+                    self._note_named(named_by(event.event_type, event.event_id, event.payload))
             except ValueError as error:
                 _log.warning("entry %s of %s is skipped: %s", stream_id, stream, error)
 
@@ -243,7 +246,7 @@ class ModelWatch:
             source=self._consumer,
         )
         try:
-            yield call("xadd", SERVED_STREAM, fields)
+            yield call("xadd", SERVED_STREAM, fields | {"instance": self._instance})
         except RedisError as error:
             self._note_redis(error)
         else:

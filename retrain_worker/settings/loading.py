@@ -17,6 +17,7 @@ from retrain_worker.domain.database_url import canonical, is_postgresql
 from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import ConstantWindow, Recipe
+from retrain_worker.domain.redis_names import DEFAULT_PREFIX, NAME, RedisNames
 from retrain_worker.domain.shadow_trial import ShadowPolicy
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.errors import SettingsError
@@ -49,6 +50,7 @@ class Settings:
     database_path: Path | None
     #: empty: an embedded Redis under `home`
     redis_url: Secret
+    redis_names: RedisNames
     state_path: Path
     model_path: Path
     checkpoint_path: Path
@@ -116,6 +118,7 @@ def load(
         database_url=database_url,
         database_path=database_path,
         redis_url=_redis_url(read, home),
+        redis_names=_redis_names(read),
         state_path=_under(home, "state", read.path("STATE_PATH", _state_default(environment))),
         model_path=_under(home, "models", read.path("MODEL_PATH", "/data/quantum/models")),
         checkpoint_path=_under(home, "checkpoints", read.path("CHECKPOINT_PATH", "/data/quantum/checkpoints")),
@@ -343,6 +346,14 @@ def _redis_url(read: Reader, home: Path | None) -> Secret:
         return Secret(url)
     user = f":{quote(password, safe='')}@" if password else ""
     return Secret(f"redis://{user}{host}:{port}/{number}")
+
+
+def _redis_names(read: Reader) -> RedisNames:
+    prefix, instance = read.text("REDIS_PREFIX", DEFAULT_PREFIX), read.text("INSTANCE", "")
+    for name, value in (("REDIS_PREFIX", prefix), ("INSTANCE", instance)):
+        if value and not NAME.fullmatch(value):
+            read.problems.append(f'{name}: "{value}" has other characters than letters, digits and . _ -')
+    return RedisNames(prefix=prefix, instance=instance)
 
 
 def _is_redis_url(url: str) -> bool:
