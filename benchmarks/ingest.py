@@ -188,14 +188,11 @@ def ours(url: str) -> int:
     """What pull() does before it writes: pages, arrays, canonical order, content hash."""
     from retrain_worker.domain.data_policy import DataPolicy
     from retrain_worker.worker.data.instants import to_microseconds
-    from retrain_worker.worker.data.intake import Intake
-    from retrain_worker.worker.data.source import read_pages
+    from retrain_worker.worker.data.pull import read_window
 
     gc.disable()
-    intake = Intake(DataPolicy(), now=to_microseconds(END))
-    for page in read_pages(url, busy_timeout_seconds=5.0):
-        intake.add(page)
-    return len(intake.snapshot())
+    now = to_microseconds(END)
+    return len(read_window(DataPolicy(), url, now=now, busy_timeout_seconds=5.0, report=lambda _progress: None))
 
 
 def seeds_way(url: str, *, columns: str = "") -> int:

@@ -67,7 +67,7 @@ def hard_links(audited: Audited) -> Finding:
     return counted(
         "source.hard_links",
         audited.facts.noted.get("hard_links", 0),
-        "other hard links of the database file, which is in WAL mode",
+        "other hard links of a database in WAL mode",
         remedy="rows committed under another name are missing here: make it a symbolic link, or set DB_PATH to the "
         "name that the trading services open",
     )
