@@ -6,6 +6,9 @@ import grp
 import os
 import pwd
 
+#: of quantum-retraining-worker.service (systemd/sysusers.conf)
+SERVICE_USER, SERVICE_GROUP = "quantum-retrain", "quantum"
+
 
 def user_name(uid: int | None = None) -> str:
     """The name of a user; by default of the one whose rights this process has."""

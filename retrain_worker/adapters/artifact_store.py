@@ -1,4 +1,7 @@
-"""The directories of runs, `MODEL_PATH/runs/<run id>/` and `CHECKPOINT_PATH/<run id>/`, and their retention."""
+"""The directories of runs, `MODEL_PATH/runs/<run id>/` and `CHECKPOINT_PATH/runs/<run id>/`, and their retention.
+
+Other programs may have models and checkpoints in MODEL_PATH and CHECKPOINT_PATH: only `runs` in them is used.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,13 @@ class ArtifactStore:
 
     def __init__(self, *, model_path: Path, checkpoint_path: Path) -> None:
         self._runs_dir = model_path / "runs"
-        self._slot_requests_dir = model_path / "slot_requests"
-        self._checkpoint_path = checkpoint_path
+        self._slot_requests_dir = self._runs_dir / "slot_requests"
+        self._checkpoints_dir = checkpoint_path / "runs"
+
+    @property
+    def own_directories(self) -> tuple[Path, Path]:
+        """The directories that this program writes to, of models and of checkpoints."""
+        return self._runs_dir, self._checkpoints_dir
 
     def path_of(self, run_id: str) -> Path:
         """The directory of a run, which may not exist."""
@@ -37,7 +45,7 @@ class ArtifactStore:
 
     def checkpoint_dir(self, run_id: str) -> Path:
         """The directory of the worker's checkpoint, created if necessary."""
-        return _made(self._checkpoint_path / _checked(run_id))
+        return _made(self._checkpoints_dir / _checked(run_id))
 
     def slot_request_dir(self, request_id: str) -> Path:
         """The directory of a slot request's verification, created if necessary."""
@@ -63,9 +71,9 @@ class ArtifactStore:
         gone = tuple(run_id for run_id in ids if run_id not in spared)
         for run_id in gone:
             _remove(self._runs_dir / run_id)
-        for run_id in _run_ids_in(self._checkpoint_path):
+        for run_id in _run_ids_in(self._checkpoints_dir):
             if run_id not in spared and run_id not in self.run_ids():
-                _remove(self._checkpoint_path / run_id)
+                _remove(self._checkpoints_dir / run_id)
         return gone
 
     def sweep(self) -> None:
@@ -73,7 +81,7 @@ class ArtifactStore:
 
         To be called once, at start.
         """
-        for directory in (self._runs_dir, self._checkpoint_path):
+        for directory in (self._runs_dir, self._checkpoints_dir):
             for doomed in directory.glob(f"{_DOOMED_PREFIX}*"):
                 shutil.rmtree(doomed, ignore_errors=True)
         shutil.rmtree(self._slot_requests_dir, ignore_errors=True)

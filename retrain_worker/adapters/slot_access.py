@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from retrain_worker import durable_file
-from retrain_worker.adapters.account_names import group_name, user_name
+from retrain_worker.adapters.account_names import SERVICE_USER, group_name, user_name
+from retrain_worker.adapters.service_unit import SERVICE
+from retrain_worker.domain.env_file import PLAIN_VALUE
+from retrain_worker.domain.printable import printable
 
 #: cause, and remedy
 Problem = tuple[str, str]
@@ -27,6 +30,13 @@ def slot_problems(
 ) -> list[Problem]:
     """Problems with directories, rights and space; the content of the env file is not checked."""
     found = _directory_problems(engine_models_dir, "ENGINE_MODELS_DIR")
+    if not PLAIN_VALUE.fullmatch(str(engine_models_dir)):
+        found.append(
+            (
+                f"{printable(engine_models_dir)} (ENGINE_MODELS_DIR) cannot be written to an env file",
+                "use a path of letters, digits and . _ / + - only",
+            )
+        )
     found += _directory_problems(engine_env_file.parent, "ENGINE_ENV_FILE")
     if trigger_file is not None:
         found += _directory_problems(trigger_file.parent, "directory of the trigger file")
@@ -48,11 +58,13 @@ def _directory_problems(directory: Path, name: str) -> list[Problem]:
                 f"sudo install -d -o {user_name()} -m 2755 {_quoted(directory)}",
             )
         ]
+    if remedy := read_only_remedy(directory, allow=directory):
+        return [(f"{directory} ({name}) is read-only for the service", remedy)]
     if not os.access(directory, os.W_OK | os.X_OK):
         return [
             (
                 f"{directory} ({name}) is not writable for {user_name()}",
-                f"sudo chgrp {group_name()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}",
+                _granting(f"sudo chgrp {group_name()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}"),
             )
         ]
     if directory.stat().st_mode & stat.S_IWOTH and not directory.stat().st_mode & stat.S_ISVTX:
@@ -78,7 +90,7 @@ def _env_file_problems(env_file: Path) -> list[Problem]:
             (
                 f"{env_file} belongs to {user_name(found.st_uid)}:{group_name(found.st_gid)}, "
                 f"which {user_name()} cannot give to the file that replaces it",
-                f"sudo chown {user_name()}:{group_name()} {_quoted(env_file)}",
+                _granting(f"sudo chown {user_name()}:{group_name()} {_quoted(env_file)}"),
             )
         ]
     if not found.st_mode & stat.S_IWUSR:
@@ -98,6 +110,22 @@ def _is_mount_point(path: Path) -> bool:
 def _unescaped(name: bytes) -> bytes:
     """A name of /proc/self/mountinfo, where blanks and backslashes are octal."""
     return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), name)
+
+
+def read_only_remedy(directory: Path, *, allow: Path) -> str:
+    """The drop-in that lets the service write to `allow`; empty where the file system is not read-only here."""
+    if not os.statvfs(directory).f_flag & os.ST_RDONLY:
+        return ""
+    drop_in = f"/etc/systemd/system/{SERVICE}.d/paths.conf"
+    return (
+        f"printf '[Service]\\nReadWritePaths=%s\\n' {_quoted(allow)} | sudo install -D -m 644 /dev/stdin {drop_in} && "
+        "sudo systemctl daemon-reload"
+    )
+
+
+def _granting(command: str) -> str:
+    """For the service there is a command that can be undone."""
+    return "sudo retrain-worker access grant" if user_name() == SERVICE_USER else command
 
 
 def _quoted(path: Path) -> str:

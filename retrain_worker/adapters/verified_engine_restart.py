@@ -12,24 +12,11 @@ import time
 from pathlib import Path
 
 from retrain_worker import durable_file
+from retrain_worker.adapters import engine_environment
 from retrain_worker.adapters.model_slot import ModelSlot, is_published
-from retrain_worker.domain import env_file
 from retrain_worker.domain.artifact import checksum_file, checksum_line
 from retrain_worker.errors import ArtifactError, SlotError
 
-#: variables that make the loader or the interpreter load other code
-_LOADER_NAMES = frozenset(
-    {
-        "LD_PRELOAD",
-        "LD_LIBRARY_PATH",
-        "LD_AUDIT",
-        "LD_DEBUG",
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONSTARTUP",
-        "PYTHONINSPECT",
-    }
-)
 _ATTEMPTS = 5
 _SETTLE_SECONDS = 2.0
 _SYSTEMCTL_SECONDS = 90
@@ -70,12 +57,13 @@ class EngineRestart:
 
     def _verified_model(self) -> Path | None:
         """The model that the env line names, verified; None: it names none. Raises SlotError, ArtifactError."""
-        loads = _LOADER_NAMES & set(env_file.parse(self._env_file.read_bytes()))
-        if loads:
+        refused = engine_environment.refused_names(self._unit, self._env_file)
+        if refused:
             raise SlotError(
-                f"{', '.join(sorted(loads))} must not be set in this file",
+                f"{', '.join(refused)} must not be set in this file",
                 where=str(self._env_file),
-                remedy="remove the line, and check which process has written it",
+                remedy=f"remove the line and check which process has written it; if it is right, add it to "
+                f"{engine_environment.kept_file(self._unit)}",
             )
         model = self._slot.current_path()
         if model is None:

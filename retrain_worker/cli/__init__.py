@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from retrain_worker import __version__
 from retrain_worker.cli import (
+    access,
     audit,
     check,
     demo,
@@ -51,6 +52,7 @@ _VERBS = (
     export,
     reload,
     restart_engine,
+    access,
     demo,
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from retrain_worker import confinement, durable_file
 from retrain_worker.adapters import trading_database
+from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.configuration import slot_of
 from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
@@ -22,7 +23,8 @@ def check_start(settings: Settings) -> Iterator[Problem]:
 
     A database that is unreachable now may be reachable at the first run; one without the table will not get it.
     """
-    for folder in (settings.model_path, settings.checkpoint_path):
+    run_folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
+    for folder in run_folders.own_directories:
         with durable_file.named_errors(folder):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

@@ -78,7 +78,7 @@ def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_mod
     newest = deployments(engine)[0]
     assert (newest["kind"], newest["reason"], newest["sha256"]) == ("rollback", "loses money", engine.models[1][1])
     assert events_of(engine) == ["model.rolled_back"]
-    assert not list(engine.home.glob("models/slot_requests/*"))
+    assert not list(engine.home.glob("models/runs/slot_requests/*"))
 
 
 def test_a_running_daemon_carries_out_the_rollback(engine: SlotHome, daemon: Callable[..., Daemon]) -> None:
@@ -119,7 +119,7 @@ def test_many_sigterms_during_a_rollback_leave_a_consistent_slot(
     running = daemon(REDIS_URL=REDIS_DOWN)
     waiting = ordered(engine)
     wait_for(
-        lambda: list(engine.home.glob("models/slot_requests/*")) or engine.named() == engine.path_of(1),
+        lambda: list(engine.home.glob("models/runs/slot_requests/*")) or engine.named() == engine.path_of(1),
         what="the order",
     )
     for _ in range(20):

@@ -7,7 +7,7 @@ import pytest
 
 from retrain_worker import settings
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.cli.check import Check, _engine
+from retrain_worker.cli.checks import Check, _engine
 from retrain_worker.domain.lifecycle import DeploymentState, Stage
 from tests.contract.test_run_store import DEPLOYMENT
 from tests.fakes import NOW

@@ -29,6 +29,7 @@ _TEST_SECONDS = 1800
 #: a market that three epochs are enough for
 PLAIN = Regime(strength=1.0, lag=1, win_good=0.93, win_bad=0.08)
 SETTINGS = {
+    "PRESET": "paper",
     "MAX_EPOCHS": 3,
     "SEQ_LEN": 32,
     "PROBATION_HOURS": 0,
@@ -103,14 +104,11 @@ class Host:
         )
         self.systemctl("reset-failed")
         self.shell(
-            f"rm -rf {DROP_INS} /var/lib/quantum-retraining-worker /data/quantum/models/* "
-            "/data/quantum/checkpoints/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* "
+            f"rm -rf {DROP_INS} /var/lib/quantum-retraining-worker /data/quantum/models/runs/* "
+            "/data/quantum/checkpoints/runs/* /opt/quantum/ai_engine/models/* /run/quantum-retraining-worker/* "
             "/etc/quantum/ai-engine.env.bak*"
         )
-        self.shell(
-            "printf 'OTHER=1\\nPATCHTST_SHADOW_ONLY=true\\n' >/etc/quantum/ai-engine.env; "
-            "systemd-tmpfiles --create quantum-retraining-worker.conf"
-        )
+        self.shell("printf 'OTHER=1\\nPATCHTST_SHADOW_ONLY=true\\n' >/etc/quantum/ai-engine.env")
         self.systemctl("daemon-reload")
         self.systemctl("start", "redis-server", "quantum-ai-engine-restart.path")
         self.run("redis-cli", "flushall")
@@ -211,10 +209,7 @@ def installed() -> Iterator[Host]:
         machine.prepare_environment()
         machine.run("useradd", "--system", "quantum-engine")
         machine.make("install")
-        machine.shell(
-            "install -d -m 2775 -g quantum /opt/quantum/ai_engine/models; "
-            "chgrp -R quantum /opt/quantum/data; chmod 2775 /opt/quantum/data; chmod g+w /opt/quantum/data/*"
-        )
+        machine.shell("chgrp -R quantum /opt/quantum/data; chmod 2775 /opt/quantum/data; chmod g+w /opt/quantum/data/*")
         yield Host(machine)
     finally:
         machine.remove()
@@ -227,7 +222,10 @@ def host(installed: Host) -> Host:
 
 
 def write_neighbours(machine: Machine) -> None:
-    """The trading database, and a stand-in for the engine's unit."""
+    """The trading database, and a stand-in for the engine: its unit, its env file, its directory of models."""
+    machine.path("/opt/quantum/ai_engine/models").mkdir(parents=True)
+    machine.path("/etc/quantum").mkdir()
+    machine.path("/etc/quantum/ai-engine.env").write_text("PATCHTST_SHADOW_ONLY=true\n")
     data = machine.path("/opt/quantum/data")
     data.mkdir(parents=True)
     write_market(data / "quantum_trader.db", seed=11, end=datetime.now(UTC), rows=4_000, regime=PLAIN)

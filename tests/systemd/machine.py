@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 REPOSITORY = Path(__file__).parents[2]
-VENV = "/opt/quantum/venvs/retraining-worker"
+VENV = "/opt/retrain-worker/venv"
 SOURCE = "/usr/src/retrain-worker"
 #: what a copy of the source needs to be installed from
 _SOURCES = (
@@ -188,6 +188,7 @@ class Machine:
         )
         self.run("ldconfig")
         self.run(python, "-m", "venv", VENV)
+        self.path(f"{VENV}/.retrain-worker").touch()
         site = next(self.path(f"{VENV}/lib").glob("python*/site-packages"))
         (site / "present.pth").write_text("".join(f"{inside}\n" for _outside, inside in _present_packages()))
         shutil.rmtree(next(site.glob("setuptools-*")), ignore_errors=True)

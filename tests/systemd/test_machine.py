@@ -493,10 +493,9 @@ def test_files_go_where_a_packager_wants_them(host: Host) -> None:
     found = host.shell("cd /run/package && find . -type f -o -type l | sort").split()
 
     assert "./usr/lib/systemd/system/quantum-retraining-worker.service" in found
-    assert "./etc/quantum/retraining-worker.env" in found
     assert not any("venvs" in path for path in found)
     host.run("make", "-C", SOURCE, "uninstall", "DESTDIR=/run/package", "PREFIX=/usr")
-    assert host.shell("cd /run/package && find . -type f -o -type l").split() == ["./etc/quantum/retraining-worker.env"]
+    assert host.shell("cd /run/package && find . -type f -o -type l") == ""
 
 
 def test_an_uninstall_leaves_what_belongs_to_the_operator_and_the_debian_package_takes_over(host: Host) -> None:

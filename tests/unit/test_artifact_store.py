@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 def test_the_folders_of_a_run_are_made_where_they_belong(store: ArtifactStore, tmp_path: Path) -> None:
     assert store.run_dir(IDS[0]) == tmp_path / "models" / "runs" / IDS[0]
-    assert store.checkpoint_dir(IDS[0]) == tmp_path / "checkpoints" / IDS[0]
+    assert store.checkpoint_dir(IDS[0]) == tmp_path / "checkpoints" / "runs" / IDS[0]
     assert store.run_dir(IDS[0]).is_dir()
     assert store.checkpoint_dir(IDS[0]).is_dir()
 
@@ -56,7 +56,7 @@ def test_the_newest_and_the_protected_stay_and_nothing_else(
     stayed = set(IDS[max(0, len(IDS) - keep) :]) | protected
     assert set(gone) == set(IDS) - stayed
     assert set(store.run_ids()) == stayed
-    assert {path.name for path in (root / "checkpoints").iterdir()} == stayed
+    assert {path.name for path in (root / "checkpoints" / "runs").iterdir()} == stayed
     assert (root / "models" / "runs" / "notes").is_dir()
 
 
