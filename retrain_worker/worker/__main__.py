@@ -135,6 +135,11 @@ def main(arguments: list[str]) -> int:
 
 def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Result:  # noqa: PLR0911 - one per task
     """Execute the request. Only training and scoring import torch."""
+    if isinstance(request, InspectRequest | ExportRequest | VerifyRequest):
+        # as scoring does itself: under MemoryDenyWriteExecute= a model computes without oneDNN only
+        from retrain_worker.worker import compute
+
+        compute.prepare(device="cpu", threads=0)
     match request:
         case PullRequest():
             from retrain_worker.worker.data.pull import pull

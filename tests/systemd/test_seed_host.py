@@ -56,9 +56,11 @@ def seed() -> Iterator[SeedHost]:
         machine.prepare_environment()
         before, rights_before = seed_host.permissions(machine), seed_host.rights(machine)
         done = machine.make("install")
-        yield SeedHost(
-            machine, before=before, rights_before=rights_before, said_by_install=f"{done.stdout}{done.stderr}"
-        )
+        said = f"{done.stdout}{done.stderr}"
+        seed = SeedHost(machine, before=before, rights_before=rights_before, said_by_install=said)
+        # the stack has enabled the service: it starts at the next boot
+        seed.append_settings(**CONFIRMED_BY_UNIT)
+        yield seed
     finally:
         machine.remove()
 
@@ -101,13 +103,9 @@ def test_the_neighbours_keep_their_access_after_the_installation_and_after_a_boo
 
 
 def test_the_first_model_is_promoted_confirmed_by_the_unit_and_rolled_back(seed: SeedHost) -> None:
-    seed.append_settings(**CONFIRMED_BY_UNIT)
     assert seed.check().endswith("ready to start\nrc 0")
-    seed.systemctl("start", "redis-server", "quantum-ai-engine")
     seed.systemctl("enable", "--now", UNIT, "quantum-ai-engine-restart.path")
-    assert seed.wait_outcome() == "PROMOTED", "\n".join(
-        seed.shell(f"journalctl -u {UNIT} -n 30 --no-pager").splitlines()
-    )
+    assert seed.wait_outcome() == "PROMOTED"
     assert seed.state("SELECT state FROM deployments WHERE kind = 'promote'") == [("CONFIRMED",)]
     check_neighbours(seed)
     engine = seed.show("MainPID", unit="quantum-ai-engine")["MainPID"]

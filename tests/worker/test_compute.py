@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from retrain_worker.domain.recipe import InputTransform, Precision, Preset, Recipe
-from retrain_worker.domain.worker_protocol import TrainResult, WorkerExit
+from retrain_worker.domain.worker_protocol import InspectRequest, TrainResult, VerifyRequest, WorkerExit
 from retrain_worker.model import presets
 from retrain_worker.worker import compute, inference
 from retrain_worker.worker.training import loop
 from retrain_worker.worker.training.train import train
+from tests.slot_home import write_model
 from tests.worker.synthetic_market import saved
 from tests.worker.test_training import RECIPE, Journal, never, request, weights_of
 
@@ -129,6 +130,22 @@ def test_bf16_gives_the_same_bits_each_time(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- MemoryDenyWriteExecute=
 
 
+def log_of_worker(command: tuple[str, ...], folder: Path, content: dict[str, Any]) -> str:
+    """The log of a worker that has carried out the request `content`."""
+    (folder / "request.json").write_bytes(msgspec.json.encode(content))
+    with subprocess.Popen(
+        [*command, "-m", "retrain_worker.worker", str(folder / "request.json"), str(folder / "result.json")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stderr is not None
+        log = worker.stderr.read()
+    assert worker.returncode == WorkerExit.DONE, log
+    return log
+
+
 def test_under_memory_deny_write_execute_training_works_in_fp32_and_learns_the_same(tmp_path: Path) -> None:
     recipe = Recipe(preset=Preset.PAPER, seq_len=32, max_epochs=2, batch_size=64, device="cpu", threads=2)
     found = {}
@@ -138,18 +155,20 @@ def test_under_memory_deny_write_execute_training_works_in_fp32_and_learns_the_s
         precision = Precision.BF16 if command is FORBIDDEN else Precision.FP32
         asked = request(folder, recipe=dataclasses.replace(recipe, precision=precision))
         content = {"stage": "TRAIN", "request": asked}
-        (folder / "request.json").write_bytes(msgspec.json.encode(content))
-        with subprocess.Popen(
-            [*command, "-m", "retrain_worker.worker", str(folder / "request.json"), str(folder / "result.json")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as worker:
-            assert worker.stderr is not None
-            log = worker.stderr.read()
-        assert worker.returncode == WorkerExit.DONE, log
+        log = log_of_worker(command, folder, content)
         assert ("PRECISION=bf16 needs" in log) is (command is FORBIDDEN)
         found[name] = msgspec.convert(json.loads((folder / "result.json").read_bytes())["result"], TrainResult)
     assert found["forbidden"].manifest.training["precision"] == "fp32"
     assert found["forbidden"].validation_log_loss == pytest.approx(found["free"].validation_log_loss, abs=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["VERIFY", "INSPECT"])
+def test_a_model_is_verified_where_writing_and_executing_is_forbidden(tmp_path: Path, stage: str) -> None:
+    model, sha256 = write_model(tmp_path, "patchtst_v20260101_000000", seed=1)
+    requests = {
+        "VERIFY": VerifyRequest(request_id="a", model_path=str(model), expected_sha256=sha256),
+        "INSPECT": InspectRequest(paths=(bytes(model),)),
+    }
+    log_of_worker(FORBIDDEN, tmp_path, {"stage": stage, "request": requests[stage]})
+
+    assert "primitive" not in (tmp_path / "result.json").read_text()
