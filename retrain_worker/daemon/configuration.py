@@ -58,7 +58,7 @@ def slot_of(settings: Settings) -> ModelSlot:
         engine_env_file=settings.engine_env_file,
         trigger_file=settings.engine_trigger_file,
         serving_user=settings.engine_user or None,
-        withdrawn_dir=settings.model_path / "withdrawn",
+        withdrawn_dir=settings.model_path / "runs/withdrawn",
     )
 
 

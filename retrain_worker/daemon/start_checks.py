@@ -24,7 +24,7 @@ def check_start(settings: Settings) -> Iterator[Problem]:
     A database that is unreachable now may be reachable at the first run; one without the table will not get it.
     """
     run_folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
-    for folder in run_folders.own_directories:
+    for folder in (*run_folders.own_directories, settings.model_path / "runs/withdrawn"):
         with durable_file.named_errors(folder):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

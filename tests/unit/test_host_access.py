@@ -1,6 +1,7 @@
 """What `access grant` changes and `access restore` undoes, on files of this process."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,16 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes own
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "etc").mkdir(mode=0o750)
-    (tmp_path / "etc/engine.env").write_text("A=1\n")
-    os.chown(tmp_path / "etc/engine.env", 0, READERS)
-    (tmp_path / "etc/engine.env").chmod(0o640)
-    return tmp_path
+def root() -> Iterator[Path]:
+    # not tmp_path, which other users cannot enter
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        (root / "etc").mkdir(mode=0o755)
+        (root / "etc/engine.env").write_text("A=1\n")
+        os.chown(root / "etc/engine.env", 0, READERS)
+        (root / "etc/engine.env").chmod(0o640)
+        yield root
 
 
 def state_of(root: Path) -> dict[str, tuple[int, int, int, bytes | None]]:
@@ -58,10 +63,6 @@ def may(uid: int, gid: int, path: Path, mode: int) -> bool:
 
 
 def test_the_service_may_replace_the_file_and_its_readers_keep_it(root: Path) -> None:
-    for folder in root.parents[:2]:
-        folder.chmod(0o755)
-    root.chmod(0o755)
-    (root / "etc").chmod(0o755)
     access, lines = granted(root)
 
     assert may(UID, GID, root / "etc", os.W_OK | os.X_OK)

@@ -156,8 +156,8 @@ def test_each_step_of_a_rollback_is_reported_and_stored(context: FakeContext, tm
         )
     ]
     assert isinstance(context.verifier, RecordedVerifier)
-    assert context.verifier.folders == [tmp_path / "slot_requests" / REQUEST_ID]
-    assert not (tmp_path / "slot_requests").exists(), "removed with the answer"
+    assert context.verifier.folders == [tmp_path / "runs/slot_requests" / REQUEST_ID]
+    assert not (tmp_path / "runs/slot_requests").exists(), "removed with the answer"
 
 
 def test_a_rollback_is_stored_with_its_requester_and_the_run_that_it_ends(context: FakeContext) -> None:

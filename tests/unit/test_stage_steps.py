@@ -153,7 +153,7 @@ def test_each_stage_requests_its_work_with_the_policies_and_the_findings_before_
                 data=policies.data,
                 split=policies.split,
                 recipe=policies.recipe,
-                checkpoint_dir=str(tmp_path / "checkpoints" / RUN.run_id),
+                checkpoint_dir=str(tmp_path / "checkpoints/runs" / RUN.run_id),
                 incumbent_path=str(OLD),
                 memory_limit_bytes=7,
             ),
