@@ -174,8 +174,8 @@ class StateDb:
             if watermark_path is not None:
                 _remember(connection, _WATERMARK, str(watermark_path))
 
-    def run(self, run_id: str) -> Run | None:
-        """One run."""
+    def run(self, run_id: str | None) -> Run | None:
+        """One run; None for None, and for a run that is not stored."""
         return self._one(Run, "SELECT * FROM runs WHERE run_id = ?", run_id)
 
     def history(self, limit: int) -> list[Run]:

@@ -53,7 +53,7 @@ def carried_out(
 
 def run_of(store: StateDb, request: SlotRequest) -> Run | None:
     """The run that the request has opened."""
-    return store.run(request.arguments.opened_run_id or "")
+    return store.run(request.arguments.opened_run_id)
 
 
 class _Progress:

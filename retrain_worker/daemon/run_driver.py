@@ -143,7 +143,7 @@ class RunDriver:
             if request.is_answered:
                 break
             time.sleep(_POLL_SECONDS)
-        opened = self._store.run(request.arguments.opened_run_id or "")
+        opened = self._store.run(request.arguments.opened_run_id)
         if opened is not None:
             self.drive(opened)
         return request

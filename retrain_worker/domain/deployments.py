@@ -34,7 +34,7 @@ def roll_back_target(
     stood = _standing(deployments)
     while stood and stood[-1].model_path != current_path:
         stood.pop()
-    earlier = [target for target in reversed(stood) if target.model_path != current_path] if stood else []
+    earlier = [target for target in reversed(stood) if target.model_path != current_path]
     earlier = [target for target in earlier if not (target.sha256 and is_blocked(target.sha256))]
     return next((target for target in earlier if target.is_good), earlier[0] if earlier else None)
 

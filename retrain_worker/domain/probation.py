@@ -45,9 +45,9 @@ def alpha_of(num_analyses: int, policy: ProbationPolicy) -> float:
     return policy.alpha / ((num_analyses + 1) * (num_analyses + 2))
 
 
-def outcomes_for(num_analyses: int, policy: ProbationPolicy, *, last_known: int) -> int:
-    """How many outcomes must be known for the next analysis; `last_known` were at the last one."""
-    return policy.min_outcomes if num_analyses == 0 else max(policy.min_outcomes, int(last_known * GROWTH))
+def outcomes_for(policy: ProbationPolicy, *, last_known: int) -> int:
+    """How many outcomes must be known for the next analysis; `last_known` were at the last one, 0 before the first."""
+    return max(policy.min_outcomes, int(last_known * GROWTH))
 
 
 def is_decidable(evaluation: TrialEvaluation) -> bool:

@@ -28,7 +28,7 @@ def known_contract(store: RunStore) -> ModelContract | None:
     }
     for change in reversed(history):
         promotion = promotion_of(history, change.model_path)
-        run = store.run(promotion.run_id) if promotion and promotion.run_id else None
+        run = store.run(promotion.run_id) if promotion else None
         if run is not None and run.facts.train is not None:
             return run.facts.train.contract
         if change.model_path in measured:

@@ -32,8 +32,8 @@ class RunStore(Protocol):
     def waiting_runs(self) -> list[Run]:
         """The runs on trial and on probation, oldest first."""
 
-    def run(self, run_id: str) -> Run | None:
-        """One run."""
+    def run(self, run_id: str | None) -> Run | None:
+        """One run; None for None, and for a run that is not stored."""
 
     def history(self, limit: int) -> list[Run]:
         """The newest runs, newest first."""

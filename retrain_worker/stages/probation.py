@@ -7,6 +7,7 @@ blocked. Without a previous model the slot is emptied. A slot that names another
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from retrain_worker.domain.facts import ProbationFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Outcome, Requester, Run
@@ -39,7 +40,7 @@ def probation(run: Run, context: StageContext) -> Step:
         return _taken_back(run, facts, deployment, context)
     try:
         current = context.slot.current_path()
-        if (str(current) if current else "") != deployment.model_path:
+        if current != Path(deployment.model_path):
             return _overtaken(run, str(current) if current else "nothing", context)
         return _evaluate(run, facts, deployment, context)
     except ArtifactError as error:
@@ -84,7 +85,7 @@ def _evaluate(run: Run, facts: ProbationFacts, deployment: Deployment, context: 
     )
     if isinstance(found, Step):
         return found
-    required = outcomes_for(facts.num_analyses, policy, last_known=facts.num_outcomes_analysed)
+    required = outcomes_for(policy, last_known=facts.num_outcomes_analysed)
     facts = replace(
         trial_evaluation.evaluated(facts, found),
         worse=found.worse,

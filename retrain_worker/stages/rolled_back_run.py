@@ -16,7 +16,7 @@ def rolled_back_run(change: Deployment, context: StageContext) -> Run | None:
     ends itself (promote.py).
     """
     promotion = deployments.promotion_of(context.store.reached_deployments(), change.previous_model_path)
-    run = context.store.run(promotion.run_id or "") if promotion else None
+    run = context.store.run(promotion.run_id) if promotion else None
     if promotion is None or run is None or run.outcome is not Outcome.PROMOTED:
         return None
     is_return = change.model_path in ("", promotion.previous_model_path)

@@ -141,7 +141,7 @@ def _promote(request: SlotRequest, context: StageContext) -> SlotRequestStep:
     Raises RefuseError when that is not allowed, or while another run is at work.
     """
     asked = request.arguments
-    judged = context.store.run(asked.run_id or "")
+    judged = context.store.run(asked.run_id)
     if judged is None:
         raise RefuseError(f"there is no run {asked.run_id}", remedy="`retrain-worker history` lists them")
     if why := forced_promotion.refusal(judged, is_forced=asked.is_forced, accepted_contract=asked.accepted_contract):
@@ -315,7 +315,7 @@ def _rolled_back_id(request: SlotRequest, named: str | None, context: StageConte
 
 def _swapped(step: SlotRequestStep, deployment: Deployment, context: StageContext) -> SlotRequestStep:
     """The step with what follows from the new env line: the event, and the end of the run that is rolled back."""
-    run = context.store.run(deployment.run_id) if deployment.run_id else None
+    run = context.store.run(deployment.run_id)
     event = events.rolled_back(
         deployment,
         shadow_only=context.slot.is_shadow_only(),

@@ -139,6 +139,7 @@ def test_each_step_of_a_rollback_is_reported_and_stored(context: FakeContext, tm
         "follower engine-1 answered with it",
     ]
     assert all(step.is_move for step in found)
+    assert [step.request.updated_at - NOW for step in found] == [timedelta(seconds=10 * n) for n in (1, 2, 3, 4)]
     assert [step.request.answer for step in found] == [
         step.message.removeprefix(f"{REQUEST_ID}: ").removeprefix(f"{REQUEST_ID} DONE: ") for step in found
     ]
@@ -200,6 +201,27 @@ def test_the_event_of_a_rollback_has_the_evidence_of_the_probation_and_the_mode_
     (event,) = steps(allowed, a_request())[1].events
 
     assert (event.payload["shadow_only"], event.payload["evidence"]["reason"]) == (False, "worse")
+
+
+def test_a_rollback_goes_past_a_blocked_model(context: FakeContext) -> None:
+    run = replace(promoted_run(), run_id="20260102_000000", stage=Stage.PROBATION)
+    blocking = run.with_fact(probation_facts(rollback_reason="worse"))
+    context.store.record(blocking, deployment=deployed(B, A, deployment_id=run.run_id, run_id=run.run_id))
+    context.store.record_deployment(deployed(C, B, deployment_id="again"))
+
+    assert carry_out(a_request(), context).deployment.version == A.stem
+
+
+@pytest.mark.parametrize(("aliases", "types"), [(True, 2), (False, 1)])
+def test_a_rollback_is_published_under_its_other_names_where_that_is_set(
+    context: FakeContext, aliases: bool, types: int
+) -> None:
+    step = steps(replace(context, policies=replace(context.policies, event_aliases=aliases)), a_request())[1]
+
+    assert [event.event_type for event in step.events] == [
+        EventType.ROLLED_BACK,
+        EventType.ROLLBACK_INITIATED,
+    ][:types]
 
 
 def test_a_rollback_of_a_model_of_another_origin_ends_no_run(context: FakeContext) -> None:
@@ -391,6 +413,38 @@ def test_a_file_that_is_not_sound_never_returns(context: FakeContext, verified: 
     assert step.request.answer == f"nothing was changed: {answer}"
 
 
+class Withdrawing(FakeSlot):
+    """B is withdrawn, and returns when it is restored."""
+
+    def located(self, model: Path) -> Path:
+        return model if model in self.published else Path("/withdrawn") / model.name
+
+    def check_ready(self, model: Path, *, expected_sha256: str | None) -> int:
+        assert model in self.published
+        return super().check_ready(model, expected_sha256=expected_sha256)
+
+    def restore(self, model: Path, *, expected_sha256: str) -> None:
+        assert (model, expected_sha256) == (B, sha256_of(B))
+        self.published.append(model)
+
+
+def test_a_withdrawn_model_is_verified_where_it_is_and_restored(context: FakeContext) -> None:
+    hashes: dict[str, str | None] = {str(B): sha256_of(B), str(C): sha256_of(C)}
+    withdrawing = replace(context, slot=Withdrawing(named=C, hashes=hashes))
+    step = carry_out(a_request(), withdrawing)
+
+    assert context.verifier.requests[0][1].model_path == f"/withdrawn/{B.name}"
+    assert (step.deployment.model_path, step.deployment.state) == (str(B), DeploymentState.INTENDED)
+
+
+def test_a_changed_file_is_not_even_verified(context: FakeContext) -> None:
+    context.slot.hashes[str(B)] = "d" * 64
+    (step,) = steps(context, a_request())
+
+    assert step.request.answer == f"nothing was changed: {B}: not what its hash says"
+    assert context.verifier.requests == []
+
+
 def test_the_hash_of_a_model_from_before_the_history_is_the_one_that_is_measured(context: FakeContext) -> None:
     context.store.record_deployment(deployed(OTHER, None, previous_model_path="/engine/old.pth", previous_version="o"))
     context.slot.named, context.slot.hashes["/engine/old.pth"] = OTHER, "e" * 64
@@ -416,7 +470,7 @@ def test_a_temporary_error_is_retried_after_a_growing_pause_and_then_given_up(co
             assert request.answer == step.message.removeprefix(f"{REQUEST_ID} ")
             context.now.now = request.not_before - timedelta(seconds=1)
             waiting = carry_out(request, context)
-            assert (waiting.message, waiting.is_move) == (request.answer, False)
+            assert (waiting.request, waiting.message, waiting.is_move) == (request, request.answer, False)
             context.now.forward(1)
 
     assert found == [
@@ -698,6 +752,13 @@ def test_a_blocked_model_is_no_target_and_one_without_a_hash_is_not_asked_for() 
     history = [deployed(B, A, previous_sha256=None), deployed(C, B)]
 
     assert roll_back_target(history, str(C), is_blocked={sha256_of(B)}.__contains__) == target_of(A, sha256=None)
+
+
+def test_a_model_that_a_rollback_went_past_is_no_target() -> None:
+    history = [deployed(B, A), deployed(C, B), rollback(A, C), deployed(OTHER, A)]
+
+    assert roll_back_target(history, str(OTHER)) == target_of(A)
+    assert roll_back_target(history, str(OTHER), is_blocked={sha256_of(A)}.__contains__) is None
 
 
 def test_a_version_is_found_by_its_name_or_path_with_the_newest_known_hash() -> None:

@@ -15,7 +15,7 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Deployme
 from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
-from retrain_worker.errors import ArtifactError, SlotError
+from retrain_worker.errors import ArtifactError, DiskFullError, RetrainError, SlotError
 from retrain_worker.stages import swap
 from retrain_worker.stages.advance import advance
 from tests.fakes import NOW, FakeConfirmations, FakeContext, FakeSlot, fake_context
@@ -32,6 +32,7 @@ class RecordedSlot(FakeSlot):
     """Keeps each change with its arguments."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    withdrawal_fault: RetrainError | None = None
 
     def publish(self, candidate: Path, *, expected_sha256: str) -> Path:
         self.calls.append(("publish", candidate, expected_sha256))
@@ -44,6 +45,11 @@ class RecordedSlot(FakeSlot):
     def point_to(self, model: Path, *, expected_sha256: str | None, replacing: Path | None) -> None:
         self.calls.append(("point_to", model, expected_sha256, replacing))
         super().point_to(model, expected_sha256=expected_sha256, replacing=replacing)
+
+    def keep_only(self, model: Path | None) -> None:
+        self.calls.append(("keep_only", model))
+        if self.withdrawal_fault:
+            raise self.withdrawal_fault
 
     def clear(self, *, replacing: Path | None) -> None:
         self.calls.append(("clear", replacing))
@@ -245,6 +251,22 @@ def test_an_intent_beside_an_empty_slot_begins_while_it_is_empty(context: FakeCo
 
     context.slot.named = OTHER
     assert swap.take_step(deployment, context).deployment.state is DeploymentState.UNDONE
+
+
+@pytest.mark.parametrize("model", [NEW, None])
+def test_a_rollback_withdraws_the_other_models_before_the_restart(context: FakeContext, model: Path | None) -> None:
+    deployment = replace(intended(context, model, kind=DeploymentKind.ROLLBACK), state=DeploymentState.SWAPPED)
+    swap.take_step(deployment, context)
+    assert calls_of(context) == [("keep_only", model)]
+
+    assert isinstance(context.slot, RecordedSlot)
+    context.slot.withdrawal_fault = DiskFullError("no space left on device")
+    step = swap.take_step(deployment, context)
+    assert step.message == (
+        f"engine restart requested for {model.stem if model else 'no model'}; withdrawn models are still in the "
+        "engine's directory: no space left on device"
+    )
+    assert (step.deployment.state, context.slot.triggered) == (DeploymentState.ANNOUNCED, [model, model])
 
 
 # ---------------------------------------------------------------- confirmation

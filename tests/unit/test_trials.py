@@ -462,7 +462,7 @@ def test_looks_decide_only_when_the_outcomes_have_grown_by_half(context: FakeCon
 
 def test_all_decisions_together_spend_alpha() -> None:
     assert sum(alpha_of(k, POLICY) for k in range(100_000)) == pytest.approx(POLICY.alpha, rel=1e-4)
-    assert outcomes_for(0, POLICY, last_known=0) == POLICY.min_outcomes
+    assert outcomes_for(POLICY, last_known=0) == POLICY.min_outcomes
 
 
 @pytest.mark.parametrize(

@@ -89,4 +89,4 @@ def finding_of(store: StateDb, tally: Tally) -> Finding:
 def _run_of(store: StateDb, model_path: str) -> Run | None:
     """The run that has put this model into the slot; None for an external model."""
     promotion = promotion_of(store.reached_deployments(), model_path)
-    return store.run(promotion.run_id) if promotion and promotion.run_id else None
+    return store.run(promotion.run_id) if promotion else None
