@@ -131,6 +131,8 @@ def _message(result: RunResult) -> str:
     run, stage, unchanged = result.run, result.run.stage.lower(), _unchanged(result)
     if run.outcome is Outcome.REFUSED and run.facts.gate:
         return f"The candidate did not pass the gates; {unchanged}."
+    if run.outcome is Outcome.SKIPPED and run.facts.gate:
+        return f"The candidate is not promoted during a pause; {unchanged}."
     messages = {
         None: f"The run is in progress; the next stage is {stage}.",
         Outcome.PROMOTED: f"{_model_name(result.model_path)} is in the engine's slot; {_confirmation(run)}.",
@@ -164,6 +166,8 @@ def _next_step(run: Run) -> str:
         return (
             "The next run trains on the rows that have arrived by then. The refused candidate stays in its run folder."
         )
+    if run.outcome is Outcome.SKIPPED and run.facts.gate:
+        return "`retrain-worker resume` ends the pause; the rows of this run are new for the next one."
     steps = {
         Outcome.PROMOTED: "The engine's other settings, PATCHTST_SHADOW_ONLY among them, are unchanged.",
         Outcome.REFUSED: "Correct what the reasons name; the next run reads the data again.",

@@ -12,6 +12,7 @@ import pytest
 
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import env_file
+from retrain_worker.domain.events import EVENT_TYPES
 from tests.acceptance.conftest import (
     COMMAND,
     PATIENCE_SECONDS,
@@ -64,8 +65,10 @@ def deployments(engine: SlotHome) -> list[dict[str, Any]]:
 
 
 def events_of(engine: SlotHome) -> list[str]:
+    """Without the aliases."""
     with StateDb(engine.home / "state/state.db", read_only=True) as state:
-        return [row.event.event_type for row in state.pending_events(99)]
+        kinds = [row.event.event_type for row in state.pending_events(99)]
+    return [kind for kind in kinds if kind in EVENT_TYPES]
 
 
 def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_model(engine: SlotHome) -> None:

@@ -261,6 +261,16 @@ def test_a_refusal_gives_its_reason_first_and_what_happens_next(name: Any) -> No
     assert re.search(rf"✘ {name}", text)
 
 
+def test_a_candidate_that_a_pause_holds_is_not_called_a_lack_of_rows() -> None:
+    run, _ = run_with()
+    paused = replace(run, stage=Stage.PROMOTE).ended(Outcome.SKIPPED, "promotions are paused", at=run.updated_at)
+    text = summary(RunResult(run=paused, report=None))
+
+    assert "is not promoted during a pause" in text
+    assert "`retrain-worker resume` ends the pause" in text
+    assert "too few" not in text
+
+
 def test_an_undecided_gate_is_not_called_a_failure() -> None:
     text = summary(refused(evidence(candidate=card(n=50)))).replace("│", "")
 
