@@ -47,7 +47,7 @@ from retrain_worker.domain.worker_protocol import (
     WorkerError,
     WorkerExit,
 )
-from retrain_worker.errors import DiskFullError, RetrainError, UsageError
+from retrain_worker.errors import DiskFullError, RetrainError, SourceUnfitError, UsageError
 from retrain_worker.worker import openblas
 from retrain_worker.worker.stop_signal import StopFlag, StoppedError
 
@@ -247,9 +247,10 @@ def _writable(request: Request, run_dir: Path) -> list[Path]:
             # a reader of a database in WAL mode writes to the -shm file beside it
             from retrain_worker.worker.data.source import parse_url
 
-            url = parse_url(os.environ.get(DATABASE_URL_VARIABLE, ""))
-            if url.get_backend_name() == "sqlite" and url.database:
-                found.append(Path(url.database).resolve().parent)
+            with suppress(SourceUnfitError):  # the stage reports it
+                url = parse_url(os.environ.get(DATABASE_URL_VARIABLE, ""))
+                if url.get_backend_name() == "sqlite" and url.database:
+                    found.append(Path(url.database).resolve().parent)
     if "COVERAGE_FILE" in os.environ:  # which lines the tests have run
         found.append(Path(os.environ["COVERAGE_FILE"]).parent)
     return [folder for folder in found if folder.is_dir()]

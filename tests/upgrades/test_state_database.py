@@ -248,7 +248,7 @@ def test_a_row_that_is_not_json_is_left_as_it_is_and_others_are_migrated(tmp_pat
         assert torn and other and waiting
 
         assert set(torn.facts.unreadable) == {
-            "pull", "audit", "train", "gate", "shadow", "promote", "probation"
+            "request", "pull", "audit", "train", "gate", "shadow", "promote", "probation"
         }  # fmt: skip
         assert not other.facts.unreadable
         assert waiting.arguments.unreadable
