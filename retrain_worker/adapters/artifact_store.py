@@ -85,6 +85,9 @@ class ArtifactStore:
             for doomed in directory.glob(f"{_DOOMED_PREFIX}*"):
                 shutil.rmtree(doomed, ignore_errors=True)
         shutil.rmtree(self._slot_requests_dir, ignore_errors=True)
+        for former in _run_ids_in(self._checkpoints_dir.parent):  # where earlier versions had them
+            with contextlib.suppress(OSError):
+                (self._checkpoints_dir.parent / former).rename(_made(self._checkpoints_dir) / former)
 
     def _named_by(self, protected: Collection[str | Path]) -> set[str]:
         named = {each for each in protected if isinstance(each, str)}

@@ -73,3 +73,15 @@ def test_a_removal_that_was_cut_short_is_finished_at_the_next_start(
     assert store.run_ids() == ()
     store.sweep()
     assert list((tmp_path / "models" / "runs").iterdir()) == []
+
+
+def test_checkpoints_of_earlier_versions_are_moved_to_the_directory_of_this_program(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints" / IDS[0]).mkdir(parents=True)
+    (tmp_path / "checkpoints" / IDS[0] / "state").touch()
+    (tmp_path / "checkpoints/of_another_service").mkdir()
+    store.sweep()
+
+    assert (store.checkpoint_dir(IDS[0]) / "state").exists()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["of_another_service", "runs"]
