@@ -31,6 +31,7 @@ from retrain_worker.domain.worker_protocol import (
     AuditResult,
     Broken,
     Done,
+    EmptySlot,
     GateMeasured,
     GateRequest,
     PullRequest,
@@ -80,7 +81,7 @@ def context(tmp_path: Path) -> FakeContext:
         Stage.GATE: Done(result=GateMeasured(evidence=GOOD, engine_contract=CONTRACT)),
     }
     context = fake_context(tmp_path, workers=RecordedWorkers(answers=answers))
-    return replace(context, policies=replace(context.policies, worker_memory_bytes=7))
+    return replace(context, policies=replace(context.policies, worker_memory_bytes=7, needs_known_contract=True))
 
 
 def at(context: FakeContext, stage: Stage) -> Run:
@@ -285,7 +286,9 @@ def test_without_any_model_in_the_slot_the_run_has_no_incumbent(context: FakeCon
     facts = context.store.known_run(RUN.run_id).facts
 
     assert (facts.audit.incumbent_path, facts.train.incumbent_path) == (None, None)
-    assert [request.incumbent_path for stage, request in context.workers.requests[2:]] == [None, None]
+    requests = [request for _, request in context.workers.requests[2:]]
+    assert [request.incumbent_path for request in requests] == [None, None]
+    assert [request.empty_slot for request in requests] == [EmptySlot(is_contract_required=True)] * 2
     deployment = context.store.known_deployment(RUN.run_id)
     assert (deployment.previous_version, deployment.previous_model_path, deployment.previous_sha256) == (None,) * 3
 
@@ -513,7 +516,8 @@ def test_a_temporary_error_is_retried_after_a_growing_pause(context: FakeContext
         if run.not_before:
             context.now.now = run.not_before - timedelta(seconds=2)
             waiting = advance(run, context)
-            assert (waiting.message, waiting.is_move) == ("pull 20260110_033000: next try in 2 s", False)
+            assert (waiting.run, waiting.is_move) == (run, False)
+            assert waiting.message == "pull 20260110_033000: next try in 2 s"
             context.now.now = run.not_before
 
     assert found == [
