@@ -1,5 +1,6 @@
 """Reading the table from SQLite: what is refused, what is retried, and that nobody is disturbed by it."""
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -7,8 +8,10 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
@@ -218,6 +221,33 @@ def test_a_writer_commits_at_once_between_two_pages(
             seen.extend(page["id"])
     assert set(range(1, 6001)) <= set(seen)
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_pages_begin_with_a_pause_where_one_was_interrupted(
+    database: Path, monkeypatch: pytest.MonkeyPatch, is_interrupted: bool
+) -> None:
+    ticks, calls = itertools.count(), []
+    reader = sqlite_source._Connection(database, 1.0, options="mode=ro")
+    real_query = reader.query
+
+    def query(statement: str, **options: Any) -> pl.DataFrame:
+        if "FROM ai_training_samples" in statement:
+            calls.append("page")
+        return real_query(statement, **options)
+
+    clock = SimpleNamespace(
+        perf_counter=lambda: 0.01 * next(ticks),
+        thread_time=lambda: 0.0 if is_interrupted else 0.01 * next(ticks),
+        sleep=lambda _seconds: calls.append("sleep"),
+    )
+    monkeypatch.setattr(reader, "query", query)
+    monkeypatch.setattr(sqlite_source, "time", clock)
+    with reader:
+        assert sum(map(len, sqlite_source._pages(reader))) == 3000
+    pages = calls.count("page")
+    assert pages > 5
+    assert calls == (["page", *(["sleep", "page"] * (pages - 1))] if is_interrupted else ["page"] * pages)
 
 
 def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from datetime import UTC, datetime
 from heapq import nsmallest
@@ -142,16 +143,18 @@ def _in_short_columns(rows: pl.DataFrame) -> pl.DataFrame:
     executed, predicted = (outcomes.actions(rows[name]) for name in ("execution_side", "predicted_action"))
     return rows.select(
         pl.col("symbol").cast(pl.Categorical),
-        # adding nothing copies: a column as it came keeps the driver's whole batch in memory, its texts as well
+        # a column as it came, or its bits for nulls, would keep the driver's whole batch in memory, its texts as well:
+        # adding nothing copies values, and a column without nulls needs no bits
         pl.col("id") + 0,
-        pl.col("realized_pnl").alias("pnl") + 0.0,
-        *map(pl.col, ("decided_at", "recorded_outcome")),
+        pl.col("decided_at") + 0,
+        (pl.col("realized_pnl").alias("pnl") + 0.0).fill_null(math.nan),
+        "recorded_outcome",
         outcomes.known_at(NEVER).alias("known_at"),
         outcomes.side(pl.lit(executed), pl.lit(predicted)).alias("side"),
         predicted.alias("action"),
-        pl.col("prediction_confidence").cast(pl.Float32).alias("confidence"),
-        pl.col("target_label").cast(pl.Float32),
-        (pl.col("exit_price") / pl.col("entry_price") - 1.0).cast(pl.Float32).alias("price_move"),
+        pl.col("prediction_confidence").cast(pl.Float32).fill_null(math.nan).alias("confidence"),
+        pl.col("target_label").cast(pl.Float32).fill_null(math.nan),
+        (pl.col("exit_price") / pl.col("entry_price") - 1.0).cast(pl.Float32).fill_null(math.nan).alias("price_move"),
         *map(pl.col, ("features", "feature_names")),
     )
 

@@ -42,6 +42,9 @@ from retrain_worker.worker.data.page import (
 #: how long a page may hold a read lock, about; its first and its bounds in rows
 PAGE_SECONDS = 0.005
 _FIRST_PAGE_ROWS, _MIN_PAGE_ROWS, _MAX_PAGE_ROWS = 1_000, 250, 5_000
+#: a page that lasted so much longer than it worked was interrupted while its lock was held; after one such, so many
+#: pages begin with a sleep of so long, since the scheduler seldom interrupts a thread that has just slept
+_INTERRUPTED_SECONDS, _PAUSED_PAGES, _TIME_SLICE_SECONDS = 0.001, 100, 0.0003
 #: rows that are converted at once, after their locks are gone
 _CONVERTED_ROWS = 20_000
 #: the driver chooses the types of the columns by its first batch, for which it reserves address space: it must hold a
@@ -187,13 +190,18 @@ def _pages(connection: _Connection) -> Iterator[pl.DataFrame]:
     rows = _MAX_PAGE_ROWS if key else _VIEW_ROWS
     tail, below, size = f"FROM {TABLE}", f"<= {_MAX_KEY}", _FIRST_PAGE_ROWS
     waiting: list[tuple[str, pl.DataFrame]] = []
-    is_end = False
+    is_end, pauses = False, 0
     while not is_end:
         if key:
             tail = f"FROM {TABLE} WHERE {key} {below} ORDER BY {key} DESC LIMIT {size}"
-        began = time.perf_counter()
+        if pauses:
+            time.sleep(_TIME_SLICE_SECONDS)
+            pauses -= 1
+        began, worked = time.perf_counter(), time.thread_time()
         page = connection.query(f"SELECT {_select(_AS_IT_IS)}, {key or 'NULL'} AS key {tail}", rows=rows)
         seconds = max(time.perf_counter() - began, 1e-6)
+        if seconds - (time.thread_time() - worked) > _INTERRUPTED_SECONDS:
+            pauses = _PAUSED_PAGES
         is_end = not key or len(page) < size
         if len(page):
             waiting.append((tail, page))
