@@ -31,8 +31,9 @@ from retrain_worker.worker.training.smoothing import PatchSmoothing
 
 State = dict[str, Any]
 
-#: windows without information that a batch gets, as a share of its samples
-CONSTANT_SHARE = 1 / 64
+#: windows without information that a batch gets, as a share of its samples. On 20,000 planted rows (prior 0.58) their
+#: answer is 0.60 without them, 0.54 to 0.58 with 1/64, and 0.49 with 1/16; the AUC is 0.770, 0.771 and 0.773
+CONSTANT_SHARE = 1 / 16
 #: windows from which a new network estimates the scale of its input
 INITIAL_WINDOWS = 512
 
