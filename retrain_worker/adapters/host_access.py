@@ -53,7 +53,7 @@ class HostAccess:
         """The user has these permissions. `is_sticky`: in the directory, it renames and removes its own files only."""
         with self._changing(path) as (fd, found, lines):
             entries = posix_acl.entries_of(fd)
-            if found.st_uid != self._uid and entries.get((posix_acl.USER, self._uid), 0) & permissions != permissions:
+            if found.st_uid != self._uid and posix_acl.effective(entries, self._uid) & permissions != permissions:
                 posix_acl.write(fd, posix_acl.encoded({**entries, (posix_acl.USER, self._uid): permissions}))
             if is_sticky:
                 os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_ISVTX)

@@ -49,6 +49,11 @@ def decoded(attribute: bytes) -> dict[tuple[int, int], int]:
     return {(tag, number): bits for tag, bits, number in _ENTRY.iter_unpack(attribute[_VERSION.size :])}
 
 
+def effective(entries: Entries, uid: int) -> int:
+    """The permissions of a named user, which the mask limits: chmod(1) changes the mask."""
+    return entries.get((USER, uid), 0) & entries.get((MASK, _NO_ID), 7)
+
+
 def encoded(entries: Entries) -> bytes:
     """The attribute of these entries, with the mask that gives each named user and group its permissions."""
     known = dict(entries)

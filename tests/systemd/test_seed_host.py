@@ -86,6 +86,7 @@ def test_the_unit_of_the_stack_is_named_with_the_command_that_retires_it_and_its
     assert seed.path("/opt/quantum/venvs/retraining-worker/bin/python").read_text().startswith("#!/bin/sh")
     remedy = next(line for line in seed.said_by_install.splitlines() if "-> sudo systemctl stop" in line)
     seed.shell(remedy.partition("-> ")[2].replace("sudo ", ""))
+    seed.before[f"{seed_host.SHADOWING_UNIT}.retired"] = seed.before.pop(seed_host.SHADOWING_UNIT)
 
     assert seed.show("FragmentPath")["FragmentPath"] == f"/usr/local/lib/systemd/system/{UNIT}.service"
     assert seed.path(f"{seed_host.SHADOWING_UNIT}.retired").exists()
@@ -93,7 +94,6 @@ def test_the_unit_of_the_stack_is_named_with_the_command_that_retires_it_and_its
 
 
 def test_the_neighbours_keep_their_access_after_the_installation_and_after_a_boot(seed: SeedHost) -> None:
-    seed.before[f"{seed_host.SHADOWING_UNIT}.retired"] = seed.before.pop(seed_host.SHADOWING_UNIT)
     check_neighbours(seed)
     seed.machine.power_cut()
     seed.machine.boot()
@@ -103,6 +103,7 @@ def test_the_neighbours_keep_their_access_after_the_installation_and_after_a_boo
 
 
 def test_the_first_model_is_promoted_confirmed_by_the_unit_and_rolled_back(seed: SeedHost) -> None:
+    seed.systemctl("start", "redis-server", "quantum-ai-engine")
     assert seed.check().endswith("ready to start\nrc 0")
     seed.systemctl("enable", "--now", UNIT, "quantum-ai-engine-restart.path")
     assert seed.wait_outcome() == "PROMOTED"

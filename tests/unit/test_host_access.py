@@ -74,6 +74,11 @@ def test_the_service_may_replace_the_file_and_its_readers_keep_it(root: Path) ->
     assert access.has_list_for_others(root / "etc/engine.env")
     assert len(lines) == 4
     assert granted(root)[1] == [], "a second time changes nothing"
+    (root / "etc").chmod(0o755)  # takes the permission of the list away, and the sticky bit
+    assert not may(UID, GID, root / "etc", os.W_OK)
+    granted(root)
+    assert may(UID, GID, root / "etc", os.W_OK)
+    assert (root / "etc").stat().st_mode & 0o1000
 
 
 def test_everything_is_restored_after_another_process_was_granted_access_again(root: Path) -> None:
