@@ -42,8 +42,8 @@ class Audited:
 
     @cached_property
     def in_time(self) -> pl.DataFrame:
-        """The rows in the order of their decisions."""
-        return self.rows.sort("decided_at", maintain_order=True)
+        """Instants, outcomes and features in the order of the decisions."""
+        return self.rows.select("decided_at", "outcome", *self.names).sort("decided_at", maintain_order=True)
 
     @property
     def facts(self) -> PullFacts:
