@@ -16,12 +16,12 @@ from tests.worker.synthetic_market import saved
 from tests.worker.test_training import request
 
 HOLD, ALLOW = ConstantWindow.HOLD, ConstantWindow.ALLOW
-RECIPE = Recipe(preset=Preset.ENGINE, max_epochs=4, patience=4, batch_size=32, threads=1, device="cpu")
+RECIPE = Recipe(preset=Preset.ENGINE, max_epochs=3, patience=3, batch_size=32, threads=1, device="cpu")
 
 
 def measured(folder: Path, constant_window: ConstantWindow) -> tuple[float, float]:
     """P(WIN) of a constant window, and the AUC on the holdout, of a model that is trained with this setting."""
-    saved(folder, per_symbol=1_500)
+    saved(folder, per_symbol=900)
     recipe = replace(RECIPE, constant_window=constant_window)
     asked = request(folder, recipe=recipe, incumbent_path=None)
     result = train(asked, lambda _: None, lambda: False)
