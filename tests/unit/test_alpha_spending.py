@@ -56,6 +56,7 @@ def test_without_a_budget_every_decision_has_skill_alpha() -> None:
 
 
 def test_a_clock_that_goes_back_refills_nothing() -> None:
-    _, second = asked([0, -100])
+    first, second = asked([0, -100])
 
+    assert second.alpha + second.left == first.left, "not even a second's share"
     assert second.alpha == pytest.approx(0.0009)

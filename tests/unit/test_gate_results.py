@@ -7,6 +7,7 @@ import pytest
 
 from retrain_worker.domain.gates import Decision, Evidence, GateOutcome, GatePolicy, GateResult, Slice, decide
 from retrain_worker.domain.gates.check import lower_bound, upper_bound
+from retrain_worker.domain.gates.contract import constant_window_of, fault_of_file
 from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
 from retrain_worker.errors import SlotError
 from tests.known import known
@@ -267,6 +268,39 @@ def test_the_measurements_of_an_unknown_contract_are_stored() -> None:
     assert [check.name for check in found.checks] == ["num_mismatches", "constant_input_share"]
     unknown = judged(with_contract(unknown="why"), "contract")
     assert {check.name: check.value for check in unknown.checks}["num_mismatches"] is None
+
+
+@pytest.mark.parametrize(
+    ("probability", "is_engine_preset", "is_held", "result"),
+    [
+        (0.4, True, True, GateOutcome.PASS),
+        (0.6, True, True, GateOutcome.PASS),
+        (0.39, True, True, GateOutcome.FAIL),
+        (0.61, True, True, GateOutcome.FAIL),
+        (0.61, False, True, GateOutcome.PASS),
+        (0.61, True, False, GateOutcome.PASS),
+    ],
+)
+def test_a_model_of_the_engine_preset_has_no_opinion_of_a_constant_window(
+    probability: float, is_engine_preset: bool, is_held: bool, result: GateOutcome
+) -> None:
+    evidence = with_contract(constant_window_probability=probability, is_engine_preset=is_engine_preset)
+    policy = replace(POLICY, hold_on_constant_window=is_held)
+    found = judged(evidence, "contract", policy)
+
+    assert found.result is result
+    assert constant_window_of(decide(evidence, policy).gates) == probability
+    assert constant_window_of(decide(GOOD, policy).gates) is None
+    is_checked = is_engine_preset and is_held
+    assert (
+        checks_of(found)[3:]
+        == [
+            f"{'met' if result is GateOutcome.PASS else 'not met'}: constant_window_probability: P(WIN) of a constant "
+            f"window {probability:.3f}, required 0.400 to 0.600, drawn from 0 to 1"
+        ]
+        * is_checked
+    )
+    assert fault_of_file(found, policy) == ("" if result is GateOutcome.PASS else found.message)
 
 
 # ---------------------------------------------------------------- other gates

@@ -165,7 +165,7 @@ def test_agreement_above_its_threshold_is_called_borderline(share: float, is_bor
     result = next(result for result in decide(evidence, POLICY).gates if result.name == "agreement")
 
     assert result.result is GateOutcome.PASS
-    assert ("borderline" in result.message) == is_borderline
+    assert result.message.endswith("kappa 0.30" + "; borderline" * is_borderline)
 
 
 @pytest.mark.parametrize(("kappa", "text"), [(0.3, "kappa 0.30"), (None, "kappa not defined")])

@@ -14,6 +14,7 @@ from retrain_worker.domain.labels import Thresholds, action_of
 from retrain_worker.domain.masking import is_secret_name, masked
 from retrain_worker.domain.pause import Pause, duration_of
 from retrain_worker.domain.printable import printable, printable_texts
+from retrain_worker.domain.redis_names import RedisNames, stacks_stream
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.split_policy import Split, SplitPolicy, Window, split_in_time
 
@@ -223,6 +224,39 @@ def test_names_of_secrets_are_recognised() -> None:
         "API_KEY",
         "TOKEN",
     ]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "instance", "name", "actual"),
+    [
+        ("quantum", "", "quantum:stream:model.promoted", "quantum:stream:model.promoted"),
+        ("staging", "", "quantum:stream:model.promoted", "staging:stream:model.promoted"),
+        ("staging", "", "quantum:dead_letter:x:quantum", "staging:dead_letter:x:quantum"),
+        ("staging", "", "quantum:model:patchtst:current", "staging:model:patchtst:current"),
+        ("staging", "blue", "quantum:model:patchtst:current", "staging:model:patchtst:blue:current"),
+        ("quantum", "blue", "quantum:model:patchtst:current", "quantum:model:patchtst:blue:current"),
+        ("staging", "blue", "retraining_workers", "retraining_workers:blue"),
+        ("staging", "", "retraining_workers", "retraining_workers"),
+        ("staging", "blue", "quantum:positions", "quantum:positions"),
+        ("staging", "blue", 7, 7),
+    ],
+)
+def test_a_name_in_redis_has_the_prefix_and_the_instance_of_its_worker(
+    prefix: str, instance: str, name: object, actual: object
+) -> None:
+    assert RedisNames(prefix=prefix, instance=instance).actual(name) == actual
+
+
+@pytest.mark.parametrize(
+    ("actual", "name"),
+    [
+        ("staging:stream:model.promoted", "quantum:stream:model.promoted"),
+        ("quantum:stream:a:stream:b", "quantum:stream:a:stream:b"),
+        ("staging:model:x", "staging:model:x"),
+    ],
+)
+def test_a_stream_of_any_prefix_has_one_name_in_the_stack(actual: str, name: str) -> None:
+    assert stacks_stream(actual) == name
 
 
 def test_an_answered_request_is_final_and_waits_no_longer() -> None:
