@@ -223,7 +223,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
         return
     from retrain_worker.redis_client import connect, examine, where_of
 
-    client = connect(str(settings.redis_url))
+    client = connect(str(settings.redis_url), names=settings.redis_names)
     try:
         found = examine(client)
         unseen = [
