@@ -239,6 +239,11 @@ def with_contract(**changes: Any) -> Evidence:
             "no input window could be replayed through the serving preprocessor",
         ),
         (
+            with_contract(is_engine_preset=True, constant_window_probability=None),
+            GateOutcome.UNDECIDED,
+            "its answer to a constant window is not a number",
+        ),
+        (
             with_contract(unknown="it cannot be read"),
             GateOutcome.UNDECIDED,
             "the engine's contract is unknown: it cannot be read; correct PATCHTST_MODEL_PATH, roll back, or name "

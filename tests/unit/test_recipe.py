@@ -1,7 +1,9 @@
 """A value that is set applies to every preset; without one each preset has its own."""
 
+import pytest
+
 from retrain_worker import settings
-from retrain_worker.domain.recipe import TUNINGS, Balance, Preset, Recipe
+from retrain_worker.domain.recipe import TUNINGS, Balance, ConstantWindow, Preset, Recipe
 
 
 def test_each_preset_has_its_own_tuning() -> None:
@@ -20,6 +22,14 @@ def test_tunings_that_settings_make_equal_are_tried_once() -> None:
     recipe = settings.load({"INPUT_NOISE": "0", "PATCH_SMOOTHING": "5"}).recipe
 
     assert [each.patch_smoothing for each in recipe.tunings(Preset.ENGINE)] == [5.0]
+
+
+@pytest.mark.parametrize("preset", Preset)
+@pytest.mark.parametrize("setting", ConstantWindow)
+def test_only_the_engine_preset_trains_on_constant_windows(preset: Preset, setting: ConstantWindow) -> None:
+    is_engine_held = (preset, setting) == (Preset.ENGINE, ConstantWindow.HOLD)
+
+    assert Recipe(constant_window=setting).trains_on_constant_windows(preset) is is_engine_held
 
 
 def test_balance_accepts_its_former_values_true_and_false() -> None:
