@@ -54,7 +54,10 @@ def test_a_run_by_trigger_is_promoted_and_the_engine_is_restarted_with_the_new_p
     assert {"SECONDS", "MODEL_PATH", "STAGE", "REASONS"} <= set(ends[0])
     assert "@RUN_ID@" not in host.shell(f"journalctl -x --no-pager RUN_ID={run_id[0]}")
     assert f"Run {run_id[0]} has promoted a new model" in host.shell(f"journalctl -x --no-pager RUN_ID={run_id[0]}")
-    assert not host.journal("-p", "warning"), host.messages("-p", "warning")
+    # the first run, and a kernel without Landlock
+    expected = ("not fit to train on", "workers are not confined")
+    warnings = [said for said in host.messages("-p", "warning") if not any(part in said for part in expected)]
+    assert not warnings
     assert all(entry["SYSLOG_IDENTIFIER"] == "retrain-worker" for entry in host.journal("EVENT=ready"))
 
 
@@ -318,7 +321,7 @@ def test_events_wait_while_redis_is_away_and_arrive_when_it_is_back(host: Host) 
     host.systemctl("start", UNIT)
     assert host.show("ActiveState")["ActiveState"] == "active"
     host.wait_outcome()
-    host.wait_status(r"idle; next run in .*; no incumbent; Redis .*, 2 events waiting")
+    host.wait_status(r"idle; next run in .*; no incumbent; last run REFUSED: .*; Redis .*, 2 events waiting")
     host.systemctl("start", "redis-server")
     host.wait(lambda: "retraining.failed" in host.shell("redis-cli --scan", check=False), "the events")
 
