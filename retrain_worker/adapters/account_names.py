@@ -1,4 +1,4 @@
-"""Names of users and groups; the number stands for an account that the host does not know."""
+"""Names of users and groups; the number of an account that the host does not know."""
 
 from __future__ import annotations
 

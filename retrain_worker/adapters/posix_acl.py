@@ -19,7 +19,7 @@ Entries = Mapping[tuple[int, int], int]
 
 
 def read(fd: int) -> bytes | None:
-    """The attribute of an open file; None where the mode says everything, or the file system has no lists."""
+    """The attribute of an open file; None where the mode is complete, or the file system has no lists."""
     try:
         return os.getxattr(fd, ATTRIBUTE)
     except OSError as error:

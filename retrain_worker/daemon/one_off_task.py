@@ -118,7 +118,7 @@ def _worker(
 
 
 def _remove(folder: Path, *, but_logs: bool) -> None:
-    """Remove what a worker has left; a log only where nobody needs it."""
+    """Remove what a worker has left; a log only after success."""
     if not but_logs:
         shutil.rmtree(folder, ignore_errors=True)
         return

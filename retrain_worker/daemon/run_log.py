@@ -15,7 +15,7 @@ _MINOR_STATES = frozenset({DeploymentState.INTENDED, DeploymentState.ANNOUNCED})
 
 
 def log_rollback(run: Run) -> None:
-    """The run that has promoted the model is ROLLED_BACK, by whoever requested it."""
+    """The run that has promoted the model is ROLLED_BACK, whatever the request."""
     message = f"run {run.run_id} rolled back: {run.reasons[0]}"
     log.warning("run_rolled_back", message=message, run_id=run.run_id, reasons=list(run.reasons))
 

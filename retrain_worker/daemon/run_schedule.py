@@ -20,7 +20,7 @@ _CLOCK_WENT_BACK = "clock_went_back"
 
 @dataclass(frozen=True, kw_only=True)
 class _ClockWentBack:
-    """The last attempt, and when it was noticed that it lies in the future."""
+    """The last attempt, and when it was noticed that it is in the future."""
 
     last_attempt_at: datetime
     noticed_at: datetime

@@ -47,7 +47,7 @@ def check_start(settings: Settings) -> Iterator[Problem]:
 
 
 def contract_problem(settings: Settings) -> Problem | None:
-    """An engine whose contract nobody has stated: the contract gate of every candidate would be UNDECIDED."""
+    """An engine whose contract is not known: the contract gate of every candidate would be UNDECIDED."""
     state = settings.state_path / "state.db"
     try:
         is_named = slot_of(settings).current_path() is not None

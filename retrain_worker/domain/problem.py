@@ -54,7 +54,7 @@ class Problem:
 
 
 def problem_of(error: Exception, *, kind: ProblemKind) -> Problem:
-    """The problem that an error reports; a DEFECT, whatever `kind` says, where it is none of this program's errors."""
+    """The problem that an error reports; a DEFECT, whatever `kind` is, where it is none of this program's errors."""
     if isinstance(error, RetrainError):
         return Problem(kind=kind, subject=error.where, cause=error.what, action=error.remedy)
     return Problem(kind=ProblemKind.DEFECT, subject=type(error).__name__, cause=str(error) or "no message")

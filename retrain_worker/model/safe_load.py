@@ -29,7 +29,7 @@ from retrain_worker.errors import ArtifactError
 
 #: far more than any model needs; a larger file is not read into memory
 MAX_BYTES = 512 * 2**20
-#: globals that allocate what their argument says
+#: globals that allocate as much as their argument is
 _ALLOCATING = frozenset({"builtins bytearray"})
 
 

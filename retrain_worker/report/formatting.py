@@ -1,4 +1,4 @@
-"""Numbers and text from outside, as they are shown. A dash stands for what was not measured."""
+"""Numbers and text from outside, as they are shown. A dash: not measured."""
 
 from __future__ import annotations
 

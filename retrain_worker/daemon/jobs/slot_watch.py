@@ -24,7 +24,7 @@ class SlotWatch:
         """`on_rollback` gets each run that an external change rolls back."""
         self._on_rollback = on_rollback
         self._problem: Problem | None = None
-        #: what the env line named at the last check, where no deployment says so
+        #: what the env line named at the last check, where no deployment has recorded it
         self._unrecorded_path: str | None = None
 
     def check(self, context: StageContext) -> None:

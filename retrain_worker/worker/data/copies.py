@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-#: a copy that says the same as the row that is kept; a copy in a group whose outcomes contradict each other
+#: a copy that equals the row that is kept; a copy in a group whose outcomes contradict each other
 REASONS = ("duplicate", "duplicate_conflict")
 
 

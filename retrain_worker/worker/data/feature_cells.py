@@ -22,7 +22,7 @@ class Reason(IntEnum):
     FEATURES_NULL = 1
     #: not a JSON array or object
     FEATURES_NOT_JSON = 2
-    #: an array or object stands where a number should
+    #: an array or object in the place of a number
     FEATURES_NESTED = 3
     #: as many values as names, or as the other rows without names, it has not
     FEATURES_WRONG_LENGTH = 4
@@ -47,7 +47,7 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Vector:
-    """One row's decoded cell. What is no number is NaN; `reason` tells what the first of them was."""
+    """One row's decoded cell. What is no number is NaN; `reason` is that of the first of them."""
 
     order: Order
     is_object: bool
@@ -100,7 +100,7 @@ def declared_names(names_cell: str | None) -> tuple[str, ...] | None:
 
 
 def _loads(text: str) -> Any:
-    """JSON, with NaN, Infinity and numbers beyond float64 read as what they are, so that the reason can be told."""
+    """JSON, with NaN, Infinity and numbers beyond float64 read as what they are, so that the reason can be reported."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -116,6 +116,6 @@ def _number_of(value: Any) -> float | Reason:
         number = float(value)
     except (ValueError, OverflowError):
         return Reason.FEATURES_NOT_NUMERIC
-    # float() also takes "1_000" and digits of other scripts: nobody writes a measurement so
+    # float() also takes "1_000" and digits of other scripts: measurements are not written so
     is_plain = not isinstance(value, str) or (value.isascii() and "_" not in value)
     return number if is_plain else Reason.FEATURES_NOT_NUMERIC

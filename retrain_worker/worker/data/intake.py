@@ -50,7 +50,7 @@ class Intake:
         newest = rows.select(pl.col("decided_at").filter(pl.col("recorded_outcome") >= 0).max()).item()
         if newest is not None:
             self._newest_labelled = newest if self._newest_labelled is None else max(newest, self._newest_labelled)
-        # rows that are surely before the window are not decoded: memory follows the window, not the table
+        # rows that are certainly before the window are not decoded: memory follows the window, not the table
         rows = self._inside_window(rows)
         if len(rows) or not self._pages:
             self._count_unknown_classes(rows)
@@ -91,7 +91,7 @@ class Intake:
 
     @property
     def _window_start(self) -> int | None:
-        """The start of the window as far as the pages tell; it only moves forward. None: every row is inside."""
+        """The start of the window as known from the pages so far; it only moves forward. None: every row is inside."""
         days = self._policy.train_window_days
         return None if not days or self._newest_labelled is None else self._newest_labelled - days * DAY
 

@@ -1,7 +1,7 @@
 """The rules by which a row gets its outcome, its side and its action, as expressions over the columns of the table.
 
-A class counts only when it is spelled as the contract says and outcome_known is set. Other values are counted, never
-guessed at. A class that contradicts realized_pnl is dropped, relabelled or kept as LABEL_CONFLICT says.
+A class counts only when it is spelled as in the contract and outcome_known is set. Other values are counted, never
+guessed at. A class that contradicts realized_pnl is dropped, relabelled or kept, by LABEL_CONFLICT.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def contradicts(outcome: str, value: str | pl.Expr) -> pl.Expr:
     """Boolean: WIN though `value` (a profit, a signed return) is below zero, or LOSS though it is above."""
     measured = pl.col(value) if isinstance(value, str) else value
     against = ((pl.col(outcome) == WIN) & (measured < 0)) | ((pl.col(outcome) == LOSS) & (measured > 0))
-    # NaN is larger than any number here: it says nothing
+    # NaN is larger than any number here: it has no sign
     return (against & measured.is_not_nan()).fill_null(False)
 
 

@@ -131,16 +131,16 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _explained(state: str, message: str, where: str) -> RetrainError:
-    """The error that tells what an SQLSTATE means for the run."""
-    said = message.strip().split("\n")[0]
+    """The error of this program for an SQLSTATE."""
+    cause = message.strip().split("\n")[0]
     if state.startswith(_WAITED_TOO_LONG):
         remedy = "it is tried again; look at pg_locks"
-        return DatabaseBusyError(f"the server made this process wait too long ({said})", where=where, remedy=remedy)
+        return DatabaseBusyError(f"the server made this process wait too long ({cause})", where=where, remedy=remedy)
     if not state or state.startswith(_PASSING):
         remedy = "check that it runs, the user, its password and its SELECT right"
-        return DatabaseUnreachableError(f"the server cannot be used ({said})", where=where, remedy=remedy)
+        return DatabaseUnreachableError(f"the server cannot be used ({cause})", where=where, remedy=remedy)
     return SourceUnfitError(
-        f"the server cannot read {TABLE} as training rows ({said})",
+        f"the server cannot read {TABLE} as training rows ({cause})",
         where=where,
         remedy="compare the columns' types with the 24-column table",
     )

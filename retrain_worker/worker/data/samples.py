@@ -114,7 +114,7 @@ def windows(features: Float32s, positions: Int64s, seq_len: int) -> Float32s:
 
 
 def split_samples(samples: Samples, policy: SplitPolicy) -> Parts:
-    """Divide by time; leave out what would tell an earlier part about a later one.
+    """Divide by time; leave out rows whose outcome would leak from a later part into an earlier one.
 
     Purged: training samples whose outcome was not known before the validation part's seam, validation samples whose
     outcome was not known before the holdout's. Embargo: the first hours after a seam. Samples of one instant are never

@@ -4,7 +4,7 @@ In rollback-journal mode a reader's lock keeps a writer from committing, so a pa
 decoded after its lock is gone. Pages follow the rowid downwards, so each row is read at most once and as one commit
 left it. What changes between two pages is not torn, only early or late: a row inserted above the cursor, or an outcome
 filled in after its page, is found by the next run, because the watermark is made of the rows that were read
-(watermark.py), not of a position. In WAL mode readers block nobody, and short statements let checkpoints finish.
+(watermark.py), not of a position. In WAL mode readers block no writer, and short statements let checkpoints finish.
 
 Every access goes through one SQLite library, that of the ADBC driver: where a second copy of SQLite in this process
 closes the file, POSIX drops the locks of the first (https://www.sqlite.org/howtocorrupt.html, section 2.2).
@@ -54,7 +54,7 @@ _MAX_KEY = 2**63 - 1
 
 _HEADER = b"SQLite format 3\x00"
 _WAL_READ_VERSION = 2  # byte 19 of the header, https://www.sqlite.org/fileformat.html section 1.3
-#: what quick_check says about values against declared constraints: judged row by row, no damage
+#: what quick_check reports of values against declared constraints: judged row by row, no damage
 _CONSTRAINTS = ("NULL value in", "CHECK constraint failed", "non-unique entry", "NUMERIC value in", "TEXT value in")
 #: checks of a file past the locks, with pauses that grow by so much, for a moment without a writer; checks of a quiet
 #: file that must find damage: the time of a file's change is too coarse to trust one
@@ -112,7 +112,7 @@ _log = logging.getLogger(__name__)
 
 
 class SqliteError(Exception):
-    """What SQLite says of a statement."""
+    """SQLite's message about a statement."""
 
 
 def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[pl.DataFrame]:
@@ -303,7 +303,7 @@ def _check_pages(path: Path, is_wal: bool, busy_timeout_seconds: float) -> str:
     writer up for seconds. A writer at work can make such a check find damage, never make damage look sound: so damage
     counts when two checks of a quiet file find it. Where no check is quiet, the reading's own checks must do.
     """
-    if is_wal and _has(path, "-wal"):  # there, readers hold nobody up
+    if is_wal and _has(path, "-wal"):  # there, readers delay no writer
         return _quick_check(path, "mode=ro", busy_timeout_seconds)
     quiet = 0
     for number in range(_CHECKS):
@@ -331,7 +331,7 @@ def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> str:
     return f"quick_check: {damage[0].replace(chr(10), ' ')}{more}" if damage else ""
 
 
-def _explained(said: str, where: str) -> RetrainError:
-    """The error that tells what a message of SQLite means for the run."""
-    kind, what, remedy = next(meaning for words, meaning in _MEANINGS if words.search(said))
-    return kind(f"{what} ({said})", where=where, remedy=remedy)
+def _explained(message: str, where: str) -> RetrainError:
+    """The error of this program for a message of SQLite."""
+    kind, what, remedy = next(meaning for words, meaning in _MEANINGS if words.search(message))
+    return kind(f"{what} ({message})", where=where, remedy=remedy)

@@ -1,7 +1,7 @@
 """The state of an interrupted training: one file, replaced atomically, used by the same training only.
 
-The file states what decides the weights, so that a later version of the program goes on with it if that version would
-train the same weights.
+The file states what determines the weights, so that a later version of the program resumes from it if it would train
+the same weights.
 """
 
 from __future__ import annotations

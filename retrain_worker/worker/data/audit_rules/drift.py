@@ -5,7 +5,7 @@ would hide in each other what has changed. Distance: Kolmogorov and Smirnov's, t
 distribution functions. It needs no bins and no scale, and for the label it is the difference between two shares of WIN,
 so one number fits all.
 
-Rows follow one another in time and are alike, across symbols too: a thousand of them may tell as little as fifty
+Rows follow one another in time and are alike, across symbols too: a thousand of them may be worth no more than fifty
 independent ones. How little is measured on the reference, in blocks as long as the new rows where it has twenty of
 those: how much more the shares of the blocks differ than those of independent rows (the design effect; Kish, Survey
 Sampling, 1965). The limit holds for effective numbers of rows, widened for the few blocks (Student's t), and divided
@@ -54,7 +54,7 @@ class Drift:
     distance: float
     #: the distance over which it is called drift
     limit: float
-    #: as many independent rows tell as much as the new rows do
+    #: the number of independent rows that the new rows are worth
     effective_rows: float
 
 

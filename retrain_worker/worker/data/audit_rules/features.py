@@ -37,7 +37,7 @@ rule = appended_to(RULES)
 _CODES, _BLOCKS = 200, 10
 #: a feature whose values reach further than this has probably another unit
 _HUGE = 1e6
-#: share of rows that repeat the row before them; more looks like a feed that stands still
+#: share of rows that repeat the row before them; more looks like a stalled feed
 _FROZEN = 0.5
 #: distance (Kolmogorov-Smirnov) between all rows before an instant and all rows after it, from which it is a jump;
 #: 20 days of a market in one trend reach 0.7
@@ -106,7 +106,7 @@ def contradicted(audited: Audited) -> Finding:
     """
     rows, missing = audited.facts.noted.get("features_contradicted", 0), audited.facts.features_undelivered
     names, engine, given = ", ".join(map(safe_name, missing)), audited.engine_names, len(audited.names)
-    # the engine's network takes four features twice or eight once; a file without names does not tell which
+    # the engine's network takes four features twice or eight once; a file without names does not state which
     is_too_few = given not in (len(engine), len(engine) // 2) if UNNAMED in engine else given < len(engine)
     is_short = bool(missing and engine) and (is_too_few or bool({*engine} & {*missing}))
     return finding(

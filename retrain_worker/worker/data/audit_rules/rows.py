@@ -205,7 +205,7 @@ def confidence_range(audited: Audited) -> Finding:
 
 @rule
 def fallback_confidence(audited: Audited) -> Finding:
-    """One value that stands in many rows."""
+    """One value in many rows."""
     found = audited.rows.filter(_CONFIDENCE.is_finite()).group_by(_CONFIDENCE).len().sort("len", "confidence")
     if not len(found):
         return finding("confidence.fallback", Severity.WARNING, "no row records a confidence")

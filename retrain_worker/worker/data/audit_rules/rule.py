@@ -1,4 +1,4 @@
-"""What a rule of the audit sees, and the forms in which it tells what it found."""
+"""The input of an audit rule, and the forms of its findings."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def shared(
     remedy: str = "",
     effect: str = "",
 ) -> Finding:
-    """A share beside its limit. `remedy`: of a refusal, or of a warning that has no `effect` to tell."""
+    """A share beside its limit. `remedy`: of a refusal, or of a warning that has no `effect`."""
     share = part / whole if whole else 0.0
     is_refused = refuse_over is not None and share > refuse_over
     limit = f"a warning over {warn_over:.0%}" if refuse_over is None else f"at most {refuse_over:.1%}"
