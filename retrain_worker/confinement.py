@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,15 +27,6 @@ _BIND_AND_CONNECT_TCP = 0b11
 _REFER_SINCE, _TRUNCATE_SINCE, _TCP_SINCE, _SCOPES_SINCE = 2, 3, 4, 6
 #: written by libraries: /dev/null, and GPUs
 _DEVICES = Path("/dev")
-
-
-class _Ruleset(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("access", ctypes.c_uint64), ("fd", ctypes.c_int32))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,14 +48,14 @@ def confine(*, writable: Iterable[Path], uses_network: bool) -> int:
     if not known:
         return 0
     handled = _WRITES | (_REFER if known >= _REFER_SINCE else 0) | (_TRUNCATE if known >= _TRUNCATE_SINCE else 0)
-    rules = _Ruleset(
-        fs=handled,
-        net=_BIND_AND_CONNECT_TCP if known >= _TCP_SINCE and not uses_network else 0,
-        scoped=_SCOPES if known >= _SCOPES_SINCE else 0,
-    )
-    # an older kernel refuses fields that it does not know
-    size = 8 * (1 + (known >= _TCP_SINCE) + (known >= _SCOPES_SINCE))
-    ruleset = _checked(_libc.syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0))
+    # struct landlock_ruleset_attr; an older kernel refuses fields that it does not know
+    fields = [handled]
+    if known >= _TCP_SINCE:
+        fields.append(0 if uses_network else _BIND_AND_CONNECT_TCP)
+    if known >= _SCOPES_SINCE:
+        fields.append(_SCOPES)
+    rules = struct.pack(f"={len(fields)}Q", *fields)
+    ruleset = _checked(_libc.syscall(_CREATE_RULESET, rules, ctypes.c_size_t(len(rules)), 0))
     try:
         for folder in writable:
             _allow(ruleset, folder, handled)
@@ -77,8 +69,8 @@ def confine(*, writable: Iterable[Path], uses_network: bool) -> int:
 def _allow(ruleset: int, folder: Path, access: int) -> None:
     fd = os.open(folder, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = _PathBeneath(access=access, fd=fd)
-        _checked(_libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0))
+        rule = struct.pack("=Qi", access, fd)  # struct landlock_path_beneath_attr
+        _checked(_libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0))
     finally:
         os.close(fd)
 

@@ -124,6 +124,7 @@ class Machine:
             "--register=no",
             "--keep-unit",
             "--private-network",
+            "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
             "--console=pipe",
             *binds,
             "systemd.unit=multi-user.target",

@@ -114,9 +114,28 @@ def test_the_first_model_is_promoted_confirmed_by_the_unit_and_rolled_back(seed:
     assert "PYTHONPATH=/opt/quantum" in environment
     assert any(line.startswith("PATCHTST_MODEL_PATH=") for line in environment)
 
-    seed.run("retrain-worker", "rollback", "--to-none", "--reason", "test")
+    seed.run("retrain-worker", "rollback", "--to-none", "--pause", "--for", "3d", "--reason", "loses money")
     assert "PATCHTST_MODEL_PATH" not in env_file.parse(seed.path(ENGINE_ENV).read_bytes())
+    assert seed.outcomes() == ["ROLLED_BACK"]
     check_neighbours(seed)
+
+
+def test_a_pause_holds_the_run_of_the_next_day_and_a_run_after_it_is_promoted(seed: SeedHost) -> None:
+    seed.append_settings(RETRAIN_INTERVAL_H=0.001)  # the next run is due
+    seed.systemctl("restart", UNIT)
+    seed.wait_status(r"paused until .*loses money")
+    assert "paused" in seed.run("retrain-worker", "status").stdout
+    seed.shell("sleep 10")
+    assert seed.outcomes() == ["ROLLED_BACK"]
+
+    seed.append_settings(RETRAIN_INTERVAL_H=24)
+    seed.systemctl("reload", UNIT)
+    seed.run("retrain-worker", "resume")
+    seed.run("retrain-worker", "trigger", "--force", "--reason", "after the pause")
+    assert seed.wait_outcome(2) == "PROMOTED"
+    assert "PATCHTST_MODEL_PATH" in env_file.parse(seed.path(ENGINE_ENV).read_bytes())
+    check_neighbours(seed)
+    seed.run("retrain-worker", "rollback", "--to-none", "--reason", "end of the test")
 
 
 def test_no_value_but_the_one_of_root_reaches_the_engine(seed: SeedHost) -> None:
@@ -125,6 +144,8 @@ def test_no_value_but_the_one_of_root_reaches_the_engine(seed: SeedHost) -> None
         seed.path(ENGINE_ENV).write_text(f"{before}LD_PRELOAD=/tmp/x.so\nPYTHONPATH=/tmp\nPATH=/tmp\nBASH_ENV=/tmp/x\n")
         seed.systemctl("restart", "quantum-ai-engine")
         engine = seed.show("MainPID", unit="quantum-ai-engine")["MainPID"]
+        # until it has executed the program, its environment is that of the service manager
+        seed.wait(lambda: "sleep" in seed.shell(f"cat /proc/{engine}/cmdline"), "the engine's program")
         environment = seed.shell(f"tr '\\0' '\\n' </proc/{engine}/environ").splitlines()
     finally:
         seed.path(ENGINE_ENV).write_text(before)
