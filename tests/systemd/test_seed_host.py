@@ -145,7 +145,7 @@ def test_no_value_but_the_one_of_root_reaches_the_engine(seed: SeedHost) -> None
         seed.systemctl("restart", "quantum-ai-engine")
         engine = seed.show("MainPID", unit="quantum-ai-engine")["MainPID"]
         # until it has executed the program, its environment is that of the service manager
-        seed.wait(lambda: "sleep" in seed.shell(f"cat /proc/{engine}/cmdline"), "the engine's program")
+        seed.wait(lambda: "/usr/bin/sleep" in seed.shell(f"cat /proc/{engine}/cmdline"), "the engine's program")
         environment = seed.shell(f"tr '\\0' '\\n' </proc/{engine}/environ").splitlines()
     finally:
         seed.path(ENGINE_ENV).write_text(before)
