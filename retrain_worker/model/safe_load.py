@@ -29,8 +29,10 @@ from retrain_worker.errors import ArtifactError
 
 #: far more than any model needs; a larger file is not read into memory
 MAX_BYTES = 512 * 2**20
-#: globals that allocate as much as their argument is
-_ALLOCATING = frozenset({"builtins bytearray"})
+#: globals that allocate as much as their argument is, under the module's names in Python 3 and 2
+_ALLOCATING = frozenset({"builtins bytearray", "__builtin__ bytearray"})
+#: one after the other in a file of before 1.6: magic number, version, system, content, names of the storages
+_NUM_OLD_PICKLES = 5
 
 
 def _array(kind: type, shape: tuple[int, ...], typecode: bytes) -> NDArray[Any]:
@@ -107,9 +109,13 @@ def _check_size(data: bytes) -> None:
                 raise ArtifactError("its members overlap, or are larger than the file")
             pickled = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
     for content in pickled:
-        for opcode, argument, _position in pickletools.genops(content):
-            if opcode.name == "GLOBAL" and argument in _ALLOCATING:
-                raise ArtifactError(f"it holds {argument.replace(' ', '.')}, which no model file needs")
+        stream = io.BytesIO(content)
+        for _ in range(_NUM_OLD_PICKLES):
+            if stream.tell() == len(content):
+                break
+            for opcode, argument, _position in pickletools.genops(stream):
+                if opcode.name == "GLOBAL" and argument in _ALLOCATING:
+                    raise ArtifactError(f"it holds {argument.replace(' ', '.')}, which no model file needs")
 
 
 def _check_tensors(found: object) -> None:

@@ -136,6 +136,11 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a device": (lambda path: path.symlink_to("/dev/zero"), "not readable", "not a regular file"),
     "compressed": (_compressed, "PyTorch file", "members are compressed"),
     "a number for its size": (_bytearray, "PyTorch file of before 1.6, or another pickle", "builtins.bytearray"),
+    "a number for its size, in the content of an old file": (
+        lambda path: torch.save({"a": bytearray(3)}, path, _use_new_zipfile_serialization=False),
+        "PyTorch file of before 1.6, or another pickle",
+        "bytearray, which no model file needs",
+    ),
     "a repeated canary": (_torch_file(_repeated_canary), "PyTorch file", "larger than what is stored of it"),
     "a long canary": (_torch_file(_long_canary), "model file, format patchtst/1.1", "4,800 windows, more than 4,096"),
     "names with escapes": (
