@@ -113,6 +113,7 @@ def load(
     current = with_current_names(environment)
     read = Reader(current.environment)
     database_url, database_path = _database(read, db)
+    recipe = _recipe(read)
     settings = Settings(
         retrain_interval_hours=read.number("RETRAIN_INTERVAL_H", 24.0, low=0.001, high=24.0 * 365),
         database_url=database_url,
@@ -150,8 +151,8 @@ def load(
         log_format=read.choice("LOGFORMAT", "auto", ("auto", "json", "text")),
         data=_data_policy(read),
         split=_split_policy(read),
-        recipe=_recipe(read),
-        gate=_gate_policy(read),
+        recipe=recipe,
+        gate=_gate_policy(read, recipe),
         shadow=_shadow_policy(read),
         probation=_probation_policy(read),
         trial_interval_minutes=read.number("TRIAL_INTERVAL_MIN", 10.0, low=0.0, high=1440.0),
@@ -255,7 +256,7 @@ def _recipe(read: Reader) -> Recipe:
     )
 
 
-def _gate_policy(read: Reader) -> GatePolicy:
+def _gate_policy(read: Reader, recipe: Recipe) -> GatePolicy:
     default = GatePolicy()
     return GatePolicy(
         min_rows=read.count("GATE_MIN_ROWS", default.min_rows, low=30),
@@ -282,7 +283,7 @@ def _gate_policy(read: Reader) -> GatePolicy:
         slice_alpha=read.number("GATE_SLICE_ALPHA", default.slice_alpha, low=1e-6, high=0.2),
         # model.bundle refuses a file with a larger error before any gate sees it
         canary_tolerance=read.number("GATE_CANARY_TOLERANCE", default.canary_tolerance, low=1e-9, high=1e-5),
-        hold_on_constant_window=read.member("CONSTANT_WINDOW", ConstantWindow.HOLD) is ConstantWindow.HOLD,
+        hold_on_constant_window=recipe.constant_window is ConstantWindow.HOLD,
         max_constant_input_share=read.share("GATE_MAX_CONSTANT_INPUT_SHARE", default.max_constant_input_share),
     )
 
