@@ -68,7 +68,7 @@ def _show_streams(name: str) -> None:
 
 def _short(text: str) -> str:
     """The message without the address of the server."""
-    return re.sub(r" connecting to \S+\.", ":", re.sub(r" at unix://[^\s:]+", "", text))
+    return re.sub(r" connecting to \S+\.", ":", re.sub(r" at (unix|redis\+sentinel)://\S*[^\s:]", "", text))
 
 
 if __name__ == "__main__":

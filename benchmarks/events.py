@@ -12,13 +12,15 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from retrain_worker.adapters.outbox_relay import BATCH, Relay
 from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.domain.current_model import named_by, to_fields
 from retrain_worker.domain.envelope import fields_of
-from retrain_worker.domain.events import SERVED_STREAM, EventType, stream_of
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, EventType, stream_of
 from retrain_worker.redis_client import connect
 from retrain_worker.serving import ModelEvents
 from tests.redis_world import RedisServer, an_event, enqueue
@@ -121,7 +123,7 @@ def follow(server, folder: Path, turns: int) -> list[float]:
         )
         made.append((path, manifest.sha256))
     client, taken = server.client(), []
-    with ModelFollower(server.url, consumer="benchmark") as follower:
+    with ModelFollower(server.url, consumer="benchmark", allowed_directories=[folder]) as follower:
         for turn in range(turns + 1):
             path, sha256 = made[turn % 2]
             payload = {
@@ -131,7 +133,11 @@ def follow(server, folder: Path, turns: int) -> list[float]:
                 "promoted_at": now().isoformat(),
             }
             entry = {"event_type": "model.promoted", "payload": json.dumps(payload)}
+            named = named_by("model.promoted", f"event-{turn}", payload)
+            assert named is not None, "the payload names a model"
+            fields: dict[Any, Any] = dict(to_fields(named).items())
             began = time.perf_counter()
+            client.hset(CURRENT_MODEL_KEY, mapping=fields)
             client.xadd(stream_of(EventType.PROMOTED), entry)
             while follower.served is None or follower.served.sha256 != sha256:
                 time.sleep(0.0002)

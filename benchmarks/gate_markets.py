@@ -8,6 +8,7 @@ Calibration, scorecards, pooling and gates are the program's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ from scipy import signal, special
 from retrain_worker.demo.market import WINDOW
 from retrain_worker.demo.regime import Regime
 from retrain_worker.domain.gates import ContractCheck, Evidence, GatePolicy, Scorecard
+from retrain_worker.settings import load
 from retrain_worker.worker import pooled_skill, scoring, statistics
 from retrain_worker.worker.pooled_skill import Answered
 from retrain_worker.worker.scoring import Rows
@@ -33,6 +35,8 @@ STEPS_AN_HOUR = 6
 #: shares of the outcome noise's variance that the market and the symbol have, and their duration
 MARKET_LUCK, SYMBOL_LUCK, LUCK_HOURS = 0.25, 0.15, 2.0
 HOLDOUT, VALIDATION, FOLDS = 0.15, 0.15, 3
+#: the defaults, or what the environment sets: GATE_SLOPE_ALPHA=0.1 python benchmarks/gates.py
+POLICY = load({name: value for name, value in os.environ.items() if name.startswith("GATE_")}).gate
 FITS = ContractCheck(mismatches=(), canary_max_error=0.0, constant_input_share=0.0)
 
 
@@ -127,8 +131,7 @@ class SimulatedMarket:
         labels, logits = self.labels[validation], scores[validation]
         before = slice(0, validation.start)
         bias = calibration.fit_bias(scores[before], self.labels[before].astype(np.int8))
-        blocks = statistics.blocks_in_time(self.decided_at[validation], self.known_at[validation])
-        effect = statistics.design_effect(labels, special.expit(logits + bias), blocks)
+        effect = statistics.design_effect(labels, special.expit(logits + bias))
         fix = calibration.fit(logits, labels.astype(np.int8), expected_bias=bias, effect=effect)
         return lambda part: special.expit(fix.apply(scores[part]))
 
@@ -155,10 +158,9 @@ def evidence(
     folds: list[Answers],
     *,
     incumbent: Answers | None = None,
-    policy: GatePolicy | None = None,
+    policy: GatePolicy = POLICY,
 ) -> Evidence:
     """The measurements of the gate worker."""
-    policy = policy or GatePolicy()
     judged = market.answered(candidate, 0)
     card = scoring.scorecard(judged.answers, judged.rows, prior=judged.prior, policy=policy)
     past = [market.answered(fold, number) for number, fold in enumerate(folds, start=1)]

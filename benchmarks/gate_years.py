@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import gate_markets
 import numpy as np
-from gate_markets import FITS, FOLDS, GOOD, HOLDOUT, HOUR, START, SYMBOLS, VALIDATION, SimulatedMarket
+from gate_markets import FITS, FOLDS, GOOD, HOLDOUT, HOUR, POLICY, START, SYMBOLS, VALIDATION, SimulatedMarket
 from numpy.typing import NDArray
 from scipy import signal, special, stats
 from sklearn.linear_model import LogisticRegression
@@ -34,7 +34,6 @@ TURN_DEGREES = 70.0
 DAYS_AFTER = 45
 #: a model is worse when its log loss is higher by this (the incumbent gate's margin)
 MARGIN = 0.01
-POLICY = GatePolicy()
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ def fitted(rows: Table, judged: int) -> Model:
     labels = validation.rows.labels.astype(np.int8)
     logits = validation.inputs @ weights
     bias = calibration.fit_bias(train.inputs @ weights, train.rows.labels.astype(np.int8))
-    blocks = statistics.blocks_in_time(validation.rows.decided_at, validation.rows.known_at)
-    effect = statistics.design_effect(validation.rows.labels, special.expit(logits + bias), blocks)
+    effect = statistics.design_effect(validation.rows.labels, special.expit(logits + bias))
     return Model(weights, calibration.fit(logits, labels, expected_bias=bias, effect=effect))
 
 
@@ -133,7 +131,7 @@ class Retraining:
         judged = self._answered(seen, candidate, before, len(seen.inputs), before)
         if judged.answers.std() < POLICY.min_std:
             return  # refused by the confidence spread gate and by the seed's rules
-        policy = replace(POLICY, skill_alpha=self.last.alpha)
+        policy = POLICY.spending(self.last.alpha)
         size = int(before * VALIDATION)
         past = []
         for fold in range(1, FOLDS + 1):

@@ -1,11 +1,12 @@
 """How often bad candidates pass the gates and good ones are refused, beside the seed's rules.
 
-    python benchmarks/gates.py            300 markets of each kind, 20 years, 8 markets that change, 2 trainings
+    python benchmarks/gates.py            300 markets of each kind, 20 years, 8 that change, 2 trainings, 100 worlds
     python benchmarks/gates.py --quick    40 markets of each kind, nothing else
-    python benchmarks/gates.py --full     1,000 markets, 100 years, 24 markets that change, 20 trainings
+    python benchmarks/gates.py --full     1,000 markets, 100 years, 24 that change, 20 trainings, 2,000 worlds
 
 The seed's rules are gates 1 and 2 of its proof pack: no action over 70 %, two over 10 %; std of P(WIN) at least 0.05
 and P90 - P10 at least 0.12. Intervals are Clopper-Pearson, 95 %. A training is one of (a) and one of (h).
+Worlds: those of gate_claims.py, in which luck persists. GATE_ settings in the environment replace the defaults.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from concurrent.futures import ProcessPoolExecutor
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+import gate_claims  # noqa: E402
 import gate_markets  # noqa: E402
 import gate_trainings  # noqa: E402
 import gate_years  # noqa: E402
+from gate_markets import POLICY  # noqa: E402
 from scipy import stats  # noqa: E402
 
-from retrain_worker.domain.gates import Decision, Evidence, GateOutcome, GatePolicy, decide  # noqa: E402
+from retrain_worker.domain.gates import Decision, Evidence, GateOutcome, decide  # noqa: E402
 
-POLICY = GatePolicy()
 HEADER = (
     "| market and candidate | markets | approved by this program | by the seed's rules | goal | stopped by |\n"
     "|---|---|---|---|---|---|"
@@ -95,13 +97,16 @@ def main() -> None:
     parser.add_argument("--years", type=int, help="years of daily retraining (0: none)")
     parser.add_argument("--changes", type=int, help="markets whose regime changes (0: none)")
     parser.add_argument("--trainings", type=int, help="real trainings each of (a) and (h) (0: none)")
+    parser.add_argument("--worlds", type=int, help="worlds with persistent luck, each cell (0: none)")
     parser.add_argument("--first-seed", type=int, default=5000, help="of the markets; thresholds were tuned below 5000")
     parser.add_argument("--kinds", default="", help="only these, e.g. a,h")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    defaults = (1000, 100, 24, 20) if options.full else (40, 0, 0, 0) if options.quick else (300, 20, 8, 2)
-    given = (options.markets, options.years, options.changes, options.trainings)
-    markets, years, changes, trainings = (
+    defaults = (
+        (1000, 100, 24, 20, 2000) if options.full else (40, 0, 0, 0, 0) if options.quick else (300, 20, 8, 2, 100)
+    )
+    given = (options.markets, options.years, options.changes, options.trainings, options.worlds)
+    markets, years, changes, trainings, worlds = (
         default if one is None else one for default, one in zip(defaults, given, strict=True)
     )
     started = time.monotonic()
@@ -115,6 +120,9 @@ def main() -> None:
             gate_years.changes_table(changes, pool.map)
         if trainings:
             trainings_table(trainings, pool.map, options.kinds)
+    if worlds:
+        seeds = range(options.first_seed, options.first_seed + worlds)
+        gate_claims.claims_table(seeds, "", list(gate_claims.HOURS))
     print(f"\n{time.monotonic() - started:.0f} s with {options.jobs} processes")
 
 

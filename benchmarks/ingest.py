@@ -159,9 +159,9 @@ def peak_megabytes() -> float:
 
 
 def columns_read() -> str:
-    from retrain_worker.worker.data.page import COLUMNS
+    from retrain_worker.worker.data.page import PAGE_SCHEMA
 
-    return ", ".join(COLUMNS)
+    return ", ".join(PAGE_SCHEMA)
 
 
 def sqlite_floor(url: str, *, columns: str = "") -> int:

@@ -89,7 +89,7 @@ def cpu_seconds(pid: int) -> float:
     import psutil
 
     process = psutil.Process(pid)
-    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.workers(recursive=True)))
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
 
 
 def row(name: str, late: np.ndarray, cpu: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import msgspec
 
 from retrain_worker import settings
 from retrain_worker.demo.market import write_market
-from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, PullRequest, TrainRequest, WorkerExit
+from retrain_worker.domain.worker_protocol import DatabaseAccess, PullRequest, TrainRequest, WorkerExit
 from retrain_worker.settings import Settings
 
 END = datetime(2026, 1, 10, tzinfo=UTC)
@@ -31,7 +32,7 @@ STOP_AFTER_EPOCHS = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, e.g. PRETRAIN_EPOCHS=2")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, e.g. BALANCE=weights")
     asked = parser.parse_args()
     given = {"MAX_EPOCHS": "4", "DEVICE": "cpu", "GATE_BACKTEST_FOLDS": "0"}
     given |= dict(pair.split("=", 1) for pair in asked.set)
@@ -93,8 +94,11 @@ def worker(stage: str, run_dir: Path, database: Path, request: object, *, stop_a
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={"PATH": "/usr/bin:/bin", DATABASE_URL_VARIABLE: f"sqlite:///{database}"},
+        env={"PATH": "/usr/bin:/bin"},
     )
+    access = DatabaseAccess(url=os.fsencode(f"sqlite:///{database}"))
+    process.stdin.write(msgspec.json.encode(access).decode() + "\n")
+    process.stdin.flush()
     epochs = 0
     with process:
         for progress in process.stdout:

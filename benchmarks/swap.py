@@ -200,7 +200,9 @@ def main() -> int:
                 trigger_file=loaded.engine_trigger_file,
             )
             object.__setattr__(components.configuration.context, "slot", slot)
-            follower = ModelFollower(components.redis_url, consumer="benchmark")
+            follower = ModelFollower(
+                components.redis_url, consumer="benchmark", allowed_directories=[loaded.engine_models_dir]
+            )
             answers, stopped = [Answers() for _ in range(THREADS)], threading.Event()
             with follower:
                 promote(components, follower, *write_candidate(candidates, 0))  # the first has no predecessor

@@ -6,7 +6,8 @@ all threads, waiting included, and is valid on a busy machine as well.
 
 "seed" is the seed's loop: nn.TransformerEncoder, TensorDataset, DataLoader, Adam, .item() each step. "HF" is
 transformers' PatchTSTForClassification in the same loop. "ours" is the program's training loop, including
-gathering of windows and input transform; "plain" the same with the plain module. "W^X" is "ours" without writable and
+gathering of windows and input transform; "plain" the same with the plain module; "without" one ingredient of the fast
+path (`--only ingredients`, which the default leaves out). "W^X" is "ours" without writable and
 executable memory, as under MemoryDenyWriteExecute=. First, outputs and gradients are compared at equal weights. About
 eight minutes on two idle cores. onnxruntime is included where it is installed.
 """
@@ -35,11 +36,13 @@ from torch.nn import functional
 from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
 from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
-from retrain_worker.worker import compute, openblas
+from retrain_worker.worker import compute
 from retrain_worker.worker.data.samples import Samples, windows
-from retrain_worker.worker.training import loop
+from retrain_worker.worker.training import fast_path, loop
+from retrain_worker.worker.training.adamw import AdamW
 from retrain_worker.worker.training.fast_path import FastPath, PlainPath
 from retrain_worker.worker.training.loop import FitAttempt, TrainingSet
+from retrain_worker.worker.training.process_group import ALONE
 from retrain_worker.worker.training.smoothing import PatchSmoothing
 
 ENGINE = presets.engine(num_features=8, dropout=0.1)
@@ -51,10 +54,11 @@ PAPER = dataclasses.replace(
     num_heads=16,
     ffn_dim=256,
     head_hidden=0,
+    pooling="mean",
 )
 #: the program's default size
 OURS = presets.paper(num_features=4, context_length=64, input_transform=InputTransform.INSTANCE, dropout=0.4)
-OURS = dataclasses.replace(OURS, head_hidden=0)  # which transformers' module does not have
+OURS = dataclasses.replace(OURS, head_hidden=0, pooling="mean")  # as transformers' module, which has no other
 
 #: starts python without writable and executable memory: PR_SET_MDWE, refuse exec gain
 FORBIDDEN = """
@@ -74,7 +78,7 @@ NEAR = 0.02
 class Contestant:
     """One implementation."""
 
-    way: str  # seed | HF | plain | ours
+    way: str  # seed | HF | plain | ours | without ...
     config: PatchTSTConfig
     batch: int
     precision: str = "fp32"
@@ -116,6 +120,32 @@ SECTIONS = {
 }
 
 
+def without_byte_masks() -> None:
+    """One draw of torch per number."""
+
+    def new_mask(self: Any) -> Tensor:
+        kept = 1 - self._dropped / fast_path.BYTE
+        return self.mask.bernoulli_(kept).mul_(1 / kept)
+
+    fast_path._Dropout._new_mask = new_mask
+
+
+def without_softmax() -> None:
+    """The softmax of torch."""
+    fast_path._softmax = lambda scores: scores.copy_(torch.softmax(scores, -1))
+
+
+WITHOUT = {
+    "without byte masks": without_byte_masks,
+    "without the elementwise softmax": without_softmax,
+    "without shards": lambda: None,
+}
+for _name, _config, _batch in (("engine", ENGINE, 32), ("paper as trained by default", OURS, 128)):
+    SECTIONS[f"ingredients: {_name}"] = [
+        Contestant(way=way, config=_config, batch=_batch) for way in ("ours", "plain", *WITHOUT)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -123,7 +153,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=["engine", "paper", "default", "quality", "inference"],
+        choices=["engine", "paper", "default", "quality", "inference", "ingredients"],
         default=["engine", "paper", "default", "quality", "inference"],
     )
     parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a slow learner is stopped")
@@ -138,9 +168,11 @@ def main() -> None:
     if asked.learner:
         print(json.dumps(LEARNERS[asked.learner](asked.folder, threads=asked.threads, limit=asked.limit)))
         return
-    openblas.choose()  # for the implementations, which load numpy in their own process
     for short, section in (("engine",) * 2, ("paper",) * 2, ("default", "paper as trained by default")):
         if short in asked.only:
+            compare(section, threads=asked.threads, rounds=asked.rounds)
+    if "ingredients" in asked.only:
+        for section in (name for name in SECTIONS if name.startswith("ingredients")):
             compare(section, threads=asked.threads, rounds=asked.rounds)
     if "quality" in asked.only:
         compare_learners(threads=asked.threads, limit=asked.limit)
@@ -158,7 +190,8 @@ def compare(section: str, *, threads: int, rounds: int) -> None:
         number for number, each in enumerate(SECTIONS[section]) if each.precision == "fp32" or compute._has_bf16_units()
     ]
     contestants = [SECTIONS[section][number] for number in numbers]
-    print(f"\n### {section}: {threads} threads; {parity(contestants[0])}\n")
+    equality = f"; {parity(contestants[0])}" if contestants[0].way in ("seed", "HF") else ""
+    print(f"\n### {section}: {threads} threads{equality}\n")
     print("| implementation | batch | ms/step | samples/s | ratio | ratio of processor time |")
     print("|---|---|---|---|---|---|", flush=True)
     with ExitStack() as stack:
@@ -212,7 +245,8 @@ def take_turns(contestant: Contestant, *, threads: int) -> None:
     """Each line of stdin is a turn: train for at least TURN_SECONDS, print the duration of a step."""
     torch.manual_seed(1)
     torch.set_num_threads(threads)
-    train = {"ours": our_loop, "plain": our_loop, "seed": plain_loop, "HF": plain_loop}[contestant.way]
+    train = plain_loop if contestant.way in ("seed", "HF") else our_loop
+    WITHOUT.get(contestant.way, lambda: None)()
     blocks = train(contestant, threads)
     steps = next(blocks)
     for _ in sys.stdin:
@@ -257,16 +291,16 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
     training_set = random_training_set(config, samples=steps * contestant.batch)
     recipe = dataclasses.replace(Recipe(), batch_size=contestant.batch, balance=Balance.NONE)
     model = PatchTST(config)
-    path = (
-        PlainPath(model)
-        if contestant.way == "plain"
-        else FastPath(model, threads=threads, product=compute.product_for(Precision(contestant.precision)))
-    )
-    optimiser = torch.optim.AdamW(path.parameters, lr=3e-4, weight_decay=1e-2, fused=True)
+    if contestant.way == "plain":
+        path = PlainPath(model)
+    else:
+        path = FastPath(model, threads=1 if contestant.way == "without shards" else threads)
+    entered = ExitStack() if contestant.way == "without shards" else path  # torch keeps its threads
+    optimiser = AdamW(path.parameters, weight_decay=1e-2)
     attempt = FitAttempt(config=config, seed=1, learning_rate=3e-4)
     smoothing = PatchSmoothing(model, 0.0)
     schedule = loop._Schedule(attempt, recipe, num_samples=len(training_set.train))
-    with path, compute.products_in(Precision(contestant.precision)):
+    with entered, compute.products_in(Precision(contestant.precision)):
         while True:
             loop._one_epoch(
                 1,
@@ -278,6 +312,7 @@ def our_loop(contestant: Contestant, threads: int) -> Iterator[int]:
                 training_set=training_set,
                 recipe=recipe,
                 stopping=lambda: False,
+                group=ALONE,
             )
             yield steps
 
@@ -405,7 +440,7 @@ def parity(baseline: Contestant) -> str:
     gradients = {name: each.grad for name, each in module.named_parameters()}
     if baseline.way == "HF":
         gradients = renamed(gradients, config.num_layers)
-    with FastPath(ours, threads=2, product=compute.product_for(Precision.FP32)) as path:
+    with FastPath(ours, threads=2) as path:
         found = path(raw)
         functional.binary_cross_entropy_with_logits(found, labels).backward()
     error = max(float((each.grad - gradients[name]).abs().max()) for name, each in ours.named_parameters())
@@ -478,7 +513,7 @@ def parts_of(folder: Path) -> tuple[Any, Any]:
     from retrain_worker.worker.data.snapshot import load
 
     snapshot = load(folder)
-    samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=Recipe().seq_len)
+    samples = select_samples(snapshot, policy=DataPolicy(), seq_len=Recipe().seq_len)
     return snapshot, split_samples(samples, SplitPolicy())
 
 

@@ -1,8 +1,4 @@
-"""The command: picks the verb, maps its errors to exit codes.
-
-Exit codes: 0 done or PROMOTED, 1 FAILED or an error, 2 wrong usage, 10 SKIPPED, 11 REFUSED, 12 INTERRUPTED,
-78 wrong settings (EX_CONFIG: systemd does not restart on it).
-"""
+"""The command: picks the verb, maps its errors to exit codes (cli/exit_codes.py)."""
 
 from __future__ import annotations
 
@@ -16,10 +12,9 @@ import sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 from retrain_worker.cli import parse  # noqa: E402
-from retrain_worker.domain.printable import printable  # noqa: E402
-from retrain_worker.errors import RetrainError, SettingsError, UsageError  # noqa: E402
-
-_INSTALL_NAME = "retrain-worker"
+from retrain_worker.cli.exit_codes import exit_code_of  # noqa: E402
+from retrain_worker.cli.screen import show_error  # noqa: E402
+from retrain_worker.errors import RetrainError, UsageError, install_extra  # noqa: E402
 
 
 def main() -> int:
@@ -27,10 +22,12 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a mark that the terminal does not know must not change how it ends
-    arguments = parse(sys.argv[1:])
-    # A verb that only looks still has something to tidy up; those that run install handlers of their own.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    verb = ""
     try:
+        arguments = parse(sys.argv[1:])
+        verb = arguments.verb
+        # A verb that only looks still has something to tidy up; those that run install handlers of their own.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return int(arguments.execute(arguments))
     except RetrainError as error:
         return _fail(error)
@@ -39,8 +36,8 @@ def main() -> int:
             raise
         return _fail(
             UsageError(
-                f"`{arguments.verb}` needs the package {error.name}, which is not installed",
-                remedy=f"pip install '{_INSTALL_NAME}[daemon]' (this installation can consume events)",
+                f"`{verb}` needs the package {error.name}, which is not installed",
+                remedy=f"{install_extra('daemon')} (this installation can consume events)",
             )
         )
     except BrokenPipeError:
@@ -54,12 +51,10 @@ def main() -> int:
 
 
 def _fail(error: RetrainError) -> int:
-    """Say what is wrong, one line for each problem; the exit code."""
-    for message in error.problems if isinstance(error, SettingsError) else (str(error),):
-        print(f"retrain-worker: {printable(message)}", file=sys.stderr)  # noqa: T201
-    if isinstance(error, SettingsError):
-        return os.EX_CONFIG
-    return 2 if isinstance(error, UsageError) else 1
+    """Report the error; the exit code."""
+    code = exit_code_of(error)
+    show_error(error, exit_code=code, json="--json" in sys.argv)
+    return code
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ _REMEDIES = {
     "grant its directory with ReadWritePaths=, not the file",
     errno.ELOOP: "put a regular file there; symbolic links are not followed",
     errno.ENOTDIR: "a part of this path is not a directory",
-    errno.ENOENT: "create the directory, or name another one",
+    errno.ENOENT: "create it, or name another path",
 }
 
 
@@ -68,7 +68,7 @@ def replace_file(target: Path, content: bytes, *, mode: int = 0o644, metadata: F
     Raises DiskFullError, SlotError (permission, read-only, mount point), or RetryLaterError for an I/O error; then
     `target` is unchanged.
     """
-    with named_errors(target), _temporary(target) as (temporary, file):
+    with named_errors(target, size=len(content)), _temporary(target) as (temporary, file):
         _fill(temporary, file, content, metadata, mode=mode, target=target)
         temporary.rename(target)
         sync_directory(target.parent)
@@ -83,7 +83,7 @@ def exchange_file(target: Path, content: bytes, *, metadata: FileMetadata, is_ex
     Raises ChangedMeanwhileError, and what `replace_file` raises; then `target` is unchanged, or as another process left
     it.
     """
-    with named_errors(target), _temporary(target) as (temporary, file):
+    with named_errors(target, size=len(content)), _temporary(target) as (temporary, file):
         _fill(temporary, file, content, metadata, mode=metadata.mode, target=target)
         new_inode = temporary.stat().st_ino
         if not is_expected(target):
@@ -110,7 +110,9 @@ def copy_durably(source: Path, target: Path, *, mode: int, expected_sha256: str)
 
     The hash of what was read and of what was written must both be `expected_sha256`: ArtifactError if not.
     """
-    with named_errors(target), _temporary(target) as (temporary, file):
+    with named_errors(source, doing="read"):
+        size = source.stat().st_size
+    with named_errors(target, size=size), _temporary(target) as (temporary, file):
         read_sha256 = _copy(source, file.fileno())
         if read_sha256 != expected_sha256:
             raise ArtifactError(f"its sha256 is {read_sha256}, expected {expected_sha256}", where=str(source))
@@ -152,7 +154,7 @@ def write_in_place(target: Path, content: bytes, *, mode: int = 0o644) -> None:
     For files whose content may be incomplete after a crash.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with named_errors(target):
+    with named_errors(target, size=len(content)):
         fd = os.open(target, flags, mode)
         try:
             _leave_to_owner(fd, target.parent)
@@ -196,21 +198,46 @@ def read_all(fd: int, limit_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def read_regular(path: Path, limit_bytes: int) -> bytes:
+def read_regular(path: Path, limit_bytes: int, *, follow_links: bool = True) -> bytes:
     """The whole file. Raises OSError, also when it is no regular file (it is not waited for) or has more bytes."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with opened_regular(path, limit_bytes, follow_links=follow_links) as fd:
         content = read_all(fd, limit_bytes)
+    if len(content) > limit_bytes:
+        raise _too_large(path, limit_bytes)
+    return content
+
+
+def sha256_of_regular(path: Path, limit_bytes: int) -> str:
+    """The sha256 of a file that is no link. Raises OSError, also when it is no regular file or has more bytes."""
+    digest, left = hashlib.sha256(), limit_bytes
+    with opened_regular(path, limit_bytes, follow_links=False) as fd:
+        while left >= 0 and (chunk := os.read(fd, _CHUNK_BYTES)):
+            digest.update(chunk)
+            left -= len(chunk)
+    if left < 0:
+        raise _too_large(path, limit_bytes)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def opened_regular(path: Path, limit_bytes: int, *, follow_links: bool) -> Iterator[int]:
+    """A descriptor to read a regular file of at most so many bytes. Raises OSError for any other."""
+    fd = os.open(path, _READ & ~os.O_NOFOLLOW if follow_links else _READ)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if found.st_size > limit_bytes:
+            raise _too_large(path, limit_bytes)
+        yield fd
     finally:
         os.close(fd)
-    if len(content) > limit_bytes:
-        raise OSError(errno.EFBIG, f"more than {limit_bytes:,} bytes", str(path))
-    return content
+
+
+def _too_large(path: Path, limit_bytes: int) -> OSError:
+    return OSError(errno.EFBIG, f"more than {limit_bytes:,} bytes", str(path))
 
 
 def check_same(path: Path, opened: os.stat_result) -> None:
@@ -387,19 +414,21 @@ def _read_back(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def named_errors(path: Path, *, doing: str = "write") -> Iterator[None]:
-    """Turn every OSError of the block into an error of this program with a remedy."""
+def named_errors(path: Path, *, doing: str = "write", size: int | None = None) -> Iterator[None]:
+    """Turn every OSError of the block into an error of this program with a remedy; `size` bytes are to be written."""
     try:
         yield
     except OSError as error:
-        raise named_error(error, path, doing=doing) from error
+        raise named_error(error, path, doing=doing, size=size) from error
 
 
-def named_error(error: OSError, path: Path, *, doing: str = "write") -> RetrainError:
+def named_error(error: OSError, path: Path, *, doing: str = "write", size: int | None = None) -> RetrainError:
     """The error of this program for an OSError, with a remedy."""
-    what = f"cannot {doing} here: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(what, where=str(path), remedy="free space on this file system")
+        what = (error.strerror or "no space left on device").lower()
+        needed = "" if size is None else f" ({size:,} bytes needed)"
+        return DiskFullError(f"{what}{needed}", where=str(path), remedy="free space on this file system")
+    what = f"cannot {doing} here: {error.strerror or error}"
     if error.errno in _REMEDIES:
         return SlotError(what, where=str(path), remedy=_REMEDIES[error.errno])
     return RetryLaterError(what, where=str(path), remedy="check the disk and the system log")

@@ -5,8 +5,10 @@
     │   ├── DatabaseBusyError        a writer holds the trading database
     │   ├── DatabaseUnreachableError the trading database cannot be reached (no file, server down, no permission)
     │   ├── RedisUnavailableError    Redis does not answer, or cannot accept a write
+    │   ├── TrackingUnavailableError the MLflow server does not answer, or refuses a request
+    │   ├── RemoteUnavailableError   a URL of models does not answer, or refuses a request
     │   ├── DiskFullError            no space on a file system to which this program writes
-    │   ├── WorkerInterruptedError   the worker process was asked to stop and stopped
+    │   ├── WorkerInterruptedError   the worker process was requested to stop and stopped
     │   └── WorkerFailedError        the worker process ended without a result
     ├── RefuseError                the data or the candidate is not acceptable: the run ends as REFUSED
     │   ├── SourceUnfitError         not a database, no table, missing column, damaged pages
@@ -14,11 +16,13 @@
     │   ├── TrainingCollapsedError   non-finite loss, or the same probability for every row
     │   ├── RowRefusedError          the stack's bookkeeping tables permanently refuse a row
     │   ├── ArtifactError            a model file is damaged, unreadable, or not what its description states
+    │   ├── MalformedError           an entry, a file or a value of another process is malformed, or over a limit
     │   └── ContractError            the candidate does not fit what the engine runs
-    └── OperatorActionError        an operator must act: stop and say what to do
+    └── OperatorActionError        an operator must act: stop and report what to do
         ├── SettingsError            invalid settings (exit 78)
         ├── SlotError                the engine's env file or model directory cannot be used
         ├── StateError               the state database is damaged, or newer than this program
+        │   └── LeadershipLostError    another process leads (exit 13; with STATE_URL only)
         ├── StoredValueError         a stored value of one run or slot request cannot be read
         ├── AlreadyRunningError      another process holds the state directory
         └── UsageError               wrong usage of a command (exit 2)
@@ -65,6 +69,14 @@ class RedisUnavailableError(RetryLaterError):
     """Redis does not answer, or cannot accept a write now."""
 
 
+class TrackingUnavailableError(RetryLaterError):
+    """The MLflow server does not answer, or refuses a request."""
+
+
+class RemoteUnavailableError(RetryLaterError):
+    """A URL of models does not answer in time, refuses a request, or returns other bytes than were written."""
+
+
 class DiskFullError(RetryLaterError):
     """No space is left on a file system to which this program writes."""
 
@@ -74,7 +86,7 @@ class WorkerFailedError(RetryLaterError):
 
 
 class WorkerInterruptedError(RetryLaterError):
-    """The worker process was asked to stop; what can be resumed was checkpointed."""
+    """The worker process was requested to stop; what can be resumed was checkpointed."""
 
 
 class RefuseError(RetrainError):
@@ -101,6 +113,10 @@ class ArtifactError(RefuseError):
     """A model file is damaged, unreadable, or not what its description states."""
 
 
+class MalformedError(RefuseError):
+    """What another process has written is malformed, or over a limit: an entry of Redis, a file, a value."""
+
+
 class ContractError(RefuseError):
     """The candidate does not fit what the engine runs now."""
 
@@ -125,6 +141,13 @@ class StateError(OperatorActionError):
     """The state database is damaged or was written by a newer version."""
 
 
+class LeadershipLostError(StateError):
+    """Another process leads, or may lead by now: this one stores, swaps and publishes nothing more."""
+
+    #: of a process that ends for this; systemd restarts the daemon as a standby
+    EXIT_STATUS = 13
+
+
 class StoredValueError(OperatorActionError):
     """What is stored about one run, or one slot request, cannot be read; others are not affected."""
 
@@ -135,3 +158,8 @@ class AlreadyRunningError(OperatorActionError):
 
 class UsageError(OperatorActionError):
     """Wrong usage of a command."""
+
+
+def install_extra(name: str) -> str:
+    """The remedy for a package that is not installed. The name of this program is on no index: pip takes a file."""
+    return f"pip install '/path/to/retrain_worker[{name}]'"

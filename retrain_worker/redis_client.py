@@ -1,43 +1,50 @@
 """Connections to Redis without implicit retries, and messages for its errors.
 
 redis-py repeats a write after a lost reply (10 times by default since 8.0) and so duplicates it; here nothing is
-repeated implicitly. Replies stay bytes: foreign entries of a stream need not be UTF-8. No message of this module
-contains a password. Used by adapters, which write, and by serving, which reads.
+repeated implicitly. Replies stay bytes, and are kept within limits (bounded_replies): foreign entries of a stream need
+not be UTF-8, and may be large. No message of this module contains a password. Used by adapters, which write, and by
+serving, which reads.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 from redis.typing import EncodableT, FieldT
 
+from retrain_worker.bounded_replies import AsyncBoundedParser, BoundedParser
+from retrain_worker.domain.connection_url import requoted, shown, without
+from retrain_worker.domain.decoding import MAX_FIELDS
 from retrain_worker.domain.problem import Problem, ProblemKind
-from retrain_worker.domain.redis_names import RedisNames, stacks_stream
+from retrain_worker.domain.redis_names import DEAD_LETTER_PREFIX, RedisNames, stacks_stream
+from retrain_worker.domain.redis_rights import Role, effect_of_refusal
 from retrain_worker.errors import RedisUnavailableError, SettingsError
+from retrain_worker.redis_sentinel import place_in, shown_place
 
 AnyRedis = redis.Redis | redis.asyncio.Redis
 CONNECT_TIMEOUT_SECONDS = 2.0
 SOCKET_TIMEOUT_SECONDS = 5.0
-HEALTH_CHECK_SECONDS = 30
 FIRST_BACK_OFF = timedelta(seconds=1)
 LONGEST_BACK_OFF = timedelta(seconds=30)
-_SCHEMES = ("redis://", "rediss://", "unix://")
-#: stream of the dead letters of a consumer group
-DEAD_LETTER_PREFIX = "quantum:dead_letter:"
+#: entries of one reply: each may have 1 MiB
+PAGE = 20
 DEAD_LETTER_LENGTH = 1000
 #: the first version with XAUTOCLAIM and XTRIM MINID
 OLDEST_VERSION = (6, 2)
+_REFUSED_COMMAND = re.compile(r"'([\w|]+)' command")
 _IN_PIPELINE = "of pipeline caused error: "
 
 
@@ -52,7 +59,7 @@ class RedisProblem(Problem):
 
 
 #: replies stay bytes, in the protocol that every server since 6.2 supports
-_ALWAYS: dict[str, Any] = {"protocol": 2, "decode_responses": False, "health_check_interval": HEALTH_CHECK_SECONDS}
+_ALWAYS: dict[str, Any] = {"protocol": 2, "decode_responses": False}
 #: class of the error -> code, usually the server's own
 _CODES = {
     "AuthenticationError": "NOAUTH",
@@ -63,6 +70,7 @@ _CODES = {
     "OSError": "UNREACHABLE",
     "ReadOnlyError": "READONLY",
     "OutOfMemoryError": "OOM",
+    "MasterNotFoundError": "NOMASTER",
     "NoPermissionError": "NOPERM",
     "MasterDownError": "MASTERDOWN",
     "ClusterDownError": "CLUSTERDOWN",
@@ -72,6 +80,7 @@ _CODES = {
 _TRANSIENT_CAUSES = {
     "UNREACHABLE": "cannot be reached ({text})",
     "TIMEOUT": "does not answer in time",
+    "NOMASTER": "has no master that a sentinel can be asked for",
     "LOADING": "is still loading its data",
     "READONLY": "is a read-only replica",
     "OOM": "is out of memory",
@@ -84,7 +93,7 @@ _TRANSIENT_CAUSES = {
 #: code -> cause and action, of problems that need an operator
 _LASTING_CAUSES = {
     "NOAUTH": ("refuses the user or password", "correct REDIS_URL"),
-    "NOPERM": ("does not permit this ({text})", "extend the ACL of the user"),
+    "NOPERM": ("does not permit {refused}", "grant the rights that `retrain-worker redis-acl` prints"),
     "WRONGTYPE": ("the key {key} is of another type", "move or delete it"),
 }
 
@@ -93,6 +102,7 @@ class _Renaming:
     """Sends each command with the names of `names`."""
 
     names: RedisNames
+    acl_role: Role
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """As the client's; of the replies only those of XREAD and XREADGROUP hold names, which `streams_in` reads."""
@@ -100,40 +110,86 @@ class _Renaming:
 
 
 class _Pipeline(_Renaming, redis.client.Pipeline):
-    pass
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """As the client's; a transaction that an ACL has refused raises the refusal, not what followed from it."""
+        try:
+            return super().execute(raise_on_error)
+        except NoPermissionError:
+            raise
+        except ResponseError as error:
+            if "EXEC without MULTI" in str(error):
+                raise NoPermissionError("no permissions to run the 'multi' command") from error
+            if "NOPERM" in str(error):
+                raise NoPermissionError(str(error)) from error
+            raise
+
+
+class _Introduction:
+    """Sets up new connections; the name is for lists of clients, and an ACL may refuse it."""
+
+    def __init__(self, client_name: str) -> None:
+        self._client_name = client_name
+        #: a new connection would be an error
+        self.is_refused = False
+
+    def __call__(self, connection: redis.Connection) -> None:
+        if self.is_refused:
+            raise redis.ConnectionError("the connection was closed")
+        connection.on_connect()
+        with suppress(ResponseError):
+            connection.send_command("CLIENT", "SETNAME", self._client_name)
+            connection.read_response()
 
 
 class _Client(_Renaming, redis.Redis):
+    introduction: _Introduction
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:
         """A pipeline of the same names."""
         pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-        pipeline.names = self.names
+        pipeline.names, pipeline.acl_role = self.names, self.acl_role
         return pipeline
+
+    def close(self) -> None:
+        """Close the connections, those to sentinels as well."""
+        super().close()
+        if sentinels := getattr(self.connection_pool, "sentinel_manager", None):
+            sentinels.close()
 
 
 class _AsyncClient(_Renaming, redis.asyncio.Redis):  # type: ignore[misc]
-    pass
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close the connections, those to sentinels as well."""
+        await super().aclose(close_connection_pool)
+        if sentinels := getattr(self.connection_pool, "sentinel_manager", None):
+            await sentinels.aclose()
 
 
 def connect(
     url: str,
     *,
     names: RedisNames = RedisNames(),  # noqa: B008 - immutable
+    role: Role = Role.OPERATOR,
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     client_name: str = "retrain-worker",
 ) -> redis.Redis:
-    """A client of `redis://`, `rediss://` or `unix://`; it sends nothing yet. Raises SettingsError for a bad URL."""
+    """A client of `redis://`, `rediss://`, `unix://`, or of the master that sentinels name (redis_sentinel).
+
+    It sends nothing yet. Raises SettingsError for a bad URL.
+    """
     with _named_errors(url):
-        client: Any = _Client.from_url(
-            url,
+        place = place_in(quoted := requoted(url))
+        make = partial(place.client, _Client) if place else partial(_Client.from_url, quoted)
+        client: Any = make(
             retry=Retry(NoBackoff(), 0),
-            client_name=client_name,
+            parser_class=BoundedParser,
+            redis_connect_func=(introduction := _Introduction(client_name)),
             socket_connect_timeout=connect_timeout_seconds,
             socket_timeout=socket_timeout_seconds,
             **_ALWAYS,
         )
-        client.names = names
+        client.names, client.acl_role, client.introduction = names, role, introduction
         return cast(redis.Redis, client)
 
 
@@ -141,22 +197,43 @@ def connect_async(
     url: str,
     *,
     names: RedisNames = RedisNames(),  # noqa: B008 - immutable
+    role: Role = Role.OPERATOR,
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     client_name: str = "retrain-worker",
 ) -> redis.asyncio.Redis:
     """The same for asyncio. Raises SettingsError for an invalid URL."""
+
+    async def introduce(connection: redis.asyncio.Connection) -> None:
+        await connection.on_connect()
+        with suppress(ResponseError):
+            await connection.send_command("CLIENT", "SETNAME", client_name)
+            await connection.read_response()
+
     with _named_errors(url):
-        client: Any = _AsyncClient.from_url(
-            url,
+        place = place_in(quoted := requoted(url))
+        make = partial(place.async_client, _AsyncClient) if place else partial(_AsyncClient.from_url, quoted)
+        client: Any = make(
             retry=AsyncRetry(NoBackoff(), 0),
-            client_name=client_name,
+            parser_class=AsyncBoundedParser,
+            redis_connect_func=introduce,
             socket_connect_timeout=connect_timeout_seconds,
             socket_timeout=socket_timeout_seconds,
             **_ALWAYS,
         )
-        client.names = names
+        client.names, client.acl_role = names, role
         return cast(redis.asyncio.Redis, client)
+
+
+@contextmanager
+def same_connection(client: redis.Redis) -> Iterator[None]:
+    """Raise ConnectionError instead of opening a connection, which may lead to another server. For one thread."""
+    introduction = cast(_Client, client).introduction
+    introduction.is_refused = True
+    try:
+        yield
+    finally:
+        introduction.is_refused = False
 
 
 @contextmanager
@@ -167,25 +244,21 @@ def _named_errors(url: str) -> Iterator[None]:
         # the library's message repeats parts of the URL, which may contain a password
         raise SettingsError(
             ("the Redis URL cannot be read",),
-            where=where_of(url),
-            remedy="use redis://host:port/db, rediss://... or unix:///path/to/socket",
+            where=shown(url),
+            remedy="use redis://host:port/db, rediss://..., redis+sentinel://host:port,host:port/master/db or "
+            "unix:///path; options of TLS need rediss",
         ) from None
 
 
-def where_of(url: str) -> str:
-    """The URL without user, password and options, for messages."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "REDIS_URL"
-    if not url.startswith(_SCHEMES) or "@" in parts.path:
-        return "REDIS_URL"  # not a URL, but it may contain a password
-    return unquote(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
+def has_sentinels(client: AnyRedis) -> bool:
+    """Whether sentinels may replace the server that `client` talks to."""
+    return bool(shown_place(client))
 
 
 def where_is(client: AnyRedis) -> str:
     """The server that `client` talks to, for messages."""
+    if sentinels := shown_place(client):
+        return sentinels
     options = client.connection_pool.connection_kwargs
     if "path" in options:
         return f"unix://{options['path']}"
@@ -203,16 +276,25 @@ def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") 
     return RedisProblem(
         kind=ProblemKind.STREAM if about_key else ProblemKind.REDIS,
         subject=f"Redis at {where_is(client)}",
-        cause=cause.format(key=key, text=text),
+        cause=cause.format(key=key, text=text, refused=_refused(text, client, key) if code == "NOPERM" else ""),
         action=action,
         is_transient=is_transient,
         key=about_key,
     )
 
 
+def _refused(text: str, client: AnyRedis, key: str) -> str:
+    """The command or key that an ACL refuses, and what happens meanwhile."""
+    named = _REFUSED_COMMAND.search(text)
+    command = named[1].lower() if named else ""
+    effect = effect_of_refusal(cast(_Renaming, client).acl_role, command, key)
+    return (f"the command {command}" if command else f"access to {key or 'a key'}") + (f": {effect}" if effect else "")
+
+
 def unavailable(error: RedisError | OSError, client: redis.Redis, *, key: str = "") -> RedisUnavailableError:
-    """The problem as an error, for interactive commands."""
-    return RedisUnavailableError(problem_of(error, client, key=key).message, remedy="try again when it is back")
+    """The problem as an error."""
+    problem = problem_of(error, client, key=key)
+    return RedisUnavailableError(problem.message, remedy="try again when it is back" if problem.is_transient else "")
 
 
 def is_no_group(error: RedisError) -> bool:
@@ -240,7 +322,7 @@ def _said(error: Exception) -> str:
 
 def _without_secrets(text: str, client: AnyRedis) -> str:
     password = client.connection_pool.connection_kwargs.get("password")
-    return text.replace(str(password), "***") if password else text
+    return without(text, [str(password)]) if password else text
 
 
 def add_entry(
@@ -260,20 +342,33 @@ def add_entry(
 def dead_letter(
     client: redis.Redis, *, group: str, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str
 ) -> None:
-    """Copy an entry that cannot be handled to `quantum:dead_letter:<group>`, with the reason, and acknowledge it."""
+    """Copy an entry that cannot be handled to `quantum:dead_letter:<group>`, with the reason."""
     kept = dead_letter_fields(stream=stream, entry_id=entry_id, fields=fields, reason=reason)
     add_entry(client, DEAD_LETTER_PREFIX + group, kept, longest=DEAD_LETTER_LENGTH)
-    client.xack(stream, group, entry_id)
 
 
 def dead_letter_fields(*, stream: str, entry_id: str, fields: Mapping[bytes, bytes], reason: str) -> dict[bytes, bytes]:
-    """The dead letter of an entry: its fields, its stream and id, and the reason."""
-    return {**fields, b"dead_letter_from": f"{stream} {entry_id}".encode(), b"dead_letter_reason": reason.encode()}
+    """The dead letter of an entry: its stream and id, the reason, and its fields, as many as an entry may have."""
+    ours = {b"dead_letter_from": f"{stream} {entry_id}".encode(), b"dead_letter_reason": reason.encode()}
+    return ours | dict(islice(fields.items(), MAX_FIELDS)) | ours
 
 
 def text_of(raw: bytes | str) -> str:
     """A reply as text. Foreign entries need not be UTF-8."""
     return raw.decode(errors="replace") if isinstance(raw, bytes) else raw
+
+
+def newest_entries(
+    client: redis.Redis, stream: str, *, since: datetime, limit: int
+) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+    """The newest `limit` (id, fields) that were added at `since` or later, newest first. Raises RedisError."""
+    oldest, newest = str(int(since.timestamp() * 1000)), "+"
+    for _ in range(-(-limit // PAGE)):
+        page = entries_in(client.xrevrange(stream, newest, oldest, count=PAGE))
+        yield from page
+        if len(page) < PAGE:
+            return
+        newest = f"({page[-1][0]}"
 
 
 def entries_in(reply: object) -> list[tuple[str, dict[bytes, bytes]]]:

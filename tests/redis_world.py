@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, cast
@@ -23,6 +24,8 @@ from retrain_worker.redis_client import connect
 
 #: long enough for a loaded machine; nothing passes or fails by it unless something hangs
 PATIENCE_SECONDS = 120.0
+#: of the fixture `publish`: takes events
+Publish = Callable[..., None]
 
 
 class RedisDiedError(Exception):

@@ -46,7 +46,7 @@ def two_models(folder: Path) -> TwoModels:
     """Train both, as the demo trains its incumbent."""
     folder.mkdir(parents=True, exist_ok=True)
     end = datetime.now(UTC) - timedelta(days=3)
-    market = write_market(folder / "trader.db", seed=11, end=end, rows=4_000)
+    market = write_market(folder / "trader.db", seed=11, end=end, rows=4_000, regime=Regime(strength=0.8))
     old = write_market(
         folder / "old.db", seed=12, end=end - timedelta(days=40), rows=3_000, regime=Regime(turn_degrees=70.0)
     )

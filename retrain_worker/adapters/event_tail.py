@@ -10,7 +10,8 @@ import redis
 from redis.exceptions import RedisError
 
 from retrain_worker.domain.envelope import ReceivedEvent, parts_of, received
-from retrain_worker.redis_client import entries_in, is_no_such_key, streams_in, text_of, unavailable
+from retrain_worker.errors import MalformedError
+from retrain_worker.redis_client import PAGE, entries_in, is_no_such_key, streams_in, text_of, unavailable
 
 BLOCK_SECONDS = 1.0
 
@@ -48,7 +49,7 @@ class EventTail:
     def coming(self) -> list[Found]:
         """The entries added since the last call; waits for them up to BLOCK_SECONDS."""
         with _named_errors(self._client):
-            reply = self._client.xread(dict(self._last_ids.items()), block=int(BLOCK_SECONDS * 1000))
+            reply = self._client.xread(dict(self._last_ids.items()), count=PAGE, block=int(BLOCK_SECONDS * 1000))
         found = []
         for stream, stream_id, fields in streams_in(reply):
             self._last_ids[stream] = stream_id
@@ -75,5 +76,5 @@ def _named_errors(client: redis.Redis) -> Iterator[None]:
 def _found(stream: str, stream_id: str, fields: Mapping[bytes, bytes]) -> Found:
     try:
         return received(stream, stream_id, fields)
-    except ValueError as error:
+    except MalformedError as error:
         return Unreadable(stream=stream, stream_id=stream_id, reason=str(error))

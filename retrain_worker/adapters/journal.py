@@ -1,14 +1,13 @@
 """The log: one entry of the journal per record where there is a journal, else one line on stderr, JSON or text.
 
-A record is an `event` (a name in snake_case; docs/operations.md lists them), a `message` and fields. A JSON line starts
-with `<N>`, which systemd takes as the priority (sd-daemon(3)). No record holds a password, has more than one line, or
-blocks the daemon.
+A record is an `event` (a name in snake_case; docs/reference/log-events.md lists them), a `message` and fields. A JSON
+line starts with `<N>`, which systemd takes as the priority (sd-daemon(3)). No record holds a password, has more than
+one line, or blocks the daemon.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
@@ -19,6 +18,7 @@ import orjson
 import structlog
 
 from retrain_worker.adapters import journal_entry
+from retrain_worker.adapters.journal_stream import is_journal
 from retrain_worker.adapters.nonblocking_writer import LineWriter
 from retrain_worker.domain.masking import masked
 from retrain_worker.errors import RetrainError
@@ -83,15 +83,6 @@ def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:
     """A logger whose records carry `fields`: `log.info("stage_done", message="...", run_id=...)`."""
     bound: structlog.typing.FilteringBoundLogger = structlog.get_logger(**fields)
     return bound
-
-
-def is_journal(fd: int) -> bool:
-    """Whether the descriptor leads to the journal ($JOURNAL_STREAM holds its device and inode)."""
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _about_dropped(num_dropped: int) -> Record:

@@ -7,6 +7,7 @@ only when it is complete and durable (durable_file).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import stat
@@ -17,18 +18,28 @@ from pathlib import Path
 
 from retrain_worker import durable_file
 from retrain_worker.adapters.slot_access import Problem, reading_problems, slot_problems
-from retrain_worker.domain import env_file
-from retrain_worker.domain.artifact import checksum_file, checksum_line, is_our_version, manifest_file
+from retrain_worker.domain import env_file, signed_statement
+from retrain_worker.domain.artifact import (
+    PATH_KEY,
+    checksum_file,
+    checksum_line,
+    is_our_version,
+    manifest_file,
+    signature_file,
+    version_of,
+)
+from retrain_worker.domain.host_names import HostNames
 from retrain_worker.durable_file import FileMetadata
 from retrain_worker.errors import ArtifactError, DiskFullError, RetryLaterError, SlotError
+from retrain_worker.signing import Signer
 
-PATH_KEY = "PATCHTST_MODEL_PATH"
 SHADOW_KEY = "PATCHTST_SHADOW_ONLY"
 #: attempts to replace a file that another process keeps changing
 _ATTEMPTS = 5
 _KEPT_BACKUPS = 10
 #: kept free on the file system of the models
 _RESERVE_BYTES = 16 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +58,8 @@ def is_published(model: Path) -> bool:
 
 def _copy(model: Path, directory: Path, *, mode: int) -> None:
     """Copy a model and its sidecars, the model last, so that a model in `directory` has its sidecars."""
-    for file in (checksum_file(model), manifest_file(model), model):
+    signature = [signature_file(model)] if signature_file(model).exists() else []
+    for file in (*signature, checksum_file(model), manifest_file(model), model):
         with durable_file.named_errors(file, doing="read"):
             sha256 = durable_file.sha256_of(file)
         durable_file.copy_durably(file, directory / file.name, mode=mode, expected_sha256=sha256)
@@ -56,7 +68,7 @@ def _copy(model: Path, directory: Path, *, mode: int) -> None:
 def _remove(model: Path) -> None:
     """Remove a model and its sidecars, the model first."""
     with durable_file.named_errors(model):
-        for file in (model, checksum_file(model), manifest_file(model)):
+        for file in (model, checksum_file(model), manifest_file(model), signature_file(model)):
             file.unlink(missing_ok=True)
 
 
@@ -71,12 +83,23 @@ class ModelSlot:
         trigger_file: Path | None = None,
         serving_user: str | None = None,
         withdrawn_dir: Path | None = None,
+        signer: Signer | None = None,
+        instance: str = "",
         model_mode: int = 0o644,
         path_key: str = PATH_KEY,
         shadow_key: str = SHADOW_KEY,
+        host_names: HostNames | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        fence: Callable[[], object] = lambda: None,
     ) -> None:
-        """`withdrawn_dir`: for models that leave the engine's directory; None: they stay."""
+        """`withdrawn_dir`: for models that leave the engine's directory; None: they stay.
+
+        `signer` signs what is published, for `instance`; None: nothing is signed. `host_names`: for remedies. `fence`
+        is called immediately before each change, and raises LeadershipLostError where another process leads.
+        """
+        self._fence = fence
+        self._signer, self._instance = signer, instance
+        self._host_names = host_names or HostNames()
         self._models_dir = engine_models_dir
         self._withdrawn_dir = withdrawn_dir
         self._env_file = engine_env_file
@@ -115,6 +138,7 @@ class ModelSlot:
             self._check_space(candidate.stat().st_size)
         target = self._models_dir / candidate.name
         found = self.sha256_of(target)
+        self._fence()
         if found is None:
             durable_file.copy_durably(candidate, target, mode=self._model_mode, expected_sha256=expected_sha256)
         elif found != expected_sha256:
@@ -128,9 +152,24 @@ class ModelSlot:
             with durable_file.named_errors(source, doing="read"):
                 sha256 = durable_file.sha256_of(source)
             durable_file.copy_durably(source, sidecar_of(target), mode=self._model_mode, expected_sha256=sha256)
+        self._sign(target, expected_sha256)
         for finding, remedy in reading_problems(target, self._serving_user) if self._serving_user else ():
             raise SlotError(finding, where="ENGINE_USER", remedy=remedy)
         return target
+
+    def _sign(self, model: Path, sha256: str) -> None:
+        if self._signer is None:
+            return
+        manifest = durable_file.read_regular(manifest_file(model), _MAX_MANIFEST_BYTES, follow_links=False)
+        statement = signed_statement.of_model(
+            version=model.stem,
+            sha256=sha256,
+            run_id=model.stem.removeprefix(version_of("")),
+            contract=json.dumps(json.loads(manifest).get("contract"), sort_keys=True),
+            instance=self._instance,
+            promoted_at=self._now(),
+        )
+        self._signer.write(model, statement)
 
     def sha256_of(self, model: Path) -> str | None:
         """The hash of a file; None when it does not exist. Raises SlotError when it is not a regular file."""
@@ -183,6 +222,7 @@ class ModelSlot:
     def trigger(self, model: Path | None) -> None:
         """Write the trigger file in place: a systemd path unit reacts to a written file, not to a renamed one."""
         if self._trigger_file is not None:
+            self._fence()
             durable_file.write_in_place(self._trigger_file, f"{model or ''}\n".encode())
 
     def keep_only(self, model: Path | None) -> None:
@@ -192,6 +232,7 @@ class ModelSlot:
         """
         if self._withdrawn_dir is None:
             return
+        self._fence()
         with durable_file.named_errors(self._withdrawn_dir):
             self._withdrawn_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         for path in self._published_in(self._models_dir):
@@ -216,6 +257,7 @@ class ModelSlot:
             return
         if self.sha256_of(source) != expected_sha256:
             raise ArtifactError(f"the file was changed: its sha256 is not {expected_sha256}", where=str(source))
+        self._fence()
         _copy(source, model.parent, mode=self._model_mode)
 
     def sweep(self) -> tuple[Path, ...]:
@@ -234,6 +276,7 @@ class ModelSlot:
         published = sorted(
             (path for folder in folders for path in self._published_in(folder)), key=lambda path: path.name
         )
+        self._fence()
         removed = tuple(
             path
             for path in (published[:-keep] if keep else published)
@@ -251,6 +294,7 @@ class ModelSlot:
             trigger_file=self._trigger_file,
             serving_user=self._serving_user,
             reserve_bytes=_RESERVE_BYTES,
+            host_names=self._host_names,
         )
         try:
             reading = self._read()
@@ -325,9 +369,14 @@ class ModelSlot:
                 )
             backup = self._env_file.with_name(f"{self._env_file.name}.bak-{self._now():%Y%m%dT%H%M%S%f}")
             durable_file.replace_file(backup, reading.content, metadata=reading.metadata)
-        durable_file.exchange_file(
-            self._env_file, content, metadata=reading.metadata, is_expected=lambda path: self._read(path) == reading
-        )
+
+        def is_expected(path: Path) -> bool:
+            is_same = self._read(path) == reading
+            if path == self._env_file:  # not the file that was replaced
+                self._fence()
+            return is_same
+
+        durable_file.exchange_file(self._env_file, content, metadata=reading.metadata, is_expected=is_expected)
         self._remove_old_backups()
 
     def _read(self, path: Path | None = None) -> _Reading:
@@ -338,7 +387,7 @@ class ModelSlot:
             raise SlotError(
                 "the engine's env file does not exist, and this program does not create it",
                 where=str(self._env_file),
-                remedy="create it, or correct ENGINE_ENV_FILE",
+                remedy="create it, correct ENGINE_ENV_FILE, or use --home DIR, which has its own",
             ) from error
         except OSError as error:
             raise durable_file.named_error(error, self._env_file, doing="read") from error

@@ -51,6 +51,9 @@ class Outbox(Protocol):
     def place_of(self, event_id: str) -> int:
         """The place of an event in the order in which events were enqueued; 0 when it is unknown."""
 
+    def fencing_token(self) -> int | None:
+        """The number that grows with each writer; None where there is one writer only. Raises LeadershipLostError."""
+
     def num_pending(self) -> int:
         """Number of unsent events."""
 

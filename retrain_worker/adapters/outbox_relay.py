@@ -8,21 +8,24 @@ of these steps equals a lost reply. A stream that rejects writes delays only its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 import msgspec
 import redis
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from retrain_worker.adapters.current_model_hash import CurrentModelHash
 from retrain_worker.adapters.outbox import Outbox, StoredEvent
-from retrain_worker.adapters.stream_history import RETENTION, STREAMS, StreamHistory, trim
+from retrain_worker.adapters.stream_history import INFO, RETENTION, STREAMS, StreamHistory, StreamStates, trim
 from retrain_worker.domain.envelope import StreamId, fields_of, parts_of
 from retrain_worker.domain.events import REQUEST_STREAM, SERVED_STREAM, Event
-from retrain_worker.redis_client import BackOff, RedisProblem, entries_in, problem_of, text_of
+from retrain_worker.domain.rollout import Offer
+from retrain_worker.redis_client import BackOff, RedisProblem, entries_in, problem_of, same_connection, text_of
+from retrain_worker.signing import Signer
 
 #: events of one transaction
 BATCH = 500
@@ -48,7 +51,7 @@ class RelayReport:
 
 
 class Relay:
-    """One writer, one thread. Raises nothing for errors of Redis; errors of the outbox are passed on."""
+    """One writer, one thread, one client of its own. Errors of Redis are reported, those of the outbox passed on."""
 
     def __init__(
         self,
@@ -57,14 +60,19 @@ class Relay:
         now: Callable[[], datetime],
         *,
         origin: Mapping[str, str] = MappingProxyType({}),
+        signer: Signer | None = None,
+        offer: Callable[[], Offer | None] = lambda: None,
     ) -> None:
-        """`origin`: instance and host of the worker, for each entry and the hash."""
+        """`origin`: instance and host of the worker, for each entry and the hash. `signer`: for changes of the slot.
+
+        `offer`: what some followers serve before the slot names it.
+        """
         self._origin = origin
         self._client = client
         self._outbox = outbox
         self._now = now
         self._history = StreamHistory(client, outbox, now)
-        self._current = CurrentModelHash(client, outbox, origin)
+        self._current = CurrentModelHash(client, outbox, origin, signer, offer)
         #: action (_ALL: every action) -> the problem it met, and when to retry
         self._problems: dict[str, RedisProblem] = {}
         self._back_offs: dict[str, BackOff] = {}
@@ -83,13 +91,11 @@ class Relay:
         sent = 0
         notices: tuple[str, ...] = ()
         try:
-            notices = self._evaluate()
-            for _ in range(BATCHES):
-                batch = self._outbox.pending_events(BATCH, besides=self._held_up())
-                sent += self._send(batch)
-                if len(batch) < BATCH:
-                    break
-            self._trim_if_due()
+            found = self._history.read()
+            with same_connection(self._client):  # a new one may lead to a server whose streams were not compared
+                notices = self._evaluate(found)
+                sent = self._send_batches()
+                self._trim_if_due()
         except RedisError as error:
             self._note(error, _ALL)
         else:
@@ -121,20 +127,33 @@ class Relay:
         self._problems[doing] = problem
         self._back_offs.setdefault(doing, BackOff(self._now)).after(problem)
 
+    @contextmanager
+    def _allowing_refusal(self, doing: str) -> Iterator[None]:
+        """Note that an ACL refuses a command of the block, so that the other actions go on."""
+        try:
+            yield
+        except NoPermissionError as error:
+            self._note(error, doing)
+        else:
+            self._settle(doing)
+
     def _settle(self, doing: str) -> None:
         self._problems.pop(doing, None)
         self._back_offs.pop(doing, None)
 
     # ---------------------------------------------------------------- losses
 
-    def _evaluate(self) -> tuple[str, ...]:
+    def _evaluate(self, found: StreamStates) -> tuple[str, ...]:
         """Make events pending again that Redis has lost."""
-        found = self._history.read()
         for stream in STREAMS:
             if stream in found.problems:
                 self._note(found.problems[stream], f"read {stream}", stream)
             else:
                 self._settle(f"read {stream}")
+        if INFO in found.problems:
+            self._note(found.problems[INFO], INFO)
+        else:
+            self._settle(INFO)
         try:
             suspicious = self._current.restore()
         except RedisError as error:
@@ -142,7 +161,9 @@ class Relay:
             suspicious = False
         else:
             self._settle("restore")
-        lost = self._history.requeue_lost(found, all_streams=suspicious)
+        lost: dict[str, int] = {}
+        with self._allowing_refusal("requeue"):
+            lost = self._history.requeue_lost(found, all_streams=suspicious)
         return found.notices + tuple(
             f"Redis has lost {count} events of {stream}; they are published again" for stream, count in lost.items()
         )
@@ -154,6 +175,17 @@ class Relay:
         return [
             stream for stream in STREAMS if f"read {stream}" in self._problems or not self._may_try(f"send {stream}")
         ]
+
+    def _send_batches(self) -> int:
+        """Send up to BATCHES * BATCH pending events; how many are in their streams now."""
+        sent = 0
+        with self._allowing_refusal("send"):
+            for _ in range(BATCHES):
+                batch = self._outbox.pending_events(BATCH, besides=self._held_up())
+                sent += self._send(batch)
+                if len(batch) < BATCH:
+                    break
+        return sent
 
     def _send(self, batch: Sequence[StoredEvent]) -> int:
         """Send events; how many are in their streams now."""
@@ -222,10 +254,11 @@ class Relay:
         """Send all entries or none; the events whose streams accepted them."""
         if not events:
             return []
-        pipeline = self._client.pipeline(transaction=True)
+        pipeline = self._current.fenced() or self._client.pipeline(transaction=True)
         for event in events:
             milliseconds, sequence = chosen[event.event_id]
             fields = {**fields_of(event, msgspec.json.encode(event.payload).decode()), **self._origin}
+            fields |= self._current.signature_of(event)
             pipeline.xadd(event.stream, dict(fields.items()), id=f"{milliseconds}-{sequence}")
         added = []
         for event, reply in zip(events, pipeline.execute(raise_on_error=False), strict=True):

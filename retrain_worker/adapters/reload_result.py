@@ -1,30 +1,36 @@
-"""The result of a reload, in a small file that `retrain-worker reload` waits for."""
+"""The result of a reload, in a small file that `retrain-worker reload` waits for and `config diff` reads."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from retrain_worker import durable_file, typed_json
-from retrain_worker.errors import OperatorActionError
+from retrain_worker.domain.setting_change import SettingChange
+from retrain_worker.errors import MalformedError, OperatorActionError
 
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReloadResult:
-    """One reload of one process."""
+    """The start of a process, or its newest reload."""
 
     pid: int
     #: CLOCK_MONOTONIC before the settings were read
     began_at_ns: int
     #: one message each; none: the new settings are in force
     problems: tuple[str, ...] = ()
+    #: what the reload has changed
+    changes: tuple[SettingChange, ...] = ()
+    #: the settings that the process has accepted last (name -> value), without secrets
+    in_force: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(path: Path, result: ReloadResult) -> None:
@@ -42,7 +48,7 @@ def reload_process(pid: int, path: Path, *, wait_seconds: float) -> ReloadResult
     try:
         os.kill(pid, signal.SIGHUP)
         while time.monotonic() < until:
-            result = _read(path)
+            result = read(path)
             # a reload that began before the signal may have read the settings before they were changed
             if result is not None and result.pid == pid and result.began_at_ns >= sent_at_ns:
                 return result
@@ -59,8 +65,9 @@ def reload_process(pid: int, path: Path, *, wait_seconds: float) -> ReloadResult
     )
 
 
-def _read(path: Path) -> ReloadResult | None:
+def read(path: Path) -> ReloadResult | None:
+    """The newest result; None where there is none, or it cannot be read."""
     try:
         return typed_json.decode(path.read_bytes(), ReloadResult)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, MalformedError):
         return None

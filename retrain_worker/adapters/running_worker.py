@@ -8,15 +8,15 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
-
-import msgspec
 
 from retrain_worker import typed_json
 from retrain_worker.adapters.worker_files import WorkerFiles
 from retrain_worker.domain.masking import masked
 from retrain_worker.domain.worker_protocol import Progress
+from retrain_worker.errors import MalformedError
 
 _LINE_LIMIT_BYTES = 1 << 16
 _JOIN_SECONDS = 1.0
@@ -29,8 +29,12 @@ def start_worker(
     environment: dict[str, str],
     lock_fd: int,
     niceness: int = 0,
+    first_line: bytes = b"",
 ) -> RunningWorker:
-    """Start `command REQUEST RESULT` in a session of its own, in the run's folder. Raises OSError."""
+    """Start `command REQUEST RESULT` in a session of its own, in the run's folder. Raises OSError.
+
+    `first_line` goes to its stdin: at most what a pipe holds, which the worker need not read.
+    """
     log_fd = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     try:
         log_start_bytes = os.fstat(log_fd).st_size
@@ -46,6 +50,10 @@ def start_worker(
         )
     finally:
         os.close(log_fd)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended; `poll` reports how
+        process.stdin.write(first_line)
+        process.stdin.flush()
     # refused by a SystemCallFilter, or because this process has a higher niceness: the worker runs nevertheless
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, process.pid, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
@@ -77,12 +85,13 @@ class RunningWorker:
         """Seconds since its start."""
         return time.monotonic() - self._started_at
 
-    def last_message(self) -> str:
-        """The newest progress message, or an empty one."""
+    def progress(self) -> Progress | None:
+        """The newest progress; None while there is none that can be read."""
         try:
-            return masked(typed_json.decode(self._last_line, Progress).message)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return ""
+            found = typed_json.decode(self._last_line, Progress)
+        except MalformedError:
+            return None
+        return replace(found, message=masked(found.message))
 
     def poll(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs. At its end its process group is killed."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from retrain_worker.adapters.account_names import user_name
 
-SERVICE = "quantum-retraining-worker.service"
 #: added to the name of a unit file that is retired; systemd ignores such a file
 _RETIRED = ".retired"
 _SYSTEMCTL_SECONDS = 20
@@ -56,6 +55,17 @@ def is_loaded(unit: str) -> bool:
     return shown(unit, "LoadState").get("LoadState") == "loaded"
 
 
+def failure(service: str) -> str:
+    """Why the unit has failed, or waits for its next attempt to start; empty where it has not."""
+    found = shown(service, "ActiveState", "SubState", "StatusText", "Result")
+    if found.get("ActiveState") != "failed" and found.get("SubState") != "auto-restart":
+        return ""
+    cause = found.get("StatusText") or found.get("Result")
+    return (
+        f"{service} has failed ({cause}): `retrain-worker check`, then `systemctl reset-failed {service}` and start it"
+    )
+
+
 def env_files(unit: str) -> list[Path]:
     """EnvironmentFile= of a unit, in the order in which they are read."""
     listed = shown(unit, "EnvironmentFiles").get("EnvironmentFiles", "")
@@ -68,14 +78,14 @@ def environment(unit: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def problem() -> tuple[str, str] | None:
-    """Why the service would not run this installation, and the remedy; None where it does, or there is no unit."""
-    found = shown(SERVICE, "LoadState", "FragmentPath", "DropInPaths", "ExecStart")
+def problem(service: str) -> tuple[str, str] | None:
+    """Why the unit would not run this installation, and the remedy; None where it does, or there is no unit."""
+    found = shown(service, "LoadState", "FragmentPath", "DropInPaths", "ExecStart")
     state = found.get("LoadState", "not-found")
     if state == "not-found":
         return None
     if state != "loaded":
-        return f"{SERVICE} is {state}", f"systemctl status {SERVICE} shows why"
+        return f"{service} is {state}", f"systemctl status {service} shows why"
     argv = found.get("ExecStart", "").partition("argv[]=")[2].partition(" ;")[0]
     if f"{sys.prefix}/bin/retrain-worker run" in argv:
         owner = Path(sys.prefix).stat().st_uid
@@ -90,16 +100,19 @@ def problem() -> tuple[str, str] | None:
     runs = f"runs {argv}, {owner_text}, and not this installation"
     drop_ins = [path for path in found.get("DropInPaths", "").split() if "ExecStart" in _text_of(path)]
     if drop_ins:
-        return f"{SERVICE} {runs}: {drop_ins[-1]} says so", f"remove ExecStart= from {drop_ins[-1]}"
+        return f"{service} {runs}: by {drop_ins[-1]}", f"remove ExecStart= from {drop_ins[-1]}"
     fragment = found.get("FragmentPath", "")
     return (
         f"{fragment} takes precedence over the unit of this installation; it {runs}",
-        f"sudo systemctl stop {SERVICE}; sudo mv {fragment} {fragment}{_RETIRED} && sudo systemctl daemon-reload",
+        f"sudo systemctl stop {service}; sudo mv {fragment} {fragment}{_RETIRED} && sudo systemctl daemon-reload",
     )
 
 
-def in_sandbox(unit: str, command: Sequence[str]) -> list[str]:
-    """A command line that runs `command` with the user, the mounts and the network of a unit. Needs root."""
+def in_sandbox(unit: str, command: Sequence[str], *, credentials: Path | None = None) -> list[str]:
+    """A command line that runs `command` with the user, the mounts and the network of a unit. Needs root.
+
+    `credentials`: the directory of its LoadCredential=settings:, which systemctl does not show.
+    """
     found = shown(unit, *_SANDBOX, "ReadWritePaths", "StateDirectory", "RuntimeDirectory")
     writable, variables = found.get("ReadWritePaths", "").split(), {}
     for name, base in (("StateDirectory", "/var/lib"), ("RuntimeDirectory", "/run")):
@@ -108,6 +121,8 @@ def in_sandbox(unit: str, command: Sequence[str]) -> list[str]:
             variables[f"{name.removesuffix('Directory').upper()}_DIRECTORY"] = f"{base}/{directory}"
     properties = [f"{name}={found[name]}" for name in _SANDBOX if found.get(name)]
     properties += [f"ReadWritePaths={' '.join(writable)}", *(f"EnvironmentFile=-{path}" for path in env_files(unit))]
+    if credentials is not None and credentials.is_dir():
+        properties.append(f"LoadCredential=settings:{credentials}")
     return [
         *("systemd-run", "--quiet", "--pipe", "--wait", "--collect"),
         *(f"--property={each}" for each in properties),

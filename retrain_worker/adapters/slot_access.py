@@ -12,8 +12,8 @@ from pathlib import Path
 
 from retrain_worker import durable_file
 from retrain_worker.adapters.account_names import SERVICE_USER, group_name, user_name
-from retrain_worker.adapters.service_unit import SERVICE
 from retrain_worker.domain.env_file import PLAIN_VALUE
+from retrain_worker.domain.host_names import HostNames
 from retrain_worker.domain.printable import printable
 
 #: cause, and remedy
@@ -27,9 +27,10 @@ def slot_problems(
     trigger_file: Path | None,
     serving_user: str | None,
     reserve_bytes: int,
+    host_names: HostNames,
 ) -> list[Problem]:
     """Problems with directories, rights and space; the content of the env file is not checked."""
-    found = _directory_problems(engine_models_dir, "ENGINE_MODELS_DIR")
+    found = _directory_problems(engine_models_dir, "ENGINE_MODELS_DIR", host_names)
     if not PLAIN_VALUE.fullmatch(str(engine_models_dir)):
         found.append(
             (
@@ -37,10 +38,10 @@ def slot_problems(
                 "use a path of letters, digits and . _ / + - only",
             )
         )
-    found += _directory_problems(engine_env_file.parent, "ENGINE_ENV_FILE")
+    found += _directory_problems(engine_env_file.parent, "ENGINE_ENV_FILE", host_names)
     if trigger_file is not None:
-        found += _directory_problems(trigger_file.parent, "directory of the trigger file")
-    found += _env_file_problems(engine_env_file)
+        found += _directory_problems(trigger_file.parent, "directory of the trigger file", host_names)
+    found += _env_file_problems(engine_env_file, host_names)
     if engine_models_dir.is_dir() and (free := durable_file.free_bytes(engine_models_dir)) < reserve_bytes:
         found.append(
             (f"{engine_models_dir}: {free:,} bytes free, {reserve_bytes:,} needed", "free space on this file system")
@@ -50,7 +51,7 @@ def slot_problems(
     return found
 
 
-def _directory_problems(directory: Path, name: str) -> list[Problem]:
+def _directory_problems(directory: Path, name: str, host_names: HostNames) -> list[Problem]:
     if not directory.is_dir():
         return [
             (
@@ -58,13 +59,16 @@ def _directory_problems(directory: Path, name: str) -> list[Problem]:
                 f"sudo install -d -o {user_name()} -m 2755 {_quoted(directory)}",
             )
         ]
-    if remedy := read_only_remedy(directory, allow=directory):
+    if remedy := read_only_remedy(directory, allow=directory, service=host_names.service):
         return [(f"{directory} ({name}) is read-only for the service", remedy)]
     if not os.access(directory, os.W_OK | os.X_OK):
         return [
             (
                 f"{directory} ({name}) is not writable for {user_name()}",
-                _granting(f"sudo chgrp {group_name()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}"),
+                _granting(
+                    f"sudo chgrp {group_name()} {_quoted(directory)} && sudo chmod g+rwx {_quoted(directory)}",
+                    host_names,
+                ),
             )
         ]
     if directory.stat().st_mode & stat.S_IWOTH and not directory.stat().st_mode & stat.S_ISVTX:
@@ -72,7 +76,7 @@ def _directory_problems(directory: Path, name: str) -> list[Problem]:
     return []
 
 
-def _env_file_problems(env_file: Path) -> list[Problem]:
+def _env_file_problems(env_file: Path, host_names: HostNames) -> list[Problem]:
     """Whether the file can be replaced by one with the same owner and mode."""
     if _is_mount_point(env_file):
         return [
@@ -90,7 +94,7 @@ def _env_file_problems(env_file: Path) -> list[Problem]:
             (
                 f"{env_file} belongs to {user_name(found.st_uid)}:{group_name(found.st_gid)}, "
                 f"which {user_name()} cannot give to the file that replaces it",
-                _granting(f"sudo chown {user_name()}:{group_name()} {_quoted(env_file)}"),
+                _granting(f"sudo chown {user_name()}:{group_name()} {_quoted(env_file)}", host_names),
             )
         ]
     if not found.st_mode & stat.S_IWUSR:
@@ -112,20 +116,20 @@ def _unescaped(name: bytes) -> bytes:
     return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), name)
 
 
-def read_only_remedy(directory: Path, *, allow: Path) -> str:
+def read_only_remedy(directory: Path, *, allow: Path, service: str) -> str:
     """The drop-in that lets the service write to `allow`; empty where the file system is not read-only here."""
     if not os.statvfs(directory).f_flag & os.ST_RDONLY:
         return ""
-    drop_in = f"/etc/systemd/system/{SERVICE}.d/paths.conf"
+    drop_in = f"/etc/systemd/system/{service}.d/paths.conf"
     return (
         f"printf '[Service]\\nReadWritePaths=%s\\n' {_quoted(allow)} | sudo install -D -m 644 /dev/stdin {drop_in} && "
         "sudo systemctl daemon-reload"
     )
 
 
-def _granting(command: str) -> str:
+def _granting(command: str, host_names: HostNames) -> str:
     """For the service there is a command that can be undone."""
-    return "sudo retrain-worker access grant" if user_name() == SERVICE_USER else command
+    return f"sudo {host_names.command} access grant" if user_name() == SERVICE_USER else command
 
 
 def _quoted(path: Path) -> str:

@@ -6,22 +6,29 @@ change of the model in service, upserted by version, so that a repeat changes no
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
-import sqlalchemy as sa
 
 from retrain_worker.adapters.account_names import user_name
+from retrain_worker.adapters.sql_engine import engine_of
 from retrain_worker.domain.artifact import MODEL_TYPE, version_of
+from retrain_worker.domain.connection_url import shown, user_of, without_password
+from retrain_worker.domain.database_url import is_postgresql, sqlite_path
 from retrain_worker.domain.facts import PromoteFacts
 from retrain_worker.domain.lifecycle import Deployment, Outcome, Run
 from retrain_worker.errors import DatabaseBusyError, RowRefusedError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 _VERSIONS, _RUNS = "ai_model_versions", "model_training_runs"
 #: SQLSTATE of PostgreSQL
@@ -39,16 +46,11 @@ class StackTables:
 
     def __init__(self, database_url: str, *, busy_timeout_seconds: float = 5.0) -> None:
         """Nothing is opened yet. An SQLite file is never created."""
-        url = sa.make_url(database_url)
-        arguments: dict[str, Any] = {}
+        self._url = database_url
+        self._busy_timeout_seconds = busy_timeout_seconds
         #: for messages
-        self._place, self._user = url.render_as_string(hide_password=True), url.username or user_name()
-        if url.get_backend_name() == "sqlite":
-            self._place = url.database or ""
-            path = quote(os.fsencode(self._place))
-            url = url.set(database=f"file:{path}", query={"mode": "rw", "uri": "true"})
-            arguments["timeout"] = busy_timeout_seconds
-        self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
+        self._place = shown(database_url) if is_postgresql(database_url) else sqlite_path(database_url)
+        self._user = user_of(database_url) or user_name()
 
     def record(self, run: Run, *, serving: Deployment | None) -> None:
         """Write `run` into the tables that exist; a version is active if it is that of `serving`.
@@ -77,16 +79,25 @@ class StackTables:
             if "file_path" in table.c and serving.model_path:
                 is_serving |= table.c.file_path == serving.model_path
             active = _known(table, {"is_active": True, "replaced_at": None})
-            num_known = connection.execute(sa.update(table).where(is_serving).values(**active)).rowcount
+            num_known = connection.execute(table.update().where(is_serving).values(**active)).rowcount
             if not num_known and not serving.previous_model_path:
                 return
             others = (table.c.model_type == MODEL_TYPE) & ~is_serving & table.c.is_active
             replaced = _known(table, {"is_active": False, "replaced_at": _naive(serving.created_at)})
-            connection.execute(sa.update(table).where(others).values(**replaced))
+            connection.execute(table.update().where(others).values(**replaced))
+
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        if is_postgresql(self._url):
+            return engine_of(self._url, {})
+        url = f"sqlite:///file:{quote(os.fsencode(sqlite_path(self._url)))}?mode=rw&uri=true"
+        return engine_of(url, {"timeout": self._busy_timeout_seconds})
 
     @contextmanager
     def _tables(self, *names: str) -> Iterator[tuple[sa.Connection, Mapping[str, sa.Table]]]:
         """One transaction, and those of these tables that exist. Raises DatabaseBusyError, RowRefusedError."""
+        import sqlalchemy as sa
+
         try:
             with self._engine.begin() as connection:
                 present = set(sa.inspect(connection).get_table_names()) & set(names)
@@ -95,14 +106,14 @@ class StackTables:
                 yield connection, metadata.tables
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             raise RowRefusedError(
-                _reason(error),
+                self._reason(error),
                 where=self._operation(names),
                 remedy="see the constraints of the table, or set BOOKKEEPING=false",
             ) from None
         except sa.exc.SQLAlchemyError as error:
             action = "grant write access or set" if _is_denied(error) else "if this lasts, set"
             raise DatabaseBusyError(
-                f"{_reason(error)} (user {self._user})",
+                f"{self._reason(error)} (user {self._user})",
                 where=self._operation(names),
                 remedy=f"{action} BOOKKEEPING=false",
             ) from None
@@ -110,10 +121,10 @@ class StackTables:
     def _operation(self, names: Iterable[str]) -> str:
         return f"cannot update {' and '.join(names)} in {self._place}"
 
-
-def _reason(error: sa.exc.SQLAlchemyError) -> str:
-    """The driver's message, one line."""
-    return " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+    def _reason(self, error: sa.exc.SQLAlchemyError) -> str:
+        """The driver's message, one line."""
+        text = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+        return without_password(text, self._url)
 
 
 def _is_denied(error: sa.exc.SQLAlchemyError) -> bool:
@@ -133,20 +144,25 @@ def _upsert(
 ) -> None:
     """`defaults` are the values of a new row that the stack changes later."""
     known = _known(table, row)
-    changed = connection.execute(sa.update(table).where(table.c[key] == row[key]).values(**known)).rowcount
+    changed = connection.execute(table.update().where(table.c[key] == row[key]).values(**known)).rowcount
     if not changed:
-        connection.execute(sa.insert(table).values(**_known(table, defaults), **known))
+        connection.execute(table.insert().values(**_known(table, defaults), **known))
 
 
 def _known(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The values for which the table has a column; instants as text where the column is not one of instants."""
-    known = {name: value for name, value in row.items() if name in table.c}
-    texts = {
-        name: value.isoformat(" ")
-        for name, value in known.items()
-        if isinstance(value, datetime) and not isinstance(table.c[name].type, sa.DateTime)
-    }
-    return known | texts
+    """The values for which the table has a column."""
+    return {name: _stored(value, table.c[name].type) for name, value in row.items() if name in table.c}
+
+
+def _stored(value: Any, kind: Any) -> Any:
+    """Instants, which are naive UTC, as text where the column is not one of instants; JSON text as what it holds."""
+    import sqlalchemy as sa
+
+    if isinstance(value, datetime):
+        if not isinstance(kind, sa.DateTime):
+            return value.isoformat(" ")
+        return value.replace(tzinfo=UTC) if kind.timezone else value
+    return json.loads(value) if isinstance(kind, sa.JSON) and isinstance(value, str) else value
 
 
 def _run_row(run: Run, *, dataset_path: str) -> dict[str, Any]:

@@ -5,16 +5,14 @@ Each move is stored with the events that it causes in one transaction. Implement
 
 from __future__ import annotations
 
-import sqlite3
+import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self, TypeVar
-
-import msgspec
+from typing import Any, Protocol, Self, TypeVar
 
 from retrain_worker import durable_file, typed_json
 from retrain_worker.adapters import state_schema, stored_json
@@ -24,7 +22,7 @@ from retrain_worker.domain.facts import RequestFacts, RunFacts
 from retrain_worker.domain.lifecycle import WAITING, Deployment, DeploymentState, Outcome, Run, Stage
 from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
-from retrain_worker.errors import StateError
+from retrain_worker.errors import MalformedError, StateError
 
 _WATERMARK, _PAUSE = "watermark_path", "pause"
 Value = TypeVar("Value", Run, Deployment, SlotRequest, Event)
@@ -39,6 +37,33 @@ _DECODED_TABLES: tuple[tuple[str, str, type[Any]], ...] = (
 )
 #: for a JSON field without a default, while the other columns are converted
 _PLACEHOLDERS: dict[str, Any] = {"payload": {}}
+
+
+class Cursor(Protocol):
+    """What a statement returns: rows whose values are found by number and by name."""
+
+    @property
+    def rowcount(self) -> int:
+        """Number of rows that were changed."""
+
+    def fetchall(self) -> list[Any]:
+        """Every row."""
+
+    def fetchone(self) -> Any:
+        """The first row; None without one."""
+
+
+class Connection(Protocol):
+    """A connection that takes the SQL of SQLite: sqlite3's own, or that of adapters.postgres_state."""
+
+    def execute(self, statement: str, values: Any = ..., /) -> Cursor:
+        """Execute one statement."""
+
+    def executemany(self, statement: str, values: Any, /) -> Cursor:
+        """Execute a statement for each of `values`."""
+
+    def close(self) -> None:
+        """Close it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,28 +86,47 @@ class StateDb:
         `is_owner`, for slot requests: the daemon has the lock, so the file is not migrated.
         """
         self._path = path
-        self._connect = state_schema.connect_to_read if read_only else state_schema.connect
+        self._opened: os.stat_result | None = None
+        self._is_read_only = read_only
         self._of_thread = threading.local()
         self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[Connection] = []
         #: rows that this opening has moved to the table `unreadable_rows`: which, and why
         self.quarantined: tuple[str, ...] = ()
         try:
-            connection = self._connection
-            if not read_only and not is_owner:
-                state_schema.check_same_version(connection, path)
-            elif not read_only:
-                state_schema.check_sound(connection, path)
-                state_schema.migrate(connection, path)
+            self._prepare(is_owner=is_owner)
+            if is_owner and not read_only:
                 self.quarantined = self._quarantine()
         except BaseException:
             self.close()
             raise
-        self._opened = path.stat()
+
+    @property
+    def _where(self) -> str:
+        """For messages."""
+        return str(self._path)
+
+    def _prepare(self, *, is_owner: bool) -> None:
+        connection: Any = self._connection
+        if not self._is_read_only and not is_owner:
+            state_schema.check_same_version(connection, self._path)
+        elif not self._is_read_only:
+            state_schema.check_sound(connection, self._path)
+            state_schema.migrate(connection, self._path)
+        self._opened = self._path.stat()
 
     def check_in_place(self) -> None:
         """Raise StateError when the file was removed or replaced: what is stored from then on would be lost."""
-        durable_file.check_same(self._path, self._opened)
+        if self._opened is not None:
+            durable_file.check_same(self._path, self._opened)
+
+    def fencing_token(self) -> int | None:
+        """The token of this process's leadership, read from the database now; None where no other host can lead.
+
+        To be called immediately before an effect outside the database. Raises LeadershipLostError when another process
+        leads.
+        """
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -308,7 +352,7 @@ class StateDb:
 
     def pending_events(self, limit: int, *, besides: Collection[str] = ()) -> list[OutboxRow]:
         """The oldest unsent events, in the order of the outbox, except those of the streams `besides`."""
-        marks = ", ".join("?" * len(besides))
+        marks = ", ".join(("''", *("?" * len(besides))))  # PostgreSQL has no empty list
         return [
             _outbox_row(row)
             for row in self._rows(
@@ -365,7 +409,7 @@ class StateDb:
         """The highest time part among the stream ids of those events; 0 when there are none."""
         return int(
             self._rows(
-                "SELECT coalesce(max(CAST(substr(stream_id, 1, instr(stream_id, '-') - 1) AS INTEGER)), 0)"
+                "SELECT coalesce(max(CAST(substr(stream_id, 1, instr(stream_id, '-') - 1) AS BIGINT)), 0)"
                 " FROM outbox WHERE stream = ? AND sent_at >= ?",
                 stream,
                 _text(since),
@@ -401,16 +445,19 @@ class StateDb:
         rows = self._rows("SELECT value FROM memory WHERE key = ?", key)
         try:
             return typed_json.decode(rows[0][0], kind) if rows else None
-        except msgspec.MsgspecError:
+        except MalformedError:
             return None
 
     # --- connection -----------------------------------------------------------------------------------------------
 
+    def _connect(self) -> Connection:
+        return (state_schema.connect_to_read if self._is_read_only else state_schema.connect)(self._path)
+
     @property
-    def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
+    def _connection(self) -> Connection:
+        found: Connection | None = getattr(self._of_thread, "connection", None)
         if found is None:
-            found = self._connect(self._path)
+            found = self._connect()
             with self._lock:
                 self._connections.append(found)
                 self._of_thread.connection = found
@@ -431,11 +478,12 @@ class StateDb:
         return tuple(found)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with state_schema.transaction(self._connection, self._path) as connection:
+    def _transaction(self) -> Iterator[Connection]:
+        connection: Any = self._connection
+        with state_schema.transaction(connection, self._path):
             yield connection
 
-    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+    def _rows(self, query: str, *values: object) -> list[Any]:
         with state_schema.named_errors(self._path):
             return self._connection.execute(query, values).fetchall()
 
@@ -446,7 +494,7 @@ class StateDb:
         with self._transaction() as connection:
             changed = connection.executemany(statement, values).rowcount
             if changed != len(values):
-                raise StateError(f"{changed} of {len(values)} events are known", where=str(self._path))
+                raise StateError(f"{changed} of {len(values)} events are known", where=self._where)
 
     def _all(self, kind: type[Value], query: str, *values: object) -> list[Value]:
         return [_value_of(row, kind) for row in self._rows(query, *values)]
@@ -456,7 +504,7 @@ class StateDb:
         return found[0] if found else None
 
 
-def _free_id(connection: sqlite3.Connection, table: str, key: str, at: datetime, *, prefix: str = "") -> str:
+def _free_id(connection: Connection, table: str, key: str, at: datetime, *, prefix: str = "") -> str:
     """`prefix` and `YYYYmmdd_HHMMSS`, the next second that no row has."""
     while True:
         found = f"{at.astimezone(UTC):%Y%m%d_%H%M%S}"
@@ -465,7 +513,7 @@ def _free_id(connection: sqlite3.Connection, table: str, key: str, at: datetime,
         at += timedelta(seconds=1)
 
 
-def _move_unreadable(connection: sqlite3.Connection, table: str, key: str, row: sqlite3.Row, reason: str) -> None:
+def _move_unreadable(connection: Connection, table: str, key: str, row: Any, reason: str) -> None:
     connection.execute(
         "CREATE TABLE IF NOT EXISTS unreadable_rows (source TEXT NOT NULL, content TEXT NOT NULL, reason TEXT NOT NULL)"
     )
@@ -475,7 +523,7 @@ def _move_unreadable(connection: sqlite3.Connection, table: str, key: str, row: 
     connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (row[key],))  # noqa: S608
 
 
-def _store_deployment(connection: sqlite3.Connection, deployment: Deployment) -> None:
+def _store_deployment(connection: Connection, deployment: Deployment) -> None:
     """Store the deployment, and, once it has reached the env line, its position in that order."""
     _store(connection, "deployments", "deployment_id", deployment)
     if deployment.state not in (DeploymentState.INTENDED, DeploymentState.UNDONE):
@@ -486,7 +534,7 @@ def _store_deployment(connection: sqlite3.Connection, deployment: Deployment) ->
         )
 
 
-def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | Deployment | SlotRequest) -> None:
+def _store(connection: Connection, table: str, key: str, value: Run | Deployment | SlotRequest) -> None:
     """Insert or update one row; its columns are the fields of the dataclass."""
     row = _columns(value)
     names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
@@ -497,7 +545,7 @@ def _store(connection: sqlite3.Connection, table: str, key: str, value: Run | De
     )
 
 
-def _enqueue(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+def _enqueue(connection: Connection, events: Sequence[Event]) -> None:
     connection.executemany(
         "INSERT INTO outbox (event_id, event_type, stream, payload, correlation_id, timestamp, flat)"
         " VALUES (:event_id, :event_type, :stream, :payload, :correlation_id, :timestamp, :flat)"
@@ -506,7 +554,7 @@ def _enqueue(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     )
 
 
-def _remember(connection: sqlite3.Connection, key: str, value: object) -> None:
+def _remember(connection: Connection, key: str, value: object) -> None:
     connection.execute(
         "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, stored_json.encode(value)),
@@ -523,12 +571,12 @@ def _column(name: str, value: Any) -> Any:
     return _text(value) if isinstance(value, datetime) else value
 
 
-def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
+def _value_of(row: Any, kind: type[Value]) -> Value:
     plain = {name: row[name] for name in row.keys() if name not in stored_json.KINDS}  # noqa: SIM118
     decoded = {name: stored_json.decode(name, row[name]) for name in row.keys() if name in stored_json.KINDS}  # noqa: SIM118
     try:
         return replace(typed_json.convert(_PLACEHOLDERS | plain, kind), **decoded)
-    except msgspec.ValidationError as error:
+    except MalformedError as error:
         raise StateError(
             f"a stored {kind.__name__} is not one that this version knows ({error})",
             where="state.db",
@@ -536,7 +584,7 @@ def _value_of(row: sqlite3.Row, kind: type[Value]) -> Value:
         ) from None
 
 
-def _outbox_row(row: sqlite3.Row) -> OutboxRow:
+def _outbox_row(row: Any) -> OutboxRow:
     sent_at = row["sent_at"]
     return OutboxRow(
         event=_value_of(row, Event),

@@ -208,14 +208,19 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     with named_errors(path):
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         newest = connection.execute(_NEWEST_FACTS_SCHEMA).fetchone()[0] if 0 < version <= len(MIGRATIONS) else None
-    if version > len(MIGRATIONS) or (isinstance(newest, int) and newest > FACTS_SCHEMA):
-        found, known = (version, len(MIGRATIONS)) if version > len(MIGRATIONS) else (newest, FACTS_SCHEMA)
+    check_known(version, newest, str(path))
+    return version
+
+
+def check_known(version: int, facts_schema: object, where: str) -> None:
+    """Raise StateError when a newer version has written the tables, or the facts of the newest runs."""
+    if version > len(MIGRATIONS) or (isinstance(facts_schema, int) and facts_schema > FACTS_SCHEMA):
+        found, known = (version, len(MIGRATIONS)) if version > len(MIGRATIONS) else (facts_schema, FACTS_SCHEMA)
         raise StateError(
             f"written by a newer version of this program (schema {found}, known {known})",
-            where=str(path),
+            where=where,
             remedy="install the newer version again",
         )
-    return version
 
 
 def check_same_version(connection: sqlite3.Connection, path: Path) -> None:
@@ -298,7 +303,7 @@ def _named_error(error: sqlite3.Error, path: Path) -> RetrainError:
             return RetryLaterError(
                 f"the state database cannot be read or written ({error})",
                 where=str(path),
-                remedy="look at the disk and at the system's log",
+                remedy="check the disk and the system's log",
             )
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
             return StateError(

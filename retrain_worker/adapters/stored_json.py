@@ -15,6 +15,7 @@ import msgspec
 from retrain_worker import typed_json
 from retrain_worker.domain.facts import FIELDS, RunFacts
 from retrain_worker.domain.slot_request import SlotRequestArguments
+from retrain_worker.errors import MalformedError
 
 #: column -> what it holds
 KINDS: dict[str, Any] = {
@@ -38,7 +39,7 @@ def decode(column: str, text: str) -> Any:
         return _facts(text)
     try:
         return typed_json.decode(text, KINDS[column])
-    except msgspec.MsgspecError as error:
+    except MalformedError as error:
         return SlotRequestArguments(unreadable=str(error)) if column == "arguments" else KINDS[column]()
 
 
@@ -48,13 +49,13 @@ def _facts(text: str) -> RunFacts:
     try:
         document = typed_json.decode(text, dict[str, Any])
         unreadable |= typed_json.convert(document.get("unreadable") or {}, dict[str, str])
-    except msgspec.MsgspecError as error:
+    except MalformedError as error:
         return RunFacts(unreadable=dict.fromkeys(FIELDS.values(), str(error)))
     for kind, name in FIELDS.items():
         if document.get(name) is None:
             continue
         try:
             found[name] = typed_json.convert(document[name], kind)
-        except msgspec.ValidationError as error:
+        except MalformedError as error:
             unreadable[name] = str(error)
     return RunFacts(**found, unreadable=unreadable)

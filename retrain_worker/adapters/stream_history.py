@@ -3,13 +3,16 @@
 The last id of a stream and its number of entries ever added never decrease while the server keeps its data, not even
 when entries are trimmed or deleted. When they do, the sent events are compared with the stream entry by entry, and the
 missing ones become pending again, with new ids: a consumer that has read past an old id would not see an entry there.
+
+After a failover other writers may have hidden the decrease before it was read. So the streams are compared as well when
+another server answers: from its oldest entry on, because what is older may have been trimmed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
@@ -22,9 +25,15 @@ from retrain_worker.redis_client import entries_in, eviction_warning, is_no_such
 
 STREAMS = tuple(stream_of(kind) for kind in EventType)
 RETENTION = timedelta(days=STREAM_RETENTION_DAYS)
-_PAGE = 500
+#: among the problems of reading: that of the server's own state
+INFO = "info"
+_PAGE = 50
 #: key of the highest id of a lost stream in the outbox: a consumer may have read up to it
 _LOST_TOP = "relay/lost_top/"
+#: key of the run id of the server with which the streams were compared last
+_SERVER = "relay/server"
+#: entries of one batch have the same time part: some of them may have been trimmed
+_AFTER_OLDEST = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +43,8 @@ class StreamState:
     last_id: StreamId
     #: None before Redis 7.0
     entries_added: int | None
+    #: when the oldest entry was added; None without entries
+    oldest_at: datetime | None
 
     @property
     def top(self) -> int:
@@ -48,6 +59,8 @@ class StreamStates:
     states: Mapping[str, StreamState | None]
     problems: Mapping[str, RedisError] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    #: run id; empty: unknown
+    server: str = ""
 
 
 class StreamHistory:
@@ -82,10 +95,13 @@ class StreamHistory:
             else:
                 problems[stream] = reply
         self._states = states
+        for reply in (server, memory):
+            if isinstance(reply, RedisError):
+                problems[INFO] = reply
         run_id = "" if isinstance(server, RedisError) else str(server.get("run_id", ""))
         eviction = None if isinstance(memory, RedisError) else eviction_warning(memory)
         notices = (*self._restart_notice(run_id), *self._eviction_notice(eviction))
-        return StreamStates(states=states, problems=problems, notices=notices)
+        return StreamStates(states=states, problems=problems, notices=notices, server=run_id)
 
     def refresh(self, streams: Sequence[str]) -> None:
         """Read the last ids of some streams, in one round trip. Raises RedisError."""
@@ -118,13 +134,21 @@ class StreamHistory:
     def requeue_lost(self, found: StreamStates, *, all_streams: bool) -> dict[str, int]:
         """Make lost events pending again; how many of each stream. `all_streams`: compare every stream."""
         lost = {}
+        known = self._outbox.recall(_SERVER, str)
+        is_other_server = bool(known and found.server and known != found.server)
+        oldest = self._now() - RETENTION
         for stream, state in found.states.items():
+            count = 0
             if all_streams or self._has_decreased(stream, state):
-                count = self._requeue_missing(stream)
-                if count:
-                    lost[stream] = count
+                count = self._requeue_missing(stream, since=oldest)
+            elif is_other_server and state is not None and state.oldest_at is not None:
+                count = self._requeue_missing(stream, since=max(oldest, state.oldest_at + _AFTER_OLDEST))
+            if count:
+                lost[stream] = count
             if state is not None and state.entries_added is not None:
                 self._entries_added[stream] = state.entries_added
+        if found.server and known != found.server and not found.problems:
+            self._outbox.remember(_SERVER, found.server)
         return lost
 
     def _has_decreased(self, stream: str, state: StreamState | None) -> bool:
@@ -139,9 +163,10 @@ class StreamHistory:
             self._sent_top[stream] = self._outbox.highest_sent_milliseconds(stream, since=self._now() - RETENTION)
         return self._sent_top[stream]
 
-    def _requeue_missing(self, stream: str) -> int:
+    def _requeue_missing(self, stream: str, *, since: datetime) -> int:
+        """Make the events sent at `since` or later pending again that are not in the stream; how many."""
         present = self._event_ids_in(stream)
-        sent = self._outbox.sent_event_ids(stream, since=self._now() - RETENTION)
+        sent = self._outbox.sent_event_ids(stream, since=since)
         missing = [event_id for event_id in sent if event_id not in present]
         if missing:
             self._outbox.remember(_LOST_TOP + stream, self.top_of(stream))
@@ -185,7 +210,9 @@ def trim(client: redis.Redis, stream: str, *, before: datetime) -> int:
 
 
 def _state_of(reply: Mapping[str, Any]) -> StreamState:
-    added = reply.get("entries-added")
+    added, oldest = reply.get("entries-added"), reply.get("first-entry")
     return StreamState(
-        last_id=parts_of(reply["last-generated-id"].decode()), entries_added=None if added is None else int(added)
+        last_id=parts_of(reply["last-generated-id"].decode()),
+        entries_added=None if added is None else int(added),
+        oldest_at=datetime.fromtimestamp(parts_of(oldest[0].decode())[0] / 1000, UTC) if oldest else None,
     )

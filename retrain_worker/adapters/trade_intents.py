@@ -1,4 +1,4 @@
-"""Reads the engine's entries on quantum:stream:trade.intent, BATCH at a time.
+"""Reads the engine's entries on quantum:stream:trade.intent, at most BATCH of them in a pass, in small pages.
 
 The last id read and the tally are kept in the state database, so that a restart counts no entry twice and misses none.
 Implements stages.ports.Confirmations, too: an engine that names its model in an entry confirms it.
@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from retrain_worker.adapters.answer_tally import COUNTED, CountedAnswers, tally_in
 from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.domain.decoding import fields_in, raises_malformed_only
 from retrain_worker.domain.engine_answers import INTENT_STREAM, EngineAnswer, Tally, answer_in
 from retrain_worker.domain.envelope import added_at, instant_of, parts_of, payload_in
-from retrain_worker.redis_client import RedisProblem, entries_in, problem_of, text_of
+from retrain_worker.errors import MalformedError
+from retrain_worker.redis_client import PAGE, RedisProblem, entries_in, newest_entries, problem_of, unavailable
 
 #: entries of one pass
 BATCH = 500
 #: entries searched for a confirmation, newest first
 _MAX_SEARCHED = 200
-_PROGRESS = "serving_monitor"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Progress:
-    """Up to which entry of the stream the answers are counted, and the tally of them."""
-
-    milliseconds: int
-    sequence: int
-    tally: Tally
 
 
 class TradeIntents:
@@ -53,61 +46,66 @@ class TradeIntents:
 
         The first pass ever begins at `at`.
         """
-        known = self._store.recall(_PROGRESS, _Progress)
+        known = self._store.recall(COUNTED, CountedAnswers)
         tally = known.tally if known else Tally()
         cursor = (known.milliseconds, known.sequence) if known else (int(at.timestamp() * 1000), 0)
         if tally.model_path != model_path:
             tally = Tally(model_path=model_path, since=at.isoformat())
-        try:
-            entries = entries_in(self._client.xrange(INTENT_STREAM, f"({cursor[0]}-{cursor[1]}", "+", count=BATCH))
-        except RedisError as error:
-            return problem_of(error, self._client, key=INTENT_STREAM)
-        for stream_id, fields in entries:
-            tally, cursor = _counted(tally, stream_id, fields), parts_of(stream_id)
-        self._store.remember(_PROGRESS, _Progress(milliseconds=cursor[0], sequence=cursor[1], tally=tally))
-        return None
+        problem, count = None, PAGE
+        for _ in range(BATCH // PAGE):
+            try:
+                page = entries_in(self._client.xrange(INTENT_STREAM, f"({cursor[0]}-{cursor[1]}", "+", count=count))
+            except RedisError as error:
+                if isinstance(error, RedisTimeoutError) and count > 1:
+                    count = 1  # large entries: Redis prepares a whole reply before it sends any of it
+                    continue
+                problem = problem_of(error, self._client, key=INTENT_STREAM)
+                break
+            for stream_id, fields in page:
+                tally, cursor = _counted(tally, stream_id, fields), parts_of(stream_id)
+            if len(page) < count:
+                break
+        self._store.remember(COUNTED, CountedAnswers(milliseconds=cursor[0], sequence=cursor[1], tally=tally))
+        return problem
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
-        """The entry in which the engine names the model by version, path or sha256; None while there is none."""
+        """The entry in which the engine names the model by version, path or sha256; None while there is none.
+
+        Raises RedisUnavailableError.
+        """
         try:
-            entries = entries_in(
-                self._client.xrevrange(INTENT_STREAM, "+", str(int(since.timestamp() * 1000)), count=_MAX_SEARCHED)
-            )
-        except RedisError:
-            return None
-        for stream_id, fields in entries:
+            return self._naming({version, sha256, model_path}, since)
+        except RedisError as error:
+            raise unavailable(error, self._client, key=INTENT_STREAM) from error
+
+    def _naming(self, names: set[str], since: datetime) -> str | None:
+        for stream_id, fields in newest_entries(self._client, INTENT_STREAM, since=since, limit=_MAX_SEARCHED):
             try:
                 answer = _answer_in(stream_id, fields)
-            except ValueError:
+            except MalformedError:
                 continue
-            named = set(answer.names if answer else ()) & {version, sha256, model_path}
+            named = names & set(answer.names if answer else ())
             if answer and named:
                 return f"the engine names {min(named, key=len)} in its answer for {answer.symbol}"
         return None
 
 
-def tally_in(store: StateDb) -> Tally:
-    """The tally up to the last pass; an empty one where there is none, or it cannot be decoded."""
-    known = store.recall(_PROGRESS, _Progress)
-    return known.tally if known else Tally()
-
-
 def _counted(tally: Tally, stream_id: str, fields: Mapping[bytes, bytes]) -> Tally:
     try:
         return tally.with_entry(_answer_in(stream_id, fields))
-    except ValueError:
+    except MalformedError:
         return tally.with_malformed()
 
 
+@raises_malformed_only
 def _answer_in(stream_id: str, fields: Mapping[bytes, bytes]) -> EngineAnswer | None:
-    """Raises ValueError when the entry is malformed."""
-    flat = {text_of(name): text_of(value) for name, value in fields.items()}
+    flat = fields_in(fields)
     whole: dict[str, Any] = {**flat, **payload_in(flat)}
     return answer_in(whole, at=_instant(whole, stream_id))
 
 
 def _instant(whole: Mapping[str, Any], stream_id: str) -> datetime:
     """The entry's own timestamp, where it can be read; else when Redis added it."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(MalformedError):
         return instant_of(str(whole.get("timestamp") or "")) or added_at(stream_id)
     return added_at(stream_id)

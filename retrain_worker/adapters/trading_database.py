@@ -9,6 +9,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from retrain_worker.adapters.sql_engine import engine_of
+from retrain_worker.domain.connection_url import shown, without_password
 from retrain_worker.errors import DatabaseUnreachableError, SourceUnfitError
 
 TABLE = "ai_training_samples"
@@ -46,13 +48,13 @@ def _look_at_sqlite(path: Path) -> None:
 def _look_at_postgresql(url: str) -> None:
     import sqlalchemy as sa
 
-    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS})
-    where = engine.url.render_as_string(hide_password=True)
+    engine = engine_of(url, {"connect_timeout": _CONNECT_SECONDS})
+    where = shown(url)
     try:
         with engine.connect() as connection:
             has_table = sa.inspect(connection).has_table(TABLE)
     except sa.exc.SQLAlchemyError as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
+        cause = without_password(str(error.__cause__ or error).splitlines()[0], url)
         raise DatabaseUnreachableError(f"cannot be reached: {cause}", where=where, remedy=_REMEDY) from None
     if not has_table:
         raise SourceUnfitError(f"has no table {TABLE}", where=where, remedy=_REMEDY)

@@ -5,10 +5,10 @@ The content of the trigger file is never read: writing that file can only cause 
 
 from __future__ import annotations
 
-import os
-import stat
+import contextlib
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from retrain_worker import durable_file
@@ -16,16 +16,23 @@ from retrain_worker.adapters import engine_environment
 from retrain_worker.adapters.model_slot import ModelSlot, is_published
 from retrain_worker.domain.artifact import checksum_file, checksum_line
 from retrain_worker.errors import ArtifactError, SlotError
+from retrain_worker.signing import Verifier
 
 _ATTEMPTS = 5
 _SETTLE_SECONDS = 2.0
 _SYSTEMCTL_SECONDS = 90
+#: of files that the service's user may write; the largest model of the stack has 2.4 MB
+_MAX_MODEL_BYTES, _MAX_CHECKSUM_BYTES = 512 << 20, 4096
 
 
 class EngineRestart:
     """Verifies the slot and restarts the unit."""
 
-    def __init__(self, *, engine_models_dir: Path, engine_env_file: Path, unit: str) -> None:
+    def __init__(
+        self, *, engine_models_dir: Path, engine_env_file: Path, unit: str, verifier: Verifier | None = None
+    ) -> None:
+        """`verifier`: only a model that one of its keys has signed; None: any."""
+        self._verifier = verifier
         self._models_dir = engine_models_dir
         self._env_file = engine_env_file
         self._unit = unit
@@ -57,7 +64,8 @@ class EngineRestart:
 
     def _verified_model(self) -> Path | None:
         """The model that the env line names, verified; None: it names none. Raises SlotError, ArtifactError."""
-        refused = engine_environment.refused_names(self._unit, self._env_file)
+        with _reading(self._env_file):
+            refused = engine_environment.refused_names(self._unit, self._env_file)
         if refused:
             raise SlotError(
                 f"{', '.join(refused)} must not be set in this file",
@@ -74,22 +82,24 @@ class EngineRestart:
                 where=str(self._env_file),
                 remedy="correct PATCHTST_MODEL_PATH, or ENGINE_MODELS_DIR",
             )
-        with durable_file.named_errors(model, doing="read"):
-            fd = durable_file.open_unfollowed(model)
-            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
-            os.close(fd)
-            if not is_regular:
-                raise SlotError("not a regular file", where=str(model), remedy="check which process has put it there")
-            self._check_sum(model)
+        self._check_sum(model)
         return model
 
-    @staticmethod
-    def _check_sum(model: Path) -> None:
+    def _check_sum(self, model: Path) -> None:
         """A model that this program has published has a checksum file; an external one may have none."""
+        with _reading(model):
+            sha256 = durable_file.sha256_of_regular(model, _MAX_MODEL_BYTES)
+        if self._verifier is not None:
+            self._verifier.check_model(model, sha256)
         checksum = checksum_file(model)
-        if not checksum.exists() and not is_published(model):
-            return
-        if checksum.read_bytes() != checksum_line(model, durable_file.sha256_of(model)).encode():
+        with _reading(checksum):
+            try:
+                found = durable_file.read_regular(checksum, _MAX_CHECKSUM_BYTES, follow_links=False)
+            except FileNotFoundError:
+                if is_published(model):
+                    raise
+                return
+        if found != checksum_line(model, sha256).encode():
             raise ArtifactError(
                 f"its sha256 is not the one in {checksum.name}",
                 where=str(model),
@@ -114,3 +124,11 @@ class EngineRestart:
                 f"systemctl {arguments[0]} failed: {error}", where=self._unit, remedy="restart the engine manually"
             ) from error
         return done.returncode, done.stdout.strip()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise engine_environment.not_a_regular_file(path, error) from error

@@ -19,7 +19,10 @@ import msgspec
 from retrain_worker import durable_file, errors, typed_json
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.masking import masked
+from retrain_worker.domain.mlflow_request import MlflowResult
 from retrain_worker.domain.printable import printable
+from retrain_worker.domain.report_request import ReportResult
+from retrain_worker.domain.upload_request import UploadResult
 from retrain_worker.domain.worker_protocol import (
     AuditResult,
     ExportResult,
@@ -32,7 +35,7 @@ from retrain_worker.domain.worker_protocol import (
     VerifyResult,
     WorkerError,
 )
-from retrain_worker.errors import RetrainError, UsageError, WorkerFailedError
+from retrain_worker.errors import MalformedError, RetrainError, UsageError, WorkerFailedError
 
 _RESULT_TYPES: dict[str, type[Any]] = {
     Stage.PULL: PullResult,
@@ -44,6 +47,9 @@ _RESULT_TYPES: dict[str, type[Any]] = {
     OneOffTask.INSPECT: InspectResult,
     OneOffTask.EXPORT: ExportResult,
     OneOffTask.VERIFY: VerifyResult,
+    OneOffTask.REPORT: ReportResult,
+    OneOffTask.MLFLOW: MlflowResult,
+    OneOffTask.UPLOAD: UploadResult,
 }
 _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_CHARACTERS = 300
@@ -158,7 +164,7 @@ def _content(files: WorkerFiles, limit_bytes: int) -> bytes:
 def _decoded(content: bytes | msgspec.Raw, kind: type[Any], files: WorkerFiles) -> Any:
     try:
         return typed_json.decode(content, kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except MalformedError as error:
         raise WorkerFailedError(
             f"the worker's result cannot be decoded: {error}",
             where=str(files.result_path),

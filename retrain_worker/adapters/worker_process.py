@@ -2,7 +2,8 @@
 
 The worker is the leader of a session of its own and ends when its stdin closes, so it cannot outlive this process for
 long; the processes that it has started are killed with it. It inherits a lock on the run's folder: a worker of a daemon
-that was killed is noticed until it has ended, and no two workers use one folder.
+that was killed is noticed until it has ended, and no two workers use one folder. The worker of TRAIN may be started by
+a launcher (TRAIN_LAUNCHER), also as several processes, of which the first writes progress and result.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from retrain_worker import durable_file
 from retrain_worker.adapters.running_worker import RunningWorker, start_worker
 from retrain_worker.adapters.worker_files import WorkerFiles, files_of, log_tail, read_result, remove_older
+from retrain_worker.adapters.worker_launcher import environment_for, launched
 from retrain_worker.domain.database_url import is_postgresql
 from retrain_worker.domain.lifecycle import WAITING, Stage
-from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, Broken, Done, OneOffTask, WorkerExit, Working
+from retrain_worker.domain.worker_protocol import Broken, DatabaseAccess, Done, OneOffTask, WorkerExit, Working
 from retrain_worker.errors import RetrainError, WorkerFailedError, WorkerInterruptedError
 
 #: -P: nothing is imported from the working directory
@@ -63,12 +67,16 @@ _PASSED_PREFIXES = (
     "MALLOC_",
     "POLARS_",
     "COVERAGE_",
+    "GLOO_",
+    "NCCL_",
 )
-#: what libpq takes from the environment beside a PostgreSQL URL
-_LIBPQ_NAMES = frozenset({"PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR"})
+#: what libpq takes from the environment beside a PostgreSQL URL; a password goes the way of the URL
+_LIBPQ_NAMES = frozenset({"PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR"})
+_LIBPQ_PASSWORD = "PGPASSWORD"  # noqa: S105 - a name
 _LIBPQ_PREFIX = "PGSSL"
-#: the stages whose worker reads the trading database
-READS_DATABASE = frozenset({Stage.PULL, *WAITING})
+#: the tasks whose worker gets a URL: of the trading database, or of the MLflow server;
+#: or, with an empty one, credentials
+GETS_URL = frozenset({Stage.PULL, *WAITING, OneOffTask.MLFLOW, OneOffTask.UPLOAD})
 #: what Polars writes before it ends the process for want of memory
 _RUST_OUT_OF_MEMORY = "memory allocation of"
 _LOCK_NAME = ".worker.lock"
@@ -86,19 +94,23 @@ class WorkerProcesses:
         grace_seconds: float = 10.0,
         database_url: str = "",
         command: tuple[str, ...] = COMMAND,
+        launcher: tuple[str, ...] = (),
         niceness: int = 0,
         result_limit_bytes: int = 64 << 20,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
         """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` is a minimum.
 
-        Only the workers of READS_DATABASE get `database_url`, in their environment, and with a PostgreSQL URL what
-        libpq takes from the environment.
+        Only the workers of GETS_URL get `database_url`, on their stdin, and with a PostgreSQL URL what libpq
+        takes from the environment; `credentials` go the same way into their environment. `launcher`: the words of
+        TRAIN_LAUNCHER.
         """
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
         self._grace_seconds = grace_seconds
         self._database_url = database_url
-        self._command, self._niceness = command, niceness
+        self._command, self._launcher, self._niceness = command, launcher, niceness
         self._result_limit_bytes = result_limit_bytes
+        self._credentials = {name: os.fsencode(value) for name, value in (credentials or {}).items()}
         self._lock = threading.RLock()
         self._worker: RunningWorker | None = None
         self._stopped = False
@@ -115,9 +127,12 @@ class WorkerProcesses:
         """Whether a worker is running."""
         return self._worker is not None
 
-    def set_deadlines(self, deadline_seconds: Mapping[Stage | OneOffTask, float]) -> None:
-        """New deadlines, for the running worker, too."""
+    def reconfigure(
+        self, *, deadline_seconds: Mapping[Stage | OneOffTask, float], launcher: tuple[str, ...] = ()
+    ) -> None:
+        """New deadlines, for the running worker, too, and the launcher of the next one."""
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
+        self._launcher = launcher
 
     def result_of(self, stage: str, run_dir: Path, request: object) -> Working | Done | Broken:
         """Start the worker for this request if it is not running; its state. Never blocks.
@@ -162,12 +177,14 @@ class WorkerProcesses:
                 if files.stage in WAITING:
                     remove_older(files)
             durable_file.replace_file(files.request_path, files.content, mode=0o600)
+            launcher = self._launcher if files.stage == Stage.TRAIN else ()
             self._worker = start_worker(
-                self._command,
+                launched(self._command, launcher),
                 files,
-                environment=self._environment(files.stage),
+                environment=environment_for(launcher) | self._environment(files.stage),
                 lock_fd=lock_fd,
                 niceness=self._niceness,
+                first_line=self._database_access(files.stage),
             )
             os.pwrite(lock_fd, f"{self._worker.pid:<16}\n".encode(), 0)
         except OSError as error:
@@ -184,7 +201,10 @@ class WorkerProcesses:
         status = worker.poll()
         if status is None:
             self._keep_deadline(worker)
-            return Working(message=worker.last_message() or f"{_name(worker.files)}: started")
+            progress = worker.progress()
+            if progress is None or not progress.message:
+                return Working(message=f"{_name(worker.files)}: started")
+            return Working(message=progress.message, share=progress.share, seconds_left=progress.seconds_left)
         self._worker = None
         return Done(result=self._result_after(status, worker))
 
@@ -198,7 +218,9 @@ class WorkerProcesses:
     def _result_after(self, status: int, worker: RunningWorker) -> object:
         """The result of a worker that has ended. Raises its error."""
         where = _name(worker.files)
-        if status in (WorkerExit.DONE, WorkerExit.ERROR):
+        # a launcher ends with a status of its own
+        has_reported = status > 0 and not worker.was_stopped and worker.files.result_path.exists()
+        if status in (WorkerExit.DONE, WorkerExit.ERROR) or has_reported:
             result = read_result(worker.files, limit_bytes=self._result_limit_bytes)
             if status == WorkerExit.DONE:
                 return result
@@ -264,15 +286,24 @@ class WorkerProcesses:
             for name, value in os.environ.items()
             if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
         }
-        if stage in READS_DATABASE and self._database_url:
-            passed[DATABASE_URL_VARIABLE] = self._database_url
-            if is_postgresql(self._database_url):
-                passed |= {
-                    name: value
-                    for name, value in os.environ.items()
-                    if name in _LIBPQ_NAMES or name.startswith(_LIBPQ_PREFIX)
-                }
+        if stage in GETS_URL and is_postgresql(self._database_url):
+            passed |= {
+                name: value
+                for name, value in os.environ.items()
+                if name in _LIBPQ_NAMES or name.startswith(_LIBPQ_PREFIX)
+            }
         return passed
+
+    def _database_access(self, stage: str) -> bytes:
+        """The first line for a worker that gets a URL."""
+        if stage not in GETS_URL:
+            return b""
+        is_given = is_postgresql(self._database_url) and _LIBPQ_PASSWORD in os.environ
+        environment = dict(self._credentials)
+        if is_given:
+            environment[_LIBPQ_PASSWORD] = os.environb[_LIBPQ_PASSWORD.encode()]
+        access = DatabaseAccess(url=os.fsencode(self._database_url), environment=environment)
+        return msgspec.json.encode(access) + b"\n"
 
 
 def _ended_within(seconds: float, worker: RunningWorker) -> bool:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from retrain_worker.adapters.account_names import SERVICE_GROUP, SERVICE_USER
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from retrain_worker.adapters.host_access import HostAccess
     from retrain_worker.settings import Settings
 
-_KEEP_ACL = Path("/etc/systemd/system/quantum-retraining-worker.service.d/keep-acl.conf")
+_UNITS = Path("/etc/systemd/system")
 _KEEP_ACL_TEXT = """\
 # Written by `retrain-worker access grant`: the access control list of the engine's env file names accounts that
 # PrivateUsers= hides, and the file that replaces it keeps the list.
@@ -28,17 +27,17 @@ PrivateUsers=no
 """
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser(
-        "access",
-        help="grant the service what a swap needs on this host, or restore what was there (needs root)",
-        description="grant: the service's user may replace the engine's env file and add models; by access control "
-        "lists, so that nobody else loses access. restore: owners, modes and lists as they were before.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.description = (
+        "grant: the service's user may replace the engine's env file and add models; by access control lists, so that "
+        "no other account loses access. restore: owners, modes and lists as they were before."
     )
-    parser.add_argument("action", choices=("grant", "restore"))
+    parser.add_argument("action", choices=("grant", "restore"), help="add the permissions, or restore what was there")
+    options.add_instance(parser)
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="read settings from FILE")
-    parser.set_defaults(execute=execute, home=None)
+    options.add_json(parser)
+    parser.set_defaults(home=None)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -47,6 +46,8 @@ def execute(arguments: argparse.Namespace) -> int:
     import pwd
 
     from retrain_worker.adapters.host_access import HostAccess
+    from retrain_worker.cli.results import Changes
+    from retrain_worker.cli.screen import as_json
     from retrain_worker.errors import RetrainError, UsageError
 
     if os.geteuid() != 0:
@@ -57,33 +58,36 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error), remedy="systemd-sysusers creates the user and the group") from None
     settings = options.read_valid_settings(arguments)
     steps = _grants(access, settings) if arguments.action == "grant" else _restorations(access, settings)
-    has_problem = False
+    changes, problems = [], []
     for step in steps:
         try:
             for change in step():
-                print(change)
+                changes.append(change)
+                if not arguments.json:
+                    print(change, flush=True)
         except RetrainError as error:
-            has_problem = True
+            problems.append(str(error))
             print(f"retrain-worker: {error}; then: retrain-worker access {arguments.action}", file=sys.stderr)
-    return 1 if has_problem else 0
+    if arguments.json:
+        print(as_json(Changes(changes=tuple(changes), problems=tuple(problems))))
+    return ExitCode.FAILED if problems else ExitCode.DONE
 
 
 def _grants(access: HostAccess, settings: Settings) -> list[Callable[[], Iterator[str]]]:
     from retrain_worker.adapters.artifact_store import ArtifactStore
     from retrain_worker.adapters.host_access import ENTER_AND_WRITE, READ
-    from retrain_worker.settings import ENV_FILE
 
     folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)
-    env_file = settings.engine_env_file
+    env_file, own_settings = settings.engine_env_file, settings.host_names.env_file
     return [
         *(partial(access.make_own, directory) for directory in folders.own_directories),
-        *([partial(access.grant, ENV_FILE, READ)] if ENV_FILE.exists() else []),
+        *([partial(access.grant, own_settings, READ)] if own_settings.exists() else []),
         partial(access.grant, settings.engine_models_dir, ENTER_AND_WRITE),
         # before the env file has another owner than root
         partial(_protect_engine, access, settings),
         partial(access.grant, env_file.parent, ENTER_AND_WRITE, is_sticky=True),
         partial(access.hand_over, env_file),
-        partial(_keep_list, access, env_file),
+        partial(_keep_list, access, env_file, _UNITS / f"{settings.host_names.service}.d/keep-acl.conf"),
     ]
 
 
@@ -111,6 +115,6 @@ def _protect_engine(access: HostAccess, settings: Settings) -> Iterator[str]:
         yield from access.add_file(path, text)
 
 
-def _keep_list(access: HostAccess, env_file: Path) -> Iterator[str]:
+def _keep_list(access: HostAccess, env_file: Path, drop_in: Path) -> Iterator[str]:
     if access.has_list_for_others(env_file):
-        yield from access.add_file(_KEEP_ACL, _KEEP_ACL_TEXT)
+        yield from access.add_file(drop_in, _KEEP_ACL_TEXT)

@@ -3,75 +3,68 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 from retrain_worker.domain.audit_findings import Finding, Severity
-from retrain_worker.domain.printable import printable
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+    from rich.console import RenderableType
 
-_MARKS = {Severity.REFUSAL: "REFUSED", Severity.WARNING: "warning", Severity.OK: "ok"}
-_EXIT_REFUSED = 11
+    from retrain_worker.domain.worker_protocol import PullResult
+
+_MARKS = {Severity.REFUSAL: ("REFUSED", "red"), Severity.WARNING: ("warning", "yellow"), Severity.OK: ("ok", "green")}
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser(
-        "audit",
-        help="is this data fit to train on, measurement by measurement",
-        epilog="exit: 0 fit, 11 refused, 1 the source cannot be reached, 78 wrong settings",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = "exit: 0 fit, 11 refused, 1 the source cannot be reached, 78 invalid settings"
     options.add_places(parser)
     options.add_database(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(execute=execute)
+    options.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings in order of weight. A source that is no training database raises SourceUnfitError."""
-    from retrain_worker.cli.once import as_json
+    from retrain_worker.cli.progress import Activity
+    from retrain_worker.cli.results import AuditReport
+    from retrain_worker.cli.screen import pairs, show
     from retrain_worker.daemon.source_audit import audit_source
     from retrain_worker.errors import RefuseError
 
     settings = options.read_settings(arguments)
     try:
-        pulled, audited = audit_source(settings, report=lambda text: print(text, file=sys.stderr))
+        with Activity() as activity:
+            pulled, audited = audit_source(settings, report=activity.message)
     except RefuseError as error:
-        print(
-            as_json({"is_fit": False, "reasons": [str(error)], "findings": [], "source": None})
-            if arguments.json
-            else f"REFUSED  {printable(error)}"
-        )
-        return _EXIT_REFUSED
+        refused = AuditReport(is_fit=False, reasons=(str(error),))
+        show(arguments, refused, lambda: pairs([("REFUSED", refused.reasons[0], "red")]))
+        return ExitCode.REFUSED
     verdict = audited.verdict
-    if arguments.json:
-        print(
-            as_json(
-                {"is_fit": verdict.is_fit, "reasons": verdict.reasons, "findings": verdict.findings, "source": pulled}
-            )
-        )
-    else:
-        width = max(len(finding.name) for finding in verdict.findings)
-        for finding in verdict.findings:
-            print(_as_text(finding, width))
-        print(
-            f"\n{'fit to train on' if verdict.is_fit else 'NOT fit to train on'}: {pulled.loaded} rows, "
-            f"{pulled.labelled} labelled, from {pulled.first_at or '-'} to {pulled.last_at or '-'}; "
-            f"refusals {_count(verdict.findings, Severity.REFUSAL)}, "
-            f"warnings {_count(verdict.findings, Severity.WARNING)}"
-        )
-    return 0 if verdict.is_fit else _EXIT_REFUSED
+    found = AuditReport(is_fit=verdict.is_fit, reasons=verdict.reasons, findings=verdict.findings, source=pulled)
+    show(arguments, found, lambda: _as_text(verdict.findings, pulled, is_fit=verdict.is_fit))
+    return ExitCode.DONE if verdict.is_fit else ExitCode.REFUSED
 
 
-def _as_text(finding: Finding, width: int) -> str:
-    lines = [f"{_MARKS[finding.severity]:<8} {finding.name:<{width}} {printable(finding.message)}"]
-    lines.extend(f"{'':<{9 + width}} {printable(example)}" for example in finding.examples)
-    return "\n".join(lines)
+def _as_text(findings: Sequence[Finding], pulled: PullResult, *, is_fit: bool) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
 
+    from retrain_worker.cli.screen import pairs, paragraph
 
-def _count(findings: Sequence[Finding], severity: Severity) -> int:
-    return sum(finding.severity is severity for finding in findings)
+    name_width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        mark, style = _MARKS[finding.severity]
+        lines.append((f"{mark:<8} {finding.name:<{name_width}}", finding.message, style if mark != "ok" else ""))
+        lines.extend(("", example, "dim") for example in finding.examples)
+    refusals, warnings = (
+        sum(finding.severity is severity for finding in findings) for severity in (Severity.REFUSAL, Severity.WARNING)
+    )
+    ending = (
+        f"{'fit to train on' if is_fit else 'NOT fit to train on'}: {pulled.loaded} rows, {pulled.labelled} labelled, "
+        f"from {pulled.first_at or '-'} to {pulled.last_at or '-'}; refusals {refusals}, warnings {warnings}"
+    )
+    return Group(pairs(lines), Text(), paragraph(ending, "green" if is_fit else "red"))

@@ -3,77 +3,94 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
+from retrain_worker.domain.printable import printable
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+    from rich.console import RenderableType
 
-    from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.domain.lifecycle import Deployment
+    from retrain_worker.domain.slot_request import SlotRequest
 
-_HEADER = ("", "when (UTC)", "kind", "version", "sha256", "confirmed", "who", "why")
 
-
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser("deployments", help="changes of the engine's slot: who, when, why, confirmed or not")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     options.add_places(parser)
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="the newest N (default 20)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-    parser.set_defaults(execute=execute)
+    options.add_limit(parser)
+    options.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the deployments, newest first; the current one is marked."""
-    from retrain_worker.cli.once import as_json
+    from retrain_worker.cli.screen import show
 
+    found: Sequence[Deployment] = ()
+    current: Deployment | None = None
+    waiting: SlotRequest | None = None
     store = options.open_state(options.read_valid_settings(arguments))
-    if store is None:
-        print("no deployment yet")
-        return 0
-    with store:
-        found = store.deployments(limit=arguments.limit)
-        if arguments.json:
-            for one in found:
-                print(as_json(asdict(one)))
-            return 0
-        print(_table(found, store) if found else "no deployment yet")
-    return 0
+    if store is not None:
+        with store:
+            found = store.deployments(limit=arguments.limit)
+            current, waiting = store.last_deployment(), store.waiting_slot_request()
+    show(arguments, found, lambda: _as_text(found, current, waiting))
+    return ExitCode.DONE
 
 
-def _table(found: list[Deployment], store: StateDb) -> str:
-    current = store.last_deployment()
-    rows = [_HEADER, *(_row(one, is_current=one == current) for one in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
-    lines = [
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1])).rstrip()
-        for row in rows
-    ]
-    if (waiting := store.waiting_slot_request()) is not None:
-        lines.append(f"{waiting.request_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}")
-    if current is not None:
-        lines.append("* in the slot")
-    return "\n".join(lines)
+def _as_text(found: Sequence[Deployment], current: Deployment | None, waiting: SlotRequest | None) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from retrain_worker.cli.screen import pairs, paragraph
+
+    lines: list[RenderableType] = [Text("no deployment yet")]
+    if found:
+        lines = [_table(found, current), Text("* in the slot", "dim"), Text()]
+        lines.append(pairs((_at(one), _why(one), "") for one in found))
+    if waiting is not None:
+        request = f"{waiting.request_id} by {waiting.requested_by} ({waiting.reason}): {waiting.answer}"
+        lines.append(paragraph(request, "yellow"))
+    return Group(*lines)
 
 
-def _row(one: Deployment, *, is_current: bool) -> tuple[str, ...]:
+def _at(deployment: Deployment) -> str:
+    return f"{deployment.created_at:%Y-%m-%d %H:%M:%S}"
+
+
+def _why(deployment: Deployment) -> str:
+    return printable("; ".join(filter(None, (deployment.reason, deployment.confirmation))))
+
+
+def _table(found: Sequence[Deployment], current: Deployment | None) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
     from retrain_worker.domain.lifecycle import DeploymentState
 
     states = {
-        DeploymentState.CONFIRMED: "yes",
-        DeploymentState.NOT_CONFIRMED: "no",
-        DeploymentState.NOT_ASKED: "not asked",
+        DeploymentState.CONFIRMED: Text("yes", "green"),
+        DeploymentState.NOT_CONFIRMED: Text("no", "red"),
+        DeploymentState.NOT_ASKED: Text("not required"),
     }
-    return (
-        "*" if is_current else "",
-        f"{one.created_at:%Y-%m-%d %H:%M:%S}",
-        one.kind,
-        one.version,
-        one.sha256[:12] or "-",
-        states.get(one.state, one.state.lower()),
-        one.requested_by,
-        f"{one.reason}; {one.confirmation}" if one.confirmation else one.reason,
-    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    table.add_column("when (UTC)", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    # whole, to be copied to `rollback VERSION`
+    table.add_column("version", overflow="fold", min_width=len("patchtst_v20260110_033000"))
+    for name in ("sha256", "confirmed", "who"):
+        table.add_column(name, overflow="fold")
+    for one in found:
+        table.add_row(
+            "*" if one == current else "",
+            _at(one),
+            one.kind,
+            printable(one.version),
+            one.sha256[:12] or "-",
+            states.get(one.state) or Text(one.state.lower(), "yellow"),
+            printable(one.requested_by),
+        )
+    return table

@@ -13,28 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 from retrain_worker.domain.printable import printable
 from retrain_worker.errors import RefuseError, RetrainError, UsageError
 from retrain_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-    from retrain_worker.cli.progress_bar import ProgressBar
+    from retrain_worker.cli.progress import SearchActivity
     from retrain_worker.discovery.configured_paths import PathSetting
     from retrain_worker.discovery.discover import Discovery
     from retrain_worker.discovery.proof_pack import ProofPack, Quality
 
-_EXIT_NOT_READY, _EXIT_INTERRUPTED = 11, 12
 
-
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser(
-        "discover",
-        help="which files of this host hold training data: the proof pack",
-        epilog="exit: 0 READY, 11 NOT READY, 12 INTERRUPTED (the pack holds what was found until then), 2 usage, "
-        "78 wrong settings",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = (
+        "exit: 0 READY, 11 NOT READY, 12 INTERRUPTED (the pack holds what was found until then), 2 usage, "
+        "78 invalid settings"
     )
     parser.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="directories to search (default: /)")
     borders = parser.add_mutually_exclusive_group()
@@ -52,14 +47,13 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="where PROOF_PACK_<date>.md and .json are written (default: the current directory)",
     )
     options.add_places(parser)
-    parser.add_argument("--json", action="store_true", help="print the pack as one JSON object")
-    parser.set_defaults(execute=execute)
+    options.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Search, audit the source, write the pack, print it. Raises UsageError first when DIR is not writable."""
-    from retrain_worker.cli.once import as_json
-    from retrain_worker.cli.progress_bar import ProgressBar
+    from retrain_worker.cli.progress import SearchActivity
+    from retrain_worker.cli.screen import as_json
     from retrain_worker.discovery.discover import discover, with_verdict
     from retrain_worker.discovery.progress import Stopped
     from retrain_worker.discovery.proof_pack_screen import screen
@@ -68,7 +62,7 @@ def execute(arguments: argparse.Namespace) -> int:
     out = _writable(arguments.out)
     configured = tuple(_configured(arguments, settings))
     quality, interrupted = None, ""
-    with ProgressBar() as progress:
+    with SearchActivity() as progress:
         found = discover(
             arguments.roots or [Path("/")],
             cross_file_systems=arguments.cross_file_systems,
@@ -88,7 +82,7 @@ def execute(arguments: argparse.Namespace) -> int:
     written = _write(out, pack, text)
     print(text if arguments.json else screen(pack))
     print(f"\nwritten     {' and '.join(map(printable, written))}", file=sys.stderr if arguments.json else sys.stdout)
-    return _EXIT_INTERRUPTED if pack.interrupted else 0 if pack.is_ready else _EXIT_NOT_READY
+    return ExitCode.INTERRUPTED if pack.interrupted else ExitCode.DONE if pack.is_ready else ExitCode.REFUSED
 
 
 def _configured(arguments: argparse.Namespace, settings: Settings) -> Iterator[PathSetting]:
@@ -102,7 +96,7 @@ def _configured(arguments: argparse.Namespace, settings: Settings) -> Iterator[P
         yield PathSetting(where, name, settings.database_path)
 
 
-def _quality(arguments: argparse.Namespace, found: Discovery, progress: ProgressBar) -> Quality | None:
+def _quality(arguments: argparse.Namespace, found: Discovery, progress: SearchActivity) -> Quality | None:
     """The audit of the source. None without a source. Raises Stopped."""
     from retrain_worker.daemon.source_audit import audit_source
     from retrain_worker.discovery.proof_pack import Quality

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
+from retrain_worker.cli.screen import as_json
 from retrain_worker.domain.events import REQUEST_STREAM, SERVED_STREAM, STREAM_PREFIX, EventType, stream_of
+from retrain_worker.domain.printable import printable
 from retrain_worker.errors import RedisUnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from retrain_worker.adapters.event_tail import Found
 
 TYPES = (
@@ -24,11 +26,12 @@ TYPES = (
     *(stream.removeprefix(STREAM_PREFIX) for stream in (REQUEST_STREAM, SERVED_STREAM)),
 )
 _PAUSE_SECONDS = 1.0
+#: last part of a type -> its colour on a terminal
+_STYLES = {"promoted": "green", "rolled_back": "red", "failed": "red", "changed_externally": "yellow"}
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb and its actions."""
-    parser = verbs.add_parser("events", help="events of the Redis streams as text, and their JSON Schemas")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     tail = actions.add_parser(
         "tail",
@@ -38,12 +41,13 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     options.add_places(tail)
     tail.add_argument("--follow", "-f", action="store_true", help="print events as they arrive, until Ctrl-C")
     tail.add_argument("--type", action="append", metavar="TYPE", dest="types", help="only this type (may be repeated)")
-    tail.add_argument("--limit", "-n", type=int, default=20, metavar="N", help="the newest N (default 20)")
-    tail.add_argument("--json", action="store_true", help="print one JSON object per line")
-    tail.set_defaults(execute=execute_tail)
+    options.add_limit(tail)
+    options.add_json(tail, help="print one JSON array; with --follow one JSON object per line")
+    tail.set_defaults(execute=execute_tail, parser=tail)
     schemas = actions.add_parser("schemas", help="write the JSON Schemas of the events")
     schemas.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder; created if it is missing")
-    schemas.set_defaults(execute=execute_schemas)
+    options.add_json(schemas)
+    schemas.set_defaults(execute=execute_schemas, parser=schemas)
 
 
 def execute_tail(arguments: argparse.Namespace) -> int:
@@ -53,27 +57,28 @@ def execute_tail(arguments: argparse.Namespace) -> int:
 
     streams = [stream_of(kind) for kind in _types(arguments.types or ())]
     settings = options.read_settings(arguments)
-    client = connect(options.redis_url(settings), names=settings.redis_names)
-    tail = EventTail(client, streams)
-    newest = partial(tail.newest, arguments.limit)
-    try:
+    with options.running_redis(settings) as url, contextlib.closing(connect(url, names=settings.redis_names)) as client:
+        tail = EventTail(client, streams)
+        newest = partial(tail.newest, arguments.limit)
+        if arguments.json and not arguments.follow:
+            print(as_json(newest()))
+            return ExitCode.DONE
         for found in _waiting_for_redis(newest) if arguments.follow else newest():
-            _show(found, as_json=arguments.json)
+            _show(found, is_json=arguments.json)
         while arguments.follow:
             for found in _waiting_for_redis(tail.coming):
-                _show(found, as_json=arguments.json)
-    finally:
-        client.close()
-    return 0
+                _show(found, is_json=arguments.json)
+    return ExitCode.DONE
 
 
 def execute_schemas(arguments: argparse.Namespace) -> int:
     """Write one file for each schema."""
     from retrain_worker.adapters.event_schemas import write_schemas
+    from retrain_worker.cli.results import WrittenFiles
 
-    for path in write_schemas(arguments.to):
-        print(path)
-    return 0
+    written = [str(path) for path in write_schemas(arguments.to)]
+    print(as_json(WrittenFiles(files=tuple(written))) if arguments.json else "\n".join(written))
+    return ExitCode.DONE
 
 
 def _waiting_for_redis(read: Callable[[], Sequence[Found]]) -> Sequence[Found]:
@@ -100,14 +105,24 @@ def _types(named: Sequence[str]) -> list[str]:
     return found or list(TYPES)
 
 
-def _show(found: Found, *, as_json: bool) -> None:
+def _show(found: Found, *, is_json: bool) -> None:
     from retrain_worker.adapters.event_tail import Unreadable
-    from retrain_worker.cli.once import as_json as as_json_line
     from retrain_worker.report.event_line import event_line
 
-    if as_json:
-        print(as_json_line(found), flush=True)
+    if is_json:
+        print(as_json(found), flush=True)
     elif isinstance(found, Unreadable):
-        print(f"entry {found.stream_id} of {found.stream} is not an event: {found.reason}", flush=True)
+        _print(f"entry {found.stream_id} of {found.stream} is not an event: {found.reason}", "yellow")
     else:
-        print(event_line(found), flush=True)
+        kind = found.event_type.rpartition(".")[2]
+        _print(event_line(found), _STYLES.get(kind, ""))
+
+
+def _print(line: str, style: str) -> None:
+    """One line, in colour where rich is installed: a consumer of events installs without it."""
+    try:
+        from retrain_worker.cli.screen import console
+
+        console().print(printable(line), style=style, soft_wrap=True)
+    except ModuleNotFoundError:
+        print(printable(line), flush=True)

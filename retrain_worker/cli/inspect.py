@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrain_worker import signing
+from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 from retrain_worker.domain.artifact import Manifest
-from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
+from retrain_worker.errors import ArtifactError
+from retrain_worker.signing import Verifier
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+    from rich.console import RenderableType
 
-_EXIT_REFUSED = 11
 _SHOWN_TENSORS = 4
 _CHECKSUMS = {
     "agrees": "equals its checksum file",
@@ -23,39 +29,80 @@ _CHECKSUMS = {
 }
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser(
-        "inspect",
-        help="what a model file contains and whether it is valid",
-        epilog="exit: 0 every file is valid, 11 at least one is not, with the reason",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = "exit: 0 every file is valid, 11 at least one is not, with the reason"
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="any file; it is never executed")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line and file")
-    parser.set_defaults(execute=execute)
+    parser.add_argument(
+        "--public-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="verify the signature beside FILE with this key, too (default: MODEL_PUBLIC_KEYS); at most two",
+    )
+    options.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print one report for each file."""
-    from retrain_worker.cli.once import as_json
+    """Print one report for each file. Raises SettingsError for a key that is none."""
+    from rich.console import Group
+
+    from retrain_worker.cli.progress import Activity
+    from retrain_worker.cli.results import InspectedFile
+    from retrain_worker.cli.screen import show
     from retrain_worker.daemon import one_off_task
 
-    reports = one_off_task.inspect(tuple(arguments.files)).reports
-    for number, report in enumerate(reports):
-        if arguments.json:
-            print(as_json(report))
-        else:
-            print(("\n" if number else "") + as_text(report))
-    return _EXIT_REFUSED if any(report.problem for report in reports) else 0
+    keys = arguments.public_key or os.environ.get("MODEL_PUBLIC_KEYS", "").replace(",", " ").split()
+    verifier = Verifier(keys) if keys else None
+    with Activity() as activity:
+        activity.message(f"inspecting {len(arguments.files)} files")
+        reports = one_off_task.inspect(tuple(arguments.files)).reports
+    signatures = [_signature(path, report, verifier) for path, report in zip(arguments.files, reports, strict=True)]
+    found = [
+        InspectedFile(
+            **{each.name: getattr(report, each.name) for each in fields(report)},
+            signature=signature.text,
+            is_signature_valid=signature.is_valid,
+        )
+        for report, signature in zip(reports, signatures, strict=True)
+    ]
+    show(arguments, found, lambda: Group(*list(chain.from_iterable(map(_as_text, reports, signatures)))[1:]))
+    is_wrong = any(signature.is_valid is False for signature in signatures)
+    return ExitCode.REFUSED if is_wrong or any(report.problem for report in reports) else ExitCode.DONE
 
 
-def as_text(report: FileReport) -> str:
-    """The report as text."""
-    lines = [report.path]
-    lines.extend(f"  {name:<11} {printable(value)}" for name, value in _facts(report))
-    verdict = f"INVALID: {printable(report.problem)}" if report.problem else "valid"
-    lines.append(f"  {'verdict':<11} {verdict}")
-    return "\n".join(lines)
+@dataclass(frozen=True, kw_only=True)
+class _Signature:
+    text: str
+    #: None: none, or no key to verify it with
+    is_valid: bool | None = None
+
+
+def _signature(path: Path, report: FileReport, verifier: Verifier | None) -> _Signature:
+    """What is beside the file. With a key, a file without a signature is wrong."""
+    try:
+        if verifier is None:
+            return _Signature(text="none" if signing.read(path) is None else "not verified: give --public-key")
+        found = verifier.check_model(path, report.sha256)
+    except ArtifactError as error:
+        return _Signature(text=f"INVALID: {error.what}", is_valid=False)
+    key_id, statement = found.signature.partition(":")[0], found.statement
+    return _Signature(
+        text=f"valid, by key {key_id}: promoted {statement['promoted_at']}, run {statement.get('run_id', '')}",
+        is_valid=True,
+    )
+
+
+def _as_text(report: FileReport, signature: _Signature) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from retrain_worker.cli.screen import pairs, paragraph
+
+    signed = ("  signature", signature.text, "red" if signature.is_valid is False else "")
+    verdict = (f"INVALID: {report.problem}", "red") if report.problem else ("valid", "green")
+    yield Text()
+    yield paragraph(report.path, "bold")
+    yield pairs([*((f"  {name}", value, "") for name, value in _facts(report)), signed, ("  verdict", *verdict)])
 
 
 def _facts(report: FileReport) -> Iterator[tuple[str, str]]:
@@ -104,6 +151,9 @@ def _model_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         )
         yield "data", f"sha256 {training['data_sha256']}"
         yield "weights", f"sha256 {training['weights_sha256']}"
+    if "lookback" in training:
+        weights = ", ".join(f"{100 * weight:.0f}" for weight in training.get("patch_weights", ()))
+        yield "lookback", f"{training['lookback']} rows (weights of the patches, oldest first: {weights} %)"
     measured = [
         f"{name} {manifest.scorecard[name]:.3f}"
         for name in ("auc", "log_loss", "ece")

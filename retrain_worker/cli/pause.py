@@ -1,4 +1,4 @@
-"""`pause` and `resume`: hold every promotion, and let them continue."""
+"""`pause`: hold every promotion."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-from retrain_worker.domain.pause import Pause, duration_of
+from retrain_worker.cli.exit_codes import ExitCode
+from retrain_worker.domain.pause import Pause
+from retrain_worker.domain.quantity import duration_of
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from retrain_worker.settings import Settings
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare both verbs."""
-    parser = verbs.add_parser("pause", help="promote nothing until `resume`, or for a time; rollbacks stay possible")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     options.add_places(parser)
     parser.add_argument("--reason", required=True, help="why, one line; it is stored")
     add_duration(parser)
-    parser.set_defaults(execute=execute_pause)
-    parser = verbs.add_parser("resume", help="end a pause")
-    options.add_places(parser)
-    parser.set_defaults(execute=execute_resume)
+    options.add_json(parser)
 
 
 def add_duration(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +34,14 @@ def add_duration(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def execute_pause(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace) -> int:
     """Store the pause; a daemon that runs sees it within a second."""
+    from retrain_worker.cli.results import PauseReport
+    from retrain_worker.cli.screen import paragraph, show
+
     pause = pause_promotions(options.read_valid_settings(arguments), arguments)
-    print(pause.message)
-    return 0
+    show(arguments, PauseReport(pause=pause), lambda: paragraph(pause.message, "yellow"))
+    return ExitCode.DONE
 
 
 def pause_promotions(settings: Settings, arguments: argparse.Namespace) -> Pause:
@@ -57,15 +56,6 @@ def pause_promotions(settings: Settings, arguments: argparse.Namespace) -> Pause
     with options.state_to_write(settings) as store:
         store.set_pause(pause)
     return pause
-
-
-def execute_resume(arguments: argparse.Namespace) -> int:
-    """Remove the pause."""
-    with options.state_to_write(options.read_valid_settings(arguments)) as store:
-        pause = store.pause()
-        store.set_pause(None)
-    print(f"no longer paused; before: {pause.message}" if pause else "there was no pause")
-    return 0
 
 
 def _duration(text: str) -> timedelta:

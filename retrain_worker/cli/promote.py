@@ -7,23 +7,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.domain.slot_request import SlotRequest
 
-_REFUSED, _FAILED = 11, 1
 
-
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser(
-        "promote",
-        help="put the candidate of a refused run into the engine's slot",
-        epilog="A gate that was evaluated and failed is never waived, nor is the verification of the file. exit: 0 "
-        "promoted, 11 refused, nothing was changed, 1 failed or not known in time",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = (
+        "A gate that was evaluated and failed is never waived, nor is the verification of the file. exit: 0 promoted, "
+        "11 refused, nothing was changed, 1 failed or not known in time"
     )
     options.add_places(parser)
     parser.add_argument("run_id", help="the run; `retrain-worker history` lists them")
@@ -35,30 +30,38 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         default="",
         help="the contract that the engine is to run from now on; the refusal shows how it is written",
     )
-    parser.set_defaults(execute=execute)
+    options.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Request it, wait for the end of the run that carries it out, print the outcome."""
-    from retrain_worker.adapters.state_db import StateDb
+    from retrain_worker.adapters import state_access
+    from retrain_worker.cli.results import PromoteReport
+    from retrain_worker.cli.screen import paragraph, show
     from retrain_worker.cli.slot_request_wait import carried_out, run_of
     from retrain_worker.domain.lifecycle import Outcome
     from retrain_worker.errors import UsageError
 
     settings = options.read_settings(arguments)
-    path = settings.state_path / "state.db"
-    if not path.exists():
-        raise UsageError("no run yet", where=str(settings.state_path), remedy="start one: retrain-worker once")
+    if not state_access.exists(settings.state_place):
+        raise options.no_run_yet(settings)
     if not arguments.reason.strip():
         raise UsageError("a reason is required", where="--reason", remedy="it is stored in the history")
     request = carried_out(settings, partial(_written, arguments=arguments))
-    with StateDb(path, read_only=True) as store:
+    with state_access.state_beside(settings.state_place) as store:
         run = run_of(store, request)
-    if run is None:
-        print(request.answer)
-        return _REFUSED
-    print(f"run {run.run_id} {run.outcome or 'continues'}: {'; '.join(run.reasons)}")
-    return 0 if run.outcome is Outcome.PROMOTED else _REFUSED if run.outcome is Outcome.REFUSED else _FAILED
+    report = PromoteReport(
+        request_id=request.request_id,
+        answer=request.answer,
+        run_id=run.run_id if run else None,
+        outcome=run.outcome if run else None,
+        reasons=run.reasons if run else (),
+    )
+    text = f"run {run.run_id} {run.outcome or 'continues'}: {'; '.join(run.reasons)}" if run else request.answer
+    show(arguments, report, lambda: paragraph(text))
+    if report.outcome is Outcome.PROMOTED:
+        return ExitCode.DONE
+    return ExitCode.REFUSED if run is None or run.outcome is Outcome.REFUSED else ExitCode.FAILED
 
 
 def _written(store: StateDb, *, arguments: argparse.Namespace) -> SlotRequest:

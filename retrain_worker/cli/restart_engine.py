@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
-
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+from retrain_worker.cli.exit_codes import ExitCode
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser(
-        "restart-engine",
-        help="check the engine's slot, then restart its unit (needs root)",
-        epilog="exit: 0 restarted, or not running; 1 the slot is invalid or the unit fails",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = "exit: 0 restarted, or not running; 1 the slot is invalid or the unit fails"
     options.add_places(parser)
-    parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -28,21 +20,23 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from retrain_worker.adapters import journal
     from retrain_worker.adapters.verified_engine_restart import EngineRestart
+    from retrain_worker.daemon.signatures import required_verifier
     from retrain_worker.errors import RetrainError
 
     settings = options.read_valid_settings(arguments)
     log_output = journal.configure(level=settings.log_level, form=settings.log_format)
     log = structlog.get_logger()
-    engine = EngineRestart(
-        engine_models_dir=settings.engine_models_dir,
-        engine_env_file=settings.engine_env_file,
-        unit=settings.engine_unit,
-    )
     try:
+        engine = EngineRestart(
+            engine_models_dir=settings.engine_models_dir,
+            engine_env_file=settings.engine_env_file,
+            unit=settings.engine_unit,
+            verifier=required_verifier(settings),
+        )
         log.info("engine_restarted", message=engine.restart())
     except RetrainError as error:
         log.error("engine_not_restarted", message=str(error))  # noqa: TRY400 - the sentence is enough
-        return 1
+        return ExitCode.FAILED
     finally:
         log_output.flush()
-    return 0
+    return ExitCode.DONE

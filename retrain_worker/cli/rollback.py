@@ -5,30 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 from retrain_worker.cli.pause import add_duration, pause_promotions
 from retrain_worker.cli.slot_request_wait import PATIENCE_SECONDS, carried_out
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from retrain_worker.adapters.state_db import StateDb
     from retrain_worker.domain.lifecycle import Deployment
     from retrain_worker.domain.slot_request import SlotRequest
     from retrain_worker.settings import Settings
 
-_REFUSED, _FAILED = 11, 1
 
-
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser(
-        "rollback",
-        help="return an earlier model to the engine's slot",
-        epilog="exit: 0 the slot names it (and the engine was seen serving it, where ENGINE_CONFIRM requires that), "
-        "11 refused, nothing was changed, 1 not confirmed, or failed; the last line says which",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = (
+        "exit: 0 the slot names it (and the engine was seen serving it, where ENGINE_CONFIRM requires that), "
+        "11 refused, nothing was changed, 1 not confirmed, or failed; the last line names which"
     )
     options.add_places(parser)
     wanted = parser.add_mutually_exclusive_group()
@@ -50,31 +45,38 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SECONDS",
         help=f"how long to wait for a running daemon (default: ENGINE_CONFIRM_TIMEOUT_S and {PATIENCE_SECONDS:.0f} s)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    parser.set_defaults(execute=execute)
+    options.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Request it, wait for the answer, print it."""
-    from retrain_worker.adapters.state_db import StateDb
-    from retrain_worker.cli.once import as_json
+    from retrain_worker.adapters import state_access
+    from retrain_worker.cli.results import RollbackReport
+    from retrain_worker.cli.screen import paragraph, show
     from retrain_worker.errors import StateError
 
     settings = options.read_valid_settings(arguments)
-    path = settings.state_path / "state.db"
-    if not path.exists():
+    if not state_access.exists(settings.state_place):
         raise StateError(
             "there is no state database, so no earlier model is known",
-            where=str(settings.state_path),
+            where=str(settings.state_place),
             remedy="check --home or --env-file",
         )
     if arguments.pause:
         print(pause_promotions(settings, arguments).message, file=sys.stderr)
     write = partial(_written, settings=settings, arguments=arguments)
     request = carried_out(settings, write, wait_seconds=arguments.wait)
-    with StateDb(path, read_only=True) as store:
+    with state_access.state_beside(settings.state_place) as store:
         deployment = store.deployment(request.request_id)
-    print(as_json(_as_object(request, deployment)) if arguments.json else request.answer)
+    report = RollbackReport(
+        request_id=request.request_id,
+        state=request.state,
+        answer=request.answer,
+        requested_by=request.requested_by,
+        reason=request.reason,
+        deployment=deployment,
+    )
+    show(arguments, report, lambda: paragraph(request.answer))
     return _exit_code(request, deployment)
 
 
@@ -98,22 +100,12 @@ def _written(store: StateDb, *, settings: Settings, arguments: argparse.Namespac
     )
 
 
-def _exit_code(request: SlotRequest, deployment: Deployment | None) -> int:
+def _exit_code(request: SlotRequest, deployment: Deployment | None) -> ExitCode:
     from retrain_worker.domain.deployments import is_confirmed
     from retrain_worker.domain.slot_request import SlotRequestState
 
     if request.state is SlotRequestState.REFUSED:
-        return _REFUSED
-    is_done = request.state is SlotRequestState.DONE and deployment is not None
-    return 0 if is_done and deployment is not None and is_confirmed(deployment) is not False else _FAILED
-
-
-def _as_object(request: SlotRequest, deployment: Deployment | None) -> dict[str, Any]:
-    return {
-        "request_id": request.request_id,
-        "state": request.state,
-        "answer": request.answer,
-        "requested_by": request.requested_by,
-        "reason": request.reason,
-        "deployment": deployment,
-    }
+        return ExitCode.REFUSED
+    is_done = request.state is SlotRequestState.DONE
+    is_good = is_done and deployment is not None and is_confirmed(deployment) is not False
+    return ExitCode.DONE if is_good else ExitCode.FAILED

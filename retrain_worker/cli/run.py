@@ -6,13 +6,13 @@ import argparse
 import faulthandler
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from retrain_worker.adapters.journal import Journal
     from retrain_worker.adapters.systemd import Notifier
     from retrain_worker.daemon.signals import Signals
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 _STOP_LIMIT_SECONDS = 9.0
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser("run", help="the daemon: a run every RETRAIN_INTERVAL_H hours")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     options.add_places(parser)
     options.add_database(parser)
-    parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -44,14 +42,17 @@ def execute(arguments: argparse.Namespace) -> int:
     except RetrainError as error:
         notifier.status(f"ended: {error}")
         raise
-    return 0
+    return ExitCode.DONE
 
 
 def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) -> None:
     from retrain_worker.adapters import journal
+    from retrain_worker.daemon.leadership import end_process
     from retrain_worker.daemon.service import serve
+    from retrain_worker.daemon.standby import StoppedError, standby
     from retrain_worker.daemon.start_checks import check_start
     from retrain_worker.daemon.wiring import open_components
+    from retrain_worker.errors import LeadershipLostError
     from retrain_worker.settings import reload_answer_path
 
     outside = options.environment_outside(arguments)
@@ -59,8 +60,13 @@ def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) 
     log_output = journal.configure(level=settings.log_level, form=settings.log_format)
     options.prepare_home(settings)
     notifier.status("starting: opening the state database")
+    end = partial(end_process, flush=log_output.flush)
     try:
-        with open_components(settings) as components:
+        with (
+            standby(settings, signals=signals, notifier=notifier) as (wait, end_standby),
+            open_components(settings, wait=wait, on_lost=end) as components,
+        ):
+            end_standby()
             notifier.status("starting: checking directories and the trading database")
             for problem in check_start(settings):
                 journal.get_logger().warning("start_warning", message=problem.message)
@@ -71,9 +77,13 @@ def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) 
                 signals=signals,
                 notifier=notifier,
                 read_settings=lambda: options.read_settings(arguments, outside),
-                result_path=reload_answer_path(os.environ, home=settings.home),
+                result_path=reload_answer_path(os.environ, home=settings.home, host_names=settings.host_names),
                 on_stop=lambda: _limit_stop(log_output),
             )
+    except StoppedError:
+        notifier.stopping("stopped")
+    except LeadershipLostError as error:
+        end(str(error))
     finally:
         log_output.flush()
 

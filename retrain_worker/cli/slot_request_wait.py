@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from retrain_worker.cli import options
 from retrain_worker.errors import AlreadyRunningError, RetryLaterError
 
 if TYPE_CHECKING:
@@ -29,26 +29,36 @@ def carried_out(
     Raises RetryLaterError when the daemon takes longer than `wait_seconds` (default: ENGINE_CONFIRM_TIMEOUT_S and
     PATIENCE_SECONDS).
     """
-    from retrain_worker.adapters import journal
-    from retrain_worker.adapters.state_db import StateDb
+    from retrain_worker.adapters import state_access
+    from retrain_worker.cli.progress import Activity
     from retrain_worker.daemon.wiring import open_components
 
     if wait_seconds is None:
         wait_seconds = settings.engine_confirm_seconds + PATIENCE_SECONDS
-    journal.configure(level="ERROR", form=settings.log_format)
-    report, request_id = _Progress(), ""
-    while True:
-        try:
-            with open_components(replace(settings, max_retries=0)) as components:
-                request_id = request_id or write(components.store).request_id
-                return components.driver.carry_out(request_id, report=report)
-        except AlreadyRunningError:
-            with StateDb(settings.state_path / "state.db", is_owner=False) as store:
-                request_id = request_id or write(store).request_id
-                request = _answered_by_daemon(settings, store, request_id, wait_seconds, report)
-            if request is not None:
-                return request
-            print("the daemon has ended; this process carries the request out", file=sys.stderr, flush=True)
+    options.configure_log(settings, level="ERROR")
+    request_id, until = "", time.monotonic() + wait_seconds
+    with Activity() as activity:
+
+        def report(request: SlotRequest) -> None:
+            activity.message(f"{request.request_id}: {request.answer}")
+
+        while True:
+            try:
+                with open_components(replace(settings, max_retries=0)) as components:
+                    request_id = request_id or write(components.store).request_id
+                    return components.driver.carry_out(request_id, report=report)
+            except AlreadyRunningError:
+                with state_access.state_beside(settings.state_place, read_only=False) as store:
+                    request_id = request_id or write(store).request_id
+                    request = _answered_by_daemon(settings, store, request_id, wait_seconds, report)
+                if request is not None:
+                    return request
+                if settings.state_url:  # the lease of a leader that has ended, or a host that cannot follow it
+                    if time.monotonic() >= until:
+                        raise
+                    time.sleep(1.0)
+                    continue
+                options.warn("the daemon has ended; this process carries the request out")
 
 
 def run_of(store: StateDb, request: SlotRequest) -> Run | None:
@@ -56,23 +66,11 @@ def run_of(store: StateDb, request: SlotRequest) -> Run | None:
     return store.run(request.arguments.opened_run_id)
 
 
-class _Progress:
-    """Prints each new answer of a request that is not completed."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def __call__(self, request: SlotRequest) -> None:
-        if not request.is_answered and request.answer != self._last:
-            self._last = request.answer
-            print(f"{request.request_id}: {request.answer}", file=sys.stderr, flush=True)
-
-
 def _answered_by_daemon(
     settings: Settings, store: StateDb, request_id: str, wait_seconds: float, report: Callable[[SlotRequest], None]
 ) -> SlotRequest | None:
     """The request, answered; None when the daemon has ended before that. Raises RetryLaterError."""
-    from retrain_worker.adapters.state_lock import is_held
+    from retrain_worker.adapters import state_access
 
     until = time.monotonic() + wait_seconds
     while time.monotonic() < until:
@@ -81,7 +79,7 @@ def _answered_by_daemon(
         run = run_of(store, request)
         if request.is_answered and (run is None or run.is_concluded):
             return request
-        if not is_held(settings.state_path):
+        if not state_access.is_in_use(settings.state_place):
             return None
         report(request)
         time.sleep(_POLL_SECONDS)

@@ -6,20 +6,18 @@ import argparse
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from retrain_worker.settings import Settings
 
 
-def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = verbs.add_parser("trigger", help="request a run from the daemon now")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     options.add_places(parser)
     parser.add_argument("--reason", default="requested by an operator", help="why, one line")
     parser.add_argument("--force", action="store_true", help="run although nothing is new")
-    parser.set_defaults(execute=execute)
+    options.add_json(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -27,13 +25,18 @@ def execute(arguments: argparse.Namespace) -> int:
 
     Raises RedisUnavailableError where there is no state database on this host.
     """
+    from retrain_worker.adapters import state_access
     from retrain_worker.adapters.retrain_requests import trigger
+    from retrain_worker.cli.results import TriggerReport
+    from retrain_worker.cli.screen import as_json
+    from retrain_worker.domain.printable import printable
     from retrain_worker.errors import RedisUnavailableError
     from retrain_worker.redis_client import connect
 
     settings = options.read_valid_settings(arguments)
+    added = None
     try:
-        entry_id = trigger(
+        added = trigger(
             connect(options.redis_url(settings), names=settings.redis_names),
             reason=arguments.reason,
             requested_by=options.user_name(),
@@ -41,12 +44,16 @@ def execute(arguments: argparse.Namespace) -> int:
             instance=settings.redis_names.instance,
         )
     except RedisUnavailableError as error:
-        if not (settings.state_path / "state.db").exists():
+        if not state_access.exists(settings.state_place):
             raise
-        print(f"{error.what}; {_queued(settings, arguments)}")
+        message = f"{error.what}; {_queued(settings, arguments)}"
     else:
-        print(f"retrain request added (entry {entry_id}); see `retrain-worker status`")
-    return 0
+        message = f"retrain request added (entry {added.entry_id}); see `retrain-worker status`"
+        if not added.is_replicated:
+            message += "; no replica of Redis has it yet, so that a failover would lose it"
+    entry_id = added.entry_id if added else None
+    print(as_json(TriggerReport(entry_id=entry_id, message=message)) if arguments.json else printable(message))
+    return ExitCode.DONE
 
 
 def _queued(settings: Settings, arguments: argparse.Namespace) -> str:

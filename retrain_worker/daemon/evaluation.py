@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.adapters import state_access
 from retrain_worker.daemon.configuration import slot_of
 from retrain_worker.daemon.one_off_task import stage_worker
 from retrain_worker.domain.alpha_spending import AlphaSpending, spend
@@ -37,7 +37,7 @@ def evaluate(settings: Settings, file: Path, *, report: Callable[[str], None]) -
     spending = spend(
         last, at=now, skill_alpha=settings.gate.skill_alpha, per_year=settings.gate.false_promotions_per_year
     )
-    policy = replace(settings.gate, skill_alpha=spending.alpha)
+    policy = settings.gate.spending(spending.alpha)
     incumbent = slot_of(settings).current_path() if settings.engine_env_file.exists() else None
     with stage_worker(settings, report=report) as worker:
         worker.pull(settings, name="evaluate", now=now.isoformat())
@@ -64,8 +64,7 @@ def evaluate(settings: Settings, file: Path, *, report: Callable[[str], None]) -
 
 def _stored_in(settings: Settings) -> tuple[AlphaSpending | None, ModelContract | None]:
     """The alpha spending of the newest decision, and the last contract known to have been in the slot."""
-    path = settings.state_path / "state.db"
-    if not path.exists():
+    if not state_access.exists(settings.state_place):
         return None, None
-    with StateDb(path, read_only=True) as store:
+    with state_access.state_beside(settings.state_place) as store:
         return store.alpha_spending_before(None), known_contract(store)

@@ -65,7 +65,7 @@ class JobBackoff:
         self._failures[name] = _Failure(problem=problem, pause_seconds=pause, retry_at=self._clock() + pause)
         if before is not None and before.problem == problem:
             return
-        message = f"job {name} failed and is tried again: {problem.message}"
+        message = f"job {name} failed; retrying: {problem.message}"
         if problem.kind is ProblemKind.DEFECT:
             log.error("unexpected_error", message=message, exc_info=error)
         else:

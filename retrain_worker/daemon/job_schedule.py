@@ -1,18 +1,19 @@
-"""Runs the jobs of the daemon at their intervals (APScheduler), and knows which of them do not return."""
+"""Runs the jobs of the daemon, each in a thread of its own, and knows which of them do not return."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.jobstores.memory import MemoryJobStore
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.base import BaseTrigger
+#: after a wake-up: what comes in a burst is one pass
+_BURST_SECONDS = 0.05
+
+
+def never() -> bool:
+    """For a job that is never idle."""
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,73 +22,60 @@ class Job:
 
     name: str
     action: Callable[[], None]
+    #: from the end of a pass to the next one, which a wake-up starts at once
     every_seconds: float
+    #: the same while `is_idle`
+    idle_seconds: float = 0.0
     #: a pass that takes longer stops the watchdog's ping
     patience_seconds: float
+    #: whether nothing is to be done until a wake-up, or the end of a long pause
+    is_idle: Callable[[], bool] = never
+
+    @property
+    def longest_pause_seconds(self) -> float:
+        """The longest time without a pass."""
+        return max(self.every_seconds, self.idle_seconds)
 
 
-class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """Fires once however much time has passed: IntervalTrigger lists each missed second when the clock leaps."""
+class Wakeups:
+    """Ends the pause of a job, from any thread. Without a schedule that runs the job, nothing happens."""
 
-    def __init__(self, seconds: float) -> None:
-        self._interval = timedelta(seconds=seconds)
+    def __init__(self) -> None:
+        self._events: dict[str, threading.Event] = {}
 
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """One interval from `now`."""
-        del previous_fire_time
-        return now + self._interval
+    def wake(self, *names: str) -> None:
+        """Start a pass of these jobs now; of one that is in a pass, when that has ended."""
+        for name in names:
+            self.event_of(name).set()
+
+    def event_of(self, name: str) -> threading.Event:
+        """What the pause of the job waits for."""
+        return self._events.setdefault(name, threading.Event())
 
 
 class JobSchedule:
-    """Runs each job in a thread of its own, never twice at a time."""
+    """Each job once at the start, then after its pauses, which are of the monotonic clock: no leap of time matters."""
 
-    def __init__(self, jobs: tuple[Job, ...], *, clock: Callable[[], float]) -> None:
-        """`clock`: seconds that never go back (CLOCK_BOOTTIME)."""
+    def __init__(self, jobs: tuple[Job, ...], *, clock: Callable[[], float], wakeups: Wakeups | None = None) -> None:
+        """`clock`: seconds that never go back and do not count a suspend, in which no job can return."""
         self._jobs = jobs
         self._clock = clock
+        self._wakeups = wakeups or Wakeups()
         self._finished_at = {job.name: clock() for job in jobs}
-        self._scheduler: BackgroundScheduler | None = None
         self._idle = threading.Condition()
         self._num_passes = 0
-        self._is_stopped = True
+        self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Every job once at once, then at its interval."""
-        # Memory job store: a persistent one deletes what it cannot unpickle and repeats jobs without id.
-        scheduler = BackgroundScheduler(
-            jobstores={"default": MemoryJobStore()},
-            timezone=UTC,
-            executors={"default": ThreadPoolExecutor(max_workers=len(self._jobs))},
-        )
+        """Start the threads. They end after `stop`."""
         for job in self._jobs:
-            scheduler.add_job(
-                self._watched(job),
-                _Every(job.every_seconds),
-                id=job.name,
-                next_run_time=datetime.now(UTC),
-                coalesce=True,
-                max_instances=1,
-                misfire_grace_time=None,
-            )
-        # APScheduler warns of each pass longer than its interval; only one longer than its patience matters: `stuck`.
-        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
-        with self._idle:
-            self._is_stopped = False
-        scheduler.start()
-        self._scheduler = scheduler
-
-    def restart(self) -> None:
-        """Schedule every job anew: APScheduler trusts the wall clock and would sleep through a jump back."""
-        self.stop()
-        self.start()
+            threading.Thread(target=self._repeat, args=(job,), name=job.name).start()
 
     def stop(self, *, wait_seconds: float = 0.0) -> None:
-        """No job starts any more; a pass in progress has `wait_seconds` to end."""
-        if self._scheduler is not None:
-            self._scheduler.shutdown(wait=False)
-            self._scheduler = None
+        """No pass begins any more; one in progress has `wait_seconds` to end."""
+        self._stopped.set()
+        self._wakeups.wake(*(job.name for job in self._jobs))
         with self._idle:
-            self._is_stopped = True  # also for a pass that a thread of the executor has not begun yet
             self._idle.wait_for(lambda: self._num_passes == 0, timeout=wait_seconds)
 
     def stuck(self) -> tuple[str, ...]:
@@ -96,15 +84,13 @@ class JobSchedule:
         return tuple(
             job.name
             for job in self._jobs
-            if now - self._finished_at[job.name] > job.every_seconds + job.patience_seconds
+            if now - self._finished_at[job.name] > job.longest_pause_seconds + job.patience_seconds
         )
 
-    def _watched(self, job: Job) -> Callable[[], None]:
-        def one_pass() -> None:
-            with self._idle:
-                if self._is_stopped:
-                    return
-                self._num_passes += 1
+    def _repeat(self, job: Job) -> None:
+        woken = self._wakeups.event_of(job.name)
+        while self._begin_pass():
+            woken.clear()
             try:
                 job.action()
             finally:
@@ -112,8 +98,14 @@ class JobSchedule:
                 with self._idle:
                     self._num_passes -= 1
                     self._idle.notify_all()
+            if woken.wait(job.idle_seconds if job.is_idle() else job.every_seconds):
+                self._stopped.wait(_BURST_SECONDS)
 
-        return one_pass
+    def _begin_pass(self) -> bool:
+        with self._idle:
+            if not self._stopped.is_set():
+                self._num_passes += 1
+            return not self._stopped.is_set()
 
 
 def boot_clock() -> float:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from retrain_worker.adapters.answer_tally import tally_in
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.adapters.trade_intents import tally_in
-from retrain_worker.daemon.jobs.serving_monitor import finding_of
-from retrain_worker.daemon.run_log import needs_attention
+from retrain_worker.daemon.serving_state import finding_of
 from retrain_worker.domain.deployments import is_confirmed
 from retrain_worker.domain.problem import Problem, ProblemKind
 
@@ -23,7 +22,7 @@ def lasting_problems(store: StateDb, *, now: datetime, max_row_age: timedelta) -
     """
     runs = store.history(limit=_NUM_RUNS)
     last = next((run for run in runs if run.is_concluded), None)
-    if last is not None and needs_attention(last):
+    if last is not None and last.needs_attention:
         yield Problem(
             kind=ProblemKind.DATABASE if last.is_data_refused else ProblemKind.JOB,
             subject=f"last run {last.outcome}",

@@ -1,4 +1,4 @@
-"""What a worker does outside any run: inspect or export a model, measure a source.
+"""What a worker does outside any run: inspect or export a model, measure a source, write pages.
 
 It works in a temporary folder. Of a worker that failed, the log stays there, because the error names it.
 """
@@ -16,6 +16,8 @@ from typing import Any
 
 from retrain_worker.adapters.worker_process import WorkerProcesses
 from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.mlflow_request import MlflowRequest
+from retrain_worker.domain.report_request import ReportRequest
 from retrain_worker.domain.worker_protocol import (
     Broken,
     ExportRequest,
@@ -27,10 +29,12 @@ from retrain_worker.domain.worker_protocol import (
     PullResult,
     Working,
 )
-from retrain_worker.errors import WorkerFailedError
+from retrain_worker.errors import WorkerFailedError, WorkerInterruptedError
 from retrain_worker.settings import Settings
 
 DEADLINE_SECONDS = 600.0
+#: within the patience of the job
+_MLFLOW_SECONDS = 90.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 1.0
 
@@ -43,10 +47,14 @@ class OneOffWorker:
     workers: WorkerProcesses
     report: Callable[[str], None]
 
-    def result_of(self, task: Stage | OneOffTask, request: Any) -> Any:
-        """The worker's result, which is waited for. Raises the worker's error."""
+    def result_of(
+        self, task: Stage | OneOffTask, request: Any, *, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """The worker's result, which is waited for. Raises the worker's error, WorkerInterruptedError when stopped."""
         reported = ""
         while isinstance(answer := self.workers.result_of(task, Path(self.folder), request), Working):
+            if is_stopped():
+                raise WorkerInterruptedError("this process is stopping", where=task.lower())
             if answer.message != reported:
                 reported = answer.message
                 self.report(reported)
@@ -95,9 +103,23 @@ def export(request: ExportRequest) -> ExportResult:
     return result
 
 
-def _result_of(task: OneOffTask, request: Any) -> Any:
-    with _worker({task: DEADLINE_SECONDS}, report=lambda _message: None) as worker:
-        return worker.result_of(task, request)
+def write_pages(request: ReportRequest, *, is_stopped: Callable[[], bool] = lambda: False, niceness: int = 0) -> None:
+    """Write pages of runs. Raises DiskFullError, SlotError, WorkerFailedError, WorkerInterruptedError."""
+    _result_of(OneOffTask.REPORT, request, is_stopped=is_stopped, niceness=niceness)
+
+
+def log_to_mlflow(request: MlflowRequest, *, tracking_uri: str, is_stopped: Callable[[], bool]) -> None:
+    """Log a run to the MLflow server. Raises TrackingUnavailableError, WorkerFailedError, WorkerInterruptedError."""
+    options: dict[str, Any] = {"niceness": 10, "database_url": tracking_uri}
+    with _worker({OneOffTask.MLFLOW: _MLFLOW_SECONDS}, report=lambda _message: None, **options) as worker:
+        worker.result_of(OneOffTask.MLFLOW, request, is_stopped=is_stopped)
+
+
+def _result_of(
+    task: OneOffTask, request: Any, *, is_stopped: Callable[[], bool] = lambda: False, niceness: int = 0
+) -> Any:
+    with _worker({task: DEADLINE_SECONDS}, report=lambda _message: None, niceness=niceness) as worker:
+        return worker.result_of(task, request, is_stopped=is_stopped)
 
 
 @contextmanager

@@ -50,11 +50,12 @@ class RunDriver:
         relay: EventRelay,
         report: Callable[[Step], None],
         on_rollback: Callable[[Run], object],
+        on_begin: Callable[[], None],
         lock: threading.RLock,
     ) -> None:
         """`report` gets each step of the current run with a new message, `on_rollback` each run that is rolled back.
 
-        `lock` is held while run or slot move.
+        `on_begin` is called when there is a new run to drive. `lock` is held while run or slot move.
         """
         self._store = store
         self._workers = workers
@@ -65,11 +66,14 @@ class RunDriver:
         self._relay = relay
         self._report = report
         self._on_rollback = on_rollback
+        self._on_begin = on_begin
         self._lock = lock
         #: the last message of the current run; empty while there is none
         self.message = ""
         #: whether nothing new begins any more
         self.is_stopping = False
+        #: whether the next pass has nothing to do unless something happens, or a time comes
+        self.is_idle = False
 
     def recover(self) -> None:
         """Take up the run that an earlier process left behind, if there is one."""
@@ -92,6 +96,7 @@ class RunDriver:
             if is_new:
                 self.message = f"run {run.run_id} started: {reason}"
                 log.info("run_started", message=self.message, run_id=run.run_id)
+                self._on_begin()
         return run
 
     def run_pass(self) -> None:
@@ -149,9 +154,9 @@ class RunDriver:
         return request
 
     def reconfigure(self, settings: Settings) -> None:
-        """Put the deadlines of `settings` in force now, the rest as soon as there is no current run."""
+        """Put deadlines and launcher of `settings` in force now, the rest as soon as there is no current run."""
         with self._lock:
-            self._workers.set_deadlines(deadlines_of(settings))
+            self._workers.reconfigure(deadline_seconds=deadlines_of(settings), launcher=settings.train_launcher)
             self._configuration.request(settings)
             if self._store.unfinished_run() is None:
                 self._configuration.adopt_pending()
@@ -173,6 +178,7 @@ class RunDriver:
 
     def _pass(self) -> bool:
         """Whether anything was stored that others wait for."""
+        self.is_idle = False
         has_moved = self._keep_slot()
         has_moved |= self._waiting_runs.advance(self._configuration.context)
         if self._waiting_runs.is_evaluating:
@@ -180,6 +186,7 @@ class RunDriver:
         run = self._store.unfinished_run() or self._due_run()
         if run is None:
             self.message = ""
+            self.is_idle = self._slot_watch.is_settled and self._store.waiting_slot_request() is None
             return has_moved
         return self._advance(run) is not run or has_moved
 
@@ -214,9 +221,9 @@ class RunDriver:
         )
 
     def _note(self, step: Step) -> None:
-        if step.message == self.message:
+        if step.status == self.message:
             return
-        self.message = "" if step.is_end else step.message
+        self.message = "" if step.is_end else step.status
         self._report(step)
 
     def _stored(self, run: Run) -> Run:

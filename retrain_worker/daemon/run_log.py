@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import structlog
 
-from retrain_worker.domain.lifecycle import DeploymentState, Outcome, Run
+from retrain_worker.domain.lifecycle import DeploymentState, Run
 from retrain_worker.stages.step import Step
 
 log = structlog.get_logger()
 
-_ALARMS = frozenset({Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK})
 #: steps of a swap on both sides of the one that matters to an operator
 _MINOR_STATES = frozenset({DeploymentState.INTENDED, DeploymentState.ANNOUNCED})
 
 
 def log_rollback(run: Run) -> None:
     """The run that has promoted the model is ROLLED_BACK, whatever the request."""
-    message = f"run {run.run_id} rolled back: {run.reasons[0]}"
+    message = f"run {run.run_id} ROLLED_BACK: {run.reasons[0]}"
     log.warning("run_rolled_back", message=message, run_id=run.run_id, reasons=list(run.reasons))
 
 
@@ -29,7 +28,7 @@ def log_step(step: Step) -> None:
         write("run_progress", message=step.message, run_id=run.run_id, stage=run.stage)
         return
     is_unconfirmed = run.facts.promote is not None and run.facts.promote.confirmed is False
-    write = log.warning if needs_attention(run) or is_unconfirmed else log.info
+    write = log.warning if run.needs_attention or is_unconfirmed else log.info
     write(
         "run_finished",
         message=step.message,
@@ -40,8 +39,3 @@ def log_step(step: Step) -> None:
         seconds=dict(run.seconds),
         model_path=run.facts.promote.model_path if run.facts.promote else None,
     )
-
-
-def needs_attention(run: Run) -> bool:
-    """Whether an operator has to act on the outcome: a refusal by a gate, and too few new rows, need nothing."""
-    return run.outcome in _ALARMS or run.is_data_refused

@@ -1,7 +1,7 @@
 """When the next run is due, and why.
 
 It is computed from the last attempt in the state database, never from this process's start: a restart neither forgets
-a due run nor repeats one, and a run missed while the host was down happens once (docs/architecture.md, Scheduling).
+a due run nor repeats one, and a run missed while the host was down happens once (docs/explanation/architecture.md).
 """
 
 from __future__ import annotations

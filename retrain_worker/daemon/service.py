@@ -6,6 +6,7 @@ stored as INTERRUPTED, so that the next start resumes it; the relay sends what i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -15,23 +16,28 @@ from pathlib import Path
 import structlog
 
 from retrain_worker.adapters import journal, reload_result
+from retrain_worker.adapters.file_watch import FileWatch
 from retrain_worker.adapters.reload_result import ReloadResult
 from retrain_worker.adapters.systemd import Notifier
-from retrain_worker.daemon.job_schedule import Job, JobSchedule, boot_clock
+from retrain_worker.daemon.job_schedule import Job, JobSchedule, never
 from retrain_worker.daemon.jobs import retention
+from retrain_worker.daemon.monitoring import monitoring_jobs
 from retrain_worker.daemon.signals import Signals
-from retrain_worker.daemon.status import status_line
-from retrain_worker.daemon.wiring import Components
+from retrain_worker.daemon.status import note_activity, status_line
+from retrain_worker.daemon.wiring import EVENT_RELAY, REPORTS, RETRAIN_REQUESTS, RUN_DRIVER, Components
 from retrain_worker.domain.problem import ProblemKind, problem_of
+from retrain_worker.domain.setting_change import SettingChange, changes, shown
 from retrain_worker.errors import RetrainError, SettingsError
 from retrain_worker.settings import Settings
 
 log = structlog.get_logger()
 
-#: seconds between two passes of the main loop when no watchdog requires less
-_HEARTBEAT_SECONDS = 2.0
-#: drift between wall clock and boot clock that counts as a jump
-_CLOCK_JUMP_SECONDS = 60.0
+#: seconds between two passes of the main loop when no watchdog requires less: with and without something to do
+_HEARTBEAT_SECONDS, _IDLE_HEARTBEAT_SECONDS = 2.0, 10.0
+#: of a job that is woken when there is something to do: what no wake-up reports is found by then
+_IDLE_SECONDS = 10.0
+#: retrain requests that another consumer of the group has left
+_IDLE_REQUESTS_SECONDS = 60.0
 #: the worker and the jobs in progress may delay the stop by this, together; the whole stop takes ten at most
 _STOP_SECONDS = 7.0
 
@@ -51,25 +57,35 @@ def serve(
     `on_stop` is called at the begin of the stop.
     """
     driver, backoff = components.driver, components.backoff
-    schedule = JobSchedule(jobs_of(components), clock=boot_clock)
-    drift = time.time() - boot_clock()
+    resources = contextlib.ExitStack()
+    schedule = JobSchedule(
+        (*jobs_of(components), *resources.enter_context(monitoring_jobs(components))),
+        clock=time.monotonic,
+        wakeups=components.wakeups,
+    )
+    watch = FileWatch(_watched_files(components))
     stuck: tuple[str, ...] = ()
     driver.recover()
     notifier.ready(status_line(components))
     log.info("ready", message=status_line(components))
+    _write_result(components, result_path, began_at_ns=time.monotonic_ns())
     schedule.start()
+    resources.enter_context(components.request_arrival)
     try:
         while not signals.stopping and backoff.fatal is None:
             components.check_state()
             if signals.reloading:
                 signals.reloading = False
                 _reload(components, notifier, read_settings, result_path)
-            if abs(time.time() - boot_clock() - drift) > _CLOCK_JUMP_SECONDS:
-                drift = time.time() - boot_clock()
-                log.warning("clock_jumped", message="the wall clock jumped; all jobs are rescheduled")
-                schedule.restart()
+            if watch.files != (files := _watched_files(components)):
+                watch.close()
+                watch = FileWatch(files)
             stuck = _heartbeat(components, schedule, notifier, reported=stuck)
-            signals.wait(min(_HEARTBEAT_SECONDS, notifier.watchdog_interval_seconds or _HEARTBEAT_SECONDS))
+            is_idle = components.driver.is_idle and components.relay.is_idle
+            pause = _IDLE_HEARTBEAT_SECONDS if is_idle else _HEARTBEAT_SECONDS
+            signals.wait(min(pause, notifier.watchdog_interval_seconds or pause), *watch.descriptors())
+            if watch.has_changed():
+                components.wakeups.wake(RUN_DRIVER, EVENT_RELAY)
     finally:
         on_stop()
         notifier.stopping(f"stopping; before: {status_line(components)}")
@@ -77,7 +93,11 @@ def serve(
         # first, because a job may be waiting for a Redis that does not answer
         driver.stop_worker()
         schedule.stop(wait_seconds=max(0.0, until - time.monotonic()))
-        driver.interrupt()
+        try:
+            driver.interrupt()
+        finally:  # also where the state cannot be written
+            watch.close()
+            resources.close()
         log.info("stopped", message="stopped")
     if backoff.fatal is not None:
         raise backoff.fatal
@@ -85,27 +105,44 @@ def serve(
 
 def jobs_of(components: Components) -> tuple[Job, ...]:
     """The table of jobs. Patience is what a pass may take when everything is slow but works."""
+    relay, requests = components.relay, components.retrain_requests
     return tuple(
         Job(
             name=name,
             action=components.backoff.around(name, action),
             every_seconds=every,
+            idle_seconds=idle,
             patience_seconds=patience,
+            is_idle=is_idle,
         )
-        for name, action, every, patience in (
-            ("run driver", components.driver.run_pass, 1.0, 120.0),
-            ("event relay", components.relay.run, 1.0, 120.0),
-            ("retrain requests", components.retrain_requests.run, 2.0, 120.0),
-            ("serving monitor", components.serving_monitor.run, 10.0, 120.0),
-            ("bookkeeping", components.bookkeeping.run, 60.0, 300.0),
-            ("retention", partial(_remove_old_files, components), 3600.0, 900.0),
+        for name, action, every, idle, is_idle, patience in (
+            (RUN_DRIVER, components.driver.run_pass, 1.0, _IDLE_SECONDS, lambda: components.driver.is_idle, 120.0),
+            (EVENT_RELAY, relay.run, 1.0, _IDLE_SECONDS, lambda: relay.is_idle, 120.0),
+            (RETRAIN_REQUESTS, requests.run, 2.0, _IDLE_REQUESTS_SECONDS, lambda: _is_waiting(components), 120.0),
+            ("serving monitor", components.serving_monitor.run, 10.0, 0.0, never, 120.0),
+            (REPORTS, components.reports.run_job, 60.0, 0.0, never, 900.0),
+            ("bookkeeping", components.bookkeeping.run, 60.0, 0.0, never, 300.0),
+            ("retention", partial(_remove_old_files, components), 3600.0, 0.0, never, 900.0),
         )
     )
 
 
+def _is_waiting(components: Components) -> bool:
+    """Whether nothing is to be read, and the next retrain request wakes its job."""
+    return components.request_arrival.is_waiting and components.retrain_requests.is_idle
+
+
+def _watched_files(components: Components) -> frozenset[Path]:
+    """What another process changes, and this one acts on."""
+    settings = components.configuration.settings
+    own = (settings.state_path / name for name in ("lock", "state.db", "state.db-wal"))
+    return frozenset((*own, settings.engine_env_file))
+
+
 def _remove_old_files(components: Components) -> None:
     settings, slot = components.configuration.settings, components.configuration.slot
-    retention.remove_runs(components.store, components.run_folders, keep=settings.keep_runs)
+    if retention.remove_runs(components.store, components.run_folders, keep=settings.keep_runs):
+        components.reports.request_index()
     with components.lock:  # none between the choice of a model and its deployment
         retention.remove_models(components.store, slot, keep=settings.keep_models)
 
@@ -114,7 +151,10 @@ def _heartbeat(
     components: Components, schedule: JobSchedule, notifier: Notifier, *, reported: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """Send STATUS= and the watchdog's ping; the jobs that are stuck, which end the pings. `reported`: the last ones."""
-    notifier.status(status_line(components))
+    line = status_line(components)
+    notifier.status(line)
+    with contextlib.suppress(OSError):  # only shown by `status` and `watch`
+        note_activity(components.configuration.settings.state_path, line)
     stuck = schedule.stuck()
     if not stuck:
         notifier.watchdog()
@@ -132,11 +172,14 @@ def _reload(
     began_at_ns = time.monotonic_ns()
     notifier.reloading()
     problems: tuple[str, ...] = ()
+    changed: tuple[SettingChange, ...] = ()
     try:
         settings = read_settings()
+        changed = tuple(changes(components.configuration.accepted.values, settings.values))
         components.driver.reconfigure(settings)
         journal.set_level(settings.log_level)
-        log.info("reloaded", message="settings reloaded; the current run keeps those that it began with")
+        listed = "; ".join(change.message for change in changed) or "no setting has changed"
+        log.info("reloaded", message=f"settings reloaded ({listed}); the current run keeps those that it began with")
         for deprecation in settings.deprecations:
             log.warning("setting_deprecated", message=deprecation)
     except Exception as error:  # the running configuration stays, whatever is wrong with the new one
@@ -145,8 +188,27 @@ def _reload(
         message = f"reload rejected, running configuration unchanged: {'; '.join(problems)}"
         log.error("reload_rejected", message=message, exc_info=not isinstance(error, RetrainError))  # noqa: TRY400
     notifier.ready(status_line(components))
+    _write_result(components, result_path, began_at_ns=began_at_ns, problems=problems, changed=changed)
+
+
+def _write_result(
+    components: Components,
+    path: Path,
+    *,
+    began_at_ns: int,
+    problems: tuple[str, ...] = (),
+    changed: tuple[SettingChange, ...] = (),
+) -> None:
+    """Store what `reload` waits for, and what `config diff` compares with."""
+    values = components.configuration.accepted.values
+    result = ReloadResult(
+        pid=os.getpid(),
+        began_at_ns=began_at_ns,
+        problems=problems,
+        changes=changed,
+        in_force={name: shown(name, value) for name, value in values.items()},
+    )
     try:
-        result = ReloadResult(pid=os.getpid(), began_at_ns=began_at_ns, problems=problems)
-        reload_result.write(result_path, result)
+        reload_result.write(path, result)
     except RetrainError as error:
         log.warning("reload_result_not_written", message=f"the result of the reload was not written: {error}")

@@ -24,9 +24,9 @@ class Signals:
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._reload)
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until a signal arrives or the time is over."""
-        if select.select([self._read_end], [], [], seconds)[0]:
+    def wait(self, seconds: float, *descriptors: int) -> None:
+        """Sleep until a signal arrives, one of the descriptors can be read, or the time is over."""
+        if self._read_end in select.select([self._read_end, *descriptors], [], [], seconds)[0]:
             os.read(self._read_end, select.PIPE_BUF)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:

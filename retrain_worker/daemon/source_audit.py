@@ -6,12 +6,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from retrain_worker.adapters import state_access
 from retrain_worker.adapters.artifact_store import ArtifactStore
-from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.one_off_task import stage_worker
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult, PullResult
-from retrain_worker.errors import StateError
+from retrain_worker.errors import RetrainError
 from retrain_worker.settings import Settings
 from retrain_worker.stages.audit import reference_run_id
 from retrain_worker.stages.engine_contract import known_contract
@@ -36,13 +36,12 @@ def audit_source(settings: Settings, *, report: Callable[[str], None]) -> tuple[
 
 def _known_state(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
     """What a run would compare the data with: the last promoted run, and the features that the engine takes."""
-    state = settings.state_path / "state.db"
     try:
-        if not state.exists():
+        if not state_access.exists(settings.state_place):
             return {}
-        with StateDb(state, read_only=True) as store:
+        with state_access.state_beside(settings.state_place) as store:
             run_id, contract = reference_run_id(store), known_contract(store)
-    except (OSError, StateError) as error:
+    except (OSError, RetrainError) as error:
         report(f"drift is not measured, because the last promoted run is unknown: {error}")
         return {}
     run_folders = ArtifactStore(model_path=settings.model_path, checkpoint_path=settings.checkpoint_path)

@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator
 
 from retrain_worker import confinement, durable_file
-from retrain_worker.adapters import trading_database
+from retrain_worker.adapters import state_access, trading_database
 from retrain_worker.adapters.artifact_store import ArtifactStore
-from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.configuration import slot_of
+from retrain_worker.daemon.signatures import required_verifier, signer_of
 from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
 from retrain_worker.domain.recipe import Preset
-from retrain_worker.errors import DatabaseUnreachableError, SlotError
+from retrain_worker.errors import DatabaseUnreachableError, SettingsError, SlotError
 from retrain_worker.settings import Settings
 from retrain_worker.stages.engine_contract import known_contract
 
@@ -37,25 +37,36 @@ def check_start(settings: Settings) -> Iterator[Problem]:
         yield missing
     for finding, remedy in slot_of(settings).problems():
         yield Problem(kind=ProblemKind.SLOT, subject="no model can be promoted", cause=finding, action=remedy)
-    if not confinement.version():
-        yield Problem(
-            kind=ProblemKind.HOST,
-            subject="workers are not confined",
-            cause="this kernel has no Landlock (Linux 5.13)",
-            action="a worker can write what the daemon can write; boot a kernel with CONFIG_SECURITY_LANDLOCK",
+    if required_verifier(settings, signer := signer_of(settings)) is not None and signer is None:
+        raise SettingsError(
+            ("SIGNED_MODELS=required, but there is no SIGNING_KEY: the engine would take no promotion",)
         )
+    if unconfined := confinement_problem():
+        yield unconfined
+
+
+def confinement_problem() -> Problem | None:
+    """A kernel that cannot confine workers."""
+    if confinement.version():
+        return None
+    return Problem(
+        kind=ProblemKind.HOST,
+        subject="workers are not confined",
+        cause="this kernel has no Landlock (Linux 5.13)",
+        action="a worker can read and write what the daemon can; boot a kernel with CONFIG_SECURITY_LANDLOCK",
+    )
 
 
 def contract_problem(settings: Settings) -> Problem | None:
     """An engine whose contract is not known: the contract gate of every candidate would be UNDECIDED."""
-    state = settings.state_path / "state.db"
     try:
         is_named = slot_of(settings).current_path() is not None
     except SlotError:
         return None  # a problem of its own
     if is_named or settings.home is not None or settings.recipe.preset is not Preset.AUTO:
         return None
-    with StateDb(state, read_only=True) if state.exists() else contextlib.nullcontext() as store:
+    place = settings.state_place
+    with state_access.state_beside(place) if state_access.exists(place) else contextlib.nullcontext() as store:
         if store is not None and known_contract(store) is not None:
             return None
     return Problem(

@@ -7,12 +7,14 @@ from retrain_worker.serving import ModelEvents
 url = os.environ.get("REDIS_URL", "redis://localhost:6379")
 with ModelEvents(url, group="my_service", consumer="host-1") as events:
     for event in events:
-        data = event.payload
         match event.event_type:
             case "model.promoted":
-                print(f"{data['new_version']} replaces {data['old_version']}, AUC {data['auc']:.3f}", flush=True)
+                model, auc = event.payload, event.payload["auc"] or float("nan")
+                print(f"{model['new_version']} replaces {model['old_version']}, AUC {auc:.3f}", flush=True)
             case "model.rolled_back":
-                print(f"{data['new_version']} returned: {data['reason']}", flush=True)
-            case _:
-                print(event.event_type, event.flat.get("status"), *data.get("reasons", ())[:1], flush=True)
+                print(f"{event.payload['new_version']} returned: {event.payload['reason']}", flush=True)
+            case "learning.retraining.completed" | "learning.retraining.failed" | "learning.retraining.skipped":
+                print(event.event_type, event.flat.get("status"), *event.payload["reasons"][:1], flush=True)
+            case other:
+                print(other, event.flat.get("status"), flush=True)
         events.acknowledge(event)

@@ -75,7 +75,7 @@ def write_stale_incumbent(old: Market, *, work_dir: Path, models_dir: Path, env_
 
 
 @contextmanager
-def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iterator[Listener]:
+def engine(*, env_file: Path, models_dir: Path, redis_url: str, database: Path, log: Path) -> Iterator[Listener]:
     """The running stand-in; stopped with SIGTERM at the end. Raises WorkerFailedError when it does not answer."""
     command = [
         sys.executable,
@@ -83,6 +83,8 @@ def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iter
         "retrain_worker.demo.engine",
         "--env-file",
         str(env_file),
+        "--models-dir",
+        str(models_dir),
         "--redis-url",
         redis_url,
         "--db",
@@ -108,7 +110,7 @@ def engine(*, env_file: Path, redis_url: str, database: Path, log: Path) -> Iter
 
 @contextmanager
 def consumer(*, redis_url: str, log: Path) -> Iterator[Callable[[], list[str]]]:
-    """Run the consumer of docs/consumers.md; yields the list of its output, up to the end of the run."""
+    """Run the consumer of docs/how-to/consume-events.md; yields the list of its output, up to the end of the run."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "retrain_worker.demo.consumer"],

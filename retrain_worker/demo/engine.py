@@ -1,6 +1,6 @@
 """A stand-in for the AI engine: predicts continuously, follows promotions, logs what it observes.
 
-    python -m retrain_worker.demo.engine --env-file FILE --redis-url URL --db FILE --log FILE.jsonl
+    python -m retrain_worker.demo.engine --env-file FILE --models-dir DIR --redis-url URL --db FILE --log FILE.jsonl
 
 It starts with the model that PATCHTST_MODEL_PATH of the env file names, as the stack's engine does. The real one is
 restarted by systemd when the trigger file is written; this one reloads without a restart. It ends on SIGTERM, or when
@@ -41,10 +41,10 @@ from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.domain.labels import action_of
 from retrain_worker.errors import RetrainError
 from retrain_worker.redis_client import add_entry, connect
-from retrain_worker.serving.engine_env import model_in_env_file
 from retrain_worker.serving.events import ModelEvents
 from retrain_worker.serving.follower import ModelFollower
 from retrain_worker.serving.model_watch import Served
+from retrain_worker.serving.slot_entry import SlotEntries, default_directories
 
 CONSUMER = "demo-engine"
 _PAUSE_SECONDS = 0.15
@@ -229,6 +229,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("--env-file", "--db", "--log"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--redis-url", required=True)
+    parser.add_argument("--models-dir", type=Path, default=default_directories()[0])
     options = parser.parse_args(arguments)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -241,14 +242,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace, log: EngineLog, stopping: threading.Event) -> None:
     parent = os.getppid()
-    named = model_in_env_file(options.env_file)
+    named = SlotEntries([options.models_dir]).from_env_file(options.env_file)
     log.write(
         "started",
         {"pid": os.getpid(), "env_file": str(options.env_file), "model_path": named.model_path if named else None},
     )
     events = ModelEvents(options.redis_url, group="demo_engine", consumer=CONSUMER)
     client = connect(options.redis_url)
-    follower = ModelFollower(options.redis_url, consumer=CONSUMER, env_file=options.env_file)
+    follower = ModelFollower(
+        options.redis_url, consumer=CONSUMER, env_file=options.env_file, allowed_directories=[options.models_dir]
+    )
     with closing(client), events, follower:
         reader = threading.Thread(target=_log_events, args=(events, log), name="events")
         reader.start()

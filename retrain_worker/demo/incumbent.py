@@ -18,7 +18,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.domain.worker_protocol import DATABASE_URL_VARIABLE, PullRequest, TrainRequest, WorkerExit
+from retrain_worker.domain.worker_protocol import DatabaseAccess, PullRequest, TrainRequest, WorkerExit
 from retrain_worker.errors import WorkerFailedError
 
 #: learns the signal of a few thousand rows in seconds. One thread: two synchronise slowly on shared cores
@@ -94,13 +94,15 @@ def _run(stage: Stage, request: PullRequest | TrainRequest, run_dir: Path, datab
     request_file, result_file = run_dir / f"{stage.lower()}.request.json", run_dir / f"{stage.lower()}.result.json"
     request_file.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
     command = [sys.executable, "-m", "retrain_worker.worker", str(request_file), str(result_file)]
-    environment = dict(os.environ) | {DATABASE_URL_VARIABLE: f"sqlite:///{database.absolute()}"}
+    access = DatabaseAccess(url=os.fsencode(f"sqlite:///{database.absolute()}"))
     # the worker stops when its stdin closes
     worker = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     with worker:
+        assert worker.stdin is not None, "PIPE is given above"
         assert worker.stdout is not None, "PIPE is given above"
+        print(msgspec.json.encode(access).decode(), file=worker.stdin, flush=True)
         output = worker.stdout.read()
         worker.wait()  # before stdin closes, which would stop it
     if worker.returncode != WorkerExit.DONE:

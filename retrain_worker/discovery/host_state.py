@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from retrain_worker.discovery.proof_pack import BlockDevice, FileSystem, Host, LiveRedis
+from retrain_worker.domain.connection_url import shown
 from retrain_worker.domain.printable import printable
 from retrain_worker.errors import RetrainError
 
@@ -57,9 +58,9 @@ def live_redis(url: str) -> LiveRedis:
     """What Redis persists, and when it last did."""
     from redis.exceptions import RedisError
 
-    from retrain_worker.redis_client import connect, text_of, unavailable, where_of
+    from retrain_worker.redis_client import connect, text_of, unavailable
 
-    where = where_of(url)
+    where = shown(url)
     try:
         client = connect(url)
         try:

@@ -32,7 +32,7 @@ class _Expected(NamedTuple):
     description: str
 
 
-#: docs/contracts/input-table.md
+#: docs/reference/data-contract.md
 EXPECTED: Mapping[str, _Expected] = {
     "id": _Expected("INTEGER", False, "primary key"),
     "symbol": _Expected("VARCHAR", False, "trading pair"),

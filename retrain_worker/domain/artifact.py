@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from retrain_worker.domain.labels import Label, Thresholds
@@ -14,6 +14,12 @@ from retrain_worker.domain.recipe import InputTransform, Preset
 
 MODEL_NAME = "patchtst"
 MODEL_TYPE = "PatchTST"
+#: largest difference to the recorded canary that is accepted, since machines round differently
+CANARY_TOLERANCE = 1e-5
+#: where the engine looks for models, unless ENGINE_MODELS_DIR names another directory
+ENGINE_MODELS_DIR = "/opt/quantum/ai_engine/models"
+#: the line of the engine's env file that names the model in its slot
+PATH_KEY = "PATCHTST_MODEL_PATH"
 #: of the model file. A reader accepts every minor of its major, so a minor adds only what a reader may ignore; what a
 #: reader must know needs a new major. Minor 1 has no settings of the training in `config`
 FORMAT_MAJOR, FORMAT_MINOR = 1, 1
@@ -74,9 +80,19 @@ def manifest_file(model: Path) -> Path:
     return model.with_name(model.name + ".json")
 
 
+def signature_file(model: Path) -> Path:
+    """`<file>.sig`, the signed statement about the model (signing)."""
+    return model.with_name(model.name + ".sig")
+
+
 def checksum_line(model: Path, sha256: str) -> str:
     """The content of the checksum file."""
     return f"{sha256}  {model.name}\n"
+
+
+def url_of(models_url: str, model_path: str) -> str:
+    """Where the file is below MODELS_URL; empty without one of the two."""
+    return f"{models_url.rstrip('/')}/{PurePosixPath(model_path).name}" if models_url and model_path else ""
 
 
 def is_readable(file_format: str) -> bool:

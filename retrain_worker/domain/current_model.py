@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from retrain_worker.domain import decoding
 from retrain_worker.domain.artifact import is_our_version, version_of
 from retrain_worker.domain.events import EventType
+from retrain_worker.errors import MalformedError
 
 #: events that change the model in service
 CHANGES = (EventType.PROMOTED, EventType.ROLLED_BACK, EventType.CHANGED_EXTERNALLY)
@@ -30,6 +32,8 @@ class CurrentModel:
     event_id: str
     shadow_only: bool
     confirmed: bool
+    #: where its file can be fetched; empty: nowhere, as far as this program knows
+    model_url: str = ""
 
     def after(self, before: CurrentModel | None) -> CurrentModel:
         """The same model, dated after the model `before` it even when the clock has gone back."""
@@ -57,10 +61,11 @@ def named_by(event_type: str, event_id: str, payload: Mapping[str, Any]) -> Curr
         sha256=str(payload.get("sha256") or ""),
         size_bytes=int(payload.get("size_bytes") or 0),
         run_id=_run_of(str(version)),
-        promoted_at=_instant(str(at)),
+        promoted_at=decoding.instant(str(at), _INSTANTS[event_type]),
         event_id=event_id,
         shadow_only=bool(payload.get("shadow_only")),
         confirmed=bool(payload.get("confirmed")),
+        model_url=str(payload.get("model_url") or ""),
     )
 
 
@@ -76,34 +81,32 @@ def to_fields(model: CurrentModel) -> dict[str, str]:
         "event_id": model.event_id,
         "shadow_only": _word(model.shadow_only),
         "confirmed": _word(model.confirmed),
+        "model_url": model.model_url,
     }
 
 
+@decoding.raises_malformed_only
 def from_fields(fields: Mapping[str, str]) -> CurrentModel:
-    """The model that the hash names. Raises ValueError when a field is missing or invalid."""
+    """The model that the hash names. Raises MalformedError when a field is missing or invalid."""
     try:
         return CurrentModel(
-            version=fields["version"],
-            model_path=fields["model_path"],
-            sha256=fields["sha256"],
-            size_bytes=int(fields["size_bytes"]),
-            run_id=fields["run_id"],
-            promoted_at=_instant(fields["promoted_at"]),
-            event_id=fields["event_id"],
+            version=decoding.line(fields["version"], "version"),
+            model_path=decoding.line(fields["model_path"], "model_path", longest=decoding.MAX_PATH),
+            sha256=fields["sha256"] and decoding.sha256(fields["sha256"], "sha256"),
+            size_bytes=decoding.count(fields["size_bytes"], "size_bytes"),
+            run_id=decoding.line(fields["run_id"], "run_id"),
+            promoted_at=decoding.instant(fields["promoted_at"], "promoted_at"),
+            event_id=decoding.line(fields["event_id"], "event_id"),
             shadow_only=fields["shadow_only"] == "true",
             confirmed=fields["confirmed"] == "true",
+            model_url=decoding.line(fields.get("model_url"), "model_url", longest=decoding.MAX_PATH),
         )
     except KeyError as error:
-        raise ValueError(f"the field {error.args[0]} is missing") from None
+        raise MalformedError(f"the field {error.args[0]} is missing") from None
 
 
 def _run_of(version: str) -> str:
     return version.removeprefix(version_of("")) if is_our_version(version) else ""
-
-
-def _instant(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def _word(value: bool) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
+
+from retrain_worker.domain.connection_url import requoted
 
 #: what SQLAlchemy, Heroku, asyncpg and others call a PostgreSQL database, with or without `+driver`
 _POSTGRESQL_SCHEMES = frozenset({"postgresql", "postgres", "pgsql", "psql"})
@@ -28,17 +30,27 @@ def canonical(url: str) -> str:
 
     `postgres://`, `postgresql+asyncpg://` and `postgresql+psycopg2://` name the same database; only the library that
     another program opens it with differs. `sqlite+aiosqlite://` likewise. Anything else is returned as it is.
+    Raises ValueError, without any part of the URL, where user, password or query cannot be told apart.
     """
-    scheme, separator, rest = url.partition("://")
-    kind = scheme.partition("+")[0].lower()
-    if not separator or kind not in {"sqlite", *_POSTGRESQL_SCHEMES}:
-        return url
-    return f"sqlite://{rest}" if kind == "sqlite" else _POSTGRESQL + _with_parameters_of_libpq(rest)
+    if is_postgresql(url):
+        return _POSTGRESQL + _with_parameters_of_libpq(requoted(url).partition("://")[2])
+    return f"sqlite://{url.partition('://')[2]}" if _kind_of(url) == "sqlite" else url
 
 
 def is_postgresql(url: str) -> bool:
     """Whether `url`, in any spelling, names a PostgreSQL database."""
-    return canonical(url).startswith(_POSTGRESQL)
+    return _kind_of(url) in _POSTGRESQL_SCHEMES
+
+
+def sqlite_path(url: str) -> str:
+    """The file that an SQLite URL in the canonical spelling names."""
+    return unquote(url.removeprefix("sqlite:///").partition("?")[0], errors="surrogateescape")
+
+
+def _kind_of(url: str) -> str:
+    """The scheme without a driver; empty for text that is no URL."""
+    scheme, separator, _ = url.partition("://")
+    return scheme.partition("+")[0].lower() if separator else ""
 
 
 def _with_parameters_of_libpq(rest: str) -> str:

@@ -77,8 +77,10 @@ def _standing(deployments: Sequence[Deployment]) -> list[Target]:
         if one.kind is DeploymentKind.ROLLBACK and any(target.model_path == after.model_path for target in stood):
             while stood[-1].model_path != after.model_path:
                 stood.pop()
-        else:
-            stood.append(after)
+            continue
+        if one.kind is DeploymentKind.ROLLBACK and before is not None:
+            stood.pop()
+        stood.append(after)
     return stood
 
 

@@ -7,16 +7,17 @@ window filled with one row, a file that was never loaded, a fallback), not of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import pstdev
 from typing import Any
 
+from retrain_worker.domain import decoding
 from retrain_worker.domain.events import STREAM_PREFIX
 from retrain_worker.domain.labels import Thresholds, action_of
 from retrain_worker.domain.trial_evaluation import Answer
+from retrain_worker.errors import MalformedError
 
 INTENT_STREAM = f"{STREAM_PREFIX}trade.intent"
 MODEL_KEY = "patchtst"
@@ -112,29 +113,30 @@ class Finding:
     is_constant: bool = False
 
 
+@decoding.raises_malformed_only
 def answer_in(fields: Mapping[str, Any], *, at: datetime) -> EngineAnswer | None:
     """The answer in one entry (its flat fields and its payload, together); None when it has none of PatchTST.
 
-    Raises ValueError with the reason when there is one that cannot be read.
+    Raises MalformedError with the reason when there is one that cannot be read.
     """
     models = _object(fields.get("model_breakdown"), "model_breakdown")
     if models is None or models.get(MODEL_KEY) is None:
         return None
     ours = _object(models[MODEL_KEY], f"model_breakdown.{MODEL_KEY}") or {}
-    action, confidence = str(ours.get("action", "")).strip().upper(), ours.get("confidence")
+    action, confidence = decoding.line(ours.get("action"), "the action").strip().upper(), ours.get("confidence")
     if action not in ("BUY", "SELL", "HOLD"):
-        raise ValueError(f"the action is {action[:20]!r}")
+        raise MalformedError(f"the action is {action[:20]!r}")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float):
-        raise ValueError("the confidence is not a number")  # noqa: TRY004 - one exception for malformed content
+        raise MalformedError("the confidence is not a number")
     names = (ours.get(name) for name in ("version", "model_version", "model_path", "sha256"))
     return EngineAnswer(
         at=round(at.timestamp() * 1e6),
-        symbol=str(fields.get("symbol", "")),
+        symbol=decoding.line(fields.get("symbol"), "the symbol"),
         action=action,
         confidence=float(confidence),
-        side=str(fields.get("side", "")).strip().upper(),
+        side=decoding.line(fields.get("side"), "the side").strip().upper(),
         is_shadow=_is_yes(ours.get("shadow")),
-        names=tuple(str(name) for name in names if name),
+        names=tuple(decoding.line(name, "the name of the model", longest=decoding.MAX_PATH) for name in names if name),
     )
 
 
@@ -208,12 +210,9 @@ def matches(engine: Sequence[EngineAnswer], answers: Sequence[Answer], threshold
 
 def _object(value: Any, name: str) -> Mapping[str, Any] | None:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ValueError(f"{name} is not JSON") from None
+        value = decoding.json_value(value, name)
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name} is not an object")
+        raise MalformedError(f"{name} is not an object")
     return value
 
 

@@ -1,60 +1,31 @@
 """The flat stream entry of an event: encoding and decoding.
 
-The field names are those of the stack's bus (docs/contracts/events.md). Decoding is tolerant: unknown fields and newer
+The field names are those of the stack's bus (docs/reference/events.md). Decoding is tolerant: unknown fields and newer
 schema versions are kept, and fields that older producers omit are derived from the entry. Only entries without meaning
 are rejected.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from retrain_worker.domain import decoding
 from retrain_worker.domain.events import SCHEMA_VERSION, SOURCE, STREAM_PREFIX, Event
+from retrain_worker.domain.typed_events import TypedEvent
 
-_ENVELOPE = frozenset(
-    {
-        "event_type",
-        "payload",
-        "trace_id",
-        "correlation_id",
-        "timestamp",
-        "source",
-        "event_id",
-        "schema_version",
-        "instance",
-        "host",
-    }
-)
-#: a larger number is one of milliseconds: as seconds it would lie after the year 5000
-_MILLISECONDS_FROM = 1e11
+#: fields of short text
+_NAMES = ("event_type", "trace_id", "correlation_id", "source", "event_id", "instance", "host")
+_ENVELOPE = frozenset({*_NAMES, "payload", "timestamp", "schema_version"})
 #: Unix milliseconds and a sequence number
 StreamId = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReceivedEvent:
+class ReceivedEvent(TypedEvent[str, Mapping[str, Any]]):
     """One decoded entry of a stream."""
-
-    event_id: str
-    event_type: str
-    payload: Mapping[str, Any]
-    correlation_id: str
-    trace_id: str
-    timestamp: datetime
-    source: str
-    schema_version: int
-    #: of the worker; empty: the only one of its prefix
-    instance: str = ""
-    host: str = ""
-    #: every field beside the envelope
-    flat: Mapping[str, str] = field(default_factory=dict)
-    stream: str
-    stream_id: str
 
 
 def envelope(
@@ -84,20 +55,21 @@ def fields_of(event: Event, payload: str) -> dict[str, str]:
     )
 
 
+@decoding.raises_malformed_only
 def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> ReceivedEvent:
-    """The event in an entry. Raises ValueError with the reason when it cannot be decoded."""
-    fields = {_text(name): _text(value) for name, value in raw.items()}
-    correlation_id = fields.get("correlation_id", "")
+    """The event in an entry. Raises MalformedError with the reason when it cannot be decoded."""
+    fields = decoding.fields_in(raw)
+    names = {name: decoding.line(fields.get(name), f"its {name}") for name in _NAMES}
     return ReceivedEvent(
-        event_id=fields.get("event_id") or f"{stream}/{stream_id}",
-        event_type=fields.get("event_type") or stream.removeprefix(STREAM_PREFIX),
+        event_id=names["event_id"] or f"{stream}/{stream_id}",
+        event_type=names["event_type"] or stream.removeprefix(STREAM_PREFIX),
         payload=payload_in(fields),
-        correlation_id=correlation_id,
-        trace_id=fields.get("trace_id") or correlation_id,
+        correlation_id=names["correlation_id"],
+        trace_id=names["trace_id"] or names["correlation_id"],
         timestamp=instant_of(fields.get("timestamp")) or added_at(stream_id),
-        source=fields.get("source", ""),
-        instance=fields.get("instance", ""),
-        host=fields.get("host", ""),
+        source=names["source"],
+        instance=names["instance"],
+        host=names["host"],
         schema_version=_schema_version(fields.get("schema_version")),
         flat={name: value for name, value in fields.items() if name not in _ENVELOPE},
         stream=stream,
@@ -106,17 +78,9 @@ def received(stream: str, stream_id: str, raw: Mapping[bytes, bytes]) -> Receive
 
 
 def payload_in(fields: Mapping[str, str]) -> dict[str, Any]:
-    """The payload of an entry; empty when it has none. Raises ValueError when it is not a JSON object."""
+    """The payload of an entry; empty when it has none. Raises MalformedError when it is not a JSON object."""
     text = fields.get("payload")
-    if not text:
-        return {}
-    try:
-        payload = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("its payload is not JSON") from None
-    if not isinstance(payload, dict):
-        raise ValueError(f"its payload is a JSON {type(payload).__name__}, not an object")  # noqa: TRY004
-    return payload
+    return decoding.json_object(text, "its payload") if text else {}
 
 
 def parts_of(stream_id: str) -> StreamId:
@@ -125,38 +89,18 @@ def parts_of(stream_id: str) -> StreamId:
     return int(milliseconds), int(sequence or 0)
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="replace")
-
-
 def added_at(stream_id: str) -> datetime:
-    """When Redis added the entry."""
-    return datetime.fromtimestamp(parts_of(stream_id)[0] / 1000, UTC)
+    """When Redis added the entry. Raises MalformedError for an id that names no sane instant."""
+    return decoding.instant(str(parts_of(stream_id)[0] / 1000), "the time of its id,")
 
 
 def instant_of(text: str | None) -> datetime | None:
     """An instant as ISO 8601, or as seconds or milliseconds since the epoch; None where there is none.
 
-    Raises ValueError with the reason when it is none of them.
+    Raises MalformedError with the reason when it is none of them.
     """
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    try:
-        if math.isfinite(number):
-            return datetime.fromtimestamp(number / 1000 if abs(number) >= _MILLISECONDS_FROM else number, UTC)
-        found = datetime.fromisoformat(text)
-    except (ValueError, OverflowError, OSError):
-        raise ValueError(f"its timestamp {text[:40]!r} is neither ISO 8601 nor a time since the epoch") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return decoding.instant(text, "its timestamp") if text else None
 
 
 def _schema_version(text: str | None) -> int:
-    if not text:
-        return SCHEMA_VERSION
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"its schema_version {text[:40]!r} is not a number")
-    return int(text)
+    return decoding.count(text, "its schema_version") if text else SCHEMA_VERSION

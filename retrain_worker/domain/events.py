@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from retrain_worker.domain import payloads
-from retrain_worker.domain.artifact import MODEL_NAME
+from retrain_worker.domain.artifact import MODEL_NAME, url_of
 from retrain_worker.domain.facts import ProbationFacts, ShadowFacts
 from retrain_worker.domain.lifecycle import Deployment, Outcome, Run
 
@@ -34,8 +34,6 @@ SERVED_STREAM = f"{STREAM_PREFIX}model.served"
 #: entries older than this are trimmed, but never past a pending one
 STREAM_RETENTION_DAYS = 30
 
-#: of the candidate's scorecard, in model.promoted
-_PERFORMANCE_METRICS = ("log_loss", "brier", "ece", "p_std", "p10_p90", "n")
 _NAMESPACE = uuid.UUID("6f0c4b52-4f7e-4f0b-9d5e-5c1e6d1f2a10")
 
 
@@ -111,12 +109,12 @@ def finished(run: Run, *, at: datetime) -> Event:
         "outcome": run.outcome,
         "reasons": list(run.reasons),
         "stage": run.stage,
-        "rows": asdict(facts.pull.rows) if facts.pull else {},
-        "candidate": _mapping(facts.gate and facts.gate.candidate),
-        "incumbent": _mapping(facts.gate and facts.gate.incumbent),
-        "gates": list(facts.gate.verdict.gates) if facts.gate else [],
+        "rows": _fields(facts.pull.rows) if facts.pull else {},
+        "candidate": _fields(facts.gate and facts.gate.candidate),
+        "incumbent": _fields(facts.gate and facts.gate.incumbent),
+        "gates": _gates(run),
         "trial": _trial(facts.shadow),
-        "forced": _mapping(facts.gate and facts.gate.forced),
+        "forced": _fields(facts.gate and facts.gate.forced),
         "model_path": promoted.model_path if promoted else None,
         "sha256": promoted.sha256 if promoted else None,
         "previous_model_path": promoted.previous_model_path if promoted else None,
@@ -143,7 +141,7 @@ def finished_type(run: Run) -> EventType:
     return EventType.COMPLETED if judged else EventType.FAILED
 
 
-def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetime) -> Event:
+def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetime, models_url: str = "") -> Event:
     """The engine's slot names a new model. Sent before the confirmation, because followers confirm on this event."""
     facts = run.facts
 
@@ -152,7 +150,7 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         return value
 
     payload: payloads.Promoted = {
-        **_model_of(deployment, EventType.PROMOTED),
+        **_model_of(deployment, EventType.PROMOTED, models_url),
         "sha256": deployment.sha256,
         "size_bytes": deployment.size_bytes,
         "accuracy": metric("accuracy"),
@@ -160,11 +158,18 @@ def promoted(run: Run, deployment: Deployment, *, shadow_only: bool, at: datetim
         "recall": metric("recall"),
         "f1_score": metric("f1_score"),
         "auc": metric("auc"),
-        "performance_metrics": {name: metric(name) for name in _PERFORMANCE_METRICS},
-        "gates": list(facts.gate.verdict.gates) if facts.gate else [],
+        "performance_metrics": {
+            "log_loss": metric("log_loss"),
+            "brier": metric("brier"),
+            "ece": metric("ece"),
+            "p_std": metric("p_std"),
+            "p10_p90": metric("p10_p90"),
+            "n": metric("n"),
+        },
+        "gates": _gates(run),
         "trial": _trial(facts.shadow),
-        "forced": _mapping(facts.gate and facts.gate.forced),
-        "contract": _mapping(facts.train and facts.train.contract),
+        "forced": _fields(facts.gate and facts.gate.forced),
+        "contract": _fields(facts.train and facts.train.contract),
         "shadow_only": shadow_only,
         "confirmed": False,
         "promoted_at": at.isoformat(),
@@ -185,11 +190,12 @@ def rolled_back(
     *,
     shadow_only: bool,
     at: datetime,
+    models_url: str = "",
     probation: ProbationFacts | None = None,
 ) -> Event:
     """The slot names an earlier model again. `probation`: of the rolled-back model, if it was on probation."""
     payload: payloads.RolledBack = {
-        **_changed(deployment, EventType.ROLLED_BACK, shadow_only=shadow_only),
+        **_changed(deployment, EventType.ROLLED_BACK, shadow_only=shadow_only, models_url=models_url),
         "rolled_back_at": at.isoformat(),
         "rolled_back_by": deployment.requested_by,
         "evidence": _evidence(probation),
@@ -238,9 +244,11 @@ def with_aliases(event: Event) -> tuple[Event, ...]:
     )
 
 
-def _changed(deployment: Deployment, event_type: EventType, *, shadow_only: bool) -> payloads.SlotChange:
+def _changed(
+    deployment: Deployment, event_type: EventType, *, shadow_only: bool, models_url: str = ""
+) -> payloads.SlotChange:
     return {
-        **_model_of(deployment, event_type),
+        **_model_of(deployment, event_type, models_url),
         "sha256": deployment.sha256,
         "size_bytes": deployment.size_bytes,
         "run_id": deployment.run_id,
@@ -249,9 +257,9 @@ def _changed(deployment: Deployment, event_type: EventType, *, shadow_only: bool
     }
 
 
-def _model_of(deployment: Deployment, event_type: EventType) -> payloads.Model:
+def _model_of(deployment: Deployment, event_type: EventType, models_url: str = "") -> payloads.Model:
     """The names under which the stack's consumers look for the model; those of text are never null."""
-    return {
+    named: payloads.Model = {
         "type": str(event_type),
         "model_name": MODEL_NAME,
         "model_type": MODEL_NAME,
@@ -260,6 +268,9 @@ def _model_of(deployment: Deployment, event_type: EventType) -> payloads.Model:
         "version": deployment.version,
         "model_path": deployment.model_path,
     }
+    if url := url_of(models_url, deployment.model_path):
+        named["model_url"] = url
+    return named
 
 
 def _flat_of(deployment: Deployment, event_type: EventType, status: str) -> dict[str, str]:
@@ -298,13 +309,18 @@ def _evidence(facts: ProbationFacts | None) -> payloads.ProbationEvidence | None
         "log_loss": facts.log_loss,
         "worse_by": facts.worse.log_loss_gain if facts.worse else None,
         "worse_by_low": facts.worse.log_loss_gain_low if facts.worse else None,
-        "model": _mapping(facts.model),
-        "reference": _mapping(facts.reference),
+        "model": _fields(facts.model),
+        "reference": _fields(facts.reference),
         "reference_absence": facts.reference_absence,
     }
 
 
-def _mapping(value: DataclassInstance | None) -> dict[str, Any] | None:
+def _gates(run: Run) -> list[payloads.GateResult]:
+    return [_fields(gate) for gate in run.facts.gate.verdict.gates] if run.facts.gate else []
+
+
+def _fields(value: DataclassInstance | None) -> Any:
+    """The fields of a stored value; payload_parts types them, and a test compares the two."""
     return asdict(value) if value else None
 
 

@@ -222,6 +222,22 @@ class PromoteFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RolloutFacts:
+    """PROMOTE: a model that is offered to some followers before the slot names it."""
+
+    #: when the deployment was intended; facts of another one do not count
+    of_deployment_at: datetime
+    #: every follower of the incumbent, in the order of the offers
+    consumers: tuple[str, ...]
+    began_at: datetime
+    stage_began_at: datetime
+    #: index of the present stage
+    stage: int = 0
+    #: whether every stage has passed
+    has_passed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbationFacts(TrialFacts):
     """PROBATION: the promoted model beside the one that it replaced."""
 
@@ -239,7 +255,17 @@ class ProbationFacts(TrialFacts):
     engine_finding: str = ""
 
 
-Fact = RequestFacts | PullFacts | AuditFacts | TrainFacts | GateFacts | ShadowFacts | PromoteFacts | ProbationFacts
+Fact = (
+    RequestFacts
+    | PullFacts
+    | AuditFacts
+    | TrainFacts
+    | GateFacts
+    | ShadowFacts
+    | RolloutFacts
+    | PromoteFacts
+    | ProbationFacts
+)
 FactType = TypeVar("FactType", bound=Fact)
 
 #: the field of RunFacts that holds each of them: `request`, or the name of the stage in lower case
@@ -250,6 +276,7 @@ FIELDS: Mapping[type, str] = {
     TrainFacts: "train",
     GateFacts: "gate",
     ShadowFacts: "shadow",
+    RolloutFacts: "rollout",
     PromoteFacts: "promote",
     ProbationFacts: "probation",
 }
@@ -266,6 +293,7 @@ class RunFacts:
     train: TrainFacts | None = None
     gate: GateFacts | None = None
     shadow: ShadowFacts | None = None
+    rollout: RolloutFacts | None = None
     promote: PromoteFacts | None = None
     probation: ProbationFacts | None = None
     #: field -> why what is stored there cannot be read

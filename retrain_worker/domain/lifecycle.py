@@ -124,6 +124,11 @@ class Run:
         """Whether it was refused because of its rows, before any training."""
         return self.outcome is Outcome.REFUSED and self.stage in (Stage.PULL, Stage.AUDIT)
 
+    @property
+    def needs_attention(self) -> bool:
+        """Whether an operator has to act on the outcome: a refusal by a gate, and too few new rows, need nothing."""
+        return self.outcome in (Outcome.FAILED, Outcome.ABANDONED, Outcome.ROLLED_BACK) or self.is_data_refused
+
     def with_fact(self, fact: Fact) -> Run:
         """The same run with the findings of one stage."""
         return replace(self, facts=self.facts.with_fact(fact))
@@ -201,6 +206,11 @@ class DeploymentState(StrEnum):
     NOT_ASKED = "NOT_ASKED"
     #: cancelled before the env line changed
     UNDONE = "UNDONE"
+
+    @property
+    def words(self) -> str:
+        """For a person."""
+        return "confirmation not required" if self is DeploymentState.NOT_ASKED else self.lower().replace("_", " ")
 
 
 @dataclass(frozen=True, kw_only=True)

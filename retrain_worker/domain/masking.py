@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 
 MASK = "***"
-_IN_URL = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+(?:@[^\s/@]+)*(?=@)")
+#: up to the last @ of a word: a password may hold any character of a URL
+_IN_URL = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*:/+[^\s:/@]*:)[^\s\"'<>]+(?=@)")
 _ASSIGNED = re.compile(
-    r"(?P<before>(?i:password|passwd|pwd|(?:secret|token|api)(?:[-_]?key)?)(?<!api)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]+"
+    r"(?P<before>(?i:password|passwd|pwd|(?:secret|token|api)(?:[-_]?key)?)(?<!api)[\"']?\s*[=:]\s*(?P<quote>[\"'])?)"
+    r"(?(quote)(?:\\.|(?!(?P=quote)).)+|[^\s\"',;&]+)"
 )
 #: `--api-secret VALUE`
 _OPTION = re.compile(r"(?P<before>--?[\w-]*(?i:password|passwd|secret|token|api-?key)[\w-]*\s+)(?!-)[^\s]+")
-_SECRET_NAME = re.compile(r"(?i)key|secret|pass|pwd|token|credential|auth|private|salt")
+_SECRET_NAME = re.compile(r"(?i)key|secret|pass|pwd|token|credential|auth|private|salt|notify_url")
 
 
 def masked(text: str) -> str:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(min|h|d)")
-_UNITS = {"min": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+from datetime import datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +25,3 @@ class Pause:
         """One line for log, status and outcome."""
         end = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "until `retrain-worker resume`"
         return f"promotions are paused {end} ({self.by}: {self.reason})"
-
-
-def duration_of(text: str) -> timedelta:
-    """`90min`, `12h`, `3d`. Raises ValueError."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None or not float(found[1]):
-        raise ValueError(f"{text!r} is not a duration like 90min, 12h or 3d")
-    return float(found[1]) * _UNITS[found[2]]

@@ -4,12 +4,16 @@ Evaluations repeat, so an error probability is spent over the interim analyses: 
 from one analysis to the next, and the k-th analysis may err with alpha / (k (k + 1)), k = 1, 2, ...; together they err
 with alpha at most, whatever the dependence between them (union bound; Lan and DeMets, Biometrika 70 (1983) 659, is the
 general form).
+
+A probation lasts until it can decide: after `hours` it ends once the upper confidence bound of the difference is at
+most `resolution`, and after `max_hours` in any case.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from retrain_worker.domain.gates import Comparison
 from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEvaluation
 
 #: growth of the known outcomes from one interim analysis to the next
@@ -21,6 +25,10 @@ class ProbationPolicy:
     """How a model that was just promoted is monitored. Off while `hours` is 0."""
 
     hours: float = 48.0
+    #: hours after which it ends undecided; `hours` if that is more
+    max_hours: float = 168.0
+    #: log loss (nats per row) by which the new model may still be worse when it ends before `max_hours`
+    resolution: float = 0.1
     #: known outcomes before the first interim analysis
     min_outcomes: int = 50
     #: log loss (nats per row) by which the new model may trail the one it replaced
@@ -38,6 +46,18 @@ class ProbationPolicy:
     def is_on(self) -> bool:
         """Whether promoted models are monitored at all."""
         return self.hours > 0
+
+    @property
+    def limit_hours(self) -> float:
+        """The hours after which every probation ends."""
+        return max(self.hours, self.max_hours)
+
+
+def is_settled(worse: Comparison | None, policy: ProbationPolicy) -> bool:
+    """Whether a model that is worse by more than `resolution` would have shown: its upper bound is lower."""
+    if worse is None or worse.log_loss_gain is None or worse.log_loss_gain_low is None:
+        return False
+    return 2.0 * worse.log_loss_gain - worse.log_loss_gain_low <= policy.resolution
 
 
 def alpha_of(num_analyses: int, policy: ProbationPolicy) -> float:

@@ -30,7 +30,7 @@ class ProblemKind(StrEnum):
     HOST = "host"
     #: the environment or the env file
     SETTINGS = "settings"
-    #: a job of the daemon, which is tried again
+    #: a job of the daemon, which is retried
     JOB = "job"
     #: this program: an error that nothing in it expects
     DEFECT = "defect"

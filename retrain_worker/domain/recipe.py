@@ -106,8 +106,6 @@ class Recipe:
     constant_window: ConstantWindow = ConstantWindow.HOLD
     #: start from the incumbent's weights when its contract is the candidate's
     warm_start: bool = False
-    #: epochs of masked-patch pre-training, on labelled and open rows
-    pretrain_epochs: int = 0
     seed: int = 20260110
     #: compute threads, each with a share of every batch; 0: torch's default
     threads: int = 2
@@ -118,6 +116,9 @@ class Recipe:
     collapse_std: float = 0.005
     #: consecutive collapsed epochs that end the attempt
     collapse_epochs: int = 5
+    #: tunings that are tried beyond the preset's, and the minutes after which no further one begins
+    search_trials: int = 0
+    search_minutes: float = 60.0
 
     def trains_on_constant_windows(self, preset: Preset) -> bool:
         """Whether batches hold windows without information."""

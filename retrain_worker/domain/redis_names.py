@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_GROUP, STREAM_PREFIX
 
+#: stream of the dead letters of a consumer group
+DEAD_LETTER_PREFIX = "quantum:dead_letter:"
 DEFAULT_PREFIX = STREAM_PREFIX.partition(":")[0]
 #: of prefix and instance
 NAME = re.compile(r"[A-Za-z0-9_.-]+")

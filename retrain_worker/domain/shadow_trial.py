@@ -35,10 +35,11 @@ def trial_policy(gate: GatePolicy, shadow: ShadowPolicy, verdict: Verdict) -> Ga
     """The gates' policy on the rows of a trial; `verdict`: that of the gate.
 
     A candidate that passed the gate has paid for daily asking there. One that could not be judged has not: it keeps the
-    error probability that the gate required.
+    error probabilities that the gate required.
     """
-    has_passed = verdict.decision is Decision.PASS
-    return replace(gate, skill_alpha=shadow.skill_alpha if has_passed else verdict.policy.skill_alpha)
+    if verdict.decision is Decision.PASS:
+        return replace(gate, skill_alpha=shadow.skill_alpha, gain_alpha=shadow.skill_alpha)
+    return replace(gate, skill_alpha=verdict.policy.skill_alpha, gain_alpha=verdict.policy.gain_alpha)
 
 
 def judge_shadow(evaluation: TrialEvaluation, *, policy: GatePolicy, shadow: ShadowPolicy, hours: float) -> Verdict:

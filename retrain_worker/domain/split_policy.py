@@ -21,7 +21,7 @@ class SplitPolicy:
     validation_share: float = 0.15
     #: hours after each boundary that belong to no part
     embargo_hours: float = 1.0
-    #: number of earlier periods, each as large as the validation part
+    #: number of earlier periods, each at most as long as the validation part
     backtest_folds: int = 3
 
 

@@ -3,8 +3,8 @@
 One worker per stage or one-off task: `python -m retrain_worker.worker REQUEST RESULT`. The request is a JSON file in
 the run folder, the result another, written atomically as its last act. Progress goes to the worker's stdout, one JSON
 object per line; its log goes to stderr. The worker ends when its stdin closes: the daemon holds the other end. A
-database URL may hold a password, so it is never in a file: it is passed in the worker's environment as
-DATABASE_URL_VARIABLE.
+database URL may hold a password, so it is in no file, environment or command line: the first line on the stdin of a
+worker that reads the database is a `DatabaseAccess`, JSON.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.trial_evaluation import TrialEvaluation
 from retrain_worker.errors import RetrainError
 
-DATABASE_URL_VARIABLE = "RETRAIN_WORKER_PROCESS_DATABASE_URL"
-
 #: the name of a feature that a model file does not name
 UNNAMED = "?"
 
@@ -41,14 +39,20 @@ class WorkerExit(IntEnum):
 
 
 class OneOffTask(StrEnum):
-    """What a worker is asked for outside any run."""
+    """A task of a worker outside any run."""
 
     #: inspect a model file
     INSPECT = "INSPECT"
     #: write a model file in the format of another runtime
     EXPORT = "EXPORT"
-    #: load a model file as an engine would, for an operator's order
+    #: load a model file as an engine would, for an operator's slot request
     VERIFY = "VERIFY"
+    #: write pages of runs (domain/report_request.py)
+    REPORT = "REPORT"
+    #: log a run to an MLflow server
+    MLFLOW = "MLFLOW"
+    #: copy models to MODELS_URL (domain/upload_request.py)
+    UPLOAD = "UPLOAD"
 
 
 class ExportFormat(StrEnum):
@@ -57,6 +61,16 @@ class ExportFormat(StrEnum):
     ONNX = "onnx"
     TORCH_EXPORT = "torch-export"
     SAFETENSORS = "safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseAccess:
+    """How a worker opens the trading database, or the MLflow server."""
+
+    #: as the file system encodes it: the path of a file need not be UTF-8
+    url: bytes = field(repr=False)
+    #: PGPASSWORD, where that is set; credentials of an object store
+    environment: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +166,8 @@ class TrainRequest:
     #: the model file that serves now, or None: its contract decides PRESET=auto
     incumbent_path: str | None
     empty_slot: EmptySlot = EmptySlot()
+    #: where the predictions on backtest folds are kept from run to run; empty: in `checkpoint_dir`
+    folds_dir: str = ""
     memory_limit_bytes: int = 0
 
 
@@ -186,6 +202,8 @@ class GateRequest:
     recipe: Recipe
     policy: GatePolicy
     empty_slot: EmptySlot = EmptySlot()
+    #: the folder of the last promoted run, whose features the report compares with; None = no run was promoted
+    reference_dir: str | None = None
     memory_limit_bytes: int = 0
 
 
@@ -200,18 +218,20 @@ class GateMeasured:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEvaluationRequest:
-    """One look of a shadow trial or a probation: read the table, record predictions, join outcomes, measure."""
+    """One evaluation of a shadow trial or a probation: read the table, record predictions, join outcomes, measure."""
 
     run_id: str
     run_dir: str
-    #: counts the looks, so that each asks anew
+    #: counts the evaluations, so that each is a new request
     number: int
     model_path: str
     #: what it is compared with, or None
     reference_path: str | None
     #: ISO 8601 UTC; only rows decided after it count
     since: str
-    #: names the book: another stage or another reference begins another
+    #: the folder of the snapshot that the model was trained and judged on: its rows never count; None: not known
+    snapshot_dir: str | None = None
+    #: names the prediction log: another stage or another reference begins another
     prediction_log: str
     #: ISO 8601 UTC
     now: str
@@ -228,7 +248,7 @@ class TrialEvaluationRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEvaluationResult:
-    """What the look found; the domain decides on it."""
+    """What the evaluation measured; the domain decides on it."""
 
     evaluation: TrialEvaluation
 
@@ -288,7 +308,7 @@ class FileReport:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectResult:
-    """One report for each path, in the order asked."""
+    """One report for each path, in the order of the request."""
 
     reports: tuple[FileReport, ...]
 
@@ -326,10 +346,13 @@ class WorkerError:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One line of the worker's stdout. `sentence` is what STATUS= shows."""
+    """One line of the worker's stdout. `message` is what STATUS= shows."""
 
     message: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    #: the part of the stage that is done, and the seconds that the rest will take; None: not known
+    share: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +360,8 @@ class Working:
     """The worker is at work."""
 
     message: str
+    share: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The model file: written durably, and verified completely when it is read.
 
 A model file is one file that torch.load(weights_only=True) accepts, with everything that a consumer needs
-(docs/contracts/model-file.md). Beside it are its checksum in the form of `sha256sum -c` and a readable manifest. `read`
+(docs/reference/model-file.md). Beside it are its checksum in the form of `sha256sum -c` and a readable manifest. `read`
 verifies hash, format, names, shapes, finite weights, and the canary: recorded windows whose probabilities the file must
 reproduce. Nothing in a model file is executed: weights_only=True, always (CVE-2025-32434 and CVE-2026-24747 are why
 torch is at least 2.10).
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from retrain_worker import durable_file, typed_json
 from retrain_worker.domain.artifact import (
+    CANARY_TOLERANCE,
     FORMAT,
     FORMAT_MAJOR,
     MODEL_NAME,
@@ -39,17 +40,15 @@ from retrain_worker.domain.artifact import (
 )
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.recipe import InputTransform, Preset
-from retrain_worker.errors import ArtifactError, ContractError
+from retrain_worker.errors import ArtifactError, ContractError, MalformedError
 from retrain_worker.model import patchtst, presets, safe_load
+from retrain_worker.model.checksum import stored_checksum
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
 
 #: `format` in the manifest of a file of the stack's older scripts
 OLDER_FORMAT = "engine state dict"
 #: windows kept in the canary
 CANARY_WINDOWS = 16
-#: largest difference to the recorded canary that is accepted, since machines round differently
-CANARY_TOLERANCE = 1e-5
-_MAX_CHECKSUM_BYTES = 4096
 #: a reader runs the model on all of them
 _MAX_CANARY_WINDOWS = 4096
 
@@ -80,7 +79,17 @@ class Bundle:
         return self.manifest.contract
 
     def probabilities(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """P(label = 1) (B,) of raw windows (B, T, F); gate, canary and follower all use this."""
+        """P(label = 1) (B,) of raw windows (B, T, F); gate, canary and follower all use this.
+
+        Raises ContractError when the windows have another length or number of features.
+        """
+        expected = (self.contract.context_length, len(self.contract.feature_names))
+        if windows.shape[1:] != expected:
+            raise ContractError(
+                f"the windows have shape {windows.shape}, not (n, {expected[0]}, {expected[1]})",
+                where=self.path.name,
+                remedy=f"a window is {expected[0]} rows of the features {', '.join(self.contract.feature_names)}",
+            )
         return patchtst.probabilities(self.model, windows)
 
     def canary_error(self) -> float | None:
@@ -111,6 +120,7 @@ def write(
     `canary_windows` (W, T, F) are raw windows. Raises ArtifactError when the model gives no finite probabilities,
     DiskFullError, SlotError or RetryLaterError when the disk fails.
     """
+    model = patchtst.folded(model)
     windows = np.ascontiguousarray(canary_windows[:CANARY_WINDOWS], dtype=np.float32)
     probabilities = patchtst.probabilities(model, windows)
     if not len(windows) or not np.isfinite(probabilities).all():
@@ -148,7 +158,7 @@ def write(
 def weights_sha256(model: PatchTST) -> str:
     """Hash of the weights alone, which version and time of writing do not change."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in patchtst.folded(model).state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -157,13 +167,19 @@ def weights_sha256(model: PatchTST) -> str:
 # ---------------------------------------------------------------- reading
 
 
-def read(path: Path, *, expected_sha256: str | None = None, feature_names: tuple[str, ...] = ()) -> Bundle:
+def read(
+    path: Path,
+    *,
+    expected_sha256: str | None = None,
+    feature_names: tuple[str, ...] = (),
+    follow_links: bool = True,
+) -> Bundle:
     """The model in `path`, verified. Raises ArtifactError with the reason when any check fails.
 
     The hash is compared with `expected_sha256`, else with the checksum file beside it, if there is one. `feature_names`
-    are used only for a file of the older scripts that does not contain its own.
+    are used only for a file of the older scripts that does not contain its own. The file is opened once.
     """
-    data = safe_load.bytes_of(path)
+    data = safe_load.bytes_of(path, follow_links=follow_links)
     _check_hash(path, data, expected_sha256)
     found = safe_load.loaded(path, data)
     bundle = _our_bundle(path, data, found) if _is_ours(found) else _older_bundle(path, data, found, feature_names)
@@ -184,17 +200,6 @@ def _check_hash(path: Path, data: bytes, expected_sha256: str | None) -> None:
         raise _unfit(
             path, f"its sha256 is {actual}, expected {expected_sha256 or 'one, but its checksum file is empty'}"
         )
-
-
-def stored_checksum(path: Path) -> str | None:
-    """The hash in the checksum file beside `path`: None without that file, empty when it holds none."""
-    try:
-        words = durable_file.read_regular(checksum_file(path), _MAX_CHECKSUM_BYTES).decode(errors="replace").split()
-    except FileNotFoundError:
-        return None
-    except OSError:
-        words = []
-    return words[0].lower() if words else ""
 
 
 def _is_ours(found: Mapping[str, Any]) -> bool:
@@ -229,7 +234,7 @@ def _our_bundle(path: Path, data: bytes, found: Mapping[str, Any]) -> Bundle:
         canary = Canary(
             windows=found["canary"]["windows"].numpy(), probabilities=found["canary"]["probabilities"].double().numpy()
         )
-    except (msgspec.ValidationError, KeyError, TypeError, ValueError, AttributeError, ContractError) as error:
+    except (MalformedError, KeyError, TypeError, ValueError, AttributeError, ContractError) as error:
         raise _unfit(path, f"its description is not valid ({type(error).__name__}: {error})") from error
     contract = manifest.contract
     if len(contract.feature_names) != config.num_features or contract.input_transform != config.input_transform:

@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retrain_worker import typed_json
+from retrain_worker.domain.artifact import CANARY_TOLERANCE
 from retrain_worker.domain.worker_protocol import ExportFormat, ExportRequest, ExportResult
-from retrain_worker.errors import ArtifactError, ContractError, UsageError
+from retrain_worker.errors import ArtifactError, ContractError, UsageError, install_extra
 from retrain_worker.model import bundle, patchtst
 from retrain_worker.model.bundle import Bundle
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
 
 #: of the ONNX graph: what onnxruntime, TensorRT and OpenVINO of 2024 read
 ONNX_OPSET = 18
-INSTALL = "pip install 'retrain-worker[export]'"
 
 Windows = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
@@ -69,13 +69,13 @@ def export(request: ExportRequest) -> ExportResult:
             raise UsageError(
                 f"--format {request.format} needs a package that is not installed ({error.name})",
                 where="export",
-                remedy=INSTALL,
+                remedy=install_extra("export"),
             ) from error
         canary_error = _largest_difference(predict, model_file)
-        if canary_error > bundle.CANARY_TOLERANCE:
+        if canary_error > CANARY_TOLERANCE:
             raise ArtifactError(
                 f"the answers of the {request.format} file to the canary differ by {canary_error:.3g}, more than "
-                f"{bundle.CANARY_TOLERANCE:g}; the file was removed",
+                f"{CANARY_TOLERANCE:g}; the file was removed",
                 where=str(output),
             )
         data = temporary.read_bytes()

@@ -21,6 +21,7 @@ from retrain_worker.domain.printable import printable
 from retrain_worker.domain.worker_protocol import UNNAMED, FileReport
 from retrain_worker.errors import ArtifactError, message_of
 from retrain_worker.model import bundle, presets, safe_load
+from retrain_worker.model.checksum import stored_checksum
 
 #: first bytes of files that are not models
 _SIGNATURES = (
@@ -113,7 +114,7 @@ def _is_text(sample: bytes) -> bool:
 
 
 def _checksum(path: Path, data: bytes) -> str:
-    stored = bundle.stored_checksum(path)
+    stored = stored_checksum(path)
     if stored is None:
         return "none"
     return "agrees" if stored == hashlib.sha256(data).hexdigest() else "differs"

@@ -14,7 +14,7 @@ H heads, K = D / H width of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from retrain_worker.domain.recipe import InputTransform
 from retrain_worker.errors import ContractError
@@ -41,7 +42,13 @@ MAX_LAYERS = 64
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {"layernorm": nn.LayerNorm, "batchnorm": nn.BatchNorm1d}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "gelu": functional.gelu}
-_POOLINGS = ("mean", "max", "flatten")
+_POOLINGS = ("mean", "max", "flatten", "weighted")
+#: of the weights of the patches before training: the logarithm of a patch's weight over that of the next older one
+RECENCY = 1.0
+#: the parameter behind these weights is smaller than their logarithms by this factor, so that they learn faster
+POOL_SPEED = 5.0
+#: smaller weights of patches count as this one where they are computed from a model file
+MIN_PATCH_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,7 @@ class PatchTSTConfig:
     is_pre_norm: bool
     #: relu | gelu
     activation: str
-    #: mean | max over the patches, or flatten them
+    #: mean | max over the patches, flatten them, or a weighted mean whose weights are learned, see `folded`
     pooling: str
     #: width of a hidden layer between the pooled features and the last layer; 0 = none, as in the paper. Without one a
     #: channel-independent network is a sum over features: it has no interactions of two, and its logit cannot saturate
@@ -231,8 +238,13 @@ class PatchTST(nn.Module):
         self.config = config
         self.patch_embedding = nn.Linear(config.patch_width, config.d_model)
         position_std = POSITION_STD[config.mixes_channels]
-        self.pos_encoding = nn.Parameter(position_std * torch.randn(1, config.num_patches, config.d_model))
+        self.pos_encoding = nn.Parameter(
+            nn.init.normal_(torch.empty(1, config.num_patches, config.d_model), std=position_std)
+        )
         self.transformer = Encoder(config)
+        if config.pooling == "weighted":
+            ages_N = torch.arange(config.num_patches - 1, -1, -1, dtype=torch.float32)
+            self.pool_N = nn.Parameter(ages_N * (-RECENCY / POOL_SPEED))
         self.head_hidden = nn.Linear(config.pooled_width, config.head_hidden) if config.head_hidden else None
         self.output_proj = nn.Linear(config.head_hidden or config.pooled_width, 1)
         if config.input_transform == InputTransform.STANDARDISE:
@@ -283,10 +295,16 @@ class PatchTST(nn.Module):
             z_BGND = z_BGND.mean(dim=2)
         elif config.pooling == "max":
             z_BGND = z_BGND.amax(dim=2)
+        elif config.pooling == "weighted":
+            z_BGND = (z_BGND * self.patch_weights()[:, None]).sum(dim=2)
         z = z_BGND.flatten(1)
         if self.head_hidden is not None:
             z = functional.dropout(_ACTIVATIONS[config.activation](self.head_hidden(z)), config.dropout, self.training)
         return self.output_proj(z).squeeze(-1)  # type: ignore[no-any-return]
+
+    def patch_weights(self) -> Tensor:
+        """(N,), oldest patch first, their sum is 1: the share of each in the pooled features of a weighted network."""
+        return torch.softmax(POOL_SPEED * self.pool_N, dim=0)
 
     def patches(self, x_BTC: Tensor) -> Tensor:
         """(S, N, P). Where patches do not cover the window, its oldest rows are left out."""
@@ -357,8 +375,56 @@ def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
+def folded_config(config: PatchTSTConfig) -> PatchTSTConfig:
+    """The architecture of a model file: flattened patches in the place of weighted ones."""
+    return replace(config, pooling="flatten") if config.pooling == "weighted" else config
+
+
+@torch.no_grad()
+def folded(model: PatchTST) -> PatchTST:
+    """A weighted network as one that flattens its patches, the weights being factors in the layer after them.
+
+    So a file of it is read by every version. Any other network is returned unchanged.
+    """
+    if model.config.pooling != "weighted":
+        return model
+    same, first = PatchTST(folded_config(model.config)), _after_pooling(model.config)
+    state = dict(model.state_dict())
+    del state["pool_N"]
+    blocks_OGND = state[first].view(-1, model.config.num_series, 1, model.config.d_model)
+    state[first] = (blocks_OGND * model.patch_weights()[:, None]).flatten(1)
+    same.load_state_dict(state)
+    return same.train(model.training)
+
+
+def unfolded_state(state: dict[str, Tensor], config: PatchTSTConfig) -> dict[str, Tensor]:
+    """The weights of the network `config` from those of its folded form: the inverse of `folded`."""
+    if config.pooling != "weighted":
+        return state
+    first = _after_pooling(config)
+    blocks_OGND = state[first].view(-1, config.num_series, config.num_patches, config.d_model)
+    sum_OGD = blocks_OGND.sum(dim=2)
+    weights_N = torch.einsum("ogd,ognd->n", sum_OGD, blocks_OGND) / sum_OGD.square().sum()
+    return state | {first: sum_OGD.flatten(1), "pool_N": weights_N.clamp_min(MIN_PATCH_WEIGHT).log() / POOL_SPEED}
+
+
+def _after_pooling(config: PatchTSTConfig) -> str:
+    """The name of the weight of the first layer after the pooling."""
+    return "head_hidden.weight" if config.head_hidden else "output_proj.weight"
+
+
 def shapes(config: PatchTSTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in the state dict, without allocating any."""
-    with torch.device("meta"):
+    with _Uninitialised(), torch.device("meta"):
         state: dict[str, Any] = PatchTST(config).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves new weights as they are: to draw some on the device meta, torch would import its compiler (2 s)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)

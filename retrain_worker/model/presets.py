@@ -65,7 +65,7 @@ def engine(*, num_features: int, dropout: float = 0.0) -> PatchTSTConfig:
 def paper(
     *, num_features: int, context_length: int, input_transform: InputTransform, dropout: float = 0.0
 ) -> PatchTSTConfig:
-    """The paper's network, sized for a few thousand samples: patches of 16 rows every 8, mean over patches."""
+    """The paper's network, sized for a few thousand samples: patches of 16 rows every 8, weighted."""
     return PatchTSTConfig(
         num_features=num_features,
         context_length=context_length,
@@ -79,7 +79,7 @@ def paper(
         norm="batchnorm",
         is_pre_norm=False,
         activation="gelu",
-        pooling="mean",
+        pooling="weighted",
         head_hidden=32,
         input_transform=input_transform,
         dropout=dropout,

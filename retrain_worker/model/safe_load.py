@@ -56,10 +56,10 @@ NUMPY_NAMES = frozenset(name for _, name in _NUMPY)
 _allow_list = threading.Lock()
 
 
-def bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path, *, follow_links: bool = True) -> bytes:
     """The whole file. Raises ArtifactError when it cannot be read or is larger than any model."""
     try:
-        return durable_file.read_regular(path, MAX_BYTES)
+        return durable_file.read_regular(path, MAX_BYTES, follow_links=follow_links)
     except OSError as error:
         raise ArtifactError(f"it cannot be read: {error.strerror or error}", where=str(path)) from error
 

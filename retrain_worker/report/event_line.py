@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from retrain_worker.domain.envelope import ReceivedEvent
+from retrain_worker.domain.printable import printable
 
 _LONGEST = 160
 
@@ -14,7 +15,7 @@ _LONGEST = 160
 def event_line(event: ReceivedEvent) -> str:
     """`2026-01-10 03:31:02  model.promoted  ...`, the instant in UTC. Never raises, whatever the payload lacks."""
     line = _LINES.get(event.event_type, _unknown)
-    text = "".join(c if c.isprintable() else " " for c in line(event.payload or event.flat))
+    text = printable(line(event.payload or event.flat))
     return f"{event.timestamp:%Y-%m-%d %H:%M:%S}  {event.event_type:<29} {text}".rstrip()
 
 
@@ -23,7 +24,8 @@ def _started(payload: Mapping[str, Any]) -> str:
 
 
 def _finished(payload: Mapping[str, Any]) -> str:
-    reasons = list(payload.get("reasons") or ())
+    reasons = payload.get("reasons")
+    reasons = reasons if isinstance(reasons, list) else []
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     reason = f": {reasons[0]}{more}" if reasons else ""
     return f"run {payload.get('run_id')} {payload.get('outcome')}{reason}"
@@ -33,18 +35,24 @@ def _promoted(payload: Mapping[str, Any]) -> str:
     auc = payload.get("auc")
     skill = f", AUC {auc:.3f}" if isinstance(auc, int | float) else ""
     shadow = ", shadow only" if payload.get("shadow_only") else ""
-    return f"{payload.get('new_version')} replaces {payload.get('old_version') or 'no model'}{skill}{shadow}"
+    return f"{_replacement(payload)}{skill}{shadow}"
 
 
 def _rolled_back(payload: Mapping[str, Any]) -> str:
-    restored = f"{payload.get('new_version')} restored" if payload.get("model_path") else "no model restored"
-    return f"{payload.get('old_version')} removed, {restored}: {payload.get('reason')}"
+    reason = f": {payload.get('reason') or 'no reason is given'}"
+    if not payload.get("model_path"):
+        return f"{payload.get('old_version') or 'the model'} removed, the slot names no model{reason}"
+    return f"{_replacement(payload)}, rolled back{reason}"
 
 
 def _changed_externally(payload: Mapping[str, Any]) -> str:
     if not payload.get("model_path"):
         return f"{payload.get('old_version')} removed externally, the slot names no model"
-    return f"{payload.get('new_version')} replaces {payload.get('old_version') or 'no model'}, changed externally"
+    return f"{_replacement(payload)}, changed externally"
+
+
+def _replacement(payload: Mapping[str, Any]) -> str:
+    return f"{payload.get('new_version') or 'an unnamed model'} replaces {payload.get('old_version') or 'no model'}"
 
 
 def _served(payload: Mapping[str, Any]) -> str:

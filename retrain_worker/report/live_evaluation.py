@@ -12,7 +12,7 @@ def trial_pairs(run: Run) -> tuple[tuple[str, str], ...]:
     forced = run.facts.gate.forced if run.facts.gate else None
     found = [
         ("shadow", _trial(shadow) if shadow else ""),
-        ("probation", _probation(probation, run) if probation else _probation_begins(run)),
+        ("probation", _probation(probation) if probation else _probation_begins(run)),
         ("engine", probation.engine_finding if probation else ""),
         ("forced", _forced(forced) if forced else ""),
     ]
@@ -28,10 +28,10 @@ def _probation_begins(run: Run) -> str:
     return "begins" if run.stage is Stage.PROBATION and not run.is_finished else ""
 
 
-def _probation(facts: ProbationFacts, run: Run) -> str:
-    analyses = f"; {facts.num_analyses} interim analyses" + ("" if run.is_finished else " so far")
+def _probation(facts: ProbationFacts) -> str:
+    analyses = f", {facts.num_analyses} interim analyses"
     reason = f"; rolled back: {facts.rollback_reason}" if facts.rollback_reason else ""
-    return f"{_counts(facts)}{_against(facts, 'the model it replaced')}{analyses}{reason}{_problem(facts)}"
+    return f"{_counts(facts)}{analyses}{_against(facts, 'the model it replaced')}{reason}{_problem(facts)}"
 
 
 def _forced(forced: ForcedPromotion) -> str:
@@ -41,10 +41,9 @@ def _forced(forced: ForcedPromotion) -> str:
 
 
 def _counts(facts: TrialFacts) -> str:
-    return (
-        f"{facts.num_predictions} predictions logged since {facts.since:%Y-%m-%d %H:%M} UTC, "
-        f"{facts.num_early_predictions} of them before their outcome; {facts.num_outcomes} outcomes known"
-    )
+    early = f" ({facts.num_early_predictions} before the outcome was known)" if facts.num_predictions else ""
+    since = f"since {facts.since:%Y-%m-%d %H:%M} UTC"
+    return f"{facts.num_predictions} predictions logged {since}{early}, {facts.num_outcomes} outcomes known"
 
 
 def _against(facts: TrialFacts, reference: str) -> str:

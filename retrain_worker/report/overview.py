@@ -6,26 +6,34 @@ obey them. They are not escaped for HTML; the page does that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePath
 
+from retrain_worker.domain.audit_findings import Severity
 from retrain_worker.domain.facts import PullFacts, TrainFacts
 from retrain_worker.domain.gates import GateOutcome, GateResult, Scorecard
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
+from retrain_worker.domain.report_request import EngineTraffic
 from retrain_worker.report.formatting import NOTHING, count, duration, number, plain, share
 from retrain_worker.report.live_evaluation import trial_pairs
-from retrain_worker.report.result import EngineTraffic, RunResult
+from retrain_worker.report.result import RunResult
 
 Pairs = tuple[tuple[str, str], ...]
 
 #: how an outcome, a gate or a finding is coloured and marked
-GOOD, BAD, OPEN, QUIET = "good", "bad", "open", "quiet"
-MARKS = {GOOD: "✔", BAD: "✘", OPEN: "?", QUIET: "·"}
+GOOD, WARN, BAD, OPEN, QUIET = "good", "warn", "bad", "open", "quiet"
+MARKS = {GOOD: "✔", WARN: "!", BAD: "✘", OPEN: "?", QUIET: "·"}
+#: tone -> colour
+STYLES = {GOOD: "green", WARN: "yellow", BAD: "red", OPEN: "yellow", QUIET: "cyan"}
 GATE_TONES = {GateOutcome.PASS: GOOD, GateOutcome.FAIL: BAD, GateOutcome.UNDECIDED: OPEN}
 
-_TONES = {
+#: the finding of the audit on the age of the newest labelled row
+_STALENESS = "time.staleness"
+#: None: the run is in progress
+TONES = {
+    None: OPEN,
     Outcome.PROMOTED: GOOD,
     Outcome.REFUSED: BAD,
     Outcome.FAILED: BAD,
@@ -64,13 +72,17 @@ class Overview:
     """A run at a glance. Empty tuples and None: the run ended before."""
 
     outcome: str
+    #: of a promotion: confirmed or not, on probation
+    qualifier: str
     tone: str
     message: str
     reasons: tuple[str, ...]
+    #: what limits the outcome: warnings of the audit, a missing confirmation, a forced promotion
+    warnings: tuple[str, ...]
     next_step: str
     rows: Pairs
     classes: Cells | None
-    #: candidate, incumbent, Bayes-optimal model on the same rows, and how many rows
+    #: candidate, incumbent, trivial baseline, Bayes-optimal model on the same rows, and how many rows
     scores: Cells | None
     holdout_rows: str
     incumbent_absence: str
@@ -91,14 +103,16 @@ def overview(result: RunResult) -> Overview:
     run, facts, gated = result.run, result.run.facts, result.run.facts.gate
     return Overview(
         outcome=run.outcome or "IN PROGRESS",
-        tone=_TONES[run.outcome] if run.outcome else OPEN,
+        qualifier=_qualifier(run),
+        tone=_tone(run),
+        warnings=tuple(_warnings(run)),
         message=_message(result),
         # the message of a promotion has all of it
         reasons=() if run.outcome is Outcome.PROMOTED else tuple(plain(reason) for reason in run.reasons),
         next_step=_next_step(run),
         rows=_rows(facts.pull, facts.train) if facts.pull else (),
         classes=_classes(facts.train) if facts.train else None,
-        scores=_scores(result.candidate, result.incumbent, result.bayes_auc) if result.candidate else None,
+        scores=_scores(result.candidate, result.incumbent, facts.train, result.bayes_auc) if result.candidate else None,
         holdout_rows=count(result.candidate.n if result.candidate else None),
         incumbent_absence=plain(gated.incumbent_absence) if gated else "",
         gates=printable(gated.verdict.gates) if gated else (),
@@ -146,10 +160,48 @@ def _message(result: RunResult) -> str:
     return messages[run.outcome]
 
 
+def _tone(run: Run) -> str:
+    """A promotion is good when the engine was seen serving a model of recent rows that no operator has forced."""
+    if run.outcome is not Outcome.PROMOTED:
+        return TONES[run.outcome]
+    promoted, gated, audited = run.facts.promote, run.facts.gate, run.facts.audit
+    confirmed = promoted.confirmed if promoted else None
+    is_stale = any(
+        finding.name == _STALENESS and finding.severity is not Severity.OK
+        for finding in (audited.findings if audited else ())
+    )
+    if is_stale or confirmed is False or (gated and gated.forced) or run.facts.unreadable:
+        return WARN
+    return GOOD if confirmed else QUIET
+
+
+def _qualifier(run: Run) -> str:
+    if run.outcome is not Outcome.PROMOTED:
+        return ""
+    promoted = run.facts.promote
+    confirmed = promoted.confirmed if promoted else None
+    how = {True: "confirmed", False: "not confirmed", None: "without confirmation"}[confirmed]
+    return f"{how}, on probation" if run.stage is Stage.PROBATION and not run.is_finished else how
+
+
+def _warnings(run: Run) -> Iterator[str]:
+    facts, promoted, forced = run.facts, run.facts.promote, run.facts.gate.forced if run.facts.gate else None
+    if run.outcome is Outcome.PROMOTED and promoted and promoted.confirmed is False:
+        yield plain(f"the engine was not seen serving the model: {promoted.confirmation or 'no cause is known'}")
+    if forced:
+        yield plain(f"forced promotion by {forced.by}: {forced.reason}")
+    for finding in facts.audit.findings if facts.audit else ():
+        if finding.severity is Severity.WARNING:
+            yield plain(finding.message)
+    for name, cause in facts.unreadable.items():
+        yield plain(f"what the stage {name} stored cannot be read: {cause}")
+
+
 def _confirmation(run: Run) -> str:
     promoted = run.facts.promote
     how = plain((promoted and promoted.confirmation) or "no confirmation was requested")
-    return f"confirmed: {how}" if promoted and promoted.confirmed else f"not confirmed: {how}"
+    confirmed = promoted.confirmed if promoted else None
+    return how if confirmed is None else f"confirmed: {how}" if confirmed else f"not confirmed: {how}"
 
 
 def _unchanged(result: RunResult) -> str:
@@ -164,12 +216,14 @@ def _model_name(path: str | None) -> str:
 def _next_step(run: Run) -> str:
     if run.outcome is Outcome.REFUSED and run.facts.gate:
         return (
-            "The next run trains on the rows that have arrived by then. The refused candidate stays in its run folder."
+            "`retrain-worker gates` shows how far each measurement is from its limit. The next run trains on the rows "
+            "that have arrived by then. The refused candidate stays in its run folder."
         )
     if run.outcome is Outcome.SKIPPED and run.facts.gate:
         return "`retrain-worker resume` ends the pause; the rows of this run are new for the next one."
     steps = {
-        Outcome.PROMOTED: "The engine's other settings, PATCHTST_SHADOW_ONLY among them, are unchanged.",
+        Outcome.PROMOTED: "`retrain-worker rollback` returns the previous model. The engine's other settings, "
+        "PATCHTST_SHADOW_ONLY among them, are unchanged.",
         Outcome.REFUSED: "Correct what the reasons name; the next run reads the data again.",
         Outcome.SKIPPED: "The next run counts again; MIN_NEW_SAMPLES is the number of new outcomes that it requires.",
         Outcome.FAILED: "The next run starts from the beginning; `retrain-worker check` lists what is missing.",
@@ -196,7 +250,10 @@ def _rows(pulled: PullFacts, trained: TrainFacts | None) -> Pairs:
         f"{count(rows.contradictions)} with a label that contradicts its profit",
     ]
     unused += [f"{count(number_left)} {plain(reason)}" for reason, number_left in rows.quarantined.items()]
-    left_out = [f"{count(left)} {plain(reason)}" for reason, left in (trained.left_out if trained else {}).items()]
+    left_out = [
+        f"{count(left)} {plain(reason.replace('_', ' '))}"
+        for reason, left in (trained.left_out if trained else {}).items()
+    ]
     found = [
         ("rows", _listed(read)),
         ("not used", _listed(unused)),
@@ -217,11 +274,17 @@ def _classes(trained: TrainFacts) -> Cells:
     return Cells(head=("part", "WIN", "LOSS", "share of WIN"), rows=tuple(rows))
 
 
-def _scores(candidate: Scorecard, incumbent: Scorecard | None, bayes_auc: float | None) -> Cells:
+def _scores(
+    candidate: Scorecard, incumbent: Scorecard | None, trained: TrainFacts | None, bayes_auc: float | None
+) -> Cells:
     cards = {"candidate": candidate, **({"incumbent": incumbent} if incumbent else {})}
-    head = ["", *cards]
-    rows = [[title, *(number(getattr(card, name)) for card in cards.values())] for name, title in _SCORES]
-    rows.append(["BUY / HOLD / SELL", *(_actions(card) for card in cards.values())])
+    base = baseline(candidate, trained.prior if trained else 0.5)
+    head = ["", *cards, "baseline"]
+    rows = [
+        [title, *(number(getattr(card, name)) for card in cards.values()), number(base.get(name))]
+        for name, title in _SCORES
+    ]
+    rows.append(["BUY / HOLD / SELL", *(actions(card.actions) for card in cards.values()), ""])
     if bayes_auc is not None:
         head.append("Bayes-optimal")
         for row in rows:
@@ -229,12 +292,29 @@ def _scores(candidate: Scorecard, incumbent: Scorecard | None, bayes_auc: float 
     return Cells(head=tuple(head), rows=tuple(map(tuple, rows)), is_first_row_bold=True)
 
 
-def _actions(card: Scorecard) -> str:
-    return " / ".join(share(card.actions.get(name)) for name in ("BUY", "HOLD", "SELL"))
+def baseline(candidate: Scorecard, prior: float) -> dict[str, float | None]:
+    """The scores of the trivial model on the same rows: the prior of the training part, the commoner class."""
+    wins = candidate.num_win / candidate.n if candidate.n else 0.5
+    return {
+        "auc": 0.5,
+        "log_loss": candidate.prior_log_loss,
+        "brier": wins * (1.0 - prior) ** 2 + (1.0 - wins) * prior**2,
+        "ece": abs(wins - prior),
+        "accuracy": max(wins, 1.0 - wins),
+        "p_std": 0.0,
+    }
+
+
+def actions(shares: Mapping[str, float]) -> str:
+    """The shares of BUY, HOLD and SELL."""
+    return " / ".join(share(shares.get(name)) for name in ("BUY", "HOLD", "SELL"))
 
 
 def _slot(result: RunResult) -> Pairs:
-    """PATCHTST_MODEL_PATH before and now. Only a promotion changes it."""
+    """PATCHTST_MODEL_PATH before and now. Only a promotion changes it; AUDIT is the first stage that reads it."""
+    facts = result.run.facts
+    if not (facts.promote or facts.train or facts.audit):
+        return ()
     before = plain(result.previous_model_path or "not set")
     if result.model_path and result.run.outcome is Outcome.PROMOTED:
         return (("before", before), ("now", plain(result.model_path)))

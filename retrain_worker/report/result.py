@@ -9,16 +9,8 @@ from typing import Any
 
 from retrain_worker.domain.gates import Scorecard
 from retrain_worker.domain.lifecycle import Run
+from retrain_worker.domain.report_request import EngineTraffic
 from retrain_worker.report.live_evaluation import trial_pairs
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineTraffic:
-    """The answers of one model in an engine that answered during the swap."""
-
-    answered: int = 0
-    failed: int = 0
-    slowest_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +53,7 @@ class RunResult:
 
 
 def as_object(result: RunResult) -> dict[str, Any]:
-    """The object that `--json` prints (docs/contracts/command-line.md)."""
+    """The object that `--json` prints (report/run_object.py has its types)."""
     run, facts = result.run, result.run.facts
     pulled, trained, gated, promoted = facts.pull, facts.train, facts.gate, facts.promote
     found: dict[str, Any] = {
@@ -73,7 +65,7 @@ def as_object(result: RunResult) -> dict[str, Any]:
         "started_at": run.created_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "unreadable": facts.unreadable,
-        "rows": pulled.rows if pulled else {},
+        "rows": pulled.rows if pulled else None,
         "symbols": pulled.symbols if pulled else {},
         "feature_names": pulled.feature_names if pulled else (),
         "first_at": pulled.first_at.isoformat() if pulled and pulled.first_at else None,
@@ -109,4 +101,6 @@ def as_object(result: RunResult) -> dict[str, Any]:
         "report": str(result.report) if result.report else None,
         "seconds": run.seconds,
     }
-    return found | ({"engine": result.engine, "bayes_auc": result.bayes_auc} if result.engine else {})
+    if result.engine:
+        found["engine"], found["bayes_auc"] = result.engine, result.bayes_auc
+    return found

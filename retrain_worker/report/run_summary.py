@@ -2,56 +2,79 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from retrain_worker.domain.gates import GateResult, Scorecard
-from retrain_worker.report.formatting import NOTHING, count, share
+from retrain_worker.domain.gates import Fold, GateResult, Scorecard
+from retrain_worker.report.formatting import NOTHING, count, number, plain, share, signed
 from retrain_worker.report.overview import (
-    BAD,
     GATE_TONES,
-    GOOD,
     MARKS,
-    OPEN,
-    QUIET,
+    STYLES,
     Cells,
     Overview,
     Pairs,
+    actions,
     overview,
     printable,
 )
 from retrain_worker.report.result import RunResult
 
-_WIDTH = 100
 _LABEL_WIDTH = 14
-_STYLES = {GOOD: "green", BAD: "red", OPEN: "yellow", QUIET: "cyan"}
 
 
-def summary(result: RunResult, *, colour: bool = False) -> str:
-    """The summary of a run, 100 columns wide. Only paths may be longer, so that they can be copied."""
+def summary(result: RunResult) -> RenderableType:
+    """The summary of a run, as wide as the console. Only paths may be longer, so that they can be copied."""
     seen = overview(result)
-    return _printed(_head(seen, result.run.run_id), *_body(seen), colour=colour)
+    return Group(_head(seen, result.run.run_id), *_body(seen))
 
 
-def gates_table(gates: Sequence[GateResult]) -> str:
-    """The checks of each gate, and its message."""
-    shown, messages = printable(gates), Table.grid(padding=(0, 2))
-    for gate in shown:
-        messages.add_row(_mark(gate), Text(gate.message))
-    table = _gates(shown)
-    return _printed(table, Text(), messages, colour=False) if table else "the gates were not evaluated"
+def gates_table(gates: Sequence[GateResult]) -> RenderableType:
+    """The checks of each gate, and what else its message states."""
+    return _gates(printable(gates), has_details=True) or Text("the gates were not evaluated")
 
 
-def hit_rates(card: Scorecard | None) -> str:
-    """The hit rate in each bucket of P(WIN); empty without buckets."""
+def slices_table(card: Scorecard | None) -> RenderableType:
+    """Each symbol and each half of the holdout, the weakest first; nothing without slices."""
+    slices = sorted(card.slices if card else (), key=lambda part: (part.auc is None, part.auc))
+    if not slices:
+        return Group()
+    table = _table("slice", "rows", "AUC", "upper bound", "BUY / HOLD / SELL")
+    for part in slices:
+        table.add_row(plain(part.name), count(part.n), number(part.auc), number(part.auc_high), actions(part.actions))
+    weakest = slices[0]
+    title = Text("\nSlices of the holdout", style="bold")
+    if weakest.auc is not None:
+        title.append(f"; weakest: {plain(weakest.name)} with AUC {number(weakest.auc)}", style="not bold")
+    return Group(title, table)
+
+
+def folds_table(folds: Sequence[Fold]) -> RenderableType:
+    """The backtest folds, newest first; nothing without folds."""
+    if not folds:
+        return Group()
+    table = _table("from", "to", "rows", "AUC", "log loss gain")
+    for fold in folds:
+        table.add_row(
+            *(at[:16].replace("T", " ") for at in (fold.first_at, fold.last_at)),
+            count(fold.n),
+            number(fold.auc),
+            signed(fold.log_loss_gain),
+        )
+    return Group(Text("\nBacktest folds (same configuration, earlier cut-offs):", style="bold"), table)
+
+
+def hit_rates(card: Scorecard | None) -> RenderableType:
+    """The hit rate in each bucket of P(WIN); nothing without buckets."""
+    if card is None or not card.buckets:
+        return Group()
     table = _table("P(WIN)", "rows", "mean P(WIN)", "hit rate", "95 % interval")
-    for bucket in card.buckets if card else ():
+    for bucket in card.buckets:
         interval = f"{share(bucket.hit_rate_low)} to {share(bucket.hit_rate_high)}"
         table.add_row(
             f"{bucket.low:.1f} to {bucket.high:.1f}",
@@ -60,19 +83,21 @@ def hit_rates(card: Scorecard | None) -> str:
             share(bucket.hit_rate),
             NOTHING if bucket.hit_rate_low is None else interval,
         )
-    return _printed(table, colour=False) if table.row_count else ""
+    return Group(Text("\nHit rate by P(WIN)", style="bold"), table)
 
 
 def _head(seen: Overview, run_id: str) -> RenderableType:
-    style = _STYLES[seen.tone]
+    style = STYLES[seen.tone]
     lines = [
         Text.assemble((f"{MARKS[seen.tone]} {seen.outcome}", f"bold {style}"), f"   run {run_id}"),
         Text(seen.message),
     ]
+    if seen.warnings:
+        lines += [Text(), *(Text.assemble(("warning ", "yellow"), warning) for warning in seen.warnings)]
     if seen.reasons:
         lines += [Text(), *(Text.assemble(("reason ", "dim"), reason) for reason in seen.reasons)]
     lines += [Text(), Text.assemble(("next ", "dim"), seen.next_step)] if seen.next_step else []
-    return Panel(Group(*lines), box=box.ROUNDED, border_style=style, width=_WIDTH)
+    return Panel(Group(*lines), box=box.ROUNDED, border_style=style)
 
 
 def _body(seen: Overview) -> Iterator[RenderableType]:
@@ -122,51 +147,35 @@ def _cells(cells: Cells | None) -> RenderableType | None:
     return table
 
 
-def _gates(gates: Sequence[GateResult]) -> Table | None:
+def _gates(gates: Sequence[GateResult], *, has_details: bool = False) -> Table | None:
     if not gates:
         return None
-    table = Table(box=box.SIMPLE_HEAD, width=_WIDTH, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column("  gate", no_wrap=True, width=24)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("  gate", overflow="fold", min_width=19, max_width=24)
     table.add_column("measured", ratio=1, overflow="fold")
-    table.add_column("required", no_wrap=True, width=13)
+    table.add_column("required", no_wrap=True)
     for gate in gates:
         if not gate.checks:
             table.add_row(_mark(gate), Text(gate.message), Text())
         for place, check in enumerate(gate.checks):
-            style = "" if check.is_met or not gate.counts else _STYLES[GATE_TONES[gate.result]]
+            style = "" if check.is_met or not gate.counts else STYLES[GATE_TONES[gate.result]]
             table.add_row(_mark(gate) if place == 0 else Text(), Text(check.measured, style), Text(check.required))
+        if has_details and gate.checks and gate.detail:
+            table.add_row(Text(), Text(gate.detail, "dim"), Text())
     return table
 
 
 def _mark(gate: GateResult) -> Text:
     tone = GATE_TONES[gate.result]
     if gate.counts:
-        return Text(f"  {MARKS[tone]} {gate.name}", style=_STYLES[tone])
+        return Text(f"  {MARKS[tone]} {gate.name}", style=STYLES[tone])
     return Text(f"  {MARKS[tone]} {gate.name} (advisory)", style="dim")
 
 
 def _table(first: str, *others: str) -> Table:
     """The first column to the left, numbers to the right."""
-    table = Table(box=None, padding=(0, 3, 0, 2), header_style="dim")
-    table.add_column(Text(first), min_width=22)
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column(Text(first), min_width=14)
     for name in others:
         table.add_column(Text(name), justify="right")
     return table
-
-
-def _printed(*parts: RenderableType, colour: bool) -> str:
-    """Without markup: symbols and reasons may contain brackets."""
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=_WIDTH,
-        force_terminal=colour,
-        no_color=not colour,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-    )
-    for part in parts:
-        console.print(part, crop=False)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

@@ -14,12 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from retrain_worker.domain.decoding import MAX_NAME
 from retrain_worker.domain.envelope import ReceivedEvent, received
+from retrain_worker.domain.redis_names import DEAD_LETTER_PREFIX
+from retrain_worker.domain.typed_events import TypedEvent
+from retrain_worker.errors import MalformedError
 from retrain_worker.redis_client import (
     DEAD_LETTER_LENGTH,
-    DEAD_LETTER_PREFIX,
+    PAGE,
     dead_letter_fields,
     entries_in,
     is_no_group,
@@ -27,7 +31,7 @@ from retrain_worker.redis_client import (
     text_of,
 )
 from retrain_worker.serving.handled_events import HandledEvents
-from retrain_worker.serving.io_drivers import Pause, Steps, call
+from retrain_worker.serving.io_drivers import Call, Pause, Steps, call
 
 #: of one blocking read; less than the socket timeout
 BLOCK_SECONDS = 1.0
@@ -35,6 +39,7 @@ SOCKET_TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
 _LONGEST_PAUSE_SECONDS = 30.0
 #: entries of a stream whose ids are read at start
 _LOOK_BACK = 1_000
+#: pending entries of one reply
 _PAGE = 100
 _log = logging.getLogger(__name__)
 
@@ -80,6 +85,8 @@ class EventReader:
         self._is_ready = False
         self._reclaim_at = 0.0
         self._problem: str | None = None
+        #: messages about refused commands, each logged once
+        self._refusals: set[str] = set()
         self._pause_seconds = 0.0
 
     def step(self) -> Steps[ReceivedEvent | None]:
@@ -95,12 +102,12 @@ class EventReader:
         self._note_recovery()
         return event
 
-    def acknowledge(self, event: ReceivedEvent) -> Steps[None]:
+    def acknowledge(self, event: TypedEvent[str, Any]) -> Steps[None]:
         """Mark the event as handled. If Redis cannot be reached, it is acknowledged when it is delivered again."""
         self._handled.add(event.event_id)
         self._unacknowledged.discard((event.stream, event.stream_id))
         try:
-            yield call("xack", event.stream, self._policy.group, event.stream_id)
+            yield from self._unless_refused(call("xack", event.stream, self._policy.group, event.stream_id), None)
         except RedisError as error:
             _log.debug("acknowledgement of %s not delivered: %s", event.event_id, self._message_of(error))
 
@@ -120,7 +127,7 @@ class EventReader:
                 self._policy.group,
                 self._policy.consumer,
                 dict.fromkeys(self._policy.streams, ">"),
-                count=_PAGE,
+                count=PAGE,
                 block=max(1, int(seconds * 1000)),
             )
             self._fresh.extend(streams_in(reply))
@@ -132,7 +139,7 @@ class EventReader:
         """The event in an entry; None when it was handled before or is dead-lettered."""
         try:
             event = received(stream, stream_id, fields)
-        except ValueError as error:
+        except MalformedError as error:
             yield from self._refuse(stream, stream_id, fields, str(error))
             return None
         if event.event_id in self._handled:
@@ -145,19 +152,32 @@ class EventReader:
         self._unacknowledged.add((stream, stream_id))
         return event
 
+    def _unless_refused(self, request: Call, otherwise: Any) -> Steps[Any]:
+        """The reply; `otherwise` where an ACL refuses a command that the delivery of new events does not need."""
+        try:
+            return (yield request)
+        except NoPermissionError as error:
+            message = self._message_of(error)
+            if message not in self._refusals:
+                self._refusals.add(message)
+                _log.warning("%s", message)
+            return otherwise
+
     def _refuse(self, stream: str, stream_id: str, fields: dict[bytes, bytes], reason: str) -> Steps[None]:
         kept = dead_letter_fields(stream=stream, entry_id=stream_id, fields=fields, reason=reason)
-        yield call("xadd", DEAD_LETTER_PREFIX + self._policy.group, kept, maxlen=DEAD_LETTER_LENGTH)
-        yield call("xack", stream, self._policy.group, stream_id)
+        dead_letters = DEAD_LETTER_PREFIX + self._policy.group
+        yield from self._unless_refused(call("xadd", dead_letters, kept, maxlen=DEAD_LETTER_LENGTH), None)
+        yield from self._unless_refused(call("xack", stream, self._policy.group, stream_id), None)
         _log.warning("entry %s of %s is dead-lettered: %s", stream_id, stream, reason)
 
     def _claim(self, waiting: _PendingEntry) -> Steps[ReceivedEvent | None]:
         """Claim one entry. Each claim counts as a delivery, so entries are claimed one at a time."""
         group, stream, stream_id = self._policy.group, waiting.stream, waiting.stream_id
-        reply = yield call("xclaim", stream, group, self._policy.consumer, waiting.min_idle_milliseconds, [stream_id])
+        claim = call("xclaim", stream, group, self._policy.consumer, waiting.min_idle_milliseconds, [stream_id])
+        reply = yield from self._unless_refused(claim, None)
         for claimed_id, fields in entries_in(reply):
             return (yield from self._offer(stream, claimed_id, fields, tries=waiting.times_delivered + 1))
-        if not (yield call("xrange", stream, stream_id, stream_id)):
+        if not (yield from self._unless_refused(call("xrange", stream, stream_id, stream_id), otherwise=True)):
             yield call("xack", stream, group, stream_id)  # trimmed while it was pending
         return None
 
@@ -187,15 +207,22 @@ class EventReader:
 
     def _last_delivered(self, stream: str) -> Steps[bytes]:
         """The last id delivered to the group; 0-0 when the group has just been destroyed."""
-        groups = yield call("xinfo_groups", stream)
+        groups = yield from self._unless_refused(call("xinfo_groups", stream), [])
         found = (group["last-delivered-id"] for group in groups if text_of(group["name"]) == self._policy.group)
         return next(found, b"0-0")
 
     def _learn_handled(self, stream: str, passed: bytes, pending: set[bytes]) -> Steps[None]:
         """Remember delivered entries that are not pending: a consumer of the group has handled them."""
-        for stream_id, fields in entries_in((yield call("xrevrange", stream, passed, "-", count=_LOOK_BACK))):
-            if stream_id.encode() not in pending and b"event_id" in fields:
-                self._handled.add(text_of(fields[b"event_id"]))
+        newest = text_of(passed)
+        for _ in range(_LOOK_BACK // PAGE):
+            reply = yield from self._unless_refused(call("xrevrange", stream, newest, "-", count=PAGE), None)
+            page = entries_in(reply)
+            for stream_id, fields in page:
+                if stream_id.encode() not in pending and b"event_id" in fields:
+                    self._handled.add(text_of(fields[b"event_id"][:MAX_NAME]))
+            if len(page) < PAGE:
+                break
+            newest = f"({page[-1][0]}"
 
     def _find_abandoned(self) -> Steps[None]:
         """Entries that any consumer of the group has held for too long."""
@@ -210,7 +237,9 @@ class EventReader:
         found: list[dict[str, Any]] = []
         start = "-"
         while page := (
-            yield call("xpending_range", stream, self._policy.group, start, "+", _PAGE, idle=idle_milliseconds)
+            yield from self._unless_refused(
+                call("xpending_range", stream, self._policy.group, start, "+", _PAGE, idle=idle_milliseconds), []
+            )
         ):
             found += page
             start = f"({text_of(page[-1]['message_id'])}"

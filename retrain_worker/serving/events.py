@@ -22,15 +22,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import redis
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from retrain_worker.domain.envelope import ReceivedEvent
 from retrain_worker.domain.events import EVENT_TYPES, stream_of
 from retrain_worker.domain.redis_names import DEFAULT_PREFIX, RedisNames
+from retrain_worker.domain.redis_rights import Role
+from retrain_worker.domain.typed_events import ModelEvent, TypedEvent
 from retrain_worker.redis_client import connect, connect_async, problem_of
 from retrain_worker.serving.event_reader import SOCKET_TIMEOUT_SECONDS, EventReader, ReaderPolicy
 from retrain_worker.serving.handled_events import HandledEvents
@@ -69,6 +70,7 @@ class _EventConsumer:
         self._client = self._connect(
             redis_url,
             names=RedisNames(prefix=prefix),
+            role=Role.CONSUMER,
             socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS,
             client_name=f"model-events:{consumer}",
         )
@@ -100,11 +102,11 @@ class ModelEvents(_EventConsumer):
     _client: redis.Redis
     _stopped: threading.Event
 
-    def __iter__(self) -> Iterator[ReceivedEvent]:
+    def __iter__(self) -> Iterator[ModelEvent]:
         while not self._stopped.is_set():
             event = drive(self._reader.step(), self._client, self._stopped)
             if event is not None:
-                yield event
+                yield cast(ModelEvent, event)
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +117,7 @@ class ModelEvents(_EventConsumer):
         self.stop()
         self._client.close()
 
-    def acknowledge(self, event: ReceivedEvent) -> None:
+    def acknowledge(self, event: TypedEvent[str, Any]) -> None:
         """Mark the event as handled. If Redis cannot be reached, it is acknowledged when it is delivered again."""
         drive(self._reader.acknowledge(event), self._client, self._stopped)
 
@@ -131,11 +133,11 @@ class AsyncModelEvents(_EventConsumer):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> ReceivedEvent:
+    async def __anext__(self) -> ModelEvent:
         while not self._stopped.is_set():
             event = await drive_async(self._reader.step(), self._client, self._stopped)
             if event is not None:
-                return event
+                return cast(ModelEvent, event)
         raise StopAsyncIteration
 
     async def __aenter__(self) -> Self:
@@ -147,6 +149,6 @@ class AsyncModelEvents(_EventConsumer):
         self.stop()
         await self._client.aclose()
 
-    async def acknowledge(self, event: ReceivedEvent) -> None:
+    async def acknowledge(self, event: TypedEvent[str, Any]) -> None:
         """Mark the event as handled. If Redis cannot be reached, it is acknowledged when it is delivered again."""
         await drive_async(self._reader.acknowledge(event), self._client, self._stopped)

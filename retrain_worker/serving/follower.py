@@ -7,14 +7,15 @@
         probabilities = model.predict(windows)      # or: await asyncio.to_thread(model.predict, windows)
 
 The model is the one that the hash `quantum:model:patchtst:current` names, or the engine's env file while Redis is
-unreachable (`model_watch`). After an invalid file the previous model continues and `problem` has the reason.
+unreachable (`model_watch`); it must have the sha256 that they name and lie in an allowed directory, or is fetched from
+`models_url`. After an invalid entry or file the previous model continues and `problem` has the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +27,13 @@ from redis.exceptions import RedisError
 
 from retrain_worker.domain.events import CURRENT_MODEL_KEY
 from retrain_worker.domain.redis_names import DEFAULT_PREFIX, RedisNames
+from retrain_worker.domain.redis_rights import Role
 from retrain_worker.errors import RetryLaterError
 from retrain_worker.redis_client import connect, connect_async, problem_of
 from retrain_worker.serving.io_drivers import drive, drive_async
+from retrain_worker.serving.model_cache import FETCH_SECONDS, ModelCache
 from retrain_worker.serving.model_watch import SOCKET_TIMEOUT_SECONDS, ModelWatch, Served
+from retrain_worker.serving.slot_entry import SlotEntries, default_directories
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,17 +52,36 @@ class _Follower:
         *,
         consumer: str,
         env_file: Path | None = None,
+        allowed_directories: Iterable[Path] | None = None,
         feature_names: tuple[str, ...] = (),
         prefix: str = DEFAULT_PREFIX,
         instance: str = "",
+        require_signature: bool = False,
+        public_keys: Iterable[str] = (),
+        models_url: str = "",
+        cache_directory: Path | None = None,
+        fetch_timeout_seconds: float = FETCH_SECONDS,
     ) -> None:
         """`consumer` is the name in acknowledgements. `feature_names` is for files that do not contain their own.
 
-        `prefix` and `instance` are REDIS_PREFIX and INSTANCE of the worker that is followed.
+        `allowed_directories`: a model must lie directly in one of them; by default in ENGINE_MODELS_DIR of the
+        environment, or where that is not set in /opt/quantum/ai_engine/models, as the daemon's.
+        `prefix` and `instance` are REDIS_PREFIX and INSTANCE of the worker that is followed. With `require_signature`
+        only models count that the worker has put into service and signed with one of `public_keys` (at most two).
+
+        With `models_url` (file:///, https://, s3://, gs://) models are fetched from that folder, within
+        `fetch_timeout_seconds` each, into `cache_directory`, one for each process, and paths in Redis do not count. The
+        last good model stays there, for a start without Redis or without the URL. Raises SettingsError.
         """
+        verifier = None
+        if require_signature:
+            from retrain_worker.signing import Verifier
+
+            verifier = Verifier(public_keys)
         self._client = self._connect(
             redis_url,
             names=RedisNames(prefix=prefix, instance=instance),
+            role=Role.FOLLOWER,
             socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS,
             client_name=f"model-follower:{consumer}",
         )
@@ -66,10 +89,16 @@ class _Follower:
         self._has_model = self._event_class()
         self._watch = ModelWatch(
             consumer=consumer,
+            entries=SlotEntries(
+                default_directories() if allowed_directories is None else allowed_directories,
+                verifier=verifier,
+                instance=instance,
+            ),
             env_file=env_file,
             feature_names=feature_names,
             message_of=self._message_of,
             instance=instance,
+            cache=ModelCache(models_url, cache_directory, seconds=fetch_timeout_seconds) if models_url else None,
         )
 
     def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -92,6 +121,13 @@ class _Follower:
     def problem(self) -> str | None:
         """Why the current model may not be the one in service; None without a problem."""
         return self._watch.problem
+
+    def report_fault(self, problem: str) -> None:
+        """Report to the daemon that the model in service answers wrongly: this consumer no longer confirms it.
+
+        May be called from any thread.
+        """
+        self._watch.report_fault(problem)
 
     def _note_model(self) -> None:
         if self._watch.served is not None:

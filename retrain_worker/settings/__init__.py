@@ -1,12 +1,12 @@
 """The environment, read once into frozen values; one SettingsError names every problem."""
 
 from retrain_worker.settings.credentials import CREDENTIAL_NAMES, credentials_in
-from retrain_worker.settings.loading import ENV_FILE, Secret, Settings, load, reload_answer_path
-from retrain_worker.settings.names import likely_misspellings, unknown_names
+from retrain_worker.settings.loading import Secret, Settings, load, reload_answer_path
+from retrain_worker.settings.names import RENAMED, likely_misspellings, unknown_names
 
 __all__ = [
     "CREDENTIAL_NAMES",
-    "ENV_FILE",
+    "RENAMED",
     "Secret",
     "Settings",
     "credentials_in",

@@ -17,6 +17,8 @@ RENAMED = {
     "GATE_NEWEST_ALPHA": "GATE_HOLDOUT_ALPHA",
     "TRIAL_CHECK_MIN": "TRIAL_INTERVAL_MIN",
 }
+#: former name -> what became of it; it has no effect
+REMOVED = {"PRETRAIN_EPOCHS": "pre-training took 14 times the time of a training and improved none"}
 #: (name, former value) -> value
 RENAMED_VALUES = {
     ("ENGINE_CONFIRM", "telemetry"): "answers",
@@ -30,15 +32,21 @@ class CurrentNames:
     """An environment in which every setting has its current name and value."""
 
     environment: Mapping[str, str]
-    #: one message for each former name or value that was given
+    #: one message for each former name or value, and for each removed setting, that was given
     deprecations: tuple[str, ...]
     problems: tuple[str, ...]
 
 
 def with_current_names(environment: Mapping[str, str]) -> CurrentNames:
-    """Replace former names and values. A setting given by both names with different values is a problem."""
+    """Replace former names and values, drop removed settings.
+
+    A setting given by both names with different values is a problem.
+    """
     current = dict(environment)
     deprecations, problems = [], []
+    for former, reason in REMOVED.items():
+        if current.pop(former, "").strip():
+            deprecations.append(f"{former} was removed and has no effect ({reason}); delete it")
     for former, name in RENAMED.items():
         value = current.pop(former, "").strip()
         if not value:
@@ -66,4 +74,4 @@ def likely_misspellings(given: Collection[str], known: Collection[str]) -> tuple
 
 def unknown_names(given: Collection[str], known: Collection[str]) -> tuple[str, ...]:
     """Names that no setting has or had: variables for PyTorch and other libraries, or mistakes."""
-    return tuple(name for name in given if name not in known and name not in RENAMED)
+    return tuple(name for name in given if name not in known and name not in RENAMED and name not in REMOVED)

@@ -9,7 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from retrain_worker.domain.masking import masked
 from retrain_worker.domain.printable import printable
+from retrain_worker.domain.quantity import as_number
 
 EnumType = TypeVar("EnumType", bound=StrEnum)
 Number = TypeVar("Number", int, float)
@@ -23,8 +25,9 @@ class Reader:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.problems: list[str] = []
-        #: every name that was read, with its default as text
+        #: every name that was read, with its default, and with the value that counts, as text
         self.defaults: dict[str, str] = {}
+        self.values: dict[str, str] = {}
         self._environment = environment
 
     def is_given(self, name: str) -> bool:
@@ -33,28 +36,39 @@ class Reader:
 
     def text(self, name: str, default: str) -> str:
         """One line of text, without surrounding blanks; an empty value reads as the default."""
-        self.defaults[name] = default
-        value = self._environment.get(name, "").strip() or default
-        if "\n" in value or "\0" in value:
-            self.problems.append(f"{name}: the value is not one line of text")
-            return default
-        return value
+        value = self._line(name, default)
+        if _is_utf8(value):
+            return value
+        self.problems.append(f"{name}: the value is not valid UTF-8")
+        self.values[name] = default
+        return default
 
-    def path(self, name: str, default: str) -> Path:
-        """An absolute path in UTF-8; ~ is expanded."""
-        value = Path(self.text(name, default))
-        with contextlib.suppress(RuntimeError):  # this user has no home directory
+    def path(self, name: str, default: str, *, instead: Path | None = None) -> Path:
+        """An absolute path in UTF-8; ~ is expanded. With `instead` that path, whatever valid value is given."""
+        value = self._path(name, default)
+        if instead is None:
+            return value
+        self.values[name] = str(instead)
+        return instead
+
+    def _path(self, name: str, default: str) -> Path:
+        value = Path(self._line(name, default))
+        with contextlib.suppress(RuntimeError, UnicodeEncodeError):  # that user has no home directory, or is none
             value = value.expanduser()
         if not value.is_absolute():
             self._reject(name, str(value), "an absolute path")
-        elif bytes(value).decode(errors="ignore") != str(value):
+        elif not _is_utf8(str(value)):
             self._reject(name, printable(value), "valid UTF-8")
         else:
             return value
         return Path(default)
 
+    def optional_path(self, name: str) -> Path | None:
+        """An absolute path in UTF-8; None when no value is given."""
+        return self.path(name, "") if self.text(name, "") else None
+
     def number(self, name: str, default: float, *, low: float = 0.0, high: float = math.inf) -> float:
-        """A finite number in [low, high]."""
+        """A finite number in [low, high]. It may have a unit: % or one of the kind that the name ends with."""
         return self._in_range(name, float, low=low, high=high, default=f"{default:g}")
 
     def optional_number(self, name: str, *, low: float, high: float) -> float | None:
@@ -89,15 +103,33 @@ class Reader:
         self._reject(name, value, f"one of {', '.join(choices)}")
         return default
 
+    def members(self, name: str, default: tuple[EnumType, ...]) -> tuple[EnumType, ...]:
+        """Members of the enum that `default` belongs to, by their values, separated by commas."""
+        kind = type(default[0])
+        values = [value.strip().upper() for value in self.text(name, ",".join(default)).split(",")]
+        if unknown := [value for value in values if value not in set(kind)]:
+            self._reject(name, ", ".join(unknown), f"one of {', '.join(kind)}")
+            return default
+        return tuple(kind(value) for value in values)
+
     def member(self, name: str, default: EnumType) -> EnumType:
         """A member of the enum that `default` belongs to, by its value."""
         members = type(default)
         return members(self.choice(name, default, tuple(members)))
 
+    def _line(self, name: str, default: str) -> str:
+        self.defaults[name] = default
+        value = self._environment.get(name, "").strip() or default
+        if "\n" in value or "\0" in value:
+            self.problems.append(f"{name}: the value is not one line of text")
+            value = default
+        self.values[name] = value
+        return value
+
     def _in_range(self, name: str, kind: Callable[[str], Number], *, low: float, high: float, default: str) -> Number:
         given = self.text(name, default)
         try:
-            value = kind(given)
+            value = kind(as_number(given, name=name))
             is_number = math.isfinite(value)
         except (ValueError, OverflowError):
             is_number = False
@@ -110,4 +142,13 @@ class Reader:
         return kind(default or "0")
 
     def _reject(self, name: str, value: str, expected: str) -> None:
-        self.problems.append(f'{name}: "{value}" is not {expected}')
+        self.problems.append(f'{name}: "{masked(value)}" is not {expected}')
+        self.values[name] = self.defaults[name]
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -35,6 +35,9 @@ STAGES: Mapping[Stage, Callable[[Run, StageContext], Step]] = {
 #: outcomes after which the rows of the run count as covered
 _COMMITS_WATERMARK = frozenset({Outcome.PROMOTED, Outcome.REFUSED})
 
+#: stages that read what an earlier one has left in the run's folder
+_NEEDS_FOLDER = frozenset({Stage.AUDIT, Stage.TRAIN, Stage.GATE})
+
 #: unforeseen errors in a row after which a trial or a probation ends
 MAX_EVALUATION_ERRORS = 10
 
@@ -71,6 +74,11 @@ def resume(run: Run, context: StageContext) -> Step:
         reason = f"{_name(run)} died {num_deaths} times in the same stage"
         return _stored(run, _end(run, Outcome.ABANDONED, reason, context), context)
     resumed = replace(run.resumed(at=context.now()), num_deaths=num_deaths)
+    if run.stage in _NEEDS_FOLDER and not context.folders.path_of(run.run_id).is_dir():
+        # of another host; the rows are those of the time at which the run was opened
+        restarted = replace(resumed, stage=Stage.PULL)
+        message = f"{_name(run)} resumed at pull: its folder is not on this host"
+        return _stored(run, Step(run=restarted, message=message), context)
     return _stored(run, Step(run=resumed, message=f"{_name(run)} resumed"), context)
 
 

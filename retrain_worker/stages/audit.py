@@ -23,7 +23,7 @@ def audit(run: Run, context: StageContext) -> Step:
             run_dir=str(context.folders.run_dir(run.run_id)),
             policy=context.policies.data,
             now=run.created_at.isoformat(),
-            reference_dir=_reference_dir(context),
+            reference_dir=reference_dir(context),
             engine_features=contract.feature_names if contract else (),
             memory_limit_bytes=context.policies.worker_memory_bytes,
         ),
@@ -63,7 +63,7 @@ def reference_run_id(store: RunStore) -> str | None:
     return run_id
 
 
-def _reference_dir(context: StageContext) -> str | None:
+def reference_dir(context: StageContext) -> str | None:
     """The folder that drift is measured against."""
     run_id = reference_run_id(context.store)
     return str(context.folders.path_of(run_id)) if run_id else None

@@ -10,6 +10,7 @@ from retrain_worker.domain.gates import Decision, decide
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.shadow_trial import may_go_on_trial
 from retrain_worker.domain.worker_protocol import GateMeasured, GateRequest
+from retrain_worker.stages.audit import reference_dir
 from retrain_worker.stages.engine_contract import empty_slot
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
@@ -38,7 +39,7 @@ def gate(run: Run, context: StageContext) -> Step:
         skill_alpha=policies.gate.skill_alpha,
         per_year=policies.gate.false_promotions_per_year,
     )
-    policy = replace(policies.gate, skill_alpha=spending.alpha)
+    policy = policies.gate.spending(spending.alpha)
     answer = ask(
         run,
         context,
@@ -52,6 +53,7 @@ def gate(run: Run, context: StageContext) -> Step:
             recipe=policies.recipe,
             policy=policy,
             empty_slot=empty_slot(context, incumbent_path=trained.incumbent_path),
+            reference_dir=reference_dir(context),
             memory_limit_bytes=policies.worker_memory_bytes,
         ),
     )

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from retrain_worker.domain.acknowledgement import Acknowledgement
 from retrain_worker.domain.alpha_spending import AlphaSpending
 from retrain_worker.domain.confirmation import Confirm, Unconfirmed
 from retrain_worker.domain.data_policy import DataPolicy
@@ -17,6 +18,7 @@ from retrain_worker.domain.lifecycle import Deployment, Run
 from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.recipe import Recipe
+from retrain_worker.domain.rollout import RolloutPolicy
 from retrain_worker.domain.shadow_trial import ShadowPolicy
 from retrain_worker.domain.slot_request import SlotRequest
 from retrain_worker.domain.split_policy import SplitPolicy
@@ -167,6 +169,9 @@ class RunFolders(Protocol):
     def checkpoint_dir(self, run_id: str) -> Path:
         """The directory of the worker's checkpoint, created if necessary."""
 
+    def folds_dir(self) -> Path:
+        """The directory of predictions on backtest folds, which all runs share, created if necessary."""
+
     def slot_request_dir(self, request_id: str) -> Path:
         """The directory of a slot request's verification, created if necessary."""
 
@@ -178,7 +183,7 @@ class Confirmations(Protocol):
     """Whether the engine was seen serving a model."""
 
     def seen_serving(self, *, version: str, sha256: str, model_path: str, since: datetime) -> str | None:
-        """One message with the evidence; None while there is none."""
+        """One message with the evidence; None while there is none. Raises RetryLaterError when that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +200,9 @@ class Policies:
     needs_known_contract: bool = False
     engine_confirm_seconds: float = 120.0
     unconfirmed: Unconfirmed = Unconfirmed.KEEP
+    #: where promoted models are copied, for followers on other hosts; empty: nowhere
+    models_url: str = ""
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     #: publish events under the stack's names as well (domain.events.ALIASES)
     event_aliases: bool = False
     shadow: ShadowPolicy = field(default_factory=ShadowPolicy)
@@ -219,8 +227,12 @@ class StageContext:
     #: verifies a model for a slot request, beside the worker of a run
     verifier: Workers
     slot: Slot
+    #: copies models to policies.models_url
+    uploader: Workers | None = None
     folders: RunFolders
     confirmations: Confirmations
+    #: of followers that count, since an instant (None: 30 days), newest first. Raises RetryLaterError
+    acknowledgements: Callable[[datetime | None], Sequence[Acknowledgement]] = lambda _since: ()
     #: what a confirmation is to be expected from; never AUTO
     confirm_by: Callable[[], Confirm] = lambda: Confirm.EVENT
     #: why that is NONE
@@ -229,6 +241,8 @@ class StageContext:
     now: Callable[[], datetime]
     #: the finding of the serving monitor; empty without one
     engine_says: Callable[[], str] = lambda: ""
+    #: raises ArtifactError for a model file that is not signed, with SIGNED_MODELS=required
+    check_signature: Callable[[Path, str], object] = lambda _model, _sha256: None
 
     @property
     def pause(self) -> Pause | None:

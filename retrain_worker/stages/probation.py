@@ -11,7 +11,14 @@ from pathlib import Path
 
 from retrain_worker.domain.facts import ProbationFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Outcome, Requester, Run
-from retrain_worker.domain.probation import alpha_of, degenerate, is_decidable, outcomes_for, worse_than_replaced
+from retrain_worker.domain.probation import (
+    alpha_of,
+    degenerate,
+    is_decidable,
+    is_settled,
+    outcomes_for,
+    worse_than_replaced,
+)
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.errors import (
     ArtifactError,
@@ -30,7 +37,7 @@ MAX_ROLLBACK_REQUESTS = 5
 
 
 def probation(run: Run, context: StageContext) -> Step:
-    """PROMOTED when the hours are over, ROLLED_BACK when the model is shown to be worse or degenerate."""
+    """PROMOTED when the hours are over and it is settled, ROLLED_BACK when the model is worse or degenerate."""
     deployment = context.store.deployment(run.run_id)
     assert deployment is not None, "a run on probation was promoted"
     facts = run.facts.probation
@@ -57,7 +64,7 @@ def given_up(run: Run, cause: str, context: StageContext) -> Step:
 def _begun(run: Run, deployment: Deployment, context: StageContext) -> Step:
     now = context.now()
     facts = ProbationFacts(
-        since=deployment.created_at,
+        since=max(deployment.created_at, trial_evaluation.newest_used(run, now) or deployment.created_at),
         prediction_log=trial_evaluation.new_prediction_log(run, now),
         evaluation_at=now,
         problem=trial_evaluation.restart_note(run),
@@ -94,7 +101,7 @@ def _evaluate(run: Run, facts: ProbationFacts, deployment: Deployment, context: 
     )
     if why := degenerate(found, policy):
         return _blocked(run, facts, deployment, why, context)
-    if is_decidable(found) and (found.num_outcomes >= required or trial_evaluation.is_over(run, context)):
+    if is_decidable(found) and (found.num_outcomes >= required or _is_over(run, facts, context)):
         facts = replace(facts, num_analyses=facts.num_analyses + 1, num_outcomes_analysed=found.num_outcomes)
         if why := worse_than_replaced(found, policy):
             return _blocked(run, facts, deployment, why, context)
@@ -110,12 +117,20 @@ def _unsound(run: Run, facts: ProbationFacts, deployment: Deployment, why: str, 
 
 def _goes_on(run: Run, facts: ProbationFacts, context: StageContext) -> Step:
     known = trial_evaluation.planned(run, facts, context)
-    if not trial_evaluation.is_over(run, context):
+    if not _is_over(run, facts, context):
         return Step(run=known, message=trial_evaluation.standing(known), is_evaluation=True)
-    message = f"probation over after {context.policies.probation.hours:g} h and {facts.num_outcomes} new outcomes"
+    hours = trial_evaluation.hours_at_stage(run, context)
+    message = f"probation over after {hours:.0f} h and {facts.num_outcomes} new outcomes"
     if facts.num_analyses == 0:
         message += f", which were too few to compare{f': {facts.problem}' if facts.problem else ''}"
     return _ended(known, Outcome.PROMOTED, message, context)
+
+
+def _is_over(run: Run, facts: ProbationFacts, context: StageContext) -> bool:
+    """Whether the hours are over, and there is nothing to compare with or the comparison is settled, or the limit."""
+    policy = context.policies.probation
+    can_end = bool(facts.reference_absence) or is_settled(facts.worse, policy)
+    return trial_evaluation.hours_at_stage(run, context) >= (policy.hours if can_end else policy.limit_hours)
 
 
 def _overtaken(run: Run, named: str, context: StageContext) -> Step:
@@ -164,7 +179,7 @@ def _taken_back(run: Run, facts: ProbationFacts, deployment: Deployment, context
         again = replace(facts, num_rollback_requests=facts.num_rollback_requests + 1, problem=request.answer)
         return Step(
             run=trial_evaluation.planned(run, again, context),
-            message=f"run {run.run_id}: {why}; rollback failed and is tried again: {request.answer}",
+            message=f"run {run.run_id}: {why}; rollback failed; retrying: {request.answer}",
         )
     return _ended(run, Outcome.PROMOTED, f"{why}; rollback failed: {request.answer}", context)
 
@@ -176,5 +191,4 @@ def _ended(run: Run, outcome: Outcome, reason: str, context: StageContext) -> St
         if outcome is Outcome.PROMOTED
         else (reason, *(f"when it was promoted: {confirmation}" for confirmation in run.reasons))
     )
-    word = "stays promoted" if outcome is Outcome.PROMOTED else "rolled back"
-    return Step(run=run.ended(outcome, *reasons, at=context.now()), message=f"run {run.run_id} {word}: {reason}")
+    return Step(run=run.ended(outcome, *reasons, at=context.now()), message=f"run {run.run_id} {outcome}: {reason}")

@@ -14,7 +14,7 @@ from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.facts import ForcedPromotion, PromoteFacts, TrainFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Requester, Run, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
-from retrain_worker.stages import slot_requests, swap
+from retrain_worker.stages import rollout, slot_requests, swap
 from retrain_worker.stages.ports import StageContext
 from retrain_worker.stages.step import Step
 
@@ -28,6 +28,8 @@ def promote(run: Run, context: StageContext) -> Step:
         return _intend(run, context)
     if deployment.state in swap.ENDED:
         return _taken_back(run, deployment, context)
+    if (offering := rollout.step(run, deployment, context)) is not None:
+        return offering
     step = swap.take_step(deployment, context)
     moved = step.deployment
     if moved is deployment:
@@ -45,7 +47,7 @@ def _is_swapped(deployment: Deployment | None, context: StageContext) -> bool:
 def _paused(run: Run, deployment: Deployment | None, why: str, context: StageContext) -> Step:
     """The run ends without the watermark: its rows are new for the first run after the pause."""
     version = run.facts.require(TrainFacts).version
-    reason = f"{why}; `retrain-worker promote {run.run_id}` promotes {version} after it"
+    reason = f'{why}; `retrain-worker promote {run.run_id} --reason "…"` promotes {version} after it'
     return Step(
         run=run.ended(Outcome.SKIPPED, reason, at=context.now()),
         message=f"run {run.run_id} skipped: {reason}",
@@ -161,7 +163,9 @@ def _swapped(run: Run, swapped: Deployment, context: StageContext) -> Step:
     """The env line names the candidate: store it with the event."""
     now = context.now()
     known = run.with_fact(_facts(swapped))
-    event = events.promoted(known, swapped, shadow_only=context.slot.is_shadow_only(), at=now)
+    event = events.promoted(
+        known, swapped, shadow_only=context.slot.is_shadow_only(), at=now, models_url=context.policies.models_url
+    )
     return Step(
         run=known,
         deployment=swapped,

@@ -37,7 +37,7 @@ def shadow(run: Run, context: StageContext) -> Step:
 def _begun(run: Run, context: StageContext) -> Step:
     trained, now = run.facts.require(TrainFacts), context.now()
     facts = ShadowFacts(
-        since=(run.facts.pull.last_at if run.facts.pull else None) or run.created_at,
+        since=trial_evaluation.newest_used(run, now) or run.created_at,
         prediction_log=trial_evaluation.new_prediction_log(run, now),
         evaluation_at=now,
         incumbent_path=trained.incumbent_path,

@@ -110,7 +110,7 @@ def _given_up(request: SlotRequest, reason: str, context: StageContext) -> SlotR
     left = swap.cut_short(deployment, reason, context)
     if left.state is DeploymentState.UNDONE:
         return _answered(request, SlotRequestState.REFUSED, f"nothing was changed: {reason}", context, deployment=left)
-    answer = f"PATCHTST_MODEL_PATH names {left.version if left.model_path else 'no model'}, but: {reason}"
+    answer = f"{swap.env_line(left)}, but: {reason}"
     step = _answered(request, SlotRequestState.FAILED, answer, context, deployment=left)
     return _swapped(step, left, context) if deployment.state is DeploymentState.INTENDED else step
 
@@ -140,11 +140,11 @@ def _promote(request: SlotRequest, context: StageContext) -> SlotRequestStep:
 
     Raises RefuseError when that is not allowed, or while another run is at work.
     """
-    asked = request.arguments
-    judged = context.store.run(asked.run_id)
+    wanted = request.arguments
+    judged = context.store.run(wanted.run_id)
     if judged is None:
-        raise RefuseError(f"there is no run {asked.run_id}", remedy="`retrain-worker history` lists them")
-    if why := forced_promotion.refusal(judged, is_forced=asked.is_forced, accepted_contract=asked.accepted_contract):
+        raise RefuseError(f"there is no run {wanted.run_id}", remedy="`retrain-worker history` lists them")
+    if why := forced_promotion.refusal(judged, is_forced=wanted.is_forced, accepted_contract=wanted.accepted_contract):
         raise RefuseError(why)
     if (working := context.store.unfinished_run()) is not None:
         raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="request it again when it has ended")
@@ -165,7 +165,7 @@ def _promote(request: SlotRequest, context: StageContext) -> SlotRequestStep:
         context,
         raised=(events.started(run, at=run.created_at),),
     )
-    opened = replace(step.request, arguments=replace(asked, opened_run_id=run.run_id))
+    opened = replace(step.request, arguments=replace(wanted, opened_run_id=run.run_id))
     return replace(step, request=opened, run=run)
 
 
@@ -210,6 +210,7 @@ def _intend(request: SlotRequest, context: StageContext) -> SlotRequestStep:
     verified = _verified(request, target, context)
     if isinstance(verified, SlotRequestStep):
         return verified
+    context.check_signature(context.slot.located(Path(target.model_path)), verified.sha256)
     context.slot.restore(Path(target.model_path), expected_sha256=verified.sha256)
     deployment = swap.intended(
         deployment_id=request.request_id,
@@ -271,11 +272,8 @@ def _target(request: SlotRequest, named: str | None, context: StageContext) -> T
         known = ", ".join(deployments.known_versions(history)[:10]) or "none"
         raise SlotError(f"{version} was never in the slot; known versions: {known}")
     if target is None:
-        remedy = (
-            "`retrain-worker rollback --to-none` empties the slot"
-            if named
-            else "name a version: `retrain-worker deployments` lists them"
-        )
+        empty = "; `retrain-worker rollback --to-none` empties the slot" * bool(named)
+        remedy = f"name a version that `retrain-worker deployments` lists (`rollback VERSION`){empty}"
         raise SlotError("no earlier model is known", remedy=remedy)
     if target.model_path == named:
         raise SlotError(f"{target.version} is in the slot already", where="PATCHTST_MODEL_PATH")
@@ -320,6 +318,7 @@ def _swapped(step: SlotRequestStep, deployment: Deployment, context: StageContex
         deployment,
         shadow_only=context.slot.is_shadow_only(),
         at=context.now(),
+        models_url=context.policies.models_url,
         probation=run.facts.probation if run else None,
     )
     raised = events.with_aliases(event) if context.policies.event_aliases else (event,)
@@ -327,9 +326,9 @@ def _swapped(step: SlotRequestStep, deployment: Deployment, context: StageContex
 
 
 def _result(deployment: Deployment) -> str:
-    before = f", instead of {deployment.previous_version}" if deployment.previous_version else ""
-    named = deployment.version if deployment.model_path else "no model"
-    return f"PATCHTST_MODEL_PATH names {named}{before}; {swap.result_of(deployment)}"
+    before = f" (was {deployment.previous_version})" if deployment.previous_version else ""
+    then = swap.result_of(deployment) if deployment.model_path else swap.engine_restart(deployment)
+    return f"{swap.env_line(deployment)}{before}; {then}"
 
 
 def _later(request: SlotRequest, error: RetryLaterError, context: StageContext) -> SlotRequestStep:

@@ -15,8 +15,11 @@ class Step:
     """The result of a stage. `run` is the same object when nothing changed: then nothing is stored."""
 
     run: Run
-    #: the log line and the STATUS=
+    #: the log line
     message: str
+    #: the part of the stage that is done, and the seconds that the rest will take; None: not known
+    share: float | None = None
+    seconds_left: float | None = None
     events: tuple[Event, ...] = ()
     deployment: Deployment | None = None
     #: the slot request of this run
@@ -28,3 +31,8 @@ class Step:
     is_move: bool = False
     #: whether this step determined the outcome: the run ended, or its probation began
     is_end: bool = False
+
+    @property
+    def status(self) -> str:
+        """STATUS=."""
+        return self.message if self.seconds_left is None else f"{self.message}, about {self.seconds_left:.0f} s left"

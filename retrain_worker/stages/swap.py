@@ -1,9 +1,10 @@
-"""The steps of a swap, the same for promotions and rollbacks (docs/contracts/swap.md).
+"""The steps of a swap, the same for promotions and rollbacks (docs/reference/swap.md).
 
 Each step is idempotent and is stored before the next one begins:
 
-    INTENDED → env line replaced → SWAPPED → trigger file → ANNOUNCED → seen serving, or not in time →
-    CONFIRMED | NOT_CONFIRMED | NOT_ASKED; UNDONE where it was cancelled before the env line changed
+    INTENDED → copied to models_url → env line replaced → SWAPPED → trigger file → ANNOUNCED →
+    seen serving, or not in time → CONFIRMED | NOT_CONFIRMED | NOT_ASKED;
+    UNDONE where it was cancelled before the env line changed
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 
 from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState
-from retrain_worker.errors import RetrainError, SlotError
+from retrain_worker.domain.upload_request import UploadRequest
+from retrain_worker.domain.worker_protocol import Broken, OneOffTask, Working
+from retrain_worker.errors import RetrainError, RetryLaterError, SlotError
 from retrain_worker.stages.ports import StageContext
 
 #: final states of a deployment
@@ -82,7 +85,7 @@ def take_step(deployment: Deployment, context: StageContext) -> SwapStep:
             left = _withdraw_others(model, context) if deployment.kind is DeploymentKind.ROLLBACK else ""
             announced = _moved(deployment, DeploymentState.ANNOUNCED, context)  # dated before the engine can restart
             context.slot.trigger(model)
-            return SwapStep(deployment=announced, message=f"engine restart requested for {_what(deployment)}{left}")
+            return SwapStep(deployment=announced, message=f"{engine_restart(deployment)}{left}")
         case DeploymentState.ANNOUNCED:
             return _confirm(deployment, context)
         case _:
@@ -136,6 +139,8 @@ def _point(deployment: Deployment, context: StageContext) -> SwapStep:
         return SwapStep(deployment=undone, message=how)
     if found != deployment.model_path:
         check_shadow(context)
+        if waiting := uploading(deployment, context):
+            return SwapStep(deployment=deployment, message=waiting)
     # also when the line is already right: the rename may not be durable yet
     if deployment.model_path:
         context.slot.point_to(Path(deployment.model_path), expected_sha256=deployment.sha256, replacing=current)
@@ -143,8 +148,36 @@ def _point(deployment: Deployment, context: StageContext) -> SwapStep:
         context.slot.clear(replacing=Path(str(deployment.previous_model_path)))
     return SwapStep(
         deployment=_moved(deployment, DeploymentState.SWAPPED, context),
-        message=f"PATCHTST_MODEL_PATH names {_what(deployment)}",
+        message=env_line(deployment),
     )
+
+
+def uploading(deployment: Deployment, context: StageContext) -> str:
+    """Before a promotion: what is waited for until model and incumbent are at models_url. Raises the worker's error.
+
+    The incumbent as well, so that a rollback finds it there; a rollback itself waits for no upload.
+    """
+    if context.uploader is None or deployment.kind is not DeploymentKind.PROMOTE or not context.policies.models_url:
+        return ""
+    answer = context.uploader.result_of(
+        OneOffTask.UPLOAD,
+        context.folders.run_dir(deployment.deployment_id),
+        UploadRequest(
+            models=tuple(
+                (path, sha256)
+                for path, sha256 in (
+                    (deployment.model_path, deployment.sha256),
+                    (deployment.previous_model_path, deployment.previous_sha256),
+                )
+                if path and sha256
+            ),
+            models_url=context.policies.models_url,
+            memory_limit_bytes=context.policies.worker_memory_bytes,
+        ),
+    )
+    if isinstance(answer, Broken):
+        raise answer.error
+    return f"{deployment.version} is being copied to {context.policies.models_url}" * isinstance(answer, Working)
 
 
 def _withdraw_others(model: Path | None, context: StageContext) -> str:
@@ -171,9 +204,13 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
         return _not_asked(deployment, f"no confirmation expected: {context.unconfirmable}", context)
     # a unit that started before the request has read the old line; a follower names the model, and may be faster
     since = deployment.updated_at if confirm is Confirm.UNIT else deployment.created_at
-    seen = context.confirmations.seen_serving(
-        version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since
-    )
+    unknown = ""
+    try:
+        seen = context.confirmations.seen_serving(
+            version=deployment.version, sha256=deployment.sha256, model_path=deployment.model_path, since=since
+        )
+    except RetryLaterError as error:
+        seen, unknown = None, f"; {error.what}"
     if seen:
         confirmed = _moved(deployment, DeploymentState.CONFIRMED, context, confirmation=seen)
         return SwapStep(deployment=confirmed, message=seen)
@@ -182,17 +219,23 @@ def _confirm(deployment: Deployment, context: StageContext) -> SwapStep:
         return SwapStep(
             deployment=deployment,
             message=f"waiting for the engine to serve {deployment.version}, "
-            f"{policies.engine_confirm_seconds - waited:.0f} s left",
+            f"{policies.engine_confirm_seconds - waited:.0f} s left{unknown}",
         )
     how = (
         f"{deployment.version} was not seen in service within {policies.engine_confirm_seconds:.0f} s "
-        f"(confirmation by {confirm})"
+        f"(confirmation by {confirm}){unknown}"
     )
     return _ended(deployment, how, context)
 
 
-def _what(deployment: Deployment) -> str:
-    return deployment.version if deployment.model_path else "no model"
+def env_line(deployment: Deployment) -> str:
+    """What the env file holds after the swap."""
+    return f"PATCHTST_MODEL_PATH {f'names {deployment.version}' if deployment.model_path else 'removed'}"
+
+
+def engine_restart(deployment: Deployment) -> str:
+    """The request that follows."""
+    return "engine restart requested" + (f" for {deployment.version}" if deployment.model_path else "")
 
 
 def _ended(deployment: Deployment, how: str, context: StageContext) -> SwapStep:

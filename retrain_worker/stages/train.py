@@ -32,6 +32,7 @@ def train(run: Run, context: StageContext) -> Step:
             recipe=policies.recipe,
             checkpoint_dir=str(context.folders.checkpoint_dir(run.run_id)),
             incumbent_path=incumbent_path,
+            folds_dir=str(context.folders.folds_dir()),
             empty_slot=empty_slot(context, incumbent_path=incumbent_path),
             memory_limit_bytes=policies.worker_memory_bytes,
         ),

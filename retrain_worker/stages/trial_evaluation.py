@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from retrain_worker.domain.facts import ProbationFacts, ShadowFacts, TrialFacts
@@ -31,6 +32,12 @@ def facts_of(run: Run) -> ShadowFacts | ProbationFacts | None:
 def new_prediction_log(run: Run, at: datetime) -> str:
     """The name of a prediction log without answers of another stage, or beside another model."""
     return f"predictions_{run.stage.lower()}_{at:%Y%m%d_%H%M%S_%f}"
+
+
+def newest_used(run: Run, now: datetime) -> datetime | None:
+    """The newest row of the candidate's snapshot, but not later than `now`: a stamp ahead would exclude later rows."""
+    last_at = run.facts.pull.last_at if run.facts.pull else None
+    return min(last_at, now) if last_at else None
 
 
 def restart_note(run: Run) -> str:
@@ -63,6 +70,7 @@ def evaluate(
             model_path=model_path,
             reference_path=reference_path,
             since=facts.since.isoformat(),
+            snapshot_dir=_snapshot_dir(run),
             prediction_log=facts.prediction_log,
             now=facts.evaluation_at.isoformat(),
             data=policies.data,
@@ -83,6 +91,11 @@ def evaluate(
             if isinstance(answer.error, WorkerInterruptedError):
                 return Step(run=run, message=standing(run))
             raise answer.error
+
+
+def _snapshot_dir(run: Run) -> str | None:
+    """The folder of the run that trained the model; a forced promotion is another run."""
+    return str(Path(run.facts.train.candidate_path).parent.parent) if run.facts.train else None
 
 
 def evaluated(facts: AnyTrial, found: TrialEvaluation) -> AnyTrial:
@@ -117,9 +130,9 @@ def is_planned(run: Run, context: StageContext) -> bool:
 
 
 def is_over(run: Run, context: StageContext) -> bool:
-    """Whether the time limit of the stage has passed: SHADOW_MAX_HOURS, PROBATION_HOURS."""
+    """Whether the time limit of the stage has passed: SHADOW_MAX_HOURS, PROBATION_MAX_HOURS."""
     policies = context.policies
-    limit = policies.shadow.max_hours if run.stage is Stage.SHADOW else policies.probation.hours
+    limit = policies.shadow.max_hours if run.stage is Stage.SHADOW else policies.probation.limit_hours
     return hours_at_stage(run, context) >= limit
 
 

@@ -14,8 +14,8 @@ def ask(run: Run, context: StageContext, request: Any) -> Step | Any:
     """The stage's result, or a Step that waits. Raises the worker's error."""
     answer = context.workers.result_of(run.stage, context.folders.run_dir(run.run_id), request)
     match answer:
-        case Working(message=message):
-            return Step(run=run, message=message)
+        case Working():
+            return Step(run=run, message=answer.message, share=answer.share, seconds_left=answer.seconds_left)
         case Broken(error=error):
             raise error
         case Done(result=result):

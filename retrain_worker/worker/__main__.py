@@ -23,11 +23,14 @@ import msgspec
 from retrain_worker import durable_file, typed_json
 from retrain_worker.confinement import confine
 from retrain_worker.domain.lifecycle import Stage
+from retrain_worker.domain.mlflow_request import MlflowRequest, MlflowResult
 from retrain_worker.domain.printable import printable
+from retrain_worker.domain.report_request import ReportRequest, ReportResult
+from retrain_worker.domain.upload_request import UploadRequest, UploadResult
 from retrain_worker.domain.worker_protocol import (
-    DATABASE_URL_VARIABLE,
     AuditRequest,
     AuditResult,
+    DatabaseAccess,
     ExportRequest,
     ExportResult,
     GateMeasured,
@@ -47,9 +50,10 @@ from retrain_worker.domain.worker_protocol import (
     WorkerError,
     WorkerExit,
 )
-from retrain_worker.errors import DiskFullError, RetrainError, SourceUnfitError, UsageError
-from retrain_worker.worker import openblas
+from retrain_worker.errors import DiskFullError, MalformedError, RetrainError, UsageError
+from retrain_worker.worker.ranks import Rank, end_with_launcher, rank_of
 from retrain_worker.worker.stop_signal import StopFlag, StoppedError
+from retrain_worker.worker.task_paths import paths_of
 
 Request = (
     PullRequest
@@ -60,6 +64,9 @@ Request = (
     | VerifyRequest
     | InspectRequest
     | ExportRequest
+    | ReportRequest
+    | MlflowRequest
+    | UploadRequest
 )
 Result = (
     PullResult
@@ -70,12 +77,16 @@ Result = (
     | VerifyResult
     | InspectResult
     | ExportResult
+    | ReportResult
+    | MlflowResult
+    | UploadResult
 )
 Report = Callable[[Progress], None]
 
 #: high, but below the maximum
 OOM_SCORE = 800
-#: training can stop after its batch; the other stages have nothing to resume
+#: training can stop after its batch, or report an error of which the launcher has seen another process end; the other
+#: stages have nothing to resume
 GRACE_SECONDS: dict[Stage | OneOffTask, float] = {Stage.TRAIN: 5.0}
 USAGE = 2
 
@@ -83,6 +94,7 @@ USAGE = 2
 _DIRECT_LIMIT_BYTES = 4 << 30
 _MAX_FILE_BYTES = 64 << 30
 _MAX_OPEN_FILES = 1024
+_ACCESS_BYTES = 1 << 16
 
 _REQUESTS: dict[Stage | OneOffTask, type[Request]] = {
     Stage.PULL: PullRequest,
@@ -92,6 +104,9 @@ _REQUESTS: dict[Stage | OneOffTask, type[Request]] = {
     OneOffTask.INSPECT: InspectRequest,
     OneOffTask.EXPORT: ExportRequest,
     OneOffTask.VERIFY: VerifyRequest,
+    OneOffTask.REPORT: ReportRequest,
+    OneOffTask.MLFLOW: MlflowRequest,
+    OneOffTask.UPLOAD: UploadRequest,
     Stage.SHADOW: TrialEvaluationRequest,
     Stage.PROBATION: TrialEvaluationRequest,
 }
@@ -107,20 +122,32 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m retrain_worker.worker REQUEST RESULT\n")
         return USAGE
     request_path, result_path = (Path(argument) for argument in arguments)
+    rank = Rank()
     try:
+        rank = rank_of(os.environ)
+        if rank.is_distributed:
+            end_with_launcher()
         stage, request = _read_request(request_path)
+        gets_url = isinstance(request, PullRequest | TrialEvaluationRequest | MlflowRequest | UploadRequest)
+        url = _read_url() if gets_url else ""
         stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
         stopping.watch()
         os.environ["TMPDIR"] = str(result_path.parent)  # PyTorch looks for a folder that it can write to
+        paths = paths_of(request, result_path.parent, url=url, has_peers=rank.is_distributed)
         confine(
-            writable=_writable(request, result_path.parent),
-            uses_network=isinstance(request, PullRequest | TrialEvaluationRequest),
+            readable=paths.readable,
+            writable=paths.writable,
+            uses_network=gets_url or rank.is_distributed,
+            has_peers=rank.is_distributed,
         )
         _limit_resources(
-            _DIRECT_LIMIT_BYTES if isinstance(request, InspectRequest | ExportRequest) else request.memory_limit_bytes
+            _DIRECT_LIMIT_BYTES
+            if isinstance(request, InspectRequest | ExportRequest | ReportRequest | MlflowRequest)
+            else request.memory_limit_bytes // rank.local_size
         )
-        result = _run(request, _reporter(stdout), stopping)
-        _write(result_path, {"kind": "result", "stage": stage, "result": result})
+        result = _run(request, url, _reporter(stdout) if rank.is_first else _no_report, stopping, rank)
+        if rank.is_first:
+            _write(result_path, {"kind": "result", "stage": stage, "result": result})
     except StoppedError as stopped:
         _log.info("%s", stopped)
         return WorkerExit.INTERRUPTED
@@ -128,12 +155,17 @@ def main(arguments: list[str]) -> int:
         known = _worker_error(error)
         if known is None:
             raise
-        _write(result_path, {"kind": "error", "error": known})
+        if rank.is_first:
+            _write(result_path, {"kind": "error", "error": known})
+        else:
+            _log.error("rank %d: %s", rank.number, error)  # the first process has the same, or reports a lost one
         return WorkerExit.ERROR
     return WorkerExit.DONE
 
 
-def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Result:  # noqa: PLR0911 - one per task
+def _run(  # noqa: PLR0911 - one per task
+    request: Request, url: str, report: Report, stopping: Callable[[], bool], rank: Rank
+) -> Result:
     """Execute the request. Only training and scoring import torch."""
     if isinstance(request, InspectRequest | ExportRequest | VerifyRequest):
         # as scoring does itself: under MemoryDenyWriteExecute= a model computes without oneDNN only
@@ -144,16 +176,17 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
         case PullRequest():
             from retrain_worker.worker.data.pull import pull
 
-            return pull(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
+            return pull(request, url, report)
         case AuditRequest():
             from retrain_worker.worker.data.audit import audit
 
             return audit(request, report)
         case TrainRequest():
-            openblas.choose()
+            from retrain_worker.worker.training.process_group import ProcessGroup
             from retrain_worker.worker.training.train import train
 
-            return train(request, report, stopping)
+            with ProcessGroup(rank) as group:
+                return train(request, report, stopping, group)
         case GateRequest():
             from retrain_worker.worker.gate_measurement import measure
 
@@ -169,11 +202,23 @@ def _run(request: Request, report: Report, stopping: Callable[[], bool]) -> Resu
         case TrialEvaluationRequest():
             from retrain_worker.worker.prediction_log import evaluate
 
-            return evaluate(request, os.environ.pop(DATABASE_URL_VARIABLE, ""), report)
+            return evaluate(request, url, report)
         case VerifyRequest():
             from retrain_worker.worker.model_verification import verify
 
             return verify(request)
+        case ReportRequest():
+            from retrain_worker.worker.report.write import write
+
+            return write(request)
+        case MlflowRequest():
+            from retrain_worker.worker.mlflow_run import log_run
+
+            return log_run(request, url)
+        case UploadRequest():
+            from retrain_worker.worker.model_upload import upload
+
+            return upload(request)
 
 
 def _read_request(path: Path) -> tuple[Stage | OneOffTask, Request]:
@@ -181,8 +226,21 @@ def _read_request(path: Path) -> tuple[Stage | OneOffTask, Request]:
         found = typed_json.decode(path.read_bytes(), dict[str, Any])
         task = OneOffTask(found["stage"]) if found["stage"] in set(OneOffTask) else Stage(found["stage"])
         return task, typed_json.convert(found["request"], _REQUESTS[task])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, MalformedError) as error:
         raise UsageError(f"not a request ({type(error).__name__}: {error})", where=str(path)) from error
+
+
+def _read_url() -> str:
+    """The URL in the first line of stdin; the password beside it gets into the environment, where libpq finds it."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (part := os.read(0, _ACCESS_BYTES)):
+            raise StoppedError("stdin closed: the daemon has ended")
+        line += part
+    access = typed_json.decode(line, DatabaseAccess)
+    for name, value in access.environment.items():  # /proc shows the environment of the start only
+        os.environ[name] = os.fsdecode(value)
+    return os.fsdecode(access.url)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -234,26 +292,8 @@ def _reporter(stdout: TextIO) -> Report:
     return report
 
 
-def _writable(request: Request, run_dir: Path) -> list[Path]:
-    """The folders that this task writes to."""
-    found = [run_dir]
-    match request:
-        case TrainRequest():
-            found.append(Path(request.checkpoint_dir))
-            found[-1].mkdir(parents=True, exist_ok=True)
-        case ExportRequest():
-            found.append(Path(request.output_path).parent)
-        case PullRequest() | TrialEvaluationRequest():
-            # a reader of a database in WAL mode writes to the -shm file beside it
-            from retrain_worker.worker.data.source import parse_url
-
-            with suppress(SourceUnfitError):  # the stage reports it
-                url = parse_url(os.environ.get(DATABASE_URL_VARIABLE, ""))
-                if url.get_backend_name() == "sqlite" and url.database:
-                    found.append(Path(url.database).resolve().parent)
-    if "COVERAGE_FILE" in os.environ:  # which lines the tests have run
-        found.append(Path(os.environ["COVERAGE_FILE"]).parent)
-    return [folder for folder in found if folder.is_dir()]
+def _no_report(_progress: Progress) -> None:
+    """Only the first process of a distributed training reports."""
 
 
 def _limit_resources(memory_bytes: int) -> None:

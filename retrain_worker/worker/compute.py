@@ -1,4 +1,4 @@
-"""Device, threads, precision and the matrix product of this process."""
+"""Device, threads and precision of this process."""
 
 from __future__ import annotations
 
@@ -6,29 +6,18 @@ import logging
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from retrain_worker.domain.recipe import Precision
 from retrain_worker.errors import SettingsError
 from retrain_worker.model.patchtst import PatchTSTConfig
-from retrain_worker.worker import openblas
 
 #: D and M (tokens of a batch) from which bf16 gains on units for it: rounding the factors costs as much as it saves
 #: in narrower products (docs/benchmarks.md)
 BF16_WIDTH = 128
 BF16_TOKENS = 512
-
-
-class Product(Protocol):
-    """A matrix product."""
-
-    def __call__(self, a: Tensor, b: Tensor, /, *, out: Tensor) -> Tensor:
-        """The product of a and b, written into `out`."""
 
 
 _log = logging.getLogger(__name__)
@@ -57,7 +46,12 @@ def prepare(*, device: str, threads: int) -> torch.device:
 
 
 def precision_for(requested: Precision, config: PatchTSTConfig, *, batch_size: int, device: torch.device) -> Precision:
-    """fp32 or bf16: a function of machine and network, not of a measurement, so that runs are reproducible."""
+    """fp32 or bf16: a function of machine and network, not of a measurement, so that runs are reproducible.
+
+    On a GPU, bf16 only where it is requested: what it gains there was not measured.
+    """
+    if device.type == "cuda" and requested is Precision.BF16 and torch.cuda.is_bf16_supported():
+        return Precision.BF16
     if requested is Precision.FP32 or device.type != "cpu":
         return Precision.FP32
     if not (torch.backends.mkldnn.enabled and _has_bf16_units()):
@@ -75,20 +69,12 @@ def products_in(precision: Precision) -> Iterator[None]:
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "bf16" if precision is Precision.BF16 else "ieee"
+    on_gpu = precision is Precision.BF16 and torch.cuda.is_available()
     try:
-        yield
+        with torch.autocast("cuda", dtype=torch.bfloat16) if on_gpu else nullcontext():
+            yield
     finally:
         settings.fp32_precision = before
-
-
-def product_for(precision: Precision) -> Product:
-    """The fastest product of this machine, for use inside `products_in(precision)`."""
-    return _product_of_openblas if precision is Precision.FP32 and openblas.is_chosen() else torch.mm
-
-
-def _product_of_openblas(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
-    np.dot(a.numpy(), b.numpy(), out=out.numpy())
-    return out
 
 
 def _has_bf16_units() -> bool:

@@ -23,7 +23,7 @@ CONSTANT_STD = 1e-6
 
 
 def features_of(snapshot: Snapshot, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """The features (N, F) called `names`, in that order, in memory. Raises ContractError when the rows lack one."""
+    """The features (N, F) called `names`, in that order. Raises ContractError when the rows lack one."""
     missing = [name for name in names if name not in snapshot.feature_names]
     if missing:
         raise ContractError(
@@ -31,7 +31,8 @@ def features_of(snapshot: Snapshot, names: tuple[str, ...]) -> NDArray[np.float3
             where="snapshot",
             remedy="set FEATURE_NAMES to features that both the rows and the model have",
         )
-    columns = [snapshot.feature_names.index(name) for name in names]
+    # of all features in their order no copy is made
+    columns = [snapshot.feature_names.index(name) for name in names] if names != snapshot.feature_names else slice(None)
     return np.ascontiguousarray(snapshot.features[:, columns], dtype=np.float32)
 
 

@@ -27,11 +27,13 @@ from retrain_worker.model import bundle
 from retrain_worker.model.bundle import Bundle
 from retrain_worker.worker import compute, gate_measurement, inference, scoring
 from retrain_worker.worker.data import outcomes
+from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.pull import read_window
 from retrain_worker.worker.data.samples import Samples, select_samples
 from retrain_worker.worker.data.snapshot import Snapshot
 from retrain_worker.worker.incumbent import Incumbent, incumbent_of
+from retrain_worker.worker.seen_rows import seen_by
 
 Report = Callable[[Progress], None]
 
@@ -91,7 +93,10 @@ def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, pa
     prediction_log = _read(path)
     samples = _answerable(snapshot, request.data, pair.model)
     is_new = samples.decided_at > to_microseconds(datetime.fromisoformat(request.since))
-    is_new &= ~np.isin(snapshot.ids[samples.positions], prediction_log["id"])
+    # stamps may be ahead of the clock, so that `since` alone does not exclude every row of the candidate's snapshot
+    is_new &= ~np.isin(
+        snapshot.ids[samples.positions], np.concatenate([prediction_log["id"], _used_ids(request.snapshot_dir)])
+    )
     fresh = samples.where(is_new)
     if not len(fresh):
         return prediction_log
@@ -101,7 +106,8 @@ def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, pa
     lines["foreseen"] = snapshot.recorded_outcome[fresh.positions] < 0
     if (reference := pair.reference.model) is not None:
         theirs = _answerable(snapshot, request.data, reference)
-        has = np.isin(fresh.positions, theirs.positions)
+        is_unseen = fresh.decided_at >= to_microseconds(seen_by(reference.manifest).until)
+        has = np.isin(fresh.positions, theirs.positions) & is_unseen
         lines["has_reference"] = has
         lines["reference"][has] = inference.answers_of(reference, _blinded(snapshot), fresh.where(has))
     prediction_log = np.concatenate([prediction_log, lines])
@@ -110,12 +116,18 @@ def recorded(request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, pa
     return prediction_log
 
 
+def _used_ids(snapshot_dir: str | None) -> NDArray[np.int64]:
+    """The ids of the rows in that folder's snapshot; none where it has been removed."""
+    file = Path(snapshot_dir) / snapshots.FILE_NAME if snapshot_dir else None
+    return snapshots.load(file.parent).ids if file and file.exists() else np.zeros(0, dtype=np.int64)
+
+
 def measured(
     request: TrialEvaluationRequest, pair: Pair, snapshot: Snapshot, prediction_log: NDArray[np.void]
 ) -> TrialEvaluation:
     """Scorecards of the logged predictions on the rows whose outcome is known."""
     seq_len = pair.model.contract.context_length
-    samples, _left_out = select_samples(snapshot, policy=request.data, seq_len=seq_len)
+    samples = select_samples(snapshot, policy=request.data, seq_len=seq_len)
     ids = snapshot.ids[samples.positions]
     samples = samples.where(np.isin(ids, prediction_log["id"]))
     by_id = np.argsort(prediction_log["id"])
@@ -186,8 +198,7 @@ def _blinded(snapshot: Snapshot) -> Snapshot:
 
 def _answerable(snapshot: Snapshot, policy: DataPolicy, model: Bundle) -> Samples:
     """Every row with a complete window, whatever its outcome."""
-    samples, _left_out = select_samples(_blinded(snapshot), policy=policy, seq_len=model.contract.context_length)
-    return samples
+    return select_samples(_blinded(snapshot), policy=policy, seq_len=model.contract.context_length)
 
 
 def _spread(answers: NDArray[np.float64], thresholds: Thresholds) -> AnswerDistribution:

@@ -5,13 +5,10 @@ This module measures, domain/gates decides. What cannot be measured is None, nev
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn import metrics
 
 from retrain_worker.domain.gates import (
     Agreement,
@@ -81,49 +78,53 @@ def scorecard(
     num_rows, num_win = len(answers), int(rows.labels.sum())
     if not num_rows or not np.isfinite(answers).all():
         return Scorecard(n=num_rows, num_win=num_win, num_blocks=0, actions=dict.fromkeys(ACTIONS, 0.0))
-    labels, blocks = rows.labels, statistics.blocks_in_time(rows.decided_at, rows.known_at)
-    area = statistics.auc(labels, answers, blocks)
+    labels = rows.labels
+    predictions = LabelledPredictions(labels=labels, probabilities=answers)
+    area = statistics.auc(predictions)
     losses = statistics.log_losses(labels, answers)
     prior_losses = statistics.log_losses(labels, np.full(num_rows, prior))
-    gain = statistics.mean(prior_losses - losses, blocks)
-    effect = statistics.design_effect(labels, answers, blocks)
-    slope = statistics.calibration_slope([LabelledPredictions(labels=labels, probabilities=answers, blocks=blocks)])
+    gain = statistics.mean(prior_losses - losses)
+    effect = statistics.design_effect(labels, answers)
+    slope = statistics.calibration_slope([predictions])
     is_win = answers > 0.5
+    hits, num_called = float(labels[is_win].sum()), float(is_win.sum())
     return Scorecard(
         n=num_rows,
         num_win=num_win,
-        num_blocks=len(np.unique(blocks)),
+        num_blocks=area.num_blocks if area else 0,
         auc=area.value if area else None,
         auc_low=area.low(policy.skill_alpha) if area else None,
         log_loss=float(losses.mean()),
         prior_log_loss=float(prior_losses.mean()),
         log_loss_gain=gain.value,
-        log_loss_gain_low=gain.low(policy.skill_alpha),
+        log_loss_gain_low=gain.low(policy.gain_alpha),
         brier=float(np.mean((answers - labels) ** 2)),
         ece=statistics.ece(labels, answers),
-        ece_limit=_ece_limit(labels, answers, blocks, alpha=policy.calibration_alpha),
+        ece_limit=_ece_limit(labels, answers, alpha=policy.calibration_alpha),
         calibration_slope=slope.value if slope else None,
-        calibration_slope_high=slope.high(policy.calibration_alpha) if slope else None,
-        accuracy=float(metrics.accuracy_score(labels, is_win)),
-        precision=float(metrics.precision_score(labels, is_win, zero_division=0.0)),
-        recall=float(metrics.recall_score(labels, is_win, zero_division=0.0)),
-        f1_score=float(metrics.f1_score(labels, is_win, zero_division=0.0)),
+        calibration_slope_high=slope.high(policy.slope_alpha) if slope else None,
+        accuracy=float(np.mean(is_win == labels)),
+        precision=hits / max(1.0, num_called),
+        recall=hits / max(1, num_win),
+        f1_score=2.0 * hits / max(1.0, num_called + num_win),
         actions=action_shares(answers, thresholds),
         p_mean=float(answers.mean()),
+        above_prior=float(np.mean(answers > prior)),
         p_std=float(answers.std()),
         p10_p90=float(np.quantile(answers, 0.9) - np.quantile(answers, 0.1)),
         buckets=_buckets(labels, answers, effect=effect),
         monotonicity_z=statistics.monotonicity_z(labels, answers, effect=effect),
         agreement=_agreement(answers, rows, thresholds),
-        slices=_slices(answers, rows, blocks, policy, thresholds),
+        slices=_slices(predictions, rows, prior, policy, thresholds),
     )
 
 
-def _ece_limit(labels: Ints, answers: Floats, blocks: Ints, *, alpha: float) -> float:
-    """The limit for independent rows, or that for outcomes correlated within blocks, if it is larger."""
-    alone = statistics.ece_limit(answers, alpha=alpha, seed=ECE_SEED)
-    shared = statistics.ece_limit_by_blocks(labels, answers, blocks, alpha=alpha, seed=ECE_SEED)
-    return alone if shared is None else max(alone, shared)
+def _ece_limit(labels: Ints, answers: Floats, *, alpha: float) -> float:
+    """The limit for independent rows, or that for outcomes correlated in time, if it is larger."""
+    return max(
+        statistics.ece_limit(answers, alpha=alpha, seed=ECE_SEED),
+        statistics.ece_limit_by_blocks(labels, answers, alpha=alpha, seed=ECE_SEED),
+    )
 
 
 def _actions(answers: Floats, thresholds: Thresholds) -> NDArray[np.int8]:
@@ -170,13 +171,13 @@ def _agreement(answers: Floats, rows: Rows, thresholds: Thresholds) -> Agreement
     if not num_rows:
         return None
     ours, theirs = _actions(answers, thresholds)[is_counted], rows.actions[is_counted]
-    num_same = int(np.sum(ours == theirs))
-    interval = stats.binomtest(num_same, num_rows).proportion_ci(WILSON_CONFIDENCE, method="wilson")
+    is_same = ours == theirs
+    low, high = statistics.hit_rate_interval(is_same.astype(np.int64), confidence=WILSON_CONFIDENCE)
     return Agreement(
         n=num_rows,
-        share=num_same / num_rows,
-        share_low=float(interval.low),
-        share_high=float(interval.high),
+        share=float(is_same.mean()),
+        share_low=low or 0.0,
+        share_high=high or 0.0,
         opposed=float(np.mean(ours * theirs == -1)),
         kappa=_kappa(ours, theirs),
         fallbacks=int(np.sum(is_recorded & ~is_sound)),
@@ -185,14 +186,15 @@ def _agreement(answers: Floats, rows: Rows, thresholds: Thresholds) -> Agreement
 
 def _kappa(ours: NDArray[np.int8], theirs: NDArray[np.int8]) -> float | None:
     """Cohen's kappa; None when both have a single action, the same one."""
-    if len(np.unique(np.concatenate([ours, theirs]))) < 2:
-        return None
-    kappa = float(metrics.cohen_kappa_score(ours, theirs))
-    return kappa if math.isfinite(kappa) else None
+    by_chance = float(sum(np.mean(ours == action) * np.mean(theirs == action) for action in ACTIONS.values()))
+    return (float(np.mean(ours == theirs)) - by_chance) / (1.0 - by_chance) if by_chance < 1.0 else None
 
 
-def _slices(answers: Floats, rows: Rows, blocks: Ints, policy: GatePolicy, thresholds: Thresholds) -> tuple[Slice, ...]:
+def _slices(
+    predictions: LabelledPredictions, rows: Rows, prior: float, policy: GatePolicy, thresholds: Thresholds
+) -> tuple[Slice, ...]:
     """Each symbol, then both halves in time."""
+    answers = predictions.probabilities
     is_early = np.arange(len(answers)) < len(answers) // 2
     masks = [(str(symbol), rows.symbols == symbol) for symbol in np.unique(rows.symbols)]
     masks += [("first half", is_early), ("second half", ~is_early)]
@@ -200,28 +202,22 @@ def _slices(answers: Floats, rows: Rows, blocks: Ints, policy: GatePolicy, thres
     for name, inside in masks:
         if not inside.any():
             continue
-        area, rest = (
-            statistics.auc(rows.labels[mask], answers[mask], _dense(blocks[mask])) for mask in (inside, ~inside)
-        )
-        lag = statistics.combined((area, rest), (1.0, -1.0)) if area and rest else None
+        area = statistics.auc(LabelledPredictions(labels=rows.labels[inside], probabilities=answers[inside]))
+        high = area.high(policy.slice_alpha) if area else None
+        lag = statistics.auc_difference(predictions, inside)
         found.append(
             Slice(
                 name=name,
                 n=int(inside.sum()),
                 auc=area.value if area else None,
-                auc_high=area.high(policy.slice_alpha) if area else None,
+                auc_high=None if high is None else min(1.0, high),
                 actions=action_shares(answers[inside], thresholds),
                 p_std=float(answers[inside].std()),
+                above_prior=float(np.mean(answers[inside] > prior)),
                 auc_lag_high=lag.high(policy.slice_alpha) if lag else None,
             )
         )
     return tuple(found)
-
-
-def _dense(blocks: Ints) -> Ints:
-    """The same blocks numbered from 0 without gaps."""
-    numbers: Ints = np.unique(blocks, return_inverse=True)[1].astype(np.int64)
-    return numbers
 
 
 # ---------------------------------------------------------------- two models
@@ -231,10 +227,11 @@ def comparison(ours: Floats, theirs: Floats, rows: Rows, *, policy: GatePolicy) 
     """Two models' probabilities (N,) on the same rows, paired row by row."""
     if not len(ours) or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return Comparison(n=len(ours), auc_difference=None, log_loss_gain=None, log_loss_gain_low=None)
-    blocks = statistics.blocks_in_time(rows.decided_at, rows.known_at)
     losses = [statistics.log_losses(rows.labels, answers) for answers in (ours, theirs)]
-    gain = statistics.mean(losses[1] - losses[0], blocks)
-    areas = [statistics.auc(rows.labels, answers, blocks) for answers in (ours, theirs)]
+    gain = statistics.mean(losses[1] - losses[0])
+    areas = [
+        statistics.auc(LabelledPredictions(labels=rows.labels, probabilities=answers)) for answers in (ours, theirs)
+    ]
     return Comparison(
         n=len(ours),
         auc_difference=areas[0].value - areas[1].value if areas[0] and areas[1] else None,

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -150,11 +152,37 @@ def stop_redis_of(home: Path) -> None:
             pass
 
 
+@pytest.fixture
+def notify_socket(tmp_path: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """The address, all that was heard there until now, and how to hear the rest.
+
+    A thread listens all the time: a socket holds as few as ten datagrams, and the daemon waits for nobody.
+    """
+    address, heard = tmp_path / "notify", []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(address))
+
+        def listen() -> None:
+            while message := receiver.recv(65536):
+                heard.append(message.decode())
+
+        listener = threading.Thread(target=listen)
+
+        def hear_the_rest() -> None:
+            if listener.is_alive():
+                receiver.sendto(b"", str(address))
+                listener.join()
+
+        listener.start()
+        yield address, heard, hear_the_rest
+        hear_the_rest()
+
+
 @pytest.fixture(scope="session")
 def learnable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A market with a strong regime: a few epochs are enough."""
+    """A market with a strong regime: a few epochs and 4,000 rows are enough."""
     path = tmp_path_factory.mktemp("learnable") / "trader.db"
-    write_market(path, seed=11, end=datetime.now(UTC), rows=4_000)
+    write_market(path, seed=11, end=datetime.now(UTC), rows=4_000, regime=Regime(strength=0.8))
     return path
 
 

@@ -1,4 +1,4 @@
-"""docs/consumers.md is true: what it prints is run, as it is printed, against a real Redis."""
+"""docs/how-to/consume-events.md is true: what it prints is run, as it is printed, against a real Redis."""
 
 import os
 import re
@@ -6,43 +6,22 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
-from retrain_worker.adapters.event_confirmations import EventConfirmations
-from retrain_worker.adapters.outbox_relay import Relay
-from retrain_worker.adapters.retrain_requests import Requests, trigger
-from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import payloads
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, Event, EventType
-from retrain_worker.serving import ModelEvents, ModelFollower
-from tests.redis_world import Clock, RedisServer, an_event, enqueue
+from tests.redis_world import Publish, RedisServer, an_event
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "consumers.md").read_text()
+PAGE = (ROOT / "docs/how-to/consume-events.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-
-
-Publish = Callable[..., None]
-
-
-@pytest.fixture
-def publish(client: redis.Redis, outbox: StateDb, clock: Clock) -> Publish:
-    relay = Relay(client, outbox, clock)
-
-    def publish(*events: Event) -> None:
-        enqueue(outbox, *events)
-        assert relay.relay_once(at_once=True).problem is None
-
-    return publish
 
 
 def a_run() -> tuple[Event, Event, Event, Event]:
@@ -150,52 +129,3 @@ def test_the_entry_shown_has_the_fields_that_we_write() -> None:
         "schema_version",
     ]
     assert {line.split()[0] for line in shown} <= set(payloads.Entry.__annotations__)
-
-
-def permitted(who: Any) -> Any:
-    """The permissions that the page gives to `who`."""
-    [row] = [line for line in PAGE.splitlines() if line.startswith(f"| {who} |")]
-    return re.findall(r"\+\w+", row)
-
-
-def test_the_permissions_named_are_enough(
-    publish: Publish,
-    redis_server: RedisServer,
-    client: redis.Redis,
-    outbox: StateDb,
-    clock: Clock,
-) -> None:
-    def url_of(name: str, *rows: Any) -> str:
-        client.execute_command(
-            "ACL",
-            "SETUSER",
-            name,
-            "on",
-            ">word",
-            "~quantum:*",
-            *(permission for row in rows for permission in permitted(row)),
-        )
-        return f"unix://{name}:word@{redis_server.socket}"
-
-    writer = url_of("writer", "the daemon, events")
-    enqueue(outbox, *a_run())
-    assert Relay(redis_server.client(writer), outbox, clock).relay_once().problem is None
-
-    asked = redis_server.client(url_of("asked", "the daemon, requests and confirmations"))
-    requests = Requests(asked, clock)
-    asked.xadd(REQUEST_STREAM, {"payload": "{"})
-    trigger(asked, reason="x", requested_by="y")
-    poll = requests.poll()
-    assert (poll.problem, len(poll.requests), len(poll.dead_letters)) == (None, 1, 1)
-    assert requests.acknowledge([poll.requests[0].stream_id]) is None
-    EventConfirmations(asked).seen_serving(version="v", sha256="0", model_path="/m", since=clock())
-    assert not client.acl_log(), "nothing was refused"
-
-    client.xadd("quantum:stream:model.promoted", {"payload": "{"})
-    with ModelEvents(url_of("reader", "`ModelEvents`"), group="g", consumer="c", reclaim_after_seconds=0) as events:
-        for _, event in zip(range(4), events, strict=False):
-            events.acknowledge(event)
-    follower = ModelFollower(url_of("follower", "`ModelFollower`"), consumer="c")
-    follower.start()
-    follower.stop()
-    assert not client.acl_log(), "nothing was refused"

@@ -6,13 +6,9 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from retrain_worker.domain.env_file import parse
 from tests.acceptance.conftest import (
@@ -110,7 +106,7 @@ def test_an_idle_daemon_holds_no_torch_and_does_not_repeat_a_run_after_a_restart
     assert "torch" not in maps
     assert "numpy" not in maps
     assert "run_started" not in second.events()
-    assert len(retrain_worker("history", "--home", tmp_path / "home").stdout.splitlines()) == 1
+    assert len(json.loads(retrain_worker("history", "--home", tmp_path / "home", "--json").stdout)) == 1
 
 
 def test_a_retrain_request_starts_a_run(
@@ -193,8 +189,7 @@ def test_a_reload_in_training_waits_for_the_end_of_the_run(
 
     assert is_alive(worker)
     first = daemon.wait_for_event("run_finished")
-    listed = retrain_worker("history", "--home", tmp_path / "home", "--json").stdout
-    trained = [json.loads(line) for line in listed.splitlines()]
+    trained = json.loads(retrain_worker("history", "--home", tmp_path / "home", "--json").stdout)
     assert next(run["epochs"] for run in trained if run["run_id"] == first["run_id"]) == 3
     assert daemon.wait_for_event("run_finished", outcome="SKIPPED"), "the new interval is in force"
 
@@ -214,32 +209,6 @@ def hangup_is_harmless(pid: int) -> bool:
     """Whether SIGHUP is ignored or caught: python itself needs some milliseconds before our first line runs."""
     masks = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "Sig" in line)
     return bool((int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)) & 1)
-
-
-@pytest.fixture
-def notify_socket(tmp_path: Path) -> Iterator[tuple[Any, Any, Any]]:
-    """The address, all that was heard there until now, and how to hear the rest.
-
-    A thread listens all the time: a socket holds as few as ten datagrams, and the daemon waits for nobody.
-    """
-    address, heard = tmp_path / "notify", []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(str(address))
-
-        def listen() -> None:
-            while message := receiver.recv(65536):
-                heard.append(message.decode())
-
-        listener = threading.Thread(target=listen)
-
-        def hear_the_rest() -> None:
-            if listener.is_alive():
-                receiver.sendto(b"", str(address))
-                listener.join()
-
-        listener.start()
-        yield address, heard, hear_the_rest
-        hear_the_rest()
 
 
 def ready_in(heard: list[str]) -> str:

@@ -98,5 +98,12 @@ def test_the_report_page_stands_alone(shown: tuple[Path, subprocess.CompletedPro
     page = next((shown[0] / "models/runs").glob("*/report.html"))
     text = Path(page).read_text()
 
-    assert re.findall(r"(?:src|href|url)\s*[=(]", text) == []
+    links = re.findall(r"(?:src|href|url)\s*[=(]\s*\"?([^\")]*)", text)
+    assert {link for link in links if not link.startswith("#")} == {
+        "../index/index.html",
+        "predictions.csv",
+        "predictions.parquet",
+    }
     assert "<script" not in text
+    assert "Bayes-optimal" in text
+    assert "model.promoted" in text

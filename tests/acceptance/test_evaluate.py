@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from retrain_worker.demo.market import write_market
+from retrain_worker.demo.regime import Regime
 
 END = datetime(2025, 12, 30, 21, tzinfo=UTC)
 
@@ -31,7 +32,7 @@ def called(*arguments: object) -> subprocess.CompletedProcess[str]:
 def promoted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A home in which one run has promoted its model."""
     folder = tmp_path_factory.mktemp("evaluate")
-    write_market(folder / "trader.db", seed=7, end=END)
+    write_market(folder / "trader.db", seed=7, end=END, regime=Regime(strength=0.8))
     ended = called("once", "--db", folder / "trader.db", "--home", folder / "home", "--json")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return folder, json.loads(ended.stdout)

@@ -66,7 +66,7 @@ def test_inspect(folder: Path) -> None:
         code, text, _ = call("inspect", folder / f"{name}-{NAME}.pth")
         assert (code, f"/{name}-{SHOWN}.pth\n" in text) == (11, True)
         code, text, _ = call("inspect", "--json", folder / f"{name}-{NAME}.pth")
-        report = json.loads(text)
+        [report] = json.loads(text)
         assert report["path"].endswith(f"/{name}-{SHOWN}.pth")
         assert kind in report["kind"]
 

@@ -28,6 +28,7 @@ def test_one_look_tells_several_files_apart(model: Path, tmp_path: Path) -> None
     assert done.returncode == 11, done.stderr
     ours, older_said, database_said = done.stdout.split("\n\n")
     assert "preset paper: 32 rows of 4 features (rsi, ma_cross, volatility, returns_1h)" in ours
+    assert "24 rows (weights of the patches, oldest first: 5, 15, 80 %)" in " ".join(ours.split())
     assert ours.splitlines()[-1].split() == ["verdict", "valid"]
     assert "bare state dict" in older_said and "612,481 parameters" in older_said
     assert "INVALID: it is not a PyTorch file of weights, but: empty file" in database_said
@@ -37,7 +38,7 @@ def test_a_sound_file_exits_with_zero_and_speaks_json(model: Path) -> None:
     done = retrain_worker("inspect", "--json", model)
 
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["manifest"]["contract"]["preset"] == "paper"
+    assert json.loads(done.stdout)[0]["manifest"]["contract"]["preset"] == "paper"
 
 
 def test_an_export_stands_beside_its_model_and_is_never_overwritten(model: Path) -> None:

@@ -15,6 +15,7 @@ import redis
 
 from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.state_db import StateDb
+from retrain_worker.cli.verbs import VERBS
 from retrain_worker.domain.events import EventType
 from tests.redis_world import Clock, RedisServer, an_event, enqueue
 
@@ -109,8 +110,60 @@ def test_events_tail_works_and_a_verb_of_the_daemon_says_which_extra_is_missing(
     done = run(alone / "retrain-worker", "once", "--db", "/nowhere.db", "--home", tmp_path / "home")
 
     assert done.returncode == 2
-    assert "pip install 'retrain-worker[daemon]'" in done.stderr
+    assert "pip install '/path/to/retrain_worker[daemon]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+#: every verb with arguments that reach its packages; paths are relative to the folder of the test
+CALLS = {
+    "demo": "--home home",
+    "init-db": "new.db",
+    "discover": "folder",
+    "check": "--home home",
+    "audit": "--db trader.db",
+    "once": "--db trader.db --home home",
+    "run": "--db trader.db --home home",
+    "trigger": "--home home",
+    "status": "--home home",
+    "watch": "--home home",
+    "history": "--home home",
+    "gates": "--home home",
+    "report": "--home home",
+    "deployments": "--home home",
+    "events": "schemas --to schemas",
+    "rollback": "--home home --reason x",
+    "pause": "--home home --reason x",
+    "resume": "--home home",
+    "promote": "20260110_033000 --home home --force --reason x",
+    "restart-engine": "--home home",
+    "inspect": "model.pth",
+    "evaluate": "model.pth --db trader.db --home home",
+    "export": "model.pth --format onnx",
+    "config": "show --home home",
+    "reload": "--home home",
+    "access": "grant --home home --help",  # as root it would change this host
+    "redis-acl": "",
+    "keygen": "signing.key",
+    "completion": "bash",
+}
+
+
+def test_every_verb_has_a_call() -> None:
+    assert set(CALLS) == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_a_verb_works_or_names_the_extra(alone: Path, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("trader.db", "model.pth"):
+        (tmp_path / name).touch()
+    command = [str(alone / "retrain-worker"), verb, *CALLS[verb].split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env={}, timeout=240)
+
+    assert "Traceback" not in done.stderr
+    if "which is not installed" in done.stderr or "need the package" in done.stderr:
+        assert "pip install '/path/to/retrain_worker[" in done.stderr
+        assert done.returncode in (2, 78), done.stderr
 
 
 def test_a_model_without_torch_is_a_problem_that_says_so(
@@ -118,11 +171,11 @@ def test_a_model_without_torch_is_a_problem_that_says_so(
     redis_server: RedisServer,
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "engine.env").write_text("PATCHTST_MODEL_PATH=/m.pth\n")
+    (tmp_path / "engine.env").write_text("PATCHTST_MODEL_PATH=/opt/quantum/ai_engine/models/m.pth\n")
     code = (
         "from pathlib import Path; from retrain_worker.serving import ModelFollower;"
         f"f = ModelFollower({redis_server.url!r}, consumer='c', env_file=Path({str(tmp_path / 'engine.env')!r}));"
         "f.start(); print(f.problem); f.stop()"
     )
 
-    assert "retrain-worker[serving]" in run(alone / "python", "-c", code).stdout
+    assert "retrain_worker[serving]" in run(alone / "python", "-c", code).stdout

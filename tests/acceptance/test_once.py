@@ -93,7 +93,8 @@ def test_status_history_and_gates_show_the_run(promoted: Ended) -> None:
     _, result, _, home = promoted
     told = {verb: retrain_worker(verb, "--home", home) for verb in ("status", "history", "gates")}
 
-    assert all(done.returncode == 0 for done in told.values())
+    # no daemon is running
+    assert {verb: done.returncode for verb, done in told.items()} == {"status": 3, "history": 0, "gates": 0}
     assert result["model_path"] in told["status"].stdout
     assert "next run" in told["status"].stdout
     assert result["run_id"] in told["history"].stdout
@@ -125,6 +126,30 @@ def test_a_second_run_on_the_same_rows_is_skipped(promoted: Ended, learnable: Pa
     assert (home / "engine/ai-engine.env").read_bytes() == before
 
 
+def test_the_index_shows_each_run_and_two_runs_are_compared(promoted: Ended, learnable: Path, tmp_path: Path) -> None:
+    _, first, _, home = promoted
+    done = retrain_worker("once", "--db", learnable, "--home", home, "--force", "--json", MAX_EPOCHS=2)
+    second = json.loads(done.stdout)
+    runs, page = [first["run_id"], second["run_id"]], tmp_path / "compare.html"
+    (home / "models/runs" / runs[0] / "report.html").unlink()
+    index = retrain_worker("report", "--home", home, "--index")
+    compared = retrain_worker("report", "--home", home, "--compare", *runs, "--html", page)
+
+    assert second["outcome"] == "REFUSED", done.stderr
+    assert index.stdout == f"{home}/models/runs/index/index.html\n", index.stderr
+    site = (home / "models/runs/index/index.html").read_text()
+    for run_id in runs:
+        assert f'href="../{run_id}/report.html"' in site
+        folder = home / "models/runs" / run_id
+        assert "Precision and recall" in (folder / "report.html").read_text()
+        assert {"predictions.csv", "predictions.parquet"} <= {path.name for path in folder.iterdir()}
+    assert (compared.returncode, compared.stdout) == (0, f"{page}\n"), compared.stderr
+    text = page.read_text()
+    assert "Two runs side by side" in text
+    assert text.index("PROMOTED") < text.index("REFUSED")
+    assert "max_epochs 2" in text
+
+
 def test_a_market_without_signal_is_refused_with_the_gates_that_failed(hopeless: Path, tmp_path: Path) -> None:
     code, result, _ = once(hopeless, tmp_path / "home", MAX_EPOCHS=3)
 
@@ -153,6 +178,6 @@ def test_a_misspelled_setting_in_an_env_file_is_not_ignored(tmp_path: Path) -> N
     assert "was RETRAIN_INTERVAL_H meant" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("fly",), ("once", "--no-such-option")])
+@pytest.mark.parametrize("arguments", [("fly",), ("once", "--no-such-option")])
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert retrain_worker(*arguments).returncode == 2

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from retrain_worker import signing
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import env_file
 from retrain_worker.domain.events import EVENT_TYPES
@@ -22,6 +23,7 @@ from tests.acceptance.conftest import (
     retrain_worker,
     wait_for,
 )
+from tests.redis_world import RedisServer
 from tests.slot_home import OTHER_LINES, VERSIONS, SlotHome, slot_home
 
 #: nothing listens there: the engine's restart and the relay must not be needed
@@ -61,7 +63,8 @@ def ordered(engine: SlotHome, *options: str) -> subprocess.Popen[str]:
 
 def deployments(engine: SlotHome) -> list[dict[str, Any]]:
     done = retrain_worker("deployments", "--json", "--home", engine.home)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
 
 
 def events_of(engine: SlotHome) -> list[str]:
@@ -71,11 +74,28 @@ def events_of(engine: SlotHome) -> list[str]:
     return [kind for kind in kinds if kind in EVENT_TYPES]
 
 
+def test_where_signatures_are_required_only_a_signed_model_returns(engine: SlotHome, tmp_path: Path) -> None:
+    key = signing.new_key()
+    (tmp_path / "key").write_text(key)
+    (tmp_path / "key").chmod(0o600)
+    required = {"SIGNED_MODELS": "required", "SIGNING_KEY_FILE": tmp_path / "key"}
+    path, sha256 = engine.models[1]
+
+    refused = rolled_back(engine, "--reason", "x", **required)
+    assert (refused.returncode, engine.named()) == (11, engine.path_of(2))
+    assert "not signed" in refused.stdout + refused.stderr
+
+    statement = {"purpose": "model", "sha256": sha256, "promoted_at": "2026-01-02T00:00:00+00:00"}
+    signing.Signer(key).write(path, statement)
+    done = rolled_back(engine, "--reason", "x", **required)
+    assert (done.returncode, engine.named()) == (0, path), done.stderr
+
+
 def test_without_a_daemon_and_without_redis_one_command_returns_the_previous_model(engine: SlotHome) -> None:
     done = rolled_back(engine, "--reason", "loses money")
 
     assert (done.returncode, engine.named()) == (0, engine.path_of(1)), done.stderr
-    assert f"names {VERSIONS[1]}, instead of {VERSIONS[2]}" in done.stdout
+    assert f"names {VERSIONS[1]} (was {VERSIONS[2]})" in done.stdout
     assert engine.env_file.read_text() == f"{OTHER_LINES}PATCHTST_MODEL_PATH={engine.path_of(1)}\n"
     assert (engine.home / "engine/restart-requested").read_text() == f"{engine.path_of(1)}\n"
     newest = deployments(engine)[0]
@@ -140,6 +160,42 @@ def test_a_rollback_that_is_not_confirmed_exits_1(engine: SlotHome) -> None:
 
     assert (done.returncode, engine.named()) == (1, engine.path_of(1))
     assert "was not seen in service within" in done.stdout
+
+
+def test_forged_acknowledgements_neither_fail_nor_confirm_a_rollback(
+    engine: SlotHome, redis_server: RedisServer
+) -> None:
+    client, (path, sha256) = redis_server.client(), engine.models[1]
+    genuine = {"version": VERSIONS[1], "sha256": sha256, "model_path": str(path), "canary_max_error": 0.0}
+    forged: list[dict[str, Any]] = [
+        {"note": "\ud800"},
+        {"canary_max_error": 10**400},
+        {"consumer": "\x1b[2Jengine\nverdict: can be used"},
+        {"sha256": "b" * 64},
+    ]
+
+    def acknowledge(changes: dict[str, Any]) -> None:
+        payload = json.dumps({**genuine, "consumer": "engine", **changes})
+        client.xadd("quantum:stream:model.served", {"event_type": "model.served", "payload": payload})
+
+    waiting = subprocess.Popen(
+        [*COMMAND, "rollback", "--home", str(engine.home)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment(ENGINE_CONFIRM="event", ENGINE_CONFIRM_TIMEOUT_S=60, REDIS_URL=redis_server.url),
+    )
+    wait_for(lambda: engine.named() == path, what="the swap")
+    for changes in forged:
+        acknowledge(changes)
+    time.sleep(2)
+    assert waiting.poll() is None
+    acknowledge({})
+    output = waiting.communicate(timeout=PATIENCE_SECONDS)[0]
+
+    assert (waiting.returncode, deployments(engine)[0]["state"]) == (0, "CONFIRMED"), output
+    shown = output + "".join(retrain_worker(verb, "--home", engine.home).stdout for verb in ("status", "deployments"))
+    assert "follower engine answers" in shown
+    assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import threading
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.events import SERVED_STREAM, EventType, stream_of
+from retrain_worker.domain.current_model import named_by, to_fields
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, EventType, stream_of
 from retrain_worker.domain.recipe import InputTransform, Preset
 from retrain_worker.errors import RetryLaterError
 from retrain_worker.model import bundle, presets
@@ -38,17 +40,6 @@ WINDOWS = np.random.default_rng(3).normal(size=(7, 32, 2)).astype(np.float32)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_reader, "BLOCK_SECONDS", 0.05)
     monkeypatch.setattr(model_watch, "BLOCK_SECONDS", 0.05)
-
-
-@pytest.fixture
-def publish(client: redis.Redis, outbox: StateDb, clock: Clock) -> Any:
-    relay = Relay(client, outbox, clock)
-
-    def publish(*events: Any) -> None:
-        enqueue(outbox, *events)
-        assert relay.relay_once(at_once=True).problem is None
-
-    return publish
 
 
 async def take(events: Any, count: int, *, acknowledge: bool = True) -> list[Any]:
@@ -181,6 +172,8 @@ def promote(client: redis.Redis, path: Any, sha256: Any) -> None:
         "sha256": sha256,
         "promoted_at": datetime.now(UTC).isoformat(),
     }
+    current: dict[Any, Any] = dict(to_fields(known(named_by("model.promoted", str(uuid.uuid4()), payload))))
+    client.hset(CURRENT_MODEL_KEY, mapping=current)
     client.xadd("quantum:stream:model.promoted", {"event_type": "model.promoted", "payload": json.dumps(payload)})
 
 
@@ -198,7 +191,7 @@ def test_it_takes_over_promotions_while_the_event_loop_goes_on_and_a_bad_file_ke
     first, second = a_model(tmp_path, 1), a_model(tmp_path, 2)
 
     async def follow() -> Any:
-        async with AsyncModelFollower(redis_server.url, consumer="test-1") as model:
+        async with AsyncModelFollower(redis_server.url, consumer="test-1", allowed_directories=[tmp_path]) as model:
             with pytest.raises(RetryLaterError, match="nothing names one yet"):
                 model.predict(WINDOWS)
             promote(client, *first)
@@ -233,7 +226,7 @@ def test_a_load_never_blocks_the_event_loop(
     monkeypatch.setattr(model_watch.ModelWatch, "_verified", slow)
 
     async def follow() -> None:
-        async with AsyncModelFollower(redis_server.url, consumer="test-1") as model:
+        async with AsyncModelFollower(redis_server.url, consumer="test-1", allowed_directories=[tmp_path]) as model:
             promote(client, *a_model(tmp_path, 1))
             await until(loading.is_set)
             assert model.served is None, "we are here, so the loop runs while the load waits for us"

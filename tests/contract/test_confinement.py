@@ -1,5 +1,6 @@
-"""A worker writes to its folders only, signals no other process, and opens no connection that it does not need."""
+"""A worker has its files and folders only, signals no other process, and opens no connection that it does not need."""
 
+import mmap
 import os
 import signal
 import socket
@@ -54,6 +55,41 @@ def write_in_a_child(path: Path) -> None:
     subprocess.run(["sh", "-c", f"echo changed >{path}"], check=True, stderr=subprocess.DEVNULL)
 
 
+def read(path: Path) -> None:
+    path.read_bytes()
+
+
+def list_folder(path: Path) -> None:
+    list(path.parent.iterdir())
+
+
+def map_into_memory(path: Path) -> None:
+    with path.open("rb") as file:
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+
+def read_through_a_link(path: Path) -> None:
+    Path("link").symlink_to(path)
+    Path("link").read_bytes()
+
+
+def read_through_a_second_name(path: Path) -> None:
+    Path("second-name").hardlink_to(path)
+    Path("second-name").read_bytes()
+
+
+def read_in_a_child(path: Path) -> None:
+    subprocess.run(["cat", str(path)], check=True, capture_output=True)
+
+
+def read_the_environment_of_the_parent(_path: Path) -> None:
+    Path(f"/proc/{os.getppid()}/environ").read_bytes()
+
+
+def read_the_memory_of_the_parent(_path: Path) -> None:
+    Path(f"/proc/{os.getppid()}/maps").read_bytes()
+
+
 def connect(path: Path) -> None:
     socket.create_connection(("127.0.0.1", int(path.read_text())), timeout=10).close()
 
@@ -63,16 +99,39 @@ def signal_the_parent(_path: Path) -> None:
 
 
 FORBIDDEN: list[Callable[[Path], None]] = [
-    write, append, truncate, replace, remove, make_beside, link_over, make_folder, write_in_a_child,
-]  # fmt: skip
+    write,
+    append,
+    truncate,
+    replace,
+    remove,
+    make_beside,
+    link_over,
+    make_folder,
+    write_in_a_child,
+    read,
+    list_folder,
+    map_into_memory,
+    read_through_a_link,
+    read_through_a_second_name,
+    read_in_a_child,
+    read_the_environment_of_the_parent,
+    read_the_memory_of_the_parent,
+]
 
 
-def in_a_worker(action: Callable[[Path], None], path: Path, run_dir: Path, *, uses_network: bool) -> str:
+def in_a_worker(
+    action: Callable[[Path], None],
+    path: Path,
+    run_dir: Path,
+    *,
+    uses_network: bool = False,
+    readable: Path | None = None,
+) -> str:
     """What a confined process reports of `action`: `done`, or the name of its error."""
     program = (
-        "import sys; from pathlib import Path; from retrain_worker.confinement import confine\n"
+        "import os, sys; from pathlib import Path; from retrain_worker.confinement import confine\n"
         f"import {__name__} as tried\n"
-        f"assert confine(writable=[Path.cwd()], uses_network={uses_network})\n"
+        f"assert confine(readable=[Path({str(readable)!r})], writable=[Path.cwd()], uses_network={uses_network})\n"
         "Path('own').write_text('own'); Path('/dev/null').write_text('')\n"
         f"try: tried.{action.__name__}(Path({str(path)!r}))\n"
         "except Exception as error: print(type(error).__name__)\n"
@@ -99,7 +158,9 @@ def test_the_engine_is_out_of_reach(tmp_path: Path, run_dir: Path, action: Calla
     env_file.write_text("OTHER=1\n")
     before = sorted(env_file.parent.iterdir())
 
-    assert in_a_worker(action, env_file, run_dir, uses_network=True) in {"PermissionError", "CalledProcessError"}
+    refusals = {"PermissionError", "CalledProcessError", "OSError"}  # a second name in another folder: EXDEV
+
+    assert in_a_worker(action, env_file, run_dir, uses_network=True) in refusals
 
     assert env_file.read_text() == "OTHER=1\n"
     assert sorted(env_file.parent.iterdir()) == before
@@ -112,8 +173,16 @@ def test_only_a_worker_that_reads_the_database_has_a_network(
     if confinement.version() < 4:
         pytest.skip("this kernel's Landlock does not know TCP")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        (tmp_path / "port").write_text(str(server.getsockname()[1]))
-        assert in_a_worker(connect, tmp_path / "port", run_dir, uses_network=uses_network) == expected
+        (run_dir / "port").write_text(str(server.getsockname()[1]))
+        assert in_a_worker(connect, run_dir / "port", run_dir, uses_network=uses_network) == expected
+
+
+def test_named_files_and_folders_can_be_read_and_not_written(tmp_path: Path, run_dir: Path) -> None:
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table/t.db").write_text("rows")
+    for named in (tmp_path / "table", tmp_path / "table/t.db"):
+        for action, expected in ((read, "done"), (map_into_memory, "done"), (write, "PermissionError")):
+            assert in_a_worker(action, tmp_path / "table/t.db", run_dir, readable=named) == expected
 
 
 def test_other_processes_get_no_signal(tmp_path: Path, run_dir: Path) -> None:

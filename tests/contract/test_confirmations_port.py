@@ -94,7 +94,8 @@ def test_what_can_confirm_is_found_out(
 ) -> None:
     """A follower that has answered for an earlier model has to answer for this one, too."""
     if has_follower:
-        client.xadd(SERVED_STREAM, {"event_type": "model.served", "payload": '{"version": "another"}'})
+        other = {"version": "another", "sha256": "b" * 64}
+        client.xadd(SERVED_STREAM, {"event_type": "model.served", "payload": json.dumps(other)})
     automatic = AutomaticConfirmations(EventConfirmations(client), Unit(has_unit))
 
     assert automatic.expected() is expected

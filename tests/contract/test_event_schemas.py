@@ -11,16 +11,19 @@ import msgspec
 import pytest
 import redis
 
-from retrain_worker.adapters.event_schemas import PAYLOADS, as_text, schemas
+from retrain_worker.adapters.event_schemas import as_text, asyncapi, schemas
 from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.retrain_requests import trigger
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.domain import events
+from retrain_worker.domain import events, facts, gates, payloads, trial_evaluation
+from retrain_worker.domain.artifact import ModelContract
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, REQUEST_STREAM, SERVED_STREAM, EventType, stream_of
 from retrain_worker.domain.facts import PullFacts, RowCounts
 from retrain_worker.domain.gates import GatePolicy, decide
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Run, Stage
+from retrain_worker.domain.typed_events import PAYLOADS
 from retrain_worker.serving import ModelFollower
+from tests.node import needs_node, node_modules
 from tests.redis_world import Clock, RedisServer, enqueue, entries_of
 from tests.run_facts import gate_facts, train_facts
 from tests.unit.test_gates import GOOD
@@ -80,10 +83,20 @@ def published() -> list[Any]:
     ]
 
 
+FORMATS = jsonschema.FormatChecker(formats=())
+
+
+def is_instant(value: object) -> bool:
+    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+
+
+FORMATS.checks("date-time", raises=ValueError)(is_instant)
+
+
 def check(name: Any, value: Any) -> None:
     schema = json.loads((DOCS / f"{name}.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(value, schema, cls=jsonschema.Draft202012Validator)
+    jsonschema.validate(value, schema, cls=jsonschema.Draft202012Validator, format_checker=FORMATS)
 
 
 def text(fields: Any) -> dict[str, str]:
@@ -95,6 +108,60 @@ def test_the_files_are_up_to_date() -> None:
     assert {path.name for path in DOCS.glob("*.json")} == set(schemas())
     for name, schema in schemas().items():
         assert (DOCS / name).read_bytes() == as_text(schema), name
+
+
+def test_every_document_has_an_id_and_each_field_a_description_and_the_examples_are_valid() -> None:
+    found = {name: json.loads((DOCS / name).read_text()) for name in schemas() if name != "asyncapi.json"}
+
+    assert len({schema["$id"] for schema in found.values()}) == len(found)
+    for name, schema in found.items():
+        [example] = schema["examples"]
+        check(name.removesuffix(".json"), example)
+        for definition in schema["$defs"].values():
+            assert all(field["description"] for field in definition["properties"].values()), definition["title"]
+    assert found["model.rolled_back.json"]["examples"][0]["type"] == "model.rolled_back"
+
+
+@pytest.mark.parametrize(
+    ("published_type", "stored_type"),
+    [
+        (payloads.RowCounts, facts.RowCounts),
+        (payloads.Forced, facts.ForcedPromotion),
+        (payloads.Contract, ModelContract),
+        (payloads.Scorecard, gates.Scorecard),
+        (payloads.Bucket, gates.Bucket),
+        (payloads.Agreement, gates.Agreement),
+        (payloads.Slice, gates.Slice),
+        (payloads.GateResult, gates.GateResult),
+        (payloads.Check, gates.Check),
+        (payloads.AnswerDistribution, trial_evaluation.AnswerDistribution),
+    ],
+)
+def test_the_published_type_has_the_fields_of_the_stored_one(published_type: Any, stored_type: Any) -> None:
+    assert list(published_type.__annotations__) == list(stored_type.__dataclass_fields__)
+
+
+@needs_node
+def test_the_asyncapi_document_is_valid_and_has_a_channel_for_each_stream() -> None:
+    document = json.loads((DOCS / "asyncapi.json").read_text())
+    specification = node_modules() / "@asyncapi/specs/schemas/3.0.0-without-$id.json"
+
+    jsonschema.validate(document, json.loads(specification.read_text()), cls=jsonschema.Draft7Validator)
+    assert {channel["address"] for channel in document["channels"].values()} == {stream_of(kind) for kind in PAYLOADS}
+    assert document["operations"]["model.retrain"]["action"] == "receive"
+
+
+def test_the_payloads_of_the_asyncapi_document_are_those_of_the_schemas() -> None:
+    components = asyncapi()["components"]
+    for name, schema in schemas().items():
+        definitions = json.dumps(schema.get("$defs", {})).replace("#/$defs/", "#/components/schemas/")
+        assert json.loads(definitions).items() <= {**components["schemas"], **_hash_fields()}.items(), name
+
+
+def _hash_fields() -> dict[str, Any]:
+    """The hash is no message."""
+    fields: dict[str, Any] = schemas()["current_model.json"]["$defs"]
+    return fields
 
 
 def test_every_type_has_a_schema() -> None:
@@ -121,7 +188,9 @@ def test_everything_we_put_into_redis_validates(
     check("current_model", text(client.hgetall(CURRENT_MODEL_KEY)))
 
 
-def test_what_a_follower_says_validates(client: redis.Redis, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_the_acknowledgement_of_a_follower_validates(
+    client: redis.Redis, redis_server: RedisServer, tmp_path: Path
+) -> None:
     import numpy as np
 
     torch = pytest.importorskip("torch")
@@ -144,7 +213,7 @@ def test_what_a_follower_says_validates(client: redis.Redis, redis_server: Redis
     )
     env_file = tmp_path / "ai-engine.env"
     env_file.write_text(f"PATCHTST_MODEL_PATH={path}\n")
-    with ModelFollower(redis_server.url, consumer="test", env_file=env_file):
+    with ModelFollower(redis_server.url, consumer="test", env_file=env_file, allowed_directories=[tmp_path]):
         [(_, fields)] = entries_of(client, SERVED_STREAM)
 
     check("entry", text(fields))

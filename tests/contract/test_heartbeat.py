@@ -26,7 +26,9 @@ class Listener:
         self.pings += 1
 
 
-def test_a_job_that_hangs_ends_the_pings_and_a_slow_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_hangs_ends_the_pings_and_a_slow_one_does_not(
+    components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service, "status_line", lambda _components: "idle")
     now, held, entered = [0.0], threading.Event(), threading.Event()
 
@@ -42,12 +44,12 @@ def test_a_job_that_hangs_ends_the_pings_and_a_slow_one_does_not(monkeypatch: py
     try:
         assert entered.wait(60)
         now[0] = 100.0
-        service._heartbeat(cast(Components, None), schedule, cast(Notifier, listener))
+        service._heartbeat(components, schedule, cast(Notifier, listener))
         assert listener.pings == 1
         now[0] = 200.0
         with capture_logs() as logged:
-            stuck = service._heartbeat(cast(Components, None), schedule, cast(Notifier, listener))
-            service._heartbeat(cast(Components, None), schedule, cast(Notifier, listener), reported=stuck)
+            stuck = service._heartbeat(components, schedule, cast(Notifier, listener))
+            service._heartbeat(components, schedule, cast(Notifier, listener), reported=stuck)
         assert listener.pings == 1
         assert listener.said == ["idle", "idle", "idle"], "the status goes on"
         assert [each["event"] for each in logged] == ["job_stuck"], "it is said once"

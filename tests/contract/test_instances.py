@@ -1,5 +1,6 @@
 """Several workers share one Redis: by a prefix of their own, or as instances of one prefix."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,14 @@ def test_a_follower_follows_its_own_worker_only(workers: list[Worker], redis_ser
 @pytest.mark.parametrize("workers", [(BLUE, GREEN)], indirect=True)
 def test_a_confirmation_comes_from_a_follower_of_the_instance(workers: list[Worker], clock: Clock) -> None:
     blue = workers[0]
-    served = '{"version": "v", "sha256": "aa", "consumer": "engine"}'
+    served = json.dumps({"version": "v", "sha256": "a" * 64, "consumer": "engine"})
     blue.client.xadd("quantum:stream:model.served", {"payload": served, "instance": "blue"})
     found = [EventConfirmations(worker.client, instance=worker.names.instance) for worker in workers]
 
     assert [one.has_answered() for one in found] == [True, False]
     question: dict[str, Any] = {
         "version": "v",
-        "sha256": "aa",
+        "sha256": "a" * 64,
         "model_path": "/m",
         "since": clock() - timedelta(hours=1),
     }

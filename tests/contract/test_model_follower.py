@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -113,11 +114,12 @@ def promote(relay: Relay, outbox: StateDb, clock: Clock) -> Any:
 
 
 @pytest.fixture
-def follow(redis_server: RedisServer) -> Iterator[Any]:
+def follow(redis_server: RedisServer, models: list[Model], tmp_path: Path) -> Iterator[Any]:
     started = []
 
     def follow(url: Any = redis_server.url, **options: Any) -> ModelFollower:
-        follower = ModelFollower(url, consumer="test-1", **options)
+        directories = [models[0].path.parent, tmp_path]
+        follower = ModelFollower(url, consumer="test-1", **{"allowed_directories": directories, **options})
         started.append(follower)
         follower.start()
         return follower
@@ -161,22 +163,12 @@ def test_a_follower_serves_what_a_newer_version_of_the_daemon_writes(
     follower = follow()
     assert answers_like(follower, models[0])
 
-    payload = {
-        "new_version": newer.path.stem,
-        "model_path": str(newer.path),
-        "sha256": newer.sha256,
-        "promoted_at": (at + timedelta(days=1)).isoformat(),
-        "added_later": {"deep": [1]},
-    }
+    named = {"version": newer.path.stem, "model_path": str(newer.path), "sha256": newer.sha256}
+    newer_fields = {**fields, **named, "promoted_at": (at + timedelta(days=1)).isoformat(), "event_id": "e2"}
+    client.hset(CURRENT_MODEL_KEY, mapping=dict(newer_fields.items()))  # at once, as the daemon does
     client.xadd(
         "quantum:stream:model.promoted",
-        {
-            "event_type": "model.promoted",
-            "schema_version": "99",
-            "event_id": "e2",
-            "added_later": "x",
-            "payload": json.dumps(payload),
-        },
+        {"event_type": "model.promoted", "schema_version": "99", "event_id": "e2", "added_later": "x", "payload": "?"},
     )
 
     wait_until(lambda: answers_like(follower, newer), "serving the newer file")
@@ -238,23 +230,175 @@ def test_it_takes_over_a_promotion_and_a_roll_back_and_acknowledges_each(
         assert answers_like(follower, model)
 
 
-def test_an_event_wakes_it_when_the_hash_is_not_there(follow: Any, models: list[Model], client: redis.Redis) -> None:
+def forged(model: Model, **changes: Any) -> dict[Any, Any]:
+    """A promotion that any client of Redis can write."""
+    payload = {
+        "new_version": "forged",
+        "model_path": str(model.path),
+        "promoted_at": "9999-12-31T23:59:59+00:00",
+        **changes,
+    }
+    return {"event_type": "model.promoted", "event_id": str(changes), "payload": json.dumps(payload)}
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_a_forged_promotion_changes_nothing_and_does_not_hold_up_a_genuine_one(
+    promote: Any, follow: Any, models: list[Model], client: redis.Redis, is_served: bool
+) -> None:
+    if is_served:
+        promote(models[0])
+    follower = follow()
+    forgeries: tuple[dict[str, str], ...] = (
+        {},
+        {"sha256": models[2].sha256},
+        {"model_path": "/dev/zero"},
+        {"promoted_at": "0001-01-01T00:00:00+23:59"},
+    )
+    for changes in forgeries:
+        client.xadd("quantum:stream:model.promoted", forged(models[2], **changes))
+    for _ in range(3):
+        look(follower)
+
+    assert (follower.problem, follower.served is not None) == (None, is_served)
+    promote(models[1])
+    wait_until(lambda: answers_like(follower, models[1]))
+    for changes in forgeries:
+        client.xadd("quantum:stream:model.promoted", forged(models[2], **changes))
+    look(follower)
+    assert answers_like(follower, models[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"sha256": ""}, "its sha256 is not known"),
+        ({"sha256": "0"}, "sha256 is not a sha256"),
+        (
+            {"promoted_at": "9999-12-31T23:59:59+00:00"},
+            "promoted_at '9999-12-31T23:59:59+00:00' is not between 1970 and",
+        ),
+        ({"promoted_at": "0001-01-01T00:00:00+23:59"}, "neither ISO 8601 nor a time since the epoch"),
+        ({"version": "v\x1b[2J"}, "holds characters that cannot be printed"),
+        ({"version": "v" * 2_000_000}, "it has a field of 2,000,000 bytes"),
+        ({"size_bytes": "9" * 5000}, "is not a number"),
+        ({"model_path": "/dev/zero"}, "it does not lie in"),
+        ({"model_path": "{folder}/../{name}"}, "it does not lie in"),
+        ({"model_path": "{folder}/deeper/{name}"}, "it does not lie in"),
+    ],
+)
+def test_a_forged_hash_is_refused_and_does_not_hold_up_a_genuine_promotion(
+    promote: Any, follow: Any, models: list[Model], client: redis.Redis, change: dict[str, str], problem: str
+) -> None:
+    promote(models[0])
+    follower = follow()
+    genuine: dict[Any, Any] = client.hgetall(CURRENT_MODEL_KEY)
+    forgery: dict[Any, Any] = {
+        "version": "forged",
+        "model_path": str(models[2].path),
+        "sha256": models[2].sha256,
+        "promoted_at": datetime.now(UTC).isoformat(),
+    }
+    folder, name = models[2].path.parent, models[2].path.name
+    client.hset(
+        CURRENT_MODEL_KEY,
+        mapping=forgery | {key: text.format(folder=folder, name=name) for key, text in change.items()},
+    )
+    look(follower)
+
+    assert problem in (follower.problem or "")
+    assert answers_like(follower, models[0])
+    assert answers_like(follow(), models[2]) is False, "nor by one that starts now"
+    client.hset(CURRENT_MODEL_KEY, mapping=genuine)
+    promote(models[1])
+    wait_until(lambda: answers_like(follower, models[1]))
+    wait_until(lambda: follower.problem is None)
+
+
+def test_an_entry_that_is_dated_in_the_future_holds_up_no_promotion(
+    promote: Any, follow: Any, models: list[Model], client: redis.Redis
+) -> None:
+    promote(models[0])
+    follower = follow()
+    later: dict[Any, Any] = {
+        "model_path": str(models[2].path),
+        "sha256": models[2].sha256,
+        "promoted_at": (datetime.now(UTC) + timedelta(days=3650)).isoformat(),
+    }
+    client.hset(CURRENT_MODEL_KEY, mapping=later)
+    wait_until(lambda: answers_like(follower, models[2]))
+
+    promote(models[1])
+
+    wait_until(lambda: answers_like(follower, models[1]))
+
+
+def wide_canary(content: dict[str, Any]) -> None:
+    """20 million windows in a file of 111 kB."""
+    content["canary"] = {
+        "windows": torch.zeros(1).expand(20_000_000, 32, 2),
+        "probabilities": torch.zeros(1, dtype=torch.float64).expand(20_000_000),
+    }
+
+
+@pytest.mark.parametrize("trap", ["pipe", "device", "link", "canary"])
+def test_a_file_that_is_a_trap_is_refused_at_once(
+    promote: Any, follow: Any, models: list[Model], tmp_path: Path, trap: str
+) -> None:
+    promote(models[0])
+    follower = follow()
+    bad = Model(tmp_path / "patchtst_v20260101_000009.pth", models[1].sha256, None)
+    if trap == "pipe":
+        os.mkfifo(bad.path)
+    elif trap == "device":
+        bad.path.symlink_to("/dev/zero")
+    elif trap == "link":
+        bad.path.symlink_to(models[1].path)
+    else:
+        bad = rewritten(Model(models[1].path, "", None), tmp_path, wide_canary)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.monotonic()
+    promote(bad)
+    wait_until(lambda: follower.problem)
+
+    assert "is refused" in follower.problem
+    assert answers_like(follower, models[0])
+    assert time.monotonic() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kB"
+    promote(models[2])
+    wait_until(lambda: answers_like(follower, models[2]))
+
+
+def test_by_default_models_lie_in_the_directory_of_the_daemon(
+    promote: Any, follow: Any, models: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(models[0])
+    assert "does not lie in /opt/quantum/ai_engine/models;" in follow(allowed_directories=None).problem
+
+    monkeypatch.setenv("ENGINE_MODELS_DIR", str(models[0].path.parent))
+
+    assert answers_like(follow(allowed_directories=None), models[0])
+
+
+def test_a_model_of_the_env_file_needs_its_checksum_file(follow: Any, models: list[Model], tmp_path: Path) -> None:
+    path = tmp_path / models[0].path.name
+    path.write_bytes(models[0].path.read_bytes())
+    env_file = tmp_path / "ai-engine.env"
+    env_file.write_text(f"PATCHTST_MODEL_PATH={path}\n")
+    follower = follow(env_file=env_file)
+    assert f"{path}: its sha256 is not known; sha256sum {path.name} > {path.name}.sha256" in follower.problem
+
+    artifact.checksum_file(path).write_text(f"{models[1].sha256}  {path.name}\n")
+    assert f"its sha256 is {models[0].sha256}, expected {models[1].sha256}" in follow(env_file=env_file).problem
+
+    artifact.checksum_file(path).write_text(f"{models[0].sha256}  {path.name}\n")
+    assert answers_like(follow(env_file=env_file), models[0])
+
+
+def test_without_a_model_it_waits(follow: Any) -> None:
     follower = follow()
     assert not follower.wait_for_model(0)
     with pytest.raises(RetryLaterError, match="nothing names one yet"):
         follower.predict(WINDOWS)
-    event = an_event(
-        1,
-        EventType.PROMOTED,
-        new_version="v",
-        model_path=str(models[0].path),
-        sha256=models[0].sha256,
-        promoted_at=datetime.now(UTC).isoformat(),
-    )
-    client.xadd("quantum:stream:model.promoted", {"event_type": event.event_type, "payload": json.dumps(event.payload)})
-
-    assert follower.wait_for_model(PATIENCE_SECONDS)
-    assert answers_like(follower, models[0])
 
 
 def test_the_same_file_promoted_again_is_acknowledged_again_without_a_load(

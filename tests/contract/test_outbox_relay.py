@@ -154,6 +154,7 @@ def test_the_hash_holds_the_newest_model(relay: Relay, client: redis.Redis, outb
         "event_id": a_promotion(2, at=clock()).event_id,
         "shadow_only": "true",
         "confirmed": "false",
+        "model_url": "",
     }
 
 

@@ -9,8 +9,9 @@ import pytest
 from retrain_worker import cli
 from retrain_worker.daemon.status import status_line
 from retrain_worker.domain.lifecycle import Stage
-from retrain_worker.domain.pause import Pause, duration_of
-from retrain_worker.errors import RedisUnavailableError
+from retrain_worker.domain.pause import Pause
+from retrain_worker.domain.quantity import duration_of
+from retrain_worker.errors import RedisUnavailableError, UsageError
 from tests.daemon_home import an_ended_run, opened_components
 from tests.redis_world import RedisServer
 
@@ -121,7 +122,6 @@ def test_a_duration_has_a_unit(text: str, hours: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["3", "3w", "-1h", "0h", "", "1h30"])
-def test_another_duration_is_wrong_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_another_duration_is_wrong_usage(text: str) -> None:
+    with pytest.raises(UsageError, match="not a duration like 90min, 12h or 3d"):
         cli.parse(["pause", "--reason", "x", f"--for={text}"])
-    assert "not a duration like 90min, 12h or 3d" in capsys.readouterr().err

@@ -155,3 +155,20 @@ def test_a_stream_of_another_type_is_reported_once(opened: Any, client: redis.Re
             components.retrain_requests.run()
 
     assert [line["event"] for line in logged] == ["requests_problem"]
+
+
+def test_a_request_that_redis_delivers_again_after_a_failover_is_no_new_one(opened: Any, client: redis.Redis) -> None:
+    components = opened()
+    ask(client, "new data")
+    components.retrain_requests.run()
+    end(components)
+    components = opened()
+    client.xgroup_setid(REQUEST_STREAM, REQUEST_GROUP, "0")  # what a replica knows that has missed the newest writes
+    components.retrain_requests.run()
+    assert (components.store.unfinished_run(), pending(client)) == (None, 0)
+
+    ask(client, "newer data")
+    client.xgroup_setid(REQUEST_STREAM, REQUEST_GROUP, "0")
+    components.retrain_requests.run()
+    assert reasons(components) == ["ops: new data", "ops: newer data"]
+    assert pending(client) == 0

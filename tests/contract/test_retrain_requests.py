@@ -28,7 +28,7 @@ def acknowledge_all(requests: Requests, poll: Any) -> None:
 
 
 def test_a_triggered_request_comes_until_it_is_acknowledged(requests: Requests, client: redis.Redis) -> None:
-    stream_id = trigger(client, reason="new data", requested_by="a person")
+    stream_id = trigger(client, reason="new data", requested_by="a person").entry_id
 
     first, again = requests.poll(), requests.poll()
     acknowledge_all(requests, again)

@@ -1,5 +1,6 @@
 """The main loop goes on whatever a reload or the status meets."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from retrain_worker.adapters.systemd import Notifier
 from retrain_worker.daemon import service
 from retrain_worker.daemon.status import status_line
 from retrain_worker.errors import SettingsError
-from retrain_worker.settings import Settings
+from retrain_worker.settings import Settings, load
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,24 @@ def test_a_reload_that_fails_is_rejected_and_changes_nothing(
     assert problem in logged[0]["message"]
     result = msgspec.json.decode((tmp_path / "result").read_bytes(), type=ReloadResult)
     assert problem in result.problems[0]
+
+
+def test_a_reload_lists_what_has_changed_without_secrets(components: Any, tmp_path: Path) -> None:
+    def read_settings() -> Settings:
+        values = {"MAX_EPOCHS": "7", "REDIS_URL": "redis://:hunter2@localhost:6379/0"}
+        return load(values, home=components.configuration.settings.home)
+
+    with capture_logs() as logged:
+        service._reload(components, Notifier(), read_settings, tmp_path / "result")
+        service._reload(components, Notifier(), read_settings, tmp_path / "again")
+
+    first, second = (entry["message"] for entry in logged if entry["event"] == "reloaded")
+    result = msgspec.json.decode((tmp_path / "result").read_bytes(), type=ReloadResult)
+    assert re.search(r"MAX_EPOCHS: \d+ → 7", first)
+    assert "no setting has changed" in second
+    assert {change.name for change in result.changes} >= {"MAX_EPOCHS", "REDIS_URL"}
+    assert result.in_force["MAX_EPOCHS"] == "7"
+    assert "hunter2" not in first + (tmp_path / "result").read_text()
 
 
 def test_a_status_that_cannot_be_composed_is_an_error_in_words(

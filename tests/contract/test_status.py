@@ -1,21 +1,29 @@
 """What STATUS= and `retrain-worker status` say of the same home."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from retrain_worker.cli.once import as_json
+from retrain_worker import settings
+from retrain_worker.cli.options import prepare_home
+from retrain_worker.cli.screen import as_json
 from retrain_worker.cli.status import as_text
 from retrain_worker.daemon.run_log import log_step
-from retrain_worker.daemon.status import in_words, status_line, status_of
+from retrain_worker.daemon.status import followers_of, in_words, note_activity, status_line, status_of
+from retrain_worker.domain.events import SERVED_STREAM
 from retrain_worker.domain.facts import PromoteFacts, PullFacts
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Stage
 from retrain_worker.domain.slot_request import SlotRequestArguments, SlotRequestKind
+from retrain_worker.redis_client import connect
 from retrain_worker.stages.step import Step
 from tests.daemon_home import an_ended_run
+from tests.known import known
+from tests.screen_text import text_of as shown_text
 
 INCUMBENT = "/opt/best_2025.pth"
 
@@ -48,7 +56,7 @@ def put_incumbent(components: Any, kind: Any = DeploymentKind.EXTERNAL, state: A
 def text_of(components: Any) -> str:
     found = status_of(components.configuration.settings)
     assert as_json(found)
-    return as_text(found)
+    return shown_text(as_text(found), width=200)
 
 
 def test_before_the_first_run(components: Any) -> None:
@@ -98,7 +106,7 @@ def test_an_env_file_that_cannot_be_read_and_one_that_was_changed_externally(com
     assert "changed externally since" in text_of(components)
 
     env_file.unlink()
-    assert str(env_file) in status_of(components.configuration.settings)["slot_problem"]
+    assert str(env_file) in known(status_of(components.configuration.settings).slot_problem)
 
 
 def test_a_problem_is_displayed_until_it_is_over(components: Any) -> None:
@@ -110,9 +118,10 @@ def test_a_problem_is_displayed_until_it_is_over(components: Any) -> None:
         store.record(run.ended(outcome, "why", at=now))
 
     def problems() -> list[str]:
-        found: list[str] = status_of(components.configuration.settings)["problems"]
+        found = list(status_of(components.configuration.settings).problems)
         assert all(problem in status_line(components) for problem in found)
-        assert all(f"problem   {problem}" in text_of(components) for problem in found)
+        shown = " ".join(text_of(components).split())
+        assert all(f"problem {problem}" in shown for problem in found)
         return found
 
     put_incumbent(components, DeploymentKind.PROMOTE, DeploymentState.NOT_CONFIRMED)
@@ -163,3 +172,37 @@ def test_the_log_level_of_an_outcome_is_what_an_operator_needs(
 )
 def test_a_wait_in_words(wait: Any, words: str) -> None:
     assert in_words(wait) == words
+
+
+def test_what_a_running_daemon_does_is_shown(components: Any) -> None:
+    settings = components.configuration.settings
+    note_activity(settings.state_path, "training 20260110_033000: epoch 7 of 40, about 40 s left")
+
+    assert status_of(settings).activity == "training 20260110_033000: epoch 7 of 40, about 40 s left"
+    assert "now" in text_of(components)
+
+
+def test_whoever_cannot_read_the_signing_key_sees_the_status(tmp_path: Path) -> None:
+    loaded = settings.load({"SIGNING_KEY_FILE": str(tmp_path / "of-root")}, home=tmp_path / "home")
+    prepare_home(loaded)
+
+    assert status_of(loaded).slot_problem is None
+
+
+def test_it_shows_which_follower_serves_what(components: Any) -> None:
+    client = connect(components.redis_url)
+    for number in range(7):
+        served = {"version": "patchtst_v2", "sha256": "b" * 64, "consumer": f"engine-{number}", "host": f"h{number}"}
+        if number == 3:
+            served |= {"version": "patchtst_v1", "problem": "its canary differs", "problem_version": "patchtst_v2"}
+        client.xadd(SERVED_STREAM, {"event_type": "model.served", "payload": json.dumps(served)})
+    loaded = components.configuration.settings
+
+    found = replace(status_of(loaded), followers=followers_of(loaded, components.redis_url))
+
+    text = " ".join(shown_text(as_text(found), width=200).split())
+    assert "6 followers patchtst_v2: engine-0, engine-1, engine-2, engine-4, engine-5 and 1 more" in text
+    assert "follower patchtst_v1: engine-3 engine-3: its canary differs" in text
+    assert (found.followers[3].host, found.followers[3].problem_version) == ("h3", "patchtst_v2")
+    client.close()
+    assert followers_of(loaded, "unix:///nowhere/redis.sock") == ()

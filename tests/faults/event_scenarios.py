@@ -26,6 +26,7 @@ from retrain_worker.redis_client import connect
 from retrain_worker.serving import ModelEvents, event_reader
 from retrain_worker.serving.io_drivers import drive
 from tests.redis_world import Clock, LossyWire, RedisDiedError, RedisServer, a_promotion, an_event, enqueue, entries_of
+from tests.sentinel_world import SentinelWorld
 
 SKIPPED, PROMOTED = stream_of(EventType.SKIPPED), stream_of(EventType.PROMOTED)
 STREAMS = tuple(stream_of(kind) for kind in EventType)
@@ -473,6 +474,89 @@ def failing_over(scene: Scene) -> None:
         replica.remove()
 
 
+@scenario("29", "an old RDB is loaded, and another worker adds entries before that is noticed", said="published again")
+def hidden_loss(scene: Scene) -> None:
+    scene.happen(10)
+    scene.relay_all()
+    scene.server.client().save()
+    scene.clock.advance(5)
+    scene.happen(4)  # no promotion, whose loss the hash would show
+    scene.relay_all()
+    scene.read()
+    scene.server.kill()
+    scene.server.start()
+    scene.clock.advance(31)
+    client, milliseconds = scene.server.client(), int(scene.clock().timestamp() * 1000)
+    for stream in (SKIPPED, PROMOTED):
+        for number in range(5):
+            client.xadd(stream, {"payload": "{"}, id=f"{milliseconds}-{number}")
+    scene.relay_all()
+    scene.read()
+
+
+@scenario("29", "an old RDB is loaded in the middle of a relay", said="published again")
+def restart_between_batches(scene: Scene) -> None:
+    scene.happen(1_200)
+    batches, pending_events = 0, scene.outbox.pending_events
+
+    def between_batches(*arguments: Any, **options: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            scene.server.client().save()
+        if batches == 3:
+            scene.read()
+            scene.server.kill()
+            scene.server.start()
+        return pending_events(*arguments, **options)
+
+    scene.outbox.pending_events = between_batches  # type: ignore[method-assign]
+    scene.relay_once()
+    scene.clock.advance(31)
+    scene.relay_all()
+    scene.read()
+
+
+@scenario(
+    "32",
+    "Sentinel failover in the middle of a relay, and the newest entries were not replicated",
+    starts=False,
+    said="published again",
+)
+def sentinel_failover(scene: Scene) -> None:
+    """2,000 events in four transactions; the replica gets the first, the master is killed after the third."""
+    world = SentinelWorld().start()
+    try:
+        scene.url = world.url
+        scene.connect(world.url)
+        scene.happen(2_000)
+        batches, pending_events = 0, scene.outbox.pending_events
+
+        def between_batches(*arguments: Any, **options: Any) -> Any:
+            nonlocal batches
+            batches += 1
+            if batches == 2:
+                world.cut_replication()
+            if batches == 4:
+                scene.read()
+                killed.append(world.kill_master())
+            return pending_events(*arguments, **options)
+
+        killed: list[int] = []
+        scene.outbox.pending_events = between_batches  # type: ignore[method-assign]
+        assert scene.relay_once().problem
+        world.wait_failover(killed[0])
+        scene.clock.advance(31)
+        scene.relay_all()
+        scene.happen(5)
+        scene.relay_all()
+        scene.read()
+        scene.ended = scene.tally()
+    finally:
+        scene.restart_consumer()
+        world.remove()
+
+
 def _start_on_a_port(server: RedisServer) -> RedisServer:
     """A free one: which somebody else may have taken before Redis does."""
     while True:
@@ -507,7 +591,7 @@ def wrong_password(scene: Scene) -> None:
     scene.read()
 
 
-@scenario("34", "no permission to write (NOPERM)", said="extend the ACL")
+@scenario("34", "no permission to write (NOPERM)", said="grant the rights that `retrain-worker redis-acl` prints")
 def no_permission(scene: Scene) -> None:
     client = scene.server.client()
     client.execute_command("ACL", "SETUSER", "worker", "on", ">s3cret-word", "~quantum:*", "+@all", "-xadd")

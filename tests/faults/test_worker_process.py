@@ -22,10 +22,10 @@ from retrain_worker.domain.audit_findings import AuditVerdict
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.worker_protocol import (
-    DATABASE_URL_VARIABLE,
     AuditRequest,
     AuditResult,
     Broken,
+    DatabaseAccess,
     Done,
     PullRequest,
     Working,
@@ -318,7 +318,6 @@ def test_the_environment_of_the_worker_holds_no_secret_and_no_socket(
     nursery.end_of(nursery.workers(script, database_url="postgresql://u:p@h/d"))
     found = json.loads((nursery.run_dir / "environment").read_text())
     assert "secret" not in found.values()
-    assert DATABASE_URL_VARIABLE not in found
     assert (found["OMP_NUM_THREADS"], found["PATH"]) == ("3", os.environ["PATH"])
 
 
@@ -335,18 +334,31 @@ open("niceness", "w").write(str(os.nice(0)))
         assert int((nursery.run_dir / "niceness").read_text()) == expected
 
 
-def test_only_workers_that_read_the_database_get_its_url(nursery: Nursery) -> None:
-    request = PullRequest(
-        run_id="x",
-        run_dir=str(nursery.run_dir),
-        policy=DataPolicy(),
-        watermark_path=None,
-        now="now",
-    )
-    script = f"open('url', 'w').write(os.environ[{DATABASE_URL_VARIABLE!r}])"
-    nursery.end_of(nursery.workers(script, database_url="postgresql://u:p@h/d"), stage=Stage.PULL, request=request)
-    assert (nursery.run_dir / "url").read_text() == "postgresql://u:p@h/d"
-    assert not [path for path in nursery.run_dir.glob("pull.*") if b"u:p@h" in path.read_bytes()]
+@pytest.mark.parametrize("stage", [Stage.PULL, Stage.AUDIT])
+def test_only_workers_that_read_the_database_get_its_url_and_only_on_stdin(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    request = PullRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(), watermark_path=None, now="now")
+    script = """
+os.set_blocking(0, False)
+open('environ', 'wb').write(open('/proc/self/environ', 'rb').read() + open('/proc/self/cmdline', 'rb').read())
+time.sleep(0.5)
+try: line = os.read(0, 65536)
+except BlockingIOError: line = b""
+open('line', 'wb').write(line)
+"""
+    url = "postgresql://u:hunter2@h/d"
+    nursery.end_of(nursery.workers(script, database_url=url), stage=stage, request=request)
+    line = (nursery.run_dir / "line").read_bytes()
+    assert b"hunter2" not in (nursery.run_dir / "environ").read_bytes()
+    assert not [path for path in nursery.run_dir.glob("pull.*") if b"hunter2" in path.read_bytes()]
+    if stage is Stage.PULL:
+        access = msgspec.json.decode(line, type=DatabaseAccess)
+        assert access == DatabaseAccess(url=os.fsencode(url), environment={"PGPASSWORD": b"hunter2"})
+        assert "hunter2" not in repr(access)
+    else:
+        assert line == b""
 
 
 def test_a_password_in_the_log_of_a_worker_is_not_repeated(nursery: Nursery) -> None:
@@ -446,7 +458,7 @@ def test_what_libpq_reads_reaches_the_workers_that_read_a_postgresql_database(
     url: str,
     is_passed: bool,
 ) -> None:
-    names = {"PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGSSLROOTCERT"}
+    names = {"PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGSSLROOTCERT"}
     for name in names:
         monkeypatch.setenv(name, "given")
     request = PullRequest(run_id="x", run_dir=str(nursery.run_dir), policy=DataPolicy(), watermark_path=None, now="now")

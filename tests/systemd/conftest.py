@@ -97,8 +97,15 @@ class Host:
         content = "\\n".join(["[Service]", *lines, ""])
         self.shell(f"mkdir -p {DROP_INS}; printf '{content}' >{DROP_INS}/test.conf; systemctl daemon-reload")
 
+    def install(self) -> None:
+        """What `make install` does on a host whose packages are there."""
+        self.machine.prepare_environment()
+        self.machine.make("install")
+
     def fresh(self, **settings: object) -> None:
-        """The service stopped, its memory empty, no model in the slot, Redis empty."""
+        """The service installed and stopped, its memory empty, no model in the slot, Redis empty."""
+        if not self.path(f"/usr/local/lib/systemd/system/{UNIT}.service").exists():
+            self.install()  # the test before has removed it
         self.systemctl(
             "stop", UNIT, "quantum-ai-engine", "quantum-ai-engine-restart.path", "quantum-ai-engine-restart.service"
         )
@@ -178,6 +185,12 @@ class Host:
         )
         return [int(pid) for pid in groups.split() if int(pid) not in (main, 0)]
 
+    def worker_of(self, stage: str) -> int | None:
+        """The worker process that works at a stage; others may write pages meanwhile."""
+        request = f"/{stage.lower()}."
+        commands = {pid: self.shell(f"cat /proc/{pid}/cmdline", check=False) for pid in self.workers()}
+        return next((pid for pid, command in commands.items() if request in command), None)
+
     def wait(self, condition: Callable[[], FoundT | None], what: str) -> FoundT:
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
@@ -206,11 +219,11 @@ def installed() -> Iterator[Host]:
     try:
         write_neighbours(machine)
         machine.boot()
-        machine.prepare_environment()
         machine.run("useradd", "--system", "quantum-engine")
-        machine.make("install")
+        host = Host(machine)
+        host.install()
         machine.shell("chgrp -R quantum /opt/quantum/data; chmod 2775 /opt/quantum/data; chmod g+w /opt/quantum/data/*")
-        yield Host(machine)
+        yield host
     finally:
         machine.remove()
 

@@ -201,7 +201,9 @@ class Machine:
 
     def build_package(self) -> str:
         """The Debian package, as `make deb` makes it; its path inside."""
-        self.offline(f"{SOURCE}/systemd/build-deb", f"{VENV}/bin/pip", "0.0.1")
+        self.offline(f"{VENV}/bin/pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", f"{SOURCE}/build/wheel", SOURCE)
+        (wheel,) = self.path(f"{SOURCE}/build/wheel").glob("*.whl")
+        self.offline(f"{SOURCE}/systemd/build-deb", f"{SOURCE}/build/wheel/{wheel.name}", "0.0.1")
         return f"{SOURCE}/build/retrain-worker_0.0.1_all.deb"
 
     def offline(self, *command: str) -> subprocess.CompletedProcess[str]:

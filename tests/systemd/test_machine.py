@@ -182,7 +182,7 @@ def test_it_stops_within_ten_seconds_during_a_look_whose_child_is_frozen(
     )
     host.systemctl("start", UNIT)
     host.wait_stage(stage)
-    (worker,) = host.wait(host.workers, "a look")
+    worker = host.wait(lambda: host.worker_of(stage), "a trial evaluation")
     host.shell(f"kill -STOP {worker}")
     host.wait_status("is on (trial|probation)")
     stop_in_time(host, f"a look ({stage})", record_property)
@@ -369,6 +369,7 @@ def test_a_password_comes_as_a_credential_and_is_nowhere_to_be_seen(host: Host) 
         assert "hunter2" not in host.shell(f"cat /proc/{host.main_pid()}/environ; systemctl show {UNIT}")
         assert "hunter2" not in json.dumps(host.journal())
         assert host.run("retrain-worker", "trigger", check=False).returncode == 0, "root reads the credential"
+        assert "redis://localhost:6379/0 answers" in host.run("retrain-worker", "check", check=False).stdout
     finally:
         host.systemctl("stop", UNIT)
         credential.unlink()
@@ -385,6 +386,8 @@ def test_wrong_settings_and_a_wrong_database_fail_the_start_where_an_operator_se
     }
     assert any('LABEL: "up"' in said for said in host.messages())
     assert re.match('ended: LABEL: "up" is not one of outcome, direction', host.status_text())
+    assert "has failed" in host.shell("retrain-worker status", check=False)
+    assert 'LABEL: "up"' in host.shell(f"journalctl -u {UNIT} -p err -o cat")
     host.systemctl("reset-failed", UNIT)
     host.settings(DB_PATH="/etc/passwd")
     assert host.systemctl("start", UNIT, check=False).returncode == 1

@@ -23,6 +23,7 @@ def test_the_folders_of_a_run_are_made_where_they_belong(store: ArtifactStore, t
     assert store.checkpoint_dir(IDS[0]) == tmp_path / "checkpoints" / "runs" / IDS[0]
     assert store.run_dir(IDS[0]).is_dir()
     assert store.checkpoint_dir(IDS[0]).is_dir()
+    assert store.folds_dir() == tmp_path / "checkpoints" / "runs" / "folds"
 
 
 @pytest.mark.parametrize("run_id", ["", ".", "..", "../x", "/etc", "20260110_120000/..", "20260110_120000\n", "x"])

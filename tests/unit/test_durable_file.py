@@ -97,6 +97,20 @@ def test_an_error_before_the_rename_leaves_the_old_file_and_no_temporary(
     assert names(tmp_path) == ["a.env"]
 
 
+def test_a_full_disk_is_named_with_the_bytes_that_were_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "m.pth", tmp_path / "copy.pth"
+    source.write_bytes(bytes(20_000))
+    sha256 = durable_file.sha256_of(source)
+    failing("write", errno.ENOSPC, monkeypatch)
+    expected = r"no space left on device \(20,000 bytes needed\)"
+    with pytest.raises(DiskFullError, match=expected):
+        durable_file.copy_durably(source, target, mode=0o640, expected_sha256=sha256)
+    with pytest.raises(DiskFullError, match=expected):
+        durable_file.replace_file(target, bytes(20_000))
+    with pytest.raises(DiskFullError, match=expected):
+        durable_file.write_in_place(target, bytes(20_000))
+
+
 def test_a_failed_fsync_is_never_repeated_on_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

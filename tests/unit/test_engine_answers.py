@@ -22,6 +22,7 @@ from retrain_worker.domain.engine_answers import (
 )
 from retrain_worker.domain.labels import Thresholds
 from retrain_worker.domain.trial_evaluation import Answer
+from retrain_worker.errors import MalformedError
 
 AT = datetime(2026, 1, 10, 3, 30, tzinfo=UTC)
 MICROSECONDS = 1_768_015_800_000_000
@@ -82,10 +83,12 @@ def test_an_entry_without_an_answer_of_the_model_has_none(breakdown: object) -> 
         (entry({"action": "BUY"}), "the confidence is not a number"),
         (entry({"action": "BUY", "confidence": "0.7"}), "the confidence is not a number"),
         (entry({"action": "BUY", "confidence": True}), "the confidence is not a number"),
+        (entry({"action": ["BUY"], "confidence": 0.7}), "the action is not text"),
+        (entry({**OURS, "version": "v\x1b"}), "the name of the model 'v\\x1b' holds characters that cannot be printed"),
     ],
 )
 def test_a_malformed_answer_is_rejected_with_the_reason(fields: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError) as rejected:
+    with pytest.raises(MalformedError) as rejected:
         answer_in(fields, at=AT)
     assert str(rejected.value) == reason
 

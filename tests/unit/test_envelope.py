@@ -1,14 +1,17 @@
 """The entry of an event: every field of it, and what a reader makes of entries that lack some."""
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
+from retrain_worker.domain.decoding import OversizedValue
 from retrain_worker.domain.envelope import ReceivedEvent, envelope, fields_of, parts_of, payload_in, received
 from retrain_worker.domain.events import Event, EventType
+from retrain_worker.errors import MalformedError
 
 pytestmark = pytest.mark.usefixtures("time_zone_of_tokyo")
 
@@ -104,9 +107,8 @@ def test_without_a_correlation_id_the_trace_id_stays() -> None:
         (str(AT.timestamp()), AT),
         (f"{AT.timestamp() * 1000:.0f}", AT),
         ("0", datetime(1970, 1, 1, tzinfo=UTC)),
-        ("99999999999", datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)),
+        ("7258118399", datetime(2199, 12, 31, 23, 59, 59, tzinfo=UTC)),
         ("100000000000", datetime(1973, 3, 3, 9, 46, 40, tzinfo=UTC)),
-        ("-100000000000", datetime(1966, 10, 31, 14, 13, 20, tzinfo=UTC)),
     ],
 )
 def test_a_timestamp_is_read_as_utc(text: str, instant: datetime) -> None:
@@ -129,8 +131,20 @@ def test_newer_schema_versions_are_kept_and_bytes_that_are_no_utf8_are_replaced(
         ({"payload": "null"}, "its payload is a JSON NoneType, not an object"),
         *(
             ({"timestamp": text}, f"its timestamp {text!r} is neither ISO 8601 nor a time since the epoch")
-            for text in ("nan", "-inf", "1e30", "2026-13-01")
+            for text in ("nan", "-inf", "1e30", "2026-13-01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-01:00")
         ),
+        *(
+            ({"timestamp": text}, f"its timestamp {text!r} is not between 1970 and 2200")
+            for text in ("99999999999", "-100000000000", "-1", "7258118400", "0001-01-01", "9999-12-31T00:00:00")
+        ),
+        ({"payload": '{"a": "\\ud800"}'}, "its payload holds text that is not valid Unicode"),
+        ({"payload": '{"\\ud800": 1}'}, "its payload holds text that is not valid Unicode"),
+        ({"payload": '{"a": ' + "[" * 32 + "]" * 32 + "}"}, "its payload is nested deeper than 32 levels"),
+        ({"payload": '{"a": "' + "x" * 2**20 + '"}'}, "it has more than 1,048,576 bytes"),
+        ({f"field {number}": "" for number in range(512)}, "it has more than 512 fields"),
+        ({"event_type": "model\x1b[2J"}, "its event_type 'model\\x1b[2J' holds characters that cannot be printed"),
+        ({"source": "x" * 201}, "its source has more than 200 characters"),
+        ({"schema_version": "1" * 19}, f"its schema_version {'1' * 19!r} is not a number"),
         (
             {"timestamp": "yesterday" * 10},
             f"its timestamp {('yesterday' * 10)[:40]!r} is neither ISO 8601 nor a time since the epoch",
@@ -142,9 +156,29 @@ def test_newer_schema_versions_are_kept_and_bytes_that_are_no_utf8_are_replaced(
     ],
 )
 def test_an_entry_without_meaning_is_rejected_with_the_reason(fields: dict[str, str], reason: str) -> None:
-    with pytest.raises(ValueError) as rejected:
+    with pytest.raises(MalformedError) as rejected:
         read({**ENTRY, **fields})
     assert str(rejected.value) == reason
+
+
+def test_a_number_of_any_size_is_a_number() -> None:
+    huge = payload_in(
+        {"payload": '{"a": 1' + "0" * 400 + ', "b": -' + "9" * 5000 + ', "c": 1e400, "d": 123456789012345678}'}
+    )
+
+    assert huge == {"a": math.inf, "b": -math.inf, "c": math.inf, "d": 123456789012345678}
+
+
+def test_an_entry_that_was_added_at_an_impossible_time_is_refused() -> None:
+    with pytest.raises(MalformedError, match="the time of its id"):
+        received("s", "18446744073709551615-1", {})
+
+
+def test_a_value_that_the_client_has_not_kept_is_named() -> None:
+    value = OversizedValue()
+    value.length = 50_000_000
+    with pytest.raises(MalformedError, match="a field of 50,000,000 bytes; an entry has at most 1,048,576"):
+        received("s", "1-0", {b"payload": value})
 
 
 def test_the_payload_of_an_entry_is_an_object_or_empty() -> None:

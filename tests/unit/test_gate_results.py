@@ -70,20 +70,20 @@ EVIDENCE = replace(EVIDENCE, skill=replace(known(EVIDENCE.skill), calibration_sl
             [
                 "met: ece: ECE 0.030, required ≤ 0.080, drawn from 0 to 0.2",
                 "met: monotonicity_z: largest drop of the hit rate, z 0.4, required ≤ 2.3, drawn from -4 to 4",
-                "met: calibration_slope_high: calibration slope, 99 % upper confidence bound 1.100, required ≥ 0.870, "
+                "met: calibration_slope_high: calibration slope, 95 % upper confidence bound 1.100, required ≥ 0.870, "
                 "drawn from 0 to 2",
-                "met: pooled_calibration_slope_high: calibration slope with backtest folds, 99 % upper confidence "
+                "met: pooled_calibration_slope_high: calibration slope with backtest folds, 95 % upper confidence "
                 "bound 1.200, required ≥ 0.870, drawn from 0 to 2",
             ],
         ),
         (
             "skill",
             [
-                "met: holdout_auc_low: AUC, holdout alone, 99 % lower confidence bound 0.550, required > 0.500, "
+                "met: holdout_auc_low: AUC, holdout alone, 99.7 % lower confidence bound 0.550, required > 0.500, "
                 "drawn from 0.3 to 1",
                 "met: log_loss_gain: log loss gain, holdout alone +0.130, required > +0.000, drawn from -0.15 to 0.15",
                 "met: auc_low: AUC, 99.99 % lower confidence bound 0.600, required > 0.500, drawn from 0.3 to 1",
-                "met: log_loss_gain_low: log loss gain, 99.99 % lower confidence bound +0.010, required > +0.000, "
+                "met: log_loss_gain_low: log loss gain, 99.9 % lower confidence bound +0.010, required > +0.000, "
                 "drawn from -0.15 to 0.15",
             ],
         ),
@@ -91,7 +91,8 @@ EVIDENCE = replace(EVIDENCE, skill=replace(known(EVIDENCE.skill), calibration_sl
             "incumbent",
             [
                 "met: log_loss_gain_low: log loss gain, 95 % lower confidence bound -0.002, required ≥ -0.010, "
-                "drawn from -0.15 to 0.15"
+                "drawn from -0.15 to 0.15",
+                "met: log_loss_gain: log loss gain +0.010, required ≥ +0.005, drawn from -0.15 to 0.15",
             ],
         ),
     ],
@@ -196,7 +197,7 @@ def test_each_measurement_of_a_gate_is_stored(name: str, measurements: dict[str,
             "contract",
             {"canary_tolerance": 1e-5, "max_constant_input_share": 0.5, "hold_on_constant_window": True},
         ),
-        ("action diversity", {"min_rows": 200, "max_action_share": 0.7, "min_action_share": 0.1}),
+        ("action diversity", {"profile": "seed", "min_rows": 200, "max_action_share": 0.7, "min_action_share": 0.1}),
     ],
 )
 def test_the_limits_that_were_applied_are_stored(name: str, thresholds: dict[str, float]) -> None:
@@ -247,7 +248,7 @@ def with_contract(**changes: Any) -> Evidence:
             with_contract(unknown="it cannot be read"),
             GateOutcome.UNDECIDED,
             "the engine's contract is unknown: it cannot be read; correct PATCHTST_MODEL_PATH, roll back, or name "
-            "the contract that it is to run: retrain-worker promote RUN --accept-contract CONTRACT",
+            'the contract that it is to run: retrain-worker promote RUN --accept-contract CONTRACT --reason "…"',
         ),
     ],
 )
@@ -341,7 +342,7 @@ def test_skill_without_backtest_folds_is_judged_on_the_holdout() -> None:
 
     assert checks_of(found) == [
         "met: auc_low: AUC, 99.9 % lower confidence bound 0.710, required > 0.500, drawn from 0.3 to 1",
-        "met: log_loss_gain_low: log loss gain, 99.9 % lower confidence bound +0.080, required > +0.000, "
+        "met: log_loss_gain_low: log loss gain, 99 % lower confidence bound +0.080, required > +0.000, "
         "drawn from -0.15 to 0.15",
     ]
     assert found.measurements == {
@@ -362,8 +363,8 @@ def test_skill_without_backtest_folds_is_judged_on_the_holdout() -> None:
         (with_skill(), "no AUC could be estimated on the holdout"),
         (
             with_card(auc_low=None, log_loss_gain_low=None),
-            "not measured: AUC, 99.9 % lower confidence bound; log loss gain, 99.9 % lower confidence bound (900 rows: "
-            "too few holding times of a trade, too few rows of one class, or a probability that is not a number)",
+            "not measured: AUC, 99.9 % lower confidence bound; log loss gain, 99 % lower confidence bound (900 rows: "
+            "too few of them or of one class, or a probability that is not a number)",
         ),
         (with_skill(n=199), "199 rows could be measured, 200 are required"),
     ],
@@ -408,8 +409,7 @@ def test_an_unknown_limit_of_the_ece_leaves_the_calibration_undecided() -> None:
     found = judged(with_card(ece_limit=None), "calibration")
 
     assert found.message == (
-        "not measured: ECE (900 rows: too few holding times of a trade, too few rows of one class, or a probability "
-        "that is not a number)"
+        "not measured: ECE (900 rows: too few of them or of one class, or a probability that is not a number)"
     )
     assert found.measurements["ece_limit"] is None
 
@@ -447,7 +447,7 @@ def test_an_incumbent_without_a_comparison_leaves_the_gate_undecided_or_is_not_k
     unpaired = judged(replace(GOOD, comparison=None), "incumbent")
     assert (unpaired.message, unpaired.measurements) == (
         "0 rows could be measured, 200 are required",
-        {"n": 0, "log_loss_gain_low": None},
+        {"n": 0, "log_loss_gain_low": None, "log_loss_gain": None},
     )
     useless = judged(replace(GOOD, comparison=None, incumbent=replace(GOOD_CARD, p_std=0.0)), "incumbent")
     assert useless.message == (

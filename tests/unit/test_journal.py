@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from retrain_worker.adapters import journal
+from retrain_worker.adapters.journal_stream import is_journal
 from retrain_worker.adapters.nonblocking_writer import LineWriter
 from retrain_worker.domain.masking import masked
 from retrain_worker.errors import SlotError
@@ -132,13 +133,13 @@ def test_an_error_is_one_field_and_one_line(records: Records) -> None:
 
 
 def test_records_of_libraries_and_warnings_have_the_same_form(records: Records) -> None:
-    logging.getLogger("apscheduler").warning("job %s missed", "x")
-    logging.getLogger("apscheduler").info("not heard")
+    logging.getLogger("redis").warning("job %s missed", "x")
+    logging.getLogger("redis").info("not heard")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("old ways", DeprecationWarning, stacklevel=1)
     first, second = (parsed(line)[1] for line in records())
-    assert (first["event"], first["library"], first["message"]) == ("library_message", "apscheduler", "job x missed")
+    assert (first["event"], first["library"], first["message"]) == ("library_message", "redis", "job x missed")
     assert "old ways" in second["message"]
 
 
@@ -160,9 +161,19 @@ def test_the_journal_is_known_by_its_stream(monkeypatch: pytest.MonkeyPatch, tmp
     with (tmp_path / "log").open("w") as stream:
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        assert journal.is_journal(stream.fileno())
+        assert is_journal(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", "1:2")
-        assert not journal.is_journal(stream.fileno())
+        assert not is_journal(stream.fileno())
+
+
+def test_the_error_of_a_failed_start_is_one_in_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        found = os.fstat(stream.fileno())
+        environment = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}", "RETRAIN_INTERVAL_H": "banana"}
+        command = [sys.executable, "-m", "retrain_worker", "run", "--home", str(tmp_path / "home")]
+        assert subprocess.run(command, stderr=stream, env=environment, check=False).returncode == 78
+
+    assert (tmp_path / "log").read_text().startswith("<3>retrain-worker: ")
 
 
 def test_a_reader_that_stops_reading_does_not_block_the_writer() -> None:

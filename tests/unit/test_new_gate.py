@@ -6,13 +6,14 @@ import re
 import msgspec
 import pytest
 
-from retrain_worker.cli.once import as_json
+from retrain_worker.cli.screen import as_json
 from retrain_worker.domain.gates import Check, Decision, Evidence, Gate, GatePolicy, GateResult, Measured, decide
 from retrain_worker.domain.gates import decision as gates
-from retrain_worker.report.page import page
 from retrain_worker.report.result import as_object
 from retrain_worker.report.run_summary import gates_table, summary
-from tests.architecture.test_gate_docs import gates_section
+from tests import reference_pages
+from tests.report_pages import page_of
+from tests.screen_text import text_of
 from tests.unit.test_report import evidence, refused
 
 
@@ -49,13 +50,13 @@ def test_the_verdict_depends_on_it() -> None:
 
 def test_screen_and_page_show_what_is_measured_and_required_and_what_a_failure_means() -> None:
     result = refused(evidence())
-    on_screen, on_page = summary(result), page(result)
+    on_screen, on_page = text_of(summary(result)), page_of(result)
 
     assert re.search(r"✘ accuracy +accuracy 77\.5 % +≥ 90\.0 %", on_screen)
     assert REASON in re.sub(r"[\s│]+", " ", on_screen)
     assert REASON in on_page
     assert 'aria-label="accuracy 77.5 %, required ≥ 90.0 %"' in on_page
-    assert "measured by a test" in gates_table(result.run.facts.gate.verdict.gates)
+    assert "measured by a test" in text_of(gates_table(result.run.facts.gate.verdict.gates))
 
 
 def test_json_holds_its_checks_and_its_thresholds_and_a_stored_verdict_is_read_again() -> None:
@@ -87,4 +88,7 @@ def test_json_holds_its_checks_and_its_thresholds_and_a_stored_verdict_is_read_a
 
 
 def test_the_documentation_lists_it() -> None:
-    assert "| accuracy | accuracy ≥ 0.9 on 200 rows | it is wrong too often | GATE_MIN_ROWS=200 |" in gates_section()
+    assert (
+        "| accuracy | accuracy ≥ 0.9 on 200 rows | it is wrong too often | GATE_MIN_ROWS=200 |"
+        in reference_pages.gates()
+    )

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import make_url
 
 from retrain_worker import settings
+from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.errors import SettingsError
 from retrain_worker.settings import names
 from tests.known import known
@@ -48,6 +49,30 @@ def test_every_problem_is_named_at_once() -> None:
         ("LABEL", "up", 'LABEL: "up" is not one of outcome, direction'),
         ("MODEL_PATH", "here", 'MODEL_PATH: "here" is not an absolute path'),
         ("ENGINE_UNIT", "a\nb", "ENGINE_UNIT: the value is not one line of text"),
+        ("ENGINE_CONFIRM", "unit:3", 'ENGINE_CONFIRM: "unit:3" is not one of auto, none, event, unit, answers'),
+        ("ENGINE_CONFIRM", "event:0", 'ENGINE_CONFIRM: "0" is not at least 1, or over 0 % and at most 100 %'),
+        (
+            "ENGINE_CONFIRM",
+            "event:most",
+            'ENGINE_CONFIRM: "most" is neither a number of followers nor a share, as in 3 or 50%',
+        ),
+        (
+            "MODELS_URL",
+            "s3://key:hidden@bucket",
+            "MODELS_URL: not a URL as s3://bucket/folder or file:///mnt/models, without user, password, ? and #",
+        ),
+        (
+            "MODELS_URL",
+            "https://models.internal/btc",
+            "MODELS_URL: http(s) is for reading: name what the server publishes, "
+            "as file:///srv/models or s3://bucket/folder",
+        ),
+        (
+            "MODELS_CREDENTIALS",
+            "AWS_ACCESS_KEY_ID=hidden PATH=/tmp",
+            "MODELS_CREDENTIALS: not NAME=VALUE pairs of names as AWS_ACCESS_KEY_ID "
+            "(AWS_, GOOGLE_, GCSFS_, AZURE_, FSSPEC_)",
+        ),
         ("WORKER_MEMORY_MB", "1", 'WORKER_MEMORY_MB: "1" is not 0 (no limit) or at least 512'),
     ],
 )
@@ -96,9 +121,18 @@ def test_a_former_value_is_accepted_with_a_warning_that_names_the_current_one(na
     assert replace(loaded, deprecations=()) == settings.load({name: value})
 
 
+def test_a_removed_setting_is_reported_and_changes_nothing() -> None:
+    loaded = settings.load({"PRETRAIN_EPOCHS": "6"})
+
+    (message,) = loaded.deprecations
+    assert message.startswith("PRETRAIN_EPOCHS was removed and has no effect (")
+    assert replace(loaded, deprecations=()) == settings.load({})
+    assert names.unknown_names(["PRETRAIN_EPOCHS"], ()) == ()
+
+
 def test_current_and_former_names_are_disjoint() -> None:
     assert set(names.RENAMED.values()) <= set(settings.load({}).names)
-    assert not set(names.RENAMED) & set(settings.load({}).names)
+    assert not {*names.RENAMED, *names.REMOVED} & set(settings.load({}).names)
 
 
 def test_the_repr_of_settings_masks_secrets() -> None:
@@ -164,6 +198,7 @@ def test_unknown_names_are_found() -> None:
         ({"GATE_MIN_AGREEMENT": "0.9", "GATE_MAX_AGREEMENT": "0.1", "AGREEMENT": "required"}, "GATE_MAX_AGREEMENT"),
         ({"GATE_MIN_ACTION_SHARE": "0.9"}, "GATE_MIN_ACTION_SHARE"),
         ({"SHADOW_HOURS": "400", "SHADOW_MAX_HOURS": "10"}, "SHADOW_MAX_HOURS"),
+        ({"PROBATION_RESOLUTION": "0.02", "PROBATION_MARGIN": "0.02"}, "PROBATION_RESOLUTION"),
         ({"HOLDOUT_SHARE": "0.5", "VALIDATION_SHARE": "0.4"}, "VALIDATION_SHARE"),
     ],
 )
@@ -185,3 +220,52 @@ def test_special_characters_in_a_redis_password_do_not_change_the_host() -> None
     parts = urlsplit(settings.load({"REDIS_HOST": "bus", "REDIS_PASSWORD": "p@ss/w#rd"}).redis_url)
 
     assert (parts.hostname, unquote(known(parts.password))) == ("bus", "p@ss/w#rd")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("REDIS_PASSWORD", "pass\udcff", "REDIS_PASSWORD: the value is not valid UTF-8"),
+        ("ENGINE_UNIT", "\udcff", "ENGINE_UNIT: the value is not valid UTF-8"),
+        ("MODEL_PATH", "/m\udcff", 'MODEL_PATH: "/m\\xff" is not valid UTF-8'),
+        ("MODEL_PATH", "~\udfbc/m", 'MODEL_PATH: "~\udfbc/m" is not an absolute path'),
+    ],
+)
+def test_a_value_that_is_not_utf_8_is_a_problem_and_no_secret_is_shown(name: str, value: str, message: str) -> None:
+    with pytest.raises(SettingsError) as rejected:
+        settings.load({name: value}, home=None, db="/d.db")
+
+    assert rejected.value.problems == (message,)
+
+
+@pytest.mark.parametrize(
+    ("given", "of_eight"), [("event", 1), ("event:3", 3), ("event:50%", 4), ("EVENT:33.4 %", 3), ("event:100%", 8)]
+)
+def test_a_confirmation_may_need_several_followers(given: str, of_eight: int) -> None:
+    loaded = settings.load({"ENGINE_CONFIRM": given})
+    assert (loaded.engine_confirm, loaded.engine_confirm_quorum.required(8)) == (Confirm.EVENT, of_eight)
+    assert loaded.engine_confirm_quorum.required(0) >= 1
+
+
+def test_credentials_of_the_model_store_are_masked() -> None:
+    loaded = settings.load({"MODELS_URL": "s3://b/btc", "MODELS_CREDENTIALS": "AWS_SECRET_ACCESS_KEY=hidden"})
+    assert "hidden" not in repr(loaded)
+    assert loaded.models_url == "s3://b/btc"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ()),
+        ("local", ()),
+        ("torchrun --nproc-per-node 2", ("torchrun", "--nproc-per-node", "2")),
+        ("ssh -o 'User me' host", ("ssh", "-o", "User me", "host")),
+    ],
+)
+def test_the_launcher_is_read_as_the_words_of_a_command_line(text: str, words: tuple[str, ...]) -> None:
+    assert settings.load({"TRAIN_LAUNCHER": text}).train_launcher == words
+
+
+def test_a_launcher_with_an_open_quote_is_a_problem() -> None:
+    with pytest.raises(SettingsError, match="TRAIN_LAUNCHER"):
+        settings.load({"TRAIN_LAUNCHER": "ssh 'host"})

@@ -135,8 +135,7 @@ def test_each_step_of_a_rollback_is_reported_and_stored(context: FakeContext, tm
         f"{REQUEST_ID}: {B.stem} verified: canary within 3e-07",
         f"{REQUEST_ID}: PATCHTST_MODEL_PATH names {B.stem}",
         f"{REQUEST_ID}: engine restart requested for {B.stem}",
-        f"{REQUEST_ID} DONE: PATCHTST_MODEL_PATH names {B.stem}, instead of {C.stem}; "
-        "follower engine-1 answered with it",
+        f"{REQUEST_ID} DONE: PATCHTST_MODEL_PATH names {B.stem} (was {C.stem}); follower engine-1 answered with it",
     ]
     assert all(step.is_move for step in found)
     assert [step.request.updated_at - NOW for step in found] == [timedelta(seconds=10 * n) for n in (1, 2, 3, 4)]
@@ -244,9 +243,9 @@ def test_each_step_that_empties_the_slot_is_reported(context: FakeContext) -> No
 
     assert [step.message for step in found] == [
         f"{REQUEST_ID}: {C.stem} leaves the slot",
-        f"{REQUEST_ID}: PATCHTST_MODEL_PATH names no model",
-        f"{REQUEST_ID}: engine restart requested for no model",
-        f"{REQUEST_ID} DONE: PATCHTST_MODEL_PATH names no model, instead of {C.stem}; the slot names no model",
+        f"{REQUEST_ID}: PATCHTST_MODEL_PATH removed",
+        f"{REQUEST_ID}: engine restart requested",
+        f"{REQUEST_ID} DONE: PATCHTST_MODEL_PATH removed (was {C.stem}); engine restart requested",
     ]
     assert context.store.known_deployment(REQUEST_ID) == replace(
         deployed(None, C),
@@ -282,7 +281,7 @@ def test_an_unconfirmed_rollback_is_done_and_says_so(context: FakeContext) -> No
     context.now.forward(120)
     ended = carry_out(waiting.request, unseen)
     assert ended.request.answer == (
-        f"PATCHTST_MODEL_PATH names {B.stem}, instead of {C.stem}; "
+        f"PATCHTST_MODEL_PATH names {B.stem} (was {C.stem}); "
         f"not confirmed: {B.stem} was not seen in service within 120 s (confirmation by event)"
     )
     assert ended.request.state is SlotRequestState.DONE
@@ -368,12 +367,14 @@ def test_without_an_earlier_model_the_requester_is_told_what_else_there_is(tmp_p
     context = fake_context(tmp_path, slot=FakeSlot(named=A))
     context.store.record_deployment(deployed(A, None))
     assert carry_out(a_request(), context).request.answer == (
-        "nothing was changed: no earlier model is known; `retrain-worker rollback --to-none` empties the slot"
+        "nothing was changed: no earlier model is known; name a version that `retrain-worker deployments` lists "
+        "(`rollback VERSION`); `retrain-worker rollback --to-none` empties the slot"
     )
     context.store.record_deployment(deployed(None, A, kind=DeploymentKind.ROLLBACK))
     context.slot.named = None
     assert carry_out(a_request("r2"), context).request.answer == (
-        "nothing was changed: no earlier model is known; name a version: `retrain-worker deployments` lists them"
+        "nothing was changed: no earlier model is known; name a version that `retrain-worker deployments` lists "
+        "(`rollback VERSION`)"
     )
     assert carry_out(a_request("r3", to_none=True), context).request.answer == (
         "nothing was changed: PATCHTST_MODEL_PATH: names no model already"
@@ -426,6 +427,20 @@ class Withdrawing(FakeSlot):
     def restore(self, model: Path, *, expected_sha256: str) -> None:
         assert (model, expected_sha256) == (B, sha256_of(B))
         self.published.append(model)
+
+
+def test_a_model_that_is_not_signed_does_not_return_where_a_signature_is_required(context: FakeContext) -> None:
+    asked: list[tuple[Path, str]] = []
+
+    def refuse(model: Path, sha256: str) -> None:
+        asked.append((model, sha256))
+        raise ArtifactError("not signed", where=str(model))
+
+    (step,) = steps(replace(context, check_signature=refuse), a_request())
+
+    assert step.request.answer == f"nothing was changed: {B}: not signed"
+    assert asked == [(B, sha256_of(B))]
+    assert context.slot.named == C
 
 
 def test_a_withdrawn_model_is_verified_where_it_is_and_restored(context: FakeContext) -> None:
@@ -517,7 +532,7 @@ def test_a_request_that_is_given_up_after_the_swap_is_announced_once(context: Fa
     request = steps(context, a_request(to_none=True), limit=2)[-1].request
     step = abandon(request, "the trigger is a directory", context)
 
-    assert step.request.answer == "PATCHTST_MODEL_PATH names no model, but: the trigger is a directory"
+    assert step.request.answer == "PATCHTST_MODEL_PATH removed, but: the trigger is a directory"
     assert step.events == ()
 
 
@@ -721,8 +736,11 @@ UNCONFIRMED_C = deployed(C, B, state=DeploymentState.NOT_CONFIRMED)
         ([deployed(B, A), deployed(C, B), rollback(None, C)], None, None),
         ([deployed(B, A), rollback(None, B), deployed(C, None)], C, target_of(A)),
         ([deployed(B, A), deployed(None, B, kind=DeploymentKind.EXTERNAL), deployed(C, None)], C, target_of(B)),
-        # a rollback to a model that is not in the history is one more model
-        ([deployed(B, None), rollback(A, B)], A, target_of(B)),
+        # a rollback by VERSION, to a model that was rolled back before or is not in the history
+        ([deployed(B, None), rollback(A, B)], A, None),
+        ([deployed(A, None), rollback(None, A), deployed(B, None), rollback(A, B)], A, None),
+        ([deployed(A, None), deployed(B, A), rollback(OTHER, B)], OTHER, target_of(A)),
+        ([deployed(B, A), rollback(None, B), deployed(B, None, kind=DeploymentKind.ROLLBACK)], B, target_of(A)),
         ([deployed(C, B), deployed(B, C), deployed(A, B)], A, target_of(B)),
         # an unconfirmed model only where there is no other
         (

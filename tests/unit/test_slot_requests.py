@@ -97,7 +97,7 @@ def test_a_roll_back_returns_to_the_previous_model_verified_told_and_confirmed(c
     assert [request.model_path for _, request in context.verifier.requests] == [B]
     assert types_of(context) == [EventType.ROLLED_BACK]
     assert context.slot.triggered == [Path(B)]
-    assert "patchtst_v20260101_000000, instead of patchtst_v20260102_000000" in request.answer
+    assert "patchtst_v20260101_000000 (was patchtst_v20260102_000000)" in request.answer
 
 
 def test_a_hand_edit_that_nobody_has_recorded_yet_is_recorded_first_and_then_taken_back(context: FakeContext) -> None:
@@ -132,7 +132,7 @@ def test_where_nothing_was_before_a_person_can_take_the_model_out(tmp_path: Path
         context, replace(a_slot_request(to_none="yes", only_from=B), request_id="rollback_20260110_033500")
     )
     assert (request.state, context.slot.named) == (SlotRequestState.DONE, None)
-    assert request.answer == (f"PATCHTST_MODEL_PATH names no model, instead of {Path(B).stem}; the slot names no model")
+    assert request.answer == f"PATCHTST_MODEL_PATH removed (was {Path(B).stem}); engine restart requested"
     assert context.slot.triggered == [None]
     event = context.store.events[-1]
     assert (event.event_type, event.payload["model_path"]) == (EventType.ROLLED_BACK, "")

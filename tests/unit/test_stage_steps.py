@@ -155,6 +155,7 @@ def test_each_stage_requests_its_work_with_the_policies_and_the_findings_before_
                 split=policies.split,
                 recipe=policies.recipe,
                 checkpoint_dir=str(tmp_path / "checkpoints/runs" / RUN.run_id),
+                folds_dir=str(tmp_path / "checkpoints/runs/folds"),
                 incumbent_path=str(OLD),
                 memory_limit_bytes=7,
             ),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from retrain_worker.domain import events
 from retrain_worker.domain.confirmation import Confirm, Unconfirmed
+from retrain_worker.domain.current_model import named_by
 from retrain_worker.domain.events import EventType
 from retrain_worker.domain.facts import ShadowFacts
 from retrain_worker.domain.gates import Comparison
@@ -15,10 +17,19 @@ from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, Deployme
 from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.probation import ProbationPolicy
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
-from retrain_worker.errors import ArtifactError, DiskFullError, RetrainError, SlotError
+from retrain_worker.domain.upload_request import UploadResult
+from retrain_worker.domain.worker_protocol import Broken, Done, OneOffTask, Working
+from retrain_worker.errors import (
+    ArtifactError,
+    DiskFullError,
+    RedisUnavailableError,
+    RemoteUnavailableError,
+    RetrainError,
+    SlotError,
+)
 from retrain_worker.stages import swap
 from retrain_worker.stages.advance import advance
-from tests.fakes import NOW, FakeConfirmations, FakeContext, FakeSlot, fake_context
+from tests.fakes import NOW, FakeConfirmations, FakeContext, FakeSlot, FakeWorkers, fake_context
 from tests.run_facts import forced_gate_facts, gate_facts, probation_facts, train_facts
 
 OLD = Path("/engine/patchtst_v20260109_233444.pth")
@@ -191,8 +202,8 @@ def test_a_swap_takes_its_steps_one_at_a_time_and_dates_each(context: FakeContex
         (
             None,
             [
-                "PATCHTST_MODEL_PATH names no model",
-                "engine restart requested for no model",
+                "PATCHTST_MODEL_PATH removed",
+                "engine restart requested",
                 "the slot names no model",
             ],
         ),
@@ -263,7 +274,7 @@ def test_a_rollback_withdraws_the_other_models_before_the_restart(context: FakeC
     context.slot.withdrawal_fault = DiskFullError("no space left on device")
     step = swap.take_step(deployment, context)
     assert step.message == (
-        f"engine restart requested for {model.stem if model else 'no model'}; withdrawn models are still in the "
+        f"engine restart requested{f' for {model.stem}' if model else ''}; withdrawn models are still in the "
         "engine's directory: no space left on device"
     )
     assert (step.deployment.state, context.slot.triggered) == (DeploymentState.ANNOUNCED, [model, model])
@@ -560,6 +571,26 @@ def test_a_probation_of_a_model_that_is_no_longer_in_the_slot_keeps_no_candidate
     assert advance(a_run(), context).deployment is not None
 
 
+class Unavailable:
+    """Confirmations whose source cannot be read."""
+
+    def seen_serving(self, **_: Any) -> str | None:
+        raise RedisUnavailableError("Redis does not permit the command xrevrange")
+
+
+def test_what_prevents_a_confirmation_is_stated_while_it_is_awaited_and_in_the_end(context: FakeContext) -> None:
+    deployment = announced(context)
+    unavailable = replace(context, confirmations=Unavailable())
+    waiting = swap.take_step(deployment, unavailable)
+    assert waiting.message.endswith(" s left; Redis does not permit the command xrevrange")
+
+    context.now.forward(120)
+    ended = swap.take_step(deployment, unavailable).deployment
+
+    assert ended.state is DeploymentState.NOT_CONFIRMED
+    assert ended.confirmation.endswith("(confirmation by event); Redis does not permit the command xrevrange")
+
+
 def test_a_wait_for_the_confirmation_is_reported_and_stores_nothing(context: FakeContext) -> None:
     assert isinstance(context.confirmations, RecordedConfirmations)
     context.confirmations.seen = None
@@ -762,7 +793,7 @@ def test_a_pause_skips_a_promotion_before_its_swap(context: FakeContext, steps: 
     context.now.forward(3599)
     step = advance(run, context)
 
-    reason = f"{PAUSED}; `retrain-worker promote 20260110_033000` promotes {VERSION} after it"
+    reason = f'{PAUSED}; `retrain-worker promote 20260110_033000 --reason "…"` promotes {VERSION} after it'
     assert step.message == f"run 20260110_033000 skipped: {reason}"
     assert (step.run.outcome, step.run.reasons) == (Outcome.SKIPPED, (reason,))
     assert step.run.finished_at == NOW + timedelta(seconds=3599)
@@ -804,3 +835,54 @@ def test_a_pause_after_an_undone_intent_skips_the_promotion(context: FakeContext
     step = advance(run, context)
 
     assert (step.run.outcome, step.deployment.state) == (Outcome.SKIPPED, DeploymentState.UNDONE)
+
+
+# ---------------------------------------------------------------- MODELS_URL
+
+
+def with_uploads(context: FakeContext, *answers: Any) -> tuple[Any, FakeWorkers]:
+    given = iter(answers)
+    uploader = FakeWorkers({OneOffTask.UPLOAD: lambda _: next(given)})
+    policies = replace(context.policies, models_url="s3://models/btc")
+    return replace(context, uploader=uploader, policies=policies), uploader
+
+
+def test_the_env_line_changes_when_model_and_incumbent_have_been_copied(context: FakeContext) -> None:
+    there, uploader = with_uploads(context, Working(message="x"), Done(result=UploadResult(urls=())))
+    deployment = intended(there, deployment_id="20260110_033000")
+
+    waiting = swap.take_step(deployment, there)
+    assert (waiting.deployment, waiting.message) == (deployment, f"{VERSION} is being copied to s3://models/btc")
+    assert there.slot.current_path() == OLD
+    step = swap.take_step(deployment, there)
+
+    assert step.deployment.state is DeploymentState.SWAPPED
+    assert there.slot.current_path() == NEW
+    asked = uploader.requests[0][1]
+    assert asked.models == ((str(NEW), "a" * 64), (str(OLD), "b" * 64))
+
+
+def test_what_cannot_be_copied_is_not_promoted(context: FakeContext) -> None:
+    there, _ = with_uploads(context, Broken(error=RemoteUnavailableError("no answer", where="s3://models/btc")))
+    with pytest.raises(RemoteUnavailableError):
+        swap.take_step(intended(there, deployment_id="20260110_033000"), there)
+    assert there.slot.current_path() == OLD
+
+
+def test_a_rollback_waits_for_no_copy(context: FakeContext) -> None:
+    there, uploader = with_uploads(context)
+    assert swap.take_step(intended(there, kind=DeploymentKind.ROLLBACK), there).deployment.state is (
+        DeploymentState.SWAPPED
+    )
+    assert uploader.requests == []
+
+
+def test_the_events_name_the_url(context: FakeContext) -> None:
+    deployment = intended(context)
+    run = Run(run_id="r", requested_by="x", request_reason="", created_at=NOW, updated_at=NOW)
+    event = events.promoted(run, deployment, shadow_only=True, at=NOW, models_url="s3://models/btc/")
+    assert event.payload["model_url"] == f"s3://models/btc/{NEW.name}"
+    back = events.rolled_back(deployment, shadow_only=True, at=NOW, models_url="s3://models/btc")
+    assert back.payload["model_url"] == f"s3://models/btc/{NEW.name}"
+    assert named_by(EventType.ROLLED_BACK, "e", back.payload).model_url == f"s3://models/btc/{NEW.name}"
+    assert "model_url" not in events.promoted(run, deployment, shadow_only=True, at=NOW).payload

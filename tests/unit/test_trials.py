@@ -79,7 +79,9 @@ def context(tmp_path: Path) -> FakeContext:
     return replace(
         context,
         policies=replace(
-            context.policies, shadow=ShadowPolicy(min_outcomes=200), probation=ProbationPolicy(hours=48.0)
+            context.policies,
+            shadow=ShadowPolicy(min_outcomes=200),
+            probation=ProbationPolicy(hours=48.0, max_hours=48.0),
         ),
     )
 
@@ -221,6 +223,32 @@ def test_a_hand_edit_begins_the_trial_anew_beside_that_model(context: FakeContex
     assert context.workers.requests[-1][1].reference_path == "/engine/by_hand.pth"
 
 
+@pytest.mark.parametrize("newest_hours", [-5.0, 0.5, 23.0])
+def test_a_trial_begins_at_the_newest_row_of_the_snapshot_but_never_ahead_of_the_clock(
+    context: FakeContext, newest_hours: float
+) -> None:
+    newest = NOW + timedelta(hours=newest_hours)
+    context.workers.answers[Stage.PULL] = Done(result=replace(PULLED, last_at=newest.isoformat()))
+    run = on_trial(context)
+    advance(run, context)
+
+    assert run.facts.shadow.since == min(newest, context.now())
+    assert context.workers.requests[-1][1].snapshot_dir == str(Path(run.facts.train.candidate_path).parent.parent)
+
+
+@pytest.mark.parametrize("newest_hours", [-5.0, 23.0])
+def test_a_probation_begins_at_the_swap_even_if_a_row_is_stamped_later(
+    context: FakeContext, newest_hours: float
+) -> None:
+    newest = NOW + timedelta(hours=newest_hours)
+    context.workers.answers[Stage.PULL] = Done(result=replace(PULLED, last_at=newest.isoformat()))
+    run = on_probation(context)
+
+    swapped = context.store.known_deployment(run.run_id).created_at
+    assert run.facts.probation.since == max(swapped, min(newest, context.now()))
+    assert swapped <= run.facts.probation.since <= context.now()
+
+
 def prediction_logs_of(context: FakeContext, stage: Stage) -> set[str]:
     return {request.prediction_log for asked, request in context.workers.requests if asked is stage}
 
@@ -324,14 +352,16 @@ def test_a_gate_without_enough_rows_sends_the_candidate_on_trial(context: FakeCo
     advance(run, context)
 
     assert run.facts.gate.verdict.decision is Decision.UNDECIDED
-    asked = context.workers.requests[-1][1].policy.skill_alpha
-    assert asked == run.facts.gate.verdict.policy.skill_alpha < ShadowPolicy().skill_alpha
+    asked, required = context.workers.requests[-1][1].policy, run.facts.gate.verdict.policy
+    assert asked.skill_alpha == required.skill_alpha < ShadowPolicy().skill_alpha
+    assert asked.gain_alpha == required.gain_alpha < ShadowPolicy().skill_alpha
 
 
 def test_a_candidate_that_has_passed_its_gate_is_asked_for_less_on_trial(context: FakeContext) -> None:
     advance(on_trial(context), context)
 
-    assert context.workers.requests[-1][1].policy.skill_alpha == ShadowPolicy().skill_alpha
+    asked = context.workers.requests[-1][1].policy
+    assert asked.skill_alpha == asked.gain_alpha == ShadowPolicy().skill_alpha
 
 
 def test_a_gate_that_failed_does_not(context: FakeContext) -> None:

@@ -12,8 +12,9 @@ from retrain_worker.domain.audit_findings import AuditVerdict, Finding, Severity
 from retrain_worker.domain.database_url import canonical, is_postgresql
 from retrain_worker.domain.labels import Thresholds, action_of
 from retrain_worker.domain.masking import is_secret_name, masked
-from retrain_worker.domain.pause import Pause, duration_of
+from retrain_worker.domain.pause import Pause
 from retrain_worker.domain.printable import printable, printable_texts
+from retrain_worker.domain.quantity import duration_of
 from retrain_worker.domain.redis_names import RedisNames, stacks_stream
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.split_policy import Split, SplitPolicy, Window, split_in_time

@@ -125,7 +125,7 @@ def context(tmp_path: Path) -> FakeContext:
         policies=replace(
             context.policies,
             shadow=ShadowPolicy(min_outcomes=200, max_hours=3.0),
-            probation=ProbationPolicy(hours=2.0),
+            probation=ProbationPolicy(hours=2.0, max_hours=2.0),
             recipe=replace(context.policies.recipe, threads=3),
             worker_memory_bytes=7,
         ),
@@ -229,7 +229,7 @@ def test_a_probation_whose_facts_cannot_be_read_ends_at_its_limit(context: FakeC
 
     assert (step.run.outcome, step.run.is_finished) == (Outcome.PROMOTED, True)
     assert step.message == (
-        f"run {RUN_ID} stays promoted: probation over after 2 h and 0 new outcomes, which were too few to compare: "
+        f"run {RUN_ID} PROMOTED: probation over after 2 h and 0 new outcomes, which were too few to compare: "
         "the stored facts cannot be read (no number); the evaluations begin again, the time limit stays"
     )
 
@@ -240,7 +240,7 @@ def test_a_probation_whose_facts_cannot_be_read_ends_at_its_limit(context: FakeC
 @pytest.mark.parametrize(
     ("stage", "model", "alpha", "policy"),
     [
-        (Stage.SHADOW, f"/runs/{VERSION}.pth", 0.05, replace(GatePolicy(), skill_alpha=0.05)),
+        (Stage.SHADOW, f"/runs/{VERSION}.pth", 0.05, replace(GatePolicy(), skill_alpha=0.05, gain_alpha=0.05)),
         (Stage.PROBATION, str(NEW), 0.025, GatePolicy()),
     ],
 )
@@ -262,6 +262,7 @@ def test_an_evaluation_is_requested_of_both_models_on_the_rows_since_the_stage_b
                 model_path=model,
                 reference_path=str(OLD),
                 since=(NOW - HOUR).isoformat(),
+                snapshot_dir="/",
                 prediction_log="predictions_1",
                 now=NOW.isoformat(),
                 data=context.policies.data,
@@ -302,7 +303,7 @@ def test_an_evaluation_of_a_trial_is_stored_and_the_next_one_is_planned(context:
         f"{STATE[Stage.SHADOW]}: 300 predictions logged, 199 outcomes known, log loss gain +0.0100 over the incumbent"
     )
     assert (step.is_evaluation, step.is_move, step.is_end) == (True, True, False)
-    policy = replace(GatePolicy(), skill_alpha=0.05)
+    policy = replace(GatePolicy(), skill_alpha=0.05, gain_alpha=0.05)
     assert step.run == replace(run, not_before=NOW + timedelta(minutes=10)).with_fact(
         ShadowFacts(
             since=NOW,
@@ -409,7 +410,7 @@ def test_a_waiting_run_ends_at_its_tenth_unforeseen_error_in_a_row(context: Fake
         assert (found[9], run.outcome, run.reasons) == (f"{name} FAILED: {last}", Outcome.FAILED, (last,))
     else:
         reason = f"probation cancelled: {last}"
-        assert found[9] == f"run {RUN_ID} stays promoted: {reason}"
+        assert found[9] == f"run {RUN_ID} PROMOTED: {reason}"
         assert (run.outcome, run.reasons) == (Outcome.PROMOTED, ("seen serving", reason))
 
 
@@ -658,8 +659,35 @@ def test_a_model_that_is_not_worse_stays_when_the_hours_are_over(
 
     reason = f"probation over after 2 h {reason}"
     assert (step.run.outcome, step.run.reasons) == (Outcome.PROMOTED, ("seen serving", reason))
-    assert step.message == f"run {RUN_ID} stays promoted: {reason}"
+    assert step.message == f"run {RUN_ID} PROMOTED: {reason}"
     assert step.run.finished_at == NOW + 2 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("hours", "evaluation", "is_over"),
+    [
+        (2, {}, False),
+        (6, {}, True),
+        (2, {"worse": compared(0.0, gain=0.05)}, True),
+        (2, {"worse": compared(-0.01, gain=0.05)}, False),
+        (2, {"worse": compared(None)}, False),
+        (2, {"worse": None}, False),
+        (2, {"worse": None, "absence": "there was no model before it"}, True),
+        (1, {"worse": compared(0.0, gain=0.05)}, False),
+    ],
+)
+def test_a_probation_lasts_until_it_can_decide(
+    context: FakeContext, hours: int, evaluation: dict[str, Any], is_over: bool
+) -> None:
+    policy = replace(context.policies.probation, max_hours=6.0)
+    context = replace(context, policies=replace(context.policies, probation=policy))
+    run = begun(context, Stage.PROBATION)
+    context.now.forward(hours * 3600)
+    step = evaluated(
+        context, run, finding(replace(EVALUATION, **{"worse": compared(-0.2), "absence": "", **evaluation}))
+    )
+
+    assert step.run.is_finished is is_over
 
 
 def test_an_analysis_is_made_on_enough_outcomes_or_at_the_limit(context: FakeContext) -> None:
@@ -754,7 +782,7 @@ def with_answer(context: FakeContext, state: SlotRequestState, *, number: int = 
 def test_a_rollback_that_failed_is_tried_again(context: FakeContext, number: int) -> None:
     step = advance(with_answer(context, SlotRequestState.FAILED, number=number), context)
 
-    assert step.message == f"run {RUN_ID}: worse; rollback failed and is tried again: the answer"
+    assert step.message == f"run {RUN_ID}: worse; rollback failed; retrying: the answer"
     facts = step.run.facts.probation
     assert (facts.num_rollback_requests, facts.problem) == (number + 1, "the answer")
     assert step.run.not_before == NOW + timedelta(minutes=10)
@@ -765,7 +793,7 @@ def test_a_rollback_that_failed_five_times_is_left_to_the_operator(context: Fake
 
     reason = "worse; rollback failed: the answer"
     assert (step.run.outcome, step.run.reasons) == (Outcome.PROMOTED, ("seen serving", reason))
-    assert step.message == f"run {RUN_ID} stays promoted: {reason}"
+    assert step.message == f"run {RUN_ID} PROMOTED: {reason}"
     assert step.run.finished_at == NOW
 
 
@@ -773,7 +801,7 @@ def test_a_line_that_cannot_be_read_does_not_end_a_rollback_that_failed(context:
     run = with_answer(context, SlotRequestState.FAILED)
     context.slot.current_path = cannot_be_read  # type: ignore[method-assign]
 
-    assert "is tried again" in advance(run, context).message
+    assert "retrying" in advance(run, context).message
 
 
 def cannot_be_read() -> Path | None:
@@ -818,11 +846,11 @@ def test_another_model_in_the_slot_ends_a_probation_as_what_was_recorded(
     assert (step.run.outcome, step.run.finished_at) == (outcome, NOW + timedelta(seconds=9))
     if outcome is Outcome.ROLLED_BACK:
         assert step.run.reasons == ("rolled back by anna: it loses", "when it was promoted: seen serving")
-        assert step.message == f"run {RUN_ID} rolled back: rolled back by anna: it loses"
+        assert step.message == f"run {RUN_ID} ROLLED_BACK: rolled back by anna: it loses"
     else:
         reason = f"probation cancelled: PATCHTST_MODEL_PATH names {OLD}"
         assert step.run.reasons == ("seen serving", reason)
-        assert step.message == f"run {RUN_ID} stays promoted: {reason}"
+        assert step.message == f"run {RUN_ID} PROMOTED: {reason}"
 
 
 @pytest.mark.parametrize("answer", [None, SlotRequestState.REFUSED])
@@ -932,15 +960,16 @@ def test_a_trial_needs_the_rows_of_a_gate_whatever_it_requires() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "alpha"), [(Decision.PASS, 0.05), (Decision.UNDECIDED, 0.0007), (Decision.REFUSE, 0.0007)]
+    ("decision", "alpha", "gain_alpha"),
+    [(Decision.PASS, 0.05, 0.05), (Decision.UNDECIDED, 0.0007, 0.007), (Decision.REFUSE, 0.0007, 0.007)],
 )
 def test_a_candidate_that_passed_its_gate_has_the_error_probability_of_the_trial(
-    decision: Decision, alpha: float
+    decision: Decision, alpha: float, gain_alpha: float
 ) -> None:
-    verdict = Verdict(decision=decision, gates=(), policy=replace(GatePolicy(), skill_alpha=0.0007))
+    verdict = Verdict(decision=decision, gates=(), policy=replace(GatePolicy(), skill_alpha=0.0007, gain_alpha=0.007))
     gate = replace(GatePolicy(), min_rows=7)
 
-    assert trial_policy(gate, ShadowPolicy(), verdict) == replace(gate, skill_alpha=alpha)
+    assert trial_policy(gate, ShadowPolicy(), verdict) == replace(gate, skill_alpha=alpha, gain_alpha=gain_alpha)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import redis
 import torch
 
-from retrain_worker.domain.artifact import Manifest, manifest_file
+from retrain_worker.domain.artifact import CANARY_TOLERANCE, Manifest, manifest_file
 from retrain_worker.domain.envelope import parts_of
 from retrain_worker.domain.events import CURRENT_MODEL_KEY, EventType, stream_of
 from retrain_worker.model import bundle
@@ -40,7 +40,7 @@ def test_a_model_file_is_verified_and_reproduces_its_canary(path: Path) -> None:
 
     found = bundle.read(path)
 
-    assert known(found.canary_error()) <= bundle.CANARY_TOLERANCE
+    assert known(found.canary_error()) <= CANARY_TOLERANCE
     assert found.manifest.version == path.stem
     assert found.manifest.training["run_id"] == content["training"]["run_id"]
     assert content["config"].keys() - found.manifest.config.keys() == {"dropout", "input_noise"}
@@ -101,7 +101,8 @@ def test_a_follower_serves_the_model_that_the_hash_names(
 ) -> None:
     monkeypatch.setattr(model_watch, "BLOCK_SECONDS", 0.05)
     (fields,) = (entry["fields"] for entry in recorded if entry.get("hash") == CURRENT_MODEL_KEY)
-    with ModelFollower(redis_server.url, consumer="test") as follower:
+    directory = Path(fields["model_path"]).parent
+    with ModelFollower(redis_server.url, consumer="test", allowed_directories=[directory]) as follower:
         assert follower.wait_for_model(30)
         served = known(follower.served)
         assert (served.version, served.sha256) == (fields["version"], fields["sha256"])

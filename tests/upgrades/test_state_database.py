@@ -18,8 +18,8 @@ from retrain_worker.domain.facts import FACTS_SCHEMA
 from retrain_worker.domain.gates import Decision
 from retrain_worker.domain.lifecycle import DeploymentKind, DeploymentState, Run, Stage
 from retrain_worker.errors import StateError
-from retrain_worker.report.page import page
 from retrain_worker.report.result import RunResult
+from tests.report_pages import page_of
 from tests.upgrades import stored_home
 
 #: home, dump, schema
@@ -74,7 +74,7 @@ def test_a_database_of_each_schema_is_migrated_and_a_copy_of_it_is_kept(
     assert table(path, "PRAGMA user_version") == [(len(state_schema.MIGRATIONS),)]
     assert copy.name.startswith(f"state.db.schema{schema}.")
     assert "\n".join(sqlite3.connect(copy).iterdump()) == dumped
-    assert all(page(RunResult(run=run)) for run in found)
+    assert all(page_of(RunResult(run=run)) for run in found)
 
     StateDb(path).close()
     assert list(path.parent.glob("state.db.schema*Z")) == [copy], "a migrated database needs no other copy"
@@ -248,8 +248,16 @@ def test_a_row_that_is_not_json_is_left_as_it_is_and_others_are_migrated(tmp_pat
         assert torn and other and waiting
 
         assert set(torn.facts.unreadable) == {
-            "request", "pull", "audit", "train", "gate", "shadow", "promote", "probation"
-        }  # fmt: skip
+            "request",
+            "pull",
+            "audit",
+            "train",
+            "gate",
+            "shadow",
+            "rollout",
+            "promote",
+            "probation",
+        }
         assert not other.facts.unreadable
         assert waiting.arguments.unreadable
         assert state.alpha_spending_before(None) is not None

@@ -100,6 +100,10 @@ def leak_as_a_code(row: Any) -> None:
     row["features"] = json.dumps([code, 1.0 * row["id"], 0.5, 0.1])
 
 
+UNTIMED = {"exit_time": None, "updated_at": None, "hold_duration_seconds": None}
+LATER = {"exit_time": "2099-01-01 00:00:00"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "name", "said"),
     [
@@ -117,11 +121,11 @@ def leak_as_a_code(row: Any) -> None:
         (leak_upside_down, "features.leak", "rsi predicts the outcome"),
         (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*; rsi predicts the outcome"),
         (
-            every(1, exit_time=None, updated_at=None, hold_duration_seconds=None),
+            every(1, **UNTIMED),
             "outcomes.time_unknown",
             "leaves 0 where at least 300 are required",
         ),
-        (every(2, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", "leaves 200 where at least 300"),
+        (every(2, **UNTIMED | LATER), "outcomes.time_future", "leaves 200 where at least 300"),
         (every(1, features="[1, 1, 1, 1]"), "features.constant", "every feature has one value"),
     ],
 )
@@ -176,9 +180,10 @@ def before(row: Any) -> None:
         (every(50, realized_pnl=0.0, target_class="WON"), "classes.unknown", 8, "'WON' x 8"),
         (every(20, outcome_known=0), "outcomes.class_without_outcome", 20, "outcome_known is not set"),
         (every(20, target_class=None), "outcomes.outcome_without_class", 20, "but no class"),
-        (every(20, exit_time=None, updated_at=None, hold_duration_seconds=None), "outcomes.time_unknown", 20, "purged"),
+        (every(20, **UNTIMED), "outcomes.time_unknown", 20, "history, not samples"),
         (before, "outcomes.before_decision", 400, "before their own timestamp"),
-        (every(20, exit_time="2099-01-01 00:00:00"), "outcomes.time_future", 20, "purged"),
+        (every(20, **UNTIMED | LATER), "outcomes.time_future", 20, "history, not samples"),
+        (every(20, **LATER), "outcomes.exit_time", 20, "in the future"),
         (every(1, realized_pnl=None), "labels.unproven", 1.0, "400 of 400 classes cannot be checked"),
         (every(20, realized_pnl="much"), "labels.unproven", 0.05, "20 of 400"),
         (every(20, realized_pnl=0.0), "labels.unproven", 0.05, "20 of 400"),
@@ -436,3 +441,10 @@ def test_another_hard_link_of_the_database_is_a_warning(tmp_path: Path) -> None:
     request = AuditRequest(run_id="r", run_dir=str(tmp_path / "run"), policy=DataPolicy(**POLICY), now=NOW)
     found = the(audit(request, lambda _: None).verdict, "source.hard_links")
     assert (found.severity, found.measured) == (Severity.WARNING, 1)
+
+
+def test_a_feature_with_braces_in_its_name_is_listed_as_it_is(tmp_path: Path) -> None:
+    rows = without_edge()
+    for row in rows[:5]:
+        row["features"] = json.dumps(dict(zip([*NAMES, "a{b}"], range(5), strict=True)))
+    assert "'a{b}' (5 rows)" in the(audited(tmp_path, rows), "features.names").message

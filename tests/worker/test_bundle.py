@@ -19,7 +19,7 @@ import torch
 from retrain_worker.domain import artifact
 from retrain_worker.domain.artifact import Manifest, ModelContract
 from retrain_worker.domain.recipe import InputTransform, Preset, Tuning
-from retrain_worker.errors import ArtifactError
+from retrain_worker.errors import ArtifactError, ContractError
 from retrain_worker.model import bundle, inspection, patchtst, presets
 from retrain_worker.model.patchtst import PatchTST
 
@@ -52,7 +52,8 @@ def written(folder: Path, kind: str = "standardise") -> Path:
     if kind == "standardise":
         model.standardise_on(rows())
     path = artifact.model_file(folder, "patchtst_v20261123_031400")
-    origin = bundle.Origin(training={"run_id": "20261123_031400", "seed": 1}, scorecard={"auc": 0.7})
+    lookback = {"lookback": 24, "patch_weights": [0.05, 0.15, 0.8]}
+    origin = bundle.Origin(training={"run_id": "20261123_031400", "seed": 1, **lookback}, scorecard={"auc": 0.7})
     bundle.write(path, model=model, contract=contract, canary_windows=windows(contract.context_length), origin=origin)
     return path
 
@@ -70,9 +71,21 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, kind: str) -> None:
     again = PatchTST(presets.config_for(CONTRACTS[kind], dropout=0.1))
     if kind == "standardise":
         again.standardise_on(rows())
+    again = patchtst.folded(again)
     assert bundle.weights_sha256(found.model) == bundle.weights_sha256(again)
     raw = windows(found.contract.context_length)
     np.testing.assert_array_equal(found.probabilities(raw), patchtst.probabilities(again, raw))
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_windows_of_another_shape_are_refused(tmp_path: Path, kind: str) -> None:
+    found = bundle.read(written(tmp_path, kind))
+    length = found.contract.context_length
+
+    shapes = ((1, length + 1, 4), (1, length - 1, 4), (1, 1, 4), (1, length, 3), (1, length, 8), (length, 4), (1, 0))
+    for shape in shapes:
+        with pytest.raises(ContractError, match=rf"not \(n, {length}, 4\)"):
+            found.probabilities(np.zeros(shape, dtype=np.float32))
 
 
 def test_sidecars_say_what_the_file_is(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +15,16 @@ import msgspec
 import pytest
 import torch
 
+from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.recipe import InputTransform, Precision, Preset, Recipe
-from retrain_worker.domain.worker_protocol import InspectRequest, TrainResult, VerifyRequest, WorkerExit
+from retrain_worker.domain.report_request import ReportRequest, RunPage
+from retrain_worker.domain.worker_protocol import GateRequest, InspectRequest, TrainResult, VerifyRequest, WorkerExit
 from retrain_worker.model import presets
 from retrain_worker.worker import compute, inference
-from retrain_worker.worker.training import loop
+from retrain_worker.worker.training import loop, process_group
 from retrain_worker.worker.training.train import train
 from tests.slot_home import write_model
+from tests.unit.test_report import promoted
 from tests.worker.synthetic_market import saved
 from tests.worker.test_training import RECIPE, Journal, never, request, weights_of
 
@@ -106,7 +110,7 @@ def test_epochs_are_judged_in_fp32_and_the_precision_is_recorded(
         at_learning.append(mkldnn.matmul.fp32_precision)
         return one_epoch(*arguments, **more)
 
-    monkeypatch.setattr(loop, "logits_at", judged)
+    monkeypatch.setattr(process_group, "logits_at", judged)
     monkeypatch.setattr(loop, "_one_epoch", learned)
     monkeypatch.setattr(compute, "_has_bf16_units", lambda: True)
     recipe = dataclasses.replace(RECIPE, max_epochs=2, precision=Precision.BF16)
@@ -139,6 +143,8 @@ def log_of_worker(command: tuple[str, ...], folder: Path, content: dict[str, Any
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # this process has imported the worker, which sets some for its own libraries
+        env={name: value for name, value in os.environ.items() if not name.startswith("POLARS_")},
     ) as worker:
         assert worker.stderr is not None
         log = worker.stderr.read()
@@ -161,6 +167,21 @@ def test_under_memory_deny_write_execute_training_works_in_fp32_and_learns_the_s
     assert found["forbidden"].manifest.training["precision"] == "fp32"
     assert found["forbidden"].validation_log_loss == pytest.approx(found["free"].validation_log_loss, abs=1e-3)
 
+    folder = tmp_path / "forbidden"
+    measured = GateRequest(
+        run_id=asked.run_id,
+        run_dir=str(folder),
+        candidate_path=found["forbidden"].model_path,
+        incumbent_path=None,
+        data=asked.data,
+        split=asked.split,
+        recipe=asked.recipe,
+        policy=GatePolicy(),
+    )
+    log_of_worker(FORBIDDEN, folder, {"stage": "GATE", "request": measured})
+    evidence = json.loads((folder / "result.json").read_bytes())["result"]["evidence"]
+    assert evidence["candidate"]["n"] > 0
+
 
 @pytest.mark.parametrize("stage", ["VERIFY", "INSPECT"])
 def test_a_model_is_verified_where_writing_and_executing_is_forbidden(tmp_path: Path, stage: str) -> None:
@@ -172,3 +193,12 @@ def test_a_model_is_verified_where_writing_and_executing_is_forbidden(tmp_path: 
     log_of_worker(FORBIDDEN, tmp_path, {"stage": stage, "request": requests[stage]})
 
     assert "primitive" not in (tmp_path / "result.json").read_text()
+
+
+def test_pages_are_drawn_where_writing_and_executing_is_forbidden(tmp_path: Path) -> None:
+    page = RunPage(run=promoted().run, run_dir=str(tmp_path), output_path=str(tmp_path / "report.html"))
+    log_of_worker(FORBIDDEN, tmp_path, {"stage": "REPORT", "request": ReportRequest(runs=(page,))})
+
+    text = (tmp_path / "report.html").read_text()
+    assert "reliability diagram" in text
+    assert "could not be drawn" not in text

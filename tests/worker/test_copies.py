@@ -60,7 +60,7 @@ def test_no_copy_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
     rows = make_rows(400)
     again = [row | {"id": 1000 + row["id"]} for row in rows[::3]]
     _, snapshot = pulled(tmp_path, [*rows, *again])
-    samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=4)
+    samples = select_samples(snapshot, policy=DataPolicy(), seq_len=4)
     parts = split_samples(samples, SplitPolicy())
     in_time = (parts.train, parts.validation, parts.holdout)
     vectors = [{snapshot.features[row].tobytes() for row in part.positions} for part in in_time]

@@ -75,7 +75,7 @@ def test_the_program_reads_the_market_as_it_was_written(market: Market, tmp_path
     assert found.feature_names == NAMES[:4]
 
     snapshot = snapshots.load(tmp_path)
-    samples, _left_out = select_samples(snapshot, policy=request.policy, seq_len=64)
+    samples = select_samples(snapshot, policy=request.policy, seq_len=64)
     holdout = split_samples(samples, SplitPolicy()).holdout
     assert snapshot.ids[holdout.positions].tolist() == market.newest(len(holdout)).tolist()
     by_id = dict(zip(market.rows["id"].tolist(), market.rows["is_win"].tolist(), strict=True))
@@ -175,6 +175,8 @@ class Engine:
             "retrain_worker.demo.engine",
             "--env-file",
             self.env,
+            "--models-dir",
+            folder / "models",
             "--redis-url",
             redis_url,
             "--db",

@@ -70,7 +70,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UsageError, match=r"onnxscript.*pip install 'retrain-worker\[export\]'"):
+    with pytest.raises(UsageError, match=r"onnxscript.*pip install '/path/to/retrain_worker\[export\]'"):
         export.export(request(written(tmp_path), ExportFormat.ONNX))
 
 

@@ -14,7 +14,6 @@ from torch.nn import functional
 from retrain_worker.domain.recipe import InputTransform
 from retrain_worker.model import presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
-from retrain_worker.worker import compute
 from retrain_worker.worker.training import fast_path
 from retrain_worker.worker.training.fast_path import FastPath, PlainPath, path_for
 from tests.known import known
@@ -44,6 +43,7 @@ CONFIGS = {
     "layer norm": dataclasses.replace(SMALL, norm="layernorm"),
     "pre-norm": dataclasses.replace(SMALL, is_pre_norm=True),
     "relu, max": dataclasses.replace(SMALL, activation="relu", pooling="max"),
+    "weighted": dataclasses.replace(SMALL, pooling="weighted"),
     "mixed, flattened": dataclasses.replace(SMALL, mixes_channels=True, pooling="flatten", head_hidden=0),
 }
 
@@ -96,17 +96,6 @@ def test_outputs_and_gradients_are_those_of_the_plain_module(name: str, threads:
     with FastPath(fast, threads=threads) as path:
         learn(path, *training_set(CONFIGS[name], windows=7))  # what another batch left behind does not matter
         fast.load_state_dict(plain.state_dict())
-        found = learn(path, raw, aims)
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
-    assert_equal_gradients(plain, fast)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_products_of_openblas_give_the_same_gradients(name: str) -> None:
-    plain, fast = twins(CONFIGS[name])
-    raw, aims = training_set(CONFIGS[name])
-    expected = learn(PlainPath(plain), raw, aims)
-    with FastPath(fast, threads=2, product=compute._product_of_openblas) as path:
         found = learn(path, raw, aims)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     assert_equal_gradients(plain, fast)
@@ -185,7 +174,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_threads_do(threads: int)
         with FastPath(PatchTST(config), threads=threads) as path:
             for step in range(3):
                 learn(path, *training_set(config, windows=16, seed=step))
-            gradients.append(path.parameters[0].grad.clone())
+            gradients.append(torch.cat([known(each.grad).flatten() for each in path.parameters]))
     assert torch.equal(gradients[0], gradients[1])
     assert torch.equal(gradients[0], gradients[2])
 
@@ -207,11 +196,3 @@ def test_a_model_on_the_cpu_is_trained_on_the_fast_path() -> None:
     assert isinstance(path_for(PatchTST(SMALL), threads=1), FastPath)
     with torch.device("meta"):
         assert isinstance(path_for(PatchTST(SMALL), threads=1), PlainPath)
-
-
-def test_the_models_parameters_stay_its_own_when_loaded_and_saved() -> None:
-    plain, fast = twins(SMALL)
-    with FastPath(fast) as path:
-        fast.load_state_dict(PatchTST(SMALL).state_dict())
-        assert torch.equal(path.parameters[0].data, torch.cat([each.flatten() for each in fast.parameters()]))
-    assert list(fast.state_dict()) == list(plain.state_dict())

@@ -2,8 +2,8 @@
 
 import json
 import math
-from dataclasses import fields
 from itertools import pairwise
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,8 +48,13 @@ def table_of(
     matrix = (
         rows.select(column_of(name) for name in table.names).to_numpy() if table.names else np.empty((len(rows), 0))
     )
-    facts = {each.name: getattr(table, each.name) for each in fields(table)}
-    return SimpleNamespace(**facts, matrix=matrix, reasons=rows["reason"].to_numpy(), converted=decoder.converted)
+    return SimpleNamespace(
+        names=table.names,
+        left_out=table.left_out,
+        noted=table.noted,
+        matrix=matrix,
+        reasons=rows["reason"].to_numpy(),
+    )
 
 
 FORMS = st.tuples(st.sampled_from([as_array, as_object]), st.permutations(NAMES))
@@ -146,13 +151,13 @@ def test_what_cannot_be_used_says_why(cell: Any, reason: Any) -> None:
 
 @pytest.mark.parametrize("names", ["rsi,ma_cross", '{"rsi": 1}', '["a", "a", "b", "c"]', "[1, 2, 3, 4]", "7"])
 def test_names_that_cannot_be_read_are_not_guessed_at(names: str) -> None:
-    assert decode_cell("[1, 2, 3, 4]", names) is Reason.FEATURES_NAMES_UNREADABLE
+    assert decode_cell("[1, 2, 3, 4]", names, {}).reason is Reason.FEATURES_NAMES_UNREADABLE
 
 
 def test_numbers_written_as_text_are_converted_and_counted() -> None:
     cells = [(json.dumps(["1.5", "2", "-3e-2", "4"]), json.dumps(NAMES)), as_array([1, 2, 3, 4])]
     table = table_of(cells)
-    assert table.converted == 1
+    assert table.noted["features_converted"] == 1
     np.testing.assert_array_equal(table.matrix[0], np.array([1.5, 2, -0.03, 4], dtype=np.float32))
 
 
@@ -195,7 +200,7 @@ def test_a_feature_missing_in_a_few_rows_is_kept_and_those_rows_are_not() -> Non
 def test_arrays_without_names_are_read_by_position_when_nothing_names_them() -> None:
     table = table_of([("[1, 2, 3, 4]", None)] * 5 + [("[1, 2, 3]", "")])
     assert table.names == ("f0", "f1", "f2", "f3")
-    assert table.assumed == 5
+    assert table.noted["features_assumed"] == 5
     assert table.reasons.tolist() == [Reason.FINE] * 5 + [Reason.FEATURES_WRONG_LENGTH]
     assert table_of([("[1, 2, 3, 4]", None)], wanted=NAMES).names == tuple(NAMES)
     assert table_of([("[1, 2]", None)], wanted=NAMES).reasons.tolist() == [Reason.FEATURES_WRONG_LENGTH]
@@ -205,7 +210,7 @@ def test_arrays_without_names_take_the_order_of_the_others_only_if_those_agree()
     unnamed = ("[1, 2, 3, 4]", None)
     agreed = table_of([as_array([1, 2, 3, 4])] * 3 + [unnamed])
     assert agreed.reasons.tolist() == [Reason.FINE] * 4
-    assert agreed.assumed == 1
+    assert agreed.noted["features_assumed"] == 1
     differing = table_of([as_array([1, 2, 3, 4]), as_array([1, 2, 3, 4], NAMES[::-1]), unnamed])
     assert differing.reasons.tolist() == [Reason.FINE, Reason.FINE, Reason.FEATURES_UNNAMED]
 
@@ -219,3 +224,28 @@ def test_the_choice_of_names_does_not_depend_on_the_order_of_rows(counts: Any, r
     shuffled = list(counts.items())
     random.shuffle(shuffled)
     assert choose_names(counts, tolerance=0.1) == choose_names(dict(shuffled), tolerance=0.1)
+
+
+@given(st.lists(st.permutations(NAMES), min_size=1, max_size=20), st.booleans())
+def test_the_order_of_the_keys_of_objects_has_no_meaning(orders: Any, has_text: Any) -> None:
+    cells = [as_object([1, 2, 3, 4], order) for order in orders]
+    if has_text:  # one by one
+        cells = [(cell.replace("1,", '"1",').replace("1}", '"1"}'), None) for cell, _ in cells]
+    table = table_of([*cells, ("[1, 2, 3, 4]", None)])
+    assert table.names == tuple(orders[0])
+    assert table.noted["features_permuted"] == 0
+    assert (table.reasons == Reason.FINE).all()
+    assert (table.matrix[:-1] == [1 + NAMES.index(name) for name in table.names]).all()
+
+
+def test_a_feature_may_have_any_name() -> None:
+    keys = ["a{b}", "c[d], e", "é", "x y"]
+    assert table_of([(json.dumps(dict(zip(keys, range(4), strict=True))), None)] * 2).names == tuple(keys)
+
+
+def test_objects_with_keys_in_every_order_take_no_layout_each() -> None:
+    names, random = [f"f{number}" for number in range(8)], Random(1)
+    cells = [(json.dumps(dict.fromkeys(random.sample(names, 8), 0.5)), None) for _ in range(2_000)]
+    table = table_of(cells)
+    assert (table.reasons == Reason.FINE).all()
+    assert (table.matrix == 0.5).all()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrain_worker.worker.data.instants import DigitsLostError, _parse_one, parse_cells, parse_column, to_microseconds
+from retrain_worker.worker.data.instants import DigitsLostError, instant_of, parse_column, to_microseconds
 
 INSTANTS = st.datetimes(min_value=datetime(2009, 1, 3), max_value=datetime(2100, 1, 1)).map(
     lambda naive: naive.replace(tzinfo=UTC)
@@ -31,6 +31,10 @@ NOTATIONS: dict[str, Callable[[datetime], Any]] = {
     "naive datetime": lambda at: at.replace(tzinfo=None),
     "bytes": lambda at: f"{at:%Y-%m-%d %H:%M:%S}".encode(),
 }
+
+
+def parse_cells(cells: Any) -> pl.Series:
+    return pl.Series(map(instant_of, cells), dtype=pl.Int64)
 
 
 #: what a column of texts may hold; the other cells come one by one
@@ -62,13 +66,13 @@ def test_a_column_of_integers_gives_their_instants_in_each_unit(column: Any, per
 @given(instants=st.lists(INSTANTS, min_size=1, max_size=40))
 def test_the_two_common_notations_are_read_as_alone(notation: str, instants: Any) -> None:
     texts = [NOTATIONS[notation](at) for at in instants]
-    assert parse_column(pl.Series(texts)).to_list() == [_parse_one(text) for text in texts]
+    assert parse_column(pl.Series(texts)).to_list() == [instant_of(text) for text in texts]
 
 
 @given(st.lists(st.text(alphabet="0123456789-: .TZ+x²٣", min_size=19, max_size=26), min_size=1, max_size=40))
 def test_strange_text_is_read_the_same_way_in_a_column_and_alone(texts: Any) -> None:
     for column in (texts, [text.ljust(26, "0")[:26] for text in texts]):
-        assert parse_column(pl.Series(column)).to_list() == [_parse_one(text) for text in column]
+        assert parse_column(pl.Series(column)).to_list() == [instant_of(text) for text in column]
 
 
 @given(st.integers(0, 30), st.text(alphabet=st.characters(codec="utf-8"), max_size=40))

@@ -75,9 +75,9 @@ def test_the_executed_side_goes_before_the_predicted_one(
     side: Any,
 ) -> None:
     page = page_of(predicted_action=[predicted], execution_side=[executed])
-    predicted_codes, executed_codes = (o.actions(page[name]) for name in ("predicted_action", "execution_side"))
-    assert predicted_codes.to_list() == [action]
-    assert pl.select(o.side(pl.lit(executed_codes), pl.lit(predicted_codes))).to_series().to_list() == [side]
+    executed_code, predicted_code = o.action("execution_side"), o.action("predicted_action")
+    assert page.select(predicted_code).to_series().to_list() == [action]
+    assert page.select(o.side(executed_code, predicted_code)).to_series().to_list() == [side]
 
 
 def test_contradictions_are_dropped_relabelled_or_kept() -> None:

@@ -16,10 +16,12 @@ from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
 from tests.known import known
 
+SMALL: dict[str, Any] = {"d_model": 16, "ffn_dim": 24, "num_heads": 2, "head_hidden": 0, "pooling": "mean"}
+
 
 def paper(**changes: Any) -> PatchTSTConfig:
     config = presets.paper(num_features=3, context_length=40, input_transform=InputTransform.INSTANCE, dropout=0.0)
-    return dataclasses.replace(config, **({"d_model": 16, "ffn_dim": 24, "num_heads": 2, "head_hidden": 0} | changes))
+    return dataclasses.replace(config, **(SMALL | changes))
 
 
 def raw_windows(config: PatchTSTConfig, count: int = 5) -> Tensor:
@@ -87,6 +89,7 @@ def renamed(state: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
 
 CONFIGURATIONS = [
     paper(pooling="flatten"),
+    paper(pooling="weighted"),
     paper(),
     paper(norm="layernorm"),
     paper(is_pre_norm=True),
@@ -101,12 +104,14 @@ CONFIGURATIONS = [
 @pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
 @pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda config: f"{config.norm}-{config.pooling}")
 def test_paper_preset_equals_transformers_with_the_same_weights(config: PatchTSTConfig, training: bool) -> None:
-    pooled = dataclasses.replace(config, pooling="mean") if config.pooling == "flatten" else config
+    pooled = config if config.pooling == "max" else dataclasses.replace(config, pooling="mean")
     theirs, ours = hugging_face(pooled), PatchTST(config)
     state = renamed(theirs.state_dict(), config.num_layers)
     if config.pooling == "flatten":  # transformers' classifier cannot flatten; its mean is a flat head of equal weights
         weight = state["output_proj.weight"].view(config.num_series, 1, config.d_model) / config.num_patches
         state["output_proj.weight"] = weight.expand(-1, config.num_patches, -1).reshape(1, -1)
+    if config.pooling == "weighted":  # equal weights
+        state["pool_N"] = torch.zeros(config.num_patches)
     if config.input_transform == "standardise":
         state |= {"input_mean": torch.zeros(3), "input_scale": torch.ones(3)}
     ours.load_state_dict(state, strict=True)
@@ -117,12 +122,34 @@ def test_paper_preset_equals_transformers_with_the_same_weights(config: PatchTST
     torch.testing.assert_close(ours.train(training)(raw), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "flatten"])
+@pytest.mark.parametrize("pooling", ["mean", "flatten", "weighted"])
 def test_every_row_of_every_feature_counts(pooling: str) -> None:
     model = PatchTST(paper(pooling=pooling, head_hidden=8)).eval()
     raw = raw_windows(model.config, count=1).requires_grad_()
     model(raw).sum().backward()
     assert (known(raw.grad)[0].abs() > 0).all()
+
+
+@pytest.mark.parametrize("head_hidden", [0, 8])
+def test_a_weighted_network_is_folded_into_a_flat_one_of_the_same_answers_and_back(head_hidden: int) -> None:
+    torch.manual_seed(1)
+    model = PatchTST(paper(pooling="weighted", head_hidden=head_hidden)).eval()
+    with torch.no_grad():
+        model.pool_N.copy_(torch.randn(model.config.num_patches))
+    folded, raw = patchtst.folded(model), raw_windows(model.config)
+    assert folded.config == dataclasses.replace(model.config, pooling="flatten")
+    torch.testing.assert_close(folded(raw), model(raw))
+
+    again = PatchTST(model.config).eval()
+    again.load_state_dict(patchtst.unfolded_state(folded.state_dict(), model.config))
+    torch.testing.assert_close(again.patch_weights(), model.patch_weights())
+    torch.testing.assert_close(again(raw), model(raw))
+
+
+def test_the_weights_of_patches_start_with_the_newest_as_the_largest() -> None:
+    weights = PatchTST(paper(pooling="weighted")).patch_weights().detach().numpy()
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights[1:] / weights[:-1] == pytest.approx(np.e)
 
 
 def interplay(config: PatchTSTConfig) -> float:
@@ -144,7 +171,7 @@ def test_only_a_hidden_layer_in_the_head_sees_the_interplay_of_features() -> Non
 
 
 class EngineNetwork(nn.Module):
-    """The preset `engine` of docs/contracts/model-file.md, built from torch's own modules."""
+    """The preset `engine` of docs/reference/model-file.md, built from torch's own modules."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,11 +1,5 @@
 """The same table in a real PostgreSQL gives the same snapshot, and its troubles the same errors."""
 
-import os
-import shutil
-import subprocess
-import tempfile
-import time
-import types
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -22,56 +16,22 @@ from retrain_worker.worker.data import postgres_source
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.intake import Intake
 from retrain_worker.worker.data.source import read_pages
-from tests.known import known
+from tests.worker.postgres_server import INITDB, PostgresServer, insert_rows, make_table, postgres_server
 from tests.worker.table_life import STEPS, Life
-from tests.worker.trading_database import COLUMNS, NOW, make_row, make_rows, open_row, taken
+from tests.worker.trading_database import NOW, make_row, make_rows, open_row, taken
 
-#: Debian keeps the server's programs off the PATH
-INITDB = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
 pytestmark = pytest.mark.skipif(INITDB is None, reason="no PostgreSQL server on this host (initdb, postgres)")
-
-KINDS = {"DATETIME": "timestamptz", "FLOAT": "double precision", "INTEGER PRIMARY KEY": "bigint PRIMARY KEY"}
-KINDS_OF_COLUMNS = {name: KINDS.get(kind, kind) for name, kind in COLUMNS.items()}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Path]:
-    """A server of our own on a socket in a temporary folder; it refuses to run as root."""
-    home = Path(tempfile.mkdtemp(prefix="pg"))
-    who: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
-    if who:
-        shutil.chown(home, "nobody")
-    data = home / "data"
-    subprocess.run(
-        [known(INITDB), "-D", data, "-A", "trust", "-U", "trader", "--no-sync"],
-        check=True,
-        cwd=home,
-        stdout=subprocess.DEVNULL,
-        **who,
-    )
-    process = subprocess.Popen(
-        [Path(known(INITDB)).resolve().with_name("postgres"), "-D", data, "-k", home, "-c", "listen_addresses=", "-F"],
-        cwd=home,
-        stderr=subprocess.DEVNULL,
-        **who,
-    )
-    try:
-        yield home
-    finally:
-        process.terminate()
-        process.wait(120)
-        shutil.rmtree(home, ignore_errors=True)
+    with postgres_server() as server:
+        yield server.home
 
 
 @pytest.fixture
 def connection(server: Path) -> Iterator[Any]:
-    for _ in range(200):
-        try:
-            connection = psycopg.connect(host=str(server), user="trader", dbname="postgres", autocommit=True)
-            break
-        except psycopg.OperationalError:
-            time.sleep(0.05)
-    with connection:
+    with PostgresServer(home=server, port=0, password="").connect() as connection:
         connection.execute("SET lock_timeout = '20s'")
         connection.execute("DROP TABLE IF EXISTS ai_training_samples")
         yield connection
@@ -80,22 +40,6 @@ def connection(server: Path) -> Iterator[Any]:
 @pytest.fixture
 def url(server: Path) -> str:
     return f"postgresql://trader:hunter2@/postgres?host={server}"
-
-
-def make_table(connection: Any, rows: Any, **changed: Any) -> None:
-    kinds = KINDS_OF_COLUMNS | changed
-    definition = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
-    connection.execute(f"CREATE TABLE ai_training_samples ({definition})")
-    insert_rows(connection, rows, kinds)
-
-
-def insert_rows(connection: Any, rows: Any, kinds: Any = types.MappingProxyType(KINDS_OF_COLUMNS)) -> None:
-    for row in rows:
-        values = row | {name: bool(row[name]) for name in ("executed", "outcome_known")}
-        values |= {name: f"{row[name]}+00" for name in row if kinds[name] == "timestamptz" and row[name]}
-        marks = ", ".join(["%s"] * len(values))
-        insertion = f"INSERT INTO ai_training_samples ({', '.join(values)}) VALUES ({marks})"
-        connection.execute(insertion, [*values.values()])
 
 
 def snapshot_of(url: str, **policy: Any) -> Any:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import GatePolicy
@@ -15,10 +18,11 @@ from retrain_worker.domain.labels import Label
 from retrain_worker.domain.worker_protocol import TrialEvaluationRequest
 from retrain_worker.model import bundle
 from retrain_worker.worker import prediction_log as trial_log
+from retrain_worker.worker.data import snapshot as snapshots
 from retrain_worker.worker.data.snapshot import Snapshot
 from retrain_worker.worker.incumbent import Incumbent
 from tests.known import known
-from tests.worker.synthetic_market import START, market
+from tests.worker.synthetic_market import HOUR, START, market
 from tests.worker.test_scoring import PAPER, write_model
 
 SNAPSHOT = market()
@@ -59,6 +63,35 @@ def test_a_row_is_recorded_once_and_only_after_the_trial_began(tmp_path: Path, p
 
     assert len(first) == np.sum(SNAPSHOT.decided_at > BEGUN.timestamp() * 1e6) > 500
     assert np.array_equal(first, again), "logged predictions are not made again"
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-24, 24), st.integers(1, 1599))
+def test_no_row_of_the_candidate_s_snapshot_counts_whatever_its_stamp(
+    tmp_path_factory: pytest.TempPathFactory, pair: trial_log.Pair, hours_ahead: float, num_used: int
+) -> None:
+    run_dir = tmp_path_factory.mktemp("run")
+    arrays: dict[str, Any] = {
+        name: values[:num_used] for name, values in vars(SNAPSHOT).items() if isinstance(values, np.ndarray)
+    }
+    snapshots.save(replace(SNAPSHOT, **arrays), run_dir)
+    ahead = replace(SNAPSHOT, decided_at=SNAPSHOT.decided_at + int(hours_ahead * HOUR))
+    asked = replace(request(run_dir), snapshot_dir=str(run_dir))
+
+    answerable = trial_log._answerable(ahead, DataPolicy(), pair.model)
+    new = ahead.ids[answerable.positions][answerable.decided_at > BEGUN.timestamp() * 1e6]
+    assert set(recorded(asked, pair, ahead)["id"]) == set(new[new >= num_used])
+
+
+def test_the_reference_is_compared_on_rows_after_its_training(tmp_path: Path, pair: trial_log.Pair) -> None:
+    reference = known(pair.reference.model)
+    until = BEGUN + timedelta(days=1)
+    seen = {"seen": [{"start": "2025-06-01T00:00:00Z", "end": until.isoformat()}]}
+    newer = replace(reference, manifest=replace(reference.manifest, training=seen))
+    found = recorded(request(tmp_path), replace(pair, reference=Incumbent(contract=newer.contract, model=newer)))
+
+    assert np.array_equal(found["has_reference"], found["decided_at"] >= until.timestamp() * 1e6)
+    assert 0 < found["has_reference"].sum() < len(found)
 
 
 def test_predictions_do_not_depend_on_outcomes(tmp_path: Path, pair: trial_log.Pair) -> None:

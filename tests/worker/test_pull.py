@@ -245,7 +245,7 @@ def test_the_outcome_is_known_at_exit_else_update_else_after_the_hold(tmp_path: 
         to_microseconds(START + timedelta(days=4)),
         to_microseconds(START + timedelta(minutes=25, seconds=90)),
         NEVER,
-        to_microseconds(START + timedelta(minutes=45)),
+        to_microseconds(START + timedelta(minutes=45, hours=1)),
         NEVER,
     ]
     assert snapshot.facts.noted["outcome_before_decision"] == 1

@@ -75,6 +75,13 @@ SAME = {
         "UPDATE ai_training_samples SET timestamp = 1 * strftime('%s', timestamp) WHERE id % 3 = 0",
         "UPDATE ai_training_samples SET timestamp = 1000 * strftime('%s', timestamp) WHERE id % 3 = 1",
     ),
+    "every instant as seconds": (
+        "UPDATE ai_training_samples SET timestamp = 1 * strftime('%s', timestamp), "
+        "exit_time = 1 * strftime('%s', exit_time), updated_at = 1 * strftime('%s', updated_at)",
+    ),
+    "every decision as milliseconds, real": (
+        "UPDATE ai_training_samples SET timestamp = 1000.0 * strftime('%s', timestamp)",
+    ),
     "features as bytes": ("UPDATE ai_training_samples SET features = CAST(features AS BLOB) WHERE id % 2",),
     "whitespace in features": (
         "UPDATE ai_training_samples SET features = replace(features, ',', ' ,' || char(10) || char(9))",

@@ -4,6 +4,8 @@ import itertools
 import os
 import shutil
 import sqlite3
+import threading
+from collections.abc import Generator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -15,9 +17,9 @@ import polars as pl
 import pytest
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, SourceUnfitError
-from retrain_worker.worker.data import sqlite_source
+from retrain_worker.worker.data import source, sqlite_source
 from retrain_worker.worker.data.page import ChangedWhileReadError
-from retrain_worker.worker.data.source import hard_links, read_pages
+from retrain_worker.worker.data.source import hard_links, parse_url, read_pages
 from tests.worker.other_process import OtherProcess
 from tests.worker.trading_database import COLUMNS, insert, make_database, make_row, make_rows, url_of
 
@@ -214,7 +216,7 @@ def test_a_writer_commits_at_once_between_two_pages(
     path = make_database(tmp_path / "live.db", make_rows(6000), journal=journal)
     with OtherProcess(path) as writer:
         writer.do("SELECT count(*) FROM ai_training_samples")  # it has the database open
-        pages = read_pages(url_of(path), busy_timeout_seconds=1)
+        pages = sqlite_source.read_sqlite(parse_url(url_of(path)), busy_timeout_seconds=1)
         seen = list(next(pages)["id"])
         for page in pages:
             writer.insert(make_row(10_000 + len(seen)))  # an error where a lock of ours is left
@@ -244,7 +246,7 @@ def test_pages_begin_with_a_pause_where_one_was_interrupted(
     monkeypatch.setattr(reader, "query", query)
     monkeypatch.setattr(sqlite_source, "time", clock)
     with reader:
-        assert sum(map(len, sqlite_source._pages(reader))) == 3000
+        assert sum(map(len, sqlite_source._pages(reader, "rowid", "UTF-8"))) == 3000
     pages = calls.count("page")
     assert pages > 5
     assert calls == (["page", *(["sleep", "page"] * (pages - 1))] if is_interrupted else ["page"] * pages)
@@ -252,7 +254,7 @@ def test_pages_begin_with_a_pause_where_one_was_interrupted(
 
 def test_a_writer_that_comes_while_a_wal_database_at_rest_is_read_is_noticed(tmp_path: Path) -> None:
     path = make_database(tmp_path / "rest.db", make_rows(3000), journal="wal")
-    pages = read_pages(url_of(path), busy_timeout_seconds=1)
+    pages = sqlite_source.read_sqlite(parse_url(url_of(path)), busy_timeout_seconds=1)
     next(pages)
     with closing(sqlite3.connect(path)) as writer, writer:
         insert(writer, [make_row(10_000)])
@@ -325,3 +327,28 @@ def test_no_error_shows_the_password(url: str) -> None:
         list(read_pages(url, busy_timeout_seconds=2))
     assert "hunter2" not in str(caught.value)
     assert caught.value.remedy
+
+
+def test_the_next_page_is_read_while_the_caller_works_on_one() -> None:
+    is_second_begun, is_closed = threading.Event(), threading.Event()
+
+    def pages() -> Generator[pl.DataFrame]:
+        try:
+            yield pl.DataFrame({"id": [1]})
+            is_second_begun.set()
+            yield pl.DataFrame({"id": [2]})
+            raise DatabaseBusyError("locked")
+        finally:
+            is_closed.set()
+
+    read = source._read_ahead(pages())
+    assert next(read)["id"].to_list() == [1]
+    assert is_second_begun.wait(timeout=30)
+    assert next(read)["id"].to_list() == [2]
+    with pytest.raises(DatabaseBusyError):
+        next(read)
+    is_closed.clear()
+    read = source._read_ahead(pages())
+    next(read)
+    read.close()
+    assert is_closed.is_set()

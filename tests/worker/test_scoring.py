@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import signal, stats
 from sklearn import metrics
 
 from retrain_worker.domain import artifact
@@ -91,7 +92,7 @@ def test_the_hit_rate_of_each_confidence_has_an_interval_as_wide_as_shared_luck_
 def test_ties_count_half_in_the_auc() -> None:
     labels = np.array([0, 1] * 50)
     answers = np.round(np.random.default_rng(1).random(100), 1)
-    found = statistics.auc(labels, answers, np.arange(100))
+    found = statistics.auc(judged(labels, answers))
     assert found is not None
     assert found.value == pytest.approx(metrics.roc_auc_score(labels, answers), abs=1e-12)
 
@@ -100,63 +101,100 @@ def test_standard_error_of_the_auc_is_that_of_repeated_draws() -> None:
     drawn, told = [], []
     for seed in range(300):
         answers, labels = world(400, skill=1.0, seed=seed)
-        found = statistics.auc(labels, answers, np.arange(400))
+        found = statistics.auc(judged(labels, answers))
         assert found is not None
         drawn.append(found.value)
         told.append(found.standard_error)
-    assert np.mean(told) == pytest.approx(np.std(drawn), rel=0.15)
+    assert np.median(told) == pytest.approx(np.std(drawn), rel=0.15)
 
 
 # ---------------------------------------------------------------- bounds
 
 
-def shared_luck(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """No skill, but neighbours share both their outcome's luck and the model's mood: 20 rows at a time."""
+def persistent(random: np.random.Generator, count: int, rows_long: float) -> np.ndarray:
+    """A unit normal (count,) whose correlation falls to 1/e within `rows_long` rows; independent for 0."""
+    keep = math.exp(-1.0 / rows_long) if rows_long else 0.0
+    steps = random.standard_normal(count)
+    steps[1:] *= math.sqrt(1.0 - keep**2)
+    return np.asarray(signal.lfilter([1.0], [1.0, -keep], steps))
+
+
+def shared_luck(count: int, rows_long: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """No skill, but both the answers and 40 % of the variance of the outcomes' luck persist for `rows_long` rows."""
     random = np.random.default_rng(seed)
-    luck, mood = (np.repeat(random.normal(0, 2.0, count // 20), 20) for _ in range(2))
-    return sigmoid(mood + random.normal(0, 0.5, count)), (random.random(count) < sigmoid(luck)).astype(np.int64)
+    luck = math.sqrt(0.4) * persistent(random, count, rows_long) + math.sqrt(0.6) * random.standard_normal(count)
+    return sigmoid(persistent(random, count, rows_long)), (luck > 0).astype(np.int64)
 
 
 @pytest.mark.parametrize("measure", ["auc", "gain"])
-def test_bounds_hold_their_error_probability_when_neighbours_share_their_outcome(measure: str) -> None:
-    alpha, beyond, naive_beyond, worlds = 0.05, 0, 0, 400
+@pytest.mark.parametrize("rows_long", [0, 20, 200])
+def test_bounds_hold_their_error_probability_when_luck_persists(measure: str, rows_long: float) -> None:
+    worlds, beyond, naive_beyond = 400, 0, 0
     for seed in range(worlds):
-        answers, labels = shared_luck(1200, seed=seed)
-        table = rows(labels, horizon_hours=2.0)
-        blocks = statistics.blocks_in_time(table.decided_at, table.known_at)
-        each_alone = np.arange(1200)
+        answers, labels = shared_luck(3200, rows_long, seed=seed)
         if measure == "auc":
-            found, naive = (statistics.auc(labels, answers, groups) for groups in (blocks, each_alone))
-            truth = 0.5
+            found, truth = known(statistics.auc(judged(labels, answers))), 0.5
         else:
-            centred = answers - answers.mean()
-            values = centred * (labels - 0.5)  # without skill, zero on average
-            found, naive = (statistics.mean(values, groups) for groups in (blocks, each_alone))
-            truth = 0.0
-        assert found is not None
-        assert naive is not None
-        low, naive_low = found.low(alpha), naive.low(alpha)
-        assert low is not None
-        assert naive_low is not None
-        beyond += low > truth
-        naive_beyond += naive_low > truth
-    assert beyond / worlds < 0.08
-    # the test can tell: rows taken one by one are wrong three times as often
-    assert naive_beyond / worlds > 0.15
+            values = (answers - 0.5) * (labels - 0.5)  # without skill, zero on average
+            found, truth = statistics.mean(values), 0.0
+            naive_error = values.std() / math.sqrt(len(values))
+            naive_beyond += values.mean() - stats.norm.isf(0.01) * naive_error > truth
+        beyond += known(found.low(0.01)) > truth
+    assert beyond / worlds < 0.025
+    if measure == "gain" and rows_long == 200:
+        # the test can tell: rows taken for independent are wrong ten times as often
+        assert naive_beyond / worlds > 0.15
 
 
-def test_a_block_holds_the_horizons_of_its_rows() -> None:
-    table = rows(np.zeros(5000), hours_apart=0.1, horizon_hours=4.0)
-    blocks = statistics.blocks_in_time(table.decided_at, table.known_at)
-    assert 20 <= blocks.max() + 1 <= 60
-    sizes = np.bincount(blocks) * 0.1
-    assert (sizes[:-1] >= 4.0).all()
-    assert (np.diff(blocks) >= 0).all()
+def test_the_number_of_blocks_follows_from_the_dependence_of_the_values() -> None:
+    random = np.random.default_rng(1)
+    numbers = {
+        rows_long: np.mean([statistics.mean(persistent(random, 3200, rows_long)).num_blocks for _ in range(100)])
+        for rows_long in (0, 50, 400)
+    }
+    assert numbers[0] > 30 > 18 > numbers[50] > numbers[400]
+    rising = statistics.blocks_in_time(np.arange(3200.0) - 1599.5)
+    assert rising.count == statistics.MIN_BLOCKS
+    assert rising.inflation == pytest.approx((1 + statistics.MAX_CORRELATION) / (1 - statistics.MAX_CORRELATION))
 
 
-def test_too_few_blocks_give_no_bound() -> None:
-    answers, labels = world(600, skill=1.5, seed=1)
-    card = scoring.scorecard(answers, rows(labels, hours_apart=0.01, horizon_hours=4.0), prior=0.5, policy=POLICY)
+@given(num_rows=st.integers(48, 700), seed=st.integers(0, 1000))
+def test_blocks_have_equal_numbers_of_rows_in_time_order(num_rows: int, seed: int) -> None:
+    blocks = statistics.blocks_in_time(np.random.default_rng(seed).normal(size=num_rows))
+    sizes = np.bincount(blocks.numbers)
+    assert (np.diff(blocks.numbers) >= 0).all()
+    assert blocks.inflation == 1.0 or len(sizes) == statistics.MIN_BLOCKS
+    assert statistics.MIN_BLOCKS <= len(sizes) <= statistics.MAX_BLOCKS
+    assert sizes.min() >= statistics.MIN_BLOCK_ROWS
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_stretches_that_differ_count_as_error() -> None:
+    stretches = [judged(*world(800, skill=1.0, seed=seed)[::-1]) for seed in (1, 2, 3)]
+    inverted = judged(1 - stretches[2].labels, stretches[2].probabilities)
+    alike, different = (known(statistics.auc(*stretches[:2], last)) for last in (stretches[2], inverted))
+    areas = [metrics.roc_auc_score(each.labels, each.probabilities) for each in stretches]
+    assert alike.value == pytest.approx(np.mean(areas))
+    assert different.standard_error > 4 * alike.standard_error
+
+
+def test_the_difference_of_two_parts_is_that_of_their_areas() -> None:
+    is_inside = np.arange(1200) % 3 == 0
+    drawn, reported = [], []
+    for seed in range(200):
+        answers, labels = world(1200, skill=1.0, seed=seed)
+        found = known(statistics.auc_difference(judged(labels, answers), is_inside))
+        inside, rest = (metrics.roc_auc_score(labels[mask], answers[mask]) for mask in (is_inside, ~is_inside))
+        assert found.value == pytest.approx(inside - rest)
+        drawn.append(found.value)
+        reported.append(found.standard_error)
+    assert np.median(reported) == pytest.approx(np.std(drawn), rel=0.15)
+    assert statistics.auc_difference(judged(labels, answers), np.arange(1200) < 4) is None
+
+
+def test_too_few_rows_give_no_bound() -> None:
+    answers, labels = world(47, skill=1.5, seed=1)
+    card = scoring.scorecard(answers, rows(labels), prior=0.5, policy=POLICY)
     assert card.num_blocks < statistics.MIN_BLOCKS
     assert card.auc is not None
     assert card.auc_low is card.log_loss_gain_low is None
@@ -209,8 +247,7 @@ def test_luck_that_neighbours_share_is_no_miscalibration() -> None:
         # half of the rows go by one coin for twenty neighbours: each probability is true, but they share their luck
         luck = np.where(random.random(1200) < 0.5, np.repeat(random.random(60), 20), random.random(1200))
         labels = (luck < answers).astype(np.int64)
-        blocks = np.repeat(np.arange(60), 20)
-        effect = statistics.design_effect(labels, answers, blocks)
+        effect = statistics.design_effect(labels, answers)
         found = statistics.ece(labels, answers)
         beyond += found > statistics.ece_limit(answers, alpha=0.05, seed=7, effect=effect)
         naive_beyond += found > statistics.ece_limit(answers, alpha=0.05, seed=7)
@@ -219,17 +256,19 @@ def test_luck_that_neighbours_share_is_no_miscalibration() -> None:
 
 
 def test_being_wrong_everywhere_earns_no_excuse() -> None:
-    answers, labels = world(3000, skill=1.0, seed=1)
-    overconfident = sigmoid(np.log(answers / (1 - answers)) * 3.0)
-    blocks = np.arange(3000) // 100
-    assert statistics.design_effect(labels, overconfident, blocks) < 2.0
+    effects = []
+    for seed in range(30):
+        answers, labels = world(3000, skill=1.0, seed=seed)
+        effects.append(statistics.design_effect(labels, sigmoid(np.log(answers / (1 - answers)) * 3.0)))
+    assert np.median(effects) < 3.0
 
 
-def test_the_standard_error_of_a_mean_over_equal_blocks_is_that_of_the_block_means() -> None:
-    values = np.random.default_rng(1).normal(size=120)
-    found = statistics.mean(values, np.repeat(np.arange(12), 10))
-    means = values.reshape(12, 10).mean(axis=1)
-    assert found.standard_error == pytest.approx(means.std(ddof=1) / np.sqrt(12))
+def test_the_standard_error_of_a_mean_is_that_of_the_block_means() -> None:
+    values = np.random.default_rng(1).normal(size=640)
+    found = statistics.mean(values)
+    means = values.reshape(found.num_blocks, -1).mean(axis=1)
+    inflation = statistics.blocks_in_time((values - values.mean()) / 640).inflation
+    assert found.standard_error == pytest.approx(means.std(ddof=1) * np.sqrt(inflation / found.num_blocks))
 
 
 def test_an_overconfident_model_exceeds_its_ece_limit() -> None:
@@ -262,13 +301,11 @@ def test_luck_that_all_confidences_share_is_no_miscalibration() -> None:
     for seed in range(200):
         random = np.random.default_rng(seed)
         answers = sigmoid(random.normal(0.3, 1.5, 1200))
-        blocks = np.repeat(np.arange(30), 40)
         # half of the rows of a block go by one coin, whatever their probability: all bins move to the same side
-        luck = np.where(random.random(1200) < 0.5, random.random(30)[blocks], random.random(1200))
+        luck = np.where(random.random(1200) < 0.5, np.repeat(random.random(30), 40), random.random(1200))
         labels = (luck < answers).astype(np.int64)
         found = statistics.ece(labels, answers)
-        limit = statistics.ece_limit_by_blocks(labels, answers, blocks, alpha=0.05, seed=7)
-        assert limit is not None
+        limit = statistics.ece_limit_by_blocks(labels, answers, alpha=0.05, seed=7)
         beyond += found > limit
         naive_beyond += found > statistics.ece_limit(answers, alpha=0.05, seed=7)
     assert beyond / 200 < 0.1
@@ -280,16 +317,15 @@ def doubled_log_odds(answers: np.ndarray) -> np.ndarray:
     return doubled
 
 
-def judged(labels: np.ndarray, answers: np.ndarray, blocks: np.ndarray) -> statistics.LabelledPredictions:
-    return statistics.LabelledPredictions(labels=labels, probabilities=answers, blocks=blocks)
+def judged(labels: np.ndarray, answers: np.ndarray) -> statistics.LabelledPredictions:
+    return statistics.LabelledPredictions(labels=labels, probabilities=answers)
 
 
 def test_the_calibration_slope_is_one_for_true_probabilities_and_half_for_doubled_log_odds() -> None:
     answers, labels = world(6000, skill=1.5, seed=1)
     doubled = doubled_log_odds(answers)
-    blocks = np.arange(6000) // 200
     for given_answers, expected in ((answers, 1.0), (doubled, 0.5)):
-        found = statistics.calibration_slope([judged(labels, given_answers, blocks)])
+        found = statistics.calibration_slope([judged(labels, given_answers)])
         assert found is not None
         assert found.value == pytest.approx(expected, abs=0.1)
     card = scoring.scorecard(doubled, rows(labels), prior=0.5, policy=POLICY)
@@ -299,36 +335,36 @@ def test_the_calibration_slope_is_one_for_true_probabilities_and_half_for_double
 
 def test_a_constant_model_has_no_calibration_slope() -> None:
     _, labels = world(600, skill=1.5, seed=1)
-    assert statistics.calibration_slope([judged(labels, np.full(600, 0.6), np.arange(600) // 20)]) is None
+    assert statistics.calibration_slope([judged(labels, np.full(600, 0.6))]) is None
 
 
 def test_a_hit_rate_that_differs_from_stretch_to_stretch_is_no_lack_of_confidence() -> None:
-    blocks, drifting = np.arange(3000) // 100, []
+    drifting = []
     for seed, drift in enumerate((-1.0, 0.0, 1.0)):
         answers, _ = world(3000, skill=1.5, seed=seed)
         luckier = sigmoid(np.log(answers / (1 - answers)) + drift)
         labels = (np.random.default_rng(seed).random(3000) < luckier).astype(np.int64)
-        drifting.append(judged(labels, answers, blocks))
-    silent = judged(drifting[0].labels, np.full(3000, 0.6), blocks)
+        drifting.append(judged(labels, answers))
+    silent = judged(drifting[0].labels, np.full(3000, 0.6))
     found = statistics.calibration_slope(drifting)
     assert found is not None
     assert found.value == pytest.approx(1.0, abs=0.06)
-    assert (found.num_blocks, found.num_combined) == (90, 3)
     assert statistics.calibration_slope([*drifting, silent]) == found, "a stretch with one probability tells nothing"
 
 
 def test_past_folds_make_sure_of_an_overconfidence_that_one_holdout_leaves_in_doubt() -> None:
+    policy = dataclasses.replace(POLICY, slope_alpha=0.001)
     stretches = [answered(300, skill=0.6, seed=seed) for seed in range(4)]
     bold = [dataclasses.replace(each, answers=doubled_log_odds(each.answers)) for each in stretches]
-    alone = scoring.scorecard(bold[0].answers, bold[0].rows, prior=0.5, policy=POLICY)
-    sound, found = (pooled_skill.skill(each[0], each[1:], wanted=3, policy=POLICY) for each in (stretches, bold))
+    alone = scoring.scorecard(bold[0].answers, bold[0].rows, prior=0.5, policy=policy)
+    sound, found = (pooled_skill.skill(each[0], each[1:], wanted=3, policy=policy) for each in (stretches, bold))
     assert found.calibration_slope == pytest.approx(0.5, abs=0.12)
     assert found.calibration_slope_high is not None
     assert alone.calibration_slope_high is not None
-    assert found.calibration_slope_high < POLICY.min_calibration_slope < alone.calibration_slope_high
+    assert found.calibration_slope_high < policy.min_calibration_slope < alone.calibration_slope_high
     assert sound.calibration_slope_high is not None
     assert sound.calibration_slope_high > 1.0
-    assert pooled_skill.skill(bold[0], [], wanted=3, policy=POLICY).calibration_slope_high is None
+    assert pooled_skill.skill(bold[0], [], wanted=3, policy=policy).calibration_slope_high is None
 
 
 # ---------------------------------------------------------------- backtest folds
@@ -374,6 +410,21 @@ def test_fewer_folds_than_wanted_ask_for_more() -> None:
     found = pooled_skill.skill(holdout, [], wanted=3, policy=POLICY)
     assert [pool.alpha for pool in found.pooled] == [POLICY.skill_alpha / 16]
     assert found.folds == ()
+
+
+def test_the_gain_is_asked_at_its_own_level() -> None:
+    stretches = [answered(700, skill=0.45, seed=seed) for seed in range(4)]
+    gains = [
+        statistics.log_losses(each.rows.labels, np.full(len(each.answers), each.prior))
+        - statistics.log_losses(each.rows.labels, each.answers)
+        for each in stretches
+    ]
+    found = pooled_skill.skill(stretches[0], stretches[1:], wanted=3, policy=POLICY)
+    for pool in found.pooled:
+        gain = statistics.mean(np.concatenate(gains[pool.num_folds :: -1]))
+        assert pool.log_loss_gain_low == gain.low(pool.alpha * POLICY.gain_alpha / POLICY.skill_alpha)
+    card = scoring.scorecard(stretches[0].answers, stretches[0].rows, prior=stretches[0].prior, policy=POLICY)
+    assert card.log_loss_gain_low == statistics.mean(gains[0]).low(POLICY.gain_alpha)
 
 
 def test_a_fold_that_collapsed_to_its_prior_speaks_against_skill() -> None:
@@ -471,7 +522,11 @@ def test_a_scorecard_never_raises_and_never_holds_nan(count: int, kind: str, see
 # ---------------------------------------------------------------- candidate and incumbent
 
 
-def write_model(path: Path, contract: ModelContract, *, seed: int) -> str:
+#: a training that ended before the first row of the market
+TRAINED_BEFORE = {"seen": [{"start": "2025-06-01T00:00:00Z", "end": "2025-12-01T00:00:00Z"}]}
+
+
+def write_model(path: Path, contract: ModelContract, *, seed: int, training: Mapping[str, Any] = TRAINED_BEFORE) -> str:
     torch.manual_seed(seed)
     model = PatchTST(presets.config_for(contract, dropout=0.1))
     features = market().features
@@ -480,7 +535,8 @@ def write_model(path: Path, contract: ModelContract, *, seed: int) -> str:
     windows = np.stack([features[i : i + contract.context_length] for i in range(16)])[
         :, :, : len(contract.feature_names)
     ]
-    bundle.write(path, model=model, contract=contract, canary_windows=windows, origin=bundle.Origin())
+    origin = bundle.Origin(training=training)
+    bundle.write(path, model=model, contract=contract, canary_windows=windows, origin=origin)
     return str(path)
 
 

@@ -24,7 +24,9 @@ from retrain_worker.errors import ContractError, DataUnfitError, TrainingCollaps
 from retrain_worker.model import bundle, presets
 from retrain_worker.model.patchtst import PatchTST, sigmoid
 from retrain_worker.worker import statistics
+from retrain_worker.worker.data.outcomes import LOSS, WIN
 from retrain_worker.worker.data.samples import select_samples, split_samples
+from retrain_worker.worker.data.snapshot import load
 from retrain_worker.worker.inference import logits_at
 from retrain_worker.worker.stop_signal import StoppedError
 from retrain_worker.worker.training import calibration, loop, variant_search
@@ -109,7 +111,7 @@ def test_training_learns_what_there_is_to_learn(trained: tuple[TrainResult, Jour
 def test_the_kept_weights_are_those_of_the_best_epoch_and_not_of_the_last(tmp_path: Path) -> None:
     # hardly anything to learn, at a high rate: every epoch after the first makes it worse
     snapshot = saved(tmp_path, strength=0.2, per_symbol=400)
-    samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
+    samples = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
     parts = split_samples(samples, SplitPolicy())
     training_set = TrainingSet(
         features=snapshot.features, fitting_rows=snapshot.features, train=parts.train, validation=parts.validation
@@ -152,11 +154,20 @@ def test_the_file_gives_the_recorded_validation_log_loss(trained: tuple[TrainRes
     assert result.parts["train_balanced"]["loss"] == min(result.parts["train"].values())
 
 
+def test_every_labelled_row_is_in_a_part_or_counted_with_the_reason(trained: tuple[TrainResult, Journal]) -> None:
+    result, _ = trained
+    num_labelled = int(np.isin(load(Path(result.model_path).parents[1]).outcome, [WIN, LOSS]).sum())
+    used = sum(sum(result.parts[name].values()) for name in ("train", "validation", "holdout"))
+
+    assert result.left_out["no_full_window"] > 0
+    assert used + sum(result.left_out.values()) == num_labelled
+
+
 def test_progress_is_a_sentence_an_operator_can_read(trained: tuple[TrainResult, Journal]) -> None:
     _, journal = trained
     assert len(journal) == RECIPE.max_epochs
     assert journal[1].message.startswith("training 20261123_031400: epoch 2 of 4, validation log loss 0.")
-    assert journal[1].message.endswith(" s left")
+    assert journal[1].seconds_left is not None
 
 
 def test_no_checkpoint_is_left_behind(trained: tuple[TrainResult, Journal]) -> None:
@@ -204,6 +215,17 @@ def test_the_input_transform_can_be_chosen_on_validation(tmp_path: Path) -> None
     assert [attempt["input_transform"] for attempt in attempts] == ["standardise", "instance"]
     best = min(attempts, key=lambda attempt: attempt["validation_log_loss"])
     assert result.manifest.contract.input_transform == best["input_transform"]
+
+
+def test_the_part_of_the_window_that_the_model_uses_is_recorded(tmp_path: Path) -> None:
+    saved(tmp_path)
+    training = train(
+        request(tmp_path, recipe=dataclasses.replace(RECIPE, max_epochs=1)), Journal(), never
+    ).manifest.training
+    oldest, middle, newest = training["patch_weights"]  # 16 rows every 8, of a window of 32
+    assert 0 < oldest < middle < newest
+    assert oldest + middle + newest == pytest.approx(1.0)
+    assert training["lookback"] == (24 if middle + newest >= 0.9 else 32)
 
 
 def test_engine_preset_tries_both_of_its_tunings_and_keeps_the_better(tmp_path: Path) -> None:
@@ -356,7 +378,7 @@ def test_label_smoothing_moves_what_training_aims_at_and_is_recorded(
 
 def test_class_weights_weigh_both_classes_the_same() -> None:
     snapshot = market(strength=0.0)
-    samples, _ = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
+    samples = select_samples(snapshot, policy=DataPolicy(), seq_len=32)
     training_set = TrainingSet(
         features=snapshot.features, fitting_rows=snapshot.features, train=samples, validation=samples
     )
@@ -401,52 +423,6 @@ def test_a_warm_start_from_another_contract_is_recorded_and_trained_from_scratch
         assert result.manifest.training["start"].startswith("scratch: ")
         assert reason in result.manifest.training["start"]
         assert weights_of(result) == weights_of(plain)
-
-
-@pytest.mark.parametrize("preset", [Preset.PAPER, Preset.ENGINE])
-def test_pre_training_learns_from_rows_without_an_outcome_and_survives_a_kill(tmp_path: Path, preset: Preset) -> None:
-    slow_wave = np.sin(np.arange(1_200) / 9.0).astype(np.float32)[:, None]
-    snapshot = market(per_symbol=600)
-    for name in ("whole", "broken"):
-        saved(tmp_path / name, per_symbol=600, features=snapshot.features * 0.1 + slow_wave)
-    recipe = dataclasses.replace(
-        RECIPE, preset=preset, pretrain_epochs=3, max_epochs=1, batch_size=64, input_noise=0.0, patch_smoothing=0.0
-    )
-    journal = Journal()
-    whole = train(request(tmp_path / "whole", recipe=recipe), journal, never)
-    errors = [progress.fields["masked_error"] for progress in journal if "masked_error" in progress.fields]
-    assert len(errors) == 3
-    assert errors[-1] < 0.8 * errors[0]  # a wave can be guessed from what stands beside it
-
-    interruptions = 0
-    while True:
-        journal = Journal(stops_after=1)
-        try:
-            resumed = train(request(tmp_path / "broken", recipe=recipe), journal, journal.stopping)
-        except StoppedError:
-            interruptions += 1
-            torch.manual_seed(interruptions)
-            continue
-        break
-    assert interruptions == 3
-    assert weights_of(whole) == weights_of(resumed)
-
-
-def test_pre_training_sees_no_row_of_the_validation_part_or_later(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, pretrain_epochs=1, max_epochs=1)
-    before = market()
-    samples, _ = select_samples(before, policy=DataPolicy(), seq_len=32)
-    seam = split_samples(samples, SplitPolicy()).split.train.end.timestamp() * 1e6
-    changed = np.where(before.decided_at[:, None] >= seam, before.features * 3 + 1, before.features)
-    states = []
-    for name, features in (("as it was", before.features), ("later rows changed", changed)):
-        saved(tmp_path / name, features=features.astype(np.float32))
-        journal = Journal(stops_after=1)  # right after the pre-training
-        with pytest.raises(StoppedError):
-            train(request(tmp_path / name, recipe=recipe), journal, journal.stopping)
-        (file,) = (tmp_path / name / "checkpoints").iterdir()
-        states.append(torch.load(file, weights_only=True)["state"]["before"]["weights"])
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 # ---------------------------------------------------------------- nothing to learn

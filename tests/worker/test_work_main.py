@@ -20,8 +20,8 @@ from retrain_worker.domain.gates import GatePolicy
 from retrain_worker.domain.recipe import Preset, Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import (
-    DATABASE_URL_VARIABLE,
     AuditRequest,
+    DatabaseAccess,
     GateMeasured,
     GateRequest,
     Progress,
@@ -63,7 +63,7 @@ class Worker:
         request: Any,
         *,
         program: tuple[str, ...] = ("-m", "retrain_worker.worker"),
-        environment: dict[str, str] | None = None,
+        database_url: str | None = None,
     ) -> None:
         self.result_path = folder / "result.json"
         self.result_path.unlink(missing_ok=True)
@@ -75,8 +75,11 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
         )
+        if database_url is not None:
+            assert self.process.stdin is not None
+            access = DatabaseAccess(url=os.fsencode(database_url))
+            print(msgspec.json.encode(access).decode(), file=self.process.stdin, flush=True)
 
     def lines(self) -> Iterator[str]:
         assert self.process.stdout is not None
@@ -163,8 +166,7 @@ def test_a_pull_keeps_within_the_smallest_memory_limit_that_the_settings_allow(t
     """The limit counts address space that is reserved and never used; every page reserves some."""
     path = make_database(tmp_path / "t.db", make_rows(20_000))
     request = replace(request_for(tmp_path / "run"), memory_limit_bytes=512 << 20)
-    environment = os.environ | {DATABASE_URL_VARIABLE: url_of(path)}
-    worker = Worker(tmp_path, "PULL", request, environment=environment)
+    worker = Worker(tmp_path, "PULL", request, database_url=url_of(path))
     assert worker.ended() == WorkerExit.DONE, worker.log
     assert worker.result()["result"]["loaded"] == 20_000
 
@@ -173,7 +175,7 @@ def test_a_pull_keeps_within_the_smallest_memory_limit_that_the_settings_allow(t
 GREEDY = """
 import sys
 from retrain_worker.worker import __main__ as work
-work._run = lambda request, report, stopping: len(bytearray(400 << 20))
+work._run = lambda request, database_url, report, stopping, rank: len(bytearray(400 << 20))
 sys.exit(work.main(sys.argv[1:]))
 """
 
@@ -217,7 +219,8 @@ def requests_of_every_stage(folder: Path, *, limit_bytes: int) -> dict[str, Any]
 def test_every_child_keeps_to_the_memory_limit(tmp_path: Path, stage: str) -> None:
     for limit_bytes, code in ((200 << 20, WorkerExit.ERROR), (0, WorkerExit.DONE)):
         request = requests_of_every_stage(tmp_path, limit_bytes=limit_bytes)[stage]
-        worker = Worker(tmp_path, stage, request, program=("-c", GREEDY))
+        reads_database = stage in {"PULL", "SHADOW", "PROBATION"}
+        worker = Worker(tmp_path, stage, request, program=("-c", GREEDY), database_url="" if reads_database else None)
         assert worker.ended() == code, worker.log
         found = worker.result()
         assert found.get("error", {}).get("kind", "no error") == ("MemoryError" if limit_bytes else "no error")
@@ -265,6 +268,12 @@ def test_the_child_offers_itself_to_the_out_of_memory_killer(tmp_path: Path) -> 
     next(worker.lines())
     assert int(Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text()) == 800
     assert worker.ended(closes_stdin=True) == WorkerExit.INTERRUPTED
+
+
+def test_a_pull_whose_daemon_has_ended_before_it_gave_the_database_is_interrupted(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, "PULL", request_for(tmp_path / "run"))
+    assert worker.ended(closes_stdin=True) == WorkerExit.INTERRUPTED, worker.log
+    assert not worker.result_path.exists()
 
 
 def test_pull_and_audit_start_without_torch() -> None:

@@ -1,6 +1,6 @@
 """Writes finished runs, and which model serves, into the stack's own tables.
 
-A database that is busy or unreachable is tried again without limit. A row that the database rejects is tried
+A database that is busy or unreachable is retried without limit. A row that the database rejects is tried
 MAX_ATTEMPTS times, then skipped with a warning that names its run, so that it blocks no other.
 """
 

@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 class EventRelay:
-    """Runs every second, and after each pass of the run driver that has stored something."""
+    """Runs when something was stored, every second while events wait, and rarely to see whether Redis lost some."""
 
     def __init__(self, relay: Relay, embedded_redis: EmbeddedRedis | None) -> None:
         self._relay = relay
@@ -22,12 +22,16 @@ class EventRelay:
         self._lock = threading.Lock()
         #: why events wait, one message; None while Redis accepts them
         self.problem: str | None = None
+        #: whether every event is sent
+        self.is_idle = False
 
     def run(self, *, at_once: bool = False) -> None:
         """Send what waits; a problem is logged when it begins and when it is over. `at_once` skips the back-off."""
+        self.is_idle = False
         with self._lock:
             report = self._relay.relay_once(at_once=at_once)
             problem = report.problem
+            self.is_idle = problem is None and not report.pending
             if problem and self._embedded_redis is not None:
                 try:
                     self._embedded_redis.ensure()

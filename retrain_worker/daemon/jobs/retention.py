@@ -16,8 +16,11 @@ from retrain_worker.stages.audit import reference_run_id
 log = structlog.get_logger()
 
 
-def remove_runs(store: StateDb, run_folders: ArtifactStore, *, keep: int) -> None:
-    """Remove all run folders but the newest `keep`, those of unfinished runs, and those that are referred to."""
+def remove_runs(store: StateDb, run_folders: ArtifactStore, *, keep: int) -> tuple[str, ...]:
+    """Remove all run folders but the newest `keep`, those of unfinished runs, and those that are referred to.
+
+    The ids of the removed ones.
+    """
     current, request = store.unfinished_run(), store.waiting_slot_request()
     protected: list[str | Path | None] = [run.run_id for run in store.waiting_runs()]
     protected += [
@@ -30,6 +33,7 @@ def remove_runs(store: StateDb, run_folders: ArtifactStore, *, keep: int) -> Non
     removed = run_folders.remove_old_runs(keep=keep, protected=[each for each in protected if each is not None])
     if removed:
         log.info("runs_removed", message=f"KEEP_RUNS={keep}: removed the folders of {', '.join(removed)}")
+    return removed
 
 
 def remove_models(store: StateDb, slot: ModelSlot, *, keep: int) -> None:

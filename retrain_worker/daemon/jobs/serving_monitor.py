@@ -7,13 +7,10 @@ import threading
 import structlog
 
 from retrain_worker.adapters.state_db import StateDb
-from retrain_worker.adapters.trade_intents import TradeIntents, tally_in
+from retrain_worker.adapters.trade_intents import TradeIntents
 from retrain_worker.daemon.configuration import Configuration
-from retrain_worker.domain.deployments import promotion_of
-from retrain_worker.domain.engine_answers import INTENT_STREAM, Finding, Tally, judge, with_advice
-from retrain_worker.domain.gates.contract import constant_window_of
-from retrain_worker.domain.labels import Thresholds
-from retrain_worker.domain.lifecycle import Run
+from retrain_worker.daemon.serving_state import finding_of
+from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.errors import SlotError
 from retrain_worker.redis_client import RedisProblem
 
@@ -57,36 +54,3 @@ class ServingMonitor:
         if problem is not None and problem.key == INTENT_STREAM and problem != self._problem:
             log.warning("serving_monitor_problem", message=f"trade intents cannot be read: {problem.message}")
         self._problem = problem
-
-
-def engine_says(store: StateDb) -> str:
-    """What the engine's answers since the last swap say of its serving; empty while there are none."""
-    tally = tally_in(store)
-    malformed = f" ({tally.malformed} malformed entries)" if tally.malformed else ""
-    return f"{finding_of(store, tally).message}{malformed}" if tally.entries else ""
-
-
-def serving_fault(store: StateDb) -> str:
-    """What is wrong with the engine's answers; empty when nothing is known to be."""
-    found = finding_of(store, tally_in(store))
-    return found.message if found.is_fault else ""
-
-
-def finding_of(store: StateDb, tally: Tally) -> Finding:
-    """The tally beside the model's own answers in its probation, or beside their spread at its gate."""
-    run = _run_of(store, tally.model_path)
-    probation, gated = (run.facts.probation, run.facts.gate) if run else (None, None)
-    measured = (probation and probation.model) or (gated and gated.candidate)
-    found = judge(
-        tally,
-        answers=probation.answers if probation else (),
-        thresholds=Thresholds(),
-        model_std=measured.p_std if measured else None,
-    )
-    return with_advice(found, tally, constant_window=constant_window_of(gated.verdict.gates) if gated else None)
-
-
-def _run_of(store: StateDb, model_path: str) -> Run | None:
-    """The run that has put this model into the slot; None for an external model."""
-    promotion = promotion_of(store.reached_deployments(), model_path)
-    return store.run(promotion.run_id) if promotion else None

@@ -27,6 +27,11 @@ class SlotWatch:
         #: what the env line named at the last check, where no deployment has recorded it
         self._unrecorded_path: str | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no change has been found that the next check is to confirm."""
+        return self._unrecorded_path is None
+
     def check(self, context: StageContext) -> None:
         """Record an external change that two checks in a row have found, because some editors write in parts.
 

@@ -18,7 +18,7 @@ from retrain_worker.domain.gates.evidence import (
     Slice,
 )
 from retrain_worker.domain.gates.gate import Gate, GateOutcome, GateResult, Measured
-from retrain_worker.domain.gates.policy import GatePolicy
+from retrain_worker.domain.gates.policy import GatePolicy, GateProfile
 
 __all__ = [
     "Agreement",
@@ -32,6 +32,7 @@ __all__ = [
     "Gate",
     "GateOutcome",
     "GatePolicy",
+    "GateProfile",
     "GateResult",
     "Measured",
     "PooledEstimate",

@@ -49,11 +49,11 @@ def _slopes(evidence: Evidence, policy: GatePolicy) -> tuple[Check, ...]:
     alone, high = card.calibration_slope, card.calibration_slope_high
     if alone is None or high is None:
         return ()
-    label = upper_bound("calibration slope", policy.calibration_alpha)
+    label = upper_bound("calibration slope", policy.slope_alpha)
     found = [Check(name="calibration_slope_high", label=label, value=high, low=least, scale=_SLOPE_SCALE)]
     pooled = evidence.skill.calibration_slope_high if evidence.skill else None
     if alone < least and pooled is not None:
-        label = upper_bound("calibration slope with backtest folds", policy.calibration_alpha)
+        label = upper_bound("calibration slope with backtest folds", policy.slope_alpha)
         found.append(
             Check(name="pooled_calibration_slope_high", label=label, value=pooled, low=least, scale=_SLOPE_SCALE)
         )
@@ -67,6 +67,6 @@ CALIBRATION = Gate(
         "upper confidence bound of the calibration slope is ≥ {min_calibration_slope:g}"
     ),
     failure="its probabilities are not calibrated",
-    thresholds=("min_rows", "calibration_alpha", "ece_tolerance", "min_calibration_slope"),
+    thresholds=("min_rows", "calibration_alpha", "ece_tolerance", "slope_alpha", "min_calibration_slope"),
     measure=_measure,
 )

@@ -23,6 +23,6 @@ CONFIDENCE_SPREAD = Gate(
     name="confidence spread",
     requirement="std of P(WIN) ≥ {min_std:g} and P90 - P10 ≥ {min_p10_p90:g}",
     failure="the probabilities hardly differ from row to row",
-    thresholds=("min_rows", "min_std", "min_p10_p90"),
+    thresholds=("profile", "min_rows", "min_std", "min_p10_p90"),
     measure=_measure,
 )

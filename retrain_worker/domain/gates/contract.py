@@ -109,7 +109,7 @@ def _unknown(found: ContractCheck) -> str:
     if found.unknown:
         return (
             f"the engine's contract is unknown: {found.unknown}; correct PATCHTST_MODEL_PATH, roll back, or name the "
-            "contract that it is to run: retrain-worker promote RUN --accept-contract CONTRACT"
+            'contract that it is to run: retrain-worker promote RUN --accept-contract CONTRACT --reason "…"'
         )
     return ""
 

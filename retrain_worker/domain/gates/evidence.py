@@ -52,6 +52,8 @@ class Slice:
     auc_high: float | None
     actions: Mapping[str, float]
     p_std: float
+    #: as the scorecard's
+    above_prior: float | None = None
     #: upper bound at slice_alpha of its AUC minus that of all other rows (or of the other half)
     auc_lag_high: float | None = None
 
@@ -71,7 +73,7 @@ class Scorecard:
     log_loss: float | None = None
     #: log loss of the constant prior of the training part
     prior_log_loss: float | None = None
-    #: prior_log_loss - log_loss, and its lower bound at skill_alpha
+    #: prior_log_loss - log_loss, and its lower bound at gain_alpha
     log_loss_gain: float | None = None
     log_loss_gain_low: float | None = None
     brier: float | None = None
@@ -83,9 +85,11 @@ class Scorecard:
     recall: float | None = None
     f1_score: float | None = None
     p_mean: float | None = None
+    #: share of rows whose probability is above the prior of the training part
+    above_prior: float | None = None
     p_std: float | None = None
     p10_p90: float | None = None
-    #: slope of the outcomes' log odds on the candidate's (below 1: overconfident), its upper bound at calibration_alpha
+    #: slope of the outcomes' log odds on the candidate's (below 1: overconfident), its upper bound at slope_alpha
     calibration_slope: float | None = None
     calibration_slope_high: float | None = None
     buckets: tuple[Bucket, ...] = ()
@@ -114,7 +118,7 @@ class PooledEstimate:
     num_folds: int
     n: int
     num_blocks: int
-    #: one-sided error probability of the bounds
+    #: one-sided error probability of the bound on the AUC; that on the gain has gates.skill.gain_alpha
     alpha: float
     auc: float
     auc_low: float | None
@@ -177,6 +181,8 @@ class Evidence:
     comparison: Comparison | None = None
     #: why there is no incumbent scorecard
     incumbent_absence: str = ""
+    #: which rows the comparison leaves out; empty: none
+    comparison_note: str = ""
     #: None: there are no rows but the scorecard's, and its own bounds decide
     skill: Skill | None = None
     #: what is known of whether the candidate was trained on these rows

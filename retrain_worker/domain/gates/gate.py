@@ -1,4 +1,4 @@
-"""The declaration of a gate, from which verdict, report, command line, events and docs/contracts/gates.md derive."""
+"""The declaration of a gate, from which verdict, report, command line, events and docs/reference/gates.md derive."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ class GateResult:
     thresholds: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def detail(self) -> str:
+        """The message without what the checks state."""
+        stated = {
+            text for check in self.checks for text in (check.measured, f"{check.measured}, required {check.required}")
+        }
+        return "; ".join(part for part in self.message.split("; ") if part not in stated)
+
+    @property
     def problem(self) -> Problem | None:
         """What keeps the candidate from passing; None when this gate does not."""
         if self.result is GateOutcome.PASS:
@@ -106,12 +114,13 @@ def _result(found: Measured, policy: GatePolicy) -> tuple[GateOutcome, str]:
     if found.exemption:
         return GateOutcome.PASS, found.exemption
     if found.num_rows is not None and found.num_rows < policy.min_rows:
-        return GateOutcome.UNDECIDED, f"{found.num_rows} rows could be measured, {policy.min_rows} are required"
+        message = f"{found.num_rows} rows could be measured, {policy.min_rows} are required"
+        return GateOutcome.UNDECIDED, "; ".join([message, *filter(None, [found.detail])])
     missing = [check.label for check in found.checks if check.value is None]
     if found.undecided or missing:
         return GateOutcome.UNDECIDED, found.undecided or (
-            f"not measured: {'; '.join(missing)} ({found.num_rows} rows: too few holding times of a trade, too few "
-            "rows of one class, or a probability that is not a number)"
+            f"not measured: {'; '.join(missing)} ({found.num_rows} rows: too few of them or of one class, "
+            "or a probability that is not a number)"
         )
     unmet = [f"{check.measured}, required {check.required}" for check in found.checks if not check.is_met]
     shown = unmet or [check.measured for check in found.checks]

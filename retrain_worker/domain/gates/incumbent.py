@@ -1,4 +1,4 @@
-"""Incumbent: the candidate is not worse than the incumbent beyond a margin, on the same rows."""
+"""Incumbent: the candidate is not worse beyond a margin, and better as measured, on rows that neither has seen."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
     if incumbent is None:
         why = evidence.incumbent_absence or "none is named"
         return Measured(exemption=f"no incumbent to compare with: {why}; the other gates decide", others=others)
-    check = Check(
-        name="log_loss_gain_low",
-        label=lower_bound("log loss gain", policy.incumbent_alpha),
-        value=paired.log_loss_gain_low if paired else None,
-        low=-policy.incumbent_margin,
-        format="+.3f",
-        scale=(-0.15, 0.15),
+    checks = (
+        Check(
+            name="log_loss_gain_low",
+            label=lower_bound("log loss gain", policy.incumbent_alpha),
+            value=paired.log_loss_gain_low if paired else None,
+            low=-policy.incumbent_margin,
+            format="+.3f",
+            scale=(-0.15, 0.15),
+        ),
+        Check(
+            name="log_loss_gain",
+            label="log loss gain",
+            value=paired.log_loss_gain if paired else None,
+            low=policy.min_gain,
+            format="+.3f",
+            scale=(-0.15, 0.15),
+        ),
     )
     if failed := _failed_gates(incumbent, policy):
-        why = f"the incumbent fails {', '.join(failed)}; the other gates decide ({check.measured})"
+        why = f"the incumbent fails {', '.join(failed)}; the other gates decide ({checks[0].measured})"
         return Measured(exemption=why, others=others)
-    return Measured(num_rows=paired.n if paired else 0, checks=(check,), others=others)
+    return Measured(num_rows=paired.n if paired else 0, checks=checks, others=others, detail=evidence.comparison_note)
 
 
 def _failed_gates(incumbent: Scorecard, policy: GatePolicy) -> list[str]:
@@ -50,8 +60,11 @@ def _failed_gates(incumbent: Scorecard, policy: GatePolicy) -> list[str]:
 
 INCUMBENT = Gate(
     name="incumbent",
-    requirement="not worse than the incumbent by more than {incumbent_margin:g} nats a row, paired on the same rows",
-    failure="it may be worse than the incumbent",
-    thresholds=("min_rows", "incumbent_margin", "incumbent_alpha"),
+    requirement=(
+        "not worse than the incumbent by more than {incumbent_margin:g} nats a row, and better by {min_gain:g} as "
+        "measured, paired on the same rows, which neither was trained on"
+    ),
+    failure="it may be worse than the incumbent, or is hardly better",
+    thresholds=("min_rows", "incumbent_margin", "incumbent_alpha", "min_gain"),
     measure=_measure,
 )

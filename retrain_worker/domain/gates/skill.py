@@ -20,6 +20,11 @@ def pool_alphas(skill_alpha: float, num_folds: int) -> tuple[float, ...]:
     return tuple(skill_alpha * 0.5 ** (num_folds - used + 1) for used in range(num_folds + 1))
 
 
+def gain_alpha(alpha: float, policy: GatePolicy) -> float:
+    """The error probability of the bound on the log loss gain beside that of the AUC at `alpha`."""
+    return alpha * policy.gain_alpha / policy.skill_alpha
+
+
 def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
     card, found = evidence.candidate, evidence.skill
     others = {
@@ -31,11 +36,11 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
     if found is None:
         return Measured(
             num_rows=card.n,
-            checks=_bounds(card.auc_low, card.log_loss_gain_low, policy.skill_alpha),
+            checks=_bounds(card.auc_low, card.log_loss_gain_low, policy.skill_alpha, policy),
             undecided="no AUC could be estimated" if card.auc is None else "",
             others=others,
         )
-    pooled = _deciding(found)
+    pooled = _deciding(found, policy)
     if pooled is None:
         return Measured(num_rows=card.n, undecided="no AUC could be estimated on the holdout", others=others)
     left_out = len(found.folds) - pooled.num_folds
@@ -60,14 +65,14 @@ def _measure(evidence: Evidence, policy: GatePolicy) -> Measured:
                 format="+.3f",
                 scale=_GAIN_SCALE,
             ),
-            *_bounds(pooled.auc_low, pooled.log_loss_gain_low, pooled.alpha),
+            *_bounds(pooled.auc_low, pooled.log_loss_gain_low, pooled.alpha, policy),
         ),
         detail=f"pooled over {data}" + (f" (not the {left_out} older)" if left_out else ""),
         others={**others, "pooled": asdict(pooled), "folds": [asdict(fold) for fold in found.folds]},
     )
 
 
-def _bounds(auc_low: float | None, gain_low: float | None, alpha: float) -> tuple[Check, Check]:
+def _bounds(auc_low: float | None, gain_low: float | None, alpha: float, policy: GatePolicy) -> tuple[Check, Check]:
     return (
         Check(
             name="auc_low",
@@ -79,7 +84,7 @@ def _bounds(auc_low: float | None, gain_low: float | None, alpha: float) -> tupl
         ),
         Check(
             name="log_loss_gain_low",
-            label=lower_bound("log loss gain", alpha),
+            label=lower_bound("log loss gain", gain_alpha(alpha, policy)),
             value=gain_low,
             low=0.0,
             is_strict=True,
@@ -89,7 +94,7 @@ def _bounds(auc_low: float | None, gain_low: float | None, alpha: float) -> tupl
     )
 
 
-def _deciding(found: Skill) -> PooledEstimate | None:
+def _deciding(found: Skill, policy: GatePolicy) -> PooledEstimate | None:
     """The pooled estimate with the most folds that shows skill; else the one with the most folds.
 
     After a change of the market, old folds count against a good model, so fewer of them may decide, at a smaller error
@@ -98,7 +103,7 @@ def _deciding(found: Skill) -> PooledEstimate | None:
     with_skill = [
         pooled
         for pooled in found.pooled
-        if all(check.is_met for check in _bounds(pooled.auc_low, pooled.log_loss_gain_low, pooled.alpha))
+        if all(check.is_met for check in _bounds(pooled.auc_low, pooled.log_loss_gain_low, pooled.alpha, policy))
     ]
     return max(with_skill or found.pooled, key=lambda pooled: pooled.num_folds, default=None)
 
@@ -110,6 +115,6 @@ SKILL = Gate(
         "pooled over the holdout and the backtest folds; the holdout alone agrees"
     ),
     failure="it predicts no better than chance",
-    thresholds=("min_rows", "skill_alpha", "false_promotions_per_year", "holdout_alpha"),
+    thresholds=("min_rows", "skill_alpha", "false_promotions_per_year", "holdout_alpha", "gain_alpha"),
     measure=_measure,
 )

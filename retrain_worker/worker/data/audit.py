@@ -36,5 +36,5 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Every finding but drift. `now`: microseconds; `engine_names`: the features that the engine takes, if known."""
     audited = Audited(snapshot, policy, now, engine_names)
-    need_a_row = (*rows.RULES[2:], *features.RULES) if len(snapshot) else ()
-    return tuple(rule(audited) for rule in (*labels.RULES, *rows.RULES[:2], *need_a_row))
+    need_a_row = (*rows.RULES_OF_ROWS, *features.RULES) if len(snapshot) else ()
+    return tuple(rule(audited) for rule in (*labels.RULES, *rows.RULES, *need_a_row))

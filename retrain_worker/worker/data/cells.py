@@ -7,70 +7,62 @@ odd cell costs no other its value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from retrain_worker.worker.data.instants import DigitsLostError, parse_cells, parse_column
+from retrain_worker.worker.data.instants import DigitsLostError, instant_of, parse_column
 from retrain_worker.worker.data.outcomes import YES
 from retrain_worker.worker.data.page import INSTANTS, PAGE_SCHEMA
-
-#: a BLOB in these columns may hold the text that the decoder expects
-_JSON = ("features", "feature_names")
-_INTEGERS_AND_REALS = (pl.Int64, pl.Float64)
 
 
 class OddPageError(ValueError):
     """A column holds what its type is not."""
 
 
-def column_of_one_type(name: str, column: pl.Series) -> pl.Series:
-    """The column under its type of PAGE_SCHEMA. Raises OddPageError."""
-    kind = PAGE_SCHEMA[name]
-    if column.null_count() == len(column):
-        return pl.Series(name, [None], dtype=kind).new_from_index(0, len(column))
+def page_of_columns(found: pl.DataFrame) -> pl.DataFrame:
+    """The page of columns that hold one type each. Raises OddPageError where one does not."""
+    nulls = found.null_count().row(0, named=True)
     try:
-        if column.dtype == pl.String:  # the bytes of a text come unchecked
-            column = column.cast(pl.Binary).cast(pl.String)
-        if name in INSTANTS and column.dtype != pl.Binary:
-            column = parse_column(column)
+        page = found.select(
+            _typed(name, found.schema[name], is_empty=nulls[name] == len(found)) for name in PAGE_SCHEMA
+        )
+        return page.with_columns(parse_column(page[name]).alias(name) for name in INSTANTS)
     except (pl.exceptions.ComputeError, DigitsLostError) as error:
         raise OddPageError from error
-    if kind == pl.Float64 and column.dtype == pl.Int64:
-        column = column.cast(pl.Float64)
-    elif kind == pl.Boolean and column.dtype in _INTEGERS_AND_REALS:
-        column = column == 1
-    if column.dtype != kind:
+
+
+def _typed(name: str, found: pl.DataType, *, is_empty: bool) -> pl.Expr:
+    kind, column = PAGE_SCHEMA[name], pl.col(name)
+    if is_empty:
+        return pl.repeat(None, pl.len(), dtype=kind).alias(name)
+    if found == pl.String:
+        column = column.cast(pl.Binary).cast(pl.String)  # the bytes of a text come unchecked
+    if name in INSTANTS and found != pl.Binary:
+        return column
+    if kind == pl.Float64 and found == pl.Int64:
+        return column.cast(pl.Float64)
+    if kind == pl.Boolean and found in (pl.Int64, pl.Float64):
+        return column == 1
+    if found != kind:
         raise OddPageError
-    return column.alias(name)
+    return column
 
 
 def page_of_cells(columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
     """The page of cells that are None, int, float, bytes, or str."""
-    return pl.DataFrame([_column_of_cells(name, columns[name]) for name in PAGE_SCHEMA])
+    return pl.DataFrame(
+        [
+            pl.Series(name, map(_BY_NAME.get(name) or _BY_KIND[kind], columns[name]), dtype=kind)
+            for name, kind in PAGE_SCHEMA.items()
+        ]
+    )
 
 
 def text_of(raw: bytes, encoding: str = "utf-8") -> str:
     """The text; what the encoding does not allow is escaped, so that other bytes stay another text."""
     return raw.decode(encoding, errors="backslashreplace")
-
-
-def _column_of_cells(name: str, cells: Sequence[Any]) -> pl.Series:
-    if name in INSTANTS:
-        return parse_cells(cells).alias(name)
-    convert = {pl.Int64(): _integer, pl.Float64(): _number, pl.Boolean(): _is_yes, pl.String(): _text}[
-        PAGE_SCHEMA[name]
-    ]
-    if name == "symbol":
-        convert = _name
-    elif name in _JSON:
-        convert = _json
-    return pl.Series(name, map(convert, cells), dtype=PAGE_SCHEMA[name])
-
-
-def _integer(cell: Any) -> int | None:
-    return cell if isinstance(cell, int) else None
 
 
 def _number(cell: Any) -> float | None:
@@ -84,8 +76,8 @@ def _is_yes(cell: Any) -> bool:
     return cell.strip().lower() in YES if isinstance(cell, str) else cell == 1
 
 
-def _name(cell: Any) -> str | None:
-    return cell if isinstance(cell, str) else None
+def _only(kind: type) -> Callable[[Any], Any]:
+    return lambda cell: cell if isinstance(cell, kind) else None
 
 
 def _json(cell: Any) -> str | None:
@@ -94,3 +86,13 @@ def _json(cell: Any) -> str | None:
 
 def _text(cell: Any) -> str | None:
     return cell if cell is None or isinstance(cell, str) else repr(cell)
+
+
+_BY_KIND: dict[pl.DataType, Callable[[Any], Any]] = {
+    pl.Int64(): _only(int),
+    pl.Float64(): _number,
+    pl.Boolean(): _is_yes,
+    pl.String(): _text,
+}
+#: a BLOB may hold the JSON that the decoder expects
+_BY_NAME = dict.fromkeys(INSTANTS, instant_of) | {"symbol": _only(str), "features": _json, "feature_names": _json}

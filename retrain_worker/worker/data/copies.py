@@ -20,6 +20,8 @@ def marked(rows: pl.DataFrame, features: Sequence[str]) -> pl.DataFrame:
     follows = (pl.col("symbol") == pl.col("symbol").shift()) & (pl.col("decided_at") == pl.col("decided_at").shift())
     follows = follows.fill_null(False)
     tied = rows.with_row_index("place").filter(follows | follows.shift(-1, fill_value=False))
+    if not len(tied):
+        return rows.with_columns(reason=pl.lit(None, dtype=pl.String), is_disputed=pl.lit(False))
     group = ["symbol", "decided_at", *features]
     tied = tied.sort(pl.col("recorded_outcome") < 0, "place").select(
         "place",
@@ -32,7 +34,5 @@ def marked(rows: pl.DataFrame, features: Sequence[str]) -> pl.DataFrame:
         reason=pl.when(is_copy).then(pl.when(is_disputed).then(pl.lit(REASONS[1])).otherwise(pl.lit(REASONS[0]))),
         is_disputed=~is_copy & is_disputed,
     ).filter(pl.col("reason").is_not_null() | pl.col("is_disputed"))
-    if not len(found):
-        return rows.with_columns(reason=pl.lit(None, dtype=pl.String), is_disputed=pl.lit(False))
     joined = rows.with_row_index("place").join(found, on="place", how="left", maintain_order="left").drop("place")
     return joined.with_columns(pl.col("is_disputed").fill_null(False))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -45,45 +45,75 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Vector:
-    """One row's decoded cell. What is no number is NaN; `reason` is that of the first of them."""
+class Layout(NamedTuple):
+    """What the values of a vector are called."""
 
+    #: names in the order of the values, or the number of values without names
     order: Order
-    is_object: bool
-    values: list[float]
+    #: the names that the row declares beside an object, where they are not the object's keys
+    contradicted: tuple[str, ...] | None = None
+
+    def lacking(self) -> set[str]:
+        """The names that are declared and have no value."""
+        return {*(self.contradicted or ())} - {*(self.order if isinstance(self.order, tuple) else ())}
+
+
+class Decoded(NamedTuple):
+    """One row's decoded cell. What is no number is NaN."""
+
+    #: why there are no values; else the reason that holds if one of them is not finite
     reason: Reason
-    is_converted: bool
+    layout: Layout | None = None
+    values: list[float] | None = None
+    #: whether a number was written as text
+    is_converted: bool = False
 
 
-def decode_cell(cell: str | None, names_cell: str | None) -> Vector | Reason:
-    """One row's features, or why there are none."""
+def decode_cell(cell: str | None, names_cell: str | None, orders: dict[frozenset[str], tuple[str, ...]]) -> Decoded:
+    """One row's features, or why there are none. `orders`: set of keys -> the order in which an object gives them."""
     if cell is None:
-        return Reason.FEATURES_NULL
+        return Decoded(Reason.FEATURES_NULL)
     try:
         found = _loads(cell)
     except (ValueError, RecursionError):
-        return Reason.FEATURES_NOT_JSON
+        return Decoded(Reason.FEATURES_NOT_JSON)
     if not isinstance(found, list | dict):
-        return Reason.FEATURES_NULL if found is None else Reason.FEATURES_NOT_JSON
-    raw = list(found.values()) if isinstance(found, dict) else found
+        return Decoded(Reason.FEATURES_NULL if found is None else Reason.FEATURES_NOT_JSON)
+    keys, raw = None, found
+    if isinstance(found, dict):
+        keys = orders.setdefault(frozenset(found), tuple(found))
+        raw = [found[key] for key in keys]
     try:
-        order: Order = tuple(found) if isinstance(found, dict) else declared_names(names_cell) or len(raw)
+        layout = layout_of(keys, names_cell, width=len(raw))
     except ValueError:
-        return Reason.FEATURES_NAMES_UNREADABLE
-    if not raw or (isinstance(order, tuple) and len(order) != len(raw)):
+        return Decoded(Reason.FEATURES_NAMES_UNREADABLE)
+    if layout is None:
         is_nested = any(isinstance(value, list | dict) for value in raw)
-        return Reason.FEATURES_NESTED if is_nested else Reason.FEATURES_WRONG_LENGTH
+        return Decoded(Reason.FEATURES_NESTED if is_nested else Reason.FEATURES_WRONG_LENGTH)
     numbers = [_number_of(value) for value in raw]
-    return Vector(
-        order=order,
-        is_object=isinstance(found, dict),
-        values=[number if isinstance(number, float) else float("nan") for number in numbers],
-        reason=next((number for number in numbers if isinstance(number, Reason)), Reason.FEATURES_NOT_FINITE),
-        is_converted=any(
-            isinstance(value, str) and isinstance(number, float) for value, number in zip(raw, numbers, strict=True)
-        ),
+    return Decoded(
+        next((number for number in numbers if isinstance(number, Reason)), Reason.FEATURES_NOT_FINITE),
+        layout,
+        [number if isinstance(number, float) else math.nan for number in numbers],
+        any(isinstance(value, str) and isinstance(number, float) for value, number in zip(raw, numbers, strict=True)),
     )
+
+
+def layout_of(keys: tuple[str, ...] | None, names_cell: str | None, *, width: int) -> Layout | None:
+    """The layout of `width` values, `keys` those of an object; None where there are not as many names as values.
+
+    Raises ValueError where an array's names cannot be read.
+    """
+    try:
+        names = declared_names(names_cell)
+    except ValueError:
+        if keys is None:
+            raise
+        names = None
+    order: Order = keys or names or width
+    if not width or width != (len(order) if isinstance(order, tuple) else order):
+        return None
+    return Layout(order, names if keys and names and {*names} != {*keys} else None)
 
 
 @lru_cache(maxsize=4096)

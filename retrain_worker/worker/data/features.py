@@ -15,35 +15,26 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
-import orjson
 import polars as pl
 
-from retrain_worker.worker.data.feature_cells import Order, Reason, declared_names, decode_cell
+from retrain_worker.worker.data.feature_cells import Layout, Order, Reason, declared_names, decode_cell, layout_of
 
 #: columns that `decode` adds in the place of features and feature_names
 VECTOR, LAYOUT, FAULT = "vector", "layout", "fault"
-#: the layout of a row without a vector
-_NO_LAYOUT = -1
-_ARRAY = r"^\[[-+0-9.eE, ]*\]$"
-_MEMBER = r'"[^"\\:\x00-\x1f]*": ?[-+0-9.eE]+'
-_OBJECT = rf"^\{{{_MEMBER}(?:, ?{_MEMBER})*\}}$"
-#: sets of keys that one page may have before its other objects are decoded one by one
-_MAX_KEY_SETS = 8
-
-
-class Layout(NamedTuple):
-    """What the values of a vector are called."""
-
-    #: names in the order of the values, or the number of values without names
-    order: Order
-    #: the names that the row declares beside an object, where they are not the object's keys
-    contradicted: tuple[str, ...] | None = None
-
-    def lacking(self) -> set[str]:
-        """The names that are declared and have no value."""
-        return {*(self.contradicted or ())} - {*(self.order if isinstance(self.order, tuple) else ())}
+#: orders of keys in one page, from which on its objects are decoded one by one
+_MAX_ORDERS = 64
+_CELL = pl.col("features")
+_KEY, _VALUE = r'"[^"\\:\x00-\x1f]*"', r": ?[-+0-9.eE]+"
+#: cells of numbers alone, their pattern; what gives the array of their keys, and the array of their values
+_FORMS = (
+    (r"^\[[-+0-9.eE, ]*\]$", pl.lit(None, dtype=pl.String), _CELL),
+    (
+        rf"^\{{{_KEY}{_VALUE}(?:, ?{_KEY}{_VALUE})*\}}$",
+        "[" + _CELL.str.replace_all(_VALUE, "").str.strip_chars("{}") + "]",
+        "[" + _CELL.str.replace_all(f"{_KEY}: ?", "").str.strip_chars("{}") + "]",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +42,10 @@ class FeatureTable:
     """What the rows have under one list of names."""
 
     names: tuple[str, ...]
-    #: rows read by position, since nothing names their values
-    assumed: int
-    #: rows whose values were put in order by name
-    permuted: int
-    #: rows whose object has other keys than the names they declare
-    contradicted: int
-    #: declared names that those objects lack
+    #: rows whose features are assumed (read by position, since nothing names their values), permuted (put in order by
+    #: name), contradicted (an object with other keys than the names declared), converted (a number written as text)
+    noted: Mapping[str, int]
+    #: declared names that objects lack
     undelivered: tuple[str, ...]
     #: name -> rows that declare it, for names that are not trained on
     left_out: Mapping[str, int]
@@ -72,19 +60,25 @@ class FeatureDecoder:
     """Decodes page after page, and remembers the layouts it has met."""
 
     def __init__(self) -> None:
-        self._layouts: dict[Layout, int] = {}
-        #: rows with a number written as text
-        self.converted = 0
+        #: None: the row has no vector
+        self._layouts: dict[Layout | None, int] = {None: -1}
+        #: the keys of objects, in the order in which they were met first: that of another object has no meaning
+        self._orders: dict[frozenset[str], tuple[str, ...]] = {}
+        self._converted = 0
 
     def decode(self, page: pl.DataFrame) -> pl.DataFrame:
         """The page with VECTOR (List(Float32)), LAYOUT (Int32), FAULT (Int8) instead of its cells; in any order.
 
         FAULT: why the row has no vector; else the reason that holds if a value of the vector is not finite.
         """
-        arrays, others = _divided(page, _ARRAY)
-        objects, others = _divided(others, _OBJECT)
-        parts = [*self._arrays(arrays), *self._objects(objects), *self._one_by_one(others)]
-        return pl.concat(parts) if parts else self._vectors(page, pl.Series([], dtype=pl.List(pl.Float64)), Layout(0))
+        parts = []
+        for pattern, keys, numbers in _FORMS:
+            chosen, page = _divided(page, pattern)
+            if len(chosen):
+                parts += self._numbers(chosen.with_columns(keys=keys, numbers=numbers))
+        if len(page) or not parts:
+            parts.append(self._one_by_one(page))
+        return pl.concat(parts)
 
     def table(
         self, rows: pl.DataFrame, wanted: tuple[str, ...], *, tolerance: float
@@ -94,128 +88,80 @@ class FeatureDecoder:
         `wanted`: the names to train on, or () for those that a share of at least 1 - `tolerance` of the rows declare.
         """
         by_code = {code: layout for layout, code in self._layouts.items()}
-        found = dict(rows.group_by(LAYOUT).len().iter_rows())
-        layouts = {by_code[code]: count for code, count in found.items() if code != _NO_LAYOUT}
+        found = {by_code[code]: count for code, count in rows.group_by(LAYOUT).len().iter_rows()} or {None: 0}
         counts = Counter[Order]()
-        for layout, count in layouts.items():
-            counts[layout.order] += count
+        for layout, count in found.items():
+            if layout:
+                counts[layout.order] += count
         names = wanted or choose_names(counts, tolerance=tolerance)
         unnamed = orders_of_unnamed(counts, names)
-        orders = {order: unnamed.get(order) if isinstance(order, int) else order for order in counts}
         is_named = any(isinstance(order, tuple) for order in counts)
-        parts = []
-        for layout in layouts:
+        parts, undelivered = [], set[str]()
+        noted, left_out = Counter(features_converted=self._converted), Counter[str]()
+        for layout, count in found.items():
             chosen = rows.filter(pl.col(LAYOUT) == self._layouts[layout]) if len(found) > 1 else rows
-            parts.append(_under_names(chosen, orders[layout.order], names, is_named_elsewhere=is_named))
-        if _NO_LAYOUT in found or not parts:
-            parts.append(_refused(rows.filter(pl.col(LAYOUT) == _NO_LAYOUT), pl.col(FAULT), names))
-        left_out = Counter[str]()
-        for order in counts:
-            if isinstance(order, tuple):
-                left_out.update({name: counts[order] for name in order if name not in names})
-        undelivered = {name for layout in layouts for name in layout.lacking()}
+            if layout is None:
+                parts.append(_refused(chosen, pl.col(FAULT), names))
+                continue
+            order = unnamed.get(layout.order) if isinstance(layout.order, int) else layout.order
+            parts.append(_under_names(chosen, order, names, is_named_elsewhere=is_named))
+            if layout.contradicted:
+                noted["features_contradicted"] += count
+                undelivered |= layout.lacking()
+            if order and isinstance(layout.order, int):
+                noted["features_assumed"] += count
+            if order and {*names} <= {*order} and [name for name in order if name in names] != [*names]:
+                noted["features_permuted"] += count
+            if isinstance(layout.order, tuple):
+                left_out.update({name: count for name in layout.order if name not in names})
         return pl.concat(parts), FeatureTable(
-            names=names,
-            assumed=sum(count for order, count in counts.items() if isinstance(order, int) and orders[order]),
-            permuted=sum(
-                count
-                for order, count in counts.items()
-                if (own := orders[order]) and set(names) <= set(own) and [n for n in own if n in names] != list(names)
-            ),
-            contradicted=sum(count for layout, count in layouts.items() if layout.contradicted),
-            undelivered=tuple(sorted(undelivered)),
-            left_out=left_out,
+            names=names, noted=noted, undelivered=tuple(sorted(undelivered)), left_out=left_out
         )
 
-    def _arrays(self, page: pl.DataFrame) -> list[pl.DataFrame]:
-        """Cells that are arrays of numbers."""
-        if not len(page):
-            return []
-        values = _decoded(page["features"], pl.List(pl.Float64))
-        if values is None:
-            return self._one_by_one(page)
-        page = page.with_columns(values.alias(VECTOR))
-        groups = page.select("feature_names", pl.col(VECTOR).list.len().alias("width")).unique(maintain_order=True)
+    def _numbers(self, page: pl.DataFrame) -> list[pl.DataFrame]:
+        """The page with `numbers`, arrays of nothing else, and `keys`, the array of their names in the same cell."""
+        if page["keys"].n_unique() > _MAX_ORDERS:
+            return [self._one_by_one(page)]
+        try:
+            page = page.with_columns(pl.col("numbers").str.json_decode(pl.List(pl.Float64)).alias(VECTOR))
+        except pl.exceptions.ComputeError:  # a number that is not one of JSON's
+            return [self._one_by_one(page)]
+        group = ("feature_names", "keys", pl.col(VECTOR).list.len().alias("width"))
         parts = []
-        for names_cell, width in groups.iter_rows():
-            is_own = pl.col("feature_names").eq_missing(names_cell) & (pl.col(VECTOR).list.len() == width)
-            chosen = page.filter(is_own) if len(groups) > 1 else page
+        for (names_cell, keys_cell, width), chosen in page.group_by(*group, maintain_order=True):
+            vector = pl.col(VECTOR).cast(pl.List(pl.Float32))
             try:
-                order: Order = declared_names(names_cell) or width
+                if keys := declared_names(keys_cell):
+                    own, keys = keys, self._orders.setdefault(frozenset(keys), keys)
+                    vector = vector if keys == own else vector.list.gather([own.index(key) for key in keys])
+                layout = layout_of(keys, names_cell, width=width)
             except ValueError:
-                order = 0
-            if width and (order if isinstance(order, int) else len(order)) == width:
-                parts.append(self._vectors(chosen, chosen[VECTOR], Layout(order)))
-            else:
-                parts += self._one_by_one(chosen.drop(VECTOR))
-        return parts
-
-    def _objects(self, page: pl.DataFrame) -> list[pl.DataFrame]:
-        """Cells that are objects of numbers: those with the keys of the first, then of the first of the others."""
-        parts: list[pl.DataFrame] = []
-        for _ in range(_MAX_KEY_SETS):
-            if not len(page):
-                return parts
-            try:
-                keys = tuple(orjson.loads(page["features"][0]))
-            except orjson.JSONDecodeError:
-                break
-            # as many colons as keys, and a value for each of them: so no other key, and none twice
-            is_like_first = page["features"].str.count_matches(":", literal=True) == len(keys)
-            alike = page.filter(is_like_first)
-            values = _decoded(alike["features"], pl.Struct(dict.fromkeys(keys, pl.Float64)))
-            if values is None or not len(alike):
-                break
-            found = values.struct.unnest()
-            has_all = ~found.select(pl.any_horizontal(pl.all().is_null())).to_series()
-            vectors = found.select(pl.concat_list(pl.all())).to_series()
-            parts += self._declared(alike.filter(has_all), vectors.filter(has_all), keys)
-            page = pl.concat([page.filter(~is_like_first), alike.filter(~has_all)])
-        return [*parts, *self._one_by_one(page)]
-
-    def _declared(self, page: pl.DataFrame, vectors: pl.Series, keys: tuple[str, ...]) -> list[pl.DataFrame]:
-        """Rows of one set of keys, by the names that they declare beside."""
-        cells = page["feature_names"].unique()
-        parts = []
-        for names_cell in cells:
-            is_own = page["feature_names"].eq_missing(names_cell)
+                layout = None
+            if layout is None:
+                parts.append(self._one_by_one(chosen))
+                continue
             parts.append(
-                self._vectors(page.filter(is_own), vectors.filter(is_own), Layout(keys, contradicted(keys, names_cell)))
+                _without_cells(chosen).with_columns(
+                    vector,
+                    pl.lit(self._code_of(layout), dtype=pl.Int32).alias(LAYOUT),
+                    pl.lit(Reason.FEATURES_NOT_FINITE, dtype=pl.Int8).alias(FAULT),
+                )
             )
         return parts
 
-    def _one_by_one(self, page: pl.DataFrame) -> list[pl.DataFrame]:
-        if not len(page):
-            return []
-        found = [decode_cell(*cells) for cells in page.select("features", "feature_names").iter_rows()]
-        vectors: list[list[float] | None] = []
-        layouts, faults = [], []
-        for each, names_cell in zip(found, page["feature_names"], strict=True):
-            if isinstance(each, Reason):
-                vectors.append(None)
-                layouts.append(_NO_LAYOUT)
-                faults.append(each)
-                continue
-            beside = contradicted(each.order, names_cell) if each.is_object else None
-            vectors.append(each.values)
-            layouts.append(self._code_of(Layout(each.order, beside)))
-            faults.append(each.reason)
-            self.converted += each.is_converted
-        columns = (
-            pl.Series(VECTOR, vectors, dtype=pl.List(pl.Float64)).cast(pl.List(pl.Float32)),
-            pl.Series(LAYOUT, layouts, dtype=pl.Int32),
-            pl.Series(FAULT, faults, dtype=pl.Int8),
-        )
-        return [page.drop("features", "feature_names").with_columns(*columns)]
-
-    def _vectors(self, page: pl.DataFrame, vectors: pl.Series, layout: Layout) -> pl.DataFrame:
-        return page.drop("features", "feature_names").with_columns(
-            vectors.cast(pl.List(pl.Float32)).alias(VECTOR),
-            pl.lit(self._code_of(layout), dtype=pl.Int32).alias(LAYOUT),
-            pl.lit(Reason.FEATURES_NOT_FINITE, dtype=pl.Int8).alias(FAULT),
+    def _one_by_one(self, page: pl.DataFrame) -> pl.DataFrame:
+        found = [
+            decode_cell(cell, names_cell, self._orders)
+            for cell, names_cell in page.select("features", "feature_names").iter_rows()
+        ]
+        self._converted += sum(each.is_converted for each in found)
+        return _without_cells(page).with_columns(
+            pl.Series(VECTOR, [each.values for each in found], dtype=pl.List(pl.Float64)).cast(pl.List(pl.Float32)),
+            pl.Series(LAYOUT, [self._code_of(each.layout) for each in found], dtype=pl.Int32),
+            pl.Series(FAULT, [each.reason for each in found], dtype=pl.Int8),
         )
 
-    def _code_of(self, layout: Layout) -> int:
+    def _code_of(self, layout: Layout | None) -> int:
         return self._layouts.setdefault(layout, len(self._layouts))
 
 
@@ -252,30 +198,16 @@ def orders_of_unnamed(counts: Mapping[Order, int], names: tuple[str, ...]) -> di
     return {len(named[0]): named[0]} if len(named) == 1 else {}
 
 
-def contradicted(keys: Order, names_cell: str | None) -> tuple[str, ...] | None:
-    """The names that a row declares beside an object with other keys, or None where the two agree."""
-    try:
-        names = declared_names(names_cell)
-    except ValueError:
-        return None
-    return names if names and set(names) != set(keys if isinstance(keys, tuple) else ()) else None
-
-
 def _divided(page: pl.DataFrame, pattern: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows whose cell has this form, and the others."""
-    has_form = page["features"].str.contains(pattern).fill_null(False)
+    has_form = page.select(_CELL.str.contains(pattern).fill_null(False)).to_series()
     if has_form.all():
         return page, page.clear()
     return page.filter(has_form), page.filter(~has_form)
 
 
-def _decoded(cells: pl.Series, kind: pl.DataType) -> pl.Series | None:
-    """The cells as `kind`, or None when one of them is not JSON or does not fit."""
-    try:
-        values = cells.str.json_decode(kind)
-    except pl.exceptions.ComputeError:
-        return None
-    return values if len(values) == len(cells) else None
+def _without_cells(page: pl.DataFrame) -> pl.DataFrame:
+    return page.drop("features", "feature_names", "keys", "numbers", strict=False)
 
 
 def _under_names(

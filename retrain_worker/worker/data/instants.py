@@ -1,19 +1,15 @@
 """Timestamps in whatever notation they come, as int64 microseconds since the epoch, UTC.
 
 Naive text is UTC. Numbers are seconds since the epoch, or milli-, micro-, nanoseconds by their size. The two notations
-that SQLAlchemy and SQLite write are parsed as one matrix of digits, which is five times as fast as a format string;
-other texts go through datetime.fromisoformat one by one.
+that SQLAlchemy and SQLite write are parsed by column; other texts go through datetime.fromisoformat one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 MICROSECONDS = 1_000_000
@@ -26,13 +22,9 @@ CLOCK_TOLERANCE = DAY
 _DATE_DIGITS = 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-#: the two common notations differ in the fraction
-_COMMON = b"0000-00-00 00:00:00.000000"
-_COMMON_WIDTHS = (19, 26)
-#: the first of every two digits that belong together
-_TENS = (0, 2, 5, 8, 11, 14, 17, 20, 22, 24)
-#: an instant that cannot be read; never a real one
-_UNREADABLE = np.iinfo(np.int64).min
+#: the two common notations; the format alone would take a space for a digit, and a 60th second
+_COMMON = r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{6})?$"
+_FORMAT, _WHOLE_SECONDS = "%Y-%m-%d %H:%M:%S.%6f", len("2025-12-09 03:14:40")
 #: a real number among texts, as the SQLite driver renders it, most of its digits lost
 _RENDERED_REAL = r"^-?[0-9]\.[0-9]{6}e[+-][0-9]+$"
 #: first magnitude that cannot be seconds (year 5138), milliseconds, microseconds, nanoseconds; the divisor to seconds
@@ -68,70 +60,25 @@ def parse_column(column: pl.Series) -> pl.Series:
         return column.cast(pl.Datetime("us")).cast(pl.Int64)
     if column.dtype == pl.String:
         return _parse_texts(column)
-    return parse_cells(column.to_list())
-
-
-def parse_cells(cells: Sequence[Any]) -> pl.Series:
-    """Int64[n] as `parse_column`, of cells of any type."""
-    return pl.Series(map(_parse_one, cells), dtype=pl.Int64)
+    return pl.Series(map(instant_of, column), dtype=pl.Int64)
 
 
 def _parse_texts(column: pl.Series) -> pl.Series:
-    found = np.full(len(column), _UNREADABLE, dtype=np.int64)
-    widths = column.str.len_bytes().fill_null(0).to_numpy()
-    for width in _COMMON_WIDTHS:
-        rows = np.flatnonzero(widths == width)
-        if len(rows):
-            found[rows] = _of_digits(column if len(rows) == len(column) else column.gather(rows), width)
-    is_other = (found == _UNREADABLE) & (widths > 0)
-    if not is_other.any():
-        return _with_nulls(found)
-    others = column.filter(is_other)
+    text = pl.col(column.name)
+    padded = pl.when(text.str.len_bytes() == _WHOLE_SECONDS).then(text + ".000000").otherwise(text)
+    parsed = padded.str.to_datetime(_FORMAT, time_unit="us", strict=False, cache=False).to_physical()
+    found = column.to_frame().select(pl.when(text.str.contains(_COMMON)).then(parsed)).to_series()
+    if found.null_count() == column.null_count():
+        return found
+    others = column.filter(found.is_null()).drop_nulls().unique()
     if others.str.contains(_RENDERED_REAL).any():
         raise DigitsLostError
-    parsed = {text: _parse_one(text) for text in others.unique()}
-    found[is_other] = [_UNREADABLE if (instant := parsed[text]) is None else instant for text in others]
-    return _with_nulls(found)
+    own = {each: instant_of(each) for each in others}
+    return found.fill_null(column.replace_strict(own, default=None, return_dtype=pl.Int64))
 
 
-def _with_nulls(instants: npt.NDArray[np.int64]) -> pl.Series:
-    column = pl.Series(instants)
-    return column.set(column == _UNREADABLE, None)
-
-
-def _of_digits(texts: pl.Series, width: int) -> npt.NDArray[np.int64]:
-    """int64[n] of texts of one of the common widths; _UNREADABLE where a text is not of that notation."""
-    characters = np.frombuffer(texts.str.join("").item().encode(), dtype=np.uint8).reshape(len(texts), width)
-    pattern = np.frombuffer(_COMMON[:width], dtype=np.uint8)[:, None]
-    # one row per place; what is below its mark or `0` wraps round to a large number
-    digits = np.ascontiguousarray(characters.T) - pattern
-    highest = np.where(pattern == ord("0"), np.uint8(9), np.uint8(0))
-    fits = (digits <= highest).all(axis=0)
-    tens = [place for place in _TENS if place < width]
-    pairs = (digits[tens] * np.uint8(10) + digits[[place + 1 for place in tens]]).astype(np.int64)
-    century, year_of_century, month, day, hour, minute, second, *fraction = pairs
-    months = (century * 100 + year_of_century) * 12 + month - 1
-    fits &= (months >= 12) & (month >= 1) & (month <= 12) & (hour < 24) & (minute < 60) & (second < 60)
-    months[~fits] = 12
-    first_days = _first_days_of_months()
-    first = first_days[months]
-    fits &= (day >= 1) & (day <= first_days[months + 1] - first)
-    parsed: npt.NDArray[np.int64] = (((first + day - 1) * 24 + hour) * 60 + minute) * 60 + second
-    parsed *= MICROSECONDS
-    for place, hundreds in enumerate(fraction):
-        parsed += hundreds * 100 ** (2 - place)
-    parsed[~fits] = _UNREADABLE
-    return parsed
-
-
-@cache
-def _first_days_of_months() -> npt.NDArray[np.int64]:
-    """int64[120,001]: days from the epoch to the first of month `year * 12 + month - 1`, from the year 0 to 10000."""
-    return np.arange("0000-01", "10000-02", dtype="datetime64[M]").astype("datetime64[D]").astype(np.int64)
-
-
-def _parse_one(value: Any) -> int | None:
-    """Microseconds since the epoch, or None."""
+def instant_of(value: Any) -> int | None:
+    """Microseconds since the epoch of a cell of any type; None where it is missing or no instant."""
     if isinstance(value, bytes):
         value = value.decode("ascii", errors="replace")
     if isinstance(value, str):

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from retrain_worker.domain.data_policy import DataPolicy
-from retrain_worker.worker.data import copies, outcomes, outliers
+from retrain_worker.worker.data import copies, late_rows, outcomes, outliers, repetitions
 from retrain_worker.worker.data.feature_cells import Reason
-from retrain_worker.worker.data.features import FeatureDecoder, FeatureTable, column_of
-from retrain_worker.worker.data.instants import CLOCK_TOLERANCE, DAY, NEVER, to_microseconds
+from retrain_worker.worker.data.features import FeatureDecoder, column_of
+from retrain_worker.worker.data.instants import CLOCK_TOLERANCE, DAY, to_microseconds
 from retrain_worker.worker.data.page import PAGE_SCHEMA
 from retrain_worker.worker.data.snapshot import PullFacts, Snapshot, snapshot_of
 
@@ -23,6 +23,8 @@ _FIRST_POSSIBLE = to_microseconds(datetime(2009, 1, 3, tzinfo=UTC))
 _MAX_UNKNOWN_CLASSES = 100
 _MAX_CLASS_CHARACTERS = 40
 _EXAMPLES = 5
+#: columns that mark rows with a wrong exit_time
+_ODD_EXITS = ("outcome_before_decision", "exit_time_replaced")
 
 
 class Intake:
@@ -37,7 +39,7 @@ class Intake:
         self._decoder = FeatureDecoder()
         self._pages: list[pl.DataFrame] = []
         self._quarantined = Counter[str]()
-        self._examples: list[tuple[int, str]] = []
+        self._examples: dict[str, list[int]] = {}
         self._unknown_classes = Counter[str]()
 
     def add(self, page: pl.DataFrame) -> None:
@@ -54,10 +56,10 @@ class Intake:
         rows = self._inside_window(rows)
         if len(rows) or not self._pages:
             self._count_unknown_classes(rows)
-            self._pages.append(self._decoder.decode(_in_short_columns(rows)))
+            self._pages.append(self._decoder.decode(_in_short_columns(rows, self._now)))
 
-    def snapshot(self) -> Snapshot:
-        """The training window of everything added. The intake is empty afterwards."""
+    def snapshot(self, *, hard_links: int = 0) -> Snapshot:
+        """The training window of everything added, of a file with so many others. Afterwards the intake is empty."""
         if not self._pages:
             self.add(pl.DataFrame(schema=PAGE_SCHEMA))
         rows = self._inside_window(pl.concat(self._pages))
@@ -68,20 +70,30 @@ class Intake:
         rows = self._without_quarantined(rows.with_columns(reason=_word_of_reason()))
         rows = _in_canonical_order(rows)
         rows = self._without_quarantined(rows.with_columns(reason=outliers.reason(rows, features)))
+        rows = self._without_quarantined(rows.with_columns(reason=late_rows.reason(self._policy.max_gap_hours)))
         rows = self._without_quarantined(copies.marked(rows, features))
-        noted = _noted(rows, table, converted=self._decoder.converted)
+        rows = self._without_quarantined(rows.with_columns(reason=repetitions.near(rows, features)))
+        rows = self._without_quarantined(rows.with_columns(reason=repetitions.replayed(rows, features)))
+        noted = {**table.noted, "hard_links": hard_links}
+        for name in _ODD_EXITS:
+            odd = rows.filter(name).select("id", reason=pl.lit(name))
+            noted[name] = len(odd)
+            self._keep_examples(odd)
+        is_timed = pl.col("known_at") <= outcomes.latest_outcome(self._now)
         rows = rows.with_columns(
-            outcome=pl.when("is_disputed")
+            outcome=pl.when(pl.col("is_disputed") | ~is_timed)
             .then(pl.lit(outcomes.OPEN, dtype=pl.Int8))
             .otherwise(outcomes.settled(self._policy.label_conflict)),
-            known_at=pl.max_horizontal("known_at", "decided_at"),
         )
         facts = PullFacts(
             loaded=self.loaded,
             before_window=self._before_window,
             window_start=self._window_start,
             quarantined=dict(self._quarantined),
-            quarantined_examples=tuple(f"id {row_id} {reason}" for row_id, reason in self._examples),
+            quarantined_examples=tuple(
+                f"id {row_id} {reason}"
+                for row_id, reason in sorted((row_id, name) for name, ids in self._examples.items() for row_id in ids)
+            ),
             noted=noted,
             unknown_classes=dict(self._unknown_classes),
             features_left_out=dict(table.left_out),
@@ -108,9 +120,14 @@ class Intake:
             return rows.drop("reason")
         left_out = rows.filter(pl.col("reason").is_not_null()).select("id", "reason")
         self._quarantined.update(dict(left_out.group_by("reason").len().iter_rows()))
-        shown = left_out.filter(pl.col("id").is_not_null() & ~pl.col("reason").is_in(copies.REASONS))
-        self._examples = nsmallest(_EXAMPLES, [*self._examples, *shown.sort("id").head(_EXAMPLES).iter_rows()])
+        self._keep_examples(left_out)
         return rows.filter(pl.col("reason").is_null()).drop("reason")
+
+    def _keep_examples(self, found: pl.DataFrame) -> None:
+        """The lowest ids with each `reason`."""
+        for (name,), some in found.drop_nulls().group_by("reason"):
+            ids = some["id"].bottom_k(_EXAMPLES).to_list()
+            self._examples[str(name)] = nsmallest(_EXAMPLES, [*self._examples.get(str(name), ()), *ids])
 
     def _count_unknown_classes(self, rows: pl.DataFrame) -> None:
         is_unknown = pl.col("recorded_outcome") == outcomes.UNKNOWN_CLASS
@@ -123,24 +140,20 @@ class Intake:
 
 def _why_without_key(now: int) -> pl.Expr:
     """Why a row has no id, no symbol, or no possible instant; null where it has all three."""
-    decided_at = pl.col("decided_at")
-    return (
-        pl.when(pl.col("id").is_null())
-        .then(pl.lit("id_missing"))
-        .when(pl.col("symbol").is_null() | (pl.col("symbol").str.strip_chars() == ""))
-        .then(pl.lit("symbol_missing"))
-        .when(decided_at.is_null())
-        .then(pl.lit("timestamp_unreadable"))
-        .when(decided_at < _FIRST_POSSIBLE)
-        .then(pl.lit("timestamp_absurd"))
-        .when(decided_at > now + CLOCK_TOLERANCE)
-        .then(pl.lit("timestamp_future"))
-    )
+    symbol, decided_at = pl.col("symbol"), pl.col("decided_at")
+    checks = {
+        "id_missing": pl.col("id").is_null(),
+        "symbol_missing": symbol.is_null() | (symbol.str.strip_chars() == ""),
+        "timestamp_unreadable": decided_at.is_null(),
+        "timestamp_absurd": decided_at < _FIRST_POSSIBLE,
+        "timestamp_future": decided_at > now + CLOCK_TOLERANCE,
+    }
+    return pl.coalesce(pl.when(holds).then(pl.lit(reason)) for reason, holds in checks.items())
 
 
-def _in_short_columns(rows: pl.DataFrame) -> pl.DataFrame:
+def _in_short_columns(rows: pl.DataFrame, now: int) -> pl.DataFrame:
     """What is kept of a page, its cells of features still undecoded."""
-    executed, predicted = (outcomes.actions(rows[name]) for name in ("execution_side", "predicted_action"))
+    rows = rows.with_columns(action=outcomes.action("predicted_action"), executed=outcomes.action("execution_side"))
     return rows.select(
         pl.col("symbol").cast(pl.Categorical),
         # a column as it came, or its bits for nulls, would keep the driver's whole batch in memory, its texts as well:
@@ -149,13 +162,16 @@ def _in_short_columns(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("decided_at") + 0,
         (pl.col("realized_pnl").alias("pnl") + 0.0).fill_null(math.nan),
         "recorded_outcome",
-        outcomes.known_at(NEVER).alias("known_at"),
-        outcomes.side(pl.lit(executed), pl.lit(predicted)).alias("side"),
-        predicted.alias("action"),
+        outcomes.known_at(now).alias("known_at"),
+        outcomes.side(pl.col("executed"), pl.col("action")).alias("side"),
+        "action",
         pl.col("prediction_confidence").cast(pl.Float32).fill_null(math.nan).alias("confidence"),
         pl.col("target_label").cast(pl.Float32).fill_null(math.nan),
         (pl.col("exit_price") / pl.col("entry_price") - 1.0).cast(pl.Float32).fill_null(math.nan).alias("price_move"),
         *map(pl.col, ("features", "feature_names")),
+        outcome_before_decision=(pl.col("exit_time") < pl.col("decided_at")) & (pl.col("recorded_outcome") >= 0),
+        exit_time_replaced=outcomes.is_exit_replaced(now),
+        written_at=pl.max_horizontal("created_at", "decided_at"),
     )
 
 
@@ -170,15 +186,3 @@ def _in_canonical_order(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(pl.col("symbol").cast(symbols))
     # a third of the time of rows.sort() by three columns
     return rows[np.lexsort((rows["id"], rows["decided_at"], rows["symbol"].to_physical()))]
-
-
-def _noted(rows: pl.DataFrame, table: FeatureTable, *, converted: int) -> dict[str, int]:
-    """What the rows of the snapshot have that the audit reports and cannot see in the columns."""
-    is_early = (pl.col("recorded_outcome") >= 0) & (pl.col("known_at") < pl.col("decided_at"))
-    return {
-        "features_assumed": table.assumed,
-        "features_permuted": table.permuted,
-        "features_converted": converted,
-        "features_contradicted": table.contradicted,
-        "outcome_before_decision": int(rows.select(is_early.sum()).item()),
-    }

@@ -10,14 +10,12 @@ from retrain_worker.errors import DatabaseBusyError, SourceUnfitError
 
 TABLE = "ai_training_samples"
 
-#: when the outcome was known: exit_time, else updated_at
-OUTCOME_TIME = "outcome_time"
-OUTCOME_TIME_COLUMNS = ("exit_time", "updated_at")
-#: instants: microseconds since the epoch, UTC. Null: missing, or no value of that type
+#: microseconds since the epoch, UTC
+INSTANTS = ("timestamp", "exit_time", "created_at", "updated_at")
+#: the columns that are read; the other columns of the table may be there or not. Null: missing, or not of that type
 PAGE_SCHEMA: dict[str, pl.DataType] = {
     "id": pl.Int64(),
     "symbol": pl.String(),
-    "timestamp": pl.Int64(),
     "predicted_action": pl.String(),
     "prediction_confidence": pl.Float64(),
     "features": pl.String(),
@@ -26,17 +24,14 @@ PAGE_SCHEMA: dict[str, pl.DataType] = {
     "entry_price": pl.Float64(),
     "outcome_known": pl.Boolean(),
     "exit_price": pl.Float64(),
-    OUTCOME_TIME: pl.Int64(),
     "realized_pnl": pl.Float64(),
     "hold_duration_seconds": pl.Float64(),
     "target_label": pl.Float64(),
     "target_class": pl.String(),
+    **dict.fromkeys(INSTANTS, pl.Int64()),
 }
-INSTANTS = ("timestamp", OUTCOME_TIME)
 TEXTS = tuple(name for name, kind in PAGE_SCHEMA.items() if kind == pl.String)
 NUMBERS = tuple(name for name, kind in PAGE_SCHEMA.items() if kind == pl.Float64)
-#: the columns that are read; the other columns of the table may be there or not
-COLUMNS: tuple[str, ...] = (*(name for name in PAGE_SCHEMA if name != OUTCOME_TIME), *OUTCOME_TIME_COLUMNS)
 
 
 class ChangedWhileReadError(DatabaseBusyError):
@@ -52,7 +47,7 @@ def check_columns(present: Iterable[str], *, where: str) -> None:
             where=where,
             remedy="this is another database: point DB_PATH or DATABASE_URL at the one that the trading services write",
         )
-    missing = [name for name in COLUMNS if name not in lower]
+    missing = [name for name in PAGE_SCHEMA if name not in lower]
     if missing:
         raise SourceUnfitError(
             f"table {TABLE} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +55,7 @@ def read_window(
     policy: DataPolicy, database_url: str, *, now: int, busy_timeout_seconds: float, report: Report
 ) -> Snapshot:
     """The rows of the training window as the table has them, nothing frozen. `now` in microseconds."""
-
-    def read() -> Snapshot:
-        return _read_through(Intake(policy, now=now), database_url, busy_timeout_seconds, report)
-
+    read = partial(_read_through, policy, database_url, now, busy_timeout_seconds, report)
     try:
         return read()
     except ChangedWhileReadError:
@@ -66,16 +63,17 @@ def read_window(
         return read()
 
 
-def _read_through(intake: Intake, database_url: str, busy_timeout_seconds: float, report: Report) -> Snapshot:
-    reported, links = 0, hard_links(database_url)
+def _read_through(
+    policy: DataPolicy, database_url: str, now: int, busy_timeout_seconds: float, report: Report
+) -> Snapshot:
+    intake, reported = Intake(policy, now=now), 0
     for page in read_pages(database_url, busy_timeout_seconds=busy_timeout_seconds):
         intake.add(page)
         _return_freed_memory()
         if intake.loaded >= reported + _REPORT_EVERY_ROWS:
             reported = intake.loaded
             report(Progress(message=f"reading rows: {reported:,} so far", fields={"rows": reported}))
-    snapshot = intake.snapshot()
-    return replace(snapshot, facts=replace(snapshot.facts, noted={**snapshot.facts.noted, "hard_links": links}))
+    return intake.snapshot(hard_links=hard_links(database_url))
 
 
 def _return_freed_memory() -> None:

@@ -14,16 +14,12 @@ import numpy.typing as npt
 
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label
-from retrain_worker.domain.split_policy import Split, SplitPolicy, Window, split_in_time
+from retrain_worker.domain.split_policy import Split, SplitPolicy, split_in_time
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.worker.data.instants import MICROSECONDS, to_datetime, to_microseconds
 from retrain_worker.worker.data.outcomes import BUY, NEUTRAL, NO_SIDE, OPEN, WIN
-from retrain_worker.worker.data.snapshot import Snapshot
+from retrain_worker.worker.data.snapshot import Float32s, Int8s, Int32s, Int64s, Snapshot
 
-Int64s = npt.NDArray[np.int64]
-Int32s = npt.NDArray[np.int32]
-Int8s = npt.NDArray[np.int8]
-Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -67,41 +63,24 @@ class Parts:
     split: Split
 
 
-def select_samples(snapshot: Snapshot, *, policy: DataPolicy, seq_len: int) -> tuple[Samples, dict[str, int]]:
-    """The samples, and the other rows counted by the first reason that holds.
-
-    Reasons: no_outcome, neutral, no_side (only with LABEL=direction), short_history (fewer than `seq_len` rows of the
-    symbol so far), gap (enough rows, but not since the last long gap).
-    """
-    in_symbol, since_gap = _run_lengths(snapshot, policy.max_gap_hours)
-    reasons: tuple[tuple[str, Bools], ...] = (
-        ("no_outcome", snapshot.outcome == OPEN),
-        ("neutral", snapshot.outcome == NEUTRAL),
-        ("no_side", (snapshot.side == NO_SIDE) & (policy.label is Label.DIRECTION)),
-        ("short_history", in_symbol < seq_len),
-        ("gap", since_gap < seq_len),
+def select_samples(snapshot: Snapshot, *, policy: DataPolicy, seq_len: int) -> Samples:
+    """The rows with a usable WIN or LOSS (with LABEL=direction, of a known side too) at the end of a full window."""
+    positions = np.flatnonzero(
+        _has_label(snapshot, policy.label) & (_run_lengths(snapshot, policy.max_gap_hours) >= seq_len)
     )
-    is_sample = np.ones(len(snapshot), dtype=bool)
-    left_out = {}
-    for reason, holds in reasons:
-        left_out[reason] = int((is_sample & holds).sum())
-        is_sample &= ~holds
-    positions = np.flatnonzero(is_sample)
     positions = positions[np.lexsort((positions, snapshot.decided_at[positions]))]
-    samples = Samples(
+    return Samples(
         positions=positions,
         labels=_labels(snapshot, positions, policy.label),
         decided_at=snapshot.decided_at[positions],
         known_at=snapshot.known_at[positions],
         symbol_codes=snapshot.symbol_codes[positions],
     )
-    return samples, left_out
 
 
-def window_ends(snapshot: Snapshot, *, policy: DataPolicy, seq_len: int, before: int) -> Int64s:
-    """int64[K], ascending: rows decided before `before` (microseconds) with a full window, outcome or not."""
-    _in_symbol, since_gap = _run_lengths(snapshot, policy.max_gap_hours)
-    return np.flatnonzero((since_gap >= seq_len) & (snapshot.decided_at < before))
+def count_without_window(snapshot: Snapshot, samples: Samples, *, label: Label) -> int:
+    """The rows with a usable label that are no samples, because their window is not full."""
+    return int(_has_label(snapshot, label).sum()) - len(samples)
 
 
 def windows(features: Float32s, positions: Int64s, seq_len: int) -> Float32s:
@@ -125,21 +104,17 @@ def split_samples(samples: Samples, policy: SplitPolicy) -> Parts:
             "no row has both an outcome and a full window", remedy="lower SEQ_LEN or wait for more rows"
         )
     split = _split(samples, policy)
-    spans = {name: _inside(samples.decided_at, getattr(split, name)) for name in ("train", "validation", "holdout")}
-    in_no_part = ~(spans["train"] | spans["validation"] | spans["holdout"])
+    windows = {"train": split.train, "validation": split.validation, "holdout": split.holdout}
+    edges = np.array([to_microseconds(at) for window in windows.values() for at in (window.start, window.end)])
+    # 1 train, 3 validation, 5 holdout; even numbers are between two of them
+    place = np.searchsorted(edges, samples.decided_at, side="right")
     # a seam, not the later part's start: the embargo is not a time in which one may still learn
-    validation_at, holdout_at = (to_microseconds(each.end) for each in (split.train, split.validation))
-    purged = (spans["train"] & (samples.known_at >= validation_at)) | (
-        spans["validation"] & (samples.known_at >= holdout_at)
-    )
-    parts = {name: samples.where(inside & ~purged) for name, inside in spans.items()}
+    is_purged = ((place == 1) | (place == 3)) & (samples.known_at >= edges[place])
+    parts = {name: samples.where((place == 2 * number + 1) & ~is_purged) for number, name in enumerate(windows)}
     for name, part in parts.items():
         _check_part(name, part)
-    return Parts(
-        **parts,
-        split=split,
-        left_out={"purged": int(purged.sum()), "embargo": int(in_no_part.sum())},
-    )
+    left_out = {"purged": int(is_purged.sum()), "embargo": int((place % 2 == 0).sum())}
+    return Parts(**parts, split=split, left_out=left_out)
 
 
 def balanced(samples: Samples, *, seed: int) -> Samples:
@@ -151,16 +126,21 @@ def balanced(samples: Samples, *, seed: int) -> Samples:
     return samples.where(np.sort(np.concatenate(chosen)))
 
 
-def _run_lengths(snapshot: Snapshot, max_gap_hours: float) -> tuple[Int64s, Int64s]:
-    """(rows of the symbol up to here, rows since the last long gap up to here), int64[N] each, counting the row."""
-    place = np.arange(len(snapshot), dtype=np.int64)
+def _has_label(snapshot: Snapshot, label: Label) -> Bools:
+    """bool[N]: WIN or LOSS, with LABEL=direction of a known side too."""
+    has_label: Bools = (snapshot.outcome != OPEN) & (snapshot.outcome != NEUTRAL)
+    return has_label & (snapshot.side != NO_SIDE) if label is Label.DIRECTION else has_label
+
+
+def _run_lengths(snapshot: Snapshot, max_gap_hours: float) -> Int64s:
+    """int64[N]: rows of the symbol since its last long gap, this one included."""
+    place = np.arange(len(snapshot))
     begins = np.ones(len(snapshot), dtype=bool)
     begins[1:] = np.diff(snapshot.symbol_codes) != 0
-    after_gap = begins.copy()
     if max_gap_hours > 0:
-        after_gap[1:] |= np.diff(snapshot.decided_at) > max_gap_hours * 3600 * MICROSECONDS
-    in_symbol, since_gap = (place + 1 - np.maximum.accumulate(np.where(each, place, 0)) for each in (begins, after_gap))
-    return in_symbol, since_gap
+        begins[1:] |= np.diff(snapshot.decided_at) > max_gap_hours * 3600 * MICROSECONDS
+    lengths: Int64s = place + 1 - np.maximum.accumulate(np.where(begins, place, 0))
+    return lengths
 
 
 def _labels(snapshot: Snapshot, positions: Int64s, label: Label) -> Int8s:
@@ -179,10 +159,6 @@ def _split(samples: Samples, policy: SplitPolicy) -> Split:
     )
     end = to_datetime(int(instants[-1]) + 1)
     return split_in_time(start=start, validation_at=validation_at, holdout_at=holdout_at, end=end, policy=policy)
-
-
-def _inside(instants: Int64s, window: Window) -> Bools:
-    return (instants >= to_microseconds(window.start)) & (instants < to_microseconds(window.end))
 
 
 def _check_part(name: str, part: Samples) -> None:

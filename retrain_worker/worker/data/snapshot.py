@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from retrain_worker import durable_file, typed_json
-from retrain_worker.errors import DataUnfitError
+from retrain_worker.errors import DataUnfitError, MalformedError
 from retrain_worker.worker.data.features import column_of
 from retrain_worker.worker.data.instants import NEVER
 
@@ -34,7 +34,7 @@ Float64s = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 
 FILE_NAME = "snapshot.parquet"
-_FOLDER_0_1 = "snapshot"
+_FOLDER_0_1, _INDEX = "snapshot", "snapshot.json"
 _NAMES, _HASH, _FACTS = "retrain_worker.feature_names", "retrain_worker.data_sha256", "retrain_worker.facts"
 
 #: the words for the codes of outcomes.py
@@ -61,7 +61,7 @@ class PullFacts:
     window_start: int | None = None
     #: reason -> rows left out
     quarantined: Mapping[str, int] = field(default_factory=dict)
-    #: a few of them, `id 17 features_not_json`, lowest ids first
+    #: a few of them and of those noted, for each reason, `id 17 features_not_json`, lowest ids first
     quarantined_examples: tuple[str, ...] = ()
     #: thing noticed -> rows that are in the snapshot all the same
     noted: Mapping[str, int] = field(default_factory=dict)
@@ -85,8 +85,7 @@ class Snapshot:
     symbols: tuple[str, ...]
     #: int64[N], microseconds since the epoch, UTC
     decided_at: Int64s
-    #: int64[N], when the outcome was known: exit_time, else updated_at, else decided_at + hold_duration_seconds, never
-    #: before decided_at; int64's maximum = never
+    #: int64[N], when the outcome was known (outcomes.known_at), never before decided_at; int64's maximum = never
     known_at: Int64s
     #: float32[N, F], all finite
     features: Float32s
@@ -188,7 +187,7 @@ def load(run_dir: Path) -> Snapshot:
     path = run_dir / FILE_NAME
     try:
         if not path.exists() and (run_dir / _FOLDER_0_1).is_dir():
-            return _load_0_1(run_dir / _FOLDER_0_1)
+            return _load_arrays(run_dir / _FOLDER_0_1)
         metadata = pl.read_parquet_metadata(path)
         names = tuple(json.loads(metadata[_NAMES]))
         facts = typed_json.decode(metadata[_FACTS], PullFacts)
@@ -201,7 +200,7 @@ def load(run_dir: Path) -> Snapshot:
             pl.col("known_at").cast(pl.Int64).fill_null(NEVER),
         )
         return snapshot_of(rows, names=names, facts=facts, sha256=metadata[_HASH])
-    except (OSError, ValueError, KeyError, msgspec.ValidationError, pl.exceptions.PolarsError) as error:
+    except (OSError, ValueError, KeyError, MalformedError, pl.exceptions.PolarsError) as error:
         raise DataUnfitError(
             f"the snapshot is missing or damaged ({str(error).partition(chr(10))[0]})",
             where=str(path),
@@ -209,10 +208,27 @@ def load(run_dir: Path) -> Snapshot:
         ) from error
 
 
-def _load_0_1(folder: Path) -> Snapshot:
-    """A snapshot of version 0.1: a JSON index, and a .npy file of each array."""
-    index = json.loads((folder / "snapshot.json").read_bytes())
-    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ARRAYS}
+def save_mapped(snapshot: Snapshot, folder: Path) -> None:
+    """Write the arrays for `load_mapped`. Raises DiskFullError."""
+    folder.mkdir(exist_ok=True)
+    with durable_file.named_errors(folder):
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(snapshot, name))
+        index = {name: getattr(snapshot, name) for name in ("symbols", "feature_names", "data_sha256", "facts")}
+        (folder / _INDEX).write_bytes(msgspec.json.encode(index | {"rows": len(snapshot)}))
+
+
+def load_mapped(folder: Path) -> Snapshot:
+    """A snapshot whose arrays are files in memory, of which the processes of a host share one copy."""
+    return _load_arrays(folder, mmap_mode="r")
+
+
+def _load_arrays(folder: Path, *, mmap_mode: Literal["r"] | None = None) -> Snapshot:
+    """A JSON index, and a .npy file of each array; version 0.1 wrote snapshots in this form."""
+    index = json.loads((folder / _INDEX).read_bytes())
+    arrays = {
+        name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode=mmap_mode, allow_pickle=False)) for name in ARRAYS
+    }
     if {len(array) for array in arrays.values()} != {index["rows"]}:
         raise ValueError("arrays of different lengths")
     facts = typed_json.convert(index["facts"], PullFacts)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import polars as pl
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from retrain_worker.domain.connection_url import shown
 from retrain_worker.domain.database_url import canonical
 from retrain_worker.errors import SourceUnfitError
 
@@ -24,16 +27,25 @@ def read_pages(database_url: str, *, busy_timeout_seconds: float) -> Iterator[pl
     if backend == "sqlite":
         from retrain_worker.worker.data.sqlite_source import read_sqlite
 
-        return read_sqlite(url, busy_timeout_seconds=busy_timeout_seconds)
+        return _read_ahead(read_sqlite(url, busy_timeout_seconds=busy_timeout_seconds))
     if backend == "postgresql":
         from retrain_worker.worker.data.postgres_source import read_postgres
 
-        return read_postgres(url, busy_timeout_seconds=busy_timeout_seconds)
+        return _read_ahead(read_postgres(url, busy_timeout_seconds=busy_timeout_seconds))
     raise SourceUnfitError(
         f"{backend} databases are not supported",
-        where=url.render_as_string(),
+        where=shown(database_url),
         remedy="set DB_PATH to a SQLite file or DATABASE_URL to sqlite:// or postgresql://",
     )
+
+
+def _read_ahead(pages: Generator[pl.DataFrame]) -> Generator[pl.DataFrame]:
+    """The pages; the next one is read while the caller works on the one before."""
+    with closing(pages), ThreadPoolExecutor(max_workers=1, thread_name_prefix="read_pages") as pool:
+        waiting = pool.submit(next, pages, None)
+        while (page := waiting.result()) is not None:
+            waiting = pool.submit(next, pages, None)
+            yield page
 
 
 def hard_links(database_url: str) -> int:

@@ -17,9 +17,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -29,10 +28,8 @@ from adbc_driver_sqlite import dbapi
 from sqlalchemy import URL
 
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, RetrainError, SourceUnfitError
-from retrain_worker.worker.data.cells import OddPageError, column_of_one_type, page_of_cells, text_of
+from retrain_worker.worker.data.cells import OddPageError, page_of_cells, page_of_columns, text_of
 from retrain_worker.worker.data.page import (
-    OUTCOME_TIME,
-    OUTCOME_TIME_COLUMNS,
     PAGE_SCHEMA,
     TABLE,
     ChangedWhileReadError,
@@ -42,8 +39,8 @@ from retrain_worker.worker.data.page import (
 #: how long a page may hold a read lock, about; its first and its bounds in rows
 PAGE_SECONDS = 0.005
 _FIRST_PAGE_ROWS, _MIN_PAGE_ROWS, _MAX_PAGE_ROWS = 1_000, 250, 5_000
-#: a page that lasted so much longer than it worked was interrupted while its lock was held; after one such, so many
-#: pages begin with a sleep of so long, since the scheduler seldom interrupts a thread that has just slept
+#: if a page lasts so much longer than its processor time, the thread was pre-empted while it held the read lock: before
+#: each of so many pages it then sleeps for so long, because the scheduler rarely pre-empts a thread after a sleep
 _INTERRUPTED_SECONDS, _PAUSED_PAGES, _TIME_SLICE_SECONDS = 0.001, 100, 0.0003
 #: rows that are converted at once, after their locks are gone
 _CONVERTED_ROWS = 20_000
@@ -60,13 +57,18 @@ _CONSTRAINTS = ("NULL value in", "CHECK constraint failed", "non-unique entry", 
 #: file that must find damage: the time of a file's change is too coarse to trust one
 _CHECKS, _PAUSE_SECONDS, _QUIET_CHECKS = 10, 0.1, 2
 
-_VALUES = {name: name for name in PAGE_SCHEMA} | {OUTCOME_TIME: f"COALESCE({', '.join(OUTCOME_TIME_COLUMNS)})"}
+_SCHEMA = f"""
+SELECT LOWER(name) AS name, pk, (SELECT encoding FROM pragma_encoding) AS encoding,
+    (SELECT IIF(type = 'table' AND NOT wr, 'rowid table', type) FROM pragma_table_list('{TABLE}') WHERE schema = 'main')
+    AS kind
+FROM pragma_table_xinfo('{TABLE}')
+"""
 #: each column as it is, for pages with one type a column; a symbol must be text
-_AS_IT_IS = _VALUES | {"symbol": "CASE typeof(symbol) WHEN 'text' THEN symbol END"}
+_AS_IT_IS = {name: name for name in PAGE_SCHEMA} | {"symbol": "CASE typeof(symbol) WHEN 'text' THEN symbol END"}
 #: each column under fixed types, whatever its cells hold: text and BLOB as bytes
 _BY_TYPE = {
-    f"{name}_{kind}": expression.format(value)
-    for name, value in _VALUES.items()
+    f"{name}_{kind}": expression.format(name)
+    for name in PAGE_SCHEMA
     for kind, expression in (
         ("integer", "CASE typeof({0}) WHEN 'integer' THEN {0} END"),
         ("real", "CASE typeof({0}) WHEN 'real' THEN {0} END"),
@@ -79,33 +81,22 @@ _DRIVERS_WORDS = re.compile(r"^.*?(?:query|external error): ")
 
 _RIGHT_FILE = "point DB_PATH at the database that the trading services write"
 _RESTORE = "restore it from a backup, or run `sqlite3 FILE .recover` into a new file; nothing was trained on it"
-_DAMAGE = re.compile("malformed|not a database|unsupported file format")
+_STUCK = "retrying; end the stuck transaction if this lasts"
+_DISK = "check the disk (dmesg, smartctl); retrying"
+_GRANT = (
+    "a database in WAL mode, or one with a journal left by a crash, needs readable -wal and -shm files and a directory "
+    "that this user may write, unless a trading service has it open: add the directory to ReadWritePaths=, or start "
+    "the service that writes it"
+)
+_DAMAGE = "malformed|not a database|unsupported file format"
+_DENIED = "unable to open|readonly|access permission denied|not authorized"
 #: what SQLite's messages (https://www.sqlite.org/rescode.html) mean for the run
-_MEANINGS: tuple[tuple[re.Pattern[str], tuple[type[RetrainError], str, str]], ...] = (
-    (
-        re.compile("locked"),
-        (
-            DatabaseBusyError,
-            "a writer holds the database",
-            "it is tried again; look for a stuck transaction if this lasts",
-        ),
-    ),
-    (_DAMAGE, (SourceUnfitError, "the file is damaged", _RESTORE)),
-    (
-        re.compile("unable to open|readonly|access permission denied|not authorized"),
-        (
-            DatabaseUnreachableError,
-            "SQLite cannot open it read-only",
-            "a database in WAL mode, or one with a journal left by a crash, needs readable -wal and -shm files and a "
-            "directory that this user may write, unless a trading service has it open: add the directory to "
-            "ReadWritePaths=, or start the service that writes it",
-        ),
-    ),
-    (
-        re.compile("I/O error"),
-        (DatabaseUnreachableError, "reading failed", "look at the disk (dmesg, smartctl); it is tried again"),
-    ),
-    (re.compile(""), (SourceUnfitError, "SQLite cannot read the table", _RIGHT_FILE)),
+_MEANINGS: tuple[tuple[str, type[RetrainError], str, str], ...] = (
+    ("locked", DatabaseBusyError, "a writer holds the database", _STUCK),
+    (_DAMAGE, SourceUnfitError, "the file is damaged", _RESTORE),
+    (_DENIED, DatabaseUnreachableError, "SQLite cannot open it read-only", _GRANT),
+    ("I/O error", DatabaseUnreachableError, "reading failed", _DISK),
+    ("", SourceUnfitError, "SQLite cannot read the table", _RIGHT_FILE),
 )
 
 _log = logging.getLogger(__name__)
@@ -115,7 +106,7 @@ class SqliteError(Exception):
     """SQLite's message about a statement."""
 
 
-def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[pl.DataFrame]:
+def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Generator[pl.DataFrame]:
     """Pages of the table, newest rowid first. Ends with the verdict of quick_check, which runs beside the reading."""
     path, where = _paths_of(url)
     is_wal = _check_file(path, where=where)
@@ -127,8 +118,9 @@ def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Iterator[pl.DataFra
             is_at_rest = is_wal and not _has(path, "-wal")
             before, options = _state_of(path), "mode=ro&immutable=1" if is_at_rest else "mode=ro"
             with _Connection(path, busy_timeout_seconds, options=options) as connection:
-                check_columns(connection.values(f"SELECT name FROM pragma_table_xinfo('{TABLE}')"), where=where)
-                yield from _pages(connection)
+                table = connection.query(_SCHEMA)
+                check_columns(table["name"], where=where)
+                yield from _pages(connection, _key_of(table), table["encoding"][0])
             if is_at_rest and (_has(path, "-wal") or _state_of(path) != before):
                 raise ChangedWhileReadError(
                     "a writer opened the database while it was read",
@@ -183,10 +175,14 @@ class _Connection:
         return self.query(statement).to_series().to_list()
 
 
-def _pages(connection: _Connection) -> Iterator[pl.DataFrame]:
+def _key_of(table: pl.DataFrame) -> str | None:
+    """The column that pages follow: the rowid, or the primary key of a WITHOUT ROWID table; None for a view."""
+    keys = table.filter(pl.col("pk") > 0)["name"].to_list()
+    return {"rowid table": "rowid", "table": "id" if keys == ["id"] else None}.get(table["kind"][0])
+
+
+def _pages(connection: _Connection, key: str | None, encoding: str) -> Iterator[pl.DataFrame]:
     """Every row of the table."""
-    (encoding,) = connection.values("PRAGMA encoding")
-    key = _key_of(connection)
     rows = _MAX_PAGE_ROWS if key else _VIEW_ROWS
     tail, below, size = f"FROM {TABLE}", f"<= {_MAX_KEY}", _FIRST_PAGE_ROWS
     waiting: list[tuple[str, pl.DataFrame]] = []
@@ -206,7 +202,7 @@ def _pages(connection: _Connection) -> Iterator[pl.DataFrame]:
         if len(page):
             waiting.append((tail, page))
             below = f"< {page['key'][-1]}"
-        if is_end or sum(len(page) for _, page in waiting) >= _CONVERTED_ROWS:
+        if waiting and (is_end or sum(len(page) for _, page in waiting) >= _CONVERTED_ROWS):
             yield from _converted(connection, waiting, encoding)
             waiting = []
         size = int(min(_MAX_PAGE_ROWS, 8 * size, max(_MIN_PAGE_ROWS, size * PAGE_SECONDS / seconds)))
@@ -214,29 +210,30 @@ def _pages(connection: _Connection) -> Iterator[pl.DataFrame]:
 
 def _converted(connection: _Connection, pages: list[tuple[str, pl.DataFrame]], encoding: str) -> Iterator[pl.DataFrame]:
     """The pages, as one where they are alike. An odd page is read again, with the type of each cell."""
-    if len({tuple(page.dtypes) for _, page in pages}) == 1:
-        with suppress(OddPageError):
-            yield _of_one_type(pl.concat([page for _, page in pages]), encoding)
+    try:
+        yield _of_one_type([page for _, page in pages], encoding)
+    except OddPageError:
+        if len(pages) > 1:
+            for alone in pages:
+                yield from _converted(connection, [alone], encoding)
             return
-    for tail, page in pages:
-        try:
-            yield _of_one_type(page, encoding)
-        except OddPageError:
-            found = connection.query(f"SELECT {_select(_BY_TYPE)} {tail}", rows=len(page))
-            yield page_of_cells({name: _cells(found, name, encoding) for name in PAGE_SCHEMA})
+        ((tail, page),) = pages
+        found = connection.query(f"SELECT {_select(_BY_TYPE)} {tail}", rows=len(page))
+        yield page_of_cells({name: _cells(found, name, encoding) for name in PAGE_SCHEMA})
 
 
 def _select(expressions: dict[str, str]) -> str:
     return ", ".join(f"{expression} AS {name}" for name, expression in expressions.items())
 
 
-def _of_one_type(found: pl.DataFrame, encoding: str) -> pl.DataFrame:
-    """The page by columns. Raises OddPageError where a column holds several types, or text that is not UTF-8."""
-    if not (found["key"].diff().drop_nulls() < 0).all():
-        raise SqliteError("database disk image is malformed (rows are out of order)")
-    if encoding != "UTF-8":
+def _of_one_type(pages: list[pl.DataFrame], encoding: str) -> pl.DataFrame:
+    """The pages by columns. Raises OddPageError where a column holds several types, or text that is not UTF-8."""
+    if encoding != "UTF-8" or len({tuple(page.dtypes) for page in pages}) > 1:
         raise OddPageError
-    return pl.DataFrame([column_of_one_type(name, found[name]) for name in PAGE_SCHEMA])
+    found = pl.concat(pages)
+    if found.select((pl.col("key").diff() >= 0).any()).item():
+        raise SqliteError("database disk image is malformed (rows are out of order)")
+    return page_of_columns(found)
 
 
 def _cells(found: pl.DataFrame, name: str, encoding: str) -> list[Any]:
@@ -245,13 +242,6 @@ def _cells(found: pl.DataFrame, name: str, encoding: str) -> list[Any]:
         integer if integer is not None else real if real is not None else text_of(raw, encoding) if is_text else raw
         for integer, real, raw, is_text in zip(integers, reals, raws, are_text, strict=True)
     ]
-
-
-def _key_of(connection: _Connection) -> str | None:
-    """The column that pages follow: the rowid, or the primary key of a WITHOUT ROWID table; None for a view."""
-    kinds = connection.query(f"SELECT type, wr FROM pragma_table_list('{TABLE}') WHERE schema = 'main'").rows()
-    keys = connection.values(f"SELECT LOWER(name) FROM pragma_table_info('{TABLE}') WHERE pk > 0")
-    return "rowid" if kinds == [("table", 0)] else "id" if kinds == [("table", 1)] and keys == ["id"] else None
 
 
 def _paths_of(url: URL) -> tuple[Path, str]:
@@ -287,7 +277,7 @@ def _check_file(path: Path, *, where: str) -> bool:
         raise DatabaseUnreachableError(
             f"cannot be read ({error.strerror})",
             where=where,
-            remedy="let this service's user read the file and enter its directory",
+            remedy="let the user of this service (on a host quantum-retrain) read the file and enter its directory",
         ) from error
     if not header:
         raise SourceUnfitError("the file is empty (0 bytes): no table, no rows", where=where, remedy=_RIGHT_FILE)
@@ -323,7 +313,7 @@ def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> str:
         with _Connection(path, busy_timeout_seconds, options=options) as connection:
             lines = connection.values(f"PRAGMA quick_check({TABLE})")
     except SqliteError as error:
-        if _DAMAGE.search(str(error)):
+        if re.search(_DAMAGE, str(error)):
             return str(error)
         raise
     damage = [line for line in lines if line != "ok" and not line.startswith(_CONSTRAINTS)]
@@ -333,5 +323,5 @@ def _quick_check(path: Path, options: str, busy_timeout_seconds: float) -> str:
 
 def _explained(message: str, where: str) -> RetrainError:
     """The error of this program for a message of SQLite."""
-    kind, what, remedy = next(meaning for words, meaning in _MEANINGS if words.search(message))
+    _, kind, what, remedy = next(each for each in _MEANINGS if re.search(each[0], message))
     return kind(f"{what} ({message})", where=where, remedy=remedy)

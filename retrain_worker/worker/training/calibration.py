@@ -70,10 +70,8 @@ def fit(
 
 
 def fit_on(logits: NDArray[np.float64], validation: Samples, *, expected_bias: float) -> Calibration:
-    """The calibration of `logits` (N,) of the validation part, whose rows count by blocks in time."""
-    labels = validation.labels.astype(np.int64)
-    blocks = statistics.blocks_in_time(validation.decided_at, validation.known_at)
-    effect = statistics.design_effect(labels, sigmoid(logits + expected_bias), blocks)
+    """The calibration of `logits` (N,) of the validation part, whose rows count by their design effect."""
+    effect = statistics.design_effect(validation.labels.astype(np.int64), sigmoid(logits + expected_bias))
     return fit(logits, validation.labels, expected_bias=expected_bias, effect=effect)
 
 

@@ -1,9 +1,9 @@
 """An explicit implementation of the encoder of `model/patchtst.py` for training: forward and backward.
 
 Equal to the plain module, which is the reference, in outputs and gradients up to rounding (tests/worker/
-test_fast_path.py); only its dropout masks come from another random stream, in steps of 1/256. Optimisations by gain:
-dropout masks from random bytes instead of one draw per number, an elementwise softmax (torch's is slow on rows shorter
-than a vector), buffers that live as long as the training, one flat tensor of parameters for the optimiser.
+test_fast_path.py); only its dropout masks come from another random stream, in steps of 1/256. What makes it fast, by
+gain (docs/benchmarks.md): shards, buffers that live as long as the training, dropout masks from random bytes instead of
+one draw per number, an elementwise softmax (torch's is slow on rows shorter than a vector).
 
 `threads` divides every batch into shards, each computed by one thread from end to end: they synchronise where a batch
 norm needs the whole batch and at the end of a pass, not at every operation, so that other load costs little. Shards are
@@ -24,21 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from retrain_worker.model.patchtst import PatchTST
-from retrain_worker.worker.compute import Product
 
 #: one random byte per number determines its dropout
 BYTE = 256
 #: prefix of the encoder's parameters; those of the head use autograd
 ENCODER = ("patch_embedding.", "pos_encoding", "transformer.")
-#: as in torch.nn.utils.clip_grad_norm_
-CLIP_EPSILON = 1e-6
 
 
-def path_for(model: PatchTST, *, threads: int, product: Product = torch.mm) -> PlainPath | FastPath:
+def path_for(model: PatchTST, *, threads: int) -> PlainPath | FastPath:
     """The fastest implementation for the model's device."""
     if model.pos_encoding.device.type != "cpu":
         return PlainPath(model)
-    return FastPath(model, threads=threads, product=product)
+    return FastPath(model, threads=threads)
 
 
 class PlainPath:
@@ -65,18 +62,16 @@ class PlainPath:
         nn.utils.clip_grad_norm_(self.parameters, max_norm)
 
 
-class FastPath:
+class FastPath(PlainPath):
     """The explicit implementation for a model on the CPU.
 
-    The model's parameters become views of the one in `parameters`, and their gradients views of its gradient. Use it as
-    a context manager, which holds the threads from one batch to the next.
+    Use it as a context manager, which holds the threads from one batch to the next.
     """
 
-    def __init__(self, model: PatchTST, *, threads: int = 1, product: Product = torch.mm) -> None:
-        self.model, self._product = model, product
-        self._flat = _flattened(model)
-        #: all parameters of the model in one
-        self.parameters = [self._flat]
+    def __init__(self, model: PatchTST, *, threads: int = 1) -> None:
+        super().__init__(model)
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
         self._head_gradients = [
             cast(Tensor, parameter.grad) for name, parameter in model.named_parameters() if not name.startswith(ENCODER)
         ]
@@ -105,13 +100,8 @@ class FastPath:
             gradient.zero_()
         with torch.no_grad():
             patches_SNP = self.model.patches(self.model.transform(raw_BTF))
-        z_SND: Tensor = _Encoder.apply(self._flat, patches_SNP, self)  # type: ignore[no-untyped-call]
+        z_SND: Tensor = _Encoder.apply(self.model.pos_encoding, patches_SNP, self)  # type: ignore[no-untyped-call]
         return self.model.head(z_SND)
-
-    def clip_gradients(self, max_norm: float) -> None:
-        """Clip the norm of all gradients to `max_norm`."""
-        gradient = cast(Tensor, self._flat.grad)
-        gradient.mul_((max_norm / (torch.dot(gradient, gradient).sqrt() + CLIP_EPSILON)).clamp_max(1.0))
 
     def forward(self, patches_SNP: Tensor) -> Tensor:
         """Output (S, N, D) of the transformer for the patches."""
@@ -131,7 +121,8 @@ class FastPath:
             shard.dz_SND = part
         self._on_each(_Shard.backward)
         for shard in self._shards[1:]:
-            cast(Tensor, self._flat.grad).add_(shard.gradient)
+            for name, gradient in shard.gradients.items():
+                self._shards[0].gradients[name].add_(gradient)
 
     def _new_shards(self, num_series: int) -> list[_Shard]:
         per_window = self.model.config.num_series
@@ -142,8 +133,6 @@ class FastPath:
                 num_series=len(part) * per_window,
                 number=number,
                 all_gather=self._all_gather,
-                product=self._product,
-                gradient=torch.zeros_like(self._flat.data) if number else cast(Tensor, self._flat.grad),
             )
             for number, part in enumerate(windows)
         ]
@@ -156,28 +145,11 @@ class FastPath:
         return [first, *(other.result() for other in others)]
 
 
-def _flattened(model: PatchTST) -> nn.Parameter:
-    """One parameter with all of the model's; these, and their gradients, become views of it and of its gradient."""
-    parameters = list(model.parameters())
-    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
-    flat.grad = torch.zeros_like(flat)
-    for parameter, values, gradient in zip(parameters, _views(model, flat.data), _views(model, flat.grad), strict=True):
-        parameter.data, parameter.grad = values, gradient
-    return flat
-
-
-def _views(model: PatchTST, flat: Tensor) -> list[Tensor]:
-    """The parts of `flat` in the shapes of the model's parameters, in their order."""
-    parameters = list(model.parameters())
-    parts = torch.split(flat, [parameter.numel() for parameter in parameters])
-    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
-
-
 class _Encoder(torch.autograd.Function):
     """autograd.Function that runs FastPath.forward and FastPath.backward."""
 
     @staticmethod
-    def forward(ctx: Any, _flat: Tensor, patches_SNP: Tensor, path: FastPath) -> Tensor:
+    def forward(ctx: Any, _weight: Tensor, patches_SNP: Tensor, path: FastPath) -> Tensor:
         ctx.path = path
         return path.forward(patches_SNP)
 
@@ -225,21 +197,20 @@ class _Shard:
         num_series: int,
         number: int,
         all_gather: _AllGather,
-        product: Product,
-        gradient: Tensor,
     ) -> None:
-        self.config, self.num_series, self.product = model.config, num_series, product
+        self.config, self.num_series = model.config, num_series
         self.num_tokens = num_series * model.config.num_patches
         self.ones_M = torch.ones(self.num_tokens)
         self.model = model
-        #: gradient of the loss of this shard for all parameters of the model, in one
-        self.gradient = gradient
-        names = [name for name, _ in model.named_parameters()]
-        self._gradients = dict(zip(names, _views(model, gradient), strict=True))
+        #: by parameter of the encoder: gradient of the loss of this shard; the first shard's is that of the parameter
+        self.gradients = {
+            name: torch.empty_like(parameter) if number else cast(Tensor, parameter.grad)
+            for name, parameter in model.named_parameters()
+            if name.startswith(ENCODER)
+        }
         self.dz_SND = torch.empty(0)
         self.random = np.random.SFC64(0)
         self._number, self._all_gather, self._turn = number, all_gather, 0
-        self._scratch: dict[str, Tensor] = {}
         self._patches_MP = torch.empty(0)
         self._embedding = _Linear(self, "patch_embedding", model.config.d_model)
         self._position_1ND, self._dposition_1ND = self.weight("pos_encoding")
@@ -264,7 +235,7 @@ class _Shard:
         return x_MD.view(shape)
 
     def backward(self) -> None:
-        """Fill `gradient` for the output's gradient `dz_SND`."""
+        """Fill `gradients` for the output's gradient `dz_SND`."""
         dx_MD = self.dz_SND.flatten(0, 1)
         for sublayer in reversed(self._sublayers):
             dx_MD = sublayer.backward(dx_MD)
@@ -275,13 +246,7 @@ class _Shard:
 
     def weight(self, name: str) -> tuple[Tensor, Tensor]:
         """The parameter `name`, and this shard's view of its gradient."""
-        return self.model.get_parameter(name).detach(), self._gradients[name]
-
-    def scratch(self, name: str, *shape: int) -> Tensor:
-        """A buffer that all layers share: its content is valid until the next layer uses it."""
-        if name not in self._scratch:
-            self._scratch[name] = torch.empty(shape)
-        return self._scratch[name]
+        return self.model.get_parameter(name).detach(), self.gradients[name]
 
     @property
     def is_first(self) -> bool:
@@ -311,11 +276,11 @@ class _Residual:
         self._inner, self._norm, self._is_pre_norm = inner, norm, shard.config.is_pre_norm
         self._dropout = _Dropout(shard, *width)
         self._sum_MD = torch.empty(width)
-        self._dy_MD = shard.scratch("residual.dy", *width)
+        self._dy_MD = torch.empty(width)
 
     def forward(self, x_MD: Tensor) -> Tensor:
         y_MD = self._inner.forward(self._norm.forward(x_MD) if self._is_pre_norm else x_MD)
-        self._dropout.forward_added(x_MD, y_MD, out=self._sum_MD)
+        torch.add(x_MD, self._dropout.forward(y_MD, out=y_MD), out=self._sum_MD)
         return self._sum_MD if self._is_pre_norm else self._norm.forward(self._sum_MD)
 
     def backward(self, d_MD: Tensor) -> Tensor:
@@ -343,20 +308,17 @@ class _Attention:
         #: after dropout
         self._kept_ZNN = torch.empty(S * H, N, N) if self._dropout.is_on else self._shares_ZNN
         self._attended_MD = torch.empty(S * N, D)
-        self._ones_N = torch.ones(N)
-        self._row_ZN1 = shard.scratch("attention.row", S * H, N, 1)
-        self._dshares_ZNN = shard.scratch("attention.dshares", S * H, N, N)
-        self._dscores_ZNN = shard.scratch("attention.dscores", S * H, N, N)
-        self._dheads_3SHNK = shard.scratch("attention.dheads", 3, S, H, N, D // H)
-        self._heads_SHNK = shard.scratch("attention.heads", S, H, N, D // H)
-        self._dqkv_ME = shard.scratch("attention.dqkv", S * N, 3 * D)
+        self._dshares_ZNN, self._dscores_ZNN = torch.empty(2, S * H, N, N)
+        self._dheads_3SHNK = torch.empty(3, S, H, N, D // H)
+        self._heads_SHNK = torch.empty(S, H, N, D // H)
+        self._dqkv_ME = torch.empty(S * N, 3 * D)
 
     def forward(self, x_MD: Tensor) -> Tensor:
         qkv_SN3HK = self._in.forward(x_MD).view(self._split)
         self._heads_3SHNK.copy_(qkv_SN3HK.permute(2, 0, 3, 1, 4))
         q_ZNK, k_ZNK, v_ZNK = self._heads_3SHNK.flatten(1, 2)
         shares_ZNN = _scaled_products(q_ZNK, k_ZNK.mT, self._scale, out=self._shares_ZNN)
-        self._softmax(shares_ZNN)
+        _softmax(shares_ZNN)
         kept_ZNN = self._dropout.forward(shares_ZNN, out=self._kept_ZNN)
         attended_ZNK = torch.bmm(kept_ZNN, v_ZNK, out=self._heads_SHNK.flatten(0, 1))
         self._tokens(self._attended_MD).copy_(attended_ZNK.view_as(self._heads_SHNK))
@@ -372,22 +334,11 @@ class _Attention:
         dshares_ZNN = self._dropout.backward(dkept_ZNN, out=self._dshares_ZNN)
         # through the softmax: dscores = shares * (dshares - sum(shares * dshares))
         dscores_ZNN = torch.mul(self._shares_ZNN, dshares_ZNN, out=self._dscores_ZNN)
-        self._row_sums(dscores_ZNN)
-        dscores_ZNN.addcmul_(self._shares_ZNN, self._row_ZN1, value=-1.0)
+        dscores_ZNN.addcmul_(self._shares_ZNN, dscores_ZNN.sum(-1, keepdim=True), value=-1.0)
         _scaled_products(dscores_ZNN, k_ZNK, self._scale, out=dq_ZNK)
         _scaled_products(dscores_ZNN.mT, q_ZNK, self._scale, out=dk_ZNK)
         self._dqkv_ME.view(self._split).copy_(self._dheads_3SHNK.permute(1, 3, 0, 2, 4))
         return self._in.backward(self._dqkv_ME, out=self._attended_MD)
-
-    def _softmax(self, scores_ZNN: Tensor) -> None:
-        torch.amax(scores_ZNN, -1, keepdim=True, out=self._row_ZN1)
-        scores_ZNN.sub_(self._row_ZN1).exp_()
-        self._row_sums(scores_ZNN)
-        scores_ZNN.div_(self._row_ZN1)
-
-    def _row_sums(self, x_ZNN: Tensor) -> None:
-        """Row sums into `_row_ZN1`, by a matrix product, which is the fastest sum."""
-        torch.mv(x_ZNN.view(-1, len(self._ones_N)), self._ones_N, out=self._row_ZN1.view(-1))
 
     def _tokens(self, x_MD: Tensor) -> Tensor:
         """The same numbers in the order (S, H, N, K)."""
@@ -406,8 +357,7 @@ class _FeedForward:
         self._second = _Linear(shard, name + "linear2", config.d_model)
         self._dropout = _Dropout(shard, *wide)
         self._active_MH = torch.empty(0 if self._is_relu else wide)
-        self._dwide_MH = shard.scratch("feed_forward.dwide", *wide)
-        self._dx_MD = shard.scratch("feed_forward.dx", shard.num_tokens, config.d_model)
+        self._dwide_MH, self._dx_MD = torch.empty(wide), torch.empty(shard.num_tokens, config.d_model)
 
     def forward(self, x_MD: Tensor) -> Tensor:
         hidden_MH = self._first.forward(x_MD)
@@ -434,20 +384,20 @@ class _Linear:
     def __init__(self, shard: _Shard, name: str, width: int, *, separator: str = ".") -> None:
         self._weight_OI, self._dweight_OI = shard.weight(f"{name}{separator}weight")
         self._bias_O, self._dbias_O = shard.weight(f"{name}{separator}bias")
-        self._ones_M, self._product = shard.ones_M, shard.product
+        self._ones_M = shard.ones_M
         self._y_MO = torch.empty(shard.num_tokens, width)
         self._x_MI = torch.empty(0)
 
     def forward(self, x_MI: Tensor) -> Tensor:
         self._x_MI = x_MI
-        return self._product(x_MI, self._weight_OI.t(), out=self._y_MO).add_(self._bias_O)
+        return torch.mm(x_MI, self._weight_OI.t(), out=self._y_MO).add_(self._bias_O)
 
     def backward(self, dy_MO: Tensor, *, out: Tensor) -> Tensor:
         self.backward_to_weights(dy_MO)
-        return self._product(dy_MO, self._weight_OI, out=out)
+        return torch.mm(dy_MO, self._weight_OI, out=out)
 
     def backward_to_weights(self, dy_MO: Tensor) -> None:
-        self._product(dy_MO.t(), self._x_MI, out=self._dweight_OI)
+        torch.mm(dy_MO.t(), self._x_MI, out=self._dweight_OI)
         torch.mv(dy_MO.t(), self._ones_M, out=self._dbias_O)
 
 
@@ -547,10 +497,6 @@ class _Dropout:
     def forward(self, x: Tensor, *, out: Tensor) -> Tensor:
         return torch.mul(x, self._new_mask(), out=out) if self.is_on else x
 
-    def forward_added(self, x: Tensor, y: Tensor, *, out: Tensor) -> Tensor:
-        """X plus y after dropout."""
-        return torch.addcmul(x, y, self._new_mask(), out=out) if self.is_on else torch.add(x, y, out=out)
-
     def backward(self, d: Tensor, *, out: Tensor) -> Tensor:
         return torch.mul(d, self.mask, out=out) if self.is_on else d
 
@@ -559,6 +505,12 @@ class _Dropout:
         words = self._shard.random.random_raw(-(-self.mask.numel() // 8))
         drawn = torch.from_numpy(words).view(torch.uint8)[: self.mask.numel()].view_as(self.mask)
         return torch.ge(drawn, self._dropped, out=self.mask).mul_(BYTE / (BYTE - self._dropped))
+
+
+def _softmax(scores_ZNN: Tensor) -> None:
+    """In place, over the last dimension."""
+    scores_ZNN.sub_(scores_ZNN.amax(-1, keepdim=True)).exp_()
+    scores_ZNN.div_(scores_ZNN.sum(-1, keepdim=True))
 
 
 def _scaled_products(a_ZIJ: Tensor, b_ZJK: Tensor, scale: float, *, out: Tensor) -> Tensor:

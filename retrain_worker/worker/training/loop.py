@@ -1,8 +1,9 @@
 """One training attempt: batches, one schedule, the best epoch kept, a state to resume after every epoch.
 
-The same data, configuration, seed, number of threads and machine give the same bits, also after an interruption: the
-choice and order of the samples are a function of (seed, epoch), the learning rate of the step, and the rest is in the
-state.
+The same data, configuration, seed, number of threads, of processes, and machine give the same bits, also after an
+interruption: the choice and order of the samples are a function of (seed, epoch), the learning rate of the step, and
+the rest is in the state. Several processes (process_group.py) take the steps of one, each with a share of every batch;
+only their batch norms see their own share, and their dropout has another stream.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from retrain_worker.domain.recipe import Balance, InputTransform, Precision, Preset, Recipe
-from retrain_worker.errors import TrainingCollapsedError
+from retrain_worker.errors import SettingsError, TrainingCollapsedError
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig, sigmoid
 from retrain_worker.worker import compute, statistics
 from retrain_worker.worker.data.samples import Samples, balanced, windows
-from retrain_worker.worker.inference import logits_at
+from retrain_worker.worker.statistics import LabelledPredictions
 from retrain_worker.worker.stop_signal import StoppedError
 from retrain_worker.worker.training import calibration
+from retrain_worker.worker.training.adamw import AdamW
 from retrain_worker.worker.training.fast_path import FastPath, PlainPath, path_for
+from retrain_worker.worker.training.process_group import ALONE, ProcessGroup
 from retrain_worker.worker.training.smoothing import PatchSmoothing
 
 State = dict[str, Any]
@@ -94,7 +97,7 @@ class Epoch:
     log_loss: float
     auc: float
     #: standard deviation of the validation probabilities
-    spread: float
+    p_std: float
 
     @property
     def message(self) -> str:
@@ -120,22 +123,23 @@ def fit(
     saved: State | None,
     after_epoch: Callable[[Epoch, State], None],
     stopping: Callable[[], bool],
+    group: ProcessGroup = ALONE,
 ) -> Fitted:
     """Train until `recipe.patience` epochs brought no improvement, or for `recipe.max_epochs`.
 
     `saved` is a state that an earlier `after_epoch` received. Raises TrainingCollapsedError on a non-finite loss and on
-    `recipe.collapse_epochs` epochs with a constant probability; StoppedError when `stopping()` is true.
+    `recipe.collapse_epochs` epochs with a constant probability; StoppedError when `stopping()` is true; SettingsError
+    when a batch is too small for `group`, all of whose processes call this alike.
     """
     # ---- start
     torch.manual_seed(attempt.seed)
     model = PatchTST(attempt.config)
     initialise(model, attempt.start, training_set)
     model.to(device)
-    path = path_for(model, threads=torch.get_num_threads(), product=compute.product_for(attempt.precision))
-    optimiser = torch.optim.AdamW(
-        path.parameters, lr=attempt.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    path = path_for(model, threads=torch.get_num_threads())
+    optimiser = AdamW(path.parameters, weight_decay=recipe.weight_decay)
     schedule = _Schedule(attempt, recipe, num_samples=_epoch_samples(training_set, recipe))
+    _refuse_small_batch(schedule.batch_size, group)
     smoothing = PatchSmoothing(model, attempt.patch_smoothing)
     history: list[Epoch] = []
     best_weights: dict[str, Tensor] = {}
@@ -156,8 +160,9 @@ def fit(
                 training_set=training_set,
                 recipe=recipe,
                 stopping=stopping,
+                group=group,
             )
-        epoch = _validate(number, train_loss, model, training_set, offset=_offset(training_set, recipe))
+        epoch = _validate(number, train_loss, model, training_set, offset=_offset(training_set, recipe), group=group)
         history.append(epoch)
         _refuse_collapse(history, recipe)
         if _best(history) is epoch:
@@ -191,7 +196,7 @@ def _offset(training_set: TrainingSet, recipe: Recipe) -> float:
 def _one_epoch(
     number: int,
     path: PlainPath | FastPath,
-    optimiser: torch.optim.Optimizer,
+    optimiser: AdamW,
     *,
     schedule: _Schedule,
     smoothing: PatchSmoothing,
@@ -199,6 +204,7 @@ def _one_epoch(
     training_set: TrainingSet,
     recipe: Recipe,
     stopping: Callable[[], bool],
+    group: ProcessGroup,
 ) -> float:
     """One epoch over all samples in random order; the mean loss.
 
@@ -212,31 +218,36 @@ def _one_epoch(
     weights = torch.tensor(training_set.class_weights, device=device) if recipe.balance is Balance.WEIGHTS else None
     length, num_constant = model.config.context_length, _num_constant_windows(training_set, schedule, recipe)
     order = np.random.default_rng(_seed(seed, number)).permutation(len(train))
+    if group.rank.is_distributed:  # other dropout and noise in each process, and no state of it to resume
+        torch.manual_seed(_seed(seed, number, group.rank.number))
     no_opinion = 1.0 / (1.0 + math.exp(_offset(training_set, recipe)))  # calibration makes it 0.5
     total = torch.zeros((), device=device)
     for index in range(schedule.steps_per_epoch):
         if stopping():
             raise StoppedError(f"training was stopped in epoch {number}; it can be resumed after epoch {number - 1}")
         rate = schedule.rate((number - 1) * schedule.steps_per_epoch + index)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         batch = order[index * schedule.batch_size : (index + 1) * schedule.batch_size]
+        batch, constant = batch[group.share(len(batch))], range(num_constant)[group.share(num_constant)]
         raw = torch.from_numpy(windows(training_set.features, train.positions[batch], length)).to(device)
         labels = torch.from_numpy(train.labels[batch]).to(device, torch.float32)
         targets = labels * (1.0 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
         weight = None if weights is None else weights[labels.long()]
-        if num_constant:
-            raw = torch.cat([raw, raw.new_zeros(num_constant, *raw.shape[1:])])
-            targets = torch.cat([targets, targets.new_full((num_constant,), no_opinion)])
-            weight = None if weight is None else torch.cat([weight, weight.new_ones(num_constant)])
+        if constant:
+            raw = torch.cat([raw, raw.new_zeros(len(constant), *raw.shape[1:])])
+            targets = torch.cat([targets, targets.new_full((len(constant),), no_opinion)])
+            weight = None if weight is None else torch.cat([weight, weight.new_ones(len(constant))])
 
         loss = functional.binary_cross_entropy_with_logits(path(raw), targets, weight=weight)
+        if group.rank.is_distributed:  # its part of the mean over the whole batch
+            loss = loss * (len(raw) / (schedule.batch_size + num_constant))
         loss.backward()
+        group.sum_gradients(path.parameters)
         path.clip_gradients(recipe.max_grad_norm)
-        optimiser.step()
+        optimiser.step(rate)
         smoothing.step(rate)
         total += loss.detach()  # no .item(), which would synchronise with the GPU
-    return float(total) / schedule.steps_per_epoch
+    group.unite(model)
+    return float(group.sum_of(total)) / schedule.steps_per_epoch
 
 
 def _num_constant_windows(training_set: TrainingSet, schedule: _Schedule, recipe: Recipe) -> int:
@@ -246,8 +257,17 @@ def _num_constant_windows(training_set: TrainingSet, schedule: _Schedule, recipe
     return max(1, round(CONSTANT_SHARE * schedule.batch_size))
 
 
-def _seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _refuse_small_batch(batch_size: int, group: ProcessGroup) -> None:
+    if batch_size < group.rank.size * torch.get_num_threads() and group.rank.is_distributed:
+        raise SettingsError(
+            (f"a batch of {batch_size} samples is too small for {group.rank.size} processes",),
+            where="training",
+            remedy="raise BATCH_SIZE, or start fewer processes in TRAIN_LAUNCHER",
+        )
 
 
 @dataclass(frozen=True)
@@ -275,22 +295,30 @@ class _Schedule:
         return self.attempt.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def _validate(number: int, train_loss: float, model: PatchTST, training_set: TrainingSet, *, offset: float) -> Epoch:
+def _validate(
+    number: int,
+    train_loss: float,
+    model: PatchTST,
+    training_set: TrainingSet,
+    *,
+    offset: float,
+    group: ProcessGroup,
+) -> Epoch:
     """Evaluate the weights on the validation part; `offset` is the expected bias of the logits.
 
     The standard deviation is that of the answers before calibration, which would enlarge collapsed answers.
     """
     samples = training_set.validation
-    logits = logits_at(model, training_set.features, samples.positions)
+    logits = group.logits_at(model, training_set.features, samples.positions)
     answers = sigmoid(logits + offset)
     labels = samples.labels.astype(np.int64)
-    area = statistics.auc(labels, answers, np.zeros(len(labels), dtype=np.int64))
+    area = statistics.auc(LabelledPredictions(labels=labels, probabilities=answers))
     return Epoch(
         number=number,
         train_loss=train_loss,
         log_loss=_calibrated_loss(logits, samples, offset=offset),
         auc=area.value if area else 0.5,
-        spread=float(answers.std()),
+        p_std=float(answers.std()),
     )
 
 
@@ -318,19 +346,17 @@ def _refuse_collapse(history: list[Epoch], recipe: Recipe) -> None:
     if not (math.isfinite(newest.train_loss) and math.isfinite(newest.log_loss)):
         raise TrainingCollapsedError(f"the loss of epoch {newest.number} is not finite")
     recent = history[-recipe.collapse_epochs :]
-    if len(recent) == recipe.collapse_epochs and all(epoch.spread < recipe.collapse_std for epoch in recent):
+    if len(recent) == recipe.collapse_epochs and all(epoch.p_std < recipe.collapse_std for epoch in recent):
         raise TrainingCollapsedError(
             f"validation probabilities with a standard deviation below {recipe.collapse_std:g} in {len(recent)} epochs "
-            f"(last {newest.spread:.2g})"
+            f"(last {newest.p_std:.2g})"
         )
 
 
 # ---------------------------------------------------------------- the state to resume
 
 
-def _state(
-    model: PatchTST, optimiser: torch.optim.Optimizer, history: list[Epoch], best_weights: dict[str, Tensor]
-) -> State:
+def _state(model: PatchTST, optimiser: AdamW, history: list[Epoch], best_weights: dict[str, Tensor]) -> State:
     state: State = {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -343,7 +369,7 @@ def _state(
     return state
 
 
-def _restore(saved: State, model: PatchTST, optimiser: torch.optim.Optimizer) -> tuple[list[Epoch], dict[str, Tensor]]:
+def _restore(saved: State, model: PatchTST, optimiser: AdamW) -> tuple[list[Epoch], dict[str, Tensor]]:
     model.load_state_dict(saved["model"], strict=True)
     optimiser.load_state_dict(saved["optimiser"])
     torch.set_rng_state(saved["rng"])
@@ -359,10 +385,10 @@ def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def packed(epoch: Epoch) -> list[float]:
     """Plain numbers for the state."""
-    return [epoch.number, epoch.train_loss, epoch.log_loss, epoch.auc, epoch.spread]
+    return [epoch.number, epoch.train_loss, epoch.log_loss, epoch.auc, epoch.p_std]
 
 
 def unpacked(values: list[float]) -> Epoch:
     """The inverse of `packed`."""
-    number, train_loss, log_loss, auc, spread = values
-    return Epoch(number=int(number), train_loss=train_loss, log_loss=log_loss, auc=auc, spread=spread)
+    number, train_loss, log_loss, auc, p_std = values
+    return Epoch(number=int(number), train_loss=train_loss, log_loss=log_loss, auc=auc, p_std=p_std)

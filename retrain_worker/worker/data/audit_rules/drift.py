@@ -16,34 +16,38 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import stats
+from scipy import special
 
-from retrain_worker.domain.audit_findings import Finding
+from retrain_worker.domain.audit_findings import Finding, Severity
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.errors import DataUnfitError
+from retrain_worker.worker import statistics
 from retrain_worker.worker.data import snapshot as snapshots
-from retrain_worker.worker.data.audit_rules.rule import EXAMPLES, finding, safe_name, warning_if
+from retrain_worker.worker.data.audit_rules.rule import EXAMPLES, LABELLED, finding, safe_name, warning_if
 from retrain_worker.worker.data.features import column_of
 from retrain_worker.worker.data.instants import in_words
-from retrain_worker.worker.data.outcomes import LOSS, WIN
+from retrain_worker.worker.data.outcomes import WIN
 from retrain_worker.worker.data.snapshot import Snapshot, frame_of
 
 Floats = npt.NDArray[np.float32]
 
 #: new rows under which nothing is compared
 _MIN_NEW_ROWS = 50
-#: blocks that the reference is cut into at least; fewer say too little about how blocks differ
+#: blocks that the reference is cut into at least; fewer do not show how blocks differ
 _MIN_BLOCKS = 20
 _MIN_BLOCK_ROWS = 10
 _MIN_REFERENCE_ROWS = _MIN_BLOCKS * _MIN_BLOCK_ROWS
 #: where the distribution functions are evaluated to measure the design effect
 _SHARES = np.linspace(0.1, 0.9, 9)
 _REMEDY = "a changed market is a reason to retrain, a changed service is not: check which it is"
+
+_reference = partial(finding, "drift.reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,47 +65,40 @@ class Drift:
 def drift_findings(snapshot: Snapshot, reference_dir: Path | None, policy: DataPolicy) -> list[Finding]:
     """Findings drift.*. `reference_dir`: the folder of the last promoted run, None = there was none."""
     if reference_dir is None:
-        return [_reference("no run was promoted yet, so there is nothing to compare with")]
+        return [_reference(Severity.OK, "no run was promoted yet, so there is nothing to compare with")]
     run = safe_name(reference_dir.name)
     try:
         reference = snapshots.load(reference_dir)
     except DataUnfitError as error:
-        return [_reference(f"drift since run {run} cannot be measured: {error.what}", is_wrong=True)]
+        return [_reference(Severity.WARNING, f"drift since run {run} cannot be measured: {error.what}")]
     if not len(reference):
-        return [_reference(f"drift since run {run} cannot be measured: its snapshot holds no row", is_wrong=True)]
+        return [_reference(Severity.WARNING, f"drift since run {run} cannot be measured: its snapshot holds no row")]
     newest = int(reference.decided_at.max())
     earlier = frame_of(reference).sort("decided_at", maintain_order=True)
     newer = frame_of(snapshot).filter(pl.col("decided_at") > newest).sort("decided_at", maintain_order=True)
     if len(newer) < _MIN_NEW_ROWS or len(earlier) < _MIN_REFERENCE_ROWS:
-        return [
-            _reference(
-                f"{len(newer):,} rows are newer than the newest of promoted run {run} ({in_words(newest)}), which has "
-                f"{len(earlier):,}; drift is measured from {_MIN_NEW_ROWS} newer, {_MIN_REFERENCE_ROWS} earlier ones",
-                measured=len(newer),
-                limit=_MIN_NEW_ROWS,
-            )
-        ]
+        text = (
+            f"{len(newer):,} rows are newer than the newest of promoted run {run} ({in_words(newest)}), which has "
+            f"{len(earlier):,}; drift is measured from {_MIN_NEW_ROWS} newer, {_MIN_REFERENCE_ROWS} earlier ones"
+        )
+        return [_reference(Severity.OK, text, measured=len(newer), limit=_MIN_NEW_ROWS)]
     compared = f"{len(newer):,} rows since promoted run {run} ({in_words(newest)}) against its {len(earlier):,}"
-    alpha = policy.drift_alpha / (len(snapshot.feature_names) + 1)
     pairs = [
         (f"drift.feature.{safe_name(name)}", safe_name(name), earlier[column_of(name)], newer[column_of(name)])
         for name in snapshot.feature_names
         if name in reference.feature_names
     ]
-    wins, new_wins = _wins(earlier), _wins(newer)
+    is_win = (pl.col("outcome").filter(LABELLED) == WIN).cast(pl.Float32)
+    wins, new_wins = (rows.select(is_win).to_series() for rows in (earlier, newer))
     if len(new_wins) >= _MIN_NEW_ROWS and len(wins) >= _MIN_REFERENCE_ROWS:
         before, since = (float(each.to_numpy().mean()) for each in (wins, new_wins))
-        words = f"the share of WIN ({before:.1%} before, {since:.1%} since)"
-        pairs.append(("drift.label", words, wins, new_wins))
-    return [
-        _names(snapshot, reference, compared),
-        *(
-            _finding(
-                name, words, drift_of(a.to_numpy(), b.to_numpy(), alpha=alpha, min_distance=policy.min_drift), len(b)
-            )
-            for name, words, a, b in pairs
-        ),
+        pairs.append(("drift.label", f"the share of WIN ({before:.1%} before, {since:.1%} since)", wins, new_wins))
+    alpha = policy.drift_alpha / (len(snapshot.feature_names) + 1)
+    found = [
+        (name, words, drift_of(a.to_numpy(), b.to_numpy(), alpha=alpha, min_distance=policy.min_drift), len(b))
+        for name, words, a, b in pairs
     ]
+    return [_names(snapshot, reference, compared), *(_finding(*each) for each in found)]
 
 
 def drift_of(earlier: Floats, newer: Floats, *, alpha: float, min_distance: float) -> Drift:
@@ -115,11 +112,11 @@ def drift_of(earlier: Floats, newer: Floats, *, alpha: float, min_distance: floa
     if is_share:
         share = float(np.concatenate([earlier, newer]).mean())
         distance = abs(float(newer.mean()) - float(earlier.mean()))
-        width = float(stats.t.isf(alpha / 2, blocks - 1)) * math.sqrt(share * (1.0 - share))
+        width = statistics.student_t(alpha / 2, blocks - 1) * math.sqrt(share * (1.0 - share))
     else:
-        distance = float(stats.ks_2samp(earlier, newer, method="asymp").statistic)
-        few_blocks = stats.t.isf(alpha / 2, blocks - 1) / stats.norm.isf(alpha / 2)
-        width = float(stats.kstwobign.isf(alpha) * few_blocks)
+        distance = statistics.distance(earlier, newer)[0]
+        few_blocks = statistics.student_t(alpha / 2, blocks - 1) / -special.ndtri(alpha / 2)
+        width = float(special.kolmogi(alpha) * few_blocks)
     limit = min(1.0, max(min_distance, width * math.sqrt(weight)))
     return Drift(distance=distance, limit=limit, effective_rows=len(newer) / effect)
 
@@ -139,12 +136,6 @@ def design_effect(values: Floats, *, rows: int) -> tuple[float, int]:
         between += float(shares.var(ddof=1)) * length
         within += share * (1.0 - share)
     return (max(1.0, between / within) if within else 1.0), blocks
-
-
-def _wins(rows: pl.DataFrame) -> pl.Series:
-    """Float32, 1 = WIN, of the labelled rows."""
-    labelled = pl.col("outcome").is_in([WIN, LOSS])
-    return rows.select((pl.col("outcome").filter(labelled) == WIN).cast(pl.Float32)).to_series()
 
 
 def _finding(name: str, words: str, drift: Drift, rows: int) -> Finding:
@@ -171,21 +162,9 @@ def _names(snapshot: Snapshot, reference: Snapshot, compared: str) -> Finding:
     changes = [f"without {', '.join(gone)}"] * bool(gone) + [f"with {', '.join(new)}"] * bool(new)
     text = f"the features are not those of the promoted run: now {', '.join(changes)}; compared are " if changes else ""
     return _reference(
+        warning_if(bool(changes)),
         f"{text}{compared}",
-        is_wrong=bool(changes),
         measured=len(gone) + len(new),
         limit=0,
         examples=(*gone, *new)[:EXAMPLES],
     )
-
-
-def _reference(
-    text: str,
-    *,
-    is_wrong: bool = False,
-    measured: float | None = None,
-    limit: float | None = None,
-    examples: tuple[str, ...] = (),
-) -> Finding:
-    severity = warning_if(is_wrong)
-    return finding("drift.reference", severity, text, measured=measured, limit=limit, examples=examples)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from retrain_worker.domain.audit_findings import Finding, Severity
 from retrain_worker.domain.worker_protocol import UNNAMED
@@ -16,8 +14,8 @@ from retrain_worker.worker.data.audit_rules.rule import (
     LABELLED,
     Audited,
     Rule,
-    appended_to,
     counted,
+    counting,
     finding,
     safe_name,
     shared,
@@ -26,12 +24,10 @@ from retrain_worker.worker.data.audit_rules.rule import (
 from retrain_worker.worker.data.feature_cells import Reason
 from retrain_worker.worker.data.instants import in_words
 from retrain_worker.worker.data.outcomes import WIN
+from retrain_worker.worker.statistics import area_under_roc, distance
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
-
-RULES: list[Rule] = []
-rule = appended_to(RULES)
 
 #: as so many codes a feature is read, where it has more values; learnt on every other of so many stretches of time
 _CODES, _BLOCKS = 200, 10
@@ -45,13 +41,12 @@ _JUMP = 0.85
 #: share of the change of the median that must happen within a hundredth of the rows, at least _LOCAL_ROWS: a trend or
 #: a random walk is no jump
 _ABRUPT, _LOCAL_ROWS = 0.6, 30
-#: where a change is tried, as shares of the rows, and how many rows are looked at
+#: where a change is tried, as shares of the rows, and how many rows are read
 _TRIED, _JUMP_ROWS = np.linspace(0.05, 0.95, 37), 4_000
-#: rows under which the distributions before and after say too little
+#: rows under which the distributions before and after cannot be compared
 _MIN_JUMP_ROWS = 200
 
 
-@rule
 def leak(audited: Audited) -> Finding:
     """AUC of each feature's last value alone: one that was made from the outcome decides it, no market feature does."""
     labelled, limit = audited.in_time.filter(LABELLED), audited.policy.max_single_feature_auc
@@ -60,7 +55,7 @@ def leak(audited: Audited) -> Finding:
         text = "leaks cannot be measured with fewer than two classes"
         return finding("features.leak", Severity.WARNING, text, limit=limit)
     columns = {name: labelled[column].to_numpy() for column, name in audited.names.items()}
-    aucs = {name: float(roc_auc_score(is_win, values)) for name, values in columns.items()}
+    aucs = {name: area_under_roc(is_win, values) for name, values in columns.items()}
     coded = {name: _auc_of_codes(values, is_win) for name, values in columns.items()}
     strength = {name: max(auc, 1.0 - auc, coded[name]) for name, auc in aucs.items()}
     strongest = max(strength, key=strength.__getitem__)
@@ -95,16 +90,15 @@ def _auc_of_codes(values: Floats, is_win: Bools) -> float:
     measured = is_win[~is_learnt]
     if measured.all() or not measured.any():
         return 0.5
-    return float(roc_auc_score(measured, share[codes[~is_learnt]]))
+    return area_under_roc(measured, share[codes[~is_learnt]])
 
 
-@rule
 def contradicted(audited: Audited) -> Finding:
-    """Objects with other keys than feature_names: the model would have fewer inputs than the names say.
+    """Objects with other keys than feature_names: the model would have fewer inputs than names.
 
     Refused where the engine takes more features than the objects give.
     """
-    rows, missing = audited.facts.noted.get("features_contradicted", 0), audited.facts.features_undelivered
+    rows, missing = audited.count("features_contradicted"), audited.facts.features_undelivered
     names, engine, given = ", ".join(map(safe_name, missing)), audited.engine_names, len(audited.names)
     # the engine's network takes four features twice or eight once; a file without names does not state which
     is_too_few = given not in (len(engine), len(engine) // 2) if UNNAMED in engine else given < len(engine)
@@ -123,18 +117,18 @@ def contradicted(audited: Audited) -> Finding:
     )
 
 
-@rule
 def jump(audited: Audited) -> Finding:
     """Features whose distribution changes at one instant: values have changed places, or have another unit since."""
     jumps, largest = {}, 0.0
     for column, name in audited.names.items():
         values = audited.in_time[column].to_numpy().astype(np.float64)
         # a change of scale leaves the median where it is, but not the distance from it
-        distance, at = max(_jump_of(each) for each in (values, np.abs(values - np.median(values))))
-        largest = max(largest, distance)
-        if distance > _JUMP:
+        apart, at = max(_jump_of(each) for each in (values, np.abs(values - np.median(values))))
+        largest = max(largest, apart)
+        if apart > _JUMP:
             jumps[name] = f"{name} at {in_words(audited.in_time['decided_at'][at])}"
     return counted(
+        audited,
         "features.jump",
         len(jumps),
         f"features jump within the window ({', '.join(jumps.values()) or 'none'}; the largest distance between before "
@@ -150,19 +144,17 @@ def _jump_of(values: Floats) -> tuple[float, int]:
     if len(values) < _MIN_JUMP_ROWS:
         return 0.0, 0
     sample = values[:: max(1, len(values) // _JUMP_ROWS)]
-    tests = [stats.ks_2samp(sample[:at], sample[at:], method="asymp") for at in (_TRIED * len(sample)).astype(int)]
-    found = max(tests, key=lambda each: each.statistic)
+    apart, level = max(distance(sample[:at], sample[at:]) for at in (_TRIED * len(sample)).astype(int))
     # the row at which the share of values under the level that separates the two changes most (Pettitt, 1979)
-    is_low = values <= found.statistic_location
+    is_low = values <= level
     at = int(np.abs(np.cumsum(is_low - is_low.mean())[:-1]).argmax()) + 1
     change, nearby = (
         abs(np.median(values[at : at + rows]) - np.median(values[max(0, at - rows) : at]))
         for rows in (len(values), max(_LOCAL_ROWS, len(values) // 100))
     )
-    return (float(found.statistic) if nearby >= _ABRUPT * change > 0 else 0.0), at
+    return (apart if nearby >= _ABRUPT * change > 0 else 0.0), at
 
 
-@rule
 def constant(audited: Audited) -> Finding:
     """Features of one value."""
     numbers = audited.rows.select(pl.col(column).n_unique() for column in audited.names).row(0)
@@ -181,45 +173,26 @@ def constant(audited: Audited) -> Finding:
     )
 
 
-@rule
 def names(audited: Audited) -> Finding:
     """What is trained on, and what the names of the rows do not settle."""
-    noted, left_out = audited.facts.noted, audited.facts.features_left_out
+    left_out = audited.facts.features_left_out
     listed = ", ".join(f"{safe_name(name)} ({rows:,} rows)" for name, rows in sorted(left_out.items()))
     notes = (
-        (noted.get("features_assumed"), "{:,} rows do not name their values, which are taken by position"),
-        (noted.get("features_permuted"), "{:,} rows name them in another order and were put in order"),
-        (len(left_out), f"{{}} are not trained on, because not every row has them: {listed}"),
+        (audited.count("features_assumed"), "rows do not name their values, which are taken by position"),
+        (audited.count("features_permuted"), "rows name them in another order and were put in order"),
+        (len(left_out), f"are not trained on, because not every row has them: {listed}"),
     )
-    text = f"{len(audited.names)} features: {', '.join(audited.names.values())}"
     return finding(
         "features.names",
         warning_if(any(count for count, _ in notes)),
-        "; ".join([text, *(words.format(count) for count, words in notes if count)]),
+        "; ".join(
+            [f"{len(audited.names)} features: {', '.join(audited.names.values())}"]
+            + [f"{count:,} {words}" for count, words in notes if count]
+        ),
         measured=len(audited.names),
     )
 
 
-@rule
-def converted(audited: Audited) -> Finding:
-    """Numbers written as text."""
-    rows = audited.facts.noted.get("features_converted", 0)
-    return counted("features.converted", rows, "rows write a number as text, which was converted")
-
-
-@rule
-def far_out(audited: Audited) -> Finding:
-    """Rows that were quarantined because they would decide the scale of a feature."""
-    return counted(
-        "features.outliers",
-        audited.facts.quarantined.get(Reason.FEATURES_OUTLIER.word, 0),
-        f"rows are quarantined, because a feature is over {outliers.LIMIT:g} interquartile ranges from its median and "
-        f"makes its standard deviation over {outliers.INFLATION:g} times that of the other rows",
-        remedy="check the unit in which the service writes them",
-    )
-
-
-@rule
 def scale(audited: Audited) -> Finding:
     """How far each feature reaches."""
     reach = audited.rows.select(pl.col(column).abs().max() for column in audited.names).row(0)
@@ -236,14 +209,33 @@ def scale(audited: Audited) -> Finding:
     )
 
 
-@rule
 def frozen(audited: Audited) -> Finding:
     """Rows that repeat the features of the row before them."""
     repeats = [pl.col(column) == pl.col(column).shift().over("symbol") for column in audited.names]
     return shared(
+        audited,
         "features.frozen",
-        audited.count(pl.all_horizontal(repeats)) if repeats else 0,
+        pl.all_horizontal(repeats) if repeats else 0,
         len(audited.rows) - len(audited.snapshot.symbols),
         "rows repeat the features of the row before them",
         warn_over=_FROZEN,
     )
+
+
+RULES: tuple[Rule, ...] = (
+    leak,
+    contradicted,
+    jump,
+    constant,
+    names,
+    counting("features.converted", "features_converted", "rows write a number as text, which was converted"),
+    counting(
+        "features.outliers",
+        Reason.FEATURES_OUTLIER.word,
+        f"rows are quarantined, because a feature is over {outliers.LIMIT:g} interquartile ranges from its median and "
+        f"makes its standard deviation over {outliers.INFLATION:g} times that of the other rows",
+        "check the unit in which the service writes them",
+    ),
+    scale,
+    frozen,
+)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
+from functools import partial
 
 import polars as pl
 
 from retrain_worker.domain.audit_findings import Finding, Severity
+from retrain_worker.worker.data import copies, repetitions
 from retrain_worker.worker.data.audit_rules.rule import (
+    EVERY,
     EXAMPLES,
     LABELLED,
     Audited,
     Rule,
-    appended_to,
     counted,
+    counting,
     finding,
     safe_name,
     shared,
     warning_if,
 )
-from retrain_worker.worker.data.copies import REASONS as COPIES
 from retrain_worker.worker.data.instants import MICROSECONDS, in_words
 from retrain_worker.worker.data.outcomes import UNKNOWN_ACTION
 
-RULES: list[Rule] = []
-rule = appended_to(RULES)
-
+_COPIES = (*copies.REASONS, *repetitions.REASONS)
 _HOUR = 3600 * MICROSECONDS
 #: a symbol with a smaller share of the rows of the largest symbol is named
 _THIN_SYMBOL = 0.05
@@ -42,49 +42,27 @@ _CONFUSABLE = str.maketrans("АВЕЅІЈКМНОРСТХУΑΒΕΖΗΙΚΜΝΟ�
 _DECIDED, _CONFIDENCE = pl.col("decided_at"), pl.col("confidence")
 
 
-@rule
 def quarantined(audited: Audited) -> Finding:
     """Rows that cannot be used, apart from copies; MAX_QUARANTINE_SHARE is the limit."""
     found, names = audited.facts.quarantined, ", ".join(audited.names.values()) or "none"
-    reasons = {reason: rows for reason, rows in found.items() if rows and reason not in COPIES}
-    listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda each: -each[1]))
+    reasons = {reason: rows for reason, rows in found.items() if rows and reason not in _COPIES}
+    listed = ", ".join(
+        f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
+    )
     return shared(
+        audited,
         "rows.quarantined",
         sum(reasons.values()),
         len(audited.rows) + sum(found.values()),
         "rows cannot be used",
         refuse_over=audited.policy.max_quarantine_share,
         details=f": {listed}" if listed else "",
-        examples=audited.facts.quarantined_examples,
+        examples=tuple(each for each in audited.facts.quarantined_examples if each.split()[-1] in reasons)[:EXAMPLES],
         remedy=f"correct the service that writes them (features trained on: {names}; FEATURE_NAMES sets them)",
         effect="the other rows are used",
     )
 
 
-@rule
-def hard_links(audited: Audited) -> Finding:
-    """Other names of a WAL database: what is committed under one of them is in a -wal file beside that name."""
-    return counted(
-        "source.hard_links",
-        audited.facts.noted.get("hard_links", 0),
-        "other hard links of a database in WAL mode",
-        remedy="rows committed under another name are missing here: make it a symbolic link, or set DB_PATH to the "
-        "name that the trading services open",
-    )
-
-
-@rule
-def future(audited: Audited) -> Finding:
-    """Rows dated ahead of this host's clock."""
-    rows, words = (
-        audited.facts.quarantined.get("timestamp_future", 0),
-        "dated more than a day ahead of this host's clock",
-    )
-    remedy = "check the clocks, and the service that writes these rows"
-    return counted("time.future", rows, f"rows are {words}, quarantined", remedy=remedy)
-
-
-@rule
 def staleness(audited: Audited) -> Finding:
     """Age of the newest labelled row; WARN_STALENESS_HOURS is the limit."""
     newest, limit = audited.rows.select(_DECIDED.filter(LABELLED).max()).item(), audited.policy.warn_staleness_hours
@@ -101,7 +79,6 @@ def staleness(audited: Audited) -> Finding:
     )
 
 
-@rule
 def time_range(audited: Audited) -> Finding:
     """First and last decision."""
     first, last = audited.rows.select(_DECIDED.min().alias("first"), _DECIDED.max().alias("last")).row(0)
@@ -113,9 +90,8 @@ def time_range(audited: Audited) -> Finding:
     return finding("time.range", Severity.OK, text, measured=days, counts=counts)
 
 
-@rule
 def gaps(audited: Audited) -> Finding:
-    """Steps between two rows of a symbol; MAX_GAP_HOURS is the limit."""
+    """Steps between two rows of a symbol; MAX_GAP_H is the limit."""
     step, limit = _DECIDED.diff().over("symbol") / _HOUR, audited.policy.max_gap_hours
     longest: float = audited.rows.select(step.max().fill_null(0.0)).item()
     rows = audited.count(step > limit) if limit > 0 else 0
@@ -130,20 +106,6 @@ def gaps(audited: Audited) -> Finding:
     )
 
 
-@rule
-def ties(audited: Audited) -> Finding:
-    """Rows of one symbol and one instant: a window may then hold what was decided after its last row."""
-    return shared(
-        "time.ties",
-        audited.count(pl.struct("symbol", "decided_at").is_duplicated()),
-        len(audited.rows),
-        "rows share symbol and instant with another",
-        warn_over=_TIED,
-        remedy="their order is that of their ids; find out what truncates the time",
-    )
-
-
-@rule
 def coverage(audited: Audited) -> Finding:
     """Rows of each symbol."""
     found = audited.rows.group_by("symbol", maintain_order=True).len().sort("len", descending=True, maintain_order=True)
@@ -160,13 +122,13 @@ def coverage(audited: Audited) -> Finding:
     )
 
 
-@rule
 def ended(audited: Audited) -> Finding:
-    """Symbols that are no longer written, or no longer traded; MAX_GAP_HOURS is the limit."""
+    """Symbols that are no longer written, or no longer traded; MAX_GAP_H is the limit."""
     limit = audited.policy.max_gap_hours
     lasts = audited.rows.group_by("symbol", maintain_order=True).agg(_DECIDED.max())
     silent = lasts.filter((_DECIDED.max() - _DECIDED) / _HOUR > limit) if limit > 0 else lasts.clear()
     return counted(
+        audited,
         "symbols.ended",
         len(silent),
         f"symbols have no row in the last {limit:g} hours of the data",
@@ -175,35 +137,23 @@ def ended(audited: Audited) -> Finding:
     )
 
 
-@rule
 def look_alikes(audited: Audited) -> Finding:
-    """Symbols that differ only in case, accents, width, invisible characters, or letters of another script."""
+    """Symbols that differ only in case, accents, width, separators, or letters of another script."""
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for symbol in audited.snapshot.symbols:
         decomposed = unicodedata.normalize("NFKD", symbol.strip()).upper().translate(_CONFUSABLE)
-        alike["".join(c for c in decomposed if unicodedata.category(c) not in ("Mn", "Cf"))].append(symbol)
+        alike["".join(filter(str.isalnum, decomposed)) or decomposed].append(symbol)
     groups = [" / ".join(map(safe_name, group)) for group in alike.values() if len(group) > 1]
-    remedy = "each stays a series of its own; find the service that spells them so"
-    examples = tuple(groups[:EXAMPLES])
-    return counted("symbols.look_alikes", len(groups), "groups of symbols look alike", examples=examples, remedy=remedy)
+    return counted(
+        audited,
+        "symbols.look_alikes",
+        len(groups),
+        "groups of symbols look alike",
+        examples=tuple(groups[:EXAMPLES]),
+        remedy="each stays a series of its own; find the service that spells them so",
+    )
 
 
-@rule
-def unknown_actions(audited: Audited) -> Finding:
-    """Actions that are none of the three words."""
-    rows = audited.count(pl.col("action") == UNKNOWN_ACTION)
-    return counted("actions.unknown", rows, "rows have a predicted_action other than BUY, SELL, HOLD")
-
-
-@rule
-def confidence_range(audited: Audited) -> Finding:
-    """Confidences that are none."""
-    rows = len(audited.rows) - audited.count(_CONFIDENCE.is_between(0.0, 1.0))
-    remedy = "confidence is no training input, so the rows are used"
-    return counted("confidence.range", rows, "rows record a confidence outside 0..1, or none", remedy=remedy)
-
-
-@rule
 def fallback_confidence(audited: Audited) -> Finding:
     """One value in many rows."""
     found = audited.rows.filter(_CONFIDENCE.is_finite()).group_by(_CONFIDENCE).len().sort("len", "confidence")
@@ -211,11 +161,68 @@ def fallback_confidence(audited: Audited) -> Finding:
         return finding("confidence.fallback", Severity.WARNING, "no row records a confidence")
     value, rows = found.row(-1)
     return shared(
+        audited,
         "confidence.fallback",
         rows,
-        len(audited.rows),
+        EVERY,
         f"rows record a confidence of {value:g}, the commonest",
         warn_over=_SAME_CONFIDENCE if rows >= _SAME_CONFIDENCE_ROWS else 1.0,
         details=f"; exactly {_FALLBACK_CONFIDENCE:g}: {audited.count(_CONFIDENCE == _FALLBACK_CONFIDENCE):,} rows",
         remedy="a fallback or a cap is no measurement",
     )
+
+
+#: of any pull, one without a usable row too
+RULES: tuple[Rule, ...] = (
+    quarantined,
+    counting(
+        "source.hard_links",
+        "hard_links",
+        "other hard links of a database in WAL mode",
+        # what is committed under one of the names is in a -wal file beside that name
+        "rows committed under another name are missing here: make it a symbolic link, or set DB_PATH to the name that "
+        "the trading services open",
+    ),
+)
+RULES_OF_ROWS: tuple[Rule, ...] = (
+    counting(
+        "time.future",
+        "timestamp_future",
+        "rows are dated more than a day ahead of this host's clock, quarantined",
+        "check the clocks, and the service that writes these rows",
+    ),
+    counting(
+        "time.inserted_late",
+        "inserted_late",
+        "rows were inserted (created_at) after later decisions of their symbol, quarantined",
+        "correct the service that inserts them, or their timestamp: a decision cannot have had them as history",
+    ),
+    staleness,
+    time_range,
+    gaps,
+    partial(
+        shared,
+        name="time.ties",
+        # a window may then hold what was decided after its last row
+        rows=pl.struct("symbol", "decided_at").is_duplicated(),
+        of=EVERY,
+        words="rows share symbol and instant with another",
+        warn_over=_TIED,
+        remedy="their order is that of their ids; find out what truncates the time",
+    ),
+    coverage,
+    ended,
+    look_alikes,
+    counting(
+        "actions.unknown",
+        pl.col("action") == UNKNOWN_ACTION,
+        "rows have a predicted_action other than BUY, SELL, HOLD",
+    ),
+    counting(
+        "confidence.range",
+        ~_CONFIDENCE.is_between(0.0, 1.0).fill_null(False),
+        "rows record a confidence outside 0..1, or none",
+        "confidence is no training input, so the rows are used",
+    ),
+    fallback_confidence,
+)

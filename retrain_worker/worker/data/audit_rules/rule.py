@@ -18,6 +18,7 @@ from retrain_worker.worker.data.snapshot import PullFacts, Snapshot, frame_of
 
 #: rows or names that a finding shows
 EXAMPLES = 5
+EVERY = pl.col("id").is_not_null()
 CLASSED = pl.col("recorded_outcome").is_in([WIN, LOSS])
 LABELLED = pl.col("outcome").is_in([WIN, LOSS])
 
@@ -55,9 +56,17 @@ class Audited:
         """Column -> its feature's name, safe to print."""
         return {column_of(name): safe_name(name) for name in self.snapshot.feature_names}
 
-    def count(self, holds: pl.Expr) -> int:
-        """Rows of which an expression holds."""
-        return int(self.rows.select(holds.sum()).item())
+    def count(self, rows: pl.Expr | str | int) -> int:
+        """Rows of which an expression holds, or that the pull counted under a name; a number is itself."""
+        if isinstance(rows, int):
+            return rows
+        if isinstance(rows, str):
+            return {**self.facts.quarantined, **self.facts.noted}.get(rows, 0)
+        return int(self.rows.select(rows.sum()).item())
+
+    def examples_of(self, reason: str) -> tuple[str, ...]:
+        """A few rows that were quarantined for this reason: `id 17 near_copy`."""
+        return tuple(each for each in self.facts.quarantined_examples if each.endswith(f" {reason}"))
 
     def examples(self, holds: pl.Expr, column: str, value: pl.Expr) -> tuple[str, ...]:
         """The first few rows by id: `id 1 ADAUSDT 2025-12-09 03:14:40 UTC WIN realized_pnl -1.3`."""
@@ -72,16 +81,6 @@ class Audited:
 
 
 Rule = Callable[[Audited], Finding]
-
-
-def appended_to(rules: list[Rule]) -> Callable[[Rule], Rule]:
-    """A decorator that appends a rule to `rules`."""
-
-    def append(rule: Rule) -> Rule:
-        rules.append(rule)
-        return rule
-
-    return append
 
 
 def finding(
@@ -112,9 +111,17 @@ def finding(
 
 
 def counted(
-    name: str, count: int, words: str, *, remedy: str = "", subject: str = "", examples: tuple[str, ...] = ()
+    audited: Audited,
+    name: str,
+    rows: pl.Expr | str | int,
+    words: str,
+    *,
+    remedy: str = "",
+    subject: str = "",
+    examples: tuple[str, ...] = (),
 ) -> Finding:
     """A warning where there is any: `20 rows have outcome_known set, but no class`."""
+    count = audited.count(rows)
     return finding(
         name,
         warning_if(count > 0),
@@ -123,25 +130,33 @@ def counted(
         limit=0,
         subject=subject,
         counts={"count": count},
-        examples=examples,
+        examples=examples or (audited.examples_of(rows) if isinstance(rows, str) else ()),
         remedy=remedy,
     )
 
 
+def counting(name: str, rows: pl.Expr | str, words: str, remedy: str = "") -> Rule:
+    """The rule that is a count alone."""
+    return lambda audited: counted(audited, name, rows, words, remedy=remedy)
+
+
 def shared(
+    audited: Audited,
     name: str,
-    part: int,
-    whole: int,
+    rows: pl.Expr | str | int,
+    of: pl.Expr | int,
     words: str,
     *,
     warn_over: float = 0.0,
     refuse_over: float | None = None,
     details: str = "",
+    shown: tuple[str, pl.Expr] | None = None,
     examples: tuple[str, ...] = (),
     remedy: str = "",
     effect: str = "",
 ) -> Finding:
-    """A share beside its limit. `remedy`: of a refusal, or of a warning that has no `effect`."""
+    """A share beside its limit. `shown`: the name and the value of what examples show; `effect`: of a warning."""
+    part, whole = audited.count(rows), audited.count(of)
     share = part / whole if whole else 0.0
     is_refused = refuse_over is not None and share > refuse_over
     limit = f"a warning over {warn_over:.0%}" if refuse_over is None else f"at most {refuse_over:.1%}"
@@ -152,7 +167,7 @@ def shared(
         measured=share,
         limit=warn_over if refuse_over is None else refuse_over,
         counts={"part": part, "whole": whole},
-        examples=examples,
+        examples=audited.examples(rows, *shown) if shown and isinstance(rows, pl.Expr) else examples,
         remedy=remedy if is_refused or not effect else effect,
     )
 

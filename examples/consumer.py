@@ -1,0 +1,40 @@
+"""A service in Python that handles the events of the model. `pip install` this program, then `python consumer.py`.
+
+It ends at SIGTERM. The reader delivers again what was not acknowledged, takes over what another process of the group
+left, and skips what was handled; with `handled_file` also when Redis loses its data while this process is down.
+"""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+from retrain_worker.serving import ModelEvent, ModelEvents
+
+
+def handle(event: ModelEvent) -> None:
+    """Be idempotent: after a crash before the acknowledgement, the event comes again."""
+    match event.event_type:
+        case "model.promoted":
+            model, auc = event.payload, event.payload["auc"]
+            skill = "not measured" if auc is None else f"{auc:.3f}"
+            print(f"{model['new_version']} replaces {model['old_version'] or 'no model'}, AUC {skill}", flush=True)
+        case "model.rolled_back":
+            print(f"{event.payload['new_version']} returned: {event.payload['reason']}", flush=True)
+        case "learning.retraining.completed" | "learning.retraining.failed" | "learning.retraining.skipped":
+            print(event.event_type, *event.payload["reasons"][:1], flush=True)
+        case other:
+            print(other, flush=True)
+
+
+with ModelEvents(
+    os.environ.get("REDIS_URL", "redis://localhost:6379"),
+    group="my_service",
+    consumer=os.environ.get("CONSUMER", socket.gethostname()),
+    reclaim_after_seconds=float(os.environ.get("RECLAIM_SECONDS", "60")),
+    handled_file=Path(os.environ.get("HANDLED_FILE", "handled_events")),
+) as events:
+    signal.signal(signal.SIGTERM, lambda *_: events.stop())
+    for event in events:
+        handle(event)
+        events.acknowledge(event)
