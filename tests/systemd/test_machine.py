@@ -112,7 +112,7 @@ def test_it_trains_and_scores_under_the_whole_sandbox(host: Host) -> None:
     host.settings(MAX_EPOCHS=30, PATIENCE=30)
     host.systemctl("start", UNIT)
     host.wait_status(r"training \d{8}_\d{6}: epoch \d+ of 30, validation log loss \d\.\d+, about \d+ s left")
-    (worker,) = host.workers()
+    worker = host.wait(lambda: host.worker_of("TRAIN"), "its worker")
     limits = host.shell(f"cat /proc/{worker}/status /proc/{worker}/oom_score_adj; ps -o ni=,cls= -p {worker}")
 
     assert host.wait_outcome() == "PROMOTED", "\n".join(host.messages())
@@ -241,7 +241,8 @@ def test_reloads_in_each_phase_of_a_run_disturb_nothing(host: Host) -> None:
     for stage in ("PULL", "AUDIT", "TRAIN", "GATE", "PROMOTE"):
         host.wait_stage(stage)
         # a frozen worker keeps the run in its phase, however long the reloads take
-        workers = [] if stage == "PROMOTE" else host.wait(host.workers, f"the worker of {stage}")
+        # not one that has yet to execute its program: until then the daemon waits for it (vfork(2))
+        workers = [] if stage == "PROMOTE" else [host.wait(lambda: host.worker_of(stage), f"the worker of {stage}")]
         signal_all(host, "STOP", workers)
         host.settings(MAX_EPOCHS="many")
         assert host.systemctl("reload", UNIT, check=False).returncode == 1
@@ -285,7 +286,7 @@ def test_a_frozen_daemon_is_restarted_and_a_long_training_is_not(host: Host) -> 
     time.sleep(35)  # more than two periods of the watchdog
     host.wait_status(r"epoch \d+ of 5000")
     assert host.show("NRestarts")["NRestarts"] == "0"
-    (worker,) = host.workers()
+    worker = host.wait(lambda: host.worker_of("TRAIN"), "its worker")
     host.shell(f"kill -STOP {host.main_pid()}")
     host.wait(lambda: host.show("NRestarts")["NRestarts"] == "1", "the restart")
     host.wait(lambda: host.show("ActiveState")["ActiveState"] == "active", "READY again")
@@ -399,7 +400,7 @@ def test_a_second_sigterm_ends_it_at_once(host: Host) -> None:
     host.settings(MAX_EPOCHS=5000, PATIENCE=5000)
     host.systemctl("start", UNIT)
     host.wait_status(r"epoch \d+ of")
-    (worker,) = host.workers()
+    worker = host.wait(lambda: host.worker_of("TRAIN"), "its worker")
     host.shell(f"kill -STOP {worker}")  # it cannot write its checkpoint, and would have five seconds for it
     pid = host.main_pid()
     host.shell(f"kill -TERM {pid}")
