@@ -86,6 +86,10 @@ SAME = {
     "whitespace in features": (
         "UPDATE ai_training_samples SET features = replace(features, ',', ' ,' || char(10) || char(9))",
     ),
+    "a column called rowid": ("ALTER TABLE ai_training_samples ADD COLUMN RowID INTEGER",),
+    "columns with every name of the rowid": tuple(
+        f"ALTER TABLE ai_training_samples ADD COLUMN {name} TEXT DEFAULT 'x'" for name in ("rowid", "_rowid_", "oid")
+    ),
     "a truth written as text": ("UPDATE ai_training_samples SET outcome_known = 'true' WHERE outcome_known",),
 }
 
@@ -107,6 +111,32 @@ def test_a_database_in_utf_16_with_columns_of_other_types_gives_the_same_snapsho
         insert(connection, make_rows(COUNT))
 
     assert snapshot_of(path).data_sha256 == sound[1].data_sha256
+
+
+@pytest.mark.parametrize("tail", ["", "WITHOUT ROWID", "STRICT, WITHOUT ROWID"])
+@pytest.mark.parametrize("kind", ["INT", "TEXT", "REAL"])
+def test_ids_that_their_column_makes_another_type_of_are_the_same_ids(
+    sound: tuple[Path, Any], tmp_path: Path, kind: str, tail: str
+) -> None:
+    path = changed(sound, tmp_path, "ALTER TABLE ai_training_samples RENAME TO t")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        others = ", ".join(f"{name} {'ANY' if 'STRICT' in tail else ''}" for name in COLUMNS if name != "id")
+        connection.execute(f"CREATE TABLE ai_training_samples (id {kind} PRIMARY KEY, {others}) {tail}")
+        connection.execute(f"INSERT INTO ai_training_samples SELECT {', '.join(COLUMNS)} FROM t")
+
+    assert snapshot_of(path).data_sha256 == sound[1].data_sha256
+
+
+@pytest.mark.parametrize("value", ["lower(hex(randomblob(16)))", "id + 0.5", "id || 'x'", "1e300"])
+def test_what_is_no_integer_is_no_id(sound: tuple[Path, Any], tmp_path: Path, value: str) -> None:
+    path = changed(
+        sound,
+        tmp_path,
+        "ALTER TABLE ai_training_samples RENAME TO t",
+        "CREATE TABLE ai_training_samples AS SELECT * FROM t",
+        f"UPDATE ai_training_samples SET id = {value} WHERE id = 100",
+    )
+    assert snapshot_of(path).facts.quarantined == {"id_missing": 1}
 
 
 REASONS = {
@@ -153,6 +183,15 @@ def test_an_object_that_names_a_value_twice_or_too_few_gives_no_value_to_another
     assert (snapshot.features[snapshot.ids != 100] == sound[1].features[sound[1].ids != 100]).all()
     for value in snapshot.features[snapshot.ids == 100]:  # JSON's last value of a name counts, as everywhere
         assert value.tolist() == [json.loads(cell)[name] for name in NAMES]
+
+
+def test_a_name_that_is_no_text_costs_its_row_alone(sound: tuple[Path, Any], tmp_path: Path) -> None:
+    cell = '{"\\ud800": 1, "ma_cross": 2, "volatility": 3, "returns_1h": 4}'
+    path = changed(sound, tmp_path, f"UPDATE ai_training_samples SET features = '{cell}' WHERE id = 100")
+    assert snapshot_of(path).facts.quarantined == {"features_not_json": 1}
+
+    path = changed(sound, tmp_path, f"UPDATE ai_training_samples SET features = '{cell}'")
+    assert snapshot_of(path).facts.quarantined == {"features_not_json": COUNT}
 
 
 def fifo(folder: Any, _sound: Any) -> Any:

@@ -76,6 +76,16 @@ def _is_yes(cell: Any) -> bool:
     return cell.strip().lower() in YES if isinstance(cell, str) else cell == 1
 
 
+def _integer(cell: Any) -> int | None:
+    """The integer, also where a column of another type has made a real number or a text of it."""
+    try:
+        number = int(cell)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    is_same = number == cell if isinstance(cell, int | float) else str(number) == cell
+    return number if is_same and -(2**63) <= number < 2**63 else None
+
+
 def _only(kind: type) -> Callable[[Any], Any]:
     return lambda cell: cell if isinstance(cell, kind) else None
 
@@ -89,7 +99,7 @@ def _text(cell: Any) -> str | None:
 
 
 _BY_KIND: dict[pl.DataType, Callable[[Any], Any]] = {
-    pl.Int64(): _only(int),
+    pl.Int64(): _integer,
     pl.Float64(): _number,
     pl.Boolean(): _is_yes,
     pl.String(): _text,

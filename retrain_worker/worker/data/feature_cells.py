@@ -134,7 +134,10 @@ def _loads(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text, parse_int=float)
+        found = json.loads(text, parse_int=float)
+    if isinstance(found, dict):
+        "".join(found).encode()  # json lets half a surrogate pair (\ud800) through, which no column can be called
+    return found
 
 
 def _number_of(value: Any) -> float | Reason:

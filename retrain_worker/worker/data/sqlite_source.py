@@ -48,6 +48,7 @@ _CONVERTED_ROWS = 20_000
 #: whole page, and a whole view
 _BATCH_ROWS, _VIEW_ROWS = "adbc.sqlite.query.batch_rows", 1_000_000
 _MAX_KEY = 2**63 - 1
+_ROWID_NAMES = ("rowid", "_rowid_", "oid")
 
 _HEADER = b"SQLite format 3\x00"
 _WAL_READ_VERSION = 2  # byte 19 of the header, https://www.sqlite.org/fileformat.html section 1.3
@@ -58,9 +59,8 @@ _CONSTRAINTS = ("NULL value in", "CHECK constraint failed", "non-unique entry", 
 _CHECKS, _PAUSE_SECONDS, _QUIET_CHECKS = 10, 0.1, 2
 
 _SCHEMA = f"""
-SELECT LOWER(name) AS name, pk, (SELECT encoding FROM pragma_encoding) AS encoding,
-    (SELECT IIF(type = 'table' AND NOT wr, 'rowid table', type) FROM pragma_table_list('{TABLE}') WHERE schema = 'main')
-    AS kind
+SELECT LOWER(name) AS name, (SELECT encoding FROM pragma_encoding) AS encoding,
+    (SELECT type = 'table' AND NOT wr FROM pragma_table_list('{TABLE}') WHERE schema = 'main') AS has_rowid
 FROM pragma_table_xinfo('{TABLE}')
 """
 #: each column as it is, for pages with one type a column; a symbol must be text
@@ -176,9 +176,12 @@ class _Connection:
 
 
 def _key_of(table: pl.DataFrame) -> str | None:
-    """The column that pages follow: the rowid, or the primary key of a WITHOUT ROWID table; None for a view."""
-    keys = table.filter(pl.col("pk") > 0)["name"].to_list()
-    return {"rowid table": "rowid", "table": "id" if keys == ["id"] else None}.get(table["kind"][0])
+    """The name of the rowid, which pages follow; None where there is none (a view, a table WITHOUT ROWID).
+
+    A column may have one of its names (https://www.sqlite.org/rowidtable.html) and any values.
+    """
+    names = [name for name in _ROWID_NAMES if name not in table["name"]]
+    return names[0] if names and table["has_rowid"][0] else None
 
 
 def _pages(connection: _Connection, key: str | None, encoding: str) -> Iterator[pl.DataFrame]:
