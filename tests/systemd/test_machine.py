@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -242,7 +243,7 @@ def test_reloads_in_each_phase_of_a_run_disturb_nothing(host: Host) -> None:
         host.wait_stage(stage)
         # a frozen worker keeps the run in its phase, however long the reloads take
         # not one that has yet to execute its program: until then the daemon waits for it (vfork(2))
-        workers = [] if stage == "PROMOTE" else [host.wait(lambda: host.worker_of(stage), f"the worker of {stage}")]
+        workers = [] if stage == "PROMOTE" else [host.wait(partial(host.worker_of, stage), f"the worker of {stage}")]
         signal_all(host, "STOP", workers)
         host.settings(MAX_EPOCHS="many")
         assert host.systemctl("reload", UNIT, check=False).returncode == 1
