@@ -267,26 +267,26 @@ class PostgresState(StateDb):
         found = getattr(self._of_thread, "connection", None)
         if found is not None and found.raw.closed:
             with self._lock:
-                self._connections.remove(found)
+                self._connections = [each for each in self._connections if each[0] is not found]
             self._of_thread.connection = None
         return super()._connection
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         self.check_in_place()
-        connection = cast(PostgresConnection, self._connection)
-        with named_errors(self._place), connection.raw.transaction():
-            row = connection.raw.execute("SELECT token FROM leader FOR UPDATE").fetchone()
-            if self._leader is not None:
-                self._leader.check_token(row[0] if row else None)
-            yield connection
-            # wakes the leader
-            connection.raw.execute("SELECT pg_notify(%s, '')", (self._place.schema,))
+        with named_errors(self._place), self._used() as connection:
+            raw = cast(PostgresConnection, connection).raw
+            with raw.transaction():
+                row = raw.execute("SELECT token FROM leader FOR UPDATE").fetchone()
+                if self._leader is not None:
+                    self._leader.check_token(row[0] if row else None)
+                yield connection
+                # wakes the leader
+                raw.execute("SELECT pg_notify(%s, '')", (self._place.schema,))
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         self.check_in_place()
-        connection = self._connection
-        with named_errors(self._place):
+        with named_errors(self._place), self._used() as connection:
             return connection.execute(query, values).fetchall()
 
 

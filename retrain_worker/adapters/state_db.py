@@ -6,13 +6,15 @@ Each move is stored with the events that it causes in one transaction. Implement
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from retrain_worker import durable_file, typed_json
 from retrain_worker.adapters import state_schema, stored_json
@@ -25,6 +27,8 @@ from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments
 from retrain_worker.errors import MalformedError, StateError
 
 _WATERMARK, _PAUSE = "watermark_path", "pause"
+#: for connections that other threads use
+_CLOSE_SECONDS = 2.0
 Value = TypeVar("Value", Run, Deployment, SlotRequest, Event)
 Remembered = TypeVar("Remembered")
 _MARKS = ", ".join("?" * len(WAITING))
@@ -90,7 +94,9 @@ class StateDb:
         self._is_read_only = read_only
         self._of_thread = threading.local()
         self._lock = threading.Lock()
-        self._connections: list[Connection] = []
+        #: each with a lock, which its thread holds while it uses it
+        self._connections: list[tuple[Connection, threading.RLock]] = []
+        self._is_closed = False
         #: rows that this opening has moved to the table `unreadable_rows`: which, and why
         self.quarantined: tuple[str, ...] = ()
         try:
@@ -135,12 +141,19 @@ class StateDb:
         self.close()
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads; no thread gets another one.
+
+        A connection in use is waited for: to close it under a running statement ends the process (SQLite). One that is
+        not free in time stays open until the process ends.
+        """
         with self._lock:
-            for connection in self._connections:
+            self._is_closed = True
+            connections, self._connections = self._connections, []
+        until = time.monotonic() + _CLOSE_SECONDS
+        for connection, in_use in connections:
+            if in_use.acquire(timeout=max(0.0, until - time.monotonic())):
                 connection.close()
-            self._connections.clear()
-            self._of_thread = threading.local()
+                in_use.release()
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
@@ -455,13 +468,27 @@ class StateDb:
 
     @property
     def _connection(self) -> Connection:
+        self._check_open()
         found: Connection | None = getattr(self._of_thread, "connection", None)
         if found is None:
             found = self._connect()
+            in_use = threading.RLock()
             with self._lock:
-                self._connections.append(found)
-                self._of_thread.connection = found
+                self._connections.append((found, in_use))
+            self._of_thread.connection, self._of_thread.in_use = found, in_use
         return found
+
+    @contextmanager
+    def _used(self) -> Iterator[Connection]:
+        """The connection of this thread; `close` waits until it is not used."""
+        connection = self._connection
+        with self._of_thread.in_use:
+            self._check_open()
+            yield connection
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StateError("the state database is closed", where=self._where)
 
     def _quarantine(self) -> tuple[str, ...]:
         """Move rows that cannot be decoded to `unreadable_rows`, so that they stop no other."""
@@ -479,13 +506,12 @@ class StateDb:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        connection: Any = self._connection
-        with state_schema.transaction(connection, self._path):
+        with self._used() as connection, state_schema.transaction(cast(sqlite3.Connection, connection), self._path):
             yield connection
 
     def _rows(self, query: str, *values: object) -> list[Any]:
-        with state_schema.named_errors(self._path):
-            return self._connection.execute(query, values).fetchall()
+        with state_schema.named_errors(self._path), self._used() as connection:
+            return connection.execute(query, values).fetchall()
 
     def _change_each(self, statement: str, values: Sequence[tuple[str, ...]]) -> None:
         """Change one event for each of `values`, all in one transaction. Raises StateError when one is unknown."""

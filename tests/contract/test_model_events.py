@@ -315,9 +315,11 @@ def test_a_group_destroyed_while_we_wait_is_made_again(publish: Any, open_events
     publish(an_event(1))
     events = open_events()
     take(events, 1)
-    threading.Timer(0.3, lambda: (client.delete(SKIPPED), publish(an_event(2)))).start()
+    later = threading.Timer(0.3, lambda: (client.delete(SKIPPED), publish(an_event(2))))
+    later.start()
 
     assert take(events, 1) == runs(2)
+    later.join()
 
 
 def test_pending_entries_that_were_trimmed_away_are_let_go(

@@ -5,7 +5,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -373,3 +375,24 @@ def test_a_forced_promotion_does_not_put_off_the_schedule(state: StateDb) -> Non
     )
     state.record(forced.ended(Outcome.PROMOTED, "forced", at=later))
     assert state.last_attempt_at() == AT
+
+
+def test_closing_waits_for_a_statement_of_another_thread_and_nothing_opens_again(path: Path) -> None:
+    state = StateDb(path)
+
+    def read() -> None:
+        with pytest.raises(StateError, match="closed"):
+            while True:
+                # long enough that the other thread closes the database in the middle of it
+                state._rows(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 50000) SELECT sum(i) FROM n"
+                )
+
+    with ThreadPoolExecutor(4) as readers:
+        reading = [readers.submit(read) for _ in range(4)]
+        time.sleep(0.2)
+        state.close()
+        for each in reading:
+            each.result(10)
+    with pytest.raises(StateError, match="closed"):
+        state.recall("a", str)
