@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=150.0, help="seconds for one benchmark")
     parser.add_argument("--write", action="store_true", help="renew the figures in docs/benchmarks.md")
     asked = parser.parse_args()
-    documented = figures_in(SECTION.search(DOCS.read_text())[0], Quick(columns=("value",)))
+    documented = figures_in(next(SECTION.finditer(DOCS.read_text()))[0], Quick(columns=("value",)))
     found: dict[str, float] = {}
     print("| figure | docs | now | change |\n|---|---:|---:|---:|")
     for name in asked.names or QUICK:

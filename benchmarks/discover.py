@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from big_table import big_table
 
@@ -74,7 +75,7 @@ def measured(name: str, command: list[object]) -> None:
     print(f"| {name} | {time.perf_counter() - started:.1f} | {spent:.1f} | {usage.ru_maxrss / 1024:.0f} |", flush=True)
 
 
-def show(pack: dict) -> None:
+def show(pack: dict[str, Any]) -> None:
     roles = Counter(each["role"] for each in pack["databases"])
     print(f"\n{pack['walk']['num_files']:,} files; databases: {', '.join(f'{role} {n}' for role, n in roles.items())}")
 

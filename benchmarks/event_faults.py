@@ -6,9 +6,11 @@ Then the streams before and after a FLUSHALL and an old RDB.
 import re
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from retrain_worker.redis_client import entries_in
 from tests.faults.event_scenarios import SCENARIOS, Scene, play
 
 
@@ -45,19 +47,11 @@ def _show_streams(name: str) -> None:
 
     def read_and_look(scene: Scene) -> None:
         real_read(scene)
-        client = scene.server.client()
-        shown.append(
-            [
-                f"{stream_id.decode()}: {fields[b'event_id'].decode()[:8]}"
-                for stream_id, fields in client.xrange("quantum:stream:model.promoted")
-            ]
-        )
+        entries = entries_in(scene.server.client().xrange("quantum:stream:model.promoted"))
+        shown.append([f"{stream_id}: {fields[b'event_id'].decode()[:8]}" for stream_id, fields in entries])
 
-    Scene.read = read_and_look
-    try:
+    with patch.object(Scene, "read", read_and_look):
         play(name)
-    finally:
-        Scene.read = real_read
     before, after = shown[0], shown[-1]
     for number, line in enumerate(after):
         was = before[number] if number < len(before) else ""

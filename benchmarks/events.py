@@ -14,32 +14,38 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from redis import Redis
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from retrain_worker.adapters.outbox_relay import BATCH, Relay
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.current_model import named_by, to_fields
 from retrain_worker.domain.envelope import fields_of
-from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, EventType, stream_of
+from retrain_worker.domain.events import CURRENT_MODEL_KEY, SERVED_STREAM, Event, EventType, stream_of
 from retrain_worker.redis_client import connect
 from retrain_worker.serving import ModelEvents
 from tests.redis_world import RedisServer, an_event, enqueue
 
 STREAM = stream_of(EventType.SKIPPED)
-PAYLOAD = {"reasons": ["12 new rows, 200 wanted"], "rows": {"loaded": 6060, "labelled": 5988}, "filler": "x" * 600}
+PAYLOAD: dict[str, Any] = {
+    "reasons": ["12 new rows, 200 wanted"],
+    "rows": {"loaded": 6060, "labelled": 5988},
+    "filler": "x" * 600,
+}
 
 
 def now() -> datetime:
     return datetime.now(UTC)
 
 
-def events(count: int, first: int = 0) -> list:
+def events(count: int, first: int = 0) -> list[Event]:
     return [an_event(number, **PAYLOAD) for number in range(first, first + count)]
 
 
-def bare_xadd(client, count: int) -> float:
+def bare_xadd(client: Redis, count: int) -> float:
     """Entries a second, in pipelines of BATCH."""
-    made = [fields_of(event, json.dumps(dict(event.payload))) for event in events(count)]
+    made: list[dict[Any, Any]] = [fields_of(event, json.dumps(dict(event.payload))) for event in events(count)]
     began = time.perf_counter()
     for start in range(0, count, BATCH):
         pipeline = client.pipeline(transaction=False)
@@ -51,7 +57,7 @@ def bare_xadd(client, count: int) -> float:
     return rate
 
 
-def drain(client, folder: Path, count: int) -> tuple[float, float]:
+def drain(client: Redis, folder: Path, count: int) -> tuple[float, float]:
     """Events a second from an outbox of `count`, and the growth of the process in MiB."""
     with StateDb(folder / f"drain-{count}.db") as outbox:
         for start in range(0, count, 1000):
@@ -66,7 +72,7 @@ def drain(client, folder: Path, count: int) -> tuple[float, float]:
     return rate, grown
 
 
-def publish_one_by_one(client, folder: Path, count: int) -> float:
+def publish_one_by_one(client: Redis, folder: Path, count: int) -> float:
     """Milliseconds from the commit of a single event to its entry, p50."""
     taken = []
     with StateDb(folder / "single.db") as outbox:
@@ -90,7 +96,7 @@ def consume(url: str, count: int) -> float:
     raise AssertionError
 
 
-def follow(server, folder: Path, turns: int) -> list[float]:
+def follow(server: RedisServer, folder: Path, turns: int) -> list[float]:
     """Milliseconds from the XADD of a promotion to the first prediction of the new model, `turns` times."""
     import numpy as np
     import torch
@@ -132,7 +138,7 @@ def follow(server, folder: Path, turns: int) -> list[float]:
                 "sha256": sha256,
                 "promoted_at": now().isoformat(),
             }
-            entry = {"event_type": "model.promoted", "payload": json.dumps(payload)}
+            entry: dict[Any, Any] = {"event_type": "model.promoted", "payload": json.dumps(payload)}
             named = named_by("model.promoted", f"event-{turn}", payload)
             assert named is not None, "the payload names a model"
             fields: dict[Any, Any] = dict(to_fields(named).items())

@@ -17,7 +17,9 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import patch, sentinel
+
+from redis import Redis
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -25,7 +27,9 @@ from retrain_worker.adapters.event_confirmations import EventConfirmations
 from retrain_worker.adapters.outbox_relay import Relay
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.domain.confirmation import quorum_of
+from retrain_worker.domain.current_model import CurrentModel
 from retrain_worker.domain.events import SERVED_STREAM, EventType, stream_of
+from retrain_worker.redis_client import entries_in
 from retrain_worker.serving import AsyncModelFollower
 from retrain_worker.serving.model_watch import ModelWatch, Served
 from tests.redis_world import RedisServer, an_event, enqueue
@@ -35,13 +39,13 @@ PROMOTED = stream_of(EventType.PROMOTED)
 COUNTERS = ("total_commands_processed", "total_net_input_bytes", "total_net_output_bytes")
 
 
-def fetched(watch: ModelWatch, named) -> Served:
+def fetched(watch: ModelWatch, named: CurrentModel) -> Served:
     """What `ModelWatch._verified` does, without torch."""
-    path = watch._cache.fetched(named)
+    assert watch._cache is not None
     return Served(
-        bundle=SimpleNamespace(),
+        bundle=sentinel.bundle,
         version=named.version,
-        model_path=path,
+        model_path=watch._cache.fetched(named),
         sha256=named.sha256,
         served_at=datetime.now(UTC),
         canary_max_error=0.0,
@@ -51,7 +55,7 @@ def fetched(watch: ModelWatch, named) -> Served:
 
 async def follow(url: str, models_url: str, folder: Path, numbers: range) -> None:
     """Follow until stdin closes."""
-    ModelWatch._verified = fetched
+    patch.object(ModelWatch, "_verified", fetched).start()
     followers = [
         AsyncModelFollower(url, consumer=f"engine-{n}", models_url=models_url, cache_directory=folder / f"cache-{n}")
         for n in numbers
@@ -61,11 +65,12 @@ async def follow(url: str, models_url: str, folder: Path, numbers: range) -> Non
     await asyncio.gather(*(follower.stop() for follower in followers))
 
 
-def milliseconds(entry_id: bytes) -> int:
-    return int(entry_id.partition(b"-")[0])
+def sent_at(client: Redis, stream: str, count: int) -> list[int]:
+    """Milliseconds of the newest entries, in time order."""
+    return sorted(int(entry_id.partition("-")[0]) for entry_id, _ in entries_in(client.xrevrange(stream, count=count)))
 
 
-def load(client) -> list[float]:
+def load(client: Redis) -> list[float]:
     """Commands, bytes in, bytes out, processor seconds, until now."""
     stats, cpu = client.info("stats"), client.info("cpu")
     return [*(float(stats[name]) for name in COUNTERS), cpu["used_cpu_user"] + cpu["used_cpu_sys"]]
@@ -117,8 +122,8 @@ def measure(count: int, *, rounds: int, idle_seconds: float, processes: int) -> 
                 own = wait_for(client, count * (number + 1))
                 loads.append([after - start for start, after in zip(before, load(client), strict=True)])
                 loads[-1][0] -= own
-                at = milliseconds(client.xrevrange(PROMOTED, count=1)[0][0])
-                taken = sorted(milliseconds(entry) - at for entry, _ in client.xrevrange(SERVED_STREAM, count=count))
+                (at,) = sent_at(client, PROMOTED, 1)
+                taken = [served_at - at for served_at in sent_at(client, SERVED_STREAM, count)]
                 firsts.append(taken[0])
                 medians.append(statistics.median(taken))
                 lasts.append(taken[-1])
@@ -130,6 +135,7 @@ def measure(count: int, *, rounds: int, idle_seconds: float, processes: int) -> 
             memory = client.info("memory")["used_memory"] / 2**20
     finally:
         for child in children:
+            assert child.stdin is not None
             child.stdin.close()
         for child in children:
             child.wait()
@@ -152,7 +158,7 @@ def measure(count: int, *, rounds: int, idle_seconds: float, processes: int) -> 
     ]
 
 
-def wait_for(client, entries: int) -> int:
+def wait_for(client: Redis, entries: int) -> int:
     """Wait for so many acknowledgements; how often Redis was asked."""
     until, asked = time.monotonic() + 120, 1
     while client.xlen(SERVED_STREAM) < entries:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy
@@ -218,7 +218,7 @@ def year(luck_hours: float, seed: int) -> int:
     days = WINDOW_DAYS + 365
     world = World(Kind(rows=days * ROWS_A_DAY, days=float(days), luck_hours=luck_hours), seed)
     answers = [special.expit(0.5 * (0.8 * world.z + 0.6 * own)) for own in (world.x, world.other)]
-    last, serving, promoted = None, None, 0
+    last, serving, promoted = None, -1, 0
     for day in range(WINDOW_DAYS, days):
         now = START + day * 24 * HOUR
         at = datetime.fromtimestamp(now / 1e6, UTC)
@@ -234,7 +234,7 @@ def year(luck_hours: float, seed: int) -> int:
         folds = [
             _answered(world, ours, before - fold * size, before - (fold - 1) * size) for fold in range(1, FOLDS + 1)
         ]
-        theirs = None if serving is None else answers[serving][holdout_part(before, end)]
+        theirs = None if serving < 0 else answers[serving][holdout_part(before, end)]
         if decide(evidence(holdout, folds, policy, theirs), policy).decision is Decision.PASS:
             promoted, serving = promoted + 1, day % len(answers)
     return promoted
@@ -252,51 +252,38 @@ def _answered(world: World, answers: Floats, first: int, end: int) -> Answered:
 # ---------------------------------------------------------------- tables
 
 
+def every_claim(kind: Kind, seed: int) -> dict[str, bool]:
+    """Bounds and verdicts where there is no skill."""
+    return bounds(kind, seed) | verdicts(kind, seed, SILENT)
+
+
+def titled(title: str, kind: Kind, answers: Callable[[World], Floats], seed: int) -> dict[str, bool]:
+    """The verdicts under `title`."""
+    return {f"{title}, {name}": is_so for name, is_so in verdicts(kind, seed, answers).items()}
+
+
+def calibrated_verdict(auc: float, kind: Kind, answers: Callable[[World], Floats], seed: int) -> dict[str, bool]:
+    return {f"AUC {auc:g}, GATE_PROFILE=calibrated": verdicts(kind, seed, answers, CALIBRATED)["all gates"]}
+
+
 def cells(hours_given: list[float]) -> Iterator[tuple[str, str, Callable[[int], dict[str, bool]]]]:
     """(group, column, one world) of each cell."""
     for hours in hours_given:
-        null, column = Kind(luck_hours=hours), f"{hours:g} h"
-        yield "skill", column, lambda seed, kind=null: bounds(kind, seed) | verdicts(kind, seed, SILENT)
-        dead = Kind(luck_hours=hours, edge=EDGES[0.7], dies_at_seam=True)
-        yield (
-            "seam",
-            column,
-            lambda seed, kind=dead: {
-                f"edge dead at the seam, {name}": is_so for name, is_so in verdicts(kind, seed, LEARNED).items()
-            },
-        )
-        skilled = Kind(luck_hours=hours, edge=EDGES[0.7])
-        yield (
-            "gain",
-            column,
-            lambda seed, kind=skilled: {
-                f"skill but no gain over the prior, {name}": is_so
-                for name, is_so in verdicts(kind, seed, useless).items()
-            },
-        )
+        column, skilled = f"{hours:g} h", Kind(luck_hours=hours, edge=EDGES[0.7])
+        yield "skill", column, partial(every_claim, Kind(luck_hours=hours))
+        dead = replace(skilled, dies_at_seam=True)
+        yield "seam", column, partial(titled, "edge dead at the seam", dead, LEARNED)
+        yield "gain", column, partial(titled, "skill but no gain over the prior", skilled, useless)
         for worse_by in (0.011, 0.03, -0.02, -0.05):
-            kind = Kind(luck_hours=hours, edge=EDGES[0.7])
-            yield "incumbent", column, lambda seed, kind=kind, by=worse_by: incumbent_bound(kind, seed, by)
-        calibrated = Kind(luck_hours=hours, edge=EDGES[0.7])
-        yield "ece", column, lambda seed, kind=calibrated: ece_refusal(kind, seed)
+            yield "incumbent", column, partial(incumbent_bound, skilled, worse_by=worse_by)
+        yield "ece", column, partial(ece_refusal, skilled)
         for rows, (auc, edge) in itertools.product(TABLES, EDGES.items()):
             kind = Kind(rows=rows, days=rows / ROWS_A_DAY, luck_hours=hours, edge=edge)
-            yield (
-                "power",
-                f"{column}, holdout of {round(rows * HOLDOUT)} rows",
-                lambda seed, kind=kind, auc=auc: {
-                    f"AUC {auc:g}, {name}": is_so for name, is_so in verdicts(kind, seed, LEARNED).items()
-                },
-            )
+            title = f"{column}, holdout of {round(rows * HOLDOUT)} rows"
+            yield "power", title, partial(titled, f"AUC {auc:g}", kind, LEARNED)
         for auc, edge in {0.5: 0.0, **EDGES}.items():
-            kind, answers = Kind(luck_hours=hours, edge=edge), LEARNED if edge else FAINT
-            yield (
-                "profile",
-                column,
-                lambda seed, kind=kind, auc=auc, answers=answers: {
-                    f"AUC {auc:g}, GATE_PROFILE=calibrated": verdicts(kind, seed, answers, CALIBRATED)["all gates"]
-                },
-            )
+            kind = Kind(luck_hours=hours, edge=edge)
+            yield "profile", column, partial(calibrated_verdict, auc, kind, LEARNED if edge else FAINT)
     others = {
         "bursts, 2 h": Kind(has_bursts=True),
         "bursts, 24 h": Kind(has_bursts=True, luck_hours=24.0),
@@ -306,9 +293,9 @@ def cells(hours_given: list[float]) -> Iterator[tuple[str, str, Callable[[int], 
         "two symbols added, 24 h": Kind(has_late_symbols=True, luck_hours=24.0),
     }
     for column, kind in others.items():
-        yield "worlds", column, lambda seed, kind=kind: bounds(kind, seed) | verdicts(kind, seed, SILENT)
+        yield "worlds", column, partial(every_claim, kind)
     changed = Kind(edge=EDGES[0.7], inverted_until=0.7)
-    yield "worlds", "label rule changes inside the window", lambda seed: verdicts(changed, seed, LEARNED)
+    yield "worlds", "label rule changes inside the window", partial(verdicts, changed, answers=LEARNED)
 
 
 def share(hits: int, of: int) -> str:

@@ -209,7 +209,7 @@ def after_a_change(seed: int) -> list[tuple[float, float]]:
         return float(statistics.log_losses(fresh.rows.labels, model.answers(fresh.inputs)).mean())
 
     losses: list[list[float]] = []
-    best = []
+    best: list[float] = []
     for number in range(changed + 1, changed + DAYS_AFTER + 1):
         history.day(number)
         served = [loss(model) for model in (history.ours, history.lone, history.seeds, history.newest)]
@@ -226,7 +226,7 @@ def after_a_change(seed: int) -> list[tuple[float, float]]:
 WAYS = ("this program", "the holdout alone at 0.001", "the seed's rules", "always the newest (FreqAI)")
 
 
-def years_table(years: int, run: Callable[..., Iterable]) -> None:
+def years_table(years: int, run: Callable[..., Iterable[tuple[int, int, int]]]) -> None:
     """False promotions a year, half of the years with an unobservable drift of the hit rate."""
     print(f"\n### Years of daily retraining on the last {WINDOW_DAYS} days, {ROWS_A_DAY} rows a day\n")
     print("| method | false promotions a year, nothing to learn | the same with drift |\n|---|---|---|")
@@ -240,7 +240,7 @@ def years_table(years: int, run: Callable[..., Iterable]) -> None:
     print(f"| {WAYS[3]} | 365 | 365 |")
 
 
-def changes_table(count: int, run: Callable[..., Iterable]) -> None:
+def changes_table(count: int, run: Callable[..., Iterable[list[tuple[float, float]]]]) -> None:
     """Days until a better model serves, and days of a worse one, after a change of regime."""
     changes = np.array(list(run(after_a_change, range(count))))
     print(f"\n### After a change of regime (the relation rotates by {TURN_DEGREES:.0f}°), {len(changes)} markets\n")
@@ -290,10 +290,10 @@ def spending_table(repeats: int) -> None:
             f"| {waits[0]:.0f}, {waits[1]:.0f} |"
         )
     drift = effect / np.sqrt(span)
-    false_sr, waits = _e_detector(noise[:, span:], drift, start=days - 365)
+    false_sr, wait = _e_detector(noise[:, span:], drift, start=days - 365)
     print(
         f"| e-detector, mean time to a false alarm 10 years (Shin et al.), edge and variance known "
-        f"| {false_sr:.3f} | {waits:.0f} |"
+        f"| {false_sr:.3f} | {wait:.0f} |"
     )
 
 

@@ -62,7 +62,7 @@ def row(kind: str, title: str, found: Iterable[tuple[bool, bool, tuple[str, ...]
     answers = list(found)
     stopped = Counter(name for _, _, names in answers for name in names)
     by = ", ".join(f"{name} {100 * count / len(answers):.0f} %" for name, count in stopped.most_common(3))
-    ours, seeds = (sum(answer[place] for answer in answers) for place in (0, 1))
+    ours, seeds = sum(passed for passed, _, _ in answers), sum(passed for _, passed, _ in answers)
     return (
         f"| {title} | {len(answers)} | {share(ours, len(answers))} | {share(seeds, len(answers))} "
         f"| {GOALS[kind]} | {by or '-'} |"

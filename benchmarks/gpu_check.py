@@ -55,7 +55,15 @@ class Check:
         self.failures += not passed
         print(f"| {name} | {found} | {'passed' if passed else 'FAILED'} |", flush=True)
 
-    def trained(self, name: str, *, launcher: str = "", is_killed: bool = False, **changes: object) -> TrainResult:
+    def trained(
+        self,
+        name: str,
+        *,
+        device: str = "",
+        precision: Precision = RECIPE.precision,
+        launcher: str = "",
+        is_killed: bool = False,
+    ) -> TrainResult:
         """Train in a folder of its own. Raises RetrainError when the worker fails."""
         run_dir = self.home / name
         run_dir.mkdir()
@@ -66,7 +74,7 @@ class Check:
             version=f"patchtst_v{name}",
             data=DataPolicy(train_window_days=0),
             split=SplitPolicy(backtest_folds=0),
-            recipe=replace(RECIPE, **({"device": self.device} | changes)),
+            recipe=replace(RECIPE, device=device or self.device, precision=precision),
             checkpoint_dir=str(run_dir / "checkpoints"),
             incumbent_path=None,
         )
@@ -145,6 +153,7 @@ def best_auc(result: TrainResult) -> float:
 def canary_difference(result: TrainResult, device: str) -> float:
     """The largest difference between the recorded answers and those of the device."""
     found = bundle.read(Path(result.model_path))
+    assert found.canary is not None
     found.model.to(device)
     return float(np.abs(found.probabilities(found.canary.windows) - found.canary.probabilities).max())
 

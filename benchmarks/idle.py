@@ -75,7 +75,7 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
 def resident_mb(pid: int) -> float:
     """VmRSS."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
 
 def cpu_seconds(pid: int) -> float:
@@ -89,9 +89,8 @@ def cpu_seconds(pid: int) -> float:
 def wake_ups(pid: int) -> int:
     """How often a thread has slept until something woke it."""
     files = Path(f"/proc/{pid}/task").glob("*/status")
-    return sum(
-        int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", file.read_text(), re.MULTILINE)[1]) for file in files
-    )
+    found = (re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", file.read_text(), re.MULTILINE)[0] for file in files)
+    return sum(map(int, found))
 
 
 def system_calls(pid: int) -> dict[str, float]:

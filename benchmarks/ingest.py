@@ -22,13 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from big_table import END, big_table
+
+if TYPE_CHECKING:
+    import psycopg
 
 SEED_ROWS = 60_000
 FETCH_ROWS = 10_000
@@ -113,15 +117,14 @@ def in_own_process(way: str, url: str) -> Measured:
 
 def measured(way: str, url: str) -> Measured:
     """Do the work in this process, a big table once, a small one several times after a warm-up."""
-    work = {
+    ways: dict[str, Callable[[str], int]] = {
         "floor": sqlite_floor,
         "ours": ours,
         "seed": seeds_way,
         "floor-6": partial(sqlite_floor, columns=SIX),
         "seed-6": partial(seeds_way, columns=SIX),
-    }[way]
-    if url.startswith("postgresql:") and way == "floor":
-        work = postgres_floor
+    }
+    work = postgres_floor if url.startswith("postgresql:") and way == "floor" else ways[way]
     import_libraries(way, url)
     before = peak_megabytes()
     rows, seconds, cpu_seconds = timed(work, url)
@@ -132,7 +135,7 @@ def measured(way: str, url: str) -> Measured:
     return Measured(rows=rows, seconds=seconds, cpu_seconds=cpu_seconds, megabytes=peak_megabytes() - before)
 
 
-def timed(work, url: str) -> tuple[int, float, float]:
+def timed(work: Callable[[str], int], url: str) -> tuple[int, float, float]:
     started, cpu_started = time.perf_counter(), time.process_time()
     rows = work(url)
     return rows, time.perf_counter() - started, time.process_time() - cpu_started
@@ -219,19 +222,19 @@ def initdb_of_this_host() -> str | None:
 def postgres_server(initdb: str) -> Iterator[Path]:
     """A server of our own on a socket in a temporary folder; PostgreSQL refuses to run as root."""
     home = Path(tempfile.mkdtemp(prefix="pg"))
-    who = {"user": "nobody"} if os.geteuid() == 0 else {}
-    if who:
-        shutil.chown(home, "nobody")
+    user = "nobody" if os.geteuid() == 0 else None
+    if user:
+        shutil.chown(home, user)
     subprocess.run(
         [initdb, "-D", home / "data", "-A", "trust", "-U", "trader", "--no-sync"],
         check=True,
         cwd=home,
         stdout=subprocess.DEVNULL,
-        **who,
+        user=user,
     )
     postgres = Path(initdb).resolve().with_name("postgres")
-    command = [postgres, "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-F"]
-    process = subprocess.Popen(command, cwd=home, stderr=subprocess.DEVNULL, **who)
+    command: list[str | Path] = [postgres, "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-F"]
+    process = subprocess.Popen(command, cwd=home, stderr=subprocess.DEVNULL, user=user)
     try:
         yield home
     finally:
@@ -258,7 +261,7 @@ def fill_postgres(url: str, path: Path) -> None:
         target.execute(f"VACUUM ANALYZE {TABLE}")
 
 
-def waited_for(url: str):
+def waited_for(url: str) -> psycopg.Connection:
     import psycopg
 
     for _ in range(200):

@@ -22,12 +22,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retrain_worker import settings
 from retrain_worker.demo.market import Market, write_market
 from retrain_worker.demo.regime import Regime, area_under_curve
+
+if TYPE_CHECKING:
+    from retrain_worker.worker.data.samples import Parts, Samples
+    from retrain_worker.worker.data.snapshot import Snapshot
 
 END = datetime(2026, 1, 10, tzinfo=UTC)
 RUN_ID = "20260110_000000"
@@ -167,8 +172,8 @@ def prepared(task: tuple[str, int, Path]) -> None:
         f"sqlite:///{market.path}",
         lambda _progress: None,
     )
-    probabilities = {window: market.oracle(window=window) for window in (WINDOW, ENGINE_WINDOW)}
-    np.savez(run_dir / "oracle.npz", **{str(window): found for window, found in probabilities.items()})
+    for window in (WINDOW, ENGINE_WINDOW):
+        np.save(run_dir / f"oracle-{window}.npy", market.oracle(window=window))
     market.path.unlink()
 
 
@@ -198,9 +203,12 @@ def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
     seconds = time.perf_counter() - started
     rows = scoring.rows_of(snapshot, parts.holdout)
     card = scoring.scorecard(answers, rows, prior=float(parts.train.labels.mean()), policy=GatePolicy())
-    oracle = np.load(run_dir / "oracle.npz")[str(window)]
+    oracle = np.load(run_dir / f"oracle-{window}.npy")
     places = np.searchsorted(oracle["id"], snapshot.ids[parts.holdout.positions])
     best = area_under_curve(oracle["probability"][places], rows.labels == 1)
+    assert card.log_loss is not None
+    assert card.ece is not None
+    assert card.ece_limit is not None
     return Judged(
         auc=area_under_curve(answers, rows.labels == 1),
         best=best,
@@ -211,7 +219,9 @@ def judged(task: tuple[str, int, str, Path, dict[str, str]]) -> Judged:
     )
 
 
-def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot, holdout) -> np.ndarray:
+def ours(
+    run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot: Snapshot, holdout: Samples
+) -> np.ndarray:
     """The stage TRAIN with default settings except preset, seed and `--set`."""
     from retrain_worker.domain.worker_protocol import TrainRequest
     from retrain_worker.model import bundle
@@ -240,7 +250,7 @@ def ours(run_dir: Path, preset: str, seed: int, given: dict[str, str], snapshot,
     return inference.answers_of(bundle.read(Path(result.model_path)), snapshot, holdout)
 
 
-def by_sklearn(learner: str, snapshot, parts) -> np.ndarray:
+def by_sklearn(learner: str, snapshot: Snapshot, parts: Parts) -> np.ndarray:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -260,10 +270,10 @@ def by_sklearn(learner: str, snapshot, parts) -> np.ndarray:
         model = HistGradientBoostingClassifier(max_iter=300, learning_rate=0.05, max_leaf_nodes=15, random_state=1)
     with contextlib.redirect_stderr(None):
         model.fit(train, parts.train.labels)
-    return model.predict_proba(holdout)[:, 1].astype(np.float64)
+    return np.asarray(model.predict_proba(holdout)[:, 1], np.float64)
 
 
-def seeds_way(snapshot, parts) -> np.ndarray:
+def seeds_way(snapshot: Snapshot, parts: Parts) -> np.ndarray:
     """One row tiled to a window, balanced, shuffled, split by position, the best epoch by that split."""
     import torch
     from torch.nn import functional
@@ -299,9 +309,12 @@ def seeds_way(snapshot, parts) -> np.ndarray:
         with torch.no_grad():
             labels = torch.from_numpy(samples.labels[order[last:]].astype(np.float32))
             logits = network.network(tiled(samples.positions[order[last:]]))
-            loss = float(functional.binary_cross_entropy_with_logits(logits, labels))
-        if loss < best_loss:
-            best_loss, best_state = loss, {name: value.clone() for name, value in network.state_dict().items()}
+            validation_loss = float(functional.binary_cross_entropy_with_logits(logits, labels))
+        if validation_loss < best_loss:
+            best_loss, best_state = (
+                validation_loss,
+                {name: value.clone() for name, value in network.state_dict().items()},
+            )
     network.load_state_dict(best_state)
     with torch.no_grad():
         return patchtst.sigmoid(network.network(tiled(parts.holdout.positions)).double().numpy())

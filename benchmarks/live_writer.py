@@ -47,6 +47,7 @@ def main() -> None:
                 connection.execute(f"PRAGMA journal_mode={journal}")
             show(journal, "alone", commits(path, asked.seconds), "")
             with subprocess.Popen([sys.executable, __file__, "--read", str(path)], stdout=subprocess.PIPE) as reader:
+                assert reader.stdout is not None
                 reader.stdout.readline()
                 found = commits(path, asked.seconds)
                 reader.terminate()

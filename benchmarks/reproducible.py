@@ -16,6 +16,7 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -84,7 +85,9 @@ def trained(run_dir: Path, database: Path, asked: Settings, *, is_stopped: bool 
     return f"{before} + {after}" if is_stopped else str(after), result["manifest"]["training"]["weights_sha256"]
 
 
-def worker(stage: str, run_dir: Path, database: Path, request: object, *, stop_after: int | None = None):
+def worker(
+    stage: str, run_dir: Path, database: Path, request: object, *, stop_after: int | None = None
+) -> tuple[int, dict[str, Any]]:
     """Run a stage in a worker; (progress lines that name an epoch, the fields of its result)."""
     asked, answered = run_dir / f"{stage}.request.json", run_dir / f"{stage}.result.json"
     asked.write_bytes(msgspec.json.encode({"stage": stage, "request": request}))
@@ -97,6 +100,8 @@ def worker(stage: str, run_dir: Path, database: Path, request: object, *, stop_a
         env={"PATH": "/usr/bin:/bin"},
     )
     access = DatabaseAccess(url=os.fsencode(f"sqlite:///{database}"))
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(msgspec.json.encode(access).decode() + "\n")
     process.stdin.flush()
     epochs = 0

@@ -89,14 +89,15 @@ def table(rows: int) -> Iterator[tuple[Path, Path]]:
 
 
 def request_of(stage: str, run_dir: Path, known: Settings) -> object:
-    where, now = {"run_id": RUN_ID, "run_dir": str(run_dir)}, END.isoformat()
+    folder, now = str(run_dir), END.isoformat()
     if stage == "PULL":
-        return PullRequest(**where, policy=known.data, watermark_path=None, now=now)
+        return PullRequest(run_id=RUN_ID, run_dir=folder, policy=known.data, watermark_path=None, now=now)
     if stage == "AUDIT":
-        return AuditRequest(**where, policy=known.data, now=now)
+        return AuditRequest(run_id=RUN_ID, run_dir=folder, policy=known.data, now=now)
     if stage == "TRAIN":
         return TrainRequest(
-            **where,
+            run_id=RUN_ID,
+            run_dir=folder,
             version=f"patchtst_v{RUN_ID}",
             data=known.data,
             split=known.split,
@@ -105,7 +106,8 @@ def request_of(stage: str, run_dir: Path, known: Settings) -> object:
             incumbent_path=None,
         )
     return GateRequest(
-        **where,
+        run_id=RUN_ID,
+        run_dir=folder,
         candidate_path=str(run_dir / "candidate" / f"patchtst_v{RUN_ID}.pth"),
         incumbent_path=None,
         data=known.data,
@@ -149,6 +151,7 @@ def worker(stage: str, run_dir: Path, database: Path, request: object, *, launch
         env={"PATH": "/usr/bin:/bin"} | environment_for(launcher),
     )
     access = DatabaseAccess(url=os.fsencode(f"sqlite:///{database}"))
+    assert process.stdin is not None
     process.stdin.write(msgspec.json.encode(access) + b"\n")
     process.stdin.flush()
     _pid, status, usage = os.wait4(process.pid, 0)

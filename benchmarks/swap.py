@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,11 +68,11 @@ class Answers:
 class TimedSlot(ModelSlot):
     """The slot, with timing."""
 
-    def __init__(self, **named: object) -> None:
+    def __init__(self, **named: Any) -> None:
         super().__init__(**named)
         self.seconds: dict[str, list[float]] = {"publish": [], "point_to": []}
 
-    def publish(self, *arguments: object, **named: object) -> Path:
+    def publish(self, *arguments: Any, **named: Any) -> Path:
         """Timed."""
         began = time.perf_counter()
         try:
@@ -79,7 +80,7 @@ class TimedSlot(ModelSlot):
         finally:
             self.seconds["publish"].append(time.perf_counter() - began)
 
-    def point_to(self, *arguments: object, **named: object) -> None:
+    def point_to(self, *arguments: Any, **named: Any) -> None:
         """Timed."""
         began = time.perf_counter()
         super().point_to(*arguments, **named)

@@ -26,7 +26,8 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -38,12 +39,16 @@ from retrain_worker.model import patchtst, presets
 from retrain_worker.model.patchtst import PatchTST, PatchTSTConfig
 from retrain_worker.worker import compute
 from retrain_worker.worker.data.samples import Samples, windows
+from retrain_worker.worker.stop_signal import StoppedError
 from retrain_worker.worker.training import fast_path, loop
 from retrain_worker.worker.training.adamw import AdamW
 from retrain_worker.worker.training.fast_path import FastPath, PlainPath
 from retrain_worker.worker.training.loop import FitAttempt, TrainingSet
 from retrain_worker.worker.training.process_group import ALONE
 from retrain_worker.worker.training.smoothing import PatchSmoothing
+
+if TYPE_CHECKING:
+    import transformers
 
 ENGINE = presets.engine(num_features=8, dropout=0.1)
 #: the size of the paper's own experiments
@@ -123,19 +128,19 @@ SECTIONS = {
 def without_byte_masks() -> None:
     """One draw of torch per number."""
 
-    def new_mask(self: Any) -> Tensor:
+    def new_mask(self: fast_path._Dropout) -> Tensor:
         kept = 1 - self._dropped / fast_path.BYTE
         return self.mask.bernoulli_(kept).mul_(1 / kept)
 
-    fast_path._Dropout._new_mask = new_mask
+    patch.object(fast_path._Dropout, "_new_mask", new_mask).start()
 
 
 def without_softmax() -> None:
     """The softmax of torch."""
-    fast_path._softmax = lambda scores: scores.copy_(torch.softmax(scores, -1))
+    patch.object(fast_path, "_softmax", lambda scores: scores.copy_(torch.softmax(scores, -1))).start()
 
 
-WITHOUT = {
+WITHOUT: dict[str, Callable[[], None]] = {
     "without byte masks": without_byte_masks,
     "without the elementwise softmax": without_softmax,
     "without shards": lambda: None,
@@ -200,6 +205,7 @@ def compare(section: str, *, threads: int, rounds: int) -> None:
             turn(process)  # warm-up
         turns = [[turn(process) for process in processes] for _ in range(rounds)]
         for process in processes:
+            assert process.stdin is not None
             process.stdin.close()
     for number, contestant in enumerate(contestants):
         seconds = [each[number].seconds for each in turns]
@@ -236,6 +242,8 @@ class Turn:
 
 
 def turn(process: subprocess.Popen[str]) -> Turn:
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write("go\n")
     process.stdin.flush()
     return Turn(**json.loads(process.stdout.readline()))
@@ -250,7 +258,8 @@ def take_turns(contestant: Contestant, *, threads: int) -> None:
     blocks = train(contestant, threads)
     steps = next(blocks)
     for _ in sys.stdin:
-        until, seconds, cpu_started, count = time.perf_counter() + TURN_SECONDS, [], time.process_time(), 0
+        seconds: list[float] = []
+        until, cpu_started, count = time.perf_counter() + TURN_SECONDS, time.process_time(), 0
         while not seconds or time.perf_counter() < until:
             started_at = time.perf_counter()
             count += next(blocks)
@@ -352,19 +361,21 @@ class EngineNetwork(nn.Module):
         """Logits (B,)."""
         patches = x_BTC.reshape(len(x_BTC), self.config.num_patches, self.config.patch_width)
         z = self.transformer(self.patch_embedding(patches) + self.pos_encoding)
-        return self.output_proj(z.mean(dim=1)).squeeze(-1)
+        logits: Tensor = self.output_proj(z.mean(dim=1))
+        return logits.squeeze(-1)
 
 
 class HuggingFace(nn.Module):
     """transformers' module, with one logit."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: transformers.PatchTSTForClassification) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         """Logits (B,)."""
-        return self.module(past_values=x_BTF).prediction_logits.squeeze(-1)
+        logits: Tensor = self.module(past_values=x_BTF).prediction_logits
+        return logits.squeeze(-1)
 
 
 def hugging_face(config: PatchTSTConfig) -> HuggingFace:
@@ -421,6 +432,10 @@ def renamed(values: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
     return ours
 
 
+def gradients_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
+
+
 def parity(baseline: Contestant) -> str:
     """The largest differences of outputs and gradients between the baseline and ours, at equal weights, no dropout."""
     torch.manual_seed(2)
@@ -428,22 +443,24 @@ def parity(baseline: Contestant) -> str:
     raw = torch.randn(baseline.batch, config.context_length, config.num_features)
     labels = torch.randint(0, 2, (len(raw),)).float()
     ours = PatchTST(config).train()
-    theirs = EngineNetwork(config) if baseline.way == "seed" else hugging_face(config)
+    theirs: EngineNetwork | HuggingFace
     if baseline.way == "seed":
+        theirs = EngineNetwork(config)
         ours.load_state_dict(theirs.state_dict())
     else:
+        theirs = hugging_face(config)
         theirs.module.model.encoder.positional_encoder.position_enc.requires_grad_()
         ours.load_state_dict(renamed(dict(theirs.module.named_parameters()), config.num_layers), strict=False)
     expected = theirs.train()(ours.transform(raw) if baseline.way == "seed" else raw)
     functional.binary_cross_entropy_with_logits(expected, labels).backward()
-    module = theirs if baseline.way == "seed" else theirs.module
-    gradients = {name: each.grad for name, each in module.named_parameters()}
-    if baseline.way == "HF":
-        gradients = renamed(gradients, config.num_layers)
+    if isinstance(theirs, HuggingFace):
+        gradients = renamed(gradients_of(theirs.module), config.num_layers)
+    else:
+        gradients = gradients_of(theirs)
     with FastPath(ours, threads=2) as path:
         found = path(raw)
         functional.binary_cross_entropy_with_logits(found, labels).backward()
-    error = max(float((each.grad - gradients[name]).abs().max()) for name, each in ours.named_parameters())
+    error = max(float((each - gradients[name]).abs().max()) for name, each in gradients_of(ours).items())
     longest = max(float(each.abs().max()) for each in gradients.values())
     apart = float((found - expected).detach().abs().max())
     return f"at equal weights outputs differ by {apart:.1e}, gradients by {error:.1e} (largest {longest:.1e})"
@@ -579,7 +596,7 @@ def learn_ours(folder: Path, *, threads: int, limit: float) -> dict[str, Any]:
         is_over = watch.is_over(lambda: logits_at(model, features, watch.parts.holdout.positions))
 
     watch.start()
-    with suppress(loop.StoppedError):
+    with suppress(StoppedError):
         loop.fit(
             FitAttempt(config=config, seed=recipe.seed, learning_rate=tuning.learning_rate),
             training_set,
@@ -706,7 +723,8 @@ def runtimes_of(config: PatchTSTConfig, threads: int) -> dict[str, Callable[[Ten
 def answer_seconds(ask: Callable[[Tensor], Any], raw: Tensor) -> float:
     """The median duration of the predictions that fit into a tenth of a second."""
     ask(raw)
-    seconds, until = [], time.perf_counter() + 0.1
+    seconds: list[float] = []
+    until = time.perf_counter() + 0.1
     while not seconds or time.perf_counter() < until:
         started_at = time.perf_counter()
         ask(raw)

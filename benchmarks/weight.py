@@ -27,7 +27,7 @@ def main() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     required = [*project["dependencies"], *extras["serving"], *extras["daemon"], *extras["postgres"]]
-    names = [re.match(r"[A-Za-z0-9_.-]+", line).group() for line in required if not line.startswith("retrain-worker")]
+    names = [re.findall(r"^[A-Za-z0-9_.-]+", line)[0] for line in required if not line.startswith("retrain-worker")]
     print("| package | MB installed |\n|---|---|")
     for name in [*names, "psycopg-binary"]:
         size = megabytes(name)
