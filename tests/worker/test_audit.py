@@ -100,6 +100,11 @@ def leak_as_a_code(row: Any) -> None:
     row["features"] = json.dumps([code, 1.0 * row["id"], 0.5, 0.1])
 
 
+def leak_of_the_next_price(row: Any) -> None:
+    """A BUY wins and a SELL loses where the price rises after the decision."""
+    row["features"] = json.dumps([row["exit_price"] / row["entry_price"], 1.0 * row["id"], 0.5, 0.1])
+
+
 UNTIMED = {"exit_time": None, "updated_at": None, "hold_duration_seconds": None}
 LATER = {"exit_time": "2099-01-01 00:00:00"}
 
@@ -120,6 +125,7 @@ LATER = {"exit_time": "2099-01-01 00:00:00"}
         (leak, "features.leak", "rsi predicts the outcome"),
         (leak_upside_down, "features.leak", "rsi predicts the outcome"),
         (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*; rsi predicts the outcome"),
+        (leak_of_the_next_price, "features.leak", r"1\.000 among BUY, 0\.000 among SELL.*; rsi predicts the outcome"),
         (
             every(1, **UNTIMED),
             "outcomes.time_unknown",
@@ -165,6 +171,11 @@ def permuted(row: Any) -> None:
         row["feature_names"] = json.dumps(NAMES[::-1])
 
 
+def stalled(row: Any) -> None:
+    if row["id"] % 2 and 101 <= row["id"] < 101 + 2 * 65:
+        row["features"] = "[1, 2, 3, 4]"
+
+
 def by_the_day(row: Any) -> None:
     row["timestamp"] = row["timestamp"][:10]
 
@@ -205,6 +216,7 @@ def before(row: Any) -> None:
         (permuted, "features.names", 4, "200 rows name them in another order"),
         (every(1, feature_names=None), "features.names", 4, "400 rows do not name"),
         (every(1, features="[1, 2, 3, 4]"), "features.frozen", 1.0, "398 of 398 rows repeat"),
+        (stalled, "features.frozen", 64 / 398, r"at most 64 in succession \(ETHUSDT after 2025-12-01 08:25:00 UTC"),
         (every(20, timestamp="2999-01-01 00:00:00"), "time.future", 20, "clock"),
     ],
 )

@@ -192,6 +192,12 @@ def test_parts_that_cannot_be_scored_are_refused(labels: Any, said: str) -> None
         split_samples(samples, SplitPolicy(embargo_hours=0.0))
 
 
+def test_a_part_that_is_purged_says_so_and_what_to_check() -> None:
+    samples = samples_of(decided=np.arange(100) * HOUR, known=np.full(100, 200 * HOUR), labels=np.arange(100) % 2)
+    with pytest.raises(DataUnfitError, match=r"train part holds 0 .* 0 .*\(72 more are purged.*; check exit_time"):
+        split_samples(samples, SplitPolicy(embargo_hours=0.0))
+
+
 def test_outcomes_that_were_never_dated_are_purged_from_training_only() -> None:
     count = 100
     known = np.where(np.arange(count) % 2, NEVER, np.arange(count) * HOUR)

@@ -110,9 +110,11 @@ def split_samples(samples: Samples, policy: SplitPolicy) -> Parts:
     place = np.searchsorted(edges, samples.decided_at, side="right")
     # a seam, not the later part's start: the embargo is not a time in which one may still learn
     is_purged = ((place == 1) | (place == 3)) & (samples.known_at >= edges[place])
-    parts = {name: samples.where((place == 2 * number + 1) & ~is_purged) for number, name in enumerate(windows)}
-    for name, part in parts.items():
-        _check_part(name, part)
+    parts = {}
+    for number, name in enumerate(windows):
+        is_inside = place == 2 * number + 1
+        parts[name] = samples.where(is_inside & ~is_purged)
+        _check_part(name, parts[name], purged=int((is_inside & is_purged).sum()))
     left_out = {"purged": int(is_purged.sum()), "embargo": int((place % 2 == 0).sum())}
     return Parts(**parts, split=split, left_out=left_out)
 
@@ -161,10 +163,13 @@ def _split(samples: Samples, policy: SplitPolicy) -> Split:
     return split_in_time(start=start, validation_at=validation_at, holdout_at=holdout_at, end=end, policy=policy)
 
 
-def _check_part(name: str, part: Samples) -> None:
+def _check_part(name: str, part: Samples, *, purged: int) -> None:
     counts = part.counts()
     if min(counts.values()) == 0:
         raise DataUnfitError(
-            f"the {name} part holds {counts['win']} samples with label 1, {counts['loss']} with label 0; it needs both",
-            remedy="wait for more labelled rows, lower SEQ_LEN, or raise TRAIN_WINDOW_DAYS",
+            f"the {name} part holds {counts['win']} samples with label 1, {counts['loss']} with label 0; it needs both"
+            + f" ({purged:,} more are purged: their outcome was not known when the next part begins)" * bool(purged),
+            remedy="check exit_time, or updated_at where there is none: a bulk update dates every outcome late"
+            if purged > len(part)
+            else "wait for more labelled rows, lower SEQ_LEN, or raise TRAIN_WINDOW_DAYS",
         )

@@ -18,12 +18,11 @@ from retrain_worker.worker.data.audit_rules.rule import (
     counting,
     finding,
     safe_name,
-    shared,
     warning_if,
 )
 from retrain_worker.worker.data.feature_cells import Reason
 from retrain_worker.worker.data.instants import in_words
-from retrain_worker.worker.data.outcomes import WIN
+from retrain_worker.worker.data.outcomes import BUY, SELL, WIN
 from retrain_worker.worker.statistics import area_under_roc, distance
 
 Floats = npt.NDArray[np.floating]
@@ -31,10 +30,12 @@ Bools = npt.NDArray[np.bool_]
 
 #: as so many codes a feature is read, where it has more values; learnt on every other of so many stretches of time
 _CODES, _BLOCKS = 200, 10
+#: rows of each class from which a leak is sought among the rows of one side
+_MIN_SIDE_ROWS = 50
 #: a feature whose values reach further than this has probably another unit
 _HUGE = 1e6
-#: share of rows that repeat the row before them; more looks like a stalled feed
-_FROZEN = 0.5
+#: share of rows that repeat the row before them, and rows in one stretch that do: more looks like a stalled feed
+_FROZEN, _STALLED_ROWS = 0.5, 64
 #: distance (Kolmogorov-Smirnov) between all rows before an instant and all rows after it, from which it is a jump;
 #: 20 days of a market in one trend reach 0.7
 _JUMP = 0.85
@@ -57,20 +58,37 @@ def leak(audited: Audited) -> Finding:
     columns = {name: labelled[column].to_numpy() for column, name in audited.names.items()}
     aucs = {name: area_under_roc(is_win, values) for name, values in columns.items()}
     coded = {name: _auc_of_codes(values, is_win) for name, values in columns.items()}
-    strength = {name: max(auc, 1.0 - auc, coded[name]) for name, auc in aucs.items()}
+    # a price from after the decision makes a BUY win and a SELL lose: of both together, its order tells nothing
+    by_side = {name: _aucs_by_side(values, is_win, labelled["side"].to_numpy()) for name, values in columns.items()}
+    strength = {
+        name: max(coded[name], *(max(each, 1.0 - each) for each in (auc, *by_side[name].values())))
+        for name, auc in aucs.items()
+    }
     strongest = max(strength, key=strength.__getitem__)
     leaks = ", ".join(name for name, each in strength.items() if each >= limit)
     return finding(
         "features.leak",
         Severity.REFUSAL if leaks else Severity.OK,
-        f"the strongest single feature is {strongest} with an AUC of {aucs[strongest]:.3f} by its order and "
-        f"{coded[strongest]:.3f} by its values as codes (a leak from {limit:g}, or {1 - limit:.2g} and under)",
+        f"the strongest single feature is {strongest} with an AUC of {aucs[strongest]:.3f} by its order"
+        + "".join(f", {auc:.3f} among {side}" for side, auc in by_side[strongest].items())
+        + f", and {coded[strongest]:.3f} by its values as codes (a leak from {limit:g}, or {1 - limit:.2g} and under)",
         measured=strength[strongest],
         limit=limit,
         subject=leaks or strongest,
         examples=tuple(f"{name} {auc:.3f}, {coded[name]:.3f}" for name, auc in aucs.items())[:EXAMPLES],
         remedy=f"{leaks} predicts the outcome: leave it out of FEATURE_NAMES, or correct the service that computes it",
     )
+
+
+def _aucs_by_side(values: Floats, is_win: Bools, side: npt.NDArray[np.int8]) -> dict[str, float]:
+    """BUY and SELL -> the AUC among its rows, where it has _MIN_SIDE_ROWS of each class."""
+    found = {}
+    for name, code in (("BUY", BUY), ("SELL", SELL)):
+        chosen = side == code
+        wins, rows = int(is_win[chosen].sum()), int(chosen.sum())
+        if min(wins, rows - wins) >= _MIN_SIDE_ROWS:
+            found[name] = area_under_roc(is_win[chosen], values[chosen])
+    return found
 
 
 def _auc_of_codes(values: Floats, is_win: Bools) -> float:
@@ -210,15 +228,29 @@ def scale(audited: Audited) -> Finding:
 
 
 def frozen(audited: Audited) -> Finding:
-    """Rows that repeat the features of the row before them."""
+    """Rows that repeat the features of the row before them: of all symbols, and the longest stretch of one."""
     repeats = [pl.col(column) == pl.col(column).shift().over("symbol") for column in audited.names]
-    return shared(
-        audited,
+    is_repeat = pl.all_horizontal(repeats).fill_null(False) if repeats else pl.lit(False)
+    rows = audited.rows.select("symbol", "decided_at", is_repeat=is_repeat)
+    # each row that is no repeat begins a stretch
+    stretches = rows.group_by((~pl.col("is_repeat")).cum_sum(), maintain_order=True).agg(
+        pl.col("symbol", "decided_at").first(), rows=pl.len() - 1
+    )
+    symbol, begin, longest = stretches.row(stretches["rows"].arg_max() or 0)[1:]
+    part, whole = int(rows["is_repeat"].sum()), len(rows) - len(audited.snapshot.symbols)
+    share = part / whole if whole else 0.0
+    return finding(
         "features.frozen",
-        pl.all_horizontal(repeats) if repeats else 0,
-        len(audited.rows) - len(audited.snapshot.symbols),
-        "rows repeat the features of the row before them",
-        warn_over=_FROZEN,
+        warning_if(share > _FROZEN or longest >= _STALLED_ROWS),
+        f"{part:,} of {whole:,} rows repeat the features of the row before them ({share:.1%}), at most {longest:,} in "
+        + f"succession ({safe_name(symbol)} after {in_words(begin)}; " * (longest > 0)
+        + "(" * (longest == 0)
+        + f"a warning over {_FROZEN:.0%}, or from {_STALLED_ROWS} in succession)",
+        measured=share,
+        limit=_FROZEN,
+        subject=safe_name(symbol) if longest >= _STALLED_ROWS else "",
+        counts={"part": part, "whole": whole, "longest": longest},
+        remedy="check the price feed of the service that computes the features",
     )
 
 

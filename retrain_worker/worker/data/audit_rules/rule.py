@@ -43,8 +43,8 @@ class Audited:
 
     @cached_property
     def in_time(self) -> pl.DataFrame:
-        """Instants, outcomes and features in the order of the decisions."""
-        return self.rows.select("decided_at", "outcome", *self.names).sort("decided_at", maintain_order=True)
+        """Instants, outcomes, sides and features in the order of the decisions."""
+        return self.rows.select("decided_at", "outcome", "side", *self.names).sort("decided_at", maintain_order=True)
 
     @property
     def facts(self) -> PullFacts:
