@@ -187,7 +187,12 @@ def before(row: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "name", "measured", "said"),
     [
-        (every(20, features="[1, NaN, 2, 3]"), "rows.quarantined", 0.05, "features_not_finite 20"),
+        (
+            every(20, features='[1, NaN, "x", 3]'),
+            "rows.quarantined",
+            0.05,
+            r"features_not_numeric 20 \(not a finite number: ma_cross 20, volatility 20\)",
+        ),
         (every(50, realized_pnl=0.0, target_class="WON"), "classes.unknown", 8, "'WON' x 8"),
         (every(20, outcome_known=0), "outcomes.class_without_outcome", 20, "outcome_known is not set"),
         (every(20, target_class=None), "outcomes.outcome_without_class", 20, "but no class"),
@@ -292,6 +297,16 @@ def test_where_the_label_is_a_direction_sides_against_the_prices_refuse(tmp_path
 def test_a_feature_without_a_leak_shows_none_in_any_reading(tmp_path: Path) -> None:
     found = the(audited(tmp_path, make_rows(3_000)), "features.leak")
     assert found.measured < 0.56
+
+
+def test_a_value_that_is_never_a_number_is_named_and_can_be_left_out(tmp_path: Path) -> None:
+    cell = '{"rsi": %d, "ma_cross": %f, "regime": "bull"}'
+    rows = [row | {"features": cell % (row["id"], row["realized_pnl"] % 0.1)} for row in make_rows(COUNT)]
+    found = the(audited(tmp_path, rows), "rows.quarantined")
+    assert found.severity is Severity.REFUSAL
+    assert "(not a finite number: regime 400); " in found.message
+    assert "FEATURE_NAMES" in found.message
+    assert audited(tmp_path / "named", rows, feature_names=("rsi", "ma_cross")).is_fit
 
 
 def test_too_few_rows_name_the_settings_to_change(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ class FeatureTable:
     undelivered: tuple[str, ...]
     #: name -> rows that declare it, for names that are not trained on
     left_out: Mapping[str, int]
+    #: name -> rows whose value of it is no finite number
+    unusable: Mapping[str, int]
 
 
 def column_of(name: str) -> str:
@@ -97,14 +99,16 @@ class FeatureDecoder:
         unnamed = orders_of_unnamed(counts, names)
         is_named = any(isinstance(order, tuple) for order in counts)
         parts, undelivered = [], set[str]()
-        noted, left_out = Counter(features_converted=self._converted), Counter[str]()
+        noted, left_out, unusable = Counter(features_converted=self._converted), Counter[str](), Counter[str]()
         for layout, count in found.items():
             chosen = rows.filter(pl.col(LAYOUT) == self._layouts[layout]) if len(found) > 1 else rows
             if layout is None:
                 parts.append(_refused(chosen, pl.col(FAULT), names))
                 continue
             order = unnamed.get(layout.order) if isinstance(layout.order, int) else layout.order
-            parts.append(_under_names(chosen, order, names, is_named_elsewhere=is_named))
+            part = _under_names(chosen, order, names, is_named_elsewhere=is_named)
+            unusable.update(_not_finite(part, names))
+            parts.append(part)
             if layout.contradicted:
                 noted["features_contradicted"] += count
                 undelivered |= layout.lacking()
@@ -115,7 +119,11 @@ class FeatureDecoder:
             if isinstance(layout.order, tuple):
                 left_out.update({name: count for name in layout.order if name not in names})
         return pl.concat(parts), FeatureTable(
-            names=names, noted=noted, undelivered=tuple(sorted(undelivered)), left_out=left_out
+            names=names,
+            noted=noted,
+            undelivered=tuple(sorted(undelivered)),
+            left_out=left_out,
+            unusable=unusable,
         )
 
     def _numbers(self, page: pl.DataFrame) -> list[pl.DataFrame]:
@@ -224,6 +232,13 @@ def _under_names(
     is_finite = pl.all_horizontal(pl.col(column_of(name)).is_finite() for name in names) if names else pl.lit(False)
     reason = pl.when(is_finite).then(pl.lit(Reason.FINE, dtype=pl.Int8)).otherwise(pl.col(FAULT)).alias("reason")
     return rows.with_columns(values).with_columns(reason).drop(VECTOR, LAYOUT, FAULT)
+
+
+def _not_finite(rows: pl.DataFrame, names: tuple[str, ...]) -> dict[str, int]:
+    """Name -> rows whose value is no finite number, of those that have a value of each name."""
+    spoilt = rows.filter(pl.col("reason") != Reason.FINE)
+    counts = spoilt.select((~pl.col(column_of(name)).is_finite()).sum().alias(name) for name in names)
+    return {name: count for name, count in counts.row(0, named=True).items() if count} if names else {}
 
 
 def _refused(rows: pl.DataFrame, reason: pl.Expr, names: tuple[str, ...]) -> pl.DataFrame:

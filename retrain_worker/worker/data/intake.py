@@ -97,6 +97,7 @@ class Intake:
             noted=noted,
             unknown_classes=dict(self._unknown_classes),
             features_left_out=dict(table.left_out),
+            features_unusable=dict(table.unusable),
             features_undelivered=table.undelivered,
         )
         return snapshot_of(rows, names=table.names, facts=facts)

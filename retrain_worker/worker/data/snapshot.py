@@ -69,6 +69,8 @@ class PullFacts:
     unknown_classes: Mapping[str, int] = field(default_factory=dict)
     #: feature name that is not trained on -> rows that have it
     features_left_out: Mapping[str, int] = field(default_factory=dict)
+    #: feature name -> rows left out in which its value is no finite number
+    features_unusable: Mapping[str, int] = field(default_factory=dict)
     #: names that feature_names declares and the objects beside it lack
     features_undelivered: tuple[str, ...] = ()
 

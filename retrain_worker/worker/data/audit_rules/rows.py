@@ -49,6 +49,8 @@ def quarantined(audited: Audited) -> Finding:
     listed = ", ".join(
         f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
     )
+    spoilt = sorted(audited.facts.features_unusable.items(), key=lambda each: (-each[1], each[0]))
+    values = ", ".join(f"{safe_name(name)} {count:,}" for name, count in spoilt[:EXAMPLES])
     return shared(
         audited,
         "rows.quarantined",
@@ -56,7 +58,7 @@ def quarantined(audited: Audited) -> Finding:
         len(audited.rows) + sum(found.values()),
         "rows cannot be used",
         refuse_over=audited.policy.max_quarantine_share,
-        details=f": {listed}" if listed else "",
+        details=(f": {listed}" if listed else "") + (f" (not a finite number: {values})" if values else ""),
         examples=tuple(each for each in audited.facts.quarantined_examples if each.split()[-1] in reasons)[:EXAMPLES],
         remedy=f"correct the service that writes them (features trained on: {names}; FEATURE_NAMES sets them)",
         effect="the other rows are used",
