@@ -24,7 +24,7 @@ from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.lifecycle import Stage
 from retrain_worker.domain.recipe import Balance, InputTransform, Preset
 from retrain_worker.domain.split_policy import SplitPolicy
-from retrain_worker.domain.worker_protocol import Broken, Done, TrainRequest, TrainResult, Working
+from retrain_worker.domain.worker_protocol import Broken, Done, TrainResult, Working
 from retrain_worker.errors import DataUnfitError, SettingsError, UsageError, WorkerFailedError
 from retrain_worker.model import presets
 from retrain_worker.worker.data import snapshot as snapshots
@@ -36,36 +36,19 @@ from retrain_worker.worker.training.process_group import ALONE, ProcessGroup
 from retrain_worker.worker.training.train import train
 from tests.worker.synthetic_market import market, saved
 from tests.worker.test_training import RECIPE, never, request, weights_of
+from tests.worker_harness import WorkerHarness, wait_for
 
 TWO = ("torchrun", "--nproc-per-node", "2")
 SPLIT = SplitPolicy(backtest_folds=1)
 
 
-class Desk:
-    """A run's folder with a snapshot, and the workers that were started in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[WorkerProcesses] = []
-        saved(folder)
-
-    def request(self, **changes: Any) -> TrainRequest:
-        return request(self.folder, split=SPLIT, **changes)
+class TrainingWorkers(WorkerHarness):
+    def __init__(self, run_dir: Path) -> None:
+        saved(run_dir)
+        super().__init__(run_dir, Stage.TRAIN, request(run_dir, split=SPLIT))
 
     def workers(self, launcher: tuple[str, ...] = TWO, **options: Any) -> WorkerProcesses:
-        made = WorkerProcesses(**({"deadline_seconds": {Stage.TRAIN: 300.0}, "launcher": launcher} | options))
-        self.started.append(made)
-        return made
-
-    def ask(self, workers: WorkerProcesses, wanted: TrainRequest | None = None) -> Working | Done | Broken:
-        return workers.result_of(Stage.TRAIN, self.folder, wanted or self.request())
-
-    def answer(self, workers: WorkerProcesses, wanted: TrainRequest | None = None) -> Any:
-        until = time.monotonic() + 240
-        while isinstance(answer := self.ask(workers, wanted), Working):
-            assert time.monotonic() < until, self.log()
-            time.sleep(0.02)
-        return answer
+        return self.create(**({"deadline_seconds": {Stage.TRAIN: 300.0}, "launcher": launcher} | options))
 
     def trained(self, workers: WorkerProcesses) -> TrainResult:
         answer = self.answer(workers)
@@ -73,26 +56,13 @@ class Desk:
         result: TrainResult = answer.result
         return result
 
-    def wait_for(self, workers: WorkerProcesses, words: str) -> None:
-        until = time.monotonic() + 240
-        while True:
+    def wait_for_message(self, workers: WorkerProcesses, words: str) -> None:
+        def reports() -> bool:
             answer = self.ask(workers)
             assert isinstance(answer, Working), f"{answer}\n{self.log()}"
-            if words in answer.message:
-                return
-            assert time.monotonic() < until, self.log()
-            time.sleep(0.005)
+            return words in answer.message
 
-    def log(self) -> str:
-        return (self.folder / "train.log").read_text()
-
-    def processes(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter(["cmdline", "status"]):
-            is_zombie = process.info["status"] == psutil.STATUS_ZOMBIE
-            if str(self.folder) in " ".join(process.info["cmdline"] or ()) and not is_zombie:
-                found.append(process)
-        return found
+        wait_for(reports, self.log)
 
     def rank(self, number: int) -> psutil.Process:
         (found,) = (each for each in self.processes() if each.environ().get("RANK") == str(number))
@@ -100,7 +70,7 @@ class Desk:
 
     def killed(self, workers: WorkerProcesses, process: Callable[[], psutil.Process], *, at: str) -> Any:
         """SIGKILL to a process when the training says `at`; the answer to it. No process may be left."""
-        self.wait_for(workers, at)
+        self.wait_for_message(workers, at)
         process().kill()
         killed_at = time.monotonic()
         answer = self.answer(workers)
@@ -110,20 +80,17 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
-    yield desk
-    for workers in desk.started:
-        workers.stop(0)
-    psutil.wait_procs(desk.processes(), timeout=10)
-    assert desk.processes() == []
+def harness(tmp_path: Path) -> Iterator[TrainingWorkers]:
+    harness = TrainingWorkers(tmp_path)
+    yield harness
+    harness.stop(wait_seconds=10)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, Path]:
     """What two undisturbed processes have trained."""
-    desk = Desk(tmp_path_factory.mktemp("two"))
-    return desk.trained(desk.workers()), desk.folder
+    harness = TrainingWorkers(tmp_path_factory.mktemp("two"))
+    return harness.trained(harness.workers()), harness.run_dir
 
 
 def test_two_processes_train_as_well_as_one(two: tuple[TrainResult, Path], tmp_path: Path) -> None:
@@ -144,15 +111,15 @@ def test_only_what_one_process_leaves_is_left(two: tuple[TrainResult, Path]) -> 
 
 
 def test_a_lost_process_ends_the_attempt_and_the_next_resumes_to_the_same_bits(
-    desk: Desk, two: tuple[TrainResult, Path]
+    harness: TrainingWorkers, two: tuple[TrainResult, Path]
 ) -> None:
-    workers = desk.workers()
-    answer = desk.killed(workers, lambda: desk.rank(1), at="epoch 2 of")
+    workers = harness.workers()
+    answer = harness.killed(workers, lambda: harness.rank(1), at="epoch 2 of")
     assert isinstance(answer, Broken)
     assert type(answer.error) is WorkerFailedError
-    assert weights_of(desk.trained(workers)) == weights_of(two[0])
-    assert desk.log().count("training resumes after epoch") == 2
-    folds = [np.load(folder / "folds/1.npz")["answers"] for folder in (desk.folder, two[1])]
+    assert weights_of(harness.trained(workers)) == weights_of(two[0])
+    assert harness.log().count("training resumes after epoch") == 2
+    folds = [np.load(folder / "folds/1.npz")["answers"] for folder in (harness.run_dir, two[1])]
     np.testing.assert_array_equal(*folds)
 
 
@@ -189,44 +156,44 @@ def stand_in(behaviour: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-c", STAND_IN.replace("    BEHAVIOUR", behaviour))
 
 
-def test_without_the_process_that_writes_the_attempt_fails(desk: Desk) -> None:
-    answer = desk.killed(desk.workers(command=stand_in(ENDLESS)), lambda: desk.rank(0), at="at work")
+def test_without_the_process_that_writes_the_attempt_fails(harness: TrainingWorkers) -> None:
+    answer = harness.killed(harness.workers(command=stand_in(ENDLESS)), lambda: harness.rank(0), at="at work")
     assert isinstance(answer, Broken)
     assert type(answer.error) is WorkerFailedError
     assert "exit status 1" in str(answer.error)
 
 
-def test_without_the_launcher_no_process_goes_on(desk: Desk) -> None:
+def test_without_the_launcher_no_process_goes_on(harness: TrainingWorkers) -> None:
     # a rank that is asked to stop does not: only the end of its parent ends it
-    workers = desk.workers(command=stand_in(ENDLESS.replace("not stopping()", "True")))
-    answer = desk.killed(workers, lambda: psutil.Process(workers.pid), at="at work")
+    workers = harness.workers(command=stand_in(ENDLESS.replace("not stopping()", "True")))
+    answer = harness.killed(workers, lambda: psutil.Process(workers.pid), at="at work")
     assert isinstance(answer, Broken)
     assert "SIGKILL" in str(answer.error)
 
 
-def test_a_deadline_ends_every_process(desk: Desk) -> None:
-    workers = desk.workers(command=stand_in(ENDLESS))
-    desk.wait_for(workers, "at work")
+def test_a_deadline_ends_every_process(harness: TrainingWorkers) -> None:
+    workers = harness.workers(command=stand_in(ENDLESS))
+    harness.wait_for_message(workers, "at work")
     workers.reconfigure(deadline_seconds={Stage.TRAIN: 0.0}, launcher=TWO)
-    answer = desk.answer(workers)
+    answer = harness.answer(workers)
     assert isinstance(answer, Broken)
     assert "deadline" in str(answer.error)
-    assert desk.processes() == []
+    assert harness.processes() == []
 
 
-def test_an_error_that_all_processes_have_is_the_error_of_the_attempt(desk: Desk) -> None:
+def test_an_error_that_all_processes_have_is_the_error_of_the_attempt(harness: TrainingWorkers) -> None:
     # the process that writes is the last to have it
     behaviour = """
     time.sleep(rank.number == 0)
     raise DataUnfitError("two rows")
 """
-    answer = desk.answer(desk.workers(command=stand_in(behaviour)))
+    answer = harness.answer(harness.workers(command=stand_in(behaviour)))
     assert isinstance(answer, Broken)
     assert type(answer.error) is DataUnfitError
 
 
 @pytest.mark.skipif(not confinement.version(), reason="this kernel has no Landlock")
-def test_every_process_is_confined_and_has_its_part_of_the_memory(desk: Desk) -> None:
+def test_every_process_is_confined_and_has_its_part_of_the_memory(harness: TrainingWorkers) -> None:
     behaviour = """
     found = {"memory": resource.getrlimit(resource.RLIMIT_DATA)[0]}
     try:
@@ -239,18 +206,20 @@ def test_every_process_is_confined_and_has_its_part_of_the_memory(desk: Desk) ->
     (Path(request.run_dir) / f"probe{rank.number}").write_text(json.dumps(found))
     sys.exit(0)
 """
-    desk.answer(desk.workers(command=stand_in(behaviour)), desk.request(memory_limit_bytes=2 << 30))
-    found = [json.loads((desk.folder / f"probe{number}").read_text()) for number in (0, 1)]
-    assert found == [{"memory": 1 << 30, "writes": False}] * 2, desk.log()
+    harness.answer(
+        harness.workers(command=stand_in(behaviour)), request=replace(harness.request, memory_limit_bytes=2 << 30)
+    )
+    found = [json.loads((harness.run_dir / f"probe{number}").read_text()) for number in (0, 1)]
+    assert found == [{"memory": 1 << 30, "writes": False}] * 2, harness.log()
 
 
-def test_a_command_line_starts_the_worker(desk: Desk) -> None:
-    script = desk.folder / "submit"
+def test_a_command_line_starts_the_worker(harness: TrainingWorkers) -> None:
+    script = harness.run_dir / "submit"
     script.write_text('#!/bin/sh\necho "$1" >"$2"; shift 2\nexec "$@"\n')
     script.chmod(0o755)
-    workers = desk.workers((str(script), "two words", str(desk.folder / "submitted")), command=stand_in(ENDLESS))
-    desk.wait_for(workers, "at work")
-    assert (desk.folder / "submitted").read_text() == "two words\n"
+    workers = harness.workers((str(script), "two words", str(harness.run_dir / "submitted")), command=stand_in(ENDLESS))
+    harness.wait_for_message(workers, "at work")
+    assert (harness.run_dir / "submitted").read_text() == "two words\n"
 
 
 # ---------------------------------------------------------------- the same steps
