@@ -19,8 +19,10 @@ from retrain_worker.domain.labels import Label
 from retrain_worker.domain.worker_protocol import AuditRequest
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.worker.data.audit import audit, findings
+from retrain_worker.worker.data.audit_rules.features import _largest_distance
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.pull import pull
+from retrain_worker.worker.statistics import distance
 from tests.worker.trading_database import (
     NAMES,
     NOW,
@@ -297,6 +299,20 @@ def test_where_the_label_is_a_direction_sides_against_the_prices_refuse(tmp_path
 def test_a_feature_without_a_leak_shows_none_in_any_reading(tmp_path: Path) -> None:
     found = the(audited(tmp_path, make_rows(3_000)), "features.leak")
     assert found.measured < 0.56
+
+
+@pytest.mark.parametrize("digits", [0, 1, 15])
+def test_the_distance_of_every_cut_is_that_of_the_statistics(digits: int) -> None:
+    random = np.random.default_rng(digits)
+    for number in range(20):
+        values = random.standard_normal(200 + 37 * number).round(digits) + (np.arange(200 + 37 * number) > 150 + number)
+        cuts = np.arange(10, len(values), 17)
+        expected = max(distance(values[:at], values[at:])[0] for at in cuts)
+        found, level = _largest_distance(values, cuts)
+        assert math.isclose(found, expected, abs_tol=1e-12)
+        assert math.isclose(
+            found, max(abs((values[:at] <= level).mean() - (values[at:] <= level).mean()) for at in cuts), abs_tol=1e-12
+        )
 
 
 def test_a_value_that_is_never_a_number_is_named_and_can_be_left_out(tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ SAME = {
         "UPDATE ai_training_samples SET timestamp = timestamp || '+00:00' WHERE id % 2",
         "UPDATE ai_training_samples SET timestamp = timestamp || 'Z' WHERE id % 2 = 0",
     ),
+    "zones by name": (
+        "UPDATE ai_training_samples SET timestamp = substr(timestamp, 1, 19) || ' UTC' WHERE id % 3 = 0",
+        "UPDATE ai_training_samples SET timestamp = timestamp || ' GMT' WHERE id % 3 = 1",
+        "UPDATE ai_training_samples SET timestamp = timestamp || '000 +0000 UTC' WHERE id % 3 = 2",  # as Go prints it
+    ),
     "instants as seconds": (
         "UPDATE ai_training_samples SET timestamp = 1 * strftime('%s', timestamp) WHERE id % 3 = 0",
         "UPDATE ai_training_samples SET timestamp = 1000 * strftime('%s', timestamp) WHERE id % 3 = 1",

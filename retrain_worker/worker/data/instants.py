@@ -1,7 +1,8 @@
 """Timestamps in whatever notation they come, as int64 microseconds since the epoch, UTC.
 
-Naive text is UTC. Numbers are seconds since the epoch, or milli-, micro-, nanoseconds by their size. The two notations
-that SQLAlchemy and SQLite write are parsed by column; other texts go through datetime.fromisoformat one by one.
+Naive text is UTC, also with the word UTC or GMT after it. Numbers are seconds since the epoch, or milli-, micro-,
+nanoseconds by their size. The two notations that SQLAlchemy and SQLite write are parsed by column; other texts go
+through datetime.fromisoformat one by one.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def _instant_or_number(text: str) -> datetime | int | float | None:
     """Digits alone are a number, although ISO 8601 would read some of them as a date; but eight are YYYYMMDD."""
     if not text.isascii() or "_" in text:
         return None
+    text = text.removesuffix(" UTC").removesuffix(" GMT")
     try:
         if not text.isdigit() or len(text) == _DATE_DIGITS:
             return datetime.fromisoformat(text)

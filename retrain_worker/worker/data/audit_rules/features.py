@@ -23,7 +23,7 @@ from retrain_worker.worker.data.audit_rules.rule import (
 from retrain_worker.worker.data.feature_cells import Reason
 from retrain_worker.worker.data.instants import in_words
 from retrain_worker.worker.data.outcomes import BUY, SELL, WIN
-from retrain_worker.worker.statistics import area_under_roc, distance
+from retrain_worker.worker.statistics import area_under_roc
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -162,7 +162,7 @@ def _jump_of(values: Floats) -> tuple[float, int]:
     if len(values) < _MIN_JUMP_ROWS:
         return 0.0, 0
     sample = values[:: max(1, len(values) // _JUMP_ROWS)]
-    apart, level = max(distance(sample[:at], sample[at:]) for at in (_TRIED * len(sample)).astype(int))
+    apart, level = _largest_distance(sample, (_TRIED * len(sample)).astype(int))
     # the row at which the share of values under the level that separates the two changes most (Pettitt, 1979)
     is_low = values <= level
     at = int(np.abs(np.cumsum(is_low - is_low.mean())[:-1]).argmax()) + 1
@@ -171,6 +171,16 @@ def _jump_of(values: Floats) -> tuple[float, int]:
         for rows in (len(values), max(_LOCAL_ROWS, len(values) // 100))
     )
     return (apart if nearby >= _ABRUPT * change > 0 else 0.0), at
+
+
+def _largest_distance(values: Floats, cuts: npt.NDArray[np.integer]) -> tuple[float, float]:
+    """The largest of the distances before and after each cut, and its value: statistics.distance, sorted only once."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    ends = np.flatnonzero(np.diff(ordered, append=np.inf))  # equal values are passed together
+    before = np.cumsum(order < cuts[:, None], axis=1)[:, ends]
+    apart = np.abs(before / cuts[:, None] - (ends + 1 - before) / (len(values) - cuts[:, None]))
+    return float(apart.max()), float(ordered[ends[apart.argmax() % len(ends)]])
 
 
 def constant(audited: Audited) -> Finding:
