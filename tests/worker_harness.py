@@ -9,7 +9,7 @@ import psutil
 
 from retrain_worker.adapters.worker_process import WorkerProcesses
 from retrain_worker.domain.lifecycle import Stage
-from retrain_worker.domain.worker_protocol import Working
+from retrain_worker.domain.worker_protocol import OneOffTask, Working
 
 #: long enough for a loaded machine; nothing passes or fails by it unless something hangs
 PATIENCE_SECONDS = 240.0
@@ -31,7 +31,7 @@ class WorkerHarness:
         self._created.append(WorkerProcesses(**options))
         return self._created[-1]
 
-    def ask(self, workers: WorkerProcesses, *, stage: Stage | None = None, request: object = None) -> Any:
+    def ask(self, workers: WorkerProcesses, *, stage: Stage | OneOffTask | None = None, request: object = None) -> Any:
         return workers.result_of(stage or self.stage, self.run_dir, request or self.request)
 
     def answer(self, workers: WorkerProcesses, **asked: Any) -> Any:

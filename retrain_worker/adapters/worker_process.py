@@ -26,7 +26,16 @@ from retrain_worker.adapters.worker_files import WorkerFiles, files_of, log_tail
 from retrain_worker.adapters.worker_launcher import environment_for, launched
 from retrain_worker.domain.database_url import is_postgresql
 from retrain_worker.domain.lifecycle import WAITING, Stage
-from retrain_worker.domain.worker_protocol import Broken, DatabaseAccess, Done, OneOffTask, WorkerExit, Working
+from retrain_worker.domain.worker_protocol import (
+    GETS_URL,
+    READS_DATABASE,
+    Broken,
+    DatabaseAccess,
+    Done,
+    OneOffTask,
+    WorkerExit,
+    Working,
+)
 from retrain_worker.errors import RetrainError, WorkerFailedError, WorkerInterruptedError
 
 #: -P: nothing is imported from the working directory
@@ -74,9 +83,6 @@ _PASSED_PREFIXES = (
 _LIBPQ_NAMES = frozenset({"PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSYSCONFDIR"})
 _LIBPQ_PASSWORD = "PGPASSWORD"  # noqa: S105 - a name
 _LIBPQ_PREFIX = "PGSSL"
-#: the tasks whose worker gets a URL: of the trading database, or of the MLflow server;
-#: or, with an empty one, credentials
-GETS_URL = frozenset({Stage.PULL, *WAITING, OneOffTask.MLFLOW, OneOffTask.UPLOAD})
 #: what Polars writes before it ends the process for want of memory
 _RUST_OUT_OF_MEMORY = "memory allocation of"
 _LOCK_NAME = ".worker.lock"
@@ -101,9 +107,9 @@ class WorkerProcesses:
     ) -> None:
         """`deadline_seconds` by task, from the start; `grace_seconds` from SIGTERM to SIGKILL; `niceness` is a minimum.
 
-        Only the workers of GETS_URL get `database_url`, on their stdin, and with a PostgreSQL URL what libpq
-        takes from the environment; `credentials` go the same way into their environment. `launcher`: the words of
-        TRAIN_LAUNCHER.
+        Only the workers of GETS_URL get `database_url`, on their stdin, and those of READS_DATABASE with a PostgreSQL
+        URL what libpq takes from the environment; `credentials` go the same way into their environment. `launcher`:
+        the words of TRAIN_LAUNCHER.
         """
         self._deadline_seconds = {str(task): seconds for task, seconds in deadline_seconds.items()}
         self._grace_seconds = grace_seconds
@@ -286,7 +292,7 @@ class WorkerProcesses:
             for name, value in os.environ.items()
             if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
         }
-        if stage in GETS_URL and is_postgresql(self._database_url):
+        if self._uses_libpq(stage):
             passed |= {
                 name: value
                 for name, value in os.environ.items()
@@ -294,13 +300,15 @@ class WorkerProcesses:
             }
         return passed
 
+    def _uses_libpq(self, stage: str) -> bool:
+        return stage in READS_DATABASE and is_postgresql(self._database_url)
+
     def _database_access(self, stage: str) -> bytes:
         """The first line for a worker that gets a URL."""
         if stage not in GETS_URL:
             return b""
-        is_given = is_postgresql(self._database_url) and _LIBPQ_PASSWORD in os.environ
         environment = dict(self._credentials)
-        if is_given:
+        if self._uses_libpq(stage) and _LIBPQ_PASSWORD in os.environ:
             environment[_LIBPQ_PASSWORD] = os.environb[_LIBPQ_PASSWORD.encode()]
         access = DatabaseAccess(url=os.fsencode(self._database_url), environment=environment)
         return msgspec.json.encode(access) + b"\n"

@@ -18,6 +18,7 @@ from retrain_worker.domain.artifact import Manifest, ModelContract
 from retrain_worker.domain.audit_findings import AuditVerdict
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.gates import Evidence, GatePolicy
+from retrain_worker.domain.lifecycle import WAITING, Stage
 from retrain_worker.domain.recipe import Recipe
 from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.trial_evaluation import TrialEvaluation
@@ -53,6 +54,12 @@ class OneOffTask(StrEnum):
     MLFLOW = "MLFLOW"
     #: copy models to MODELS_URL (domain/upload_request.py)
     UPLOAD = "UPLOAD"
+
+
+#: the stages whose worker reads the trading database
+READS_DATABASE = frozenset({Stage.PULL, *WAITING})
+#: the tasks whose worker gets a URL (DatabaseAccess); that of UPLOAD is empty and comes with credentials
+GETS_URL = READS_DATABASE | {OneOffTask.MLFLOW, OneOffTask.UPLOAD}
 
 
 class ExportFormat(StrEnum):

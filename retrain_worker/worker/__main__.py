@@ -28,6 +28,7 @@ from retrain_worker.domain.printable import printable
 from retrain_worker.domain.report_request import ReportRequest, ReportResult
 from retrain_worker.domain.upload_request import UploadRequest, UploadResult
 from retrain_worker.domain.worker_protocol import (
+    GETS_URL,
     AuditRequest,
     AuditResult,
     DatabaseAccess,
@@ -128,8 +129,7 @@ def main(arguments: list[str]) -> int:
         if rank.is_distributed:
             end_with_launcher()
         stage, request = _read_request(request_path)
-        gets_url = isinstance(request, PullRequest | TrialEvaluationRequest | MlflowRequest | UploadRequest)
-        url = _read_url() if gets_url else ""
+        url = _read_url() if stage in GETS_URL else ""
         stopping = StopFlag(grace_seconds=GRACE_SECONDS.get(stage, 0.0))
         stopping.watch()
         os.environ["TMPDIR"] = str(result_path.parent)  # PyTorch looks for a folder that it can write to
@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> int:
         confine(
             readable=paths.readable,
             writable=paths.writable,
-            uses_network=gets_url or rank.is_distributed,
+            uses_network=stage in GETS_URL or rank.is_distributed,
             has_peers=rank.is_distributed,
         )
         _limit_resources(

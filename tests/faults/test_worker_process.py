@@ -26,6 +26,7 @@ from retrain_worker.domain.worker_protocol import (
     Broken,
     DatabaseAccess,
     Done,
+    OneOffTask,
     PullRequest,
     Working,
 )
@@ -61,7 +62,7 @@ class ScriptedWorkers(WorkerHarness):
     def workers(self, script: str, **options: Any) -> WorkerProcesses:
         path = self.run_dir / "worker.py"
         path.write_text(HEAD + script)
-        options = {"deadline_seconds": dict.fromkeys(Stage, 60.0), "grace_seconds": 5.0, **options}
+        options = {"deadline_seconds": dict.fromkeys((*Stage, *OneOffTask), 60.0), "grace_seconds": 5.0, **options}
         return self.create(command=(sys.executable, "-S", "-P", str(path)), **options)
 
 
@@ -423,10 +424,18 @@ def test_a_full_disk_is_named(harness: ScriptedWorkers, monkeypatch: pytest.Monk
     assert type(answer.error) is DiskFullError
 
 
-@pytest.mark.parametrize(("url", "is_passed"), [("postgres://u@h/d", True), ("sqlite:////t.db", False)])
+@pytest.mark.parametrize(
+    ("stage", "url", "is_passed"),
+    [
+        (Stage.PULL, "postgres://u@h/d", True),
+        (Stage.PULL, "sqlite:////t.db", False),
+        (OneOffTask.MLFLOW, "postgres://u@h/d", False),
+    ],
+)
 def test_what_libpq_reads_reaches_the_workers_that_read_a_postgresql_database(
     harness: ScriptedWorkers,
     monkeypatch: pytest.MonkeyPatch,
+    stage: Stage | OneOffTask,
     url: str,
     is_passed: bool,
 ) -> None:
@@ -434,7 +443,11 @@ def test_what_libpq_reads_reaches_the_workers_that_read_a_postgresql_database(
     for name in names:
         monkeypatch.setenv(name, "given")
     request = PullRequest(run_id="x", run_dir=str(harness.run_dir), policy=DataPolicy(), watermark_path=None, now="now")
-    script = "json.dump(dict(os.environ), open('environment', 'w'))"
-    harness.answer(harness.workers(script, database_url=url), stage=Stage.PULL, request=request)
+    monkeypatch.setenv("PGPASSWORD", "given")
+    script = """
+json.dump({**os.environ, **json.loads(sys.stdin.readline())["environment"]}, open("environment", "w"))
+"""
+    harness.answer(harness.workers(script, database_url=url), stage=stage, request=request)
     found = json.loads((harness.run_dir / "environment").read_text())
+    names.add("PGPASSWORD")
     assert names & found.keys() == (names if is_passed else set())
