@@ -267,7 +267,7 @@ class PostgresState(StateDb):
         found = getattr(self._of_thread, "connection", None)
         if found is not None and found.raw.closed:
             with self._lock:
-                self._connections = [each for each in self._connections if each[0] is not found]
+                self._connections[:] = [each for each in self._connections if each[0] is not found]
             self._of_thread.connection = None
         return super()._connection
 
