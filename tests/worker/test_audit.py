@@ -325,6 +325,23 @@ def test_a_value_that_is_never_a_number_is_named_and_can_be_left_out(tmp_path: P
     assert audited(tmp_path / "named", rows, feature_names=("rsi", "ma_cross")).is_fit
 
 
+def test_no_message_grows_with_the_number_of_names(tmp_path: Path) -> None:
+    def names(row: Any) -> list[str]:
+        return [*(f"constant_{number}" for number in range(100)), *NAMES, f"own_{row['id']}"]
+
+    rows = [
+        row
+        | {
+            "features": json.dumps([*[1.0] * 100, *json.loads(row["features"]), 1.0]),
+            "feature_names": json.dumps(names(row)),
+        }
+        for row in make_rows(COUNT)
+    ]
+    verdict = audited(tmp_path, rows)
+    assert "own_116 (1 rows) and 380 more" in the(verdict, "features.names").message
+    assert max(len(found.message) + len(found.subject) for found in verdict.findings) < 1200
+
+
 def test_too_few_rows_name_the_settings_to_change(tmp_path: Path) -> None:
     verdict = audited(tmp_path, [*make_rows(10), *(open_row(number) for number in range(11, 15))])
     assert "lower MIN_SAMPLES" in the(verdict, "rows.labelled").message

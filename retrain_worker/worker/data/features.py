@@ -20,9 +20,12 @@ import polars as pl
 
 from retrain_worker.worker.data.feature_cells import Layout, Order, Reason, declared_names, decode_cell, layout_of
 
+#: the places of the wanted names in a vector, or why the rows cannot give them; FINE: for the reason in FAULT
+_Source = tuple[int, ...] | Reason
+
 #: columns that `decode` adds in the place of features and feature_names
 VECTOR, LAYOUT, FAULT = "vector", "layout", "fault"
-#: orders of keys in one page, from which on its objects are decoded one by one
+#: orders of keys or names in one page, from which on its cells are decoded one by one
 _MAX_ORDERS = 64
 _CELL = pl.col("features")
 _KEY, _VALUE = r'"[^"\\:\x00-\x1f]*"', r": ?[-+0-9.eE]+"
@@ -98,17 +101,16 @@ class FeatureDecoder:
         names = wanted or choose_names(counts, tolerance=tolerance)
         unnamed = orders_of_unnamed(counts, names)
         is_named = any(isinstance(order, tuple) for order in counts)
-        parts, undelivered = [], set[str]()
+        undelivered = set[str]()
         noted, left_out, unusable = Counter(features_converted=self._converted), Counter[str](), Counter[str]()
+        #: what is done with the rows of each layout, as many have the same in common
+        sources: dict[_Source, list[int]] = {}
         for layout, count in found.items():
-            chosen = rows.filter(pl.col(LAYOUT) == self._layouts[layout]) if len(found) > 1 else rows
+            order = layout and (unnamed.get(layout.order) if isinstance(layout.order, int) else layout.order)
+            source = _source_of(order, names, is_named_elsewhere=is_named) if layout else Reason.FINE
+            sources.setdefault(source, []).append(self._layouts[layout])
             if layout is None:
-                parts.append(_refused(chosen, pl.col(FAULT), names))
                 continue
-            order = unnamed.get(layout.order) if isinstance(layout.order, int) else layout.order
-            part = _under_names(chosen, order, names, is_named_elsewhere=is_named)
-            unusable.update(_not_finite(part, names))
-            parts.append(part)
             if layout.contradicted:
                 noted["features_contradicted"] += count
                 undelivered |= layout.lacking()
@@ -118,6 +120,11 @@ class FeatureDecoder:
                 noted["features_permuted"] += count
             if isinstance(layout.order, tuple):
                 left_out.update({name: count for name in layout.order if name not in names})
+        parts = []
+        for source, chosen in _by_source(rows, sources):
+            part = _from_source(chosen, source, names)
+            unusable.update(_not_finite(part, names))
+            parts.append(part)
         return pl.concat(parts), FeatureTable(
             names=names,
             noted=noted,
@@ -128,7 +135,7 @@ class FeatureDecoder:
 
     def _numbers(self, page: pl.DataFrame) -> list[pl.DataFrame]:
         """The page with `numbers`, arrays of nothing else, and `keys`, the array of their names in the same cell."""
-        if page["keys"].n_unique() > _MAX_ORDERS:
+        if max(page[column].n_unique() for column in ("keys", "feature_names")) > _MAX_ORDERS:
             return [self._one_by_one(page)]
         try:
             page = page.with_columns(pl.col("numbers").str.json_decode(pl.List(pl.Float64)).alias(VECTOR))
@@ -218,17 +225,36 @@ def _without_cells(page: pl.DataFrame) -> pl.DataFrame:
     return page.drop("features", "feature_names", "keys", "numbers", strict=False)
 
 
-def _under_names(
-    rows: pl.DataFrame, order: tuple[str, ...] | None, names: tuple[str, ...], *, is_named_elsewhere: bool
-) -> pl.DataFrame:
-    """Rows of one layout with a column for each name, or with the reason why they cannot give them."""
+def _source_of(order: tuple[str, ...] | None, names: tuple[str, ...], *, is_named_elsewhere: bool) -> _Source:
+    """Where vectors of this order have the values of the names."""
     if order is None:
-        absent = Reason.FEATURES_UNNAMED if is_named_elsewhere else Reason.FEATURES_WRONG_LENGTH
-        return _refused(rows, pl.lit(absent, dtype=pl.Int8), names)
+        return Reason.FEATURES_UNNAMED if is_named_elsewhere else Reason.FEATURES_WRONG_LENGTH
     if not set(names) <= set(order):
-        return _refused(rows, pl.lit(Reason.FEATURES_MISSING_NAME, dtype=pl.Int8), names)
+        return Reason.FEATURES_MISSING_NAME
+    return tuple(map(order.index, names))
+
+
+def _by_source(rows: pl.DataFrame, sources: Mapping[_Source, list[int]]) -> list[tuple[_Source, pl.DataFrame]]:
+    """The rows of each source. Divided at once: every row may have names of its own."""
+    if len(sources) == 1:
+        return [(source, rows) for source in sources]
+    listed = list(sources)
+    numbers = {code: number for number, source in enumerate(listed) for code in sources[source]}
+    divided = rows.with_columns(source=pl.col(LAYOUT).replace_strict(numbers, return_dtype=pl.Int32))
+    return [
+        (listed[number], chosen)
+        for (number,), chosen in divided.partition_by("source", include_key=False, as_dict=True).items()
+    ]
+
+
+def _from_source(rows: pl.DataFrame, source: _Source, names: tuple[str, ...]) -> pl.DataFrame:
+    """The rows with a column for each name, or with the reason why they cannot give them."""
+    if isinstance(source, Reason):
+        return _refused(rows, pl.col(FAULT) if source is Reason.FINE else pl.lit(source, dtype=pl.Int8), names)
     # -0.0 and 0.0 are the same measurement, and must hash the same
-    values = [(pl.col(VECTOR).list.get(order.index(name)) + 0.0).alias(column_of(name)) for name in names]
+    values = [
+        (pl.col(VECTOR).list.get(place) + 0.0).alias(column_of(name)) for name, place in zip(names, source, strict=True)
+    ]
     is_finite = pl.all_horizontal(pl.col(column_of(name)).is_finite() for name in names) if names else pl.lit(False)
     reason = pl.when(is_finite).then(pl.lit(Reason.FINE, dtype=pl.Int8)).otherwise(pl.col(FAULT)).alias("reason")
     return rows.with_columns(values).with_columns(reason).drop(VECTOR, LAYOUT, FAULT)

@@ -17,6 +17,7 @@ from retrain_worker.worker.data.audit_rules.rule import (
     counted,
     counting,
     finding,
+    listed,
     safe_name,
     warning_if,
 )
@@ -65,7 +66,7 @@ def leak(audited: Audited) -> Finding:
         for name, auc in aucs.items()
     }
     strongest = max(strength, key=strength.__getitem__)
-    leaks = ", ".join(name for name, each in strength.items() if each >= limit)
+    leaks = listed(name for name, each in strength.items() if each >= limit)
     return finding(
         "features.leak",
         Severity.REFUSAL if leaks else Severity.OK,
@@ -117,7 +118,7 @@ def contradicted(audited: Audited) -> Finding:
     Refused where the engine takes more features than the objects give.
     """
     rows, missing = audited.count("features_contradicted"), audited.facts.features_undelivered
-    names, engine, given = ", ".join(map(safe_name, missing)), audited.engine_names, len(audited.names)
+    names, engine, given = listed(map(safe_name, missing)), audited.engine_names, len(audited.names)
     # the engine's network takes four features twice or eight once; a file without names does not state which
     is_too_few = given not in (len(engine), len(engine) // 2) if UNNAMED in engine else given < len(engine)
     is_short = bool(missing and engine) and (is_too_few or bool({*engine} & {*missing}))
@@ -149,11 +150,11 @@ def jump(audited: Audited) -> Finding:
         audited,
         "features.jump",
         len(jumps),
-        f"features jump within the window ({', '.join(jumps.values()) or 'none'}; the largest distance between before "
+        f"features jump within the window ({listed(jumps.values()) or 'none'}; the largest distance between before "
         f"and after is {largest:.2f}, a warning over {_JUMP:g})",
         remedy="check whether the service that computes them has changed their order or unit; set TRAIN_WINDOW_DAYS so "
         "that the window begins after it",
-        subject=", ".join(jumps),
+        subject=listed(jumps),
     )
 
 
@@ -187,16 +188,16 @@ def constant(audited: Audited) -> Finding:
     """Features of one value."""
     numbers = audited.rows.select(pl.col(column).n_unique() for column in audited.names).row(0)
     found = [name for name, number in zip(audited.names.values(), numbers, strict=True) if number == 1]
-    is_all, listed = len(found) == len(audited.names) > 0, ", ".join(found)
+    is_all, words = len(found) == len(audited.names) > 0, listed(found)
     return finding(
         "features.constant",
         Severity.REFUSAL if is_all else warning_if(bool(found)),
         "every feature has one value in all rows: there is nothing to learn from"
         if is_all
-        else f"features with one value in all rows: {listed or 'none'}",
+        else f"features with one value in all rows: {words or 'none'}",
         measured=len(found),
         limit=0,
-        subject=listed,
+        subject=words,
         remedy="check the service that computes the features",
     )
 
@@ -204,17 +205,17 @@ def constant(audited: Audited) -> Finding:
 def names(audited: Audited) -> Finding:
     """What is trained on, and what the names of the rows do not settle."""
     left_out = audited.facts.features_left_out
-    listed = ", ".join(f"{safe_name(name)} ({rows:,} rows)" for name, rows in sorted(left_out.items()))
+    words = listed(f"{safe_name(name)} ({rows:,} rows)" for name, rows in sorted(left_out.items()))
     notes = (
         (audited.count("features_assumed"), "rows do not name their values, which are taken by position"),
         (audited.count("features_permuted"), "rows name them in another order and were put in order"),
-        (len(left_out), f"are not trained on, because not every row has them: {listed}"),
+        (len(left_out), f"are not trained on, because not every row has them: {words}"),
     )
     return finding(
         "features.names",
         warning_if(any(count for count, _ in notes)),
         "; ".join(
-            [f"{len(audited.names)} features: {', '.join(audited.names.values())}"]
+            [f"{len(audited.names)} features: {listed(audited.names.values())}"]
             + [f"{count:,} {words}" for count, words in notes if count]
         ),
         measured=len(audited.names),
@@ -225,14 +226,14 @@ def scale(audited: Audited) -> Finding:
     """How far each feature reaches."""
     reach = audited.rows.select(pl.col(column).abs().max() for column in audited.names).row(0)
     huge = {name: value for name, value in zip(audited.names.values(), reach, strict=True) if value > _HUGE}
-    listed = ", ".join(f"{name} (up to {value:.3g})" for name, value in huge.items())
+    words = listed(f"{name} (up to {value:.3g})" for name, value in huge.items())
     return finding(
         "features.scale",
         warning_if(bool(huge)),
-        f"{len(huge)} features reach beyond {_HUGE:g}{f': {listed}' if huge else ''}",
+        f"{len(huge)} features reach beyond {_HUGE:g}{f': {words}' if huge else ''}",
         measured=float(max(reach, default=0.0)),
         limit=_HUGE,
-        subject=", ".join(huge),
+        subject=listed(huge),
         remedy="check the unit, and that the engine computes the same",
     )
 

@@ -19,6 +19,7 @@ from retrain_worker.worker.data.audit_rules.rule import (
     counted,
     counting,
     finding,
+    listed,
     safe_name,
     shared,
     warning_if,
@@ -44,9 +45,9 @@ _DECIDED, _CONFIDENCE = pl.col("decided_at"), pl.col("confidence")
 
 def quarantined(audited: Audited) -> Finding:
     """Rows that cannot be used, apart from copies; MAX_QUARANTINE_SHARE is the limit."""
-    found, names = audited.facts.quarantined, ", ".join(audited.names.values()) or "none"
+    found, names = audited.facts.quarantined, listed(audited.names.values()) or "none"
     reasons = {reason: rows for reason, rows in found.items() if rows and reason not in _COPIES}
-    listed = ", ".join(
+    words = ", ".join(
         f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
     )
     spoilt = sorted(audited.facts.features_unusable.items(), key=lambda each: (-each[1], each[0]))
@@ -58,7 +59,7 @@ def quarantined(audited: Audited) -> Finding:
         len(audited.rows) + sum(found.values()),
         "rows cannot be used",
         refuse_over=audited.policy.max_quarantine_share,
-        details=(f": {listed}" if listed else "") + (f" (not a finite number: {values})" if values else ""),
+        details=(f": {words}" if words else "") + (f" (not a finite number: {values})" if values else ""),
         examples=tuple(each for each in audited.facts.quarantined_examples if each.split()[-1] in reasons)[:EXAMPLES],
         remedy=f"correct the service that writes them (features trained on: {names}; FEATURE_NAMES sets them)",
         effect="the other rows are used",

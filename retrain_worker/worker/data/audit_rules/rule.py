@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,8 @@ EVERY = pl.col("id").is_not_null()
 CLASSED = pl.col("recorded_outcome").is_in([WIN, LOSS])
 LABELLED = pl.col("outcome").is_in([WIN, LOSS])
 
+#: names that a message lists
+_LISTED = 20
 _PLAIN_NAME = re.compile(r"\w[\w.]*", re.ASCII)
 _NAME_CHARACTERS = 40
 _WORDS = {WIN: "WIN", LOSS: "LOSS", NEUTRAL: "NEUTRAL"}
@@ -170,6 +172,13 @@ def shared(
         examples=audited.examples(rows, *shown) if shown and isinstance(rows, pl.Expr) else examples,
         remedy=remedy if is_refused or not effect else effect,
     )
+
+
+def listed(words: Iterable[str]) -> str:
+    """`rsi, ma_cross`; of a long list the first, and how many follow."""
+    words = tuple(words)
+    more = len(words) - _LISTED
+    return ", ".join(words[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def warning_if(holds: bool) -> Severity:
