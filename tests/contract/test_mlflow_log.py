@@ -54,7 +54,8 @@ def end_run(components: Any, outcome: Outcome, *, hours: int, facts: Callable[[R
 
 
 def stored(store: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-c", READ, store], capture_output=True, text=True, check=True)
+    folder = Path(store.removeprefix("file:")).parent  # list_artifacts makes an mlflow.db in the working directory
+    done = subprocess.run([sys.executable, "-c", READ, store], cwd=folder, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
