@@ -188,7 +188,23 @@ def test_rows_of_few_values_and_a_feed_that_stands_still_are_no_replay(tmp_path:
     for row in rows:
         row["features"] = json.dumps(still if row["id"] <= 300 else [float(coin.integers(4)), *still[1:]])
         row |= {"realized_pnl": 1.0 if row["target_class"] == "WIN" else -1.0, "exit_price": 101.0}
-    assert len(taken(tmp_path, rows)) == 600
+    snapshot = taken(tmp_path, rows)
+    assert len(snapshot) == 600
+    assert found(snapshot)["duplicates.repeated"].measured == 0
+
+
+@pytest.mark.parametrize("changes", [{"symbol": "BTCUSDT_PERP"}, {"timestamp": 7_200.0}])
+def test_single_trades_under_another_symbol_or_time_are_counted(tmp_path: Path, changes: dict[str, Any]) -> None:
+    rows = make_rows(300)
+    for row in [row for row in rows if row["id"] % 10 == 0]:
+        stamp = changes.get("timestamp")
+        again = {"timestamp": later(row, stamp, "timestamp")} if stamp else changes
+        rows.append(row | again | {"id": 1000 + row["id"]})
+    finding = found(taken(tmp_path, rows))["duplicates.repeated"]
+
+    assert finding.severity is Severity.WARNING
+    assert finding.counts == {"part": 30, "whole": 330}
+    assert "id 1010 " in finding.examples[0]
 
 
 @pytest.mark.parametrize("spelling", ["BTC-USDT", "BTC/USDT", "btc_usdt", "BTC:USDT", "BTC USDT"])

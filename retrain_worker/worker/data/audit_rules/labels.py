@@ -29,6 +29,8 @@ from retrain_worker.worker.data.outcomes import LOSS, NEUTRAL, OPEN, WIN, contra
 _FEES = 0.001
 #: share of rows that may disagree in a secondary field without a warning
 _DISAGREEMENT = 0.01
+#: share of distinct pairs of profit and price move, from which on equal trades are taken for copies
+_TELLING = 0.2
 
 _RECORDED, _OUTCOME, _PNL = pl.col("recorded_outcome"), pl.col("outcome"), pl.col("pnl")
 _CORRECT = "correct the service that writes outcomes"
@@ -121,6 +123,26 @@ def conflicting_copies(audited: Audited) -> Finding:
         refuse_over=audited.policy.max_contradiction_share,
         remedy="find the service that writes rows twice",
         effect="one row of each is kept as history, none is trained on",
+    )
+
+
+def repeated(audited: Audited) -> Finding:
+    """Closed trades that equal another one at another time or of another symbol, singly."""
+    is_measured = CLASSED & pl.col("pnl").is_finite() & pl.col("price_move").is_finite() & (pl.col("price_move") != 0.0)
+    values = pl.struct(*audited.names, "recorded_outcome", "pnl", "price_move")
+    trades = audited.rows.filter(is_measured).select("pnl", "price_move")
+    # profits and moves of a few fixed steps repeat by chance
+    is_telling = trades.n_unique() >= _TELLING * len(trades)
+    return shared(
+        audited,
+        "duplicates.repeated",
+        # the earliest of each group is the original
+        is_measured & ~values.is_first_distinct() if audited.names and is_telling else 0,
+        is_measured,
+        "trades have the features, outcome, profit and price move of another trade and are used",
+        warn_over=_DISAGREEMENT,
+        shown=("realized_pnl", pl.col("pnl")),
+        remedy="find the service or the import that writes a trade under a second symbol or time, and delete its rows",
     )
 
 
@@ -224,6 +246,7 @@ RULES: tuple[Rule, ...] = (
         "rows repeat an earlier stretch of their symbol (features, outcomes, profits) under new timestamps, dropped",
         "find the import or the service that writes them again, and delete them",
     ),
+    repeated,
     partial(
         shared,
         name="labels.target_label",
