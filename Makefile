@@ -32,7 +32,7 @@ RELEASE       := build/release
 # setuptools would put modules that exist no more into the wheel
 NO_LEFTOVERS  := rm -rf build/lib build/bdist.*
 # $(call tested,PYTHON,PATHS): what fails beside other tests runs once more alone; what passes then stands above as failed.
-tested         = $(1) -m pytest -q -n 2 --dist loadscope $(2) || \
+tested         = $(1) -m pytest -q -n 3 --dist loadscope $(2) || \
     { test $$? = 1 && $(1) -m pytest -q -x --last-failed --last-failed-no-failures none $(2); }
 # A chroot or an image has no service manager.
 IF_BOOTED     := test ! -d /run/systemd/system ||
