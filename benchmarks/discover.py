@@ -61,7 +61,7 @@ def main() -> None:
         print("| | wall s | processor s | peak MB |\n|---|---:|---:|---:|")
         measured("floor", [sys.executable, "-c", FLOOR, root])
         out, home = Path(folder) / "packs", Path(folder) / "home"
-        measured("discover", [shutil.which("retrain-worker"), "discover", root, "--out", out, "--home", home])
+        measured("discover", [sys.executable, "-m", "retrain_worker", "discover", root, "--out", out, "--home", home])
         show(json.loads(next(out.glob("*.json")).read_bytes()))
 
 
