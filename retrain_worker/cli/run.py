@@ -61,9 +61,13 @@ def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) 
     options.prepare_home(settings)
     notifier.status("starting: opening the state database")
     end = partial(end_process, flush=log_output.flush)
+    read_settings = partial(options.read_settings, arguments, outside)
+    result_path = reload_answer_path(os.environ, home=settings.home, host_names=settings.host_names)
     try:
         with (
-            standby(settings, signals=signals, notifier=notifier) as (wait, end_standby),
+            standby(
+                settings, signals=signals, notifier=notifier, read_settings=read_settings, result_path=result_path
+            ) as (wait, end_standby),
             open_components(settings, wait=wait, on_lost=end) as components,
         ):
             end_standby()
@@ -76,8 +80,8 @@ def _serve(arguments: argparse.Namespace, signals: Signals, notifier: Notifier) 
                 components,
                 signals=signals,
                 notifier=notifier,
-                read_settings=lambda: options.read_settings(arguments, outside),
-                result_path=reload_answer_path(os.environ, home=settings.home, host_names=settings.host_names),
+                read_settings=read_settings,
+                result_path=result_path,
                 on_stop=lambda: _limit_stop(log_output),
             )
     except StoppedError:

@@ -7,7 +7,6 @@ stored as INTERRUPTED, so that the next start resumes it; the relay sends what i
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,19 +14,15 @@ from pathlib import Path
 
 import structlog
 
-from retrain_worker.adapters import journal, reload_result
 from retrain_worker.adapters.file_watch import FileWatch
-from retrain_worker.adapters.reload_result import ReloadResult
 from retrain_worker.adapters.systemd import Notifier
 from retrain_worker.daemon.job_schedule import Job, JobSchedule, never
 from retrain_worker.daemon.jobs import retention
 from retrain_worker.daemon.monitoring import monitoring_jobs
+from retrain_worker.daemon.settings_reload import reload_settings, store_result
 from retrain_worker.daemon.signals import Signals
 from retrain_worker.daemon.status import note_activity, status_line
 from retrain_worker.daemon.wiring import EVENT_RELAY, REPORTS, RETRAIN_REQUESTS, RUN_DRIVER, Components
-from retrain_worker.domain.problem import ProblemKind, problem_of
-from retrain_worker.domain.setting_change import SettingChange, changes, shown
-from retrain_worker.errors import RetrainError, SettingsError
 from retrain_worker.settings import Settings
 
 log = structlog.get_logger()
@@ -68,7 +63,7 @@ def serve(
     driver.recover()
     notifier.ready(status_line(components))
     log.info("ready", message=status_line(components))
-    _write_result(components, result_path, began_at_ns=time.monotonic_ns())
+    store_result(components.configuration.accepted, result_path, began_at_ns=time.monotonic_ns())
     schedule.start()
     resources.enter_context(components.request_arrival)
     try:
@@ -168,47 +163,12 @@ def _heartbeat(
 def _reload(
     components: Components, notifier: Notifier, read_settings: Callable[[], Settings], result_path: Path
 ) -> None:
-    """One reload for all signals that came before it."""
-    began_at_ns = time.monotonic_ns()
-    notifier.reloading()
-    problems: tuple[str, ...] = ()
-    changed: tuple[SettingChange, ...] = ()
-    try:
-        settings = read_settings()
-        changed = tuple(changes(components.configuration.accepted.values, settings.values))
-        components.driver.reconfigure(settings)
-        journal.set_level(settings.log_level)
-        listed = "; ".join(change.message for change in changed) or "no setting has changed"
-        log.info("reloaded", message=f"settings reloaded ({listed}); the current run keeps those that it began with")
-        for deprecation in settings.deprecations:
-            log.warning("setting_deprecated", message=deprecation)
-    except Exception as error:  # the running configuration stays, whatever is wrong with the new one
-        named = problem_of(error, kind=ProblemKind.SETTINGS).message
-        problems = error.problems if isinstance(error, SettingsError) else (named,)
-        message = f"reload rejected, running configuration unchanged: {'; '.join(problems)}"
-        log.error("reload_rejected", message=message, exc_info=not isinstance(error, RetrainError))  # noqa: TRY400
-    notifier.ready(status_line(components))
-    _write_result(components, result_path, began_at_ns=began_at_ns, problems=problems, changed=changed)
-
-
-def _write_result(
-    components: Components,
-    path: Path,
-    *,
-    began_at_ns: int,
-    problems: tuple[str, ...] = (),
-    changed: tuple[SettingChange, ...] = (),
-) -> None:
-    """Store what `reload` waits for, and what `config diff` compares with."""
-    values = components.configuration.accepted.values
-    result = ReloadResult(
-        pid=os.getpid(),
-        began_at_ns=began_at_ns,
-        problems=problems,
-        changes=changed,
-        in_force={name: shown(name, value) for name, value in values.items()},
+    reload_settings(
+        components.configuration.accepted,
+        read_settings=read_settings,
+        accept=components.driver.reconfigure,
+        effect="the current run keeps those that it began with",
+        notifier=notifier,
+        status=lambda: status_line(components),
+        result_path=result_path,
     )
-    try:
-        reload_result.write(path, result)
-    except RetrainError as error:
-        log.warning("reload_result_not_written", message=f"the result of the reload was not written: {error}")

@@ -1,16 +1,20 @@
 """The daemon while another process leads: it is ready, reports who leads, and tries to take the lead itself.
 
-It reads no rows and no requests, changes nothing, and publishes nothing. A reload takes effect when it leads.
+It reads no rows and no requests, changes nothing, and publishes nothing. A reload is checked at once, and takes effect
+when it leads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import structlog
 
 from retrain_worker.adapters.systemd import Notifier
+from retrain_worker.daemon.settings_reload import reload_settings, store_result
 from retrain_worker.daemon.signals import Signals
 from retrain_worker.daemon.status import note_activity
 from retrain_worker.settings import Settings
@@ -27,18 +31,38 @@ class StoppedError(Exception):
 
 @contextlib.contextmanager
 def standby(
-    settings: Settings, *, signals: Signals, notifier: Notifier
+    settings: Settings,
+    *,
+    signals: Signals,
+    notifier: Notifier,
+    read_settings: Callable[[], Settings],
+    result_path: Path,
 ) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """`wait` of leadership.opened_state, which publishes metrics, and what ends that: the leader takes their port."""
+    """`wait` of leadership.opened_state, which publishes metrics, and what ends that: the leader takes their port.
+
+    `read_settings`, `result_path`: as those of service.serve.
+    """
     with contextlib.ExitStack() as resources:
         publish: list[Callable[[], None]] = []
-        last = ""
+        last, accepted = "", settings
 
         def wait(why: str) -> None:
-            nonlocal last
+            nonlocal last, accepted
+            line = f"standby; {why}"
             if not publish:
                 publish.append(_metrics(settings, resources))
-            line = f"standby; {why}"
+                store_result(accepted, result_path, began_at_ns=time.monotonic_ns())
+            if signals.reloading:
+                signals.reloading = False
+                accepted = reload_settings(
+                    accepted,
+                    read_settings=read_settings,
+                    accept=lambda _: None,
+                    effect="they take effect when this process leads",
+                    notifier=notifier,
+                    status=lambda: line,
+                    result_path=result_path,
+                )
             if line != last:
                 last = line
                 log.info("standby", message=line)
@@ -51,7 +75,12 @@ def standby(
             if signals.stopping:
                 raise StoppedError
 
-        yield wait, resources.close
+        def end() -> None:
+            resources.close()
+            if accepted is not settings:
+                signals.reloading = True  # the leader begins with the settings of the start
+
+        yield wait, end
 
 
 def _metrics(settings: Settings, resources: contextlib.ExitStack) -> Callable[[], None]:

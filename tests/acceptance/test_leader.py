@@ -164,6 +164,9 @@ def test_killed(hosts: Hosts) -> None:
     found = hosts.status("b")
     assert (found["role"], hosts.status("a")["role"]) == ("standby", "leader")
     assert str(first.process.pid) in found["leader"]
+    reload = retrain_worker("reload", "--home", hosts.root / "b", "--wait", "60", **hosts.settings())
+    assert (reload.returncode, reload.stdout) == (0, "no setting has changed\n"), reload.stderr
+    assert "take effect when this process leads" in second.wait_for_event("reloaded")["message"]
 
     killed_at = time.monotonic()
     first.stop(signal.SIGKILL)

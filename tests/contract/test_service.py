@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from retrain_worker.adapters.reload_result import ReloadResult
 from retrain_worker.adapters.systemd import Notifier
 from retrain_worker.daemon import service
+from retrain_worker.daemon.standby import standby
 from retrain_worker.daemon.status import status_line
 from retrain_worker.errors import SettingsError
 from retrain_worker.settings import Settings, load
@@ -60,6 +62,29 @@ def test_a_reload_lists_what_has_changed_without_secrets(components: Any, tmp_pa
     assert {change.name for change in result.changes} >= {"MAX_EPOCHS", "REDIS_URL"}
     assert result.in_force["MAX_EPOCHS"] == "7"
     assert "hunter2" not in first + (tmp_path / "result").read_text()
+
+
+@pytest.mark.parametrize("is_valid", [True, False])
+def test_a_standby_answers_a_reload_and_the_leader_reads_valid_settings_again(
+    components: Any, tmp_path: Path, is_valid: bool
+) -> None:
+    settings = components.configuration.settings
+    signals: Any = SimpleNamespace(reloading=True, stopping=False, wait=lambda _: None)
+    with standby(
+        settings,
+        signals=signals,
+        notifier=Notifier(),
+        read_settings=lambda: load({"MAX_EPOCHS": "7" if is_valid else "many"}, home=settings.home),
+        result_path=tmp_path / "result",
+    ) as (wait, end):
+        wait("another process leads")
+        assert not signals.reloading
+        end()
+
+    result = msgspec.json.decode((tmp_path / "result").read_bytes(), type=ReloadResult)
+    assert signals.reloading == is_valid
+    assert bool(result.problems) != is_valid
+    assert (result.in_force["MAX_EPOCHS"] == "7") == is_valid
 
 
 def test_a_status_that_cannot_be_composed_is_an_error_in_words(
