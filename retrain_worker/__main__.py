@@ -14,6 +14,7 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
 from retrain_worker.cli import parse  # noqa: E402
 from retrain_worker.cli.exit_codes import exit_code_of  # noqa: E402
 from retrain_worker.cli.screen import show_error  # noqa: E402
+from retrain_worker.domain.host_names import INSTANCE_VARIABLE  # noqa: E402
 from retrain_worker.errors import RetrainError, UsageError, install_extra  # noqa: E402
 
 
@@ -26,6 +27,8 @@ def main() -> int:
     try:
         arguments = parse(sys.argv[1:])
         verb = arguments.verb
+        if instance := getattr(arguments, "instance", None):
+            os.environ[INSTANCE_VARIABLE] = instance
         # A verb that only looks still has something to tidy up; those that run install handlers of their own.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return int(arguments.execute(arguments))

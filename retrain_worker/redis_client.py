@@ -28,6 +28,7 @@ from redis.typing import EncodableT, FieldT
 from retrain_worker.bounded_replies import AsyncBoundedParser, BoundedParser
 from retrain_worker.domain.connection_url import requoted, shown, without
 from retrain_worker.domain.decoding import MAX_FIELDS
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.problem import Problem, ProblemKind
 from retrain_worker.domain.redis_names import DEAD_LETTER_PREFIX, RedisNames, stacks_stream
 from retrain_worker.domain.redis_rights import Role, effect_of_refusal
@@ -93,7 +94,7 @@ _TRANSIENT_CAUSES = {
 #: code -> cause and action, of problems that need an operator
 _LASTING_CAUSES = {
     "NOAUTH": ("refuses the user or password", "correct REDIS_URL"),
-    "NOPERM": ("does not permit {refused}", "grant the rights that `retrain-worker redis-acl` prints"),
+    "NOPERM": ("does not permit {refused}", "grant the rights that `{command} redis-acl` prints"),
     "WRONGTYPE": ("the key {key} is of another type", "move or delete it"),
 }
 
@@ -277,7 +278,7 @@ def problem_of(error: RedisError | OSError, client: AnyRedis, *, key: str = "") 
         kind=ProblemKind.STREAM if about_key else ProblemKind.REDIS,
         subject=f"Redis at {where_is(client)}",
         cause=cause.format(key=key, text=text, refused=_refused(text, client, key) if code == "NOPERM" else ""),
-        action=action,
+        action=action.format(command=command()),
         is_transient=is_transient,
         key=about_key,
     )

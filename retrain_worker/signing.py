@@ -19,6 +19,7 @@ import msgspec
 
 from retrain_worker import durable_file, typed_json
 from retrain_worker.domain.artifact import signature_file
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.signed_statement import Statement, signed_bytes
 from retrain_worker.errors import ArtifactError, MalformedError, SettingsError, install_extra
 
@@ -148,7 +149,7 @@ def _decoded(text: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != _KEY_BYTES:
-        raise SettingsError(("not a key: one line of base64 of 32 bytes, as `retrain-worker keygen` writes it",))
+        raise SettingsError((f"not a key: one line of base64 of 32 bytes, as `{command()} keygen` writes it",))
     return key
 
 

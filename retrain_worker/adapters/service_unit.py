@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retrain_worker.adapters.account_names import user_name
+from retrain_worker.domain.host_names import command
 
 #: added to the name of a unit file that is retired; systemd ignores such a file
 _RETIRED = ".retired"
@@ -61,9 +62,7 @@ def failure(service: str) -> str:
     if found.get("ActiveState") != "failed" and found.get("SubState") != "auto-restart":
         return ""
     cause = found.get("StatusText") or found.get("Result")
-    return (
-        f"{service} has failed ({cause}): `retrain-worker check`, then `systemctl reset-failed {service}` and start it"
-    )
+    return f"{service} has failed ({cause}): `{command()} check`, then `systemctl reset-failed {service}` and start it"
 
 
 def env_files(unit: str) -> list[Path]:

@@ -15,6 +15,7 @@ from retrain_worker import durable_file
 from retrain_worker.adapters import engine_environment
 from retrain_worker.adapters.model_slot import ModelSlot, is_published
 from retrain_worker.domain.artifact import checksum_file, checksum_line
+from retrain_worker.domain.host_names import command
 from retrain_worker.errors import ArtifactError, SlotError
 from retrain_worker.signing import Verifier
 
@@ -52,7 +53,7 @@ class EngineRestart:
                 raise SlotError(
                     f"the unit does not stay active with {name}",
                     where=self._unit,
-                    remedy=f"see journalctl -u {self._unit}; retrain-worker rollback returns the previous model",
+                    remedy=f"see journalctl -u {self._unit}; {command()} rollback returns the previous model",
                 )
             if self._slot.current_path() == model:
                 return f"{self._unit} was restarted with {name}"
@@ -103,7 +104,7 @@ class EngineRestart:
             raise ArtifactError(
                 f"its sha256 is not the one in {checksum.name}",
                 where=str(model),
-                remedy="retrain-worker rollback returns the previous model",
+                remedy=f"{command()} rollback returns the previous model",
             )
 
     def _is_running(self) -> bool:

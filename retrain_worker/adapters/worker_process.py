@@ -25,6 +25,7 @@ from retrain_worker.adapters.running_worker import RunningWorker, start_worker
 from retrain_worker.adapters.worker_files import WorkerFiles, files_of, log_tail, read_result, remove_older
 from retrain_worker.adapters.worker_launcher import environment_for, launched
 from retrain_worker.domain.database_url import is_postgresql
+from retrain_worker.domain.host_names import INSTANCE_VARIABLE
 from retrain_worker.domain.lifecycle import WAITING, Stage
 from retrain_worker.domain.worker_protocol import (
     GETS_URL,
@@ -57,6 +58,7 @@ _PASSED_NAMES = frozenset(
         "PYTHONHASHSEED",
         "PYTHONDONTWRITEBYTECODE",
         "LD_LIBRARY_PATH",
+        INSTANCE_VARIABLE,
     }
 )
 _PASSED_PREFIXES = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from retrain_worker.adapters.account_names import SERVICE_GROUP, SERVICE_USER
 from retrain_worker.cli import options
 from retrain_worker.cli.exit_codes import ExitCode
+from retrain_worker.domain.host_names import command
 
 if TYPE_CHECKING:
     from retrain_worker.adapters.host_access import HostAccess
@@ -67,7 +68,7 @@ def execute(arguments: argparse.Namespace) -> int:
                     print(change, flush=True)
         except RetrainError as error:
             problems.append(str(error))
-            print(f"retrain-worker: {error}; then: retrain-worker access {arguments.action}", file=sys.stderr)
+            print(f"retrain-worker: {error}; then: {command()} access {arguments.action}", file=sys.stderr)
     if arguments.json:
         print(as_json(Changes(changes=tuple(changes), problems=tuple(problems))))
     return ExitCode.FAILED if problems else ExitCode.DONE

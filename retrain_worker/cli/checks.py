@@ -23,7 +23,7 @@ from retrain_worker.domain.confirmation import Confirm
 from retrain_worker.domain.connection_url import shown
 from retrain_worker.domain.engine_answers import INTENT_STREAM
 from retrain_worker.domain.events import SERVED_STREAM
-from retrain_worker.domain.host_names import HostNames
+from retrain_worker.domain.host_names import HostNames, command
 from retrain_worker.domain.redis_rights import Role
 from retrain_worker.domain.worker_protocol import PullResult
 from retrain_worker.errors import RedisUnavailableError, RetrainError, SettingsError, SlotError
@@ -106,7 +106,7 @@ def _signatures(settings: Settings) -> Check:
     if signer is None:
         finding = "models are not signed: there is no SIGNING_KEY"
         if settings.are_signed_models_required:
-            return Check.problem("signatures", finding, "retrain-worker keygen")
+            return Check.problem("signatures", finding, f"{command()} keygen")
         return Check.ok("signatures", finding)
     is_known = not settings.model_public_keys or signer.public_key in settings.model_public_keys
     demand = "; rollback and restart require it" if settings.are_signed_models_required else ""
@@ -232,8 +232,8 @@ def _incumbent(slot: ModelSlot) -> Iterator[tuple[str, str]]:
     if report.problem:
         yield (
             f"PATCHTST_MODEL_PATH names {model}, which cannot be read as a model: {report.problem}",
-            "correct the line, or run retrain-worker rollback; until then a promotion needs "
-            'retrain-worker promote RUN --accept-contract CONTRACT --reason "…"',
+            f"correct the line, or run {command()} rollback; until then a promotion needs "
+            f'{command()} promote RUN --accept-contract CONTRACT --reason "…"',
         )
 
 
@@ -287,7 +287,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
         yield Check.warning(
             "confirmation",
             "any client that may write quantum:stream:model.served confirms a promotion",
-            f"set ENGINE_CONFIRM_CONSUMERS={','.join(followers)}; retrain-worker redis-acl",
+            f"set ENGINE_CONFIRM_CONSUMERS={','.join(followers)}; {command()} redis-acl",
         )
     for finding in unseen:
         remedy = "start a follower, or set ENGINE_CONFIRM=unit; until then no promotion is confirmed"

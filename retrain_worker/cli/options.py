@@ -14,7 +14,7 @@ from retrain_worker import settings
 from retrain_worker.adapters import account_names
 from retrain_worker.domain import env_file
 from retrain_worker.domain.connection_url import has_password
-from retrain_worker.domain.host_names import HostNames
+from retrain_worker.domain.host_names import HostNames, command
 from retrain_worker.domain.printable import printable
 from retrain_worker.domain.redis_names import NAME
 from retrain_worker.errors import AlreadyRunningError, RetrainError, SettingsError, UsageError
@@ -244,7 +244,7 @@ def no_run_yet(settings: Settings) -> UsageError:
     """For a verb that shows a run, where there is none."""
     home = f" --home {settings.home}" if settings.home else ""
     where = str(settings.home or settings.state_path)
-    return UsageError("no run yet", where=where, remedy=f"start one: retrain-worker once{home}")
+    return UsageError("no run yet", where=where, remedy=f"start one: {command()} once{home}")
 
 
 @contextlib.contextmanager

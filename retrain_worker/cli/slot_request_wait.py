@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
+from retrain_worker.domain.host_names import command
 from retrain_worker.errors import AlreadyRunningError, RetryLaterError
 
 if TYPE_CHECKING:
@@ -86,5 +87,5 @@ def _answered_by_daemon(
     raise RetryLaterError(
         f"the daemon has not carried out {request_id} within {wait_seconds:.0f} s; the request stays queued",
         where=str(settings.state_path),
-        remedy="see `retrain-worker status`",
+        remedy=f"see `{command()} status`",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from retrain_worker.cli import options
 from retrain_worker.cli.exit_codes import ExitCode
+from retrain_worker.domain.host_names import command
 
 if TYPE_CHECKING:
     from retrain_worker.settings import Settings
@@ -48,7 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
             raise
         message = f"{error.what}; {_queued(settings, arguments)}"
     else:
-        message = f"retrain request added (entry {added.entry_id}); see `retrain-worker status`"
+        message = f"retrain request added (entry {added.entry_id}); see `{command()} status`"
         if not added.is_replicated:
             message += "; no replica of Redis has it yet, so that a failover would lose it"
     entry_id = added.entry_id if added else None

@@ -9,6 +9,7 @@ from retrain_worker.adapters.answer_tally import tally_in
 from retrain_worker.adapters.state_db import StateDb
 from retrain_worker.daemon.serving_state import finding_of
 from retrain_worker.domain.deployments import is_confirmed
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.problem import Problem, ProblemKind
 
 #: the newest runs among which the last concluded one is looked for
@@ -27,7 +28,7 @@ def lasting_problems(store: StateDb, *, now: datetime, max_row_age: timedelta) -
             kind=ProblemKind.DATABASE if last.is_data_refused else ProblemKind.JOB,
             subject=f"last run {last.outcome}",
             cause="; ".join(last.reasons[:1]),
-            action="see retrain-worker audit" if last.is_data_refused else "see retrain-worker report",
+            action=f"see {command()} {'audit' if last.is_data_refused else 'report'}",
         )
     pulled = next((run.facts.pull for run in runs if run.facts.pull is not None), None)
     if max_row_age and pulled is not None and pulled.last_at is not None and now - pulled.last_at > max_row_age:
@@ -44,7 +45,7 @@ def lasting_problems(store: StateDb, *, now: datetime, max_row_age: timedelta) -
             kind=ProblemKind.SLOT,
             subject=f"{deployment.version} not confirmed",
             cause=deployment.confirmation,
-            action="restart the engine, or retrain-worker rollback",
+            action=f"restart the engine, or {command()} rollback",
         )
     finding = finding_of(store, tally_in(store))
     if finding.is_fault:

@@ -11,6 +11,7 @@ from retrain_worker.adapters import state_access, trading_database
 from retrain_worker.adapters.artifact_store import ArtifactStore
 from retrain_worker.daemon.configuration import slot_of
 from retrain_worker.daemon.signatures import required_verifier, signer_of
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.problem import Problem, ProblemKind, problem_of
 from retrain_worker.domain.recipe import Preset
 from retrain_worker.errors import DatabaseUnreachableError, SettingsError, SlotError
@@ -28,7 +29,7 @@ def check_start(settings: Settings) -> Iterator[Problem]:
         with durable_file.named_errors(folder):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise SlotError("not writable", where=str(folder), remedy="`retrain-worker check` shows the command for it")
+            raise SlotError("not writable", where=str(folder), remedy=f"`{command()} check` shows the command for it")
     try:
         trading_database.check_source(str(settings.database_url), settings.database_path)
     except DatabaseUnreachableError as error:

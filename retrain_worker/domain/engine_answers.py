@@ -15,6 +15,7 @@ from typing import Any
 
 from retrain_worker.domain import decoding
 from retrain_worker.domain.events import STREAM_PREFIX
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.labels import Thresholds, action_of
 from retrain_worker.domain.trial_evaluation import Answer
 from retrain_worker.errors import MalformedError
@@ -187,7 +188,7 @@ def with_advice(finding: Finding, tally: Tally, *, constant_window: float | None
     return replace(
         finding,
         message=f"{finding.message}{cause}; no promotion helps until the engine's windows vary: compare its answers on "
-        f"{INTENT_STREAM} with the constant window in retrain-worker report",
+        f"{INTENT_STREAM} with the constant window in {command()} report",
     )
 
 

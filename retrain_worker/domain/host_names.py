@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from retrain_worker.domain.artifact import ENGINE_MODELS_DIR
+
+#: in the environment of a process that was started for an instance, and of its workers
+INSTANCE_VARIABLE = "RETRAIN_WORKER_INSTANCE"
+
+
+def command() -> str:
+    """How an operator addresses the worker that this process belongs to, for messages that name a verb."""
+    return HostNames(instance=os.environ.get(INSTANCE_VARIABLE, "")).command
 
 
 @dataclass(frozen=True, kw_only=True)

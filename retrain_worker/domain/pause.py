@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from retrain_worker.domain.host_names import command
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
@@ -23,5 +25,5 @@ class Pause:
     @property
     def message(self) -> str:
         """One line for log, status and outcome."""
-        end = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "until `retrain-worker resume`"
+        end = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else f"until `{command()} resume`"
         return f"promotions are paused {end} ({self.by}: {self.reason})"

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from retrain_worker.domain.audit_findings import Severity
 from retrain_worker.domain.facts import PullFacts, TrainFacts
 from retrain_worker.domain.gates import GateOutcome, GateResult, Scorecard
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.report_request import EngineTraffic
 from retrain_worker.report.formatting import NOTHING, count, duration, number, plain, share
@@ -216,17 +217,17 @@ def _model_name(path: str | None) -> str:
 def _next_step(run: Run) -> str:
     if run.outcome is Outcome.REFUSED and run.facts.gate:
         return (
-            "`retrain-worker gates` shows how far each measurement is from its limit. The next run trains on the rows "
+            f"`{command()} gates` shows how far each measurement is from its limit. The next run trains on the rows "
             "that have arrived by then. The refused candidate stays in its run folder."
         )
     if run.outcome is Outcome.SKIPPED and run.facts.gate:
-        return "`retrain-worker resume` ends the pause; the rows of this run are new for the next one."
+        return f"`{command()} resume` ends the pause; the rows of this run are new for the next one."
     steps = {
-        Outcome.PROMOTED: "`retrain-worker rollback` returns the previous model. The engine's other settings, "
+        Outcome.PROMOTED: f"`{command()} rollback` returns the previous model. The engine's other settings, "
         "PATCHTST_SHADOW_ONLY among them, are unchanged.",
         Outcome.REFUSED: "Correct what the reasons name; the next run reads the data again.",
         Outcome.SKIPPED: "The next run counts again; MIN_NEW_SAMPLES is the number of new outcomes that it requires.",
-        Outcome.FAILED: "The next run starts from the beginning; `retrain-worker check` lists what is missing.",
+        Outcome.FAILED: f"The next run starts from the beginning; `{command()} check` lists what is missing.",
         Outcome.INTERRUPTED: "The next start resumes this stage.",
         Outcome.ABANDONED: "The next run starts from the beginning; the log has the cause of each interruption.",
         Outcome.ROLLED_BACK: "The next run trains on the rows that have arrived by then.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from retrain_worker.domain.audit_findings import AuditVerdict, Severity
 from retrain_worker.domain.facts import AuditFacts
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult
 from retrain_worker.stages.engine_contract import known_contract
@@ -50,7 +51,7 @@ def audit(run: Run, context: StageContext) -> Step:
 def _with_warnings(verdict: AuditVerdict) -> str:
     """The weightiest warning, and how many more there are."""
     warnings = [finding.message for finding in verdict.findings if finding.severity is Severity.WARNING]
-    more = f", and {len(warnings) - 1} more (retrain-worker audit)" if len(warnings) > 1 else ""
+    more = f", and {len(warnings) - 1} more ({command()} audit)" if len(warnings) > 1 else ""
     return f"; warning: {warnings[0]}{more}" if warnings else ""
 
 

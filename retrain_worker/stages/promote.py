@@ -12,6 +12,7 @@ from pathlib import Path
 from retrain_worker.domain import deployments, events
 from retrain_worker.domain.confirmation import Unconfirmed
 from retrain_worker.domain.facts import ForcedPromotion, PromoteFacts, TrainFacts
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Outcome, Requester, Run, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestState
 from retrain_worker.stages import rollout, slot_requests, swap
@@ -47,7 +48,7 @@ def _is_swapped(deployment: Deployment | None, context: StageContext) -> bool:
 def _paused(run: Run, deployment: Deployment | None, why: str, context: StageContext) -> Step:
     """The run ends without the watermark: its rows are new for the first run after the pause."""
     version = run.facts.require(TrainFacts).version
-    reason = f'{why}; `retrain-worker promote {run.run_id} --reason "…"` promotes {version} after it'
+    reason = f'{why}; `{command()} promote {run.run_id} --reason "…"` promotes {version} after it'
     return Step(
         run=run.ended(Outcome.SKIPPED, reason, at=context.now()),
         message=f"run {run.run_id} skipped: {reason}",

@@ -15,6 +15,7 @@ from retrain_worker.domain import deployments, events, forced_promotion
 from retrain_worker.domain.deployments import Target
 from retrain_worker.domain.events import Event
 from retrain_worker.domain.facts import ForcedPromotion, GateFacts, RunFacts, TrainFacts
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.lifecycle import Deployment, DeploymentKind, DeploymentState, Run, Stage
 from retrain_worker.domain.slot_request import SlotRequest, SlotRequestArguments, SlotRequestKind, SlotRequestState
 from retrain_worker.domain.worker_protocol import Broken, OneOffTask, VerifyRequest, VerifyResult, Working
@@ -143,13 +144,13 @@ def _promote(request: SlotRequest, context: StageContext) -> SlotRequestStep:
     wanted = request.arguments
     judged = context.store.run(wanted.run_id)
     if judged is None:
-        raise RefuseError(f"there is no run {wanted.run_id}", remedy="`retrain-worker history` lists them")
+        raise RefuseError(f"there is no run {wanted.run_id}", remedy=f"`{command()} history` lists them")
     if why := forced_promotion.refusal(judged, is_forced=wanted.is_forced, accepted_contract=wanted.accepted_contract):
         raise RefuseError(why)
     if (working := context.store.unfinished_run()) is not None:
         raise RefuseError(f"run {working.run_id} is at {working.stage}", remedy="request it again when it has ended")
     if pause := context.pause:
-        raise RefuseError(pause.message, remedy="`retrain-worker resume` ends the pause")
+        raise RefuseError(pause.message, remedy=f"`{command()} resume` ends the pause")
     trained, current = judged.facts.require(TrainFacts), context.slot.current_path()
     if current is not None and current.stem == trained.version:
         raise RefuseError(f"{trained.version} is in the slot already")
@@ -253,7 +254,7 @@ def _named(request: SlotRequest, context: StageContext) -> str | None:
         raise SlotError(
             f"names {found or 'nothing'} now, no longer {only_from}",
             where="PATCHTST_MODEL_PATH",
-            remedy="see `retrain-worker deployments`, and request it again if it is still wanted",
+            remedy=f"see `{command()} deployments`, and request it again if it is still wanted",
         )
     return found
 
@@ -272,8 +273,8 @@ def _target(request: SlotRequest, named: str | None, context: StageContext) -> T
         known = ", ".join(deployments.known_versions(history)[:10]) or "none"
         raise SlotError(f"{version} was never in the slot; known versions: {known}")
     if target is None:
-        empty = "; `retrain-worker rollback --to-none` empties the slot" * bool(named)
-        remedy = f"name a version that `retrain-worker deployments` lists (`rollback VERSION`){empty}"
+        empty = f"; `{command()} rollback --to-none` empties the slot" * bool(named)
+        remedy = f"name a version that `{command()} deployments` lists (`rollback VERSION`){empty}"
         raise SlotError("no earlier model is known", remedy=remedy)
     if target.model_path == named:
         raise SlotError(f"{target.version} is in the slot already", where="PATCHTST_MODEL_PATH")

@@ -8,6 +8,7 @@ from retrain_worker.domain.gates.check import Check
 from retrain_worker.domain.gates.evidence import ContractCheck, Evidence
 from retrain_worker.domain.gates.gate import Gate, GateResult, Measured
 from retrain_worker.domain.gates.policy import GatePolicy
+from retrain_worker.domain.host_names import command
 from retrain_worker.domain.labels import Thresholds
 
 #: measurements of the result that `fault_of_file` and `unknown_engine` read
@@ -109,7 +110,7 @@ def _unknown(found: ContractCheck) -> str:
     if found.unknown:
         return (
             f"the engine's contract is unknown: {found.unknown}; correct PATCHTST_MODEL_PATH, roll back, or name the "
-            'contract that it is to run: retrain-worker promote RUN --accept-contract CONTRACT --reason "…"'
+            f'contract that it is to run: {command()} promote RUN --accept-contract CONTRACT --reason "…"'
         )
     return ""
 
