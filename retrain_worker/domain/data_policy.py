@@ -23,7 +23,8 @@ class DataPolicy:
     min_class_share: float = 0.10
     label: Label = Label.OUTCOME
     label_conflict: LabelConflict = LabelConflict.DROP
-    #: share of labelled rows whose class contradicts realized_pnl, above which the data is refused
+    #: share of labelled rows whose class contradicts realized_pnl, and of known outcomes whose class is none of the
+    #: three words, above which the data is refused
     max_contradiction_share: float = 0.05
     #: share of unusable rows (undecodable features, impossible times ...) above which the data is refused
     max_quarantine_share: float = 0.10

@@ -88,6 +88,12 @@ def contradict(row: Any) -> None:
         row["realized_pnl"] *= -1
 
 
+def respell(row: Any) -> None:
+    """A fifth of the WIN rows, in two spellings."""
+    if row["id"] % 5 == 0 and row["target_class"] == "WIN":
+        row["target_class"] = "win " if row["id"] % 2 else "Won"
+
+
 def leak(row: Any) -> None:
     row["features"] = json.dumps([row["realized_pnl"] * 7 + 3, 1.0 * row["id"], 0.5, 0.1])
 
@@ -124,6 +130,11 @@ LATER = {"exit_time": "2099-01-01 00:00:00"}
         (every(8, features="x"), "rows.quarantined", r"12\.5%, at most 10\.0%.*features_not_json 50"),
         (every(5, timestamp="2999-01-01 00:00:00"), "rows.quarantined", "timestamp_future 80"),
         (contradict, "labels.contradictions", r"80 of 400 classes contradict realized_pnl \(20\.0%, at most 5\.0%\)"),
+        (
+            respell,
+            "classes.unknown",
+            r"(\d+) of 400 known outcomes .*\(12\.\d%, at most 5\.0%\): 'Won' x \d+, 'win ' x \d+; correct the service",
+        ),
         (leak, "features.leak", "rsi predicts the outcome"),
         (leak_upside_down, "features.leak", "rsi predicts the outcome"),
         (leak_as_a_code, "features.leak", r"1\.000 by its values as codes.*; rsi predicts the outcome"),
@@ -195,7 +206,7 @@ def before(row: Any) -> None:
             0.05,
             r"features_not_numeric 20 \(not a finite number: ma_cross 20, volatility 20\)",
         ),
-        (every(50, realized_pnl=0.0, target_class="WON"), "classes.unknown", 8, "'WON' x 8"),
+        (every(50, realized_pnl=0.0, target_class="WON"), "classes.unknown", 0.02, "8 of 400 .*: 'WON' x 8"),
         (every(20, outcome_known=0), "outcomes.class_without_outcome", 20, "outcome_known is not set"),
         (every(20, target_class=None), "outcomes.outcome_without_class", 20, "but no class"),
         (every(20, **UNTIMED), "outcomes.time_unknown", 20, "history, not samples"),
@@ -250,6 +261,14 @@ def test_a_few_contradictions_are_listed_with_their_rows(tmp_path: Path) -> None
     assert found.severity is Severity.WARNING
     assert found.examples == ("id 7 ETHUSDT 2025-12-01 00:35:00 UTC WIN realized_pnl -1.3",)
     assert "LABEL_CONFLICT=drop" in found.message
+
+
+def test_another_class_of_open_positions_is_no_unknown_class(tmp_path: Path) -> None:
+    rows = [*without_edge(), *(open_row(COUNT + number, target_class="OPEN") for number in range(1, 201))]
+    verdict = audited(tmp_path, rows)
+    assert the(verdict, "classes.unknown").measured == 0
+    assert the(verdict, "outcomes.class_without_outcome").measured == 200
+    assert verdict.is_fit
 
 
 def test_copies_warn_and_conflicting_copies_over_the_limit_refuse(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ LOSS, WIN, NEUTRAL = 0, 1, 2
 _CLASSES = {"LOSS": LOSS, "WIN": WIN, "NEUTRAL": NEUTRAL}
 #: no outcome: the position is open, or (after `settled`) the class may not be used as a label
 OPEN = -1
-#: a class that is none of the three, lower case too
+#: outcome_known is set, and the class is none of the three, lower case too
 UNKNOWN_CLASS = -2
-#: one of the three, but outcome_known is not set
+#: a class, but outcome_known is not set
 CLASS_WITHOUT_OUTCOME = -3
 #: outcome_known is set, but there is no class
 OUTCOME_WITHOUT_CLASS = -4
@@ -41,7 +41,7 @@ def recorded_outcome() -> pl.Expr:
     is_known = pl.col("outcome_known").fill_null(False)
     named = pl.col("target_class").replace_strict(_CLASSES, default=UNKNOWN_CLASS, return_dtype=pl.Int8)
     without_class = pl.when(is_known).then(OUTCOME_WITHOUT_CLASS).otherwise(OPEN)
-    with_class = pl.when((named >= 0) & ~is_known).then(CLASS_WITHOUT_OUTCOME).otherwise(named)
+    with_class = pl.when(~is_known).then(CLASS_WITHOUT_OUTCOME).otherwise(named)
     return pl.when(pl.col("target_class").is_null()).then(without_class).otherwise(with_class).cast(pl.Int8)
 
 

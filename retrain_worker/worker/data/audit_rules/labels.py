@@ -16,7 +16,6 @@ from retrain_worker.worker.data.audit_rules.rule import (
     LABELLED,
     Audited,
     Rule,
-    counted,
     counting,
     finding,
     shared,
@@ -164,10 +163,19 @@ def price_move(audited: Audited) -> Finding:
 
 
 def unknown_classes(audited: Audited) -> Finding:
-    """Classes that are none of the three words."""
-    found = f" ({_listed(audited.facts.unknown_classes)})" if audited.facts.unknown_classes else ""
-    words = f"rows have a class other than WIN, LOSS, NEUTRAL and no label{found}"
-    return counted(audited, "classes.unknown", _RECORDED == outcomes.UNKNOWN_CLASS, words)
+    """Classes that are none of the three words: they take rows out of one class rather than the other."""
+    is_unknown = _RECORDED == outcomes.UNKNOWN_CLASS
+    return shared(
+        audited,
+        "classes.unknown",
+        rows=is_unknown,
+        of=CLASSED | is_unknown,
+        words="known outcomes have a class other than WIN, LOSS, NEUTRAL and no label",
+        refuse_over=audited.policy.max_contradiction_share,
+        details=f": {_listed(audited.facts.unknown_classes)}" if audited.facts.unknown_classes else "",
+        remedy="correct the service that writes target_class, and these rows: a class counts only as spelled here",
+        effect="these rows are history, not samples",
+    )
 
 
 def time_future(audited: Audited) -> Finding:
