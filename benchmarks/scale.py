@@ -93,7 +93,14 @@ def request_of(stage: str, run_dir: Path, known: Settings) -> object:
     if stage == "PULL":
         return PullRequest(run_id=RUN_ID, run_dir=folder, policy=known.data, watermark_path=None, now=now)
     if stage == "AUDIT":
-        return AuditRequest(run_id=RUN_ID, run_dir=folder, policy=known.data, now=now)
+        return AuditRequest(
+            run_id=RUN_ID,
+            run_dir=folder,
+            policy=known.data,
+            now=now,
+            split=known.split,
+            seq_len=known.recipe.window_length(None),
+        )
     if stage == "TRAIN":
         return TrainRequest(
             run_id=RUN_ID,

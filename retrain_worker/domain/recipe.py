@@ -58,6 +58,10 @@ class ConstantWindow(StrEnum):
     ALLOW = "allow"
 
 
+#: rows per window of the engine's network
+ENGINE_CONTEXT_LENGTH = 128
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """Values that each preset defines."""
@@ -119,6 +123,12 @@ class Recipe:
     #: tunings that are tried beyond the preset's, and the minutes after which no further one begins
     search_trials: int = 0
     search_minutes: float = 60.0
+
+    def window_length(self, incumbent: int | None) -> int:
+        """Rows per window. `incumbent`: that of the contract that PRESET=auto follows; None: there is no such."""
+        if self.preset is Preset.AUTO and incumbent is not None:
+            return incumbent
+        return ENGINE_CONTEXT_LENGTH if self.preset is Preset.ENGINE else self.seq_len
 
     def trains_on_constant_windows(self, preset: Preset) -> bool:
         """Whether batches hold windows without information."""

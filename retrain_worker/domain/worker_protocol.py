@@ -138,6 +138,9 @@ class AuditRequest:
     reference_dir: str | None = None
     #: the features that the engine takes; empty where its contract is not known
     engine_features: tuple[str, ...] = ()
+    split: SplitPolicy = field(default_factory=SplitPolicy)
+    #: rows per window of the candidate; None: they are those of an incumbent whose contract is not known
+    seq_len: int | None = None
     memory_limit_bytes: int = 0
 
 

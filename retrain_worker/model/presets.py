@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrain_worker.domain.artifact import ModelContract
-from retrain_worker.domain.recipe import InputTransform, Preset
+from retrain_worker.domain.recipe import ENGINE_CONTEXT_LENGTH, InputTransform, Preset
 from retrain_worker.errors import ContractError
 from retrain_worker.model.patchtst import PatchTSTConfig
 
-#: rows per window of the engine's network
-ENGINE_CONTEXT_LENGTH = 128
 #: inputs per row of the engine's network
 ENGINE_INPUTS = 8
 ENGINE_PATCH_LENGTH = 16

@@ -7,7 +7,7 @@ from retrain_worker.domain.facts import AuditFacts
 from retrain_worker.domain.host_names import command
 from retrain_worker.domain.lifecycle import Outcome, Run, Stage
 from retrain_worker.domain.worker_protocol import AuditRequest, AuditResult
-from retrain_worker.stages.engine_contract import known_contract
+from retrain_worker.stages.engine_contract import known_contract, window_length
 from retrain_worker.stages.ports import RunStore, StageContext
 from retrain_worker.stages.step import Step
 from retrain_worker.stages.worker_call import ask
@@ -15,7 +15,8 @@ from retrain_worker.stages.worker_call import ask
 
 def audit(run: Run, context: StageContext) -> Step:
     """REFUSED with the reasons in order of weight, or training is due. Stores which incumbent the training is for."""
-    contract = known_contract(context.store)
+    contract, incumbent = known_contract(context.store), context.slot.current_path()
+    incumbent_path = str(incumbent) if incumbent else None
     answer = ask(
         run,
         context,
@@ -26,6 +27,8 @@ def audit(run: Run, context: StageContext) -> Step:
             now=run.created_at.isoformat(),
             reference_dir=reference_dir(context),
             engine_features=contract.feature_names if contract else (),
+            split=context.policies.split,
+            seq_len=window_length(context.policies.recipe, context.store, incumbent_path=incumbent_path),
             memory_limit_bytes=context.policies.worker_memory_bytes,
         ),
     )
@@ -40,8 +43,7 @@ def audit(run: Run, context: StageContext) -> Step:
             ),
             message=f"run {run.run_id} refused: the data is not fit to train on: {'; '.join(verdict.reasons)}",
         )
-    incumbent = context.slot.current_path()
-    known = run.with_fact(AuditFacts(findings=verdict.findings, incumbent_path=str(incumbent) if incumbent else None))
+    known = run.with_fact(AuditFacts(findings=verdict.findings, incumbent_path=incumbent_path))
     return Step(
         run=known.moved_to(Stage.TRAIN, at=context.now()),
         message=f"run {run.run_id} audited: fit to train on{_with_warnings(verdict)}",

@@ -215,6 +215,12 @@ def trained_for(context: FakeContext, root: Path) -> Any:
     return requests[0].empty_slot
 
 
+def audited_length(context: FakeContext) -> int | None:
+    """The rows per window for which the newest audit divides the samples."""
+    length: int | None = [r for stage, r in context.workers.requests if stage is Stage.AUDIT][-1].seq_len
+    return length
+
+
 def test_after_a_rollback_to_none_the_next_run_knows_what_the_engine_runs(context: FakeContext, tmp_path: Path) -> None:
     context = replace(context, policies=replace(context.policies, needs_known_contract=True))
     run, context = awaiting_confirmation(replace(context, confirmations=FakeConfirmations()), tmp_path)
@@ -223,6 +229,7 @@ def test_after_a_rollback_to_none_the_next_run_knows_what_the_engine_runs(contex
     contract = context.store.known_run(run.run_id).facts.require(TrainFacts).contract
 
     assert trained_for(context, tmp_path) == EmptySlot(contract=contract, is_contract_required=True)
+    assert audited_length(context) == contract.context_length
 
 
 @pytest.mark.parametrize("is_host", [True, False])
@@ -231,6 +238,7 @@ def test_what_an_engine_without_any_known_model_runs_is_not_known(tmp_path: Path
     context = replace(context, policies=replace(context.policies, needs_known_contract=is_host))
 
     assert trained_for(context, tmp_path) == EmptySlot(is_contract_required=is_host)
+    assert audited_length(context) == context.policies.recipe.seq_len
 
 
 def test_the_contract_of_an_external_model_that_was_measured_is_known(context: FakeContext, tmp_path: Path) -> None:
@@ -246,6 +254,9 @@ def test_the_contract_of_an_external_model_that_was_measured_is_known(context: F
     while not run.is_finished:
         run = advance(run, context).run
     assert run.outcome is Outcome.REFUSED
+    assert audited_length(context) is None
+    trained_for(context, tmp_path)
+    assert audited_length(context) == CONTRACT.context_length
     context.slot.named = None
 
     assert trained_for(context, tmp_path).contract == CONTRACT

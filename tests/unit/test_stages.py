@@ -355,7 +355,7 @@ def test_no_slot_means_no_training(context: FakeContext) -> None:
     last = to_the_end(replace(context, slot=Unusable()))[-1].run
 
     assert last.outcome is Outcome.FAILED
-    assert [stage for stage, _ in context.workers.requests] == [Stage.PULL, Stage.AUDIT]
+    assert [stage for stage, _ in context.workers.requests] == [Stage.PULL]
 
 
 def intended(context: FakeContext) -> Run:

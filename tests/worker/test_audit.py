@@ -16,12 +16,15 @@ import pytest
 from retrain_worker.domain.audit_findings import Severity, judge
 from retrain_worker.domain.data_policy import DataPolicy
 from retrain_worker.domain.labels import Label
+from retrain_worker.domain.split_policy import SplitPolicy
 from retrain_worker.domain.worker_protocol import AuditRequest
 from retrain_worker.errors import DataUnfitError
 from retrain_worker.worker.data.audit import audit, findings
 from retrain_worker.worker.data.audit_rules.features import _largest_distance
 from retrain_worker.worker.data.instants import to_microseconds
 from retrain_worker.worker.data.pull import pull
+from retrain_worker.worker.data.samples import training_parts
+from retrain_worker.worker.data.snapshot import load
 from retrain_worker.worker.statistics import distance
 from tests.worker.trading_database import (
     NAMES,
@@ -359,6 +362,56 @@ def test_no_message_grows_with_the_number_of_names(tmp_path: Path) -> None:
     verdict = audited(tmp_path, rows)
     assert "own_116 (1 rows) and 380 more" in the(verdict, "features.names").message
     assert max(len(found.message) + len(found.subject) for found in verdict.findings) < 1200
+
+
+def one_instant(row: Any) -> None:
+    row["timestamp"] = row["created_at"] = text_of(START)
+
+
+def few_dates(row: Any) -> None:
+    date = text_of(START + timedelta(days=3 * row["id"] // (2 * COUNT)))[:10]
+    row |= {"timestamp": date, "created_at": date, "exit_time": None, "updated_at": text_of(START + timedelta(days=9))}
+
+
+def symbol_of_its_own(row: Any) -> None:
+    row["symbol"] = f"S{row['id']}"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (one_instant, r"the 786 samples are at 1 instant, and.*; write timestamp as the time of each decision"),
+        (few_dates, r"the 786 samples are at 4 instants, and.*; write timestamp as the time of each decision"),
+        (
+            symbol_of_its_own,
+            r"no labelled row ends a full window of 8 rows: the longest series of one symbol has 1 rows.*"
+            r"\(800 rows of 800 symbols\); check the column symbol",
+        ),
+    ],
+)
+def test_what_the_training_cannot_divide_is_refused_by_the_audit(tmp_path: Path, spoil: Any, said: str) -> None:
+    rows = without_edge(2 * COUNT)
+    for row in rows:
+        spoil(row)
+    pulled(tmp_path, rows, **POLICY)
+    snapshot, policy = load(tmp_path / "run"), DataPolicy(**POLICY)
+    with pytest.raises(DataUnfitError) as refused:
+        training_parts(snapshot, policy=policy, split=SplitPolicy(), seq_len=8)
+    request = AuditRequest(run_id="r", run_dir=str(tmp_path / "run"), policy=policy, now=NOW, seq_len=8)
+    verdict = audit(request, lambda _: None).verdict
+    assert verdict.reasons == (f"{refused.value.what}; {refused.value.remedy}",)
+    assert re.search(said, verdict.reasons[0])
+
+
+def test_the_parts_are_measured_where_nothing_else_refuses_and_the_window_is_known(tmp_path: Path) -> None:
+    pulled(tmp_path, without_edge(2 * COUNT), **POLICY)
+    request = AuditRequest(run_id="r", run_dir=str(tmp_path / "run"), policy=DataPolicy(**POLICY), now=NOW, seq_len=8)
+    assert "786 samples of 8 rows: train 5" in the(audit(request, lambda _: None).verdict, "split.parts").message
+    unknown = audit(replace(request, seq_len=None), lambda _: None).verdict
+    assert "not known" in the(unknown, "split.parts").message
+    assert unknown.is_fit
+    unfit = audit(replace(request, policy=DataPolicy()), lambda _: None).verdict
+    assert "split.parts" not in [each.name for each in unfit.findings]
 
 
 def test_too_few_rows_name_the_settings_to_change(tmp_path: Path) -> None:

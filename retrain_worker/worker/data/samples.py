@@ -22,6 +22,12 @@ from retrain_worker.worker.data.snapshot import Float32s, Int8s, Int32s, Int64s,
 
 Bools = npt.NDArray[np.bool_]
 
+#: fewest samples, and samples of the rarer label, of a part to train or to evaluate on
+MIN_PART_ROWS = 50
+MIN_PART_CLASS_ROWS = 10
+#: share of samples at the instant of another one of their symbol, over which times are taken for truncated
+_TRUNCATED = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
@@ -61,6 +67,39 @@ class Parts:
     #: purged | embargo -> samples that belong to no part
     left_out: dict[str, int]
     split: Split
+
+
+def training_parts(
+    snapshot: Snapshot, *, policy: DataPolicy, split: SplitPolicy, seq_len: int
+) -> tuple[Samples, Parts]:
+    """What a training has: every sample, and the parts. Raises DataUnfitError where a part is too small."""
+    samples = select_samples(snapshot, policy=policy, seq_len=seq_len)
+    if not len(samples):
+        longest = int(_run_lengths(snapshot, policy.max_gap_hours).max(initial=0))
+        raise DataUnfitError(
+            f"no labelled row ends a full window of {seq_len} rows: the longest series of one symbol has {longest:,} "
+            f"rows without a gap of more than {policy.max_gap_hours:g} hours ({len(snapshot):,} rows of "
+            f"{len(snapshot.symbols):,} symbols)",
+            where="split",
+            remedy="check the column symbol, wait for more rows of each symbol, lower SEQ_LEN (PRESET=engine has 128) "
+            "or raise MAX_GAP_H",
+        )
+    parts = split_samples(samples, split)
+    for name, part in (("train", parts.train), ("validation", parts.validation)):
+        if is_unfit(part):
+            counts = part.counts()
+            raise DataUnfitError(
+                f"the {name} part has {len(part)} samples, {counts['win']} with label 1 and {counts['loss']} with "
+                f"label 0; it needs {MIN_PART_ROWS}, {MIN_PART_CLASS_ROWS} of each",
+                where="split",
+                remedy="wait for more labelled rows, raise TRAIN_WINDOW_DAYS or lower SEQ_LEN",
+            )
+    return samples, parts
+
+
+def is_unfit(*parts: Samples) -> bool:
+    """Whether one of them has too few samples to train or to evaluate on."""
+    return any(len(part) < MIN_PART_ROWS or min(part.counts().values()) < MIN_PART_CLASS_ROWS for part in parts)
 
 
 def select_samples(snapshot: Snapshot, *, policy: DataPolicy, seq_len: int) -> Samples:
@@ -114,7 +153,7 @@ def split_samples(samples: Samples, policy: SplitPolicy) -> Parts:
     for number, name in enumerate(windows):
         is_inside = place == 2 * number + 1
         parts[name] = samples.where(is_inside & ~is_purged)
-        _check_part(name, parts[name], purged=int((is_inside & is_purged).sum()))
+        _check_part(name, parts[name], samples, purged=int((is_inside & is_purged).sum()))
     left_out = {"purged": int(is_purged.sum()), "embargo": int((place % 2 == 0).sum())}
     return Parts(**parts, split=split, left_out=left_out)
 
@@ -163,13 +202,25 @@ def _split(samples: Samples, policy: SplitPolicy) -> Split:
     return split_in_time(start=start, validation_at=validation_at, holdout_at=holdout_at, end=end, policy=policy)
 
 
-def _check_part(name: str, part: Samples, *, purged: int) -> None:
+def _check_part(name: str, part: Samples, samples: Samples, *, purged: int) -> None:
     counts = part.counts()
-    if min(counts.values()) == 0:
-        raise DataUnfitError(
-            f"the {name} part holds {counts['win']} samples with label 1, {counts['loss']} with label 0; it needs both"
-            + f" ({purged:,} more are purged: their outcome was not known when the next part begins)" * bool(purged),
-            remedy="check exit_time, or updated_at where there is none: a bulk update dates every outcome late"
-            if purged > len(part)
-            else "wait for more labelled rows, lower SEQ_LEN, or raise TRAIN_WINDOW_DAYS",
+    if min(counts.values()) > 0:
+        return
+    details, remedy = "", "wait for more labelled rows, lower SEQ_LEN, or raise TRAIN_WINDOW_DAYS"
+    tied = len(samples) - len(np.unique(np.stack([samples.symbol_codes, samples.decided_at]), axis=1).T)
+    if tied > _TRUNCATED * len(samples):
+        instants = len(np.unique(samples.decided_at))
+        details = (
+            f": the {len(samples):,} samples are at {instants:,} instant{'s' * (instants > 1)}, and those of one "
+            "instant are never divided"
         )
+        remedy = "write timestamp as the time of each decision in seconds, not as a date or the time of an import"
+    elif purged > len(part):
+        remedy = "check exit_time, or updated_at where there is none: a bulk update dates every outcome late"
+    raise DataUnfitError(
+        f"the {name} part holds {counts['win']} samples with label 1, {counts['loss']} with label 0; it needs both"
+        + f" ({purged:,} more are purged: their outcome was not known when the next part begins)" * bool(purged)
+        + details,
+        where="split",
+        remedy=remedy,
+    )

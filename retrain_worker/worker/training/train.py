@@ -22,16 +22,15 @@ from retrain_worker.domain.labels import Label
 from retrain_worker.domain.recipe import Balance, InputTransform, Preset, Recipe
 from retrain_worker.domain.split_policy import Window
 from retrain_worker.domain.worker_protocol import UNNAMED, Progress, TrainRequest, TrainResult
-from retrain_worker.errors import DataUnfitError, TrainingCollapsedError
-from retrain_worker.model import bundle, presets
+from retrain_worker.errors import TrainingCollapsedError
+from retrain_worker.model import bundle
 from retrain_worker.model.patchtst import PatchTST, sigmoid
 from retrain_worker.worker import compute, scoring
 from retrain_worker.worker.data.samples import (
     Parts,
-    Samples,
     count_without_window,
-    select_samples,
-    split_samples,
+    is_unfit,
+    training_parts,
     windows,
 )
 from retrain_worker.worker.data.snapshot import Snapshot, load, load_mapped, save_mapped
@@ -49,9 +48,6 @@ from retrain_worker.worker.training.work_left import WorkLeft
 
 Report = Callable[[Progress], None]
 
-#: fewest rows, and rows of the rarer class, of a part to train or to evaluate on
-MIN_PART_ROWS = 50
-MIN_PART_CLASS_ROWS = 10
 #: raised by every change of this program that changes how a backtest fold is trained on its rows
 FOLD_REVISION = 3
 #: newest training samples from which the prior mean of the calibration's bias is computed
@@ -81,9 +77,9 @@ def train(
     contracts = contracts_to_try(
         recipe, _incumbent_contract(request, snapshot), feature_names=snapshot.feature_names, label=request.data.label
     )
-    samples = select_samples(snapshot, policy=request.data, seq_len=contracts[0].context_length)
-    parts = split_samples(samples, request.split)
-    _refuse_unfit(parts)
+    samples, parts = training_parts(
+        snapshot, policy=request.data, split=request.split, seq_len=contracts[0].context_length
+    )
     training_set = _training_set(snapshot, parts, contracts[0])
     warm = warm_start_of(request, contracts, snapshot.feature_names, holdout_start=parts.split.holdout.start)
 
@@ -105,7 +101,7 @@ def train(
         seq_len=contracts[0].context_length,
         is_variant_chosen=len(variants) > 1 or recipe.search_trials > 0,
     )
-    past = [fold for fold in folds if not _is_unfit(fold.parts.train, fold.parts.validation)]
+    past = [fold for fold in folds if not is_unfit(fold.parts.train, fold.parts.validation)]
     work_left = WorkLeft(report, variant_search.work + sum(_work_of_fold(fold, _fold_recipe(recipe)) for fold in past))
     variant, fitted = variant_search.run(work_left, stopping)
 
@@ -172,7 +168,7 @@ def contracts_to_try(
         return (
             ModelContract(
                 preset=Preset.ENGINE,
-                context_length=presets.ENGINE_CONTEXT_LENGTH,
+                context_length=recipe.window_length(None),
                 feature_names=feature_names,
                 input_transform=InputTransform.MINMAX,
                 label=label,
@@ -186,7 +182,7 @@ def contracts_to_try(
     return tuple(
         ModelContract(
             preset=Preset.PAPER,
-            context_length=recipe.seq_len,
+            context_length=recipe.window_length(None),
             feature_names=feature_names,
             input_transform=transform,
             label=label,
@@ -207,10 +203,6 @@ def _incumbent_contract(request: TrainRequest, snapshot: Snapshot) -> ModelContr
     return found.contract
 
 
-def _is_unfit(*parts: Samples) -> bool:
-    return any(len(part) < MIN_PART_ROWS or min(part.counts().values()) < MIN_PART_CLASS_ROWS for part in parts)
-
-
 def _snapshot(run_dir: Path, group: ProcessGroup) -> Snapshot:
     """The rows; of several processes, the first reads the Parquet file, and all map one copy of its arrays."""
     if not group.rank.is_distributed:
@@ -222,18 +214,6 @@ def _snapshot(run_dir: Path, group: ProcessGroup) -> Snapshot:
 
 def _mapped_folder(run_dir: Path | str) -> Path:
     return Path(run_dir) / "snapshot.mapped"
-
-
-def _refuse_unfit(parts: Parts) -> None:
-    for name, part in (("train", parts.train), ("validation", parts.validation)):
-        counts = part.counts()
-        if _is_unfit(part):
-            raise DataUnfitError(
-                f"the {name} part has {len(part)} samples, {counts['win']} with label 1 and {counts['loss']} with "
-                f"label 0; it needs {MIN_PART_ROWS}, {MIN_PART_CLASS_ROWS} of each",
-                where="split",
-                remedy="wait for more labelled rows, raise TRAIN_WINDOW_DAYS or lower SEQ_LEN",
-            )
 
 
 def _training_set(
