@@ -129,6 +129,20 @@ def test_a_missing_table_and_missing_columns_are_refused(connection: Any, url: s
     assert "hunter2" not in str(caught.value)
 
 
+def test_another_table_with_the_rows_is_named(connection: Any, url: str) -> None:
+    make_table(connection, make_rows(20))
+    connection.execute('ALTER TABLE ai_training_samples RENAME TO "Samples v2"')
+    try:
+        with pytest.raises(SourceUnfitError, match=r'no table .*, but table "Samples v2" has its columns and 20 rows'):
+            snapshot_of(url)
+        connection.execute('CREATE TABLE ai_training_samples AS SELECT * FROM "Samples v2" LIMIT 0')
+        connection.execute("GRANT SELECT ON ai_training_samples TO trader")
+        with pytest.raises(SourceUnfitError, match=r'is empty, but table "Samples v2" has its columns and 20 rows'):
+            snapshot_of(url)
+    finally:
+        connection.execute('DROP TABLE "Samples v2"')
+
+
 def test_columns_that_cannot_be_numbers_are_refused(connection: Any, url: str) -> None:
     rows = make_rows(3)
     rows[1]["realized_pnl"] = "much"

@@ -33,6 +33,24 @@ def database(tmp_path: Path) -> Path:
     return make_database(tmp_path / "trading.db", make_rows(3000))
 
 
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_another_table_with_the_rows_is_named(tmp_path: Path, is_missing: bool) -> None:
+    path = make_database(tmp_path / "t.db", make_rows(1200))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE ai_training_samples RENAME TO ai_training_samples_v2")
+        connection.execute("CREATE TABLE unrelated (id)")
+        connection.execute('CREATE TABLE "it\'s a ""copy""" AS SELECT * FROM ai_training_samples_v2 LIMIT 7')
+        if not is_missing:
+            connection.execute("CREATE TABLE ai_training_samples AS SELECT * FROM ai_training_samples_v2 LIMIT 0")
+    start = "there is no table ai_training_samples" if is_missing else "table ai_training_samples is empty"
+    with pytest.raises(SourceUnfitError) as refused:
+        ids_in(path)
+    assert refused.value.what.startswith(f"{start}, but table ")
+    assert 'table "ai_training_samples_v2" has its columns and 1,200 rows' in refused.value.what
+    assert 'copy""" has its columns and 7 rows' in refused.value.what
+    assert 'write to "ai_training_samples_v2" now, rename it' in refused.value.remedy
+
+
 def test_a_missing_file_is_retried_later_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnreachableError, match=r"gone\.db.*no such file.*DB_PATH"):
         ids_in(tmp_path / "gone.db")

@@ -23,11 +23,14 @@ from retrain_worker.errors import (
 from retrain_worker.worker.data.cells import page_of_columns, text_of
 from retrain_worker.worker.data.page import (
     INSTANTS,
+    NO_ROW,
+    NO_TABLE,
     NUMBERS,
     PAGE_SCHEMA,
     TABLE,
     TEXTS,
     check_columns,
+    refuse_beside_others,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +50,11 @@ SELECT CONCAT(set_config('lock_timeout', '{}', true), set_config('statement_time
 _SCHEMA = f"""
 SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute
 WHERE attrelid = to_regclass('{TABLE}') AND attnum > 0 AND NOT attisdropped
+"""
+_TABLES = """
+SELECT pg_class.oid::regclass::text, attname::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+WHERE relkind IN ('r', 'p') AND pg_table_is_visible(pg_class.oid) AND has_table_privilege(pg_class.oid, 'SELECT')
+    AND attnum > 0 AND NOT attisdropped
 """
 #: COPY, the driver's other way, cannot read from a cursor
 _OPTIONS = {"adbc.postgresql.use_copy": "false"}
@@ -87,11 +95,24 @@ def _pages(connection: Connection, *, where: str, busy_timeout_seconds: float) -
     _query(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     _query(connection, _SETTINGS.format(round(busy_timeout_seconds * 1000), _STATEMENT_TIMEOUT_SECONDS * 1000))
     kinds = dict(_query(connection, _SCHEMA).iter_rows())
+    if not kinds:
+        _refuse_beside_others(connection, NO_TABLE, where)
     check_columns(kinds, where=where)
     columns = ", ".join(f"{_typed(name, kinds)} AS {name}" for name in PAGE_SCHEMA)
     _query(connection, f"DECLARE pages NO SCROLL CURSOR FOR SELECT {columns} FROM {TABLE}")
+    is_empty = True
     while len(page := _query(connection, f"FETCH FORWARD {_PAGE_ROWS} FROM pages")):
+        is_empty = False
         yield page_of_columns(_with_texts(page))
+    if is_empty:
+        _refuse_beside_others(connection, NO_ROW, where)
+
+
+def _refuse_beside_others(connection: Connection, what: str, where: str) -> None:
+    def count(table: str) -> int:
+        return int(_query(connection, f"SELECT COUNT(*) FROM {table}").item())
+
+    refuse_beside_others(_query(connection, _TABLES).iter_rows(), count, what=what, where=where)
 
 
 def _query(connection: Connection, statement: str) -> pl.DataFrame:

@@ -30,10 +30,13 @@ from sqlalchemy import URL
 from retrain_worker.errors import DatabaseBusyError, DatabaseUnreachableError, RetrainError, SourceUnfitError
 from retrain_worker.worker.data.cells import OddPageError, page_of_cells, page_of_columns, text_of
 from retrain_worker.worker.data.page import (
+    NO_ROW,
+    NO_TABLE,
     PAGE_SCHEMA,
     TABLE,
     ChangedWhileReadError,
     check_columns,
+    refuse_beside_others,
 )
 
 #: how long a page may hold a read lock, about; its first and its bounds in rows
@@ -62,6 +65,10 @@ _SCHEMA = f"""
 SELECT LOWER(name) AS name, (SELECT encoding FROM pragma_encoding) AS encoding,
     (SELECT type = 'table' AND NOT wr FROM pragma_table_list('{TABLE}') WHERE schema = 'main') AS has_rowid
 FROM pragma_table_xinfo('{TABLE}')
+"""
+_TABLES = """
+SELECT '"' || REPLACE(tables.name, '"', '""') || '"', columns.name
+FROM sqlite_master AS tables, pragma_table_xinfo(tables.name) AS columns WHERE tables.type = 'table'
 """
 #: each column as it is, for pages with one type a column; a symbol must be text
 _AS_IT_IS = {name: name for name in PAGE_SCHEMA} | {"symbol": "CASE typeof(symbol) WHEN 'text' THEN symbol END"}
@@ -119,8 +126,15 @@ def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Generator[pl.DataFr
             before, options = _state_of(path), "mode=ro&immutable=1" if is_at_rest else "mode=ro"
             with _Connection(path, busy_timeout_seconds, options=options) as connection:
                 table = connection.query(_SCHEMA)
+                if not len(table):
+                    _refuse_beside_others(connection, NO_TABLE, where)
                 check_columns(table["name"], where=where)
-                yield from _pages(connection, _key_of(table), table["encoding"][0])
+                is_empty = True
+                for page in _pages(connection, _key_of(table), table["encoding"][0]):
+                    is_empty = False
+                    yield page
+                if is_empty:
+                    _refuse_beside_others(connection, NO_ROW, where)
             if is_at_rest and (_has(path, "-wal") or _state_of(path) != before):
                 raise ChangedWhileReadError(
                     "a writer opened the database while it was read",
@@ -132,6 +146,13 @@ def read_sqlite(url: URL, *, busy_timeout_seconds: float) -> Generator[pl.DataFr
             raise _explained(str(error), where) from error
         if damage:
             raise SourceUnfitError(f"the file is damaged ({damage})", where=where, remedy=_RESTORE)
+
+
+def _refuse_beside_others(connection: _Connection, what: str, where: str) -> None:
+    def count(table: str) -> int:
+        return int(connection.values(f"SELECT COUNT(*) FROM {table}")[0])
+
+    refuse_beside_others(connection.query(_TABLES).iter_rows(), count, what=what, where=where)
 
 
 def other_names_of(url: URL) -> int:
