@@ -33,6 +33,17 @@ def database(tmp_path: Path) -> Path:
     return make_database(tmp_path / "trading.db", make_rows(3000))
 
 
+@pytest.mark.parametrize("odd", ["ETHUSDT", 7], ids=["by columns", "by cells"])
+def test_a_cell_of_many_megabytes_is_not_read(tmp_path: Path, odd: Any) -> None:
+    longest = f"[{'1' * (sqlite_source._MAX_CELL_BYTES - 2)}]"
+    rows = [make_row(1, features=longest + " "), make_row(2, feature_names=longest.encode() + b" "), make_row(3)]
+    rows += [make_row(4, features=longest), make_row(5, predicted_action=odd)]
+    pages = pl.concat(read_pages(url_of(make_database(tmp_path / "t.db", rows)), busy_timeout_seconds=1)).sort("id")
+    assert pages["features"].to_list() == ["(too long)", *(row["features"] for row in rows[1:])]
+    names = pages["feature_names"].to_list()
+    assert names == [rows[0]["feature_names"], "(too long)", *(row["feature_names"] for row in rows[2:])]
+
+
 @pytest.mark.parametrize("is_missing", [True, False])
 def test_another_table_with_the_rows_is_named(tmp_path: Path, is_missing: bool) -> None:
     path = make_database(tmp_path / "t.db", make_rows(1200))

@@ -70,11 +70,20 @@ _TABLES = """
 SELECT '"' || REPLACE(tables.name, '"', '""') || '"', columns.name
 FROM sqlite_master AS tables, pragma_table_xinfo(tables.name) AS columns WHERE tables.type = 'table'
 """
+#: a longer cell is read as this text, which quarantines the row: SQLite allows a cell of 1 GB, of which the driver and
+#: the conversion hold several copies. octet_length() reads the header of the row only
+_MAX_CELL_BYTES, _TOO_LONG = 1_000_000, "'(too long)'"
+_BOUNDED = ("features", "feature_names")
+_SHORT = {
+    name: f"CASE WHEN octet_length({name}) > {_MAX_CELL_BYTES} THEN {_TOO_LONG} ELSE {name} END" for name in _BOUNDED
+}
 #: each column as it is, for pages with one type a column; a symbol must be text
-_AS_IT_IS = {name: name for name in PAGE_SCHEMA} | {"symbol": "CASE typeof(symbol) WHEN 'text' THEN symbol END"}
+_AS_IT_IS = {name: _SHORT.get(name, name) for name in PAGE_SCHEMA} | {
+    "symbol": "CASE typeof(symbol) WHEN 'text' THEN symbol END"
+}
 #: each column under fixed types, whatever its cells hold: text and BLOB as bytes
 _BY_TYPE = {
-    f"{name}_{kind}": expression.format(name)
+    f"{name}_{kind}": expression.format(_SHORT.get(name, name))
     for name in PAGE_SCHEMA
     for kind, expression in (
         ("integer", "CASE typeof({0}) WHEN 'integer' THEN {0} END"),
