@@ -238,6 +238,7 @@ def before(row: Any) -> None:
         (every(1, feature_names=None), "features.names", 4, "400 rows do not name"),
         (every(1, features="[1, 2, 3, 4]"), "features.frozen", 1.0, "398 of 398 rows repeat"),
         (stalled, "features.frozen", 64 / 398, r"at most 64 in succession \(ETHUSDT after 2025-12-01 08:25:00 UTC"),
+        (every(1), "features.frozen", 0.0, r"at most 0 in succession \(a warning over 50%"),
         (every(20, timestamp="2999-01-01 00:00:00"), "time.future", 20, "clock"),
     ],
 )

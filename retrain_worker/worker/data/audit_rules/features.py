@@ -60,7 +60,11 @@ def leak(audited: Audited) -> Finding:
     aucs = {name: area_under_roc(is_win, values) for name, values in columns.items()}
     coded = {name: _auc_of_codes(values, is_win) for name, values in columns.items()}
     # a price from after the decision makes a BUY win and a SELL lose: of both together, its order tells nothing
-    by_side = {name: _aucs_by_side(values, is_win, labelled["side"].to_numpy()) for name, values in columns.items()}
+    sides = _rows_by_side(labelled["side"].to_numpy(), is_win)
+    by_side = {
+        name: {side: area_under_roc(is_win[rows], values[rows]) for side, rows in sides.items()}
+        for name, values in columns.items()
+    }
     strength = {
         name: max(coded[name], *(max(each, 1.0 - each) for each in (auc, *by_side[name].values())))
         for name, auc in aucs.items()
@@ -81,15 +85,14 @@ def leak(audited: Audited) -> Finding:
     )
 
 
-def _aucs_by_side(values: Floats, is_win: Bools, side: npt.NDArray[np.int8]) -> dict[str, float]:
-    """BUY and SELL -> the AUC among its rows, where it has _MIN_SIDE_ROWS of each class."""
-    found = {}
-    for name, code in (("BUY", BUY), ("SELL", SELL)):
-        chosen = side == code
-        wins, rows = int(is_win[chosen].sum()), int(chosen.sum())
-        if min(wins, rows - wins) >= _MIN_SIDE_ROWS:
-            found[name] = area_under_roc(is_win[chosen], values[chosen])
-    return found
+def _rows_by_side(side: npt.NDArray[np.int8], is_win: Bools) -> dict[str, Bools]:
+    """BUY and SELL -> which rows are of it, where it has _MIN_SIDE_ROWS of each class."""
+    sides = {"BUY": side == BUY, "SELL": side == SELL}
+    return {
+        name: rows
+        for name, rows in sides.items()
+        if min((rows & is_win).sum(), (rows & ~is_win).sum()) >= _MIN_SIDE_ROWS
+    }
 
 
 def _auc_of_codes(values: Floats, is_win: Bools) -> float:
@@ -250,13 +253,12 @@ def frozen(audited: Audited) -> Finding:
     symbol, begin, longest = stretches.row(stretches["rows"].arg_max() or 0)[1:]
     part, whole = int(rows["is_repeat"].sum()), len(rows) - len(audited.snapshot.symbols)
     share = part / whole if whole else 0.0
+    place = f"{safe_name(symbol)} after {in_words(begin)}; " if longest else ""
     return finding(
         "features.frozen",
         warning_if(share > _FROZEN or longest >= _STALLED_ROWS),
         f"{part:,} of {whole:,} rows repeat the features of the row before them ({share:.1%}), at most {longest:,} in "
-        + f"succession ({safe_name(symbol)} after {in_words(begin)}; " * (longest > 0)
-        + "(" * (longest == 0)
-        + f"a warning over {_FROZEN:.0%}, or from {_STALLED_ROWS} in succession)",
+        f"succession ({place}a warning over {_FROZEN:.0%}, or from {_STALLED_ROWS} in succession)",
         measured=share,
         limit=_FROZEN,
         subject=safe_name(symbol) if longest >= _STALLED_ROWS else "",

@@ -16,6 +16,7 @@ from retrain_worker.worker.data.audit_rules.rule import (
     LABELLED,
     Audited,
     Rule,
+    commonest,
     counting,
     finding,
     shared,
@@ -218,8 +219,7 @@ def neutral(audited: Audited) -> Finding:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    commonest = sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:EXAMPLES]
-    return ", ".join(f"{word} x {count}" for word, count in commonest)
+    return ", ".join(f"{word} x {count}" for word, count in commonest(counts)[:EXAMPLES])
 
 
 RULES: tuple[Rule, ...] = (

@@ -16,6 +16,7 @@ from retrain_worker.worker.data.audit_rules.rule import (
     LABELLED,
     Audited,
     Rule,
+    commonest,
     counted,
     counting,
     finding,
@@ -47,11 +48,9 @@ def quarantined(audited: Audited) -> Finding:
     """Rows that cannot be used, apart from copies; MAX_QUARANTINE_SHARE is the limit."""
     found, names = audited.facts.quarantined, listed(audited.names.values()) or "none"
     reasons = {reason: rows for reason, rows in found.items() if rows and reason not in _COPIES}
-    words = ", ".join(
-        f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
-    )
-    spoilt = sorted(audited.facts.features_unusable.items(), key=lambda each: (-each[1], each[0]))
-    values = ", ".join(f"{safe_name(name)} {count:,}" for name, count in spoilt[:EXAMPLES])
+    words = ", ".join(f"{reason} {count:,}" for reason, count in commonest(reasons))
+    unusable = commonest(audited.facts.features_unusable)[:EXAMPLES]
+    values = ", ".join(f"{safe_name(name)} {count:,}" for name, count in unusable)
     return shared(
         audited,
         "rows.quarantined",

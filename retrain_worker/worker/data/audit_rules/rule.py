@@ -181,6 +181,11 @@ def listed(words: Iterable[str]) -> str:
     return ", ".join(words[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """What is counted, and how often: the most frequent first."""
+    return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+
+
 def warning_if(holds: bool) -> Severity:
     """WARNING where something holds, else OK."""
     return Severity.WARNING if holds else Severity.OK
